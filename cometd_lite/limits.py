@@ -1,0 +1,98 @@
+"""Every bound of the server, with its reason. Nothing in the server is unbounded.
+
+What an operator may set is a field of ``Limits``; what nobody has a reason to set is a constant.
+Sizes are in bytes, times in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECIPIENT_BYTES = 256
+"""A name is a key in several tables; HTTP.md's bound keeps it shorter than any message."""
+
+RECIPIENTS_PER_REQUEST = 100
+"""A push to all of them is one step for the reactor, and a reader merges as many logs."""
+
+EVENT_BYTES = 64
+"""An SSE ``event:`` is a word, not a payload."""
+
+MEDIA_TYPE_BYTES = 255
+"""RFC 6838 §4.2 allows 127 and 127 with a slash between; parameters fit in what is left in practice."""
+
+IDEMPOTENCY_KEY_BYTES = 255
+"""A UUID takes 36; this is what the field's other APIs allow."""
+
+IDEMPOTENCY_KEYS = 10_000
+"""Answers remembered for retries, about 1 KB each; the oldest is forgotten first."""
+
+IDEMPOTENCY_SECONDS = 600.0
+"""A client that retries does so within minutes."""
+
+CURSOR_DIGITS = 18
+"""Below 2^63, so that every database and every JSON parser with 64 bits can hold it."""
+
+WAIT_SECONDS = 25.0
+"""Held this long unless asked otherwise: below the 30 s of the strictest proxies (RFC 6202 §5.5)."""
+
+WAIT_SPREAD = 0.1
+"""Ended waits come up to this part earlier, so that a thousand clients do not return in one second."""
+
+POLL_MESSAGES = 100
+"""Messages in one answer unless asked otherwise."""
+
+POLL_MESSAGES_MOST = 1_000
+"""Messages in one answer at the most: one answer is one step for the reactor."""
+
+POLL_BYTES = 1024 * 1024
+"""Bodies in one answer at the most; a single larger message is still delivered."""
+
+MESSAGE_OVERHEAD = 700
+"""What a message costs in memory besides its body: objects and table entries (measured in tests)."""
+
+MAILBOX_OVERHEAD = 600
+"""What a mailbox costs in memory besides its messages."""
+
+ONLINE_SECONDS = 45.0
+"""A reader that polled this recently is online: longer than a wait and a reconnect together."""
+
+PRESENCE_SECONDS = 3600.0
+"""How long it is remembered when a recipient was last seen."""
+
+SWEEP_SECONDS = 1.0
+"""How often expired messages and forgotten readers are cleared away."""
+
+RETRY_SPREAD = 5
+"""``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that an operator may set; the command's options have the same names.
+
+    The defaults hold a server within half a gigabyte.
+    """
+
+    capacity: int = 1_000
+    """Messages in one mailbox (HTTP.md)."""
+
+    capacity_bytes: int = 1024 * 1024
+    """Bytes of bodies in one mailbox (HTTP.md)."""
+
+    ttl: float = 86_400.0
+    """A message is kept at most this long: someone who is away for the night finds it."""
+
+    max_body: int = 64 * 1024
+    """Bytes of one push's body (HTTP.md)."""
+
+    max_wait: float = 120.0
+    """The longest that a poll may ask to be held: RFC 6202 §5.5 saw success up to 120 s."""
+
+    max_parked: int = 15_000
+    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes."""
+
+    max_recipients: int = 100_000
+    """Mailboxes that exist at once: 60 MB of overhead."""
+
+    max_memory: int = 256 * 1024 * 1024
+    """Bytes of all messages and mailboxes, overhead included."""
