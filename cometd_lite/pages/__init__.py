@@ -1,0 +1,80 @@
+"""What a browser is given: a name arrives, the file and the headers to serve it with leave.
+
+``index.html`` is the console, which is served at ``/``; the rest lies beside it, because the page names
+its parts by relative addresses and so works under any ``--mount``. ``client.js`` stands alone: it is the
+browser client for everyone's pages, and may be loaded by pages of other origins.
+
+The files are read once. They are few, small and the same for everyone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""The console shows what others wrote: nothing inline runs, and nothing is fetched from elsewhere."""
+
+_MEDIA_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A file as it is served; ``etag`` is quoted, ready for the header."""
+
+    name: str
+    media_type: str
+    body: bytes
+    etag: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers of its answer, besides ``Content-Length`` and those of every answer."""
+        headers = {
+            "Content-Type": self.media_type,
+            "ETag": self.etag,
+            # Asked for again after each upgrade, and answered with a 304 in between.
+            "Cache-Control": "no-cache",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if self.media_type.startswith("text/html"):
+            headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+            headers["Referrer-Policy"] = "no-referrer"
+        else:
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return headers
+
+
+@cache
+def pages() -> Mapping[str, Page]:
+    """Return every page by its file's name, ``index.html`` among them."""
+    found = {}
+    for file in files(__name__).iterdir():
+        media_type = _MEDIA_TYPES.get(file.name.rpartition(".")[2])
+        if media_type is not None:
+            body = file.read_bytes()
+            found[file.name] = Page(file.name, media_type, body, f'"{sha256(body).hexdigest()[:20]}"')
+    return MappingProxyType(found)
