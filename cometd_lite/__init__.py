@@ -1,3 +1,28 @@
-"""cometd-lite: an event-driven comet server on Twisted."""
+"""cometd-lite: an event-driven comet server on Twisted.
+
+A client asks ``GET /poll/bob`` and is held until someone says ``POST /push/bob``. ``Comet`` is the server
+as an object for Twisted programs; ``twistd cometd-lite`` is the server as a command.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Batch", "Comet", "Content", "Cursor", "Limits", "Message", "Receipt"]
+
+if TYPE_CHECKING:
+    from .comet import Comet
+    from .limits import Limits
+    from .message import Batch, Content, Cursor, Message, Receipt
+
+_HOMES = {"Comet": "comet", "Limits": "limits"} | dict.fromkeys(
+    ("Batch", "Content", "Cursor", "Message", "Receipt"), "message"
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Klein imports the reactor; a program that only wants the version, or a plugin list, must not.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -174,7 +174,7 @@ class KeyReused(CometError):
 
 
 class TooManyRequests(CometError):
-    """This client asks too much; others are still served."""
+    """One client asks too much; others are still served."""
 
     status = 429
     kind = "too-many-requests"

@@ -1,0 +1,169 @@
+"""``Comet``: the one object that an embedding program holds. It wires a hub to its routes.
+
+Python values and HTTP requests arrive; messages leave, to whoever waits for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from .auth import Hosts, Origins
+from .hub import Hub, Standing
+from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
+from .message import Batch, Content, Cursor, Message, Push, Receipt
+from .recipient import readable, recipient
+from .registry import Registry
+from .stores import Maybe, Store
+from .stores.memory import MemoryStore
+from .web import Routes, RoutesResource
+
+T = TypeVar("T")
+Recipients = str | Iterable[str]
+
+
+class Comet:
+    """A comet server inside a Twisted program: push and poll from Python, and serve the same over HTTP.
+
+    ``clock`` is the reactor unless given; tests give a ``twisted.internet.task.Clock``. Messages live in
+    memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        store: Store | None = None,
+        overflow: Literal["reject", "drop-oldest"] = "reject",
+        hosts: Hosts | None = None,
+        origins: Iterable[str] = (),
+        clock: IReactorTime | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        if clock is None:
+            from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
+
+            clock = IReactorTime(reactor)
+        self.limits = limits or Limits()
+        self.hub = Hub(
+            store or MemoryStore(self.limits, overflow=overflow),
+            Registry(clock, self.limits.max_parked),
+            clock,
+            wall=wall,
+        )
+        allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
+        self.routes = Routes(self.hub, self.limits, overflow=overflow, hosts=hosts, origins=Origins(allowed))
+        self._sweep = LoopingCall(self.hub.sweep)
+        self._sweep.clock = clock
+
+    def start(self) -> None:
+        """Begin to clear away, every second, what is too old; else that happens as mailboxes are used."""
+        if not self._sweep.running:
+            self._sweep.start(SWEEP_SECONDS, now=False)
+
+    def stop(self) -> None:
+        """Answer every parked reader and refuse pushes from now on; the program may then end."""
+        if self._sweep.running:
+            self._sweep.stop()
+        self.hub.stop()
+
+    def resource(self) -> RoutesResource:
+        """Return the HTTP interface as an ``IResource``, to be put anywhere into a twisted.web site."""
+        return RoutesResource(self.routes)
+
+    def push(
+        self,
+        recipients: Recipients,
+        data: Any,
+        *,
+        event: str | None = None,
+        ttl: float | None = None,
+        queue: bool = True,
+        overflow: Literal["reject", "drop-oldest"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Deferred[Receipt]:
+        """Push one message: ``bytes`` as octets, ``str`` as text, everything else as JSON.
+
+        The words mean what they mean in HTTP.md, "Push"; ``ttl`` is in seconds. Fails with a ``CometError``.
+        """
+
+        def push() -> Maybe[Receipt]:
+            names = _checked(recipients, recipient)
+            content = data if isinstance(data, Content) else Content.of(data)
+            return self.hub.push(Push(names, (content,), event, ttl, queue, overflow, idempotency_key))
+
+        return _deferred(push)
+
+    def poll(
+        self,
+        recipients: Recipients,
+        after: str | Cursor,
+        *,
+        wait: float = WAIT_SECONDS,
+        limit: int = POLL_MESSAGES,
+    ) -> Deferred[Batch]:
+        """Return what the recipients hold after a cursor, ``"oldest"`` or ``"now"``, once there is something.
+
+        After ``wait`` seconds the batch is empty. Take nothing away; come back with the batch's cursor.
+        Fails with ``ValueError`` for a malformed cursor, else with a ``CometError``.
+        """
+
+        def poll() -> Maybe[Batch]:
+            cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
+            return self.hub.poll(_checked(recipients, readable), cursor, wait, limit)
+
+        return _deferred(poll)
+
+    def take(
+        self, recipients: Recipients, *, wait: float = WAIT_SECONDS, limit: int = POLL_MESSAGES
+    ) -> Deferred[Batch]:
+        """Return the oldest messages that no take has had; each message goes to one take only."""
+        return _deferred(lambda: self.hub.take(_checked(recipients, recipient), wait, limit))
+
+    async def follow(
+        self,
+        recipients: Recipients,
+        after: str | Cursor = "now",
+        *,
+        on_gap: Callable[[Cursor], None] | None = None,
+    ) -> AsyncIterator[Message]:
+        """Yield the recipients' messages as they come, from a cursor on, until the server stops.
+
+        ``on_gap`` is called, with the cursor to go on from, where messages before the next one are no
+        longer kept. Closing the iterator forgets the reader.
+        """
+        cursor: str | Cursor = after
+        while not self.hub.stopping:
+            batch = await self.poll(recipients, cursor)
+            if batch.gap and on_gap is not None:
+                on_gap(batch.cursor)
+            for message in batch.messages:
+                yield message
+            cursor = batch.cursor
+
+    def describe(self, name: str) -> Deferred[Standing]:
+        """Say how a recipient stands: what its mailbox holds, and who reads it."""
+        return _deferred(lambda: self.hub.describe(recipient(name)))
+
+    def delete(self, name: str) -> Deferred[None]:
+        """Lose what a recipient's mailbox holds; readers before it have a gap."""
+        return _deferred(lambda: self.hub.delete(recipient(name)))
+
+
+def _checked(recipients: Recipients, check: Callable[[str], str]) -> tuple[str, ...]:
+    listed = (recipients,) if isinstance(recipients, str) else recipients
+    return tuple(dict.fromkeys(map(check, listed)))
+
+
+def _deferred(call: Callable[[], Maybe[T]]) -> Deferred[T]:
+    """Return what the call returns, or raises, as a Deferred."""
+    try:
+        result = call()
+    except Exception:  # noqa: BLE001  every failure goes to whoever holds the Deferred
+        return fail()
+    return result if isinstance(result, Deferred) else succeed(result)

@@ -1,0 +1,268 @@
+"""What is pushed and what is read: frozen values, none of which changes after it was accepted.
+
+A ``Push`` arrives; it becomes one ``Message`` for each of its contents and recipients; readers leave
+with a ``Batch`` of them. A ``Cursor`` is a place in the server's one order of messages.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from base64 import b64encode
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Self
+
+import orjson
+
+from .limits import CURSOR_DIGITS
+
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
+OCTETS_TYPE = "application/octet-stream"
+
+_CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})")
+_FLAT = bytes.maketrans(b"\r\n", b"  ")
+_JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECASE)
+
+
+class Cursor(NamedTuple):
+    """A place in the one order: everything after ``sequence`` in the log's life ``epoch``.
+
+    Opaque to clients. Never a time (two messages may share a millisecond, and clocks are set back).
+    """
+
+    epoch: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}" if self.epoch not in _WORDS else self.epoch
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor that ``text`` names; raise ``ValueError`` where it names none."""
+        if text in _WORDS:
+            return _WORDS[text]
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise ValueError("not a cursor")
+        return cls(match[1], int(match[2]))
+
+
+OLDEST = Cursor("oldest", 0)
+"""Before every message that is kept; asking for what is kept is never a gap."""
+
+NOW = Cursor("now", 0)
+"""After every message that was accepted until now."""
+
+_WORDS = {"oldest": OLDEST, "now": NOW}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A body and its media type, checked to be what the type says.
+
+    ``form`` tells how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
+    """
+
+    body: bytes
+    type: str
+    form: Literal["json", "text", "octets"]
+
+    @classmethod
+    def parse(cls, body: bytes, media_type: str | None) -> Self:
+        """Check ``body`` against ``media_type``; raise ``ValueError`` with a sentence where it does not fit.
+
+        No type and ``application/x-www-form-urlencoded`` (what ``curl -d`` says) are taken as text where
+        the body is UTF-8, else as octets.
+        """
+        if not body:
+            raise ValueError("The body is empty; a message has at least one byte.")
+        essence = (media_type or "").partition(";")[0].strip().lower()
+        if media_type is None or essence in {"", "application/x-www-form-urlencoded"}:
+            if _is_utf8(body):
+                return cls(body, TEXT_TYPE, "text")
+            return cls(body, OCTETS_TYPE, "octets")
+        if _JSON.fullmatch(essence):
+            try:
+                orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
+            return cls(body, media_type, "json")
+        if essence.startswith("text/"):
+            if not _is_utf8(body):
+                raise ValueError("The body of a text type must be UTF-8.")
+            return cls(body, media_type, "text")
+        return cls(body, media_type, "octets")
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """Make the content that a Python value stands for: bytes, text, or anything that JSON can say.
+
+        Raises ``ValueError`` where it is empty or cannot be said in JSON.
+        """
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return cls.parse(bytes(data), OCTETS_TYPE)
+        if isinstance(data, str):
+            return cls.parse(data.encode(), TEXT_TYPE)
+        try:
+            return cls(orjson.dumps(data), JSON_TYPE, "json")
+        except TypeError as error:
+            raise ValueError(f"Not a value that JSON can say: {error}.") from None
+
+    def data(self) -> bytes:
+        """Return the body as one line of JSON: itself, a string, or a string of base64."""
+        if self.form == "json":
+            # Inside valid JSON a line break is only ever white space between tokens.
+            return self.body.translate(_FLAT) if b"\n" in self.body or b"\r" in self.body else self.body
+        if self.form == "text":
+            return orjson.dumps(self.body.decode())
+        return b'"' + b64encode(self.body) + b'"'
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What one request asks to be given to its recipients: all of it, or none.
+
+    ``ttl`` is in seconds, None for the server's own; ``overflow`` None for the server's default.
+    With ``queue`` false it is only for whoever waits at this moment. ``key`` is an idempotency key.
+    """
+
+    recipients: tuple[str, ...]
+    contents: tuple[Content, ...]
+    event: str | None = None
+    ttl: float | None = None
+    queue: bool = True
+    overflow: Literal["reject", "drop-oldest"] | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """A content that was accepted for a recipient, and its place in the one order.
+
+    ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
+    clock (for the server), so that setting the wall clock neither loses nor revives a message.
+    """
+
+    cursor: Cursor
+    recipient: str
+    content: Content
+    created_at: float
+    expires_at: float
+    event: str | None = None
+    json: bytes = field(init=False, repr=False)
+    """The message object of a poll's answer (HTTP.md, "Poll"), one line, rendered once."""
+
+    def __post_init__(self) -> None:
+        content = self.content
+        event = b"" if self.event is None else b'"event":' + orjson.dumps(self.event) + b","
+        rendered = b'{"id":"%b","recipient":%b,"created_at":"%b","type":%b,%b"%b":%b}' % (
+            str(self.cursor).encode(),
+            _quoted(self.recipient),
+            timestamp(self.created_at).encode(),
+            _quoted(content.type),
+            event,
+            b"data_base64" if content.form == "octets" else b"data",
+            content.data(),
+        )
+        object.__setattr__(self, "json", rendered)  # the documented way into a frozen dataclass
+
+    @property
+    def id(self) -> str:
+        """The message's id, which is also the cursor that means "everything after this message"."""
+        return str(self.cursor)
+
+    @property
+    def sequence(self) -> int:
+        """The message's number in the one order."""
+        return self.cursor.sequence
+
+    @property
+    def data(self) -> Any:
+        """The parsed JSON, the text, or the bytes."""
+        content = self.content
+        if content.form == "json":
+            return orjson.loads(content.body)
+        return content.body.decode() if content.form == "text" else content.body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What a reader is given: messages in order, the cursor to come back with, and what to know of it.
+
+    ``gap``: something before these messages is no longer kept. ``more``: there are further ones already.
+    One batch may answer a thousand readers: ``rendered`` keeps what transports made of it, by their keys.
+    """
+
+    messages: tuple[Message, ...]
+    cursor: Cursor
+    gap: bool = False
+    more: bool = False
+    rendered: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __bool__(self) -> bool:
+        """Whether there is something to tell a waiting reader."""
+        return bool(self.messages) or self.gap
+
+    @property
+    def json(self) -> bytes:
+        """The body of a poll's answer (HTTP.md, "Poll")."""
+        return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}' % (
+            b",".join([message.json for message in self.messages]),
+            str(self.cursor).encode(),
+            b"true" if self.gap else b"false",
+            b"true" if self.more else b"false",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a push is answered with: the ids it was given, and how many waiting readers it woke."""
+
+    ids: tuple[str, ...]
+    created_at: float
+    delivered: int
+    recipients: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """The last id."""
+        return self.ids[-1]
+
+    @property
+    def json(self) -> bytes:
+        """The body of a push's answer (HTTP.md, "Push")."""
+        return orjson.dumps(
+            {
+                "id": self.id,
+                "ids": self.ids,
+                "created_at": timestamp(self.created_at),
+                "delivered": self.delivered,
+                "recipients": self.recipients,
+            }
+        )
+
+
+def timestamp(seconds: float) -> str:
+    """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(whole)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

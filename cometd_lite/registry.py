@@ -1,0 +1,221 @@
+"""Who is parked: readers arrive and are held here until a push wakes them, their wait is over, or they leave.
+
+The registry owns the Deferreds of parked readers and the timers that end their waits. It knows nothing of
+messages: a wake carries no mail, it only makes a reader look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil, floor
+from random import Random
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from .errors import ServerFull
+from .limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
+from .recipient import covering
+
+T = TypeVar("T")
+
+_TICK = 0.1
+"""Waits of many readers end on common ticks, so that they share timers."""
+
+
+class Parked(Generic[T]):
+    """A reader that is held: the keys at which a push finds it, and the Deferred that will answer it.
+
+    Subclasses say what they would be answered with. It ends once, by ``Registry.wake``, the end of its
+    wait, ``Registry.end_all``, or the cancelling of ``deferred``; after that it is nowhere any more.
+    """
+
+    __slots__ = ("_registry", "_timer", "deferred", "keys")
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self.deferred: Deferred[T] | None = None
+        self._registry: Registry | None = None
+        self._timer: _Timer | None = None
+
+    def look(self) -> T | None:
+        """Return what there is for this reader now, or None to stay parked."""
+        raise NotImplementedError
+
+    def over(self) -> T:
+        """Return what the reader is told when its wait ends with nothing."""
+        raise NotImplementedError
+
+    def wake(self) -> bool:
+        """Look again; return whether that answered the reader."""
+        if self._registry is None:
+            return False
+        found = self.look()
+        if found is None or self._registry is None:
+            return False
+        self.answer(found)
+        return True
+
+    def answer(self, answer: T) -> None:
+        """Fire the Deferred with ``answer``, having left the registry first."""
+        if self._registry is not None:
+            self._registry.forget(self)
+        deferred, self.deferred = self.deferred, None
+        if deferred is not None:
+            deferred.callback(answer)
+
+    def _cancelled(self, _: Deferred[T]) -> None:
+        # The canceller forgets and never raises; Deferred.cancel itself then fires CancelledError.
+        if self._registry is not None:
+            self._registry.forget(self)
+        self.deferred = None
+
+
+class _Timer:
+    """One delayed call that ends the waits of all who share its time."""
+
+    __slots__ = ("at", "call", "parked")
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.call: IDelayedCall | None = None
+        self.parked: set[Parked[Any]] = set()
+
+
+class Registry:
+    """The table of parked readers, one place for each recipient or pattern.
+
+    ``most`` bounds how many are parked at once; ``random`` spreads the ends of waits.
+    """
+
+    def __init__(self, clock: IReactorTime, most: int, random: Random | None = None) -> None:
+        self.clock = clock
+        self.most = most
+        self.parked = 0
+        self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+        self._places: dict[str, dict[Parked[Any], None]] = {}
+        self._timers: dict[float, _Timer] = {}
+        self._seen: dict[str, float] = {}
+        """When each recipient was last asked for, longest ago first."""
+
+    def park(self, reader: Parked[T], wait: float | None) -> Deferred[T]:
+        """Hold ``reader`` for up to ``wait`` seconds (None: until it is answered or leaves).
+
+        The Deferred fires with what the reader is answered with; cancelling it forgets the reader. Raises
+        ``ServerFull`` where as many are parked as may be.
+        """
+        if self.parked >= self.most:
+            raise ServerFull(f"{self.most} readers are waiting already, which is the server's bound.")
+        self.parked += 1
+        reader._registry = self
+        reader.deferred = Deferred(reader._cancelled)
+        for key in reader.keys:
+            place = self._places.get(key)
+            if place is None:
+                place = self._places[key] = {}
+            place[reader] = None
+        if wait is not None:
+            self._set_timer(reader, wait)
+        return reader.deferred
+
+    def forget(self, reader: Parked[T]) -> None:
+        """Take ``reader`` out of every table, and end its timer if nobody shares it."""
+        if reader._registry is None:
+            return
+        reader._registry = None
+        self.parked -= 1
+        places = self._places
+        now = self.clock.seconds()
+        for key in reader.keys:
+            place = places[key]
+            del place[reader]
+            if not place:
+                del places[key]
+            self._see(key, now)
+        timer, reader._timer = reader._timer, None
+        if timer is not None:
+            timer.parked.discard(reader)
+            if not timer.parked and timer.call is not None:
+                del self._timers[timer.at]
+                timer.call.cancel()
+
+    def wake(self, recipient: str) -> int:
+        """Make everyone look again who waits for the recipient; return how many were answered.
+
+        Those who wait are taken out first and called then, in the order in which they came.
+        """
+        woken = 0
+        for key in covering(recipient):
+            place = self._places.get(key)
+            if place is not None:
+                for reader in tuple(place):
+                    woken += reader.wake()
+        return woken
+
+    def waiting(self, recipient: str) -> int:
+        """Count the readers that a push to the recipient would wake."""
+        return sum(len(self._places.get(key, ())) for key in covering(recipient))
+
+    def end_all(self) -> None:
+        """End every wait now, as if its time were over."""
+        for reader in {reader: None for place in self._places.values() for reader in place}:
+            reader.answer(reader.over())
+
+    def seen(self, recipients: tuple[str, ...]) -> None:
+        """Note that someone asked for the recipients just now."""
+        now = self.clock.seconds()
+        for recipient in recipients:
+            self._see(recipient, now)
+
+    def last_seen(self, recipient: str) -> float | None:
+        """Return how many seconds ago a reader of the recipient was here; None: not within an hour."""
+        if recipient in self._places:
+            return 0.0
+        at = self._seen.get(recipient)
+        return None if at is None else self.clock.seconds() - at
+
+    def online(self, recipient: str) -> bool:
+        """Whether someone waits for the recipient, or was here within the time of a reconnect."""
+        ago = self.last_seen(recipient)
+        return self.waiting(recipient) > 0 or (ago is not None and ago <= ONLINE_SECONDS)
+
+    def sweep(self) -> None:
+        """Forget who was last seen too long ago."""
+        old = self.clock.seconds() - PRESENCE_SECONDS
+        for recipient in list(self._seen_before(old)):
+            del self._seen[recipient]
+
+    def _seen_before(self, old: float) -> Iterator[str]:
+        for recipient, at in self._seen.items():
+            if at >= old:
+                return
+            yield recipient
+
+    def _see(self, recipient: str, now: float) -> None:
+        seen = self._seen
+        seen.pop(recipient, None)
+        seen[recipient] = now
+        if len(seen) > self.most:
+            del seen[next(iter(seen))]
+
+    def _set_timer(self, reader: Parked[T], wait: float) -> None:
+        now = self.clock.seconds()
+        earliest = now + wait * (1 - WAIT_SPREAD)
+        at = earliest + wait * WAIT_SPREAD * self._random.random()
+        tick = max(ceil(earliest / _TICK), floor(at / _TICK)) * _TICK
+        if tick <= now + wait:
+            at = tick
+        timer = self._timers.get(at)
+        if timer is None:
+            timer = self._timers[at] = _Timer(at)
+            timer.call = self.clock.callLater(max(0.0, at - now), self._waits_are_over, timer)
+        reader._timer = timer
+        timer.parked.add(reader)
+
+    def _waits_are_over(self, timer: _Timer) -> None:
+        timer.call = None
+        del self._timers[timer.at]
+        for reader in tuple(timer.parked):
+            if reader._registry is not None:
+                reader.answer(reader.over())

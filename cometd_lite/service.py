@@ -1,0 +1,280 @@
+"""``twistd cometd-lite``: the command's options arrive, a service that listens leaves.
+
+Wires everything together. What is wrong with an option, or with a port, is one sentence and a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.application.service import Service
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from . import __version__
+from .auth import Hosts, is_loopback
+from .comet import Comet
+from .limits import Limits
+
+reactor: Any = _reactor
+# Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an hour
+# would hold every poll for an hour more.
+reactor.seconds = time.monotonic
+
+_SIZE = re.compile(r"(\d{1,15})([kmg]?)b?")
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
+_SIZES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def size(text: str) -> int:
+    """Return the bytes that ``65536``, ``64k`` or ``256M`` say; at least 1. Raises ``ValueError``."""
+    match = _SIZE.fullmatch(text.lower())
+    if match is None or int(match[1]) < 1:
+        raise ValueError("a number of bytes, as in 65536, 64k or 256M")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def count(text: str) -> int:
+    """Return the number that ``text`` says; at least 1. Raises ``ValueError``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("a whole number, 1 or more")
+    return int(text)
+
+
+def span(text: str) -> float:
+    """Return the seconds that ``90``, ``1.5m``, ``12h`` or ``7d`` say; above 0. Raises ``ValueError``."""
+    match = _SPAN.fullmatch(text.lower())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError("a time above 0, in seconds or as in 90s, 15m, 12h or 7d")
+    return float(match[1]) * _SPANS[match[2]]
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a function that lets only ``choices`` through."""
+
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise ValueError(" or ".join(choices))
+        return text
+
+    return choose
+
+
+def mount(text: str) -> str:
+    """Return a path prefix with a leading and no trailing slash, empty for the root."""
+    path = "/" + text.strip("/")
+    if not re.fullmatch(r"(?:/[\w.~!$&'()*+,;=:@-]+)+|/", path, re.ASCII):
+        raise ValueError("a path, as in /comet")
+    return "" if path == "/" else path
+
+
+def _parameter(name: str, default: str, sentence: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
+    """Return one of twisted's option tuples; a wrong value is told by the option's name."""
+
+    def coerce(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise UsageError(f"--{name} {text}: it takes {error}.") from None
+
+    return (name, None, default, sentence, coerce)
+
+
+class Options(UsageOptions):
+    """The options of ``twistd cometd-lite``."""
+
+    synopsis = "[options]"
+    longdesc = """\
+A comet server: a client asks GET /poll/NAME and is held until someone says
+POST /push/NAME. Try it, in two shells beside this one:
+
+  curl localhost:8080/poll/bob
+  curl -d 'hello' localhost:8080/push/bob
+
+Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.
+Put twistd's own options first: -n stays in the foreground, --pidfile= writes
+no pid file."""
+    optParameters = (  # noqa: N815  Twisted's name
+        _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
+        _parameter("capacity-bytes", "1M", "Bytes of messages that one mailbox holds.", size),
+        _parameter("ttl", "1d", "Time that a message is kept, at the most.", span),
+        _parameter("max-body", "64k", "Bytes of one push's body.", size),
+        _parameter("max-wait", "120", "Time that a poll may ask to be held.", span),
+        _parameter("max-parked", "15000", "Polls, streams and sockets that wait at once.", count),
+        _parameter("max-recipients", "100000", "Mailboxes that exist at once.", count),
+        _parameter("max-memory", "256M", "Bytes that all messages take, with overhead.", size),
+        _parameter(
+            "overflow",
+            "reject",
+            "What a full mailbox does with a push: reject or drop-oldest.",
+            one_of("reject", "drop-oldest"),
+        ),
+        _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
+        _parameter("store", "memory", "Where messages live.", one_of("memory")),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, _, default, _, *coerce in self.optParameters:
+            if coerce:
+                self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
+        self["listen"] = []
+        self["allow-origin"] = []
+        self["host"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen there; may be given again. A Twisted endpoint [default: tcp:8080:interface=127.0.0.1]."""
+        self["listen"].append(endpoint)
+
+    def opt_allow_origin(self, origin: str) -> None:
+        """Let web pages of this origin push and read, as in https://example.com; may be given again."""
+        self["allow-origin"].append(origin)
+
+    def opt_host(self, name: str) -> None:
+        """Answer to this Host too, where only this machine can connect; may be given again."""
+        self["host"].append(name)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        sys.stdout.write(f"cometd-lite {__version__}\n")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:  # noqa: N802  Twisted's name
+        """Check what belongs together; raises ``UsageError`` with a sentence."""
+        self["listen"] = self["listen"] or ["tcp:8080:interface=127.0.0.1"]
+        for endpoint in self["listen"]:
+            try:
+                serverFromString(reactor, endpoint)
+            except Exception as error:  # noqa: BLE001  an endpoint's parser raises what it likes
+                raise UsageError(
+                    f"--listen {endpoint}: not an endpoint that Twisted knows, "
+                    f"as in tcp:8080:interface=127.0.0.1 ({error})."
+                ) from None
+        for origin in self["allow-origin"]:
+            parts = urlsplit(origin)
+            if origin != "*" and not (parts.scheme and parts.netloc and parts.path in {"", "/"}):
+                raise UsageError(f"--allow-origin {origin}: not an origin, as in https://example.com.")
+
+    def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
+        """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            raise SystemExit(f"cometd-lite: {error}") from None
+
+    def getUsage(self, width: int | None = None) -> str:  # noqa: N802  Twisted's name
+        """Return the help; its opening keeps its lines, which Twisted would fill."""
+        described, self.longdesc = self.longdesc, ""
+        try:
+            return f"{described}\n\n{super().getUsage(width)}"
+        finally:
+            self.longdesc = described
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds that were given, each under its option's name."""
+        return Limits(**{field.name: self[field.name.replace("_", "-")] for field in fields(Limits)})
+
+    @property
+    def hosts(self) -> Hosts:
+        """The names that are answered to: not all of them where only this machine can connect."""
+        only = all(_is_local(endpoint) for endpoint in self["listen"])
+        return Hosts(frozenset(name.lower() for name in self["host"]), only)
+
+
+class CometService(Service):
+    """Listens while it runs; when it stops, every parked reader is answered before the program ends."""
+
+    log = Logger()
+    name = "cometd-lite"
+
+    def __init__(self, comet: Comet, factory: Any, listen: list[str]) -> None:
+        self.comet = comet
+        self.factory = factory
+        self.listen = listen
+        self.ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
+        """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
+        super().privilegedStartService()
+        for endpoint in self.listen:
+            listening = serverFromString(reactor, endpoint).listen(self.factory)
+            listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
+        self._exit_if_failed()
+
+    _failed: str | None = None
+
+    def _cannot_listen(self, failure: Any, endpoint: str) -> None:
+        error = failure.value
+        if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
+            error = error.socketError.strerror
+        self._failed = f"cometd-lite: cannot listen on {endpoint}: {error}."
+
+    def _exit_if_failed(self) -> None:
+        if self._failed is not None:
+            raise SystemExit(self._failed)
+
+    def startService(self) -> None:  # noqa: N802  Twisted's name
+        """Begin to serve."""
+        super().startService()
+        self.comet.start()
+        reactor.callWhenRunning(self._exit_quietly_on_sigterm)
+
+    def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
+        """Stop accepting, answer every parked reader, and wait until the answers have left."""
+        super().stopService()
+        closing = [port.stopListening() for port in self.ports]
+        self.ports = []
+        self.comet.stop()
+        return gatherResults([closed for closed in closing if closed is not None])
+
+    def _exit_quietly_on_sigterm(self) -> None:
+        # Twisted would end the process by the signal itself, which service managers report as a failure.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: reactor.callFromThread(self._stop_reactor))
+
+    @staticmethod
+    def _stop_reactor() -> None:
+        with suppress(ReactorNotRunning):  # a second signal finds it stopping already
+            reactor.stop()
+
+
+def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
+    """Return the service that ``twistd`` runs."""
+    from twisted.web.server import Site  # noqa: PLC0415
+
+    comet = Comet(
+        limits=options.limits,
+        overflow=options["overflow"],
+        hosts=options.hosts,
+        origins=options["allow-origin"],
+        clock=reactor,
+    )
+    return CometService(comet, Site(comet.resource()), options["listen"])
+
+
+def _is_local(endpoint: str) -> bool:
+    """Whether only this machine can connect to an endpoint."""
+    kind, _, rest = endpoint.partition(":")
+    if kind in {"unix", "systemd", "fd"}:
+        return kind == "unix"
+    for part in rest.replace("\\:", "%3A").split(":"):
+        name, equals, value = part.partition("=")
+        if name == "interface" and equals:
+            return is_loopback(value.replace("%3A", ":").strip("[]"))
+    return False

@@ -1,0 +1,80 @@
+"""Where mailboxes live: the seam between the hub and whatever keeps the messages.
+
+A store that never waits answers at once; one that does (a database, another machine) answers with a
+Deferred. The hub asks both in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from ..message import Batch, Cursor, Message, Push
+
+T = TypeVar("T")
+Maybe: TypeAlias = T | Deferred[T]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a mailbox holds: messages nobody has fetched, their bytes, and the ends of its log."""
+
+    queued: int = 0
+    size: int = 0
+    oldest: Cursor | None = None
+    newest: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What all mailboxes hold together; ``memory`` counts overhead, in bytes."""
+
+    mailboxes: int = 0
+    messages: int = 0
+    memory: int = 0
+
+
+class Store(Protocol):
+    """Keeps the mailboxes and the one order. ``now`` is in seconds of a monotonic clock.
+
+    Reading never takes anything away; what a store has confirmed to have appended is kept until it is
+    expired, deleted, or had to make room.
+    """
+
+    def append(self, push: Push, now: float, created_at: float) -> Maybe[Sequence[Message]]:
+        """Give every content to every recipient, in order: all of them, or none.
+
+        Raises ``MailboxFull`` or ``ServerFull`` where a bound is reached, ``StoreDown`` where nothing can
+        be kept now. With ``push.queue`` false nothing is kept for longer than until ``retract``.
+        """
+
+    def retract(self, messages: Sequence[Message]) -> Maybe[None]:
+        """Forget messages that were for nobody but whoever waited."""
+
+    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Maybe[Batch]:
+        """Return what the recipients hold after a cursor; coming with the cursor acknowledges it.
+
+        Without messages the batch's cursor is the place to wait at: ``after`` itself, or the end of the
+        log where ``after`` is ``now``, ``oldest``, or tells a gap.
+        """
+
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Maybe[Batch]:
+        """Return the oldest messages that no take has had, and count them as taken."""
+
+    def give_back(self, messages: Sequence[Message]) -> Maybe[None]:
+        """Undo a take whose reader was gone before it was answered."""
+
+    def delete(self, recipient: str, now: float) -> Maybe[None]:
+        """Lose everything that the mailbox holds; readers before it have a gap."""
+
+    def describe(self, recipient: str, now: float) -> Maybe[Contents]:
+        """Say what a mailbox holds."""
+
+    def usage(self) -> Usage:
+        """Say what all mailboxes hold together."""
+
+    def expire(self, now: float) -> Maybe[None]:
+        """Let go of the messages whose time is over."""

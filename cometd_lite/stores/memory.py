@@ -1,0 +1,365 @@
+"""Mailboxes in this process's memory: they end with it, and nothing here ever waits.
+
+Pushes arrive and get their numbers of the one sequence; batches leave. The memory of everything kept is
+counted, overhead included, and bounded; so is the number of mailboxes, and the memory of what was lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush, merge
+from itertools import takewhile
+from operator import attrgetter
+
+from ..errors import ServerFull
+from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
+from ..mailbox import Mailbox
+from ..message import NOW, OLDEST, Batch, Cursor, Message, Push
+from ..recipient import covering, is_pattern
+from . import Contents, Usage
+
+_sequence = attrgetter("sequence")
+_ANSWERS = 1_000  # more readers than this, all asking differently, are no fan-out
+_EPOCH_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_epoch() -> str:
+    """Return a name for a new log's life, which no other log has had: 51 random bits."""
+    return "".join(secrets.choice(_EPOCH_LETTERS) for _ in range(10))
+
+
+class MemoryStore:
+    """A ``Store`` of dictionaries. ``overflow`` is what a full mailbox does unless a push says otherwise."""
+
+    def __init__(self, limits: Limits, *, overflow: str = "reject", epoch: str | None = None) -> None:
+        self.limits = limits
+        self.overflow = overflow
+        self.epoch = epoch or new_epoch()
+        self.sequence = 0
+        self.memory = 0
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._log: dict[int, Message] = {}
+        """Every kept message by its number, newest last: what readers of patterns read, from the end."""
+        self._expiries: list[tuple[float, str]] = []
+        """A heap with an entry for the next expiry of each mailbox; some are out of date."""
+        self._reclaimable: dict[str, None] = {}
+        """Mailboxes with messages that were read, and may go when memory runs out."""
+        self._answers: dict[tuple[tuple[str, ...], Cursor, int], Batch] = {}
+        """What readers were given since the last change: those of a fan-out all ask the same."""
+        self._lost = _Losses(limits.max_recipients)
+        self._acknowledged: dict[str, int] = {}
+        """How far the readers of each pattern came back."""
+
+    # -- what is pushed
+
+    def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
+        """See ``Store.append``."""
+        self._expire_soon(now)
+        if push.queue:
+            self._check_capacity(push)
+        messages = self._numbered(push, now, created_at)
+        self._check_server(messages)
+        if push.queue:
+            self._make_room(push)
+        self.sequence += len(messages)
+        for message in messages:
+            self.keep(message)
+        return messages
+
+    def keep(self, message: Message) -> None:
+        """Put a message that has its number into its mailbox."""
+        mailbox = self._mailboxes.get(message.recipient)
+        if mailbox is None:
+            mailbox = self._create(message.recipient)
+        expiry = mailbox.next_expiry
+        mailbox.append(message)
+        if message.expires_at < expiry:
+            heappush(self._expiries, (message.expires_at, message.recipient))
+        self._log[message.sequence] = message
+        self.memory += cost(message)
+        self._answers.clear()
+
+    def retract(self, messages: Sequence[Message]) -> None:
+        """See ``Store.retract``."""
+        for message in messages:
+            mailbox = self._mailboxes.get(message.recipient)
+            if mailbox is not None and self._log.pop(message.sequence, None) is not None:
+                mailbox.retract(message)
+                self.memory -= cost(message)
+                self._discard_if_empty(mailbox)
+        self._answers.clear()
+
+    # -- what is read
+
+    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+        """See ``Store.read``."""
+        self._expire_soon(now)
+        if len(self._answers) > _ANSWERS:
+            self._answers.clear()
+        key = (recipients, after, limit)
+        batch = self._answers.get(key)
+        if batch is None:
+            batch = self._answers[key] = self._read(recipients, after, limit)
+        return batch
+
+    def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
+        if after == NOW:
+            return Batch((), Cursor(self.epoch, self.sequence))
+        known = after.epoch == self.epoch and after.sequence <= self.sequence
+        place = after.sequence if known else 0
+        if known:
+            self._acknowledge(recipients, place)
+        messages, more = _bounded(self._found(recipients, place, limit + 1), limit)
+        gap = self._gap(recipients, place) if known else after != OLDEST
+        if messages:
+            return Batch(messages, messages[-1].cursor, gap, more)
+        return Batch((), after if known and not gap else Cursor(self.epoch, self.sequence), gap)
+
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
+        """See ``Store.take``."""
+        self._expire_soon(now)
+        gap = False
+        heads: list[list[Message]] = []
+        for recipient in recipients:
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is None:
+                gap |= self._lost.forgive(recipient)
+            else:
+                gap |= mailbox.missed
+                mailbox.missed = False
+                heads.append(mailbox.untaken(limit + 1))
+        found = heads[0] if len(heads) == 1 else merge(*heads, key=_sequence)
+        messages, more = _bounded(found, limit)
+        for message in messages:
+            self._mailboxes[message.recipient].take(message)
+            self._reclaimable[message.recipient] = None
+        if messages:
+            self._answers.clear()
+            return Batch(messages, messages[-1].cursor, gap, more)
+        return Batch((), Cursor(self.epoch, self.sequence), gap)
+
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """See ``Store.give_back``."""
+        for message in messages:
+            mailbox = self._mailboxes.get(message.recipient)
+            if mailbox is not None:
+                mailbox.give_back(message)
+        self._answers.clear()
+
+    # -- what is let go
+
+    def delete(self, recipient: str, now: float) -> None:
+        """See ``Store.delete``."""
+        self._expire_soon(now)
+        mailbox = self._mailboxes.get(recipient)
+        if mailbox is not None:
+            self._lose(mailbox, mailbox.drop(len(mailbox.messages)))
+
+    def expire(self, now: float) -> None:
+        """See ``Store.expire``."""
+        self._expire_soon(now)
+
+    # -- what is said of it
+
+    def describe(self, recipient: str, now: float) -> Contents:
+        """See ``Store.describe``."""
+        self._expire_soon(now)
+        mailbox = self._mailboxes.get(recipient)
+        if mailbox is None:
+            return Contents()
+        unread = mailbox.unread
+        return Contents(
+            queued=len(unread),
+            size=sum(len(message.content.body) for message in unread),
+            oldest=mailbox.messages[0].cursor,
+            newest=mailbox.messages[-1].cursor,
+        )
+
+    def usage(self) -> Usage:
+        """See ``Store.usage``."""
+        return Usage(len(self._mailboxes), len(self._log), self.memory)
+
+    # -- how it is done
+
+    def _create(self, recipient: str) -> Mailbox:
+        lost, missed = self._lost.recall(recipient)
+        # Its place for takes is where the lost messages ended; a newer number would hide what comes.
+        mailbox = Mailbox(recipient, lost=lost, missed=missed)
+        self._mailboxes[recipient] = mailbox
+        self.memory += MAILBOX_OVERHEAD
+        return mailbox
+
+    def _discard_if_empty(self, mailbox: Mailbox) -> None:
+        if not mailbox.messages:
+            del self._mailboxes[mailbox.recipient]
+            self._reclaimable.pop(mailbox.recipient, None)
+            self._lost.note(mailbox.recipient, mailbox.lost, missed=mailbox.missed)
+            self.memory -= MAILBOX_OVERHEAD
+
+    def _lose(self, mailbox: Mailbox, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        for message in messages:
+            del self._log[message.sequence]
+            self.memory -= cost(message)
+        for pattern in covering(mailbox.recipient)[1:]:
+            self._lost.note(pattern, messages[-1].sequence)
+        self._answers.clear()
+        self._discard_if_empty(mailbox)
+
+    def _expire_soon(self, now: float) -> None:
+        expiries = self._expiries
+        while expiries and expiries[0][0] <= now:
+            mailbox = self._mailboxes.get(heappop(expiries)[1])
+            if mailbox is None:
+                continue
+            self._lose(mailbox, mailbox.expire(now))
+            if mailbox.messages:
+                heappush(expiries, (mailbox.next_expiry, mailbox.recipient))
+
+    def _numbered(self, push: Push, now: float, created_at: float) -> list[Message]:
+        """Return the push's messages with the next numbers, line by line; nothing is kept yet."""
+        expires_at = now + (self.limits.ttl if push.ttl is None else min(push.ttl, self.limits.ttl))
+        addressed = [(content, recipient) for content in push.contents for recipient in push.recipients]
+        return [
+            Message(Cursor(self.epoch, number), recipient, content, created_at, expires_at, push.event)
+            for number, (content, recipient) in enumerate(addressed, self.sequence + 1)
+        ]
+
+    def _excesses(self, push: Push) -> Iterable[tuple[Mailbox, int]]:
+        count = len(push.contents)
+        size = sum([len(content.body) for content in push.contents])
+        reject = (push.overflow or self.overflow) == "reject"
+        limits = self.limits
+        for recipient in push.recipients:
+            mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
+            mailbox.acknowledge(self._came_back(recipient))
+            yield mailbox, mailbox.excess(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+
+    def _check_capacity(self, push: Push) -> None:
+        for _ in self._excesses(push):
+            pass  # it raises where one of them is full, before anything was changed in another
+
+    def _make_room(self, push: Push) -> None:
+        for mailbox, excess in list(self._excesses(push)):
+            self._lose(mailbox, mailbox.drop(excess))
+
+    def _check_server(self, messages: Sequence[Message]) -> None:
+        limits = self.limits
+        created = len({message.recipient for message in messages}.difference(self._mailboxes))
+        if created and len(self._mailboxes) + created > limits.max_recipients:
+            self._reclaim(mailboxes=len(self._mailboxes) + created - limits.max_recipients)
+            if len(self._mailboxes) + created > limits.max_recipients:
+                raise ServerFull(f"The server holds {limits.max_recipients} mailboxes, which is its bound.")
+        needed = sum(map(cost, messages)) + created * MAILBOX_OVERHEAD
+        if self.memory + needed > limits.max_memory:
+            self._reclaim(memory=self.memory + needed - limits.max_memory)
+            if self.memory + needed > limits.max_memory:
+                raise ServerFull(f"The messages kept reach the server's bound of {limits.max_memory} bytes.")
+
+    def _reclaim(self, memory: int = 0, mailboxes: int = 0) -> None:
+        """Drop messages that were read until so many bytes, or mailboxes, are free again."""
+        most_memory, most_mailboxes = self.memory - memory, len(self._mailboxes) - mailboxes
+        while self._reclaimable and (self.memory > most_memory or len(self._mailboxes) > most_mailboxes):
+            mailbox = self._mailboxes[next(iter(self._reclaimable))]
+            del self._reclaimable[mailbox.recipient]
+            self._lose(mailbox, mailbox.drop(mailbox.read_prefix()))
+
+    def _acknowledge(self, recipients: tuple[str, ...], sequence: int) -> None:
+        for recipient in recipients:
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is not None:
+                if mailbox.acknowledged < sequence:
+                    mailbox.acknowledged = sequence
+                    self._reclaimable[recipient] = None
+            elif is_pattern(recipient) and self._acknowledged.get(recipient, 0) < sequence:
+                self._acknowledged.pop(recipient, None)
+                self._acknowledged[recipient] = sequence
+                if len(self._acknowledged) > self.limits.max_recipients:
+                    del self._acknowledged[next(iter(self._acknowledged))]
+
+    def _came_back(self, recipient: str) -> int:
+        """How far a reader of some pattern that covers the recipient came back."""
+        if not self._acknowledged:
+            return 0
+        return max(self._acknowledged.get(pattern, 0) for pattern in covering(recipient)[1:])
+
+    def _found(self, recipients: tuple[str, ...], after: int, limit: int) -> Iterable[Message]:
+        """Yield what the recipients, some of them patterns, hold after ``after``, in the one order."""
+        if any(map(is_pattern, recipients)):
+            wanted = frozenset(recipients)
+            return (m for m in self._log_after(after) if not wanted.isdisjoint(covering(m.recipient)))
+        logs = [self._mailboxes[name].read(after, limit) for name in recipients if name in self._mailboxes]
+        return logs[0] if len(logs) == 1 else merge(*logs, key=_sequence)
+
+    def _log_after(self, after: int) -> Iterable[Message]:
+        log = self._log
+        if not log:
+            return
+        first = max(after + 1, next(iter(log)))
+        if self.sequence - first < 2 * len(log):
+            for number in range(first, self.sequence + 1):
+                if (message := log.get(number)) is not None:
+                    yield message
+        else:  # mostly holes: what is kept is found sooner from the end
+            kept = takewhile(lambda number: number > after, reversed(log))
+            yield from [log[number] for number in reversed(list(kept))]
+
+    def _gap(self, recipients: tuple[str, ...], after: int) -> bool:
+        for recipient in recipients:
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox.gap(after) if mailbox is not None else self._lost.since(recipient, after):
+                return True
+        return False
+
+
+def cost(message: Message) -> int:
+    """Return the bytes of memory that a message is counted with."""
+    return MESSAGE_OVERHEAD + len(message.content.body) + len(message.json)
+
+
+def _bounded(found: Iterable[Message], limit: int) -> tuple[tuple[Message, ...], bool]:
+    """Cut what was found to ``limit`` messages and ``POLL_BYTES``; say whether there was more."""
+    messages: list[Message] = []
+    size = 0
+    for message in found:
+        size += len(message.content.body)
+        if len(messages) == limit or (messages and size > POLL_BYTES):
+            return tuple(messages), True
+        messages.append(message)
+    return tuple(messages), False
+
+
+class _Losses:
+    """Remembers up to where messages were lost, for patterns and for mailboxes that are no more.
+
+    Bounded: beyond ``most`` entries the oldest is forgotten, and whoever has no entry is then told a gap
+    below the highest number that was forgotten: sometimes one too many, never one too few.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._floor = 0
+        self._entries: dict[str, tuple[int, bool]] = {}
+
+    def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
+        self._entries.pop(name, None)
+        self._entries[name] = (sequence, missed)
+        if len(self._entries) > self._most:
+            oldest = next(iter(self._entries))
+            self._floor = max(self._floor, self._entries.pop(oldest)[0])
+
+    def recall(self, name: str) -> tuple[int, bool]:
+        """Return, and forget, what a mailbox that comes to life again must know."""
+        return self._entries.pop(name, (self._floor, False))
+
+    def since(self, name: str, after: int) -> bool:
+        return after < self._entries.get(name, (self._floor, False))[0]
+
+    def forgive(self, name: str) -> bool:
+        """Return whether a take missed something, and forget it: the next one is not told again."""
+        sequence, missed = self._entries.get(name, (0, False))
+        if missed:
+            self._entries[name] = (sequence, False)
+        return missed

@@ -1,0 +1,555 @@
+"""The HTTP interface of HTTP.md as Klein routes: a request arrives, is parsed, allowed, and answered.
+
+A route parses, calls the hub, and returns an ``Answer`` or a Deferred of one; ``_route`` sends it, and makes
+a problem of RFC 9457 of every error. The same routes are served by ``serving/`` and by any twisted.web site.
+This is the only file that knows Klein.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from collections.abc import Callable
+from functools import wraps
+from random import Random
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
+from werkzeug.exceptions import NotFound as NoSuchPath
+
+from . import limits as bounds
+from .auth import Hosts, Origins
+from .errors import (
+    BadBody,
+    BadCursor,
+    BadParameter,
+    BadRecipient,
+    BadRequest,
+    BodyTooLarge,
+    CometError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+)
+from .hub import Hub, Standing, then
+from .limits import Limits
+from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
+from .recipient import readable, recipient
+from .stores import Maybe
+from .transports import Answer, longpoll
+
+_COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
+_JSON = b"Content-Type: application/json\r\n" + _COMMON
+_PROBLEM = b"Content-Type: application/problem+json\r\n" + _COMMON
+_CLOSE = b"Connection: close\r\n"
+_ALLOWED_ORIGIN = (
+    b"Access-Control-Allow-Credentials: true\r\n"
+    b"Access-Control-Expose-Headers: Comet-Cursor, Comet-Gap, Comet-Id, Comet-Recipient, Comet-Created-At, "
+    b"ETag, Location, Preference-Applied, Retry-After\r\n"
+)
+_PREFLIGHT = (
+    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+    b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
+    b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
+    b"Access-Control-Max-Age: 7200\r\n"
+)
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_COUNT = re.compile(r"[0-9]{1,9}")
+_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.IGNORECASE)
+_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
+# What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
+_COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
+
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
+_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_NAMING = frozenset({b"push", b"poll", b"recipients"})
+"""First segments of paths that name a recipient."""
+
+Overflow = Literal["reject", "drop-oldest"]
+Query: TypeAlias = dict[str, list[str]]
+Route = TypeVar("Route", bound=Callable[..., Any])
+
+
+class Request(Protocol):
+    """What the routes use of a request, be it twisted.web's or that of ``serving/``."""
+
+    method: bytes
+    uri: bytes
+    postpath: list[bytes]
+    content: BinaryIO
+    transport: Any
+    responseHeaders: Any  # noqa: N815  twisted.web's name
+
+    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
+        """Return a header's last value; names are lower case."""
+
+    def setResponseCode(self, code: int) -> None:  # noqa: N802  twisted.web's name
+        """Set the status of the response."""
+
+    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
+        """Whether it came over TLS."""
+
+
+def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Callable[[Route], Route]:
+    """Declare a route of ``Routes``: its path, its methods, and whether it ``changes`` something.
+
+    What changes something is closed to web pages of foreign origins.
+    """
+
+    def declare(handler: Route) -> Route:
+        @app.route(path, methods=list(methods), merge_slashes=False)
+        @wraps(handler)
+        def endpoint(self: Routes, request: Request, **names: str) -> Any:
+            try:
+                self.admit(request, changes=changes)
+                answer = handler(self, request, **names)
+            except CometError as error:
+                return self.send(self.problem(error), request)
+            if isinstance(answer, Deferred):
+                there = (request,)
+                return answer.addCallbacks(self.send, self.failed, callbackArgs=there, errbackArgs=there)
+            return self.send(answer, request)
+
+        return handler
+
+    return declare
+
+
+class Routes:
+    """The routes of one hub. ``app`` is their Klein application, bound to the instance it is got from."""
+
+    app = Klein()
+    log = Logger()
+
+    def __init__(
+        self,
+        hub: Hub,
+        limits: Limits,
+        *,
+        overflow: Overflow = "reject",
+        hosts: Hosts | None = None,
+        origins: Origins | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.hub = hub
+        self.limits = limits
+        self.overflow = overflow
+        self.hosts = hosts or Hosts()
+        self.origins = origins or Origins()
+        self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+
+    # -- push
+
+    @_route(app, "/push", "POST", changes=True)
+    @_route(app, "/push/<path:name>", "POST", changes=True)
+    def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
+        """Give the body to the recipients (HTTP.md, "Push")."""
+        query = parse_query(request.uri)
+        media_type = request.getHeader(b"content-type")
+        push = Push(
+            recipients=tuple(dict.fromkeys(map(recipient, self._names(name, query)))),
+            contents=self._contents(request, None if media_type is None else media_type.decode("latin-1")),
+            event=_event(_one(query, "event")),
+            ttl=_ttl(_one(query, "ttl")),
+            queue=_choice(query, "queue", ("yes", "no"), "yes") == "yes",
+            overflow=cast("Overflow", _choice(query, "overflow", ("reject", "drop-oldest"), self.overflow)),
+            key=_key(request.getHeader(b"idempotency-key")),
+        )
+        return then(self.hub.push(push), _receipt)
+
+    def _contents(self, request: Request, media_type: str | None) -> tuple[Content, ...]:
+        body = request.content.read()
+        if len(body) > self.limits.max_body:
+            raise self.too_large()
+        if media_type is not None and not _is_media_type(media_type):
+            raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
+        if (media_type or "").partition(";")[0].strip().lower() in {
+            "application/x-ndjson",
+            "application/ndjson",
+        }:
+            lines = [line for line in body.split(b"\n") if line.strip()]
+            return tuple([_content(line.strip(), JSON_TYPE) for line in lines or [b""]])
+        return (_content(body, media_type),)
+
+    # -- poll
+
+    @_route(app, "/poll", "GET")
+    @_route(app, "/poll/<path:name>", "GET")
+    def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
+        """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
+        query = parse_query(request.uri)
+        recipients = tuple(dict.fromkeys(map(readable, self._names(name, query))))
+        form = _format(query, request.getHeader(b"accept"))
+        limit = 1 if form == "raw" else _limit(_one(query, "limit"))
+        wait, preferred = self._wait(query, request.getHeader(b"prefer"))
+        after, conditional = _place(query, request)
+        if request.method == b"HEAD":
+            after, wait = after or OLDEST, 0.0  # a look takes nothing and waits for nothing
+
+        def answer(batch: Batch) -> Answer:
+            made = longpoll.not_modified(batch) if conditional and not batch else longpoll.answer(batch, form)
+            if preferred:
+                made = made.with_head(b"Preference-Applied: wait=%d\r\n" % wait)
+            return made.with_head(_CLOSE) if self.hub.stopping else made
+
+        if after is not None:
+            return then(self.hub.poll(recipients, after, wait, limit), answer)
+
+        def answer_take(batch: Batch) -> Answer:
+            if batch.messages and _has_left(request):
+                self.hub.give_back(batch)
+            return answer(batch)
+
+        return then(self.hub.take(recipients, wait, limit, lambda: _has_left(request)), answer_take)
+
+    def _wait(self, query: Query, prefer: bytes | None) -> tuple[float, bool]:
+        """Return the seconds to be held, and whether they came as a preference that is honoured."""
+        most = self.limits.max_wait
+        text = _one(query, "wait")
+        if text is not None:
+            if not _SECONDS.fullmatch(text) or float(text) > most:
+                raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
+            return float(text), False
+        for preference in (prefer or b"").decode("latin-1").split(","):
+            match = _PREFER_WAIT.fullmatch(preference)
+            if match:
+                return min(float(match[1] or match[2]), int(most)), True
+        return min(bounds.WAIT_SECONDS, most), False
+
+    # -- recipients
+
+    @_route(app, "/recipients/<path:name>", "GET")
+    def recipient(self, request: Request, name: str) -> Maybe[Answer]:
+        """Say how a recipient stands (HTTP.md, "Everything else")."""
+        return then(self.hub.describe(recipient(name)), _standing)
+
+    @_route(app, "/recipients/<path:name>", "DELETE", changes=True)
+    def delete_recipient(self, request: Request, name: str) -> Maybe[Answer]:
+        """Lose what a recipient's mailbox holds (HTTP.md, "Everything else")."""
+        return then(self.hub.delete(recipient(name)), lambda _: Answer(204, _COMMON))
+
+    # -- the server
+
+    @_route(app, "/healthz", "GET")
+    def health(self, request: Request) -> Answer:
+        """Say whether this server takes requests: 200, or 503 while it stops."""
+        if self.hub.stopping:
+            return Answer(503, _JSON + self._retry_after(1), b'{"status":"stopping"}')
+        return Answer(200, _JSON, b'{"status":"ok"}')
+
+    # -- what all of them need
+
+    def admit(self, request: Request, *, changes: bool) -> None:
+        """Raise the refusal of a request whose Host or Origin may not come in."""
+        host = request.getHeader(b"host")
+        self.hosts.check(host)
+        if changes:
+            origin = request.getHeader(b"origin")
+            if origin is not None:
+                self.origins.check(origin, host, secure=request.isSecure())
+
+    def _names(self, name: str | None, query: Query) -> list[str]:
+        given = query.get("rcpt", [])
+        if name is not None:
+            if given:
+                raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
+            return [name]
+        if not given:
+            recipient("")
+        if len(given) > bounds.RECIPIENTS_PER_REQUEST:
+            raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+        return given
+
+    def send(self, answer: Answer, request: Request) -> bytes | None:
+        """Write ``answer``, with what the request's origin needs to read it.
+
+        Returns the body where twisted.web is to write it, None where ``serving/`` has written it.
+        """
+        origin = request.getHeader(b"origin")
+        if origin is not None and self.origins.allow(
+            origin, request.getHeader(b"host"), secure=request.isSecure()
+        ):
+            answer = answer.with_head(b"Access-Control-Allow-Origin: %b\r\n" % origin + _ALLOWED_ORIGIN)
+        respond = getattr(request, "respond", None)
+        if respond is not None:
+            respond(answer.status, answer.head, answer.body)
+            return None
+        request.setResponseCode(answer.status)
+        for line in answer.head.split(b"\r\n")[:-1]:
+            field, _, value = line.partition(b": ")
+            request.responseHeaders.addRawHeader(field, value)
+        if answer.status not in {204, 304}:
+            request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(answer.body)])
+        return answer.body
+
+    def failed(self, failure: Failure, request: Request) -> Any:
+        """Send the problem that a route's Deferred failed with."""
+        if isinstance(failure.value, CancelledError):
+            return failure  # the client has left, and Klein knows
+        if isinstance(failure.value, CometError):
+            return self.send(self.problem(failure.value), request)
+        self.log.failure("A request failed", failure)
+        error = InternalError("The server failed at this request, and has noted why.")
+        return self.send(self.problem(error), request)
+
+    def problem(self, error: CometError) -> Answer:
+        """Return the response that tells a client of an error (RFC 9457)."""
+        self.hub.metrics.refusals[error.kind] += 1
+        head = _PROBLEM
+        if error.retry_after is not None:
+            head += self._retry_after(error.retry_after)
+        if isinstance(error, MethodNotAllowed):
+            head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
+        return Answer(error.status, head, orjson.dumps(error.problem()))
+
+    def too_large(self) -> BodyTooLarge:
+        """Return the error for a body over the bound."""
+        return BodyTooLarge(f"A body has at most {self.limits.max_body} bytes here.")
+
+    def _retry_after(self, seconds: int) -> bytes:
+        return b"Retry-After: %d\r\n" % (seconds + self._random.randrange(bounds.RETRY_SPREAD))
+
+    @app.handle_errors(HTTPException)
+    def unrouted(self, request: Any, failure: Failure) -> Any:
+        """Answer what no route has answered: preflights, unknown paths and methods, bodies too large."""
+        try:
+            self.admit(request, changes=False)
+            error = failure.value
+            if request.method == b"OPTIONS" and isinstance(error, (NoSuchPath, NoSuchMethod)):
+                return self.send(self._preflight(error, request), request)
+            raise self._translated(error, request)
+        except CometError as error:
+            return self.send(self.problem(error), request)
+
+    @app.handle_errors(Exception)
+    def broken(self, request: Any, failure: Failure) -> Any:
+        """Answer a request at which a route failed."""
+        return self.failed(failure, request)
+
+    def _preflight(self, error: HTTPException, request: Request) -> Answer:
+        allow = b""
+        if isinstance(error, NoSuchMethod):
+            allow = b"Allow: %b\r\n" % ", ".join(_allowed(error)).encode()
+        origin = request.getHeader(b"origin")
+        if origin is None or not self.origins.allow(
+            origin, request.getHeader(b"host"), secure=request.isSecure()
+        ):
+            return Answer(204, _COMMON + allow)
+        return Answer(204, _COMMON + allow + _PREFLIGHT)
+
+    def _translated(self, error: BaseException | None, request: Request) -> CometError:
+        if isinstance(error, RequestEntityTooLarge):
+            return self.too_large()
+        if isinstance(error, NoSuchMethod):
+            allowed = _allowed(error)
+            return MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed)
+        if isinstance(error, NoSuchPath):
+            if len(request.postpath) > 1 and request.postpath[0] in _NAMING:
+                # The router matches no name with an empty segment; say what is wrong with it.
+                return BadRecipient("A recipient is needed, with no empty segment, no leading or trailing /.")
+            return NotFound("Nothing is at this path; the interface begins at /push/NAME and /poll/NAME.")
+        return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
+
+
+class RoutesResource(KleinResource):
+    """The routes as a resource for any twisted.web site."""
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__(routes.app)
+        self._routes = routes
+
+    def render(self, request: Any) -> Any:
+        """Render as Klein does, but answer a path that is no UTF-8 as the interface does."""
+        try:
+            b"/".join(request.postpath).decode()
+        except UnicodeDecodeError:
+            error = BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
+            return self._routes.send(self._routes.problem(error), request)
+        return super().render(request)
+
+
+# -- parsing
+
+
+def parse_query(uri: bytes) -> Query:
+    """Return the parameters of a target's query, each with its values in order.
+
+    As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
+    """
+    query: Query = {}
+    _, _, text = uri.partition(b"?")
+    if not text:
+        return query
+    try:
+        for pair in text.split(b"&"):
+            if pair:
+                name, _, value = pair.partition(b"=")
+                query.setdefault(_decoded(name), []).append(_decoded(value))
+    except UnicodeDecodeError:
+        raise BadParameter("The query must be percent-encoded UTF-8.") from None
+    return query
+
+
+def _decoded(text: bytes) -> str:
+    if b"%" in text or b"+" in text:
+        text = unquote_to_bytes(text.replace(b"+", b" "))
+    return text.decode()
+
+
+def _one(query: Query, name: str) -> str | None:
+    values = query.get(name)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise BadParameter(f"{name} is given once.")
+    return values[0]
+
+
+def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
+    value = _one(query, name)
+    if value is None:
+        return default
+    if value not in choices:
+        raise BadParameter(f"{name} is {' or '.join(choices)}.")
+    return value
+
+
+def _event(event: str | None) -> str | None:
+    if event is not None and (not 0 < len(event.encode()) <= bounds.EVENT_BYTES or not event.isprintable()):
+        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
+    return event
+
+
+def _ttl(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or float(text) <= 0:
+        raise BadParameter("ttl is a number of seconds above 0.")
+    return float(text)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return bounds.POLL_MESSAGES
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
+        raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
+    return int(text)
+
+
+def _key(key: bytes | None) -> str | None:
+    if key is None:
+        return None
+    if not 1 <= len(key) <= bounds.IDEMPOTENCY_KEY_BYTES:
+        raise BadParameter(f"Idempotency-Key has 1 to {bounds.IDEMPOTENCY_KEY_BYTES} bytes.")
+    return key.decode("latin-1")
+
+
+def _place(query: Query, request: Request) -> tuple[Cursor | None, bool]:
+    """Return the reader's cursor, None for a take, and whether it came as a validator."""
+    after = _one(query, "after")
+    if after is not None:
+        return _cursor(after, "after"), False
+    validators = request.getHeader(b"if-none-match")
+    if validators is not None:
+        return _validator(validators.decode("latin-1")), True
+    last = request.getHeader(b"last-event-id")
+    if last is not None:
+        return _cursor(last.decode("latin-1"), "Last-Event-ID"), False
+    return None, False
+
+
+def _cursor(text: str, name: str) -> Cursor:
+    try:
+        return Cursor.parse(text)
+    except ValueError:
+        raise BadCursor(f"{name} is a cursor that this server gave out, or oldest, or now.") from None
+
+
+def _validator(text: str) -> Cursor:
+    """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
+    cursors = []
+    for validator in text.split(","):
+        match = _VALIDATOR.fullmatch(validator)
+        cursors.append(_cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
+    return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
+
+
+def _format(query: Query, accept: bytes | None) -> longpoll.Format:
+    if "format" in query:
+        return cast(longpoll.Format, _choice(query, "format", ("json", "raw"), "json"))
+    if accept is None or (b"text/" not in accept and b"octet-stream" not in accept):
+        return "json"
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").lower().split(",")]
+    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
+    raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
+    return "raw" if raw == accepted != [] else "json"
+
+
+def _content(body: bytes, media_type: str | None) -> Content:
+    try:
+        return Content.parse(body, media_type)
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+
+
+def _is_media_type(text: str) -> bool:
+    return len(text) <= bounds.MEDIA_TYPE_BYTES and _MEDIA_TYPE.fullmatch(text) is not None
+
+
+# -- answering
+
+
+def _receipt(receipt: Receipt) -> Answer:
+    return Answer(201 if receipt.delivered else 202, _JSON, receipt.json)
+
+
+def _standing(standing: Standing) -> Answer:
+    contents = standing.contents
+    return Answer(
+        200,
+        _JSON,
+        orjson.dumps(
+            {
+                "recipient": standing.recipient,
+                "waiting": standing.waiting,
+                "queued": contents.queued,
+                "bytes": contents.size,
+                "oldest": contents.oldest and str(contents.oldest),
+                "newest": contents.newest and str(contents.newest),
+                "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
+                "online": standing.online,
+            }
+        ),
+    )
+
+
+def _allowed(error: NoSuchMethod) -> tuple[str, ...]:
+    return tuple(sorted({*(error.valid_methods or ()), "OPTIONS"}))
+
+
+def _has_left(request: Request) -> bool:
+    """Whether the client has closed its connection, though the reactor has not come to it yet."""
+    gone = getattr(request, "gone", None)
+    if gone is not None:
+        return cast(bool, gone())
+    transport = request.transport
+    if transport is None:
+        return True
+    handle = getattr(transport, "socket", None)
+    if not isinstance(handle, socket.socket):
+        return False
+    try:
+        return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        return error.errno not in {errno.EAGAIN, errno.EINTR}
