@@ -59,6 +59,12 @@ ONLINE_SECONDS = 45.0
 PRESENCE_SECONDS = 3600.0
 """How long it is remembered when a recipient was last seen."""
 
+SESSION_ID_BYTES = 20
+"""An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
+
+LISTENER_SECONDS = 300.0
+"""A listener that is not polled for this long is gone, unless it asked for another time."""
+
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""
 
@@ -93,6 +99,9 @@ class Limits:
 
     max_recipients: int = 100_000
     """Mailboxes that exist at once: 60 MB of overhead."""
+
+    max_sessions: int = 50_000
+    """Listeners and Bayeux clients remembered at once: 50 MB."""
 
     max_memory: int = 256 * 1024 * 1024
     """Bytes of all messages and mailboxes, overhead included."""

@@ -117,6 +117,7 @@ no pid file."""
         _parameter("max-wait", "120", "Time that a poll may ask to be held.", span),
         _parameter("max-parked", "15000", "Polls, streams and sockets that wait at once.", count),
         _parameter("max-recipients", "100000", "Mailboxes that exist at once.", count),
+        _parameter("max-sessions", "50000", "Listeners and Bayeux clients remembered at once.", count),
         _parameter("max-memory", "256M", "Bytes that all messages take, with overhead.", size),
         _parameter(
             "overflow",
