@@ -130,7 +130,7 @@ no pid file."""
     )
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         for name, _, default, _, *coerce in self.optParameters:
             if coerce:
                 self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
@@ -174,7 +174,7 @@ no pid file."""
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
         """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""
         try:
-            super().parseOptions(options)
+            super().parseOptions(options)  # type: ignore[no-untyped-call]  # Twisted's
         except UsageError as error:
             raise SystemExit(f"cometd-lite: {error}") from None
 
@@ -212,7 +212,7 @@ class CometService(Service):
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
         """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
-        super().privilegedStartService()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
         for endpoint in self.listen:
             listening = serverFromString(reactor, endpoint).listen(self.factory)
             listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
@@ -232,13 +232,13 @@ class CometService(Service):
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
         """Begin to serve."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self.comet.start()
         reactor.callWhenRunning(self._exit_quietly_on_sigterm)
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, and wait until the answers have left."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
         self.ports = []
         self.comet.stop()
