@@ -229,7 +229,7 @@ class Reading(Protocol):
     """Whether nothing is half received."""
 
     def opening(self) -> bytes:
-        """Return the first request: one that is answered at once, so that nothing opens ahead of the server."""
+        """Return the first request: one that is answered at once, which paces opening."""
 
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
         """Return what to send next and the messages in ``data``, parsed.
@@ -1302,7 +1302,7 @@ def report(result: Result) -> str:
         f"  {what:<12} {result.deliveries or result.messages:>12,}   {result.per_second:,.0f}/s, "
         "each compared with what was pushed"
         + (f" ({result.messages:,} messages)" if result.deliveries != result.messages else ""),
-        f"  latency      p50 {result.p50_ms:.2f} ms   p99 {result.p99_ms:.2f} ms   max {result.max_ms:.2f} ms",
+        f"  latency      p50 {result.p50_ms:.2f}   p99 {result.p99_ms:.2f}   max {result.max_ms:.2f} ms",
     ]
     if result.cpu_us is not None and result.server_cpu is not None:
         lines.append(
@@ -1312,8 +1312,8 @@ def report(result: Result) -> str:
         lines.append(f"  memory       {result.kb_per_poll:.1f} KB for each parked poll")
     if result.own_cpu_full:
         lines.append(
-            f"  The generator's own CPU was full ({result.own_cpu:.0%}): rate and latency are its limit, not the "
-            "server's. CPU and memory still hold."
+            f"  The generator's own CPU was full ({result.own_cpu:.0%}): rate and latency are its limit, "
+            "not the server's.\n  What a delivery costs the server holds all the same."
         )
     return "\n".join(lines) + "\n"
 
@@ -1341,12 +1341,12 @@ def parser(dialects: Iterable[str]) -> argparse.ArgumentParser:
     scenarios = "\n".join(f"  {name:<8} {scenario.about}" for name, scenario in SCENARIOS.items())
     parser = argparse.ArgumentParser(
         prog="cometd-lite bench",
-        description="Push messages to a running server, read them back over parked polls, check every one of\n"
-        "them, and say how many a second came, how late, and what each cost the server.\n\n"
+        description="Push messages to a running server, read them over parked polls, check each of them,\n"
+        "and say how many a second came, how late, and what each cost the server.\n\n"
         f"scenarios:\n{scenarios}",
-        epilog="With --pid the cost is measured from outside, by the CPU time and the memory of the server's\n"
-        "processes. A rate says little when the generator's own CPU was full, and it says so then.\n\n"
-        "exit status: 0 all delivered; 1 something lost or refused; 2 nothing there, or not used like this\n\n"
+        epilog="With --pid the cost is measured from outside: CPU time and memory of those processes.\n"
+        "A rate says little when the generator's own CPU was full, and it says so then.\n\n"
+        "exit status: 0 all delivered; 1 something lost or refused; 2 nothing there, or used wrongly\n\n"
         "  cometd-lite bench fanout --pid $(cat twistd.pid)\n"
         "  cometd-lite bench mailbox --parked 10000 --seconds 20 --json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
