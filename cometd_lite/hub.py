@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .errors import KeyReused, NobodyWaits, Stopping
-from .limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, POLL_MESSAGES, WAIT_SECONDS
+from .limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, POLL_MESSAGES, STREAM_MESSAGES, WAIT_SECONDS
 from .message import OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
 from .registry import Parked, Registry
@@ -129,6 +129,68 @@ class _Take(Parked[Batch]):
             self.answer(found)
 
 
+class Follower(Parked[None]):
+    """A stream or socket: parked until it leaves, it is told every batch that comes after its cursor.
+
+    ``tell`` is given each batch and returns whether there may be another one at once; where it said no,
+    ``go_on`` is to be called when there may. ``deferred`` fires when the server stops.
+    """
+
+    __slots__ = ("after", "hub", "ready", "tell")
+
+    def __init__(
+        self, hub: Hub, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]
+    ) -> None:
+        super().__init__(recipients)
+        self.hub = hub
+        self.after = after
+        self.tell = tell
+        self.ready = False
+
+    def wake(self) -> bool:
+        """Tell what came after the cursor; return whether there was something."""
+        return self.ready and self._go_on()
+
+    def go_on(self) -> None:
+        """Tell what came while the reader could not take it."""
+        self.ready = True
+        self._go_on()
+
+    def over(self) -> None:
+        """Return what a stream is told when the server stops: nothing, its end says it."""
+
+    def _go_on(self) -> bool:
+        hub = self.hub
+        told = False
+        while self.ready and self.deferred is not None:
+            found = hub.store.read(self.keys, self.after, STREAM_MESSAGES, hub.clock.seconds())
+            if isinstance(found, Deferred):
+                found.addCallback(self._found).addErrback(hub.store_failed)
+                return True
+            self.after = found.cursor
+            if not found:
+                break
+            told = True
+            self._tell(found)
+            if not found.more:
+                break
+        return told
+
+    def _found(self, found: Batch) -> None:
+        # Looks may overlap where the store waits: what another one told already is not told again.
+        if self.deferred is None or found.cursor.sequence <= self.after.sequence:
+            return
+        self.after = found.cursor
+        if found:
+            self._tell(found)
+            if found.more and self.ready:
+                self._go_on()
+
+    def _tell(self, found: Batch) -> None:
+        self.hub.counted(found)
+        self.ready = self.tell(found)
+
+
 class Hub:
     """Push, poll, take and describe: everything that transports and embedding programs do with mailboxes.
 
@@ -221,7 +283,7 @@ class Hub:
         """
         self.registry.seen(recipients)
         if wait <= 0 or self.stopping:
-            return then(self.store.read(recipients, after, limit, self.clock.seconds()), self._counted)
+            return then(self.store.read(recipients, after, limit, self.clock.seconds()), self.counted)
         return self._park(_Poll(self, recipients, after, limit), wait)
 
     def take(
@@ -238,8 +300,21 @@ class Hub:
         """
         self.registry.seen(recipients)
         if wait <= 0 or self.stopping:
-            return then(self.store.take(recipients, limit, self.clock.seconds()), self._counted)
+            return then(self.store.take(recipients, limit, self.clock.seconds()), self.counted)
         return self._park(_Take(self, recipients, limit, gone), wait)
+
+    def follow(self, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]) -> Follower:
+        """Park a reader that is told everything after a cursor, as it comes, until it leaves.
+
+        It begins when its ``go_on`` is called for the first time. Cancelling its ``deferred`` forgets it;
+        that fires when the server stops. Raises ``ServerFull`` or ``Stopping``.
+        """
+        if self.stopping:
+            raise Stopping("The server is stopping; come back in a moment.")
+        self.registry.seen(recipients)
+        follower = Follower(self, recipients, after, tell)
+        self.registry.park(follower, None)
+        return follower
 
     def give_back(self, batch: Batch) -> None:
         """Leave what a take was given where it was: its connection was gone before it was answered."""
@@ -253,11 +328,12 @@ class Hub:
         parked = self.registry.park(reader, wait)
         found = reader.look()
         if found is None:
-            return parked.addCallback(self._counted)
+            return parked.addCallback(self.counted)
         self.registry.forget(reader)
-        return self._counted(found)
+        return self.counted(found)
 
-    def _counted(self, batch: Batch) -> Batch:
+    def counted(self, batch: Batch) -> Batch:
+        """Count what a reader is given, and return it."""
         self.metrics.deliveries += len(batch.messages)
         self.metrics.gaps += batch.gap
         return batch

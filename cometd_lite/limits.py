@@ -59,6 +59,27 @@ ONLINE_SECONDS = 45.0
 PRESENCE_SECONDS = 3600.0
 """How long it is remembered when a recipient was last seen."""
 
+STREAM_BUFFER = 1024 * 1024
+"""A stream or socket that lets this much pile up unread is disconnected (HTTP.md, "Stream")."""
+
+STREAM_MESSAGES = 100
+"""Messages that a stream is told in one step: others get their turn in between."""
+
+STALLED_SECONDS = 60.0
+"""A stream that has taken nothing for this long, though there was something for it, is disconnected."""
+
+HEARTBEAT_SECONDS = 15.0
+"""A byte this often keeps proxies from ending a quiet stream (WHATWG HTML §9.2.7; many idle after 30 s)."""
+
+PING_SECONDS = 25.0
+"""A WebSocket ping this often: below the 30 s of the strictest proxies."""
+
+RETRY_MILLISECONDS = (1_000, 3_000)
+"""A stream tells its reader to come back after a time drawn from this range, against lock-step."""
+
+SOCKET_MESSAGE_BYTES_OVER_BODY = 2_048
+"""What a push over a WebSocket may have around its data: a recipient, a ref and JSON's own signs."""
+
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 

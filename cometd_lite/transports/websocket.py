@@ -1,0 +1,248 @@
+"""WebSockets: frames arrive, frames leave (RFC 6455); what is said in them is someone else's.
+
+``accept`` turns a request into a ``Socket``, on ``serving/`` as on twisted.web. A socket gives every whole
+text to its ``Conversation``, and bounds what it reads, what it holds, and what it lets pile up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.utilities import LocalProtocolError, generate_accept_token
+from zope.interface import implementer
+
+from ..errors import BadRequest
+from ..limits import STALLED_SECONDS, STREAM_BUFFER
+from .stream import Heartbeats
+
+NORMAL = 1000
+UNSUPPORTED_DATA = 1003
+POLICY_VIOLATION = 1008
+MESSAGE_TOO_BIG = 1009
+SERVICE_RESTART = 1012
+"""The server is stopping, and the client may come back (RFC 6455 §7.4.1 and IANA's registry)."""
+
+
+class Conversation(Protocol):
+    """What is spoken over a socket."""
+
+    def opened(self, socket: Socket) -> None:
+        """Begin: texts may be sent from now on."""
+
+    def text_received(self, text: str) -> None:
+        """Take in one whole text message."""
+
+    def drained(self) -> None:
+        """Go on with a backlog: the client has taken what was sent."""
+
+    def lost(self) -> None:
+        """End: nothing arrives or leaves any more."""
+
+
+def text_frame(text: bytes) -> bytes:
+    """Return one unmasked text frame, as servers send them (RFC 6455 §5.2)."""
+    length = len(text)
+    if length < 126:
+        return b"\x81%c" % length + text
+    if length < 65536:
+        return b"\x81\x7e" + length.to_bytes(2) + text
+    return b"\x81\x7f" + length.to_bytes(8) + text
+
+
+def accept(request: Any, converse: Callable[[], Conversation], heartbeats: Heartbeats, most: int) -> Socket:
+    """Answer an upgrade request with 101 and return the socket that it became.
+
+    ``converse`` makes its conversation, and may raise to refuse it; ``most`` bounds a message in bytes.
+    Raises ``BadRequest`` where the request asks for no WebSocket.
+    """
+    token = _checked(request)
+    conversation = converse()
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\n" % token
+    )
+    socket = Socket(conversation, heartbeats, most)
+    upgrade = getattr(request, "upgrade", None)
+    if upgrade is not None:
+        upgrade(socket, head)
+    else:
+        _upgrade_channel(request.channel, socket, head)
+    return socket
+
+
+def _checked(request: Any) -> bytes:
+    """Return the token that accepts the handshake (RFC 6455 §4.2)."""
+    key = request.getHeader(b"sec-websocket-key") or b""
+    if (
+        b"websocket" not in (request.getHeader(b"upgrade") or b"").lower()
+        or b"upgrade" not in (request.getHeader(b"connection") or b"").lower()
+        or request.getHeader(b"sec-websocket-version") != b"13"
+        or len(key) != 24
+    ):
+        raise BadRequest("A WebSocket is opened here: by GET with Upgrade, a key, and version 13.")
+    return generate_accept_token(key)
+
+
+def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
+    # What twisted.web.websocket does too: the channel stays, and hands on what it is given.
+    channel.setTimeout(None)
+    transport = channel.transport
+    transport.unregisterProducer()
+    channel.dataReceived = socket.dataReceived
+    channel.connectionLost = socket.connectionLost
+    transport.write(head)
+    socket.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's
+
+
+@implementer(IPushProducer)
+class Socket(TwistedProtocol):
+    """A WebSocket connection on the server's side. Compression is not agreed to: it costs memory for each."""
+
+    def __init__(self, conversation: Conversation, heartbeats: Heartbeats, most: int) -> None:
+        self._conversation = conversation
+        self._heartbeats = heartbeats
+        self._most = most
+        self._frames = Connection(ConnectionType.SERVER)
+        self._text: list[str] = []
+        self._size = 0
+        self._paused_at: float | None = None
+        self._piled = 0
+        self._open = False
+        self._answered = True
+
+    @property
+    def congested(self) -> bool:
+        """Whether the client does not keep up, so that a backlog had better wait for ``drained``."""
+        return self._paused_at is not None
+
+    def send_text(self, text: bytes) -> None:
+        """Send one text message."""
+        self.send_frame(text_frame(text))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame that was made before; a client that lets too much pile up is disconnected."""
+        if not self._open:
+            return
+        self._send(frame)
+        if self._paused_at is not None:
+            self._piled += len(frame)
+            if self._piled > STREAM_BUFFER:
+                self._abort()
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Say that this is the end, and end; the conversation hears no more but ``lost``."""
+        if self._open:
+            self._open = False
+            self._send_close(code, reason)
+
+    # -- what Twisted calls
+
+    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
+        """Begin the conversation."""
+        self._open = True
+        assert self.transport is not None
+        self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport leaves it out
+        self._leave = self._heartbeats.add(self._beat)
+        self._conversation.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
+        """Take in frames, or parts of them."""
+        if self._frames.state is ConnectionState.CLOSED:
+            return
+        try:
+            self._frames.receive_data(data)
+            for event in self._frames.events():
+                self._received(event)
+        except LocalProtocolError:
+            self._abort()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002, N802  Twisted's
+        """End the conversation."""
+        self._open = False
+        self._leave()
+        self._conversation.lost()
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Note that the client does not keep up."""
+        if self._paused_at is None:
+            self._paused_at = self._heartbeats.seconds()
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Go on: the client has taken what was sent."""
+        self._paused_at = None
+        self._piled = 0
+        if self._open:
+            self._conversation.drained()
+
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Send no more: the connection is lost."""
+        self._open = False
+
+    # -- how it is done
+
+    def _received(self, event: object) -> None:
+        if isinstance(event, TextMessage):
+            self._text_received(event)
+        elif isinstance(event, Ping):
+            self._send(self._frames.send(event.response()))
+        elif isinstance(event, Pong):
+            self._answered = True
+        elif isinstance(event, BytesMessage):
+            self.close(UNSUPPORTED_DATA, "text messages only")
+        elif isinstance(event, CloseConnection):
+            if self._frames.state in {ConnectionState.REMOTE_CLOSING, ConnectionState.OPEN}:
+                self._open = False
+                self._send(self._frames.send(event.response()))
+                self._lose()
+            else:
+                self._lose()
+
+    def _text_received(self, event: TextMessage) -> None:
+        if not self._open:
+            return
+        self._size += len(event.data.encode())
+        if self._size > self._most:
+            self.close(MESSAGE_TOO_BIG, f"a message has at most {self._most} bytes")
+            return
+        self._text.append(event.data)
+        if event.message_finished:
+            text = "".join(self._text)
+            self._text.clear()
+            self._size = 0
+            self._conversation.text_received(text)
+
+    def _beat(self) -> None:
+        stalled = (
+            self._paused_at is not None and self._heartbeats.seconds() - self._paused_at > STALLED_SECONDS
+        )
+        if stalled or not self._answered:
+            self._abort()  # silent for a whole interval, although it was asked
+        elif self._open:
+            self._answered = False
+            self._send(self._frames.send(Ping()))
+        else:
+            self._abort()  # it was told that this is the end, and does not go
+
+    def _send_close(self, code: int, reason: str) -> None:
+        self._send(self._frames.send(CloseConnection(code, reason)))
+        # The client's close frame may still come, but nobody needs it: the connection ends with this one.
+        self._lose()
+
+    def _lose(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def _send(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def _abort(self) -> None:
+        self._open = False
+        if self.transport is not None:
+            self.transport.abortConnection()  # type: ignore[attr-defined]  # ITCPTransport's

@@ -1,0 +1,128 @@
+"""What is said at ``/ws``: pushes arrive as JSON texts, messages and receipts leave (HTTP.md, "WebSocket")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import BadBody, CometError, InternalError
+from ..hub import Hub
+from ..message import Batch, Content, Cursor, Push, Receipt
+from ..recipient import recipient
+from .websocket import SERVICE_RESTART, Socket, text_frame
+
+_GAP = text_frame(b'{"gap":true}')
+
+
+class Talk:
+    """One client at ``/ws``: follows its recipients from a cursor on, and pushes.
+
+    ``check`` makes a push of a parsed text, or raises. Raises ``ServerFull`` or ``Stopping`` when made.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        hub: Hub,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        check: Callable[[Push], None] = lambda push: None,
+    ) -> None:
+        self._hub = hub
+        self._check = check
+        self._socket: Socket | None = None
+        self._follower = hub.follow(recipients, after, self._tell)
+        deferred = self._follower.deferred
+        assert deferred is not None, "who was parked just now has a Deferred"
+        deferred.addCallbacks(self._stopped, lambda failure: failure.trap(CancelledError))
+
+    def opened(self, socket: Socket) -> None:
+        """Begin to tell."""
+        self._socket = socket
+        self._follower.go_on()
+
+    def drained(self) -> None:
+        """Go on with a backlog."""
+        self._follower.go_on()
+
+    def lost(self) -> None:
+        """Forget the reader."""
+        if self._follower.deferred is not None:
+            self._follower.deferred.cancel()
+
+    def text_received(self, text: str) -> None:
+        """Push what a text asks for, and answer it with its ``ref``."""
+        ref: Any = None
+        try:
+            try:
+                asked = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise BadBody(f"A text is one JSON object: {error}.") from None
+            if not isinstance(asked, dict):
+                raise BadBody('A text is one JSON object, as in {"push": "alice", "data": "hi", "ref": 7}.')
+            ref = asked.get("ref")
+            push = _push(asked)
+            self._check(push)
+            receipt = self._hub.push(push)
+        except CometError as error:
+            self._refuse(ref, error)
+            return
+        if isinstance(receipt, Deferred):
+            receipt.addCallbacks(self._confirm, self._failed, callbackArgs=(ref,), errbackArgs=(ref,))
+        else:
+            self._confirm(receipt, ref)
+
+    def _tell(self, batch: Batch) -> bool:
+        assert self._socket is not None, "a follower tells nothing before its first go_on"
+        frames: bytes | None = batch.rendered.get("ws")
+        if frames is None:
+            frames = b"".join([text_frame(message.json) for message in batch.messages])
+            frames = batch.rendered["ws"] = _GAP + frames if batch.gap else frames
+        self._socket.send_frame(frames)
+        return not (batch.more and self._socket.congested)
+
+    def _stopped(self, _: None) -> None:
+        if self._socket is not None:
+            self._socket.close(SERVICE_RESTART, "the server is stopping")
+
+    def _confirm(self, receipt: Receipt, ref: Any) -> None:
+        self._answer(b'{"ref":%b,"receipt":%b}' % (orjson.dumps(ref), receipt.json))
+
+    def _failed(self, failure: Failure, ref: Any) -> None:
+        error = failure.value
+        if not isinstance(error, CometError):
+            self.log.failure("A push over a WebSocket failed", failure)
+            error = InternalError("The server failed at this push, and has noted why.")
+        self._refuse(ref, error)
+
+    def _refuse(self, ref: Any, error: CometError) -> None:
+        self._hub.metrics.refusals[error.kind] += 1
+        self._answer(orjson.dumps({"ref": ref, "error": error.problem()}))
+
+    def _answer(self, text: bytes) -> None:
+        if self._socket is not None:
+            self._socket.send_text(text)
+
+
+def _push(asked: dict[str, Any]) -> Push:
+    names = asked.get("push")
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("push names a recipient, or a list of them.")
+    if "data" not in asked:
+        raise BadBody("data is missing: it is the message, a string or any other JSON.")
+    event = asked.get("event")
+    if event is not None and not isinstance(event, str):
+        raise BadBody("event is a string.")
+    try:
+        content = Content.of(asked["data"])
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+    return Push(tuple(dict.fromkeys(map(recipient, names))), (content,), event)
