@@ -1,0 +1,240 @@
+/**
+ * A plot of what was measured lately: samples arrive, lines leave. Hand-written SVG.
+ *
+ * The drawing is stretched to its figure, so all words stand beside it as text, where they keep their
+ * shape and can be read aloud. While a pointer or the arrow keys are on a plot, all plots show the moment
+ * that they point at.
+ *
+ * @module
+ */
+
+import { element } from "./console-dom.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 600;
+const HEIGHT = 100;
+
+/** A plot shows at least this long a time, in milliseconds. */
+const SHORTEST = 60_000;
+
+/**
+ * @typedef {object} Line
+ * @property {string} label
+ * @property {string} ink one of the stylesheet's: `ink-1`
+ */
+
+/**
+ * @typedef {object} Sample
+ * @property {number} at in milliseconds
+ * @property {(number | null)[]} values one for each line; null: nothing to tell
+ */
+
+export class Plot {
+  /** @type {Sample[]} */
+  #samples = [];
+  /** @type {number | null} */
+  #moment = null;
+  #now = 0;
+  /** Milliseconds from the left edge to the right one. */
+  #shown = SHORTEST;
+  #since = element("span");
+  #lines;
+  #format;
+  #least;
+  #window;
+  #base;
+  #drawing;
+  #values;
+  #most = element("span", { class: "most", "aria-hidden": "true" });
+  #nothing;
+
+  /**
+   * @param {HTMLElement} figure
+   * @param {object} options
+   * @param {string} options.title
+   * @param {Line[]} options.lines
+   * @param {(value: number) => string} options.format
+   * @param {number} options.least the top of the plot is never lower than this
+   * @param {number} options.window in milliseconds
+   * @param {10 | 1024} [options.base] which numbers are round
+   * @param {string} options.nothing what stands there while there is nothing to draw
+   * @param {(moment: number | null) => void} options.onPoint
+   */
+  constructor(figure, { title, lines, format, least, window, base = 10, nothing, onPoint }) {
+    this.#lines = lines;
+    this.#format = format;
+    this.#least = least;
+    this.#window = window;
+    this.#base = base;
+    this.#values = lines.map(() => element("b", {}, "–"));
+    this.#nothing = element("p", { class: "nothing" }, nothing);
+    const legend = element("ul", { class: "legend" });
+    for (const [index, { label, ink }] of lines.entries()) {
+      const swatch = element("span", { class: `swatch ${ink}`, "aria-hidden": "true" });
+      legend.append(element("li", {}, swatch, label, this.#values[index]));
+    }
+    this.#drawing = svg("svg", {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      tabindex: "0",
+      "aria-label": title,
+    });
+    const sheet = element("div", { class: "sheet" });
+    sheet.append(this.#drawing, this.#most, this.#nothing);
+    const times = element(
+      "div",
+      { class: "times", "aria-hidden": "true" },
+      this.#since,
+      element("span", {}, "now"),
+    );
+    figure.append(
+      element("figcaption", {}, element("h3", {}, title), legend),
+      element("div", {}, sheet, times),
+    );
+    this.#listen(title, onPoint);
+  }
+
+  /**
+   * @param {Sample[]} samples in order of time
+   * @param {number} now
+   */
+  draw(samples, now) {
+    this.#samples = samples;
+    this.#now = now;
+    // It begins with a short stretch, which grows with what there is to show.
+    const from = Math.max(now - this.#window, Math.min(samples[0]?.at ?? now, now - SHORTEST));
+    this.#shown = now - from;
+    this.#since.textContent =
+      this.#shown < 120_000 ? `${Math.round(this.#shown / 1000)} s ago` : minutesAgo(this.#shown);
+    const values = samples.flatMap((sample) => sample.values).filter((value) => value !== null);
+    const most = niceAbove(Math.max(this.#least, ...values), this.#base);
+    const x = (/** @type {number} */ at) => ((at - from) / this.#shown) * WIDTH;
+    const y = (/** @type {number} */ value) => HEIGHT - (value / most) * HEIGHT;
+
+    const children = [0, 0.5, 1].map((part) => {
+      const level = String(HEIGHT * part);
+      return svg("line", { class: "rule", x1: "0", x2: String(WIDTH), y1: level, y2: level });
+    });
+    for (const [index, { ink }] of this.#lines.entries()) {
+      for (const piece of piecesOf(samples, index)) {
+        const points = piece.map(({ at, value }) => `${x(at).toFixed(1)} ${y(value).toFixed(2)}`);
+        const path = `M${points.join("L")}`;
+        const [first, last] = [piece[0], piece[piece.length - 1]];
+        if (index === 0) {
+          const area = `${path}L${x(last.at).toFixed(1)} ${HEIGHT}L${x(first.at).toFixed(1)} ${HEIGHT}Z`;
+          children.push(svg("path", { class: `area ${ink}`, d: area }));
+        }
+        // A single point would be nothing; a round cap makes it a dot.
+        children.push(svg("path", { class: `line ${ink}`, d: piece.length > 1 ? path : `${path}h0.01` }));
+      }
+    }
+    const shown = this.#sampleAt(this.#moment);
+    if (shown && this.#moment !== null) {
+      const place = String(x(shown.at));
+      children.push(svg("line", { class: "here", x1: place, x2: place, y1: "0", y2: String(HEIGHT) }));
+    }
+    this.#drawing.replaceChildren(...children);
+    this.#most.textContent = values.length ? this.#format(most) : "";
+    this.#nothing.hidden = values.some((value) => value > 0);
+    for (const [index, target] of this.#values.entries()) {
+      const value = shown?.values[index];
+      target.textContent = value === null || value === undefined ? "–" : this.#format(value);
+    }
+  }
+
+  /** @param {number | null} moment that is pointed at; null: the latest */
+  point(moment) {
+    this.#moment = moment;
+    this.draw(this.#samples, this.#now);
+  }
+
+  /** @param {number | null} moment */
+  #sampleAt(moment) {
+    if (moment === null) return this.#samples[this.#samples.length - 1];
+    let nearest = this.#samples[0];
+    for (const sample of this.#samples) {
+      if (Math.abs(sample.at - moment) < Math.abs(nearest.at - moment)) nearest = sample;
+    }
+    return nearest;
+  }
+
+  /**
+   * @param {string} title
+   * @param {(moment: number | null) => void} onPoint
+   */
+  #listen(title, onPoint) {
+    this.#drawing.addEventListener("pointermove", (event) => {
+      const box = this.#drawing.getBoundingClientRect();
+      onPoint(this.#now - this.#shown * (1 - (event.clientX - box.left) / box.width));
+    });
+    this.#drawing.addEventListener("pointerleave", () => onPoint(null));
+    this.#drawing.addEventListener("blur", () => onPoint(null));
+    this.#drawing.addEventListener("keydown", (event) => {
+      const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (steps === undefined || !this.#samples.length) return;
+      event.preventDefault();
+      const current = this.#sampleAt(this.#moment);
+      const index = this.#samples.indexOf(/** @type {Sample} */ (current)) + steps;
+      const sample = this.#samples[Math.max(0, Math.min(this.#samples.length - 1, index))];
+      onPoint(sample.at);
+      const ago = Math.round((this.#now - sample.at) / 1000);
+      const values = this.#lines.map(({ label }, line) => {
+        const value = sample.values[line];
+        return `${label} ${value === null ? "none" : this.#format(value)}`;
+      });
+      this.#drawing.setAttribute("aria-label", `${title}, ${ago} seconds ago: ${values.join(", ")}`);
+    });
+  }
+}
+
+/**
+ * The stretches of a line that have something to tell.
+ *
+ * @param {Sample[]} samples
+ * @param {number} index
+ */
+function piecesOf(samples, index) {
+  /** @type {{at: number, value: number}[][]} */
+  const pieces = [];
+  let open = false;
+  for (const { at, values } of samples) {
+    const value = values[index];
+    if (value === null) {
+      open = false;
+      continue;
+    }
+    if (!open) pieces.push([]);
+    pieces[pieces.length - 1].push({ at, value });
+    open = true;
+  }
+  return pieces;
+}
+
+/**
+ * The next round number: 1, 1.5, 2 … times a power of ten; of bytes, a power of two.
+ *
+ * @param {number} value
+ * @param {10 | 1024} base
+ */
+function niceAbove(value, base) {
+  if (base === 1024) return 2 ** Math.ceil(Math.log2(value));
+  const power = 10 ** Math.floor(Math.log10(value));
+  const digit = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.9999) ?? 10;
+  return digit * power;
+}
+
+/** @param {number} milliseconds */
+function minutesAgo(milliseconds) {
+  return `${Math.round(milliseconds / 60_000)} minutes ago`;
+}
+
+/**
+ * @param {string} tag
+ * @param {Record<string, string>} attributes
+ */
+function svg(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
