@@ -42,6 +42,8 @@ class Comet:
         overflow: Literal["reject", "drop-oldest"] = "reject",
         hosts: Hosts | None = None,
         origins: Iterable[str] = (),
+        metrics: bool = True,
+        console: bool = True,
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -57,8 +59,16 @@ class Comet:
             wall=wall,
         )
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
-        self.routes = Routes(self.hub, self.limits, overflow=overflow, hosts=hosts, origins=Origins(allowed))
-        self._sweep = LoopingCall(self.hub.sweep)
+        self.routes = Routes(
+            self.hub,
+            self.limits,
+            overflow=overflow,
+            hosts=hosts,
+            origins=Origins(allowed),
+            metrics=metrics,
+            console=console,
+        )
+        self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 
     def start(self) -> None:
@@ -71,6 +81,10 @@ class Comet:
         if self._sweep.running:
             self._sweep.stop()
         self.hub.stop()
+
+    def _sweep_all(self) -> None:
+        self.hub.sweep()
+        self.routes.listeners.sweep()
 
     def resource(self) -> RoutesResource:
         """Return the HTTP interface as an ``IResource``, to be put anywhere into a twisted.web site."""

@@ -62,7 +62,7 @@ class Standing:
     online: bool
 
 
-class _Poll(Parked[Batch]):
+class Poll(Parked[Batch]):
     """A parked poll: it waits for what comes after its cursor, and takes nothing away."""
 
     __slots__ = ("after", "hub", "limit")
@@ -74,6 +74,7 @@ class _Poll(Parked[Batch]):
         self.limit = limit
 
     def look(self) -> Batch | None:
+        """Read after the cursor."""
         hub = self.hub
         found = hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
         if isinstance(found, Deferred):
@@ -85,6 +86,7 @@ class _Poll(Parked[Batch]):
         return None
 
     def over(self) -> Batch:
+        """Return no messages, and the cursor to go on from."""
         return Batch((), self.after)
 
     def _looked(self, found: Batch) -> None:
@@ -94,7 +96,7 @@ class _Poll(Parked[Batch]):
             self.after = found.cursor
 
 
-class _Take(Parked[Batch]):
+class Take(Parked[Batch]):
     """A parked take: it waits for what no take has had. ``gone`` tells whether its client has left."""
 
     __slots__ = ("gone", "hub", "limit", "place")
@@ -107,6 +109,7 @@ class _Take(Parked[Batch]):
         self.place = OLDEST
 
     def look(self) -> Batch | None:
+        """Take what no take has had, unless the client has left."""
         if self.gone():
             return None  # its connection is about to be reported lost, and others wait behind it
         hub = self.hub
@@ -118,6 +121,7 @@ class _Take(Parked[Batch]):
         return found or None
 
     def over(self) -> Batch:
+        """Return no messages, and the cursor to go on from."""
         return Batch((), self.place)
 
     def _looked(self, found: Batch) -> None:
@@ -252,15 +256,17 @@ class Hub:
         return failure
 
     def _push(self, push: Push) -> Maybe[Receipt]:
+        began = time.perf_counter()
         created_at = self.wall()
         appended = self.store.append(push, self.clock.seconds(), created_at)
         if isinstance(appended, Deferred):
-            return shielded(appended.addCallback(self._appended, push, created_at))
-        return self._appended(appended, push, created_at)
+            return shielded(appended.addCallback(self._appended, push, created_at, began))
+        return self._appended(appended, push, created_at, began)
 
-    def _appended(self, messages: Sequence[Message], push: Push, created_at: float) -> Receipt:
+    def _appended(self, messages: Sequence[Message], push: Push, created_at: float, began: float) -> Receipt:
         self.metrics.pushes += len(messages)
         delivered = sum([self.registry.wake(recipient) for recipient in push.recipients])
+        self.metrics.observe_push(time.perf_counter() - began)
         if not push.queue:
             self.store.retract(messages)
             if not delivered:
@@ -284,7 +290,7 @@ class Hub:
         self.registry.seen(recipients)
         if wait <= 0 or self.stopping:
             return then(self.store.read(recipients, after, limit, self.clock.seconds()), self.counted)
-        return self._park(_Poll(self, recipients, after, limit), wait)
+        return self.park(Poll(self, recipients, after, limit), wait)
 
     def take(
         self,
@@ -301,7 +307,7 @@ class Hub:
         self.registry.seen(recipients)
         if wait <= 0 or self.stopping:
             return then(self.store.take(recipients, limit, self.clock.seconds()), self.counted)
-        return self._park(_Take(self, recipients, limit, gone), wait)
+        return self.park(Take(self, recipients, limit, gone), wait)
 
     def follow(self, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]) -> Follower:
         """Park a reader that is told everything after a cursor, as it comes, until it leaves.
@@ -323,7 +329,8 @@ class Hub:
             for recipient in {message.recipient: None for message in batch.messages}:
                 self.registry.wake(recipient)
 
-    def _park(self, reader: Parked[Batch], wait: float) -> Maybe[Batch]:
+    def park(self, reader: Parked[Batch], wait: float) -> Maybe[Batch]:
+        """Hold a reader until there is something for it, for ``wait`` seconds. Raises ``ServerFull``."""
         # Park before you look: see the module's opening.
         parked = self.registry.park(reader, wait)
         found = reader.look()

@@ -86,6 +86,9 @@ SESSION_ID_BYTES = 20
 LISTENER_SECONDS = 300.0
 """A listener that is not polled for this long is gone, unless it asked for another time."""
 
+LISTENER_SECONDS_MOST = 86_400.0
+"""The longest time a listener may ask to be remembered: as long as messages are."""
+
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""
 

@@ -14,6 +14,7 @@ from .errors import BadRecipient
 from .limits import RECIPIENT_BYTES
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LISTENER = re.compile(r"~[0-9a-f]{40}")
 _RESERVED = frozenset({"", ".", "..", "*", "**"})
 
 
@@ -57,8 +58,11 @@ def is_pattern(name: str) -> bool:
 def covering(name: str) -> tuple[str, ...]:
     """Return the keys under which readers of this recipient are found: itself, then its patterns.
 
-    ``chat/a/b`` is covered by ``chat/a/b``, ``chat/a/*``, ``chat/a/**``, ``chat/**`` and ``**``.
+    ``chat/a/b`` is covered by ``chat/a/b``, ``chat/a/*``, ``chat/a/**``, ``chat/**`` and ``**``. The
+    server's own names and the listeners', which are secrets, are in no pattern.
     """
+    if name.startswith("$") or _LISTENER.fullmatch(name):
+        return (name,)
     parents = name.split("/")[:-1]
     keys = [name, "/".join([*parents, "*"])]
     keys += ["/".join([*parents[:depth], "**"]) for depth in range(len(parents), -1, -1)]

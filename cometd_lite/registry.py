@@ -65,6 +65,14 @@ class Parked(Generic[T]):
         if deferred is not None:
             deferred.callback(answer)
 
+    def refuse(self, error: Exception) -> None:
+        """Fail the Deferred with ``error``, having left the registry first."""
+        if self._registry is not None:
+            self._registry.forget(self)
+        deferred, self.deferred = self.deferred, None
+        if deferred is not None:
+            deferred.errback(error)
+
     def _cancelled(self, _: Deferred[T]) -> None:
         # The canceller forgets and never raises; Deferred.cancel itself then fires CancelledError.
         if self._registry is not None:

@@ -109,6 +109,10 @@ POST /push/NAME. Try it, in two shells beside this one:
 Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.
 Put twistd's own options first: -n stays in the foreground, --pidfile= writes
 no pid file."""
+    optFlags = (  # noqa: N815  Twisted's name
+        ("no-console", None, "Do not show the console page at /."),
+        ("no-metrics", None, "Do not show the counts at /metrics."),
+    )
     optParameters = (  # noqa: N815  Twisted's name
         _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
         _parameter("capacity-bytes", "1M", "Bytes of messages that one mailbox holds.", size),
@@ -264,6 +268,8 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         overflow=options["overflow"],
         hosts=options.hosts,
         origins=options["allow-origin"],
+        metrics=not options["no-metrics"],
+        console=not options["no-console"],
         clock=reactor,
     )
     return CometService(comet, Site(comet.resource()), options["listen"])

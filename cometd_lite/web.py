@@ -42,10 +42,17 @@ from .errors import (
 )
 from .hub import Hub, Standing, then
 from .limits import Limits
+from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
+from .metrics import prometheus
+from .pages import pages
 from .recipient import readable, recipient
 from .stores import Maybe
-from .transports import Answer, longpoll
+from .transports import Answer, longpoll, websocket
+from .transports.ndjson import NDJSON
+from .transports.sse import SSE
+from .transports.stream import Heartbeats, Stream
+from .transports.ws import Talk
 
 _COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
 _JSON = b"Content-Type: application/json\r\n" + _COMMON
@@ -62,16 +69,18 @@ _PREFLIGHT = (
     b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
     b"Access-Control-Max-Age: 7200\r\n"
 )
-_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + _COMMON
+_NOTHING_HERE = "Nothing is at this path; the interface begins at /push/NAME and /poll/NAME."
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _COUNT = re.compile(r"[0-9]{1,9}")
-_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.IGNORECASE)
+_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
 _VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 _REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
-_NAMING = frozenset({b"push", b"poll", b"recipients"})
+_NAMING = frozenset({b"push", b"poll", b"stream", b"ws", b"recipients"})
 """First segments of paths that name a recipient."""
 
 Overflow = Literal["reject", "drop-oldest"]
@@ -84,6 +93,7 @@ class Request(Protocol):
 
     method: bytes
     uri: bytes
+    path: bytes
     postpath: list[bytes]
     content: BinaryIO
     transport: Any
@@ -124,6 +134,18 @@ def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Calla
     return declare
 
 
+def _routes_of_pages(app: Klein) -> Callable[[Route], Route]:
+    """Declare a route for each file of the pages, by its name."""
+
+    def declare(handler: Route) -> Route:
+        for name in pages():
+            if name != "index.html":
+                handler = _route(app, f"/{name}", "GET")(handler)
+        return handler
+
+    return declare
+
+
 class Routes:
     """The routes of one hub. ``app`` is their Klein application, bound to the instance it is got from."""
 
@@ -138,6 +160,8 @@ class Routes:
         overflow: Overflow = "reject",
         hosts: Hosts | None = None,
         origins: Origins | None = None,
+        metrics: bool = True,
+        console: bool = True,
         random: Random | None = None,
     ) -> None:
         self.hub = hub
@@ -145,6 +169,11 @@ class Routes:
         self.overflow = overflow
         self.hosts = hosts or Hosts()
         self.origins = origins or Origins()
+        self.show_metrics = metrics
+        self.show_console = console
+        self.listeners = Listeners(hub, limits.max_sessions)
+        self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
+        self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
     # -- push
@@ -156,7 +185,7 @@ class Routes:
         query = parse_query(request.uri)
         media_type = request.getHeader(b"content-type")
         push = Push(
-            recipients=tuple(dict.fromkeys(map(recipient, self._names(name, query)))),
+            recipients=self._addressed(name, query),
             contents=self._contents(request, None if media_type is None else media_type.decode("latin-1")),
             event=_event(_one(query, "event")),
             ttl=_ttl(_one(query, "ttl")),
@@ -165,6 +194,14 @@ class Routes:
             key=_key(request.getHeader(b"idempotency-key")),
         )
         return then(self.hub.push(push), _receipt)
+
+    def _addressed(self, name: str | None, query: Query) -> tuple[str, ...]:
+        if "to" in query:
+            _choice(query, "to", ("listeners",), "listeners")
+            if name is not None or "rcpt" in query:
+                raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
+            return (ALL_LISTENERS,)
+        return tuple(dict.fromkeys(map(recipient, self._names(name, query))))
 
     def _contents(self, request: Request, media_type: str | None) -> tuple[Content, ...]:
         body = request.content.read()
@@ -176,8 +213,7 @@ class Routes:
             "application/x-ndjson",
             "application/ndjson",
         }:
-            lines = [line for line in body.split(b"\n") if line.strip()]
-            return tuple([_content(line.strip(), JSON_TYPE) for line in lines or [b""]])
+            return _lines(body)
         return (_content(body, media_type),)
 
     # -- poll
@@ -187,11 +223,15 @@ class Routes:
     def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
         query = parse_query(request.uri)
-        recipients = tuple(dict.fromkeys(map(readable, self._names(name, query))))
         form = _format(query, request.getHeader(b"accept"))
         limit = 1 if form == "raw" else _limit(_one(query, "limit"))
         wait, preferred = self._wait(query, request.getHeader(b"prefer"))
         after, conditional = _place(query, request)
+        listener = _one(query, "listener")
+        if listener is None:
+            recipients = self._recipients(name, query)
+        elif name is not None or "rcpt" in query:
+            raise BadParameter("A listener has its recipients; name it alone.")
         if request.method == b"HEAD":
             after, wait = after or OLDEST, 0.0  # a look takes nothing and waits for nothing
 
@@ -201,6 +241,9 @@ class Routes:
                 made = made.with_head(b"Preference-Applied: wait=%d\r\n" % wait)
             return made.with_head(_CLOSE) if self.hub.stopping else made
 
+        if listener is not None:
+            held = self.listeners.get(listener)
+            return then(self.listeners.poll(held, after, wait, limit, lambda: not _has_left(request)), answer)
         if after is not None:
             return then(self.hub.poll(recipients, after, wait, limit), answer)
 
@@ -225,6 +268,74 @@ class Routes:
                 return min(float(match[1] or match[2]), int(most)), True
         return min(bounds.WAIT_SECONDS, most), False
 
+    # -- stream and socket
+
+    @_route(app, "/stream", "GET")
+    @_route(app, "/stream/<path:name>", "GET")
+    def stream(self, request: Any, name: str | None = None) -> Answer | Deferred[None]:
+        """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
+        query = parse_query(request.uri)
+        recipients = self._recipients(name, query)
+        after = _place(query, request)[0] or NOW
+        accept = (request.getHeader(b"accept") or b"").lower()
+        form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
+        if request.method == b"HEAD":
+            return Answer(200, form.head)
+        head = form.head + self._cors(request)
+        stream = Stream(request, self.hub, form, self._heartbeats, self._random)
+        return stream.begin(recipients, after, lambda: _begin(request, head))
+
+    @_route(app, "/ws", "GET", changes=True)
+    @_route(app, "/ws/<path:name>", "GET", changes=True)
+    def socket(self, request: Any, name: str | None = None) -> Deferred[None]:
+        """Open a WebSocket on the recipients (HTTP.md, "WebSocket")."""
+        query = parse_query(request.uri)
+        recipients = self._recipients(name, query)
+        after = _place(query, request)[0] or NOW
+        most = self.limits.max_body + bounds.SOCKET_MESSAGE_BYTES_OVER_BODY
+        websocket.accept(
+            request, lambda: Talk(self.hub, recipients, after, self._check_push), self._pings, most
+        )
+        return Deferred()  # the connection is the socket's now; nothing is left to answer
+
+    def _check_push(self, push: Push) -> None:
+        _event(push.event)
+        if any(len(content.body) > self.limits.max_body for content in push.contents):
+            raise self.too_large()
+
+    # -- listeners
+
+    @_route(app, "/register", "POST", changes=True)
+    def register(self, request: Request) -> Maybe[Answer]:
+        """Register a listener (HTTP.md, "Listeners")."""
+        asked = _json_object(request.content.read(), {"recipients", "ttl"})
+        ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
+        if (
+            isinstance(ttl, bool)
+            or not isinstance(ttl, (int, float))
+            or not 0 < ttl <= bounds.LISTENER_SECONDS_MOST
+        ):
+            raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
+        return then(self.listeners.register(_listed(asked), float(ttl)), _registered)
+
+    @_route(app, "/listeners/<path:id>", "GET")
+    def listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+        """Show a listener."""
+        return Answer(200, _JSON, _described(self.listeners.get(id)))
+
+    @_route(app, "/listeners/<path:id>", "PUT", changes=True)
+    def change_listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+        """Set the recipients of a listener."""
+        listener = self.listeners.get(id)
+        self.listeners.change(listener, _listed(_json_object(request.content.read(), {"recipients"})))
+        return Answer(200, _JSON, _described(listener))
+
+    @_route(app, "/listeners/<path:id>", "DELETE", changes=True)
+    def end_listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+        """End a listener."""
+        self.listeners.end(self.listeners.get(id))
+        return Answer(204, _COMMON)
+
     # -- recipients
 
     @_route(app, "/recipients/<path:name>", "GET")
@@ -246,6 +357,45 @@ class Routes:
             return Answer(503, _JSON + self._retry_after(1), b'{"status":"stopping"}')
         return Answer(200, _JSON, b'{"status":"ok"}')
 
+    @_route(app, "/metrics", "GET")
+    def metrics(self, request: Request) -> Answer:
+        """Show what is counted, as Prometheus reads it."""
+        if not self.show_metrics:
+            raise NotFound("The metrics are turned off.")
+        return Answer(200, _METRICS, prometheus(self.hub.metrics, self._gauges))
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        usage = self.hub.store.usage()
+        metrics = self.hub.metrics
+        limits = self.limits
+        parked = self.hub.registry.parked
+        return {
+            "parked": ("Readers that wait: polls, streams and sockets.", parked),
+            "parked_max": ("The bound on readers that wait.", limits.max_parked),
+            "parked_polls": ("Polls that are held.", parked - metrics.streams - metrics.sockets),
+            "streams": ("Streams that are open.", metrics.streams),
+            "sockets": ("WebSockets that are open.", metrics.sockets),
+            "listeners": ("Listeners that are registered.", len(self.listeners)),
+            "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
+            "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
+            "messages": ("Messages that are kept.", usage.messages),
+            "memory_bytes": ("Memory that messages and mailboxes take, with overhead.", usage.memory),
+            "memory_bytes_max": ("The bound on that memory.", limits.max_memory),
+        }
+
+    @_route(app, "/", "GET")
+    @_routes_of_pages(app)
+    def page(self, request: Request) -> Answer:
+        """Show the console page, the browser client, or a part of them."""
+        name = request.path.rpartition(b"/")[2].decode() or "index.html"
+        if not self.show_console and name != "client.js":
+            raise NotFound("The console is turned off.")
+        page = pages()[name]
+        lines = "".join([f"{field}: {value}\r\n" for field, value in page.headers.items()])
+        if request.getHeader(b"if-none-match") == page.etag.encode():
+            return Answer(304, lines.encode())
+        return Answer(200, lines.encode(), page.body)
+
     # -- what all of them need
 
     def admit(self, request: Request, *, changes: bool) -> None:
@@ -256,6 +406,10 @@ class Routes:
             origin = request.getHeader(b"origin")
             if origin is not None:
                 self.origins.check(origin, host, secure=request.isSecure())
+
+    def _recipients(self, name: str | None, query: Query) -> tuple[str, ...]:
+        """Return what a reader asks for: names, and patterns."""
+        return tuple(dict.fromkeys(map(readable, self._names(name, query))))
 
     def _names(self, name: str | None, query: Query) -> list[str]:
         given = query.get("rcpt", [])
@@ -269,27 +423,34 @@ class Routes:
             raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
         return given
 
-    def send(self, answer: Answer, request: Request) -> bytes | None:
+    def send(self, answer: Answer | None, request: Any) -> bytes | None:
         """Write ``answer``, with what the request's origin needs to read it.
 
         Returns the body where twisted.web is to write it, None where ``serving/`` has written it.
         """
-        origin = request.getHeader(b"origin")
-        if origin is not None and self.origins.allow(
-            origin, request.getHeader(b"host"), secure=request.isSecure()
-        ):
-            answer = answer.with_head(b"Access-Control-Allow-Origin: %b\r\n" % origin + _ALLOWED_ORIGIN)
+        if answer is None:
+            finish = getattr(request, "respond", None) and request.finish
+            return finish() if finish else b""
+        cors = self._cors(request)
+        if cors:
+            answer = answer.with_head(cors)
         respond = getattr(request, "respond", None)
         if respond is not None:
             respond(answer.status, answer.head, answer.body)
             return None
-        request.setResponseCode(answer.status)
-        for line in answer.head.split(b"\r\n")[:-1]:
-            field, _, value = line.partition(b": ")
-            request.responseHeaders.addRawHeader(field, value)
+        _set_head(request, answer.status, answer.head)
         if answer.status not in {204, 304}:
             request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(answer.body)])
         return answer.body
+
+    def _cors(self, request: Request) -> bytes:
+        """Return the header lines that let a page of an allowed origin read the answer."""
+        origin = request.getHeader(b"origin")
+        if origin is None or not self.origins.allow(
+            origin, request.getHeader(b"host"), secure=request.isSecure()
+        ):
+            return b""
+        return b"Access-Control-Allow-Origin: %b\r\n" % origin + _ALLOWED_ORIGIN
 
     def failed(self, failure: Failure, request: Request) -> Any:
         """Send the problem that a route's Deferred failed with."""
@@ -356,7 +517,7 @@ class Routes:
             if len(request.postpath) > 1 and request.postpath[0] in _NAMING:
                 # The router matches no name with an empty segment; say what is wrong with it.
                 return BadRecipient("A recipient is needed, with no empty segment, no leading or trailing /.")
-            return NotFound("Nothing is at this path; the interface begins at /push/NAME and /poll/NAME.")
+            return NotFound(_NOTHING_HERE)
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
 
 
@@ -424,7 +585,9 @@ def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> 
 
 
 def _event(event: str | None) -> str | None:
-    if event is not None and (not 0 < len(event.encode()) <= bounds.EVENT_BYTES or not event.isprintable()):
+    if event is not None and (
+        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
+    ):
         raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
     return event
 
@@ -501,6 +664,37 @@ def _content(body: bytes, media_type: str | None) -> Content:
         raise BadBody(str(error)) from None
 
 
+def _json_object(body: bytes, known: set[str]) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"The body is one JSON object: {error}.") from None
+    if not isinstance(asked, dict) or not known.issuperset(asked):
+        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
+    return asked
+
+
+def _listed(asked: dict[str, Any]) -> tuple[str, ...]:
+    names = asked.get("recipients", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("recipients is a list of names.")
+    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return tuple(dict.fromkeys(map(readable, names)))
+
+
+def _lines(body: bytes) -> tuple[Content, ...]:
+    """Return the messages of an NDJSON body, one a line; lines of white space are none."""
+    contents = []
+    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
+        if line:
+            try:
+                contents.append(Content.parse(line, JSON_TYPE))
+            except ValueError as error:
+                raise BadBody(f"Line {number}: {error}") from None
+    return tuple(contents) or (_content(b"", JSON_TYPE),)
+
+
 def _is_media_type(text: str) -> bool:
     return len(text) <= bounds.MEDIA_TYPE_BYTES and _MEDIA_TYPE.fullmatch(text) is not None
 
@@ -534,6 +728,39 @@ def _standing(standing: Standing) -> Answer:
 
 def _allowed(error: NoSuchMethod) -> tuple[str, ...]:
     return tuple(sorted({*(error.valid_methods or ()), "OPTIONS"}))
+
+
+def _begin(request: Any, head: bytes) -> None:
+    """Begin a response that does not end."""
+    start = getattr(request, "start", None)
+    if start is not None:
+        start(200, head)
+    else:
+        _set_head(request, 200, head)
+
+
+def _set_head(request: Any, status: int, head: bytes) -> None:
+    """Give twisted.web the status and header lines of a response."""
+    request.setResponseCode(status)
+    for line in head.split(b"\r\n")[:-1]:
+        field, _, value = line.partition(b": ")
+        request.responseHeaders.addRawHeader(field, value)
+
+
+def _registered(listener: Listener) -> Answer:
+    location = b"Location: /listeners/%b\r\n" % listener.id.encode()
+    return Answer(201, location + _JSON, _described(listener))
+
+
+def _described(listener: Listener) -> bytes:
+    return orjson.dumps(
+        {
+            "id": listener.id,
+            "recipients": listener.recipients,
+            "expires_in": int(listener.ttl) if listener.ttl.is_integer() else listener.ttl,
+            "cursor": str(listener.place),
+        }
+    )
 
 
 def _has_left(request: Request) -> bool:

@@ -94,6 +94,7 @@ class Stream:
     def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
         self._request = request
         self._hub = hub
+        self._metrics = hub.metrics
         self._form = form
         self._heartbeats = heartbeats
         self._random = random
@@ -104,21 +105,24 @@ class Stream:
         self._piled = 0
         self._open = True
 
-    def begin(self, recipients: tuple[str, ...], after: Cursor) -> Deferred[None]:
+    def begin(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> Deferred[None]:
         """Follow the recipients from a cursor on; the Deferred fires when the server ends the stream.
 
-        Cancelling it, as a lost connection does, forgets the reader. Raises ``ServerFull`` or ``Stopping``
-        before anything is written.
+        Cancelling it, as a lost connection does, forgets the reader. Raises ``ServerFull`` or ``Stopping``;
+        once the reader is admitted, ``start`` is called to write the head of the response.
         """
         follower = self._follower = self._hub.follow(recipients, after, self._tell)
         ended = follower.deferred
         assert ended is not None, "who was parked just now has a Deferred"
+        self._metrics.streams += 1
+        start()
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
         leave = self._heartbeats.add(self._beat)
 
         def left(result: Any) -> Any:
             self._open = False
+            self._metrics.streams -= 1
             leave()
             return result
 

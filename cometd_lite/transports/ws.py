@@ -1,4 +1,4 @@
-"""What is said at ``/ws``: pushes arrive as JSON texts, messages and receipts leave (HTTP.md, "WebSocket")."""
+"""What is said at ``/ws``: pushes arrive as texts, messages and receipts leave (HTTP.md, "WebSocket")."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GAP = text_frame(b'{"gap":true}')
 class Talk:
     """One client at ``/ws``: follows its recipients from a cursor on, and pushes.
 
-    ``check`` makes a push of a parsed text, or raises. Raises ``ServerFull`` or ``Stopping`` when made.
+    ``check`` raises where a push may not be made. Raises ``ServerFull`` or ``Stopping`` when made.
     """
 
     log = Logger()
@@ -32,7 +32,7 @@ class Talk:
         hub: Hub,
         recipients: tuple[str, ...],
         after: Cursor,
-        check: Callable[[Push], None] = lambda push: None,
+        check: Callable[[Push], None],
     ) -> None:
         self._hub = hub
         self._check = check
@@ -44,6 +44,7 @@ class Talk:
 
     def opened(self, socket: Socket) -> None:
         """Begin to tell."""
+        self._hub.metrics.sockets += 1
         self._socket = socket
         self._follower.go_on()
 
@@ -53,6 +54,7 @@ class Talk:
 
     def lost(self) -> None:
         """Forget the reader."""
+        self._hub.metrics.sockets -= 1
         if self._follower.deferred is not None:
             self._follower.deferred.cancel()
 
