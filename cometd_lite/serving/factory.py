@@ -1,0 +1,131 @@
+"""Connections come in from a listening port, and each is given the same routes, bounds and timer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from wsgiref.handlers import format_date_time
+
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+from twisted.web.http import RESPONSES
+from zope.interface import implementer
+
+from .bounds import TICK, Bounds
+from .dispatch import Table
+from .heads import Head, parse_block
+from .protocol import HEAD, HTTPConnection
+from .wire import Owner, TwistedWire, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from klein import Klein
+    from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+
+    from .request import Request
+
+
+@implementer(IProtocolFactory)
+class HTTPFactory:
+    """Serves a Klein app over HTTP/1.1.
+
+    ``app`` may be bound to an instance. ``malformed(status, sentence)`` renders an answer where there is no request
+    to speak of (400, 408, 414, 431, 500, 505): a block of ``Name: value`` lines, each with its CRLF, and a body.
+    ``prefix`` is the path under which the app is mounted; what lies outside is not found. ``on_answer`` is called
+    with each request that was answered, for an access log.
+
+    ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
+    ``shutdown`` closes those that are idle.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        app: Klein,
+        *,
+        clock: IReactorTime,
+        malformed: Callable[[int, str], tuple[bytes, bytes]],
+        bounds: Bounds | None = None,
+        prefix: bytes = b"",
+        on_answer: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.app = app
+        self.clock = clock
+        self.seconds = clock.seconds
+        self.malformed = malformed
+        self.bounds = bounds or Bounds()
+        self.on_answer = on_answer
+        self.routes = Table(app, prefix)
+        self.connections: set[HTTPConnection] = set()
+        self.stopping = False
+        self.tick = 1
+        self.status_lines: dict[int, bytes] = {}
+        self._heads: dict[bytes, Head] = {}
+        self._timer: IDelayedCall | None = None
+
+    # -- IProtocolFactory
+
+    def buildProtocol(self, addr: IAddress | None) -> HTTPConnection:  # noqa: ARG002, N802  Twisted's name
+        """Return the server's end of a new connection."""
+        return HTTPConnection(self)
+
+    def doStart(self) -> None:  # noqa: N802  Twisted's name
+        """Nothing is needed to begin."""
+
+    def doStop(self) -> None:  # noqa: N802  Twisted's name
+        """The port is closed; connections live on until they end or ``shutdown``."""
+
+    # -- what its connections need
+
+    def wire(self, transport: Any, owner: Owner) -> Wire:
+        """Return the fastest wire there is over ``transport``."""
+        return TwistedWire(transport, owner)
+
+    def opened(self, connection: HTTPConnection) -> None:
+        """Count a connection in; the first one starts the timer."""
+        self.connections.add(connection)
+        if self._timer is None:
+            self._timer = self.clock.callLater(TICK, self._pass_time)
+
+    def closed(self, connection: HTTPConnection) -> None:
+        """Count a connection out; the last one stops the timer."""
+        self.connections.discard(connection)
+        if not self.connections and self._timer is not None:
+            timer, self._timer = self._timer, None
+            timer.cancel()
+            self.status_lines.clear()
+
+    def _pass_time(self) -> None:
+        """Move every clock on by one tick, and see whose time is up."""
+        self._timer = self.clock.callLater(TICK, self._pass_time)
+        self.status_lines.clear()
+        self.tick = tick = self.tick + 1
+        for connection in [one for one in self.connections if 0 < one.deadline <= tick]:
+            connection.overdue()
+
+    def status_line(self, status: int) -> bytes:
+        """Return the status line, and the Date (RFC 9110 §6.6.1) that goes with every answer of this second."""
+        reason = RESPONSES.get(status, b"")
+        date = format_date_time(self.seconds()).encode()
+        line = self.status_lines[status] = b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, reason, date)
+        return line
+
+    def head(self, block: bytes) -> Head:
+        """Return the checked head of a block of field lines; known ones are recognised. Raises ``Refused``."""
+        head = self._heads.get(block)
+        if head is None:
+            head = parse_block(block, self.bounds)
+            if len(block) <= self.bounds.head_known:
+                if len(self._heads) >= self.bounds.heads_known:
+                    self._heads.clear()
+                self._heads[block] = head
+        return head
+
+    # -- the end
+
+    def shutdown(self) -> None:
+        """Close the connections that wait for a request; set ``stopping`` before, for all others."""
+        for connection in list(self.connections):
+            if connection.state == HEAD:
+                connection.overdue()

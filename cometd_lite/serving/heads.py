@@ -1,0 +1,189 @@
+"""A request's head comes in as bytes and leaves as a method, a target and a checked ``Head``; or is refused.
+
+The grammar is that of RFC 9112, with no leniency: everything on which two servers in a row could disagree (two
+lengths, a length with chunked coding, bare CR or LF, folded lines, a space before the colon, control characters)
+is refused with 400, and the connection is closed.
+
+A client sends nearly the same head with each poll, so a header block is checked once and then recognised:
+comparing it costs less than any parser. This is why there is no llhttp here: with it, each field is a call, and
+the strict checks would still be a second pass.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .bounds import Bounds
+
+_REQUEST_LINE: Final = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])"
+).fullmatch
+_OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9](?:\.[0-9])?").fullmatch
+# A field line (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
+_FIELDS: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e\x80-\xff]*+)\r\n").findall
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}").fullmatch
+_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
+).fullmatch
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL).fullmatch
+# What no head may have: found before the head is complete, it need not be waited for.
+_HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])").search
+
+
+class Refused(Exception):
+    """A message that cannot be served; ``status`` and ``sentence`` are its answer, then the connection closes."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class Head:
+    """A checked header block. Immutable, and shared by all requests that sent the same bytes.
+
+    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks. ``close`` and ``keep`` say what
+    Connection asks for. ``expects``: a 100 is waited for (RFC 9110 §10.1.1). ``host`` is None where there is none.
+    """
+
+    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length")
+
+    def __init__(self, block: bytes, last: dict[bytes, bytes]) -> None:
+        self.block = block
+        self._last: dict[bytes, bytes] | None = last
+        self.length = 0
+        self.chunked = False
+        self.close = False
+        self.keep = False
+        self.expects = False
+        self.host: bytes | None = None
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Return all fields, in order, as names in lower case and trimmed values."""
+        return [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS(self.block)]
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the last value of ``name`` (in lower case), or None."""
+        last = self._last
+        if last is None:
+            last = self._last = dict(self.fields())
+        return last.get(name)
+
+    def forget(self) -> None:
+        """Drop what can be had from the bytes again, while the request waits."""
+        self._last = None
+
+
+def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
+    """Return method, target and minor version of a request line (RFC 9112 §3).
+
+    Raises ``Refused``: 414, 505, 400.
+    """
+    match = _REQUEST_LINE(line)
+    if match is None:
+        if len(line) > bounds.target + 64:
+            raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
+        if _OTHER_VERSION(line):
+            raise Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        raise Refused(400, "The request line is not that of HTTP/1.1.")
+    method, target, minor = match.groups()
+    if len(target) > bounds.target:
+        raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
+    return method, target, int(minor)
+
+
+def parse_block(block: bytes, bounds: Bounds) -> Head:
+    """Check the lines between request line and empty line, each with its CRLF (RFC 9112 §5, §6).
+
+    Raises ``Refused``: 400, 417, 431.
+    """
+    fields = _FIELDS(block)
+    # findall steps over what does not match; only if nothing was stepped over, every line is a field.
+    if sum([len(name) + len(value) + 3 for name, value in fields]) != len(block):
+        raise Refused(400, "A header field is not `name: value` on one line, ended by CRLF.")
+    if len(fields) > bounds.fields:
+        raise Refused(431, f"There are more than {bounds.fields} header fields.")
+    last: dict[bytes, bytes] = {}
+    head = Head(block, last)
+    for raw, padded in fields:
+        name = raw.lower()
+        value = padded.strip(b" \t")
+        if name in _FRAMING:
+            _frame(head, name, value, again=name in last)
+        last[name] = value
+    if head.chunked and b"content-length" in last:
+        raise Refused(400, "Content-Length and Transfer-Encoding contradict each other.")
+    return head
+
+
+_FRAMING: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"},
+)
+
+
+def _frame(head: Head, name: bytes, value: bytes, *, again: bool) -> None:
+    """Take in a field on which the end of the message, or its addressee, depends."""
+    if name == b"connection":
+        tokens = [token.strip(b" \t") for token in value.lower().split(b",")]
+        head.close = head.close or b"close" in tokens
+        head.keep = head.keep or b"keep-alive" in tokens
+        return
+    if again:
+        raise Refused(400, f"There are two {name.decode()} fields.")
+    if name == b"content-length":
+        if not _LENGTH(value):
+            raise Refused(400, "Content-Length is not a number of bytes.")
+        head.length = int(value)
+    elif name == b"transfer-encoding":
+        if value.lower() != b"chunked":
+            raise Refused(400, "The only transfer coding here is chunked.")
+        head.chunked = True
+    elif name == b"host":
+        if not _HOST(value):
+            raise Refused(400, "Host is not a host and port.")
+        head.host = value
+    elif value.lower() == b"100-continue":
+        head.expects = True
+    else:
+        raise Refused(417, "The only expectation that can be met is 100-continue.")
+
+
+def split_absolute(target: bytes, head: Head) -> tuple[bytes, Head]:
+    """Return a target that does not begin with a slash as one that does, and the head that goes with it.
+
+    An absolute target's host takes the place of the Host field (RFC 9112 §3.2.2). ``*`` stays as it is.
+    Raises ``Refused``: 400.
+    """
+    if target == b"*":
+        return target, head
+    match = _ABSOLUTE(target)
+    if match is None or not _HOST(match[1]):
+        raise Refused(400, "The request target is neither a path nor an http URI.")
+    host, rest = match.groups(b"/")
+    other = Head(head.block, {**dict(head.fields()), b"host": host})
+    other.length, other.chunked, other.expects = head.length, head.chunked, head.expects
+    other.close, other.keep, other.host = head.close, head.keep, host
+    # The block is what forgotten fields are read from again.
+    other.block = b"".join([b"%b: %b\r\n" % field for field in head.fields() if field[0] != b"host"])
+    other.block += b"host: %b\r\n" % host
+    return (b"/" + rest if rest.startswith(b"?") else rest), other
+
+
+def parse_trailers(block: bytes) -> None:
+    """Check trailer fields (RFC 9112 §7.1.2); nothing here uses them. Raises ``Refused``: 400."""
+    if sum([len(name) + len(value) + 3 for name, value in _FIELDS(block)]) != len(block):
+        raise Refused(400, "A trailer field is not `name: value` on one line, ended by CRLF.")
+
+
+def check_unfinished(data: bytes, start: int, bounds: Bounds) -> None:
+    """Refuse a head that is not complete yet, but can never become a good one.
+
+    ``start`` is how much of ``data`` was looked at before. Raises ``Refused``: 400, 414, 431.
+    """
+    if _HOPELESS(data, max(0, start - 1)):
+        raise Refused(400, "The head has a control character, or a line not ended by CRLF.")
+    if len(data) > bounds.target + 64 and b"\r\n" not in data[: bounds.target + 64]:
+        raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
+    if len(data) > bounds.head:
+        raise Refused(431, f"The head is longer than {bounds.head} bytes.")
