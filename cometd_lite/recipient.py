@@ -41,9 +41,9 @@ def recipient(name: str) -> str:
 @lru_cache(maxsize=16_384)
 def readable(name: str) -> str:
     """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``."""
-    head, _, last = name.rpartition("/")
+    head, slash, last = name.rpartition("/")
     if last in {"*", "**"}:
-        if head:
+        if slash:
             recipient(head)
         return name
     return recipient(name)
@@ -54,7 +54,7 @@ def is_pattern(name: str) -> bool:
     return name.endswith("*") and name.rpartition("/")[2] in {"*", "**"}
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2_048)  # a name of 128 segments has 130 keys, which take 25 KB
 def covering(name: str) -> tuple[str, ...]:
     """Return the keys under which readers of this recipient are found: itself, then its patterns.
 
