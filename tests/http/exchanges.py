@@ -1,0 +1,209 @@
+"""A tiny HTTP client in memory, one for each way in which the routes are served.
+
+``send(method, target, headers, body)`` gives an ``Exchange``: its ``answer`` is None while the request is
+parked. ``flush`` moves what the server wrote since; ``hang_up`` loses the connection from the client's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from hyperlink import EncodedURL
+from treq.testing import StubTreq
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
+
+Fields = list[tuple[str, str]]
+HOST = "localhost:8080"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole response. ``headers`` have lower-case names; what came twice is there joined by a comma."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] in {"application/json", "application/problem+json"}
+        return orjson.loads(self.body)
+
+
+class Exchange(Protocol):
+    """One request and, once it is there, its answer."""
+
+    answer: Answer | None
+
+    def hang_up(self) -> None:
+        """Lose the connection, as a client that leaves."""
+
+
+class Driver(Protocol):
+    """One way to reach the routes."""
+
+    def send(self, method: str, target: str, headers: Fields, body: bytes) -> Exchange:
+        """Send a request whose target is already percent-encoded."""
+
+    def flush(self) -> None:
+        """Bring answers that were written since to their exchanges."""
+
+
+def merged(fields: Fields) -> dict[str, str]:
+    """Return header fields by their names in lower case."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        lower = name.lower()
+        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    return headers
+
+
+# -- the resource in a twisted.web site, by treq
+
+
+@dataclass
+class _TreqExchange:
+    response: Deferred[Any]
+    flush: Callable[[], None]
+    answer: Answer | None = None
+
+    def hang_up(self) -> None:
+        self.response.cancel()
+        self.flush()
+
+
+class TreqDriver:
+    """Drives a resource in a twisted.web site as treq's own tests do."""
+
+    def __init__(self, resource: IResource) -> None:
+        self._treq = StubTreq(resource)
+
+    def send(self, method: str, target: str, headers: Fields, body: bytes) -> Exchange:
+        fields = Headers()
+        for name, value in headers:
+            fields.addRawHeader(name.encode(), value.encode("latin-1", "surrogateescape"))
+        url = EncodedURL.from_text(f"http://{HOST}{target}")
+        exchange = _TreqExchange(
+            self._treq.request(
+                method, url, headers=fields, data=body or None, allow_redirects=False, _stacklevel=1
+            ),
+            self.flush,
+        )
+
+        def read(response: Any) -> None:
+            fields = [
+                (name.decode(), value.decode("latin-1"))
+                for name, values in response.headers.getAllRawHeaders()
+                for value in values
+            ]
+
+            def there(content: bytes) -> None:
+                exchange.answer = Answer(response.code, merged(fields), content)
+
+            self._treq.content(response).addCallback(there)
+
+        exchange.response.addCallback(read)
+        exchange.response.addErrback(
+            lambda failure: failure.trap(CancelledError, ResponseFailed, ResponseNeverReceived) and None
+        )
+        self.flush()
+        return exchange
+
+    def flush(self) -> None:
+        self._treq.flush()
+
+
+# -- bytes into a protocol, for the project's own server
+
+
+@dataclass
+class WireExchange:
+    """A connection that carries one request; what the server wrote is parsed strictly."""
+
+    protocol: Any
+    transport: StringTransport
+    method: str
+    answer: Answer | None = None
+    lost: bool = False
+    continues: int = field(default=0)
+
+    def write(self, data: bytes) -> None:
+        """Send further bytes on this connection."""
+        self.protocol.dataReceived(data)
+        self.read()
+
+    def read(self) -> None:
+        """Look whether the whole answer is there."""
+        if self.answer is not None or self.lost:
+            return
+        written = self.transport.value()
+        while written.startswith(b"HTTP/1.1 100 "):
+            self.continues += 1
+            written = written.partition(b"\r\n\r\n")[2]
+            self.transport.clear()
+            self.transport.write(written)
+        head, end, body = written.partition(b"\r\n\r\n")
+        if not end:
+            return
+        line, *lines = head.decode("latin-1").split("\r\n")
+        version, status, _ = line.split(" ", 2)
+        assert version == "HTTP/1.1"
+        fields = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+        headers = merged(fields)
+        bodiless = self.method == "HEAD" or int(status) in {204, 304}
+        length = 0 if bodiless else int(headers["content-length"])
+        assert len(body) <= length, "more was written than the answer has"
+        if len(body) == length:
+            self.answer = Answer(int(status), headers, body)
+
+    def hang_up(self) -> None:
+        self.lost = True
+        self.protocol.connectionLost(Failure(ConnectionLost()))
+
+
+class WireDriver:
+    """Drives a protocol factory by bytes, one connection for each request."""
+
+    def __init__(self, factory: IProtocolFactory, settle: Callable[[], None] = lambda: None) -> None:
+        self._factory = factory
+        self._settle = settle
+        self._exchanges: list[WireExchange] = []
+
+    def send(self, method: str, target: str, headers: Fields, body: bytes) -> WireExchange:
+        names = {name.lower() for name, _ in headers}
+        fields = [*headers] if "host" in names else [("Host", HOST), *headers]
+        if (body or method == "POST") and names.isdisjoint({"content-length", "transfer-encoding"}):
+            fields.append(("Content-Length", str(len(body))))
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
+        exchange = self.connect(method)
+        exchange.write("\r\n".join(lines).encode("latin-1", "surrogateescape") + body)
+        self.flush()
+        return exchange
+
+    def connect(self, method: str = "GET") -> WireExchange:
+        """Open a connection on which nothing was sent yet."""
+        client = IPv4Address("TCP", "127.0.0.1", 31337)
+        protocol = self._factory.buildProtocol(client)
+        transport = StringTransport(IPv4Address("TCP", "127.0.0.1", 8080), client)
+        assert protocol is not None
+        protocol.makeConnection(transport)
+        exchange = WireExchange(protocol, transport, method)
+        self._exchanges.append(exchange)
+        return exchange
+
+    def flush(self) -> None:
+        self._settle()
+        for exchange in self._exchanges:
+            exchange.read()
+        self._exchanges = [exchange for exchange in self._exchanges if exchange.answer is None]
