@@ -32,6 +32,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
+def problem_type(kind: str) -> str:
+    """Return the stable URI of a kind of problem (RFC 9457 §3.1.1)."""
+    return f"urn:cometd-lite:problem:{kind}"
+
+
 class CometError(Exception):
     """A refusal that a client is told about, as a problem of RFC 9457.
 
@@ -51,7 +56,7 @@ class CometError(Exception):
     def problem(self) -> dict[str, Any]:
         """Return the members of the problem document (RFC 9457 §3.1)."""
         return {
-            "type": f"urn:cometd-lite:problem:{self.kind}",
+            "type": problem_type(self.kind),
             "title": self.title,
             "status": self.status,
             "detail": self.detail,

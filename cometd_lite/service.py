@@ -29,6 +29,7 @@ from . import __version__
 from .auth import Hosts, is_loopback
 from .comet import Comet
 from .limits import Limits
+from .serving import Bounds, HTTPFactory
 
 reactor: Any = _reactor
 # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an hour
@@ -208,7 +209,7 @@ class CometService(Service):
     log = Logger()
     name = "cometd-lite"
 
-    def __init__(self, comet: Comet, factory: Any, listen: list[str]) -> None:
+    def __init__(self, comet: Comet, factory: HTTPFactory, listen: list[str]) -> None:
         self.comet = comet
         self.factory = factory
         self.listen = listen
@@ -245,7 +246,9 @@ class CometService(Service):
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
         self.ports = []
+        self.factory.stopping = True
         self.comet.stop()
+        self.factory.shutdown()
         return gatherResults([closed for closed in closing if closed is not None])
 
     def _exit_quietly_on_sigterm(self) -> None:
@@ -261,8 +264,6 @@ class CometService(Service):
 
 def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
     """Return the service that ``twistd`` runs."""
-    from twisted.web.server import Site  # noqa: PLC0415
-
     comet = Comet(
         limits=options.limits,
         overflow=options["overflow"],
@@ -272,7 +273,14 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         console=not options["no-console"],
         clock=reactor,
     )
-    return CometService(comet, Site(comet.resource()), options["listen"])
+    factory = HTTPFactory(
+        comet.routes.app,
+        clock=reactor,
+        malformed=comet.routes.malformed,
+        bounds=Bounds(body=options["max-body"]),
+        prefix=options["mount"].encode(),
+    )
+    return CometService(comet, factory, options["listen"])
 
 
 def _is_local(endpoint: str) -> bool:

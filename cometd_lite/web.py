@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable
 from functools import wraps
+from http import HTTPStatus
 from random import Random
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -39,6 +40,7 @@ from .errors import (
     InternalError,
     MethodNotAllowed,
     NotFound,
+    problem_type,
 )
 from .hub import Hub, Standing, then
 from .limits import Limits
@@ -57,7 +59,6 @@ from .transports.ws import Talk
 _COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
 _JSON = b"Content-Type: application/json\r\n" + _COMMON
 _PROBLEM = b"Content-Type: application/problem+json\r\n" + _COMMON
-_CLOSE = b"Connection: close\r\n"
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
     b"Access-Control-Expose-Headers: Comet-Cursor, Comet-Gap, Comet-Id, Comet-Recipient, Comet-Created-At, "
@@ -237,9 +238,7 @@ class Routes:
 
         def answer(batch: Batch) -> Answer:
             made = longpoll.not_modified(batch) if conditional and not batch else longpoll.answer(batch, form)
-            if preferred:
-                made = made.with_head(b"Preference-Applied: wait=%d\r\n" % wait)
-            return made.with_head(_CLOSE) if self.hub.stopping else made
+            return made.with_head(b"Preference-Applied: wait=%d\r\n" % wait) if preferred else made
 
         if listener is not None:
             held = self.listeners.get(listener)
@@ -439,6 +438,8 @@ class Routes:
             respond(answer.status, answer.head, answer.body)
             return None
         _set_head(request, answer.status, answer.head)
+        if self.hub.stopping:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])  # serving/ does so by itself
         if answer.status not in {204, 304}:
             request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(answer.body)])
         return answer.body
@@ -471,6 +472,17 @@ class Routes:
         if isinstance(error, MethodNotAllowed):
             head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
         return Answer(error.status, head, orjson.dumps(error.problem()))
+
+    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
+        """Return the head and body of the problem that answers what is not even a request.
+
+        ``serving/`` says what is wrong with it, by a status and a sentence.
+        """
+        title = HTTPStatus(status).phrase
+        kind = title.lower().replace(" ", "-")
+        self.hub.metrics.refusals[kind] += 1
+        problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
+        return _PROBLEM, orjson.dumps(problem)
 
     def too_large(self) -> BodyTooLarge:
         """Return the error for a body over the bound."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import format_date_time
 
@@ -32,7 +33,7 @@ class HTTPFactory:
     ``app`` may be bound to an instance. ``malformed(status, sentence)`` renders an answer where there is no request
     to speak of (400, 408, 414, 431, 500, 505): a block of ``Name: value`` lines, each with its CRLF, and a body.
     ``prefix`` is the path under which the app is mounted; what lies outside is not found. ``on_answer`` is called
-    with each request that was answered, for an access log.
+    with each request that was answered, for an access log. ``clock`` is for deadlines, ``wall`` for the Date.
 
     ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
     ``shutdown`` closes those that are idle.
@@ -49,10 +50,12 @@ class HTTPFactory:
         bounds: Bounds | None = None,
         prefix: bytes = b"",
         on_answer: Callable[[Request], None] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.app = app
         self.clock = clock
         self.seconds = clock.seconds
+        self.wall = wall
         self.malformed = malformed
         self.bounds = bounds or Bounds()
         self.on_answer = on_answer
@@ -107,7 +110,7 @@ class HTTPFactory:
     def status_line(self, status: int) -> bytes:
         """Return the status line, and the Date (RFC 9110 §6.6.1) that goes with every answer of this second."""
         reason = RESPONSES.get(status, b"")
-        date = format_date_time(self.seconds()).encode()
+        date = format_date_time(self.wall()).encode()
         line = self.status_lines[status] = b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, reason, date)
         return line
 

@@ -63,10 +63,7 @@ def accept(request: Any, converse: Callable[[], Conversation], heartbeats: Heart
     """
     token = _checked(request)
     conversation = converse()
-    head = (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n\r\n" % token
-    )
+    head = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % token
     socket = Socket(conversation, heartbeats, most)
     upgrade = getattr(request, "upgrade", None)
     if upgrade is not None:
@@ -96,7 +93,7 @@ def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
     transport.unregisterProducer()
     channel.dataReceived = socket.dataReceived
     channel.connectionLost = socket.connectionLost
-    transport.write(head)
+    transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
     socket.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's
 
 
