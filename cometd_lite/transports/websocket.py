@@ -90,7 +90,6 @@ def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
     # What twisted.web.websocket does too: the channel stays, and hands on what it is given.
     channel.setTimeout(None)
     transport = channel.transport
-    transport.unregisterProducer()
     channel.dataReceived = socket.dataReceived
     channel.connectionLost = socket.connectionLost
     transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
@@ -144,6 +143,7 @@ class Socket(TwistedProtocol):
         """Begin the conversation."""
         self._open = True
         assert self.transport is not None
+        self.transport.unregisterProducer()  # type: ignore[attr-defined]  # whoever wrote the 101 had its own
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport leaves it out
         self._leave = self._heartbeats.add(self._beat)
         self._conversation.opened(self)
