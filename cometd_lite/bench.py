@@ -53,9 +53,6 @@ EVENTS_AT_ONCE = 512
 OPENING_AT_ONCE = 32
 """Connections that are being opened: below the backlog of 50 that Twisted listens with by default."""
 
-WAIT_SECONDS = 120
-"""How long polls ask to be held: the longest that the server allows, so that none ends within a phase."""
-
 PATIENCE_SECONDS = 20.0
 """What did not arrive by then is lost."""
 
@@ -67,6 +64,9 @@ FULL = 0.9
 
 FEWEST_FOR_MEMORY = 1_000
 """With fewer polls parked, what the server's allocator rounds up to hides what a poll costs."""
+
+IDLE_SECONDS = 0.002
+"""CPU time in a tenth of a second below which a server has read all that was sent to it."""
 
 SECONDS_MOST = 3_600.0
 MESSAGES_MOST = 100_000_000
@@ -199,6 +199,8 @@ class Site:
     prefix: str = ""
     """The URL's path, without a slash at its end."""
     token: str | None = None
+    wait: int = 120
+    """How long polls ask to be held."""
 
     def head(self, method: str, target: str) -> bytes:
         """Return a request's line and the headers that all have, without the empty line."""
@@ -257,6 +259,8 @@ class Dialect(Protocol):
     name: str
     shares: bool
     """Whether those who ask the same get the same bytes, so that reading them once is enough."""
+    keeps: bool
+    """Whether a message is kept for who comes later."""
 
     def poller(self, recipient: str) -> Reading:
         """Return the side of a reader that polls, from the oldest message on."""
@@ -403,6 +407,7 @@ class CometLite:
 
     name = "cometd-lite"
     shares = True
+    keeps = True
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -423,12 +428,12 @@ class CometLite:
 class _CometLitePoll(Poll):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
-        before, after = site.get(f"/poll/{quote(recipient)}?wait={WAIT_SECONDS}&after=|").split(b"|")
-        self._before = before
-        self._after = after
+        target = f"/poll/{quote(recipient)}?"
+        self._opening = site.get(f"{target}after=oldest&wait=0")
+        self._before, self._after = site.get(f"{target}after=|&wait={site.wait}").split(b"|")
 
     def opening(self) -> bytes:
-        return self._before.replace(b"wait=%d" % WAIT_SECONDS, b"wait=0") + b"oldest" + self._after
+        return self._opening
 
     def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
         if answer.status != 200:
@@ -458,6 +463,7 @@ class Bayeux:
 
     name = "bayeux"
     shares = False
+    keeps = False
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -747,16 +753,16 @@ class Processes:
             return pages * os.sysconf("SC_PAGESIZE")
         return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
 
-    def settle(self, seconds: float = 5.0) -> None:
-        """Wait until all have been idle for a tenth of a second, for at most ``seconds``."""
+    def idle_memory(self, seconds: float = 5.0) -> int | None:
+        """Wait until all are idle, for at most ``seconds``, and return the memory; None without a process."""
+        if not self._roots:
+            return None
         end = time.monotonic() + seconds
-        before = self.cpu()
-        while time.monotonic() < end:
+        before, now = -math.inf, self.cpu()
+        while now - before >= IDLE_SECONDS and time.monotonic() < end:
             time.sleep(0.1)
-            now = self.cpu()
-            if now - before < 0.002:
-                return
-            before = now
+            before, now = now, self.cpu()
+        return self.memory()
 
 
 # The loop.
@@ -1187,13 +1193,15 @@ def measure(
     parked: int = 0,
     size: int = 100,
     token: str | None = None,
+    wait: int = 120,
     on_progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Run ``scenario`` against the server at ``url`` and return what it cost.
 
     The measured phase takes ``seconds``, or as long as ``messages`` messages take; the warm-up, ``warm_up``
     seconds of the same before it, is not counted. ``pids`` are the server's processes, those below them
-    included. ``parked`` more polls wait all the time. A message's body has ``size`` bytes.
+    included. ``parked`` more polls wait all the time. A message's body has ``size`` bytes. Polls ask to be
+    held for ``wait`` seconds, which should not end within the phase.
     ``on_progress`` is called with a line several times a second.
 
     Raises ``NotThere`` where nothing answers, ``Refused`` for an answer that the contract does not have, and
@@ -1202,9 +1210,13 @@ def measure(
     if not hasattr(select, "epoll"):
         raise BenchError("The load generator needs Linux: it waits with epoll and reads /proc.")
     processes = Processes(pids)
-    allow_files(scenario.readers + parked + scenario.pushers + READ_BACK)
+    allow_files(max(scenario.readers, READ_BACK) + parked + scenario.pushers)
     parts = urlsplit(url)
-    dialect = make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token))
+    dialect = make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token, wait))
+    if not (scenario.readers_each or dialect.keeps):
+        raise BenchError(
+            f"{dialect.name} keeps nothing for who comes later: choose another scenario than push."
+        )
     say = on_progress or (lambda _line: None)
     load = _Load(url, dialect, scenario, size)
     # Nothing here makes cycles, and a collection would show up as the server's latency.
@@ -1213,10 +1225,11 @@ def measure(
     try:
         say(f"opening {scenario.readers + parked:,} connections")
         load.open_pushers()
-        memory = _Memory(processes, parked + (0 if scenario.streams else scenario.readers))
+        polls = parked + (0 if scenario.streams else scenario.readers)
+        memory = processes.idle_memory() if polls >= FEWEST_FOR_MEMORY else None
         load.open_parked(parked)
         load.open_readers()
-        kb_per_poll = memory.each()
+        kb_per_poll = None if memory is None else ((processes.idle_memory() or 0) - memory) / polls / 1024
         kept = load.keep_some() if not scenario.readers_each else []
         if kept:
             # Every mailbox has a message before the first push that is measured.
@@ -1266,25 +1279,6 @@ def measure(
         own_cpu=own / wall,
         kb_per_poll=kb_per_poll,
     )
-
-
-class _Memory:
-    """What some parked polls add to the memory of the server's processes."""
-
-    def __init__(self, processes: Processes, polls: int) -> None:
-        self._processes = processes
-        self._polls = polls if processes and polls >= FEWEST_FOR_MEMORY else 0
-        self._before = self._now() if self._polls else 0
-
-    def _now(self) -> int:
-        self._processes.settle()
-        return self._processes.memory()
-
-    def each(self) -> float | None:
-        """Return the KB that each poll added, once all are parked; None where it was not measured."""
-        if not self._polls:
-            return None
-        return (self._now() - self._before) / self._polls / 1024
 
 
 # The command.
@@ -1387,6 +1381,12 @@ def parser(dialects: Iterable[str]) -> argparse.ArgumentParser:
         help="bytes of a message; default: %(default)s",
     )
     add("--warm-up", type=_number(0, 600, float), default=1.0, help="seconds before measuring; default: 1")
+    add(
+        "--wait",
+        type=_number(1, 3_600, int),
+        default=120,
+        help="seconds that polls ask for; default: %(default)s",
+    )
     add("--token", help="a JSON Web Token to send with every request")
     add("--dialect", choices=dialects, help="what the server speaks; default: cometd-lite, or the scenario's")
     add("--json", action="store_true", help="print the result as JSON")
@@ -1422,6 +1422,7 @@ def main(
             parked=arguments.parked,
             size=arguments.size,
             token=arguments.token,
+            wait=arguments.wait,
             on_progress=progress,
         )
     except BenchError as error:

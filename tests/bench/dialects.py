@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from cometd_lite.bench import (
     DIALECTS,
-    WAIT_SECONDS,
     Answer,
     EventStream,
     Poll,
     Push,
+    Pushing,
     Reading,
     Refused,
     Site,
@@ -32,6 +32,7 @@ class Nchan:
 
     name = "nchan"
     shares = True
+    keeps = True
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -43,7 +44,7 @@ class Nchan:
         head = self._site.head("GET", f"/events?id={recipient}")
         return EventStream(head + b"Accept: text/event-stream\r\n\r\n")
 
-    def pusher(self) -> Push:
+    def pusher(self) -> Pushing:
         return _NchanPush(self._site)
 
 
@@ -85,6 +86,7 @@ class Toy:
 
     name = "toy"
     shares = True
+    keeps = True
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -95,7 +97,7 @@ class Toy:
     def follower(self, recipient: str) -> Reading:
         return EventStream(self._site.get(f"/stream/{recipient}"))
 
-    def pusher(self) -> Push:
+    def pusher(self) -> Pushing:
         return _ToyPush(self._site)
 
 
@@ -103,7 +105,7 @@ class _ToyPoll(Poll):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         self._now = site.get(f"/poll/{recipient}?wait=0&after=0")
-        self._before, self._after = site.get(f"/poll/{recipient}?wait={WAIT_SECONDS}&after=|").split(b"|")
+        self._before, self._after = site.get(f"/poll/{recipient}?wait={site.wait}&after=|").split(b"|")
 
     def opening(self) -> bytes:
         return self._now
