@@ -48,7 +48,7 @@ from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
 from .metrics import prometheus
 from .pages import pages
-from .recipient import readable, recipient
+from .recipient import is_pattern, readable, recipient
 from .stores import Maybe
 from .transports import Answer, longpoll, websocket
 from .transports.ndjson import NDJSON
@@ -58,7 +58,9 @@ from .transports.ws import Talk
 
 _COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
 _JSON = b"Content-Type: application/json\r\n" + _COMMON
-_PROBLEM = b"Content-Type: application/problem+json\r\n" + _COMMON
+_PROBLEM = (
+    b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
+)
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
     b"Access-Control-Expose-Headers: Comet-Cursor, Comet-Gap, Comet-Id, Comet-Recipient, Comet-Created-At, "
@@ -225,7 +227,9 @@ class Routes:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
         query = parse_query(request.uri)
         form = _format(query, request.getHeader(b"accept"))
-        limit = 1 if form == "raw" else _limit(_one(query, "limit"))
+        limit = _limit(_one(query, "limit"))
+        if form == "raw":
+            limit = 1
         wait, preferred = self._wait(query, request.getHeader(b"prefer"))
         after, conditional = _place(query, request)
         listener = _one(query, "listener")
@@ -245,6 +249,8 @@ class Routes:
             return then(self.listeners.poll(held, after, wait, limit, lambda: not _has_left(request)), answer)
         if after is not None:
             return then(self.hub.poll(recipients, after, wait, limit), answer)
+        if any(map(is_pattern, recipients)):
+            raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
 
         def answer_take(batch: Batch) -> Answer:
             if batch.messages and _has_left(request):
@@ -661,9 +667,10 @@ def _validator(text: str) -> Cursor:
 def _format(query: Query, accept: bytes | None) -> longpoll.Format:
     if "format" in query:
         return cast(longpoll.Format, _choice(query, "format", ("json", "raw"), "json"))
-    if accept is None or (b"text/" not in accept and b"octet-stream" not in accept):
+    accept = (accept or b"").lower()
+    if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"
-    ranges = [entry.partition(";") for entry in accept.decode("latin-1").lower().split(",")]
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
     accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"

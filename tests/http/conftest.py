@@ -67,6 +67,7 @@ class Server:
         self.driver.flush()
 
     def stop(self) -> None:
+        self.driver.stopping()
         self.comet.stop()
         self.driver.flush()
 
@@ -83,11 +84,9 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
 
 
 def by_serving(comet: Comet) -> WireDriver:
-    def malformed(status: int, sentence: str) -> tuple[bytes, bytes]:
-        return b"Content-Type: text/plain\r\n", sentence.encode()
-
+    routes = comet.routes
     bounds = Bounds(body=comet.limits.max_body)
-    return WireDriver(HTTPFactory(comet.routes.app, clock=Clock(), malformed=malformed, bounds=bounds))
+    return WireDriver(HTTPFactory(routes.app, clock=Clock(), malformed=routes.malformed, bounds=bounds))
 
 
 DRIVERS: dict[str, Callable[[Comet], Driver]] = {"twisted.web": by_twisted_web, "serving": by_serving}

@@ -16,7 +16,6 @@ from treq.testing import StubTreq
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
@@ -58,6 +57,9 @@ class Driver(Protocol):
 
     def flush(self) -> None:
         """Bring answers that were written since to their exchanges."""
+
+    def stopping(self) -> None:
+        """Tell the server below the routes that it is stopping."""
 
 
 def merged(fields: Fields) -> dict[str, str]:
@@ -123,6 +125,9 @@ class TreqDriver:
     def flush(self) -> None:
         self._treq.flush()
 
+    def stopping(self) -> None:
+        pass
+
 
 # -- bytes into a protocol, for the project's own server
 
@@ -175,9 +180,8 @@ class WireExchange:
 class WireDriver:
     """Drives a protocol factory by bytes, one connection for each request."""
 
-    def __init__(self, factory: IProtocolFactory, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, factory: Any) -> None:
         self._factory = factory
-        self._settle = settle
         self._exchanges: list[WireExchange] = []
 
     def send(self, method: str, target: str, headers: Fields, body: bytes) -> WireExchange:
@@ -203,7 +207,9 @@ class WireDriver:
         return exchange
 
     def flush(self) -> None:
-        self._settle()
         for exchange in self._exchanges:
             exchange.read()
         self._exchanges = [exchange for exchange in self._exchanges if exchange.answer is None]
+
+    def stopping(self) -> None:
+        self._factory.stopping = True
