@@ -228,8 +228,7 @@ class Routes:
         query = parse_query(request.uri)
         form = _format(query, request.getHeader(b"accept"))
         limit = _limit(_one(query, "limit"))
-        if form == "raw":
-            limit = 1
+        limit = 1 if form == "raw" else limit
         wait, preferred = self._wait(query, request.getHeader(b"prefer"))
         after, conditional = _place(query, request)
         listener = _one(query, "listener")
