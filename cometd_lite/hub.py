@@ -3,8 +3,8 @@
 The mailbox is the only truth. A push appends to it and then wakes whoever waits; a woken reader reads
 after its own cursor. So a reader that vanished loses nothing, and none is told anything twice.
 
-A store may wait for its disk or its network; then readers are parked before they look, because what
-is pushed between a look and a park would otherwise come only at the end of the wait.
+A store may wait for its disk or its network. A reader is parked before such a store has looked, because
+what is pushed between a look and a park would otherwise come only at the end of the wait.
 """
 
 from __future__ import annotations
@@ -12,39 +12,56 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .errors import KeyReused, NobodyWaits, Stopping
-from .limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, POLL_MESSAGES, STREAM_MESSAGES, WAIT_SECONDS
-from .message import OLDEST, Batch, Cursor, Message, Push, Receipt
+from .errors import BodyTooLarge, KeyReused, NobodyWaits, Stopping
+from .limits import (
+    IDEMPOTENCY_IDS,
+    IDEMPOTENCY_KEYS,
+    IDEMPOTENCY_SECONDS,
+    POLL_MESSAGES,
+    PUSH_MESSAGES,
+    STREAM_MESSAGES,
+    WAIT_SECONDS,
+)
+from .message import NOW, OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
-from .registry import Parked, Registry
+from .registry import Parked, Registry, Woken, total
 from .stores import Contents, Maybe, Store
 
 T = TypeVar("T")
 R = TypeVar("R")
+_Key: TypeAlias = tuple[str, tuple[str, ...]]
 
 
-def then(result: Maybe[T], use: Callable[[T], R]) -> Maybe[R]:
+def then(result: Maybe[T], use: Callable[[T], Maybe[R]]) -> Maybe[R]:
     """Give ``result`` to ``use`` now, or once it is there; what never waits needs no Deferred."""
     if isinstance(result, Deferred):
         return result.addCallback(use)
     return use(result)
 
 
-def shielded(result: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred that may be cancelled without cancelling the work behind it."""
+def shielded(result: Maybe[T], unwanted: Callable[[T], object] | None = None) -> Maybe[T]:
+    """Return what may be cancelled without cancelling the work behind it.
+
+    What the work gives when nobody wants it any more is given to ``unwanted``.
+    """
+    if not isinstance(result, Deferred):
+        return result
     outside: Deferred[T] = Deferred()
 
     def finish(value: T | Failure) -> None:
         if not outside.called:
             outside.callback(value)  # a Failure makes it an errback
+        elif unwanted is not None and not isinstance(value, Failure):
+            unwanted(value)
 
     result.addBoth(finish)
     return outside
@@ -62,137 +79,234 @@ class Standing:
     online: bool
 
 
-class Poll(Parked[Batch]):
-    """A parked poll: it waits for what comes after its cursor, and takes nothing away."""
+class Reader(Parked[T]):
+    """A parked reader: it asks the hub's store, and sees what it is given.
 
-    __slots__ = ("after", "hub", "limit")
+    Where the store waits, it asks once at a time, and once more if it was woken meanwhile: of two answers
+    that overtake each other, the older would take it past what the newer one brings.
+    """
 
-    def __init__(self, hub: Hub, recipients: tuple[str, ...], after: Cursor, limit: int) -> None:
+    __slots__ = ("_again", "_asking", "_ended", "hub")
+
+    def __init__(self, hub: Hub, recipients: tuple[str, ...]) -> None:
         super().__init__(recipients)
         self.hub = hub
+        self._asking: list[Deferred[int]] | None = None
+        """Those who want to know what the question on its way comes to; None where none is."""
+        self._again = False
+        self._ended = False
+
+    def ask(self) -> Maybe[Batch]:
+        """Ask the store for what comes next."""
+        raise NotImplementedError
+
+    def see(self, found: Batch) -> bool:
+        """Take in what the store gave; return whether there was something."""
+        raise NotImplementedError
+
+    def over(self) -> T:
+        """Return what the reader is told when its wait ends with nothing."""
+        raise NotImplementedError
+
+    def settled(self) -> bool:
+        """Whether the reader has a place, from which nothing is missed however long the store is away."""
+        return True
+
+    def gone(self) -> bool:
+        """Whether nobody is there any more for whom to take something."""
+        return self.deferred is None
+
+    def unseen(self, found: Batch) -> None:
+        """Do what must be done with what came when the reader was gone."""
+
+    def counted(self, found: Batch) -> Batch:
+        """Count what the reader is given, and return it."""
+        return self.hub.counted(found)
+
+    def wake(self) -> Woken:
+        """Look for what there is now; return whether there was something."""
+        if self.deferred is None:
+            return False
+        if self._asking is not None:
+            self._again = True
+            told: Deferred[int] = Deferred()
+            self._asking.append(told)
+            return told
+        try:
+            found = self.ask()
+        except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
+            self._failed(Failure())
+            return False
+        return self.expect(found) if isinstance(found, Deferred) else self.see(found)
+
+    def expect(self, found: Deferred[Batch]) -> Deferred[int]:
+        """Look at what was asked for once it is there; return whether there was something."""
+        told: Deferred[int] = Deferred()
+        self._asking = [told]
+        found.addCallbacks(self._given, self._failed)
+        return told
+
+    def end(self) -> None:
+        """Answer with nothing, after a question that is on its way."""
+        self._ended = True
+        if self._asking is None:
+            self.answer(self.over())
+
+    def _given(self, found: Batch) -> None:
+        asking, self._asking = self._asking, None
+        seen = False
+        if self.gone():
+            self.unseen(found)
+        else:
+            seen = self.see(found)
+        self._go_on(asking, seen)
+
+    def _failed(self, failure: Failure) -> None:
+        asking, self._asking = self._asking, None
+        if self.deferred is not None and not self.settled():
+            self.refuse(failure)
+        else:
+            # It stays parked at its place: the store wakes it when it is back.
+            self.hub.store_failed(failure)
+        self._go_on(asking, seen=False)
+
+    def _go_on(self, asking: list[Deferred[int]] | None, seen: Woken) -> None:
+        if self._again:
+            self._again = False
+            again = self.wake()
+            seen = seen or again
+        if self._ended and self._asking is None and self.deferred is not None:
+            self.answer(self.over())
+        if asking is not None:
+            then(seen, partial(_tell, asking))
+
+
+class Poll(Reader[Batch]):
+    """A parked poll: it waits for what comes after its cursor, and takes nothing away."""
+
+    __slots__ = ("after", "limit")
+
+    def __init__(self, hub: Hub, recipients: tuple[str, ...], after: Cursor, limit: int) -> None:
+        super().__init__(hub, recipients)
         self.after = after
         self.limit = limit
 
-    def look(self) -> Batch | None:
+    def ask(self) -> Maybe[Batch]:
         """Read after the cursor."""
         hub = self.hub
-        found = hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
-        if isinstance(found, Deferred):
-            found.addCallbacks(self._looked, hub.store_failed)
-            return None
+        return hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
+
+    def see(self, found: Batch) -> bool:
+        """Answer with messages or a gap."""
         if found:
-            return found
-        self.after = found.cursor
-        return None
+            self.answer(self.counted(found))
+        else:
+            self.after = found.cursor
+        return bool(found)
+
+    def settled(self) -> bool:
+        """Whether it is known where ``now`` was."""
+        return self.after != NOW
 
     def over(self) -> Batch:
         """Return no messages, and the cursor to go on from."""
         return Batch((), self.after)
 
-    def _looked(self, found: Batch) -> None:
-        if found:
-            self.answer(found)
-        else:
-            self.after = found.cursor
 
+class Take(Reader[Batch]):
+    """A parked take: it waits for what no take has had. ``left`` tells whether its client has left."""
 
-class Take(Parked[Batch]):
-    """A parked take: it waits for what no take has had. ``gone`` tells whether its client has left."""
+    __slots__ = ("left", "limit", "place")
 
-    __slots__ = ("gone", "hub", "limit", "place")
-
-    def __init__(self, hub: Hub, recipients: tuple[str, ...], limit: int, gone: Callable[[], bool]) -> None:
-        super().__init__(recipients)
-        self.hub = hub
+    def __init__(self, hub: Hub, recipients: tuple[str, ...], limit: int, left: Callable[[], bool]) -> None:
+        super().__init__(hub, recipients)
         self.limit = limit
-        self.gone = gone
+        self.left = left
         self.place = OLDEST
 
-    def look(self) -> Batch | None:
+    def ask(self) -> Maybe[Batch]:
         """Take what no take has had, unless the client has left."""
-        if self.gone():
-            return None  # its connection is about to be reported lost, and others wait behind it
+        if self.left():
+            return Batch((), self.place)  # that is about to be reported, and others wait behind it
         hub = self.hub
-        found = hub.store.take(self.keys, self.limit, hub.clock.seconds())
-        if isinstance(found, Deferred):
-            found.addCallbacks(self._looked, hub.store_failed)
-            return None
+        return hub.store.take(self.keys, self.limit, hub.clock.seconds())
+
+    def see(self, found: Batch) -> bool:
+        """Answer with messages or a gap."""
         self.place = found.cursor
-        return found or None
+        if found:
+            self.answer(self.counted(found))
+        return bool(found)
+
+    def counted(self, found: Batch) -> Batch:
+        """Count what was taken, and return it."""
+        self.hub.metrics.takes += len(found.messages)
+        return super().counted(found)
+
+    def gone(self) -> bool:
+        """Whether its connection is lost, be it that this was not reported yet."""
+        return self.deferred is None or self.left()
+
+    def unseen(self, found: Batch) -> None:
+        """Give back what was taken for nobody."""
+        self.hub.give_back(found)
 
     def over(self) -> Batch:
         """Return no messages, and the cursor to go on from."""
         return Batch((), self.place)
 
-    def _looked(self, found: Batch) -> None:
-        if self.deferred is None or self.gone():
-            self.hub.give_back(found)
-            return
-        self.place = found.cursor
-        if found:
-            self.answer(found)
 
-
-class Follower(Parked[None]):
+class Follower(Reader[None]):
     """A stream or socket: parked until it leaves, it is told every batch that comes after its cursor.
 
     ``tell`` is given each batch and returns whether there may be another one at once; where it said no,
     ``go_on`` is to be called when there may. ``deferred`` fires when the server stops.
     """
 
-    __slots__ = ("after", "hub", "ready", "tell")
+    __slots__ = ("after", "ready", "tell")
 
     def __init__(
         self, hub: Hub, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]
     ) -> None:
-        super().__init__(recipients)
-        self.hub = hub
+        super().__init__(hub, recipients)
         self.after = after
         self.tell = tell
         self.ready = False
 
-    def wake(self) -> bool:
+    def wake(self) -> Woken:
         """Tell what came after the cursor; return whether there was something."""
-        return self.ready and self._go_on()
+        seen: Woken = False
+        while self.ready:
+            seen = super().wake() or seen
+            if self._asking is not None or not self._again:
+                break
+            self._again = False
+        return seen
 
     def go_on(self) -> None:
         """Tell what came while the reader could not take it."""
         self.ready = True
-        self._go_on()
+        self.wake()
+
+    def ask(self) -> Maybe[Batch]:
+        """Read after the cursor."""
+        hub = self.hub
+        return hub.store.read(self.keys, self.after, STREAM_MESSAGES, hub.clock.seconds())
+
+    def see(self, found: Batch) -> bool:
+        """Tell the batch, and look again where it was not all."""
+        self.after = found.cursor
+        if found:
+            self.ready = self.tell(self.counted(found))
+            self._again |= found.more
+        return bool(found)
+
+    def settled(self) -> bool:
+        """Whether it is known where ``now`` was."""
+        return self.after != NOW
 
     def over(self) -> None:
         """Return what a stream is told when the server stops: nothing, its end says it."""
-
-    def _go_on(self) -> bool:
-        hub = self.hub
-        told = False
-        while self.ready and self.deferred is not None:
-            found = hub.store.read(self.keys, self.after, STREAM_MESSAGES, hub.clock.seconds())
-            if isinstance(found, Deferred):
-                found.addCallback(self._found).addErrback(hub.store_failed)
-                return True
-            self.after = found.cursor
-            if not found:
-                break
-            told = True
-            self._tell(found)
-            if not found.more:
-                break
-        return told
-
-    def _found(self, found: Batch) -> None:
-        # Looks may overlap where the store waits: what another one told already is not told again.
-        if self.deferred is None or found.cursor.sequence <= self.after.sequence:
-            return
-        self.after = found.cursor
-        if found:
-            self._tell(found)
-            if found.more and self.ready:
-                self._go_on()
-
-    def _tell(self, found: Batch) -> None:
-        self.hub.counted(found)
-        self.ready = self.tell(found)
 
 
 class Hub:
@@ -218,7 +332,9 @@ class Hub:
         self.metrics = metrics or Metrics()
         self.wall = wall
         self.stopping = False
-        self._receipts: dict[tuple[str, tuple[str, ...]], _Remembered] = {}
+        self._receipts: dict[_Key, _Remembered] = {}
+        self._ids = 0
+        """The ids in all receipts that are remembered."""
 
     # -- push
 
@@ -226,10 +342,14 @@ class Hub:
         """Give a push to its recipients, wake whoever waits for them, and return the receipt.
 
         Cancelling the Deferred of a store that waits does not undo the push. Raises ``MailboxFull``,
-        ``ServerFull``, ``NobodyWaits``, ``KeyReused``, ``StoreDown`` or ``Stopping``.
+        ``ServerFull``, ``NobodyWaits``, ``KeyReused``, ``BodyTooLarge``, ``StoreDown`` or ``Stopping``.
         """
         if self.stopping:
             raise Stopping("The server is stopping; push again in a moment.")
+        if len(push.contents) * len(push.recipients) > PUSH_MESSAGES:
+            raise BodyTooLarge(
+                f"A push makes at most {PUSH_MESSAGES} messages: its lines, for each recipient."
+            )
         if push.key is None:
             return self._push(push)
         key = (push.key, push.recipients)
@@ -241,18 +361,31 @@ class Hub:
                 raise KeyReused("This Idempotency-Key came with another body; a new push needs a new key.")
             return earlier.again()
         receipt = self._push(push)
-        remembered = _Remembered(fingerprint, now + IDEMPOTENCY_SECONDS, receipt)
-        self._receipts.pop(key, None)
-        self._receipts[key] = remembered
-        if len(self._receipts) > IDEMPOTENCY_KEYS:
-            del self._receipts[next(iter(self._receipts))]
-        if isinstance(receipt, Deferred):
-            receipt.addErrback(self._forget_key, key)
-            return remembered.again()
-        return receipt
+        remembered = _Remembered(fingerprint, now + IDEMPOTENCY_SECONDS, len(push.contents))
+        self._remember(key, remembered)
+        if not isinstance(receipt, Deferred):
+            remembered.receipt = receipt
+            return receipt
+        mine = remembered.again()
+        receipt.addErrback(self._forget_key, key, remembered)
+        receipt.addBoth(remembered.arrived)
+        return mine
 
-    def _forget_key(self, failure: Failure, key: tuple[str, tuple[str, ...]]) -> Failure:
-        self._receipts.pop(key, None)  # what was refused may be tried again
+    def _remember(self, key: _Key, remembered: _Remembered) -> None:
+        self._forget(key)
+        self._receipts[key] = remembered
+        self._ids += remembered.ids * len(key[1])
+        while len(self._receipts) > IDEMPOTENCY_KEYS or self._ids > IDEMPOTENCY_IDS:
+            self._forget(next(iter(self._receipts)))
+
+    def _forget(self, key: _Key) -> None:
+        remembered = self._receipts.pop(key, None)
+        if remembered is not None:
+            self._ids -= remembered.ids * len(key[1])
+
+    def _forget_key(self, failure: Failure, key: _Key, remembered: _Remembered) -> Failure:
+        if self._receipts.get(key) is remembered:
+            self._forget(key)  # what was refused may be tried again
         return failure
 
     def _push(self, push: Push) -> Maybe[Receipt]:
@@ -263,15 +396,20 @@ class Hub:
             return shielded(appended.addCallback(self._appended, push, created_at, began))
         return self._appended(appended, push, created_at, began)
 
-    def _appended(self, messages: Sequence[Message], push: Push, created_at: float, began: float) -> Receipt:
+    def _appended(
+        self, messages: Sequence[Message], push: Push, created_at: float, began: float
+    ) -> Maybe[Receipt]:
         self.metrics.pushes += len(messages)
-        delivered = sum([self.registry.wake(recipient) for recipient in push.recipients])
+        woken = total([self.registry.wake(recipient) for recipient in push.recipients])
+        return then(woken, lambda woken: self._woken(woken, messages, push, created_at, began))
+
+    def _woken(
+        self, delivered: int, messages: Sequence[Message], push: Push, created_at: float, began: float
+    ) -> Maybe[Receipt]:
         self.metrics.observe_push(time.perf_counter() - began)
-        if not push.queue:
-            self.store.retract(messages)
-            if not delivered:
-                raise NobodyWaits("Nobody waits at this moment, and queue=no keeps the message for nobody.")
-        return Receipt(tuple([message.id for message in messages]), created_at, delivered, push.recipients)
+        ids = tuple([message.id for message in messages])
+        receipt = Receipt(ids, created_at, delivered, push.recipients)
+        return receipt if push.queue else then(self.store.retract(messages), lambda _: _unqueued(receipt))
 
     # -- read
 
@@ -288,8 +426,6 @@ class Hub:
         is the place to go on from. Cancelling the Deferred forgets the reader. Raises ``ServerFull``.
         """
         self.registry.seen(recipients)
-        if wait <= 0 or self.stopping:
-            return then(self.store.read(recipients, after, limit, self.clock.seconds()), self.counted)
         return self.park(Poll(self, recipients, after, limit), wait)
 
     def take(
@@ -305,8 +441,6 @@ class Hub:
         anything is taken: whether the client has left, though nobody was told yet.
         """
         self.registry.seen(recipients)
-        if wait <= 0 or self.stopping:
-            return then(self.store.take(recipients, limit, self.clock.seconds()), self.counted)
         return self.park(Take(self, recipients, limit, gone), wait)
 
     def follow(self, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]) -> Follower:
@@ -325,19 +459,32 @@ class Hub:
     def give_back(self, batch: Batch) -> None:
         """Leave what a take was given where it was: its connection was gone before it was answered."""
         if batch.messages:
-            self.store.give_back(batch.messages)
-            for recipient in {message.recipient: None for message in batch.messages}:
-                self.registry.wake(recipient)
+            recipients = {message.recipient: None for message in batch.messages}
+            given = self.store.give_back(batch.messages)
+            self._note_failure(then(given, lambda _: [self.registry.wake(name) for name in recipients]))
 
-    def park(self, reader: Parked[Batch], wait: float) -> Maybe[Batch]:
-        """Hold a reader until there is something for it, for ``wait`` seconds. Raises ``ServerFull``."""
-        # Park before you look: see the module's opening.
-        parked = self.registry.park(reader, wait)
-        found = reader.look()
-        if found is None:
-            return parked.addCallback(self.counted)
-        self.registry.forget(reader)
-        return self.counted(found)
+    def park(self, reader: Reader[Batch], wait: float) -> Maybe[Batch]:
+        """Return what there is for a reader, or hold it for up to ``wait`` seconds until there is something.
+
+        Raises ``ServerFull`` where it would have to be held and as many are as may be.
+        """
+        found = reader.ask()
+        if not isinstance(found, Deferred):
+            if found:
+                return reader.counted(found)
+            reader.see(found)
+            return self.registry.park(reader, wait) if wait > 0 and not self.stopping else found
+        # The store answers later, when the reader is parked already: see the module's opening.
+        if wait > 0 and not self.stopping and not self.registry.full:
+            parked = self.registry.park(reader, wait)
+            reader.expect(found)
+            return parked
+        return then(shielded(found, reader.unseen), partial(self._unparked, reader, wait))
+
+    def _unparked(self, reader: Reader[Batch], wait: float, found: Batch) -> Batch:
+        if not found and wait > 0 and not self.stopping:
+            raise self.registry.refusal()
+        return reader.counted(found)
 
     def counted(self, batch: Batch) -> Batch:
         """Count what a reader is given, and return it."""
@@ -349,7 +496,7 @@ class Hub:
 
     def delete(self, recipient: str) -> Maybe[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""
-        return self.store.delete(recipient, self.clock.seconds())
+        return shielded(self.store.delete(recipient, self.clock.seconds()))
 
     def describe(self, recipient: str) -> Maybe[Standing]:
         """Say what a recipient's mailbox holds, and who reads it."""
@@ -366,8 +513,8 @@ class Hub:
 
     def sweep(self) -> None:
         """Let go of what is too old; to be called every second."""
-        self.store.expire(self.clock.seconds())
         self.registry.sweep()
+        self._note_failure(self.store.expire(self.clock.seconds()))
 
     def stop(self) -> None:
         """Answer every parked reader, and refuse pushes from now on."""
@@ -375,33 +522,51 @@ class Hub:
         self.registry.end_all()
 
     def store_failed(self, failure: Failure) -> None:
-        """Leave a reader parked whose look failed: the store wakes it when it is back."""
-        self.log.failure("A parked reader could not look", failure)
+        """Note that the store failed at what nobody waits to be told of."""
+        self.log.failure("The store failed", failure)
+
+    def _note_failure(self, result: Maybe[object]) -> None:
+        if isinstance(result, Deferred):
+            result.addErrback(self.store_failed)
 
 
 @dataclass(slots=True)
 class _Remembered:
-    """The answer to a push with an idempotency key, for those who ask again."""
+    """The answer to a push with an idempotency key, for those who ask again; ``ids`` for each recipient."""
 
     fingerprint: bytes
     until: float
-    receipt: Maybe[Receipt]
+    ids: int
+    receipt: Receipt | None = None
+    _waiting: list[Deferred[Receipt]] = field(default_factory=list)
 
     def again(self) -> Maybe[Receipt]:
         """Return the first answer, or a Deferred of one's own where it is still on its way."""
-        if isinstance(self.receipt, Receipt):
+        if self.receipt is not None:
             return self.receipt
         mine: Deferred[Receipt] = Deferred()
-        self.receipt.addBoth(self._arrived, mine)
+        self._waiting.append(mine)
         return mine
 
-    def _arrived(self, receipt: Receipt | Failure, mine: Deferred[Receipt]) -> Receipt | Failure | None:
-        if not mine.called:
-            mine.callback(receipt)  # a Failure makes it an errback
-        if isinstance(receipt, Failure):
-            return None if mine.called else receipt
-        self.receipt = receipt
-        return receipt
+    def arrived(self, receipt: Receipt | Failure) -> None:
+        """Answer all who wait with the receipt, or with what the push failed with."""
+        if isinstance(receipt, Receipt):
+            self.receipt = receipt
+        waiting, self._waiting = self._waiting, []
+        for mine in waiting:
+            if not mine.called:  # else its client has left
+                mine.callback(receipt)  # a Failure makes it an errback
+
+
+def _tell(asking: list[Deferred[int]], seen: int) -> None:
+    for told in asking:
+        told.callback(seen)
+
+
+def _unqueued(receipt: Receipt) -> Receipt:
+    if not receipt.delivered:
+        raise NobodyWaits("Nobody waits at this moment, and queue=no keeps the message for nobody.")
+    return receipt
 
 
 def _fingerprint(push: Push) -> bytes:

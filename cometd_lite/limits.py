@@ -14,6 +14,9 @@ RECIPIENT_BYTES = 256
 RECIPIENTS_PER_REQUEST = 100
 """A push to all of them is one step for the reactor, and a reader merges as many logs."""
 
+PUSH_MESSAGES = 10_000
+"""Messages that one push makes, lines times recipients: it is one step for the reactor."""
+
 EVENT_BYTES = 64
 """An SSE ``event:`` is a word, not a payload."""
 
@@ -25,6 +28,9 @@ IDEMPOTENCY_KEY_BYTES = 255
 
 IDEMPOTENCY_KEYS = 10_000
 """Answers remembered for retries, about 1 KB each; the oldest is forgotten first."""
+
+IDEMPOTENCY_IDS = 100_000
+"""Ids in all of these answers, about 100 bytes each: one push may make a great many messages."""
 
 IDEMPOTENCY_SECONDS = 600.0
 """A client that retries does so within minutes."""
@@ -88,6 +94,24 @@ LISTENER_SECONDS = 300.0
 
 LISTENER_SECONDS_MOST = 86_400.0
 """The longest time a listener may ask to be remembered: as long as messages are."""
+
+BAYEUX_BATCH_MESSAGES = 1_000
+"""Messages in one Bayeux request: each is answered, and one request is one step for the reactor."""
+
+BAYEUX_SUBSCRIPTIONS = 200
+"""Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
+
+BAYEUX_BROWSER_SESSIONS = 100
+"""Bayeux sessions of one browser: nobody has more tabs of one program, but a page may shake hands in a loop."""
+
+BAYEUX_EVENTS_RENDERED = 256
+"""Messages whose Bayeux form is remembered: those that a fan-out is busy with, 16 MB if all are as large as may be."""
+
+BAYEUX_SOCKET_BACKLOG = 100
+"""Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""
+
+BAYEUX_CALLBACK_BYTES = 128
+"""The name of a JSONP callback: libraries' own have some forty letters."""
 
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""

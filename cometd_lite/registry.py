@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, floor
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from .errors import ServerFull
 from .limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
 from .recipient import covering
 
 T = TypeVar("T")
+Woken: TypeAlias = int | Deferred[int]
+"""How many readers a wake answered; known only later where they look into a store that waits."""
 
 _TICK = 0.1
 """Waits of many readers end on common ticks, so that they share timers."""
@@ -27,8 +30,8 @@ _TICK = 0.1
 class Parked(Generic[T]):
     """A reader that is held: the keys at which a push finds it, and the Deferred that will answer it.
 
-    Subclasses say what they would be answered with. It ends once, by ``Registry.wake``, the end of its
-    wait, ``Registry.end_all``, or the cancelling of ``deferred``; after that it is nowhere any more.
+    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse``, or the cancelling of
+    ``deferred``, which is None from then on; after that it is nowhere any more.
     """
 
     __slots__ = ("_registry", "_timer", "deferred", "keys")
@@ -39,23 +42,13 @@ class Parked(Generic[T]):
         self._registry: Registry | None = None
         self._timer: _Timer | None = None
 
-    def look(self) -> T | None:
-        """Return what there is for this reader now, or None to stay parked."""
+    def wake(self) -> Woken:
+        """Look for what there is now, and answer with it; return whether there was something."""
         raise NotImplementedError
 
-    def over(self) -> T:
-        """Return what the reader is told when its wait ends with nothing."""
+    def end(self) -> None:
+        """Answer with nothing: the wait is over, or the server stops."""
         raise NotImplementedError
-
-    def wake(self) -> bool:
-        """Look again; return whether that answered the reader."""
-        if self._registry is None:
-            return False
-        found = self.look()
-        if found is None or self._registry is None:
-            return False
-        self.answer(found)
-        return True
 
     def answer(self, answer: T) -> None:
         """Fire the Deferred with ``answer``, having left the registry first."""
@@ -65,7 +58,7 @@ class Parked(Generic[T]):
         if deferred is not None:
             deferred.callback(answer)
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: Exception | Failure) -> None:
         """Fail the Deferred with ``error``, having left the registry first."""
         if self._registry is not None:
             self._registry.forget(self)
@@ -113,8 +106,8 @@ class Registry:
         The Deferred fires with what the reader is answered with; cancelling it forgets the reader. Raises
         ``ServerFull`` where as many are parked as may be.
         """
-        if self.parked >= self.most:
-            raise ServerFull(f"{self.most} readers are waiting already, which is the server's bound.")
+        if self.full:
+            raise self.refusal()
         self.parked += 1
         reader._registry = self
         reader.deferred = Deferred(reader._cancelled)
@@ -127,6 +120,15 @@ class Registry:
             self._set_timer(reader, wait)
         return reader.deferred
 
+    @property
+    def full(self) -> bool:
+        """Whether as many are parked as may be."""
+        return self.parked >= self.most
+
+    def refusal(self) -> ServerFull:
+        """Return what a reader is refused with where as many are parked as may be."""
+        return ServerFull(f"{self.most} readers are waiting already, which is the server's bound.")
+
     def forget(self, reader: Parked[T]) -> None:
         """Take ``reader`` out of every table, and end its timer if nobody shares it."""
         if reader._registry is None:
@@ -136,10 +138,11 @@ class Registry:
         places = self._places
         now = self.clock.seconds()
         for key in reader.keys:
-            place = places[key]
-            del place[reader]
-            if not place:
-                del places[key]
+            place = places.get(key)
+            if place is not None:  # a key that was named twice is gone already
+                place.pop(reader, None)
+                if not place:
+                    del places[key]
             self._see(key, now)
         timer, reader._timer = reader._timer, None
         if timer is not None:
@@ -148,27 +151,27 @@ class Registry:
                 del self._timers[timer.at]
                 timer.call.cancel()
 
-    def wake(self, recipient: str) -> int:
+    def wake(self, recipient: str) -> Woken:
         """Make everyone look again who waits for the recipient; return how many were answered.
 
         Those who wait are taken out first and called then, in the order in which they came.
         """
-        woken = 0
+        woken = []
         for key in covering(recipient):
             place = self._places.get(key)
             if place is not None:
-                for reader in tuple(place):
-                    woken += reader.wake()
-        return woken
+                woken += [reader.wake() for reader in tuple(place)]
+        return total(woken)
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""
-        return sum(len(self._places.get(key, ())) for key in covering(recipient))
+        places = [self._places[key] for key in covering(recipient) if key in self._places]
+        return len(places[0]) if len(places) == 1 else len({reader for place in places for reader in place})
 
     def end_all(self) -> None:
         """End every wait now, as if its time were over."""
         for reader in {reader: None for place in self._places.values() for reader in place}:
-            reader.answer(reader.over())
+            reader.end()
 
     def seen(self, recipients: tuple[str, ...]) -> None:
         """Note that someone asked for the recipients just now."""
@@ -225,5 +228,12 @@ class Registry:
         timer.call = None
         del self._timers[timer.at]
         for reader in tuple(timer.parked):
-            if reader._registry is not None:
-                reader.answer(reader.over())
+            if reader.deferred is not None:
+                reader.end()
+
+
+def total(counts: list[Woken]) -> Woken:
+    """Return the sum of what several wakes answered."""
+    later = [count for count in counts if isinstance(count, Deferred)]
+    known = sum([count for count in counts if not isinstance(count, Deferred)])
+    return gatherResults(later).addCallback(lambda found: known + sum(found)) if later else known
