@@ -5,6 +5,7 @@ Wires everything together. What is wrong with an option, or with a port, is one 
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import sys
@@ -35,6 +36,10 @@ reactor: Any = _reactor
 # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an hour
 # would hold every poll for an hour more.
 reactor.seconds = time.monotonic
+
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Allocations between collections of the youngest objects, and how many of those until older ones are
+walked too. In a fan-out to 1,000 the collector took a quarter of the time with Python's 700, 10, 10."""
 
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?")
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
@@ -240,6 +245,7 @@ class CometService(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self.comet.start()
         reactor.callWhenRunning(self._exit_quietly_on_sigterm)
+        reactor.callWhenRunning(settle_collector)
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, and wait until the answers have left."""
@@ -260,6 +266,17 @@ class CometService(Service):
     def _stop_reactor() -> None:
         with suppress(ReactorNotRunning):  # a second signal finds it stopping already
             reactor.stop()
+
+
+def settle_collector() -> None:
+    """Keep the cyclic garbage collector away from what lives long: modules, and thousands of parked readers.
+
+    With Python's own thresholds it walks all of them again and again. A parked poll is no garbage and, when
+    it ends, no cycle; so what was there at the start is frozen, and collections are rare.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name

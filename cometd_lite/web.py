@@ -11,7 +11,8 @@ import errno
 import re
 import socket
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import dataclass
+from functools import lru_cache, wraps
 from http import HTTPStatus
 from random import Random
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
@@ -48,7 +49,7 @@ from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
 from .metrics import prometheus
 from .pages import pages
-from .recipient import is_pattern, readable, recipient
+from .recipient import readable, recipient
 from .stores import Maybe
 from .transports import Answer, longpoll, websocket
 from .transports.ndjson import NDJSON
@@ -204,7 +205,7 @@ class Routes:
             if name is not None or "rcpt" in query:
                 raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
             return (ALL_LISTENERS,)
-        return tuple(dict.fromkeys(map(recipient, self._names(name, query))))
+        return tuple(dict.fromkeys(map(recipient, _names(name, query))))
 
     def _contents(self, request: Request, media_type: str | None) -> tuple[Content, ...]:
         body = request.content.read()
@@ -225,52 +226,41 @@ class Routes:
     @_route(app, "/poll/<path:name>", "GET")
     def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
-        query = parse_query(request.uri)
-        form = _format(query, request.getHeader(b"accept"))
-        limit = _limit(_one(query, "limit"))
-        limit = 1 if form == "raw" else limit
-        wait, preferred = self._wait(query, request.getHeader(b"prefer"))
-        after, conditional = _place(query, request)
-        listener = _one(query, "listener")
-        if listener is None:
-            recipients = self._recipients(name, query)
-        elif name is not None or "rcpt" in query:
-            raise BadParameter("A listener has its recipients; name it alone.")
-        if request.method == b"HEAD":
-            after, wait = after or OLDEST, 0.0  # a look takes nothing and waits for nothing
+        asked = _asked(
+            name,
+            request.uri.partition(b"?")[2],
+            request.method == b"HEAD",
+            request.getHeader(b"accept"),
+            request.getHeader(b"prefer"),
+            request.getHeader(b"if-none-match"),
+            request.getHeader(b"last-event-id"),
+            self.limits.max_wait,
+        )
+        found: Maybe[Batch]
+        if asked.listener is not None:
+            listener = self.listeners.get(asked.listener)
+            if asked.look:
+                return then(
+                    self.hub.poll(listener.keys, listener.place, 0.0, asked.limit),
+                    lambda batch: _poll_answer(batch, asked),
+                )
+            found = self.listeners.poll(
+                listener, asked.after, asked.wait, asked.limit, lambda: not _has_left(request)
+            )
+        elif asked.after is not None:
+            found = self.hub.poll(asked.recipients, asked.after, asked.wait, asked.limit)
+        else:
+            taken = self.hub.take(asked.recipients, asked.wait, asked.limit, lambda: _has_left(request))
+            found = then(taken, lambda batch: self._give(batch, request))
+        if isinstance(found, Deferred):
+            return found.addCallback(_poll_answer, asked)
+        return _poll_answer(found, asked)
 
-        def answer(batch: Batch) -> Answer:
-            made = longpoll.not_modified(batch) if conditional and not batch else longpoll.answer(batch, form)
-            return made.with_head(b"Preference-Applied: wait=%d\r\n" % wait) if preferred else made
-
-        if listener is not None:
-            held = self.listeners.get(listener)
-            return then(self.listeners.poll(held, after, wait, limit, lambda: not _has_left(request)), answer)
-        if after is not None:
-            return then(self.hub.poll(recipients, after, wait, limit), answer)
-        if any(map(is_pattern, recipients)):
-            raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
-
-        def answer_take(batch: Batch) -> Answer:
-            if batch.messages and _has_left(request):
-                self.hub.give_back(batch)
-            return answer(batch)
-
-        return then(self.hub.take(recipients, wait, limit, lambda: _has_left(request)), answer_take)
-
-    def _wait(self, query: Query, prefer: bytes | None) -> tuple[float, bool]:
-        """Return the seconds to be held, and whether they came as a preference that is honoured."""
-        most = self.limits.max_wait
-        text = _one(query, "wait")
-        if text is not None:
-            if not _SECONDS.fullmatch(text) or float(text) > most:
-                raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
-            return float(text), False
-        for preference in (prefer or b"").decode("latin-1").split(","):
-            match = _PREFER_WAIT.fullmatch(preference)
-            if match:
-                return min(float(match[1] or match[2]), int(most)), True
-        return min(bounds.WAIT_SECONDS, most), False
+    def _give(self, taken: Batch, request: Request) -> Batch:
+        """Return what a take is answered with; what cannot be written stays where it was."""
+        if taken.messages and _has_left(request):
+            self.hub.give_back(taken)
+        return taken
 
     # -- stream and socket
 
@@ -279,8 +269,8 @@ class Routes:
     def stream(self, request: Any, name: str | None = None) -> Answer | Deferred[None]:
         """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
         query = parse_query(request.uri)
-        recipients = self._recipients(name, query)
-        after = _place(query, request)[0] or NOW
+        recipients = _recipients(name, query)
+        after = _start(query, request)
         accept = (request.getHeader(b"accept") or b"").lower()
         form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
         if request.method == b"HEAD":
@@ -294,8 +284,8 @@ class Routes:
     def socket(self, request: Any, name: str | None = None) -> Deferred[None]:
         """Open a WebSocket on the recipients (HTTP.md, "WebSocket")."""
         query = parse_query(request.uri)
-        recipients = self._recipients(name, query)
-        after = _place(query, request)[0] or NOW
+        recipients = _recipients(name, query)
+        after = _start(query, request)
         most = self.limits.max_body + bounds.SOCKET_MESSAGE_BYTES_OVER_BODY
         websocket.accept(
             request, lambda: Talk(self.hub, recipients, after, self._check_push), self._pings, most
@@ -410,22 +400,6 @@ class Routes:
             origin = request.getHeader(b"origin")
             if origin is not None:
                 self.origins.check(origin, host, secure=request.isSecure())
-
-    def _recipients(self, name: str | None, query: Query) -> tuple[str, ...]:
-        """Return what a reader asks for: names, and patterns."""
-        return tuple(dict.fromkeys(map(readable, self._names(name, query))))
-
-    def _names(self, name: str | None, query: Query) -> list[str]:
-        given = query.get("rcpt", [])
-        if name is not None:
-            if given:
-                raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
-            return [name]
-        if not given:
-            recipient("")
-        if len(given) > bounds.RECIPIENTS_PER_REQUEST:
-            raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
-        return given
 
     def send(self, answer: Answer | None, request: Any) -> bytes | None:
         """Write ``answer``, with what the request's origin needs to read it.
@@ -558,29 +532,113 @@ class RoutesResource(KleinResource):
 # -- parsing
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a poll asks for. ``after`` is None for a take; ``conditional`` if it came as a validator."""
+
+    recipients: tuple[str, ...]
+    listener: str | None
+    after: Cursor | None
+    conditional: bool
+    wait: float
+    preferred: bool
+    """Whether ``wait`` came as a preference that is honoured."""
+    limit: int
+    form: longpoll.Format
+    look: bool
+    """A HEAD: it takes nothing, acknowledges nothing, and waits for nothing."""
+
+
+@lru_cache(maxsize=256)  # the thousand of a fan-out all ask the same
+def _asked(
+    name: str | None,
+    query_text: bytes,
+    head: bool,
+    accept: bytes | None,
+    prefer: bytes | None,
+    if_none_match: bytes | None,
+    last_event_id: bytes | None,
+    max_wait: float,
+) -> _Asked:
+    query = _parsed(query_text)
+    form = _format(query, accept)
+    limit = _limit(_one(query, "limit"))
+    wait, preferred = _wait(query, prefer, max_wait)
+    after, conditional = _place(query, if_none_match, last_event_id)
+    listener = _one(query, "listener")
+    if listener is None:
+        recipients = _recipients(name, query)
+    elif name is not None or "rcpt" in query:
+        raise BadParameter("A listener has its recipients; name it alone.")
+    else:
+        recipients = ()
+    if head:
+        after, wait = after or OLDEST, 0.0
+    if listener is None and after is None and any(map(is_pattern, recipients)):
+        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
+    if form == "raw":
+        limit = 1
+    return _Asked(recipients, listener, after, conditional, wait, preferred, limit, form, head)
+
+
+def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]:
+    """Return the seconds to be held, and whether they came as a preference that is honoured."""
+    text = _one(query, "wait")
+    if text is not None:
+        if not _SECONDS.fullmatch(text) or float(text) > most:
+            raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
+        return float(text), False
+    for preference in (prefer or b"").decode("latin-1").split(","):
+        match = _PREFER_WAIT.fullmatch(preference)
+        if match:
+            return min(float(match[1] or match[2]), int(most)), True
+    return min(bounds.WAIT_SECONDS, most), False
+
+
+def _recipients(name: str | None, query: Query) -> tuple[str, ...]:
+    """Return what a reader asks for: names, and patterns."""
+    return tuple(dict.fromkeys(map(readable, _names(name, query))))
+
+
+def _names(name: str | None, query: Query) -> list[str]:
+    given = query.get("rcpt", [])
+    if name is not None:
+        if given:
+            raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
+        return [name]
+    if not given:
+        recipient("")
+    if len(given) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return given
+
+
 def parse_query(uri: bytes) -> Query:
     """Return the parameters of a target's query, each with its values in order.
 
     As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
     """
+    return _parsed(uri.partition(b"?")[2])
+
+
+def _parsed(text: bytes) -> Query:
     query: Query = {}
-    _, _, text = uri.partition(b"?")
-    if not text:
-        return query
     try:
-        for pair in text.split(b"&"):
-            if pair:
-                name, _, value = pair.partition(b"=")
-                query.setdefault(_decoded(name), []).append(_decoded(value))
+        if b"%" not in text and b"+" not in text:
+            for pair in text.decode().split("&") if text else ():
+                name, _, value = pair.partition("=")
+                query.setdefault(name, []).append(value)
+        else:
+            for encoded in text.split(b"&"):
+                field, _, content = encoded.partition(b"=")
+                query.setdefault(_decoded(field), []).append(_decoded(content))
     except UnicodeDecodeError:
         raise BadParameter("The query must be percent-encoded UTF-8.") from None
     return query
 
 
 def _decoded(text: bytes) -> str:
-    if b"%" in text or b"+" in text:
-        text = unquote_to_bytes(text.replace(b"+", b" "))
-    return text.decode()
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
 
 
 def _one(query: Query, name: str) -> str | None:
@@ -633,18 +691,24 @@ def _key(key: bytes | None) -> str | None:
     return key.decode("latin-1")
 
 
-def _place(query: Query, request: Request) -> tuple[Cursor | None, bool]:
+def _place(
+    query: Query, if_none_match: bytes | None, last_event_id: bytes | None
+) -> tuple[Cursor | None, bool]:
     """Return the reader's cursor, None for a take, and whether it came as a validator."""
     after = _one(query, "after")
     if after is not None:
         return _cursor(after, "after"), False
-    validators = request.getHeader(b"if-none-match")
-    if validators is not None:
-        return _validator(validators.decode("latin-1")), True
-    last = request.getHeader(b"last-event-id")
-    if last is not None:
-        return _cursor(last.decode("latin-1"), "Last-Event-ID"), False
+    if if_none_match is not None:
+        return _validator(if_none_match.decode("latin-1")), True
+    if last_event_id is not None:
+        return _cursor(last_event_id.decode("latin-1"), "Last-Event-ID"), False
     return None, False
+
+
+def _start(query: Query, request: Request) -> Cursor:
+    """Return where a stream or socket begins."""
+    after = _place(query, request.getHeader(b"if-none-match"), request.getHeader(b"last-event-id"))[0]
+    return NOW if after is None else after
 
 
 def _cursor(text: str, name: str) -> Cursor:
@@ -718,6 +782,14 @@ def _is_media_type(text: str) -> bool:
 
 
 # -- answering
+
+
+def _poll_answer(batch: Batch, asked: _Asked) -> Answer:
+    if asked.conditional and not batch:
+        made = longpoll.not_modified(batch)
+    else:
+        made = longpoll.answer(batch, asked.form)
+    return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
 
 
 def _receipt(receipt: Receipt) -> Answer:
