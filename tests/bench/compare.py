@@ -481,7 +481,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def verdicts(measured: Measured, runs: Sequence[Run], ours: str) -> list[dict[str, Any]]:
-    """Return the checks of ``runs``, each with its ratio and whether it holds: None without one of its sides."""
+    """Return the checks of ``runs``: ratio, and whether it holds; None without one of its sides."""
     names = {run.name for run in runs}
     found = []
     for check in CHECKS:
