@@ -49,7 +49,7 @@ from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
 from .metrics import prometheus
 from .pages import pages
-from .recipient import readable, recipient
+from .recipient import is_pattern, readable, recipient
 from .stores import Maybe
 from .transports import Answer, longpoll, websocket
 from .transports.ndjson import NDJSON
