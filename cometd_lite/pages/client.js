@@ -574,6 +574,7 @@ export class Following {
   /** @param {Message} message */
   async #deliver(message) {
     if (this.#ended) return;
+    this.#failures = 0; // Whatever cuts it off each time, it gets on.
     if (this.#seen.add(message.id)) {
       try {
         await this.#onMessage(message);

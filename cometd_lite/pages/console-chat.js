@@ -276,10 +276,11 @@ class Talk {
     const first = id !== this.#last.id || name !== this.#last.name || at - this.#last.at > TOGETHER;
     this.#last = { id, name, at };
     const kinds = ["saying", own && "own", first && "first", !id && "plain"].filter(Boolean).join(" ");
-    const item = element("li", { class: kinds });
+    const item = element("div", { class: kinds });
     if (!own && first) item.append(face(id, name));
-    if (first) item.append(element("div", { class: "who" }, own ? "" : name, time(created_at, "minutes")));
-    else item.append(element("span", { class: "unseen" }, `${name}: `));
+    const who = element("span", own ? { class: "unseen" } : {}, own ? "You" : name);
+    if (first) item.append(element("div", { class: "who" }, who, time(created_at, "minutes")));
+    else item.append(element("span", { class: "unseen" }, `${own ? "You" : name}: `));
     item.append(element("div", { class: "words" }, text));
     this.#add(item);
   }
@@ -290,7 +291,7 @@ class Talk {
    */
   note(text, kind) {
     this.#last = { id: "", name: "", at: 0 };
-    this.#add(element("li", { class: `note ${kind}` }, text));
+    this.#add(element("p", { class: `note ${kind}` }, text));
   }
 
   /** @param {HTMLElement} item */

@@ -200,7 +200,8 @@ function messageItem(message) {
 /** @param {string} after */
 function gapItem(after) {
   const text = "A gap: messages after this place are no longer kept. ";
-  return element("li", { class: "lost", role: "status" }, text, element("code", {}, after));
+  byId("news").textContent = text;
+  return element("li", { class: "lost" }, text, element("code", {}, after));
 }
 
 /** @param {import("./client.js").Receipt} receipt */

@@ -106,9 +106,7 @@ function themes() {
   let theme = recall(localStorage, "comet theme") ?? "auto";
   const apply = () => {
     document.documentElement.dataset.theme = theme;
-    const label = /** @type {HTMLElement} */ (button.querySelector("span"));
-    label.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme] ?? "Auto";
-    button.setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system" : theme}`);
+    byId("theme-name").textContent = { light: "Light", dark: "Dark" }[theme] ?? "Auto";
   };
   button.addEventListener("click", () => {
     theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
