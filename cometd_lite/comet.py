@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from .auth import Hosts, Origins
+from .auth import Hosts, Origins, Tokens
 from .hub import Hub, Standing
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .message import Batch, Content, Cursor, Message, Push, Receipt
@@ -21,7 +21,7 @@ from .recipient import readable, recipient
 from .registry import Registry
 from .stores import Maybe, Store
 from .stores.memory import MemoryStore
-from .web import Routes, RoutesResource
+from .web import Authorize, Routes, RoutesResource
 
 T = TypeVar("T")
 Recipients = str | Iterable[str]
@@ -42,6 +42,8 @@ class Comet:
         overflow: Literal["reject", "drop-oldest"] = "reject",
         hosts: Hosts | None = None,
         origins: Iterable[str] = (),
+        tokens: Tokens | None = None,
+        authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
         clock: IReactorTime | None = None,
@@ -65,6 +67,8 @@ class Comet:
             overflow=overflow,
             hosts=hosts,
             origins=Origins(allowed),
+            tokens=tokens,
+            authorize=authorize,
             metrics=metrics,
             console=console,
         )

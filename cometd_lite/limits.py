@@ -86,6 +86,15 @@ RETRY_MILLISECONDS = (1_000, 3_000)
 SOCKET_MESSAGE_BYTES_OVER_BODY = 2_048
 """What a push over a WebSocket may have around its data: a recipient, a ref and JSON's own signs."""
 
+TOKEN_BYTES = 8_192
+"""A JSON Web Token at the most: with dozens of patterns one has 2 KB, and a header fits no more."""
+
+TOKENS_KNOWN = 1_000
+"""Verified tokens that are remembered, so that a signature is checked once and not at each poll."""
+
+SECRET_BYTES = 32
+"""A secret for HS256 at the least (RFC 7518 §3.2)."""
+
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
@@ -102,10 +111,10 @@ BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser: nobody has more tabs of one program, but a page may shake hands in a loop."""
+"""Bayeux sessions of one browser: nobody has more tabs of a program, but a page may shake hands in a loop."""
 
 BAYEUX_EVENTS_RENDERED = 256
-"""Messages whose Bayeux form is remembered: those that a fan-out is busy with, 16 MB if all are as large as may be."""
+"""Messages whose Bayeux form is remembered: those a fan-out is busy with, 16 MB if all are of the largest."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""

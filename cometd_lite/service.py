@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +29,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from . import __version__
-from .auth import Hosts, is_loopback
+from .auth import Hosts, Tokens, is_loopback
 from .comet import Comet
 from .limits import Limits
 from .serving import Bounds, HTTPFactory
@@ -137,6 +139,7 @@ no pid file."""
         ),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
         _parameter("store", "memory", "Where messages live.", one_of("memory")),
+        ("audience", None, None, "Whom tokens must be meant for, where they say so (their aud)."),
     )
 
     def __init__(self) -> None:
@@ -147,6 +150,7 @@ no pid file."""
         self["listen"] = []
         self["allow-origin"] = []
         self["host"] = []
+        self["key"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen there; may be given again. A Twisted endpoint [default: tcp:8080:interface=127.0.0.1]."""
@@ -159,6 +163,10 @@ no pid file."""
     def opt_host(self, name: str) -> None:
         """Answer to this Host too, where only this machine can connect; may be given again."""
         self["host"].append(name)
+
+    def opt_key(self, file: str) -> None:
+        """Check tokens against this key file: a secret, a PEM public key or a JWKS; may be given again."""
+        self["key"].append(file)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -180,6 +188,7 @@ no pid file."""
             parts = urlsplit(origin)
             if origin != "*" and not (parts.scheme and parts.netloc and parts.path in {"", "/"}):
                 raise UsageError(f"--allow-origin {origin}: not an origin, as in https://example.com.")
+        _ = self.tokens  # a wrong key file is told before anything is served
 
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
         """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""
@@ -195,6 +204,16 @@ no pid file."""
             return f"{described}\n\n{super().getUsage(width)}"
         finally:
             self.longdesc = described
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """What checks tokens, None where no key was given. Raises ``UsageError`` for a file that is no key."""
+        if not self["key"]:
+            return None
+        try:
+            return Tokens(map(Path, self["key"]), audience=self["audience"])
+        except ValueError as error:
+            raise UsageError(f"--key: {error}.") from None
 
     @property
     def limits(self) -> Limits:
@@ -244,7 +263,7 @@ class CometService(Service):
         """Begin to serve."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self.comet.start()
-        reactor.callWhenRunning(self._exit_quietly_on_sigterm)
+        reactor.callWhenRunning(self._handle_signals)
         reactor.callWhenRunning(settle_collector)
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
@@ -257,10 +276,22 @@ class CometService(Service):
         self.factory.shutdown()
         return gatherResults([closed for closed in closing if closed is not None])
 
-    def _exit_quietly_on_sigterm(self) -> None:
+    def _handle_signals(self) -> None:
         # Twisted would end the process by the signal itself, which service managers report as a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: reactor.callFromThread(self._stop_reactor))
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self._reload_keys))
+
+    def _reload_keys(self) -> None:
+        tokens = self.comet.routes.tokens
+        if tokens is None:
+            return
+        try:
+            tokens.reload()
+        except ValueError as error:
+            self.log.error("The keys stay as they were: {error}.", error=error)
+        else:
+            self.log.info("The keys were read again.")
 
     @staticmethod
     def _stop_reactor() -> None:
@@ -286,6 +317,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         overflow=options["overflow"],
         hosts=options.hosts,
         origins=options["allow-origin"],
+        tokens=options.tokens,
         metrics=not options["no-metrics"],
         console=not options["no-console"],
         clock=reactor,

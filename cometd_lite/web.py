@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import BadHost, HTTPException, RequestEntityTooLarge
@@ -29,7 +29,7 @@ from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 
 from . import limits as bounds
-from .auth import Hosts, Origins
+from .auth import Action, Grant, Hosts, Origins, Tokens
 from .errors import (
     BadBody,
     BadCursor,
@@ -38,9 +38,11 @@ from .errors import (
     BadRequest,
     BodyTooLarge,
     CometError,
+    Forbidden,
     InternalError,
     MethodNotAllowed,
     NotFound,
+    Unauthorized,
     problem_type,
 )
 from .hub import Hub, Standing, then
@@ -90,6 +92,9 @@ _NAMING = frozenset({b"push", b"poll", b"stream", b"ws", b"recipients"})
 Overflow = Literal["reject", "drop-oldest"]
 Query: TypeAlias = dict[str, list[str]]
 Route = TypeVar("Route", bound=Callable[..., Any])
+T = TypeVar("T")
+Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
+"""An embedding program's own word on who may do what: request, action and recipient arrive."""
 
 
 class Request(Protocol):
@@ -164,6 +169,8 @@ class Routes:
         overflow: Overflow = "reject",
         hosts: Hosts | None = None,
         origins: Origins | None = None,
+        tokens: Tokens | None = None,
+        authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
         random: Random | None = None,
@@ -173,6 +180,8 @@ class Routes:
         self.overflow = overflow
         self.hosts = hosts or Hosts()
         self.origins = origins or Origins()
+        self.tokens = tokens
+        self.authorize = authorize
         self.show_metrics = metrics
         self.show_console = console
         self.listeners = Listeners(hub, limits.max_sessions)
@@ -197,7 +206,8 @@ class Routes:
             overflow=cast("Overflow", _choice(query, "overflow", ("reject", "drop-oldest"), self.overflow)),
             key=_key(request.getHeader(b"idempotency-key")),
         )
-        return then(self.hub.push(push), _receipt)
+        receipt = self._allowed(request, "push", push.recipients, lambda _: self.hub.push(push))
+        return then(receipt, _receipt)
 
     def _addressed(self, name: str | None, query: Query) -> tuple[str, ...]:
         if "to" in query:
@@ -236,25 +246,25 @@ class Routes:
             request.getHeader(b"last-event-id"),
             self.limits.max_wait,
         )
-        found: Maybe[Batch]
-        if asked.listener is not None:
-            listener = self.listeners.get(asked.listener)
-            if asked.look:
-                return then(
-                    self.hub.poll(listener.keys, listener.place, 0.0, asked.limit),
-                    lambda batch: _poll_answer(batch, asked),
-                )
-            found = self.listeners.poll(
-                listener, asked.after, asked.wait, asked.limit, lambda: not _has_left(request)
-            )
-        elif asked.after is not None:
-            found = self.hub.poll(asked.recipients, asked.after, asked.wait, asked.limit)
-        else:
-            taken = self.hub.take(asked.recipients, asked.wait, asked.limit, lambda: _has_left(request))
-            found = then(taken, lambda batch: self._give(batch, request))
+        named = asked.recipients if asked.listener is None else self.listeners.get(asked.listener).recipients
+        found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, grant))
         if isinstance(found, Deferred):
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
+
+    def _poll(self, request: Request, asked: _Asked, grant: Grant | None) -> Maybe[Batch]:
+        wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
+        if asked.listener is not None:
+            listener = self.listeners.get(asked.listener)
+            if asked.look:
+                return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
+            return self.listeners.poll(
+                listener, asked.after, wait, asked.limit, lambda: not _has_left(request)
+            )
+        if asked.after is not None:
+            return self.hub.poll(asked.recipients, asked.after, wait, asked.limit)
+        taken = self.hub.take(asked.recipients, wait, asked.limit, lambda: _has_left(request))
+        return then(taken, lambda batch: self._give(batch, request))
 
     def _give(self, taken: Batch, request: Request) -> Batch:
         """Return what a take is answered with; what cannot be written stays where it was."""
@@ -266,7 +276,7 @@ class Routes:
 
     @_route(app, "/stream", "GET")
     @_route(app, "/stream/<path:name>", "GET")
-    def stream(self, request: Any, name: str | None = None) -> Answer | Deferred[None]:
+    def stream(self, request: Any, name: str | None = None) -> Answer | Maybe[None]:
         """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
         query = parse_query(request.uri)
         recipients = _recipients(name, query)
@@ -276,21 +286,39 @@ class Routes:
         if request.method == b"HEAD":
             return Answer(200, form.head)
         head = form.head + self._cors(request)
-        stream = Stream(request, self.hub, form, self._heartbeats, self._random)
-        return stream.begin(recipients, after, lambda: _begin(request, head))
+
+        def begin(grant: Grant | None) -> Maybe[None]:
+            stream = Stream(request, self.hub, form, self._heartbeats, self._random)
+            ended = stream.begin(recipients, after, lambda: _begin(request, head))
+            self._end_with(grant, ended, stream.end)
+            return ended
+
+        return self._allowed(request, "poll", recipients, begin)
 
     @_route(app, "/ws", "GET", changes=True)
     @_route(app, "/ws/<path:name>", "GET", changes=True)
-    def socket(self, request: Any, name: str | None = None) -> Deferred[None]:
+    def socket(self, request: Any, name: str | None = None) -> Maybe[None]:
         """Open a WebSocket on the recipients (HTTP.md, "WebSocket")."""
         query = parse_query(request.uri)
         recipients = _recipients(name, query)
         after = _start(query, request)
         most = self.limits.max_body + bounds.SOCKET_MESSAGE_BYTES_OVER_BODY
-        websocket.accept(
-            request, lambda: Talk(self.hub, recipients, after, self._check_push), self._pings, most
-        )
-        return Deferred()  # the connection is the socket's now; nothing is left to answer
+
+        def begin(grant: Grant | None) -> Maybe[None]:
+            def check(push: Push) -> None:
+                self._check_push(push)
+                if grant is not None:
+                    grant.check("push", push.recipients)
+
+            def talk() -> Talk:
+                talk = Talk(self.hub, recipients, after, check)
+                self._end_with(grant, talk.ended, talk.end)
+                return talk
+
+            websocket.accept(request, talk, self._pings, most)
+            return Deferred()  # the connection is the socket's now; nothing is left to answer
+
+        return self._allowed(request, "poll", recipients, begin)
 
     def _check_push(self, push: Push) -> None:
         _event(push.event)
@@ -310,37 +338,52 @@ class Routes:
             or not 0 < ttl <= bounds.LISTENER_SECONDS_MOST
         ):
             raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
-        return then(self.listeners.register(_listed(asked), float(ttl)), _registered)
+        named = _listed(asked)
+        registered = self._allowed(
+            request, "poll", named, lambda _: self.listeners.register(named, float(ttl))
+        )
+        return then(registered, _registered)
 
     @_route(app, "/listeners/<path:id>", "GET")
-    def listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+    def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Show a listener."""
-        return Answer(200, _JSON, _described(self.listeners.get(id)))
+        listener = self.listeners.get(id)
+        shown = Answer(200, _JSON, _described(listener))
+        return self._allowed(request, "poll", listener.recipients, lambda _: shown)
 
     @_route(app, "/listeners/<path:id>", "PUT", changes=True)
-    def change_listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+    def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
         listener = self.listeners.get(id)
-        self.listeners.change(listener, _listed(_json_object(request.content.read(), {"recipients"})))
-        return Answer(200, _JSON, _described(listener))
+        named = _listed(_json_object(request.content.read(), {"recipients"}))
+
+        def change(_: Grant | None) -> Answer:
+            self.listeners.change(listener, named)
+            return Answer(200, _JSON, _described(listener))
+
+        return self._allowed(request, "poll", (*listener.recipients, *named), change)
 
     @_route(app, "/listeners/<path:id>", "DELETE", changes=True)
-    def end_listener(self, request: Request, id: str) -> Answer:  # noqa: A002
+    def end_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """End a listener."""
-        self.listeners.end(self.listeners.get(id))
-        return Answer(204, _COMMON)
+        listener = self.listeners.get(id)
+        ended = self._allowed(request, "poll", listener.recipients, lambda _: self.listeners.end(listener))
+        return then(ended, lambda _: Answer(204, _COMMON))
 
     # -- recipients
 
     @_route(app, "/recipients/<path:name>", "GET")
     def recipient(self, request: Request, name: str) -> Maybe[Answer]:
         """Say how a recipient stands (HTTP.md, "Everything else")."""
-        return then(self.hub.describe(recipient(name)), _standing)
+        names = (recipient(name),)
+        return then(self._allowed(request, "poll", names, lambda _: self.hub.describe(name)), _standing)
 
     @_route(app, "/recipients/<path:name>", "DELETE", changes=True)
     def delete_recipient(self, request: Request, name: str) -> Maybe[Answer]:
         """Lose what a recipient's mailbox holds (HTTP.md, "Everything else")."""
-        return then(self.hub.delete(recipient(name)), lambda _: Answer(204, _COMMON))
+        names = (recipient(name),)
+        deleted = self._allowed(request, "manage", names, lambda _: self.hub.delete(name))
+        return then(deleted, lambda _: Answer(204, _COMMON))
 
     # -- the server
 
@@ -401,6 +444,52 @@ class Routes:
             if origin is not None:
                 self.origins.check(origin, host, secure=request.isSecure())
 
+    def _allowed(
+        self,
+        request: Request,
+        action: Action,
+        names: tuple[str, ...],
+        act: Callable[[Grant | None], Maybe[T]],
+    ) -> Maybe[T]:
+        """Do ``act`` if the request's token, and the embedding program, allow the action on all the names.
+
+        Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, None without keys.
+        """
+        if self.tokens is None and self.authorize is None:
+            return act(None)
+        grant = None
+        if self.tokens is not None:
+            grant = self.tokens.grant(_token(request))
+            grant.check(action, names)
+        if self.authorize is None:
+            return act(grant)
+        asked = [maybeDeferred(self.authorize, request, action, name) for name in names]
+
+        def judge(verdicts: list[bool]) -> Maybe[T]:
+            if not all(verdicts):
+                raise Forbidden(f"To {action} here is not allowed to this client.")
+            return act(grant)
+
+        verdicts = gatherResults(asked, consumeErrors=True).addErrback(_first_error)
+        return cast("Deferred[T]", verdicts.addCallback(judge))  # type: ignore[call-overload]
+
+    def _time_left(self, grant: Grant) -> float:
+        """Return the seconds for which a grant still holds."""
+        return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.hub.wall())
+
+    def _end_with(self, grant: Grant | None, ended: Deferred[None], end: Callable[[], None]) -> None:
+        """End a stream or socket when its token does."""
+        if grant is None or grant.expires_at is None:
+            return
+        timer = self.hub.clock.callLater(self._time_left(grant), end)
+
+        def cancel(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        ended.addBoth(cancel)
+
     def send(self, answer: Answer | None, request: Any) -> bytes | None:
         """Write ``answer``, with what the request's origin needs to read it.
 
@@ -448,6 +537,8 @@ class Routes:
         head = _PROBLEM
         if error.retry_after is not None:
             head += self._retry_after(error.retry_after)
+        if isinstance(error, Unauthorized):
+            head += b"WWW-Authenticate: Bearer\r\n"
         if isinstance(error, MethodNotAllowed):
             head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
         return Answer(error.status, head, orjson.dumps(error.problem()))
@@ -743,6 +834,23 @@ def _format(query: Query, accept: bytes | None) -> longpoll.Format:
     accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"
+
+
+def _token(request: Request) -> str:
+    """Return the request's token. Raises ``Unauthorized`` where it brings none."""
+    scheme, _, token = (request.getHeader(b"authorization") or b"").partition(b" ")
+    if scheme.lower() == b"bearer" and token.strip():
+        return token.strip().decode("latin-1")
+    given = _one(parse_query(request.uri), "token")
+    if not given:
+        raise Unauthorized("A token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN.")
+    return given
+
+
+def _first_error(failure: Failure) -> Failure:
+    """Return what an ``authorize`` of the embedding program failed with."""
+    first = failure.value
+    return first.subFailure if isinstance(first, FirstError) else failure
 
 
 def _content(body: bytes, media_type: str | None) -> Content:

@@ -169,6 +169,11 @@ class Stream:
     def _retry(self) -> int:
         return self._random.randint(*RETRY_MILLISECONDS)
 
+    def end(self) -> None:
+        """End the stream; its reader may come back."""
+        if self._follower is not None:
+            self._follower.end()
+
     # -- what the transport calls
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name

@@ -14,7 +14,7 @@ from ..errors import BadBody, CometError, InternalError
 from ..hub import Hub
 from ..message import Batch, Content, Cursor, Push, Receipt
 from ..recipient import recipient
-from .websocket import SERVICE_RESTART, Socket, text_frame
+from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 
 _GAP = text_frame(b'{"gap":true}')
 
@@ -40,6 +40,8 @@ class Talk:
         self._follower = hub.follow(recipients, after, self._tell)
         deferred = self._follower.deferred
         assert deferred is not None, "who was parked just now has a Deferred"
+        self.ended: Deferred[None] = deferred
+        """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
         deferred.addCallbacks(self._stopped, lambda failure: failure.trap(CancelledError))
 
     def opened(self, socket: Socket) -> None:
@@ -57,6 +59,11 @@ class Talk:
         self._hub.metrics.sockets -= 1
         if self._follower.deferred is not None:
             self._follower.deferred.cancel()
+
+    def end(self) -> None:
+        """End the conversation, because its token has expired."""
+        if self._socket is not None:
+            self._socket.close(POLICY_VIOLATION, "the token has expired")
 
     def text_received(self, text: str) -> None:
         """Push what a text asks for, and answer it with its ``ref``."""
