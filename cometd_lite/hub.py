@@ -9,7 +9,6 @@ what is pushed between a look and a park would otherwise come only at the end of
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from .message import NOW, OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
 from .registry import Parked, Registry, Woken, total
 from .stores import Contents, Maybe, Store
+from .stores.records import RECEIPTS, fingerprint, receipt_id, receipt_of, receipt_value
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -353,20 +353,21 @@ class Hub:
         if push.key is None:
             return self._push(push)
         key = (push.key, push.recipients)
-        fingerprint = _fingerprint(push)
+        digest = fingerprint(push)
         now = self.clock.seconds()
         earlier = self._receipts.get(key)
         if earlier is not None and earlier.until > now:
-            if earlier.fingerprint != fingerprint:
+            if earlier.fingerprint != digest:
                 raise KeyReused("This Idempotency-Key came with another body; a new push needs a new key.")
             return earlier.again()
         receipt = self._push(push)
-        remembered = _Remembered(fingerprint, now + IDEMPOTENCY_SECONDS, len(push.contents))
+        remembered = _Remembered(digest, now + IDEMPOTENCY_SECONDS, len(push.contents))
         self._remember(key, remembered)
         if not isinstance(receipt, Deferred):
             remembered.receipt = receipt
             return receipt
         mine = remembered.again()
+        receipt.addCallback(self._keep_receipt, key, remembered)
         receipt.addErrback(self._forget_key, key, remembered)
         receipt.addBoth(remembered.arrived)
         return mine
@@ -382,6 +383,22 @@ class Hub:
         remembered = self._receipts.pop(key, None)
         if remembered is not None:
             self._ids -= remembered.ids * len(key[1])
+            self.store.forget(RECEIPTS, receipt_id(*key))
+
+    def _keep_receipt(self, receipt: Receipt, key: _Key, remembered: _Remembered) -> Receipt:
+        if receipt.delivered:  # else the store has kept the same with the messages
+            value = partial(receipt_value, remembered.fingerprint, receipt)
+            self.store.remember(RECEIPTS, receipt_id(*key), value, remembered.until)
+        return receipt
+
+    def recall(self) -> None:
+        """Bring back the receipts that the store, which is open now, has remembered."""
+        for record in self.store.recall(RECEIPTS):
+            key, digest, receipt = receipt_of(record)
+            remembered = _Remembered(
+                digest, record.expires_at, len(receipt.ids) // len(receipt.recipients), receipt
+            )
+            self._remember((key, receipt.recipients), remembered)
 
     def _forget_key(self, failure: Failure, key: _Key, remembered: _Remembered) -> Failure:
         if self._receipts.get(key) is remembered:
@@ -567,11 +584,3 @@ def _unqueued(receipt: Receipt) -> Receipt:
     if not receipt.delivered:
         raise NobodyWaits("Nobody waits at this moment, and queue=no keeps the message for nobody.")
     return receipt
-
-
-def _fingerprint(push: Push) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for content in push.contents:
-        digest.update(b"%d %b %d " % (len(content.type), content.type.encode(), len(content.body)))
-        digest.update(content.body)
-    return digest.digest()

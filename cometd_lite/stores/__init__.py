@@ -6,7 +6,7 @@ Deferred. The hub asks both in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -37,6 +37,20 @@ class Usage:
     memory: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a store remembers for others, as bytes of their own: a listener, or the receipt of a push."""
+
+    id: str
+    value: bytes
+    expires_at: float
+    """On the clock of ``now``; infinity where it is forgotten only when that is asked for."""
+
+
+class StoreUnusable(Exception):
+    """A store cannot be opened; its text is a sentence for whoever starts the server."""
+
+
 class Store(Protocol):
     """Keeps the mailboxes and the one order. ``now`` is in seconds of a monotonic clock.
 
@@ -44,8 +58,19 @@ class Store(Protocol):
     expired, deleted, or had to make room.
     """
 
+    def open(self, now: float) -> Maybe[None]:
+        """Bring back what was kept; to be called once, before anything else. Raises ``StoreUnusable``."""
+
+    def close(self) -> Maybe[None]:
+        """Keep what is still to be kept, and let go of disk or network; nothing may be asked after it."""
+
+    def flush(self) -> Maybe[None]:
+        """Wait until all that was asked for so far would outlive the process. Raises ``StoreDown``."""
+
     def append(self, push: Push, now: float, created_at: float) -> Maybe[Sequence[Message]]:
         """Give every content to every recipient, in order: all of them, or none.
+
+        Where there is an idempotency key, its receipt is remembered with them (``records.py``).
 
         Raises ``MailboxFull`` or ``ServerFull`` where a bound is reached, ``StoreDown`` where nothing can
         be kept now. With ``push.queue`` false nothing is kept for longer than until ``retract``.
@@ -78,3 +103,15 @@ class Store(Protocol):
 
     def expire(self, now: float) -> Maybe[None]:
         """Let go of the messages whose time is over."""
+
+    def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """Remember a record for as long as messages are kept; ``value`` is asked when it is written.
+
+        Of a crash soon after it remains what was remembered before. See ``flush``.
+        """
+
+    def forget(self, kind: str, id: str) -> None:  # noqa: A002
+        """Forget a record."""
+
+    def recall(self, kind: str) -> Sequence[Record]:
+        """Return, once, the records of a kind that were there when the store was opened."""

@@ -7,7 +7,7 @@ counted, overhead included, and bounded; so is the number of mailboxes, and the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heappop, heappush, merge
 from itertools import takewhile
 from operator import attrgetter
@@ -17,7 +17,7 @@ from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
 from ..mailbox import Mailbox
 from ..message import NOW, OLDEST, Batch, Cursor, Message, Push
 from ..recipient import covering, is_pattern
-from . import Contents, Usage
+from . import Contents, Record, Usage
 
 _sequence = attrgetter("sequence")
 _ANSWERS = 1_000  # more readers than this, all asking differently, are no fan-out
@@ -58,7 +58,7 @@ class MemoryStore:
         self._expire_soon(now)
         if push.queue:
             self._check_capacity(push)
-        messages = self._numbered(push, now, created_at)
+        messages = self._numbered(push, now, created_at, self.sequence)
         self._check_server(messages)
         if push.queue:
             self._make_room(push)
@@ -180,6 +180,27 @@ class MemoryStore:
         """See ``Store.usage``."""
         return Usage(len(self._mailboxes), len(self._log), self.memory)
 
+    # -- what outlives the process: nothing
+
+    def open(self, now: float) -> None:
+        """See ``Store.open``."""
+
+    def close(self) -> None:
+        """See ``Store.close``."""
+
+    def flush(self) -> None:
+        """See ``Store.flush``."""
+
+    def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """See ``Store.remember``."""
+
+    def forget(self, kind: str, id: str) -> None:  # noqa: A002
+        """See ``Store.forget``."""
+
+    def recall(self, kind: str) -> Sequence[Record]:  # noqa: ARG002
+        """See ``Store.recall``."""
+        return ()
+
     # -- how it is done
 
     def _create(self, recipient: str) -> Mailbox:
@@ -218,13 +239,13 @@ class MemoryStore:
             if mailbox.messages:
                 heappush(expiries, (mailbox.next_expiry, mailbox.recipient))
 
-    def _numbered(self, push: Push, now: float, created_at: float) -> list[Message]:
-        """Return the push's messages with the next numbers, line by line; nothing is kept yet."""
+    def _numbered(self, push: Push, now: float, created_at: float, last: int) -> list[Message]:
+        """Return the push's messages with the numbers after ``last``, line by line; nothing is kept yet."""
         expires_at = now + (self.limits.ttl if push.ttl is None else min(push.ttl, self.limits.ttl))
         addressed = [(content, recipient) for content in push.contents for recipient in push.recipients]
         return [
             Message(Cursor(self.epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient) in enumerate(addressed, self.sequence + 1)
+            for number, (content, recipient) in enumerate(addressed, last + 1)
         ]
 
     def _excesses(self, push: Push) -> Iterable[tuple[Mailbox, int]]:
@@ -245,12 +266,14 @@ class MemoryStore:
         for mailbox, excess in list(self._excesses(push)):
             self._lose(mailbox, mailbox.drop(excess))
 
-    def _check_server(self, messages: Sequence[Message]) -> None:
+    def _check_server(self, messages: Sequence[Message], coming: Collection[str] = ()) -> None:
+        """Raise ``ServerFull`` where there is no room; ``coming`` are mailboxes about to be made."""
         limits = self.limits
-        created = len({message.recipient for message in messages}.difference(self._mailboxes))
-        if created and len(self._mailboxes) + created > limits.max_recipients:
-            self._reclaim(mailboxes=len(self._mailboxes) + created - limits.max_recipients)
-            if len(self._mailboxes) + created > limits.max_recipients:
+        created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
+        most = limits.max_recipients - len(coming)
+        if created and len(self._mailboxes) + created > most:
+            self._reclaim(mailboxes=len(self._mailboxes) + created - most)
+            if len(self._mailboxes) + created > most:
                 raise ServerFull(f"The server holds {limits.max_recipients} mailboxes, which is its bound.")
         needed = sum(map(cost, messages)) + created * MAILBOX_OVERHEAD
         if self.memory + needed > limits.max_memory:
@@ -340,7 +363,9 @@ class _Losses:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._floor = 0
+        self.floor = 0
+        self.on_forget: Callable[[str], None] | None = None
+        """Called with the name of an entry that had to go."""
         self._entries: dict[str, tuple[int, bool]] = {}
 
     def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
@@ -348,14 +373,20 @@ class _Losses:
         self._entries[name] = (sequence, missed)
         if len(self._entries) > self._most:
             oldest = next(iter(self._entries))
-            self._floor = max(self._floor, self._entries.pop(oldest)[0])
+            self.floor = max(self.floor, self._entries.pop(oldest)[0])
+            if self.on_forget is not None:
+                self.on_forget(oldest)
 
     def recall(self, name: str) -> tuple[int, bool]:
         """Return, and forget, what a mailbox that comes to life again must know."""
-        return self._entries.pop(name, (self._floor, False))
+        return self._entries.pop(name, (self.floor, False))
+
+    def entry(self, name: str) -> tuple[int, bool]:
+        """Return what is remembered of a name."""
+        return self._entries.get(name, (0, False))
 
     def since(self, name: str, after: int) -> bool:
-        return after < self._entries.get(name, (self._floor, False))[0]
+        return after < self._entries.get(name, (self.floor, False))[0]
 
     def forgive(self, name: str) -> bool:
         """Return whether a take missed something, and forget it: the next one is not told again."""
