@@ -79,6 +79,10 @@ class Sessions(Generic[S]):
         session.used -= 1
         session.expires_at = now + session.ttl
 
+    def touch(self, session: S, now: float) -> None:
+        """Note that the session was used just now; it lives for its ``ttl`` from now on."""
+        session.expires_at = now + session.ttl
+
     def remove(self, session: S) -> None:
         """Forget a session."""
         self._sessions.pop(session.id, None)

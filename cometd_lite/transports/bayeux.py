@@ -1,0 +1,863 @@
+"""Bayeux over HTTP and WebSocket: requests and texts arrive, arrays of messages leave (HTTP.md, "Bayeux").
+
+What is said is ``bayeux.py``'s; here it is done. A connect is a poll of its session: a parked reader that
+stands at the session's keys and reads after the session's place. The place moves on when an answer is written
+to a client that is there, and under the acknowledgement extension when the client says that it has it. So
+whatever a client that vanished was not given is there when it comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import lru_cache, partial
+from inspect import iscoroutine
+from random import Random
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
+
+import orjson
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..bayeux import (
+    ALL_RIGHTS,
+    PRIVATE,
+    Bayeux,
+    BayeuxSession,
+    Call,
+    Connect,
+    Effect,
+    Exchange,
+    Forget,
+    Give,
+    Locate,
+    Options,
+    Peer,
+    Replace,
+    Rights,
+    Serve,
+    Service,
+    batch_of,
+    events_of,
+)
+from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull
+from ..hub import Hub, then
+from ..limits import (
+    BAYEUX_BATCH_MESSAGES,
+    BAYEUX_CALLBACK_BYTES,
+    BAYEUX_SOCKET_BACKLOG,
+    POLL_MESSAGES_MOST,
+    RETRY_MILLISECONDS,
+    Limits,
+)
+from ..message import NOW, Batch
+from ..recipient import readable
+from ..registry import Parked
+from ..stores import Maybe
+from . import Answer
+from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+
+T = TypeVar("T")
+News: TypeAlias = tuple[Batch, bytes]
+"""What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
+Form: TypeAlias = Callable[[bytes], Answer]
+"""Makes an HTTP response of an array of messages."""
+
+COOKIE = "BAYEUX_BROWSER"
+
+_INTERNAL_ERROR = 1011
+_TRY_AGAIN_LATER = 1013
+_COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
+_JSON = b"Content-Type: application/json\r\n" + _COMMON
+_SCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + _COMMON
+_CLOSE = b"Connection: close\r\n"
+# Not 408, at which Chrome sends the request again (cometd#883), and no JSON, which Faye takes for messages.
+_REPLACED = Answer(
+    409, b"Content-Type: text/plain\r\n" + _COMMON, b"A later connect of the same client took its place.\n"
+)
+_REPLACED_ERROR = "409::connect_replaced"
+_BROWSER = re.compile(rf'(?:^|;)\s*{COOKIE}="?([A-Za-z0-9_-]{{8,64}})"?\s*(?:;|$)')
+_CALLBACK = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*", re.ASCII)
+
+
+class BayeuxTransport:
+    """The Bayeux side of a hub: its sessions, services, held connects and sockets."""
+
+    log = Logger()
+
+    def __init__(
+        self, hub: Hub, limits: Limits, options: Options | None = None, random: Random | None = None
+    ) -> None:
+        self.hub = hub
+        self.options = options or Options()
+        self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
+        self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+        self._held: Counter[str] = Counter()
+        """Connects that are held over HTTP, by browser."""
+        self._sockets: set[BayeuxSocket] = set()
+
+    # -- for embedding programs
+
+    def service(self, channel: str, handler: Service) -> None:
+        """Let ``handler`` answer what is published to a ``/service`` channel, or a pattern of such.
+
+        Its answer goes to the sender alone. Raises ``ValueError`` where it is no such channel.
+        """
+        if not channel.startswith("/service/"):
+            raise ValueError("A service's channel begins with /service/.")
+        self.bayeux.services[readable(channel[1:])] = handler
+
+    def deliver(self, client_id: str, channel: str, data: Any) -> Maybe[bool]:
+        """Give one session alone an event; return whether there is such a session.
+
+        Raises ``BadBody`` where JSON cannot say ``data``, else as a push does.
+        """
+        return self._deliver(client_id, {"channel": channel, "data": data})
+
+    def _deliver(self, client_id: str, event: dict[str, Any]) -> Maybe[bool]:
+        session = self.bayeux.sessions.get(client_id, self.hub.clock.seconds())
+        if session is None:
+            return False
+
+        def delivered(_: None) -> bool:
+            self.refresh(session)
+            return True
+
+        return then(self._run(self.bayeux.tell(session, event)), delivered)
+
+    # -- what the routes call
+
+    def post(
+        self,
+        body: bytes,
+        media_type: bytes | None,
+        cookie: bytes | None,
+        gone: Callable[[], bool],
+        *,
+        secure: bool = False,
+        rights: Rights = ALL_RIGHTS,
+    ) -> Maybe[Answer]:
+        """Answer a request of the long-polling transport ("The long-polling request messages").
+
+        ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``.
+        """
+        batch = _posted(body, media_type)
+        return self._respond(batch, Peer(browser_of(cookie), rights), gone, json_answer, secure=secure)
+
+    def get(
+        self,
+        query: dict[str, list[str]],
+        cookie: bytes | None,
+        gone: Callable[[], bool],
+        *,
+        secure: bool = False,
+        rights: Rights = ALL_RIGHTS,
+    ) -> Maybe[Answer]:
+        """Answer a request of the callback-polling transport ("The callback-polling request messages").
+
+        Raises ``BadParameter``, ``BadBody`` or ``BodyTooLarge``.
+        """
+        callback = query.get("jsonp", ["jsonpcallback"])
+        if len(callback) != 1 or not is_callback(callback[0]):
+            raise BadParameter("jsonp is the name of a JavaScript function.")
+        if "message" not in query:
+            raise BadParameter("A GET here polls by callback and needs message; other clients POST.")
+        batch = _parsed(query["message"])
+        form = partial(script_answer, callback[0])
+        return self._respond(batch, Peer(browser_of(cookie), rights), gone, form, secure=secure)
+
+    def socket(self, cookie: bytes | None, rights: Rights = ALL_RIGHTS) -> BayeuxSocket:
+        """Return the conversation of a WebSocket."""
+        return BayeuxSocket(self, Peer(browser_of(cookie), rights))
+
+    def sweep(self) -> None:
+        """Let go of the sessions that did not connect again in time; to be called every second."""
+        for session in self.bayeux.expire(self.hub.clock.seconds()):
+            self._drop(session)
+
+    def stop(self) -> None:
+        """Close the sockets; held connects are answered by the hub."""
+        for socket in tuple(self._sockets):
+            socket.close(SERVICE_RESTART, "the server is stopping")
+
+    def __len__(self) -> int:
+        return len(self.bayeux.sessions)
+
+    # -- a request
+
+    def _respond(
+        self, batch: list[Any], peer: Peer, gone: Callable[[], bool], form: Form, *, secure: bool
+    ) -> Maybe[Answer]:
+        exchanged = self.exchange(batch, peer)
+
+        def answer(exchange: Exchange) -> Maybe[Answer]:
+            if exchange.cookie is not None:
+                return form(exchange.json()).with_head(_set_cookie(exchange.cookie, secure=secure))
+            if exchange.wait > 0:
+                return self._hold(exchange, gone, form)
+            return self._answer(exchange, gone, form)
+
+        if not isinstance(exchanged, Deferred):
+            return answer(exchanged)
+        # Whoever waits may leave, and Klein cancels; what was said is done nevertheless.
+        outside: Deferred[Answer] = Deferred()
+        exchanged.addCallback(answer).addBoth(_pass_on, outside)
+        return outside
+
+    def exchange(self, batch: list[Any], peer: Peer) -> Maybe[Exchange]:
+        """Have the conversation about a batch; ``done`` is to be called when its answer is complete."""
+        hub = self.hub
+        return self._run(self.bayeux.converse(batch, peer, hub.clock.seconds(), hub.wall()))
+
+    def _hold(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
+        (connect,) = exchange.connects
+        session = connect.session
+        browser = session.browser
+        if browser is not None and self._held[browser] >= self.options.held_for_a_browser:
+            self.bayeux.crowd(session, connect.reply)
+            return self._answer(exchange, gone, form)
+        if session.crowded:
+            self.bayeux.relieve(session, connect.reply)
+        if self.hub.stopping:
+            self.retry(connect)
+            return self._answer(exchange, gone, form)
+        held = _Held(self, connect, exchange.wait, gone, form)
+        try:
+            parked = held.park()
+        except ServerFull:
+            self.retry(connect)
+            return self._answer(exchange, gone, form)
+        self.bayeux.done(exchange)
+        found = held.look()
+        if found is None:
+            return parked
+        held.unpark()
+        return found
+
+    def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
+        """Answer an exchange now, with the events that there are for its session."""
+        session = exchange.session
+        news: Maybe[News | None] = None
+        if session is not None and (exchange.connects or not session.ack):
+            news = self.news(session)
+
+        def finish(news: News | None) -> Answer:
+            if news is not None and gone():
+                news = None
+            events = self.complete(exchange, news)
+            self.bayeux.done(exchange)
+            answer = form(exchange.json(events))
+            if session is not None:
+                self.refresh(session)
+            return answer.with_head(_CLOSE) if self.hub.stopping else answer
+
+        return then(news, finish)
+
+    def complete(self, exchange: Exchange, news: News | None) -> bytes:
+        """Complete the replies to the connects of an exchange; return the events that go with them."""
+        session = exchange.session
+        events = b""
+        for connect in exchange.connects:
+            if connect.session is session:
+                events += self.complete_connect(connect, news)
+                news = None
+            else:
+                self.complete_connect(connect, None)
+            self.bayeux.sessions.touch(connect.session, self.hub.clock.seconds())
+        if news is not None and session is not None:
+            found, events = news
+            session.gap |= found.gap
+            session.advance(found.cursor)
+            self.hub.counted(found)
+        return events
+
+    def complete_connect(self, connect: Connect, news: News | None) -> bytes:
+        """Complete the reply to a connect; return the events that go with it."""
+        session = connect.session
+        place, gap, events = session.place, session.gap, b""
+        if news is not None:
+            found, events = news
+            place = found.cursor
+            gap |= found.gap
+            if not session.ack:
+                session.advance(place)
+            self.hub.counted(found)
+        session.gap = False
+        connect.complete(place, self.hub.clock.seconds(), gap=gap)
+        return events
+
+    def retry(self, connect: Connect) -> None:
+        """Advise a client, whose connect cannot be held, to come back after a while."""
+        connect.reply["advice"] = self.bayeux.advice(self._random.randint(*RETRY_MILLISECONDS))
+
+    def refresh(self, session: BayeuxSession) -> None:
+        """Let whoever reads for a session look again, at what the session reads now."""
+        reader = session.reader
+        if reader is not None:
+            if reader.keys is not session.keys:
+                reader.rekey()
+            reader.wake()
+
+    # -- what a session reads
+
+    def news(self, session: BayeuxSession) -> Maybe[News | None]:
+        """Return what there is for a session after its place; None where there is nothing."""
+        while session.reads:
+            place = session.place
+            found = self._read(session)
+            if isinstance(found, Deferred):
+                return found.addCallback(self._news, session, place)
+            if not found:
+                return None
+            events = events_of(found, session)
+            if events or found.gap:
+                return found, events
+            session.advance(found.cursor)  # all of it was what it does not want
+            if not found.more:
+                return None
+        return None
+
+    def _news(self, found: Batch, session: BayeuxSession, place: object) -> Maybe[News | None]:
+        if session.place is not place:
+            return self.news(session)  # another answer has told it that in the meantime
+        if not found:
+            return None
+        events = events_of(found, session)
+        if events or found.gap:
+            return found, events
+        session.advance(found.cursor)
+        return self.news(session) if found.more else None
+
+    def _read(self, session: BayeuxSession) -> Maybe[Batch]:
+        now = self.hub.clock.seconds()
+        store = self.hub.store
+        if not session.patterned and not session.since:
+            return store.read(session.reads, session.place, POLL_MESSAGES_MOST, now)
+        # Where there is nothing up to the end, the session goes there, and need not look through that again.
+        end = store.read(session.reads, NOW, 1, now)
+
+        def read(end: Batch) -> Maybe[Batch]:
+            def settle(found: Batch) -> Batch:
+                if not found:
+                    session.advance(end.cursor)
+                return found
+
+            return then(store.read(session.reads, session.place, POLL_MESSAGES_MOST, now), settle)
+
+        return read(end) if not isinstance(end, Deferred) else end.addCallback(read)
+
+    # -- effects
+
+    def _run(self, talk: Any, value: Any = None) -> Maybe[Any]:
+        """Go on with a conversation, doing what it asks for; return what it returns."""
+        while True:
+            try:
+                effect = talk.throw(value.value) if isinstance(value, Failure) else talk.send(value)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                value = self._perform(effect)
+            except CometError:
+                value = Failure()
+            if isinstance(value, Deferred):
+                return value.addErrback(self._translated).addBoth(partial(self._run, talk))
+
+    def _perform(self, effect: Effect) -> Maybe[Any]:
+        if isinstance(effect, Give):
+            return self.hub.push(effect.push)
+        if isinstance(effect, Locate):
+            end = self.hub.store.read((PRIVATE,), NOW, 1, self.hub.clock.seconds())
+            return then(end, lambda batch: batch.cursor)
+        if isinstance(effect, Serve):
+            return self._serve(effect.handler, effect.call)
+        if isinstance(effect, Replace):
+            if effect.session.reader is not None:
+                effect.session.reader.replaced(effect.peer)
+        elif isinstance(effect, Forget):
+            if effect.session.reader is not None:
+                effect.session.reader.disconnected()
+            self._drop(effect.session)
+        return None
+
+    def _serve(self, handler: Service, call: Call) -> Any:
+        try:
+            answer = handler(call)
+        except CometError:
+            raise
+        except Exception:  # noqa: BLE001  whatever a program's handler raises, its caller is answered
+            self.log.failure("The service {channel} failed", channel=call.channel)
+            raise InternalError("The service failed, and the server has noted why.") from None
+        if iscoroutine(answer):
+            answer = Deferred.fromCoroutine(answer)
+        if not isinstance(answer, Deferred):
+            return answer
+        answer.addCallback(self._served, call)
+        answer.addErrback(
+            lambda failure: self.log.failure("The service {channel} failed", failure, channel=call.channel)
+        )
+        return None  # the call was accepted; the answer comes as an event, whenever it comes
+
+    def _served(self, data: Any, call: Call) -> Any:
+        if data is not None and call.client_id is not None:
+            return self._deliver(call.client_id, call.event(data))
+        return None
+
+    def _translated(self, failure: Failure) -> Failure:
+        if isinstance(failure.value, CometError):
+            return failure
+        self.log.failure("A store failed", failure)
+        return Failure(InternalError("The server failed at this message, and has noted why."))
+
+    def _drop(self, session: BayeuxSession) -> None:
+        """Let go of what a session had, which is no more."""
+        if session.reader is not None:
+            session.reader.leave()
+        if session.private:
+            self.hub.delete(PRIVATE + session.id)
+
+
+class _Held(Parked[Answer]):
+    """A connect that is held over HTTP: a poll of its session."""
+
+    __slots__ = ("connect", "form", "gone", "held", "transport", "until")
+
+    def __init__(
+        self, transport: BayeuxTransport, connect: Connect, wait: float, gone: Callable[[], bool], form: Form
+    ) -> None:
+        super().__init__(connect.session.keys)
+        self.transport = transport
+        self.connect = connect
+        self.until = transport.hub.clock.seconds() + wait
+        self.gone = gone
+        self.form = form
+        self.held = False
+
+    def park(self) -> Deferred[Answer]:
+        """Hold the session and wait. Raises ``ServerFull``."""
+        session, transport = self.connect.session, self.transport
+        hub = transport.hub
+        parked = hub.registry.park(self, self.until - hub.clock.seconds())
+        self.held = True
+        session.reader = self
+        transport.bayeux.sessions.hold(session)
+        if session.browser is not None:
+            transport._held[session.browser] += 1
+        return parked
+
+    def unpark(self) -> None:
+        """Wait no more, because the answer is there."""
+        self.transport.hub.registry.forget(self)
+        self.leave()
+
+    def rekey(self) -> None:
+        """Stand at what the session reads now."""
+        hub = self.transport.hub
+        deferred = self.deferred
+        hub.registry.forget(self)
+        self.keys = self.connect.session.keys
+        hub.registry.park(self, max(0.0, self.until - hub.clock.seconds()))
+        self.deferred = deferred  # of whoever waits already
+
+    def look(self) -> Answer | None:
+        """Return the answer where there is something for the session, and its client is there."""
+        session = self.connect.session
+        if session.talking:
+            return None  # the answer that is being made will carry it
+        news = self.transport.news(session)
+        if isinstance(news, Deferred):
+            news.addCallbacks(self._looked, self.transport.hub.store_failed)
+            return None
+        return self._found(news)
+
+    def over(self) -> Answer:
+        """Return the answer without events."""
+        if self.transport.hub.stopping:
+            self.transport.retry(self.connect)
+        return self._made(None)
+
+    def answer(self, answer: Answer) -> None:
+        """Let the session's time run from now on, then answer (BAYEUX.md, rule 5)."""
+        self.leave()
+        super().answer(answer)
+
+    def replaced(self, peer: Peer) -> None:  # noqa: ARG002  as at a socket
+        """End, because there is a later connect (BAYEUX.md, rule 9)."""
+        self.answer(_REPLACED)
+
+    def disconnected(self) -> None:
+        """Answer in a way that ends the client without an error (BAYEUX.md, rule 10)."""
+        self.connect.reply["advice"] = {"reconnect": "none"}
+        self.answer(self._made(None))
+
+    def leave(self) -> None:
+        """Leave the session, whose time runs from now on."""
+        if self.held:
+            self.held = False
+            session, transport = self.connect.session, self.transport
+            if session.reader is self:
+                session.reader = None
+            transport.bayeux.sessions.release(session, transport.hub.clock.seconds())
+            browser = session.browser
+            if browser is not None:
+                transport._held[browser] -= 1
+                if not transport._held[browser]:
+                    del transport._held[browser]
+
+    def _cancelled(self, deferred: Deferred[Answer]) -> None:
+        self.leave()
+        super()._cancelled(deferred)
+
+    def _looked(self, news: News | None) -> None:
+        if self.deferred is not None and not self.connect.session.talking:
+            found = self._found(news)
+            if found is not None:
+                self.answer(found)
+
+    def _found(self, news: News | None) -> Answer | None:
+        if news is None and not self.connect.session.gap:
+            return None
+        if self.gone():
+            return None  # its connection is about to be reported lost; the place stays where it was
+        return self._made(news)
+
+    def _made(self, news: News | None) -> Answer:
+        events = self.transport.complete_connect(self.connect, news)
+        answer = self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
+        return answer.with_head(_CLOSE) if self.transport.hub.stopping else answer
+
+
+class BayeuxSocket:
+    """What is said over a WebSocket: the same arrays, and events as soon as they come.
+
+    It speaks for one session at a time. A lost socket leaves the session to whoever comes next with its id.
+    """
+
+    def __init__(self, transport: BayeuxTransport, peer: Peer) -> None:
+        self.transport = transport
+        self.peer = peer
+        peer.socket = self
+        self.socket: Socket | None = None
+        self.reader: _AtSocket | None = None
+        self._texts: deque[str] = deque()
+        self._busy = False
+
+    def opened(self, socket: Socket) -> None:
+        """Begin: texts may be sent from now on."""
+        self.socket = socket
+        self.transport._sockets.add(self)
+        self.transport.hub.metrics.sockets += 1
+
+    def drained(self) -> None:
+        """Go on with a backlog."""
+        if self.reader is not None:
+            self.reader.wake()
+
+    def lost(self) -> None:
+        """Leave the session, which lives until its time is over."""
+        self.socket = None
+        self._texts.clear()
+        self.transport._sockets.discard(self)
+        self.transport.hub.metrics.sockets -= 1
+        if self.reader is not None:
+            self.reader.leave()
+
+    def text_received(self, text: str) -> None:
+        """Answer one array of messages, when those before it are answered."""
+        self._texts.append(text)
+        if len(self._texts) > BAYEUX_SOCKET_BACKLOG:
+            self._texts.clear()
+            self.close(POLICY_VIOLATION, "too many messages wait for their answers")
+        elif not self._busy:
+            self._go_on()
+
+    def send(self, text: bytes) -> None:
+        """Send an array of messages, if the socket is still there."""
+        if self.socket is not None:
+            self.socket.send_text(text)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket."""
+        if self.socket is not None:
+            self.socket.close(code, reason)
+
+    def _go_on(self) -> None:
+        while self._texts and not self._busy:
+            text = self._texts.popleft()
+            try:
+                exchanged = self.transport.exchange(_parsed([text]), self.peer)
+            except CometError as error:
+                self._refuse(error)
+                continue
+            if isinstance(exchanged, Deferred):
+                self._busy = True
+                exchanged.addCallback(self._say).addErrback(self._failed).addCallback(self._free)
+            else:
+                said = self._say(exchanged)
+                if isinstance(said, Deferred):
+                    self._busy = True
+                    said.addErrback(self._failed).addCallback(self._free)
+
+    def _free(self, _: object) -> None:
+        self._busy = False
+        self._go_on()
+
+    def _failed(self, failure: Failure) -> None:
+        self.transport.log.failure("A Bayeux socket failed", failure)
+        self.close(_INTERNAL_ERROR, "the server failed")
+
+    def _refuse(self, error: CometError) -> None:
+        self.transport.hub.metrics.refusals[error.kind] += 1
+        reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
+        self.send(orjson.dumps([reply]))
+
+    def _say(self, exchange: Exchange) -> Maybe[None]:
+        """Answer an exchange now, or hold its connect."""
+        transport = self.transport
+        session = exchange.session or exchange.greeted
+        try:
+            if session is not None and self.socket is not None:
+                self._bind(session, exchange)
+            reader = self.reader if session is not None and session.reader is self.reader else None
+            if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
+                reader.hold(exchange.connects[0], exchange.wait)
+                transport.bayeux.done(exchange)
+                reader.wake()
+                return None
+        except ServerFull:
+            self.close(_TRY_AGAIN_LATER, "the server is full")
+        if transport.hub.stopping:
+            for connect in exchange.connects:
+                transport.retry(connect)
+        news: Maybe[News | None] = None
+        if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
+            news = transport.news(exchange.session)
+        return then(news, partial(self._finish, exchange))
+
+    def _finish(self, exchange: Exchange, news: News | None) -> None:
+        self.send(exchange.json(self.transport.complete(exchange, news)))
+        self.transport.bayeux.done(exchange)
+        if exchange.session is not None:
+            self.transport.refresh(exchange.session)
+
+    def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
+        """Become the session's socket, if it was begun or connects here, or nobody else reads for it."""
+        if session.reader is not None and (session.reader is self.reader or not exchange.connects):
+            return
+        if self.reader is not None:
+            self.reader.leave()
+        self.reader = _AtSocket(self, session)
+
+
+class _AtSocket(Parked[None]):
+    """A session at its socket: parked as long as the socket is there, and told whatever comes.
+
+    Under the acknowledgement extension it is told only in answers to its connects. The connect that is held
+    is ``connect``; the end of its wait is the reader's.
+    """
+
+    __slots__ = ("connect", "home", "reading", "session", "transport", "until")
+
+    def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
+        super().__init__(session.keys)
+        self.home = home
+        self.transport = home.transport
+        self.session = session
+        self.connect: Connect | None = None
+        self.until: float | None = None
+        self.reading = False
+        self.transport.hub.registry.park(self, None)
+        session.reader = self
+
+    def hold(self, connect: Connect, wait: float) -> None:
+        """Hold a connect for ``wait`` seconds."""
+        self.connect = connect
+        self.until = self.transport.hub.clock.seconds() + wait
+        self.transport.bayeux.sessions.hold(self.session)
+        self.rekey()
+
+    def rekey(self) -> None:
+        """Stand at what the session reads now."""
+        hub = self.transport.hub
+        hub.registry.forget(self)
+        self.keys = self.session.keys
+        hub.registry.park(self, None if self.until is None else max(0.0, self.until - hub.clock.seconds()))
+
+    def wake(self) -> bool:
+        """Tell what there is for the session; return whether there was something."""
+        told = False
+        while self._may_tell():
+            news = self.transport.news(self.session)
+            if isinstance(news, Deferred):
+                self.reading = True
+                news.addCallbacks(self._read, self._not_read)
+                return True
+            if news is None:
+                break
+            told = True
+            self._tell(news)
+        if self.session.gap and self.connect is not None and self.deferred is not None:
+            self._answer_connect(None)
+            self.rekey()
+        return told
+
+    def over(self) -> None:
+        """Return nothing: the answer is sent by ``answer``."""
+
+    def answer(self, answer: None) -> None:  # noqa: ARG002  there is no other
+        """Answer the connect whose wait is over; where the server stops, say so and end."""
+        hub = self.transport.hub
+        if hub.stopping and self.connect is not None:
+            self.transport.retry(self.connect)
+        self._answer_connect(None)
+        if hub.stopping:
+            hub.registry.forget(self)
+            self.home.close(SERVICE_RESTART, "the server is stopping")
+        else:
+            self.rekey()
+
+    def replaced(self, peer: Peer) -> None:
+        """End the connect that is held; where the later one came elsewhere, the session moves there."""
+        if self.connect is not None:
+            self.connect.fail(_REPLACED_ERROR)
+            self._answer_connect(None)
+            self.rekey()
+        if peer.socket is not self.home:
+            self.leave()
+
+    def disconnected(self) -> None:
+        """Answer the connect that is held in a way that ends the client without an error."""
+        if self.connect is not None:
+            self.connect.reply["advice"] = {"reconnect": "none"}
+            self._answer_connect(None)
+
+    def leave(self) -> None:
+        """Leave the session, whose time runs from now on if it had a connect."""
+        self.transport.hub.registry.forget(self)
+        self.deferred = None
+        if self.session.reader is self:
+            self.session.reader = None
+        if self.home.reader is self:
+            self.home.reader = None
+        if self.connect is not None:
+            self.connect = None
+            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+
+    def _may_tell(self) -> bool:
+        socket = self.home.socket
+        return (
+            self.deferred is not None
+            and socket is not None
+            and not socket.congested
+            and not self.reading
+            and not self.session.talking
+            and (self.connect is not None or not self.session.ack)
+        )
+
+    def _tell(self, news: News) -> None:
+        session = self.session
+        found, events = news
+        if session.ack:
+            self._answer_connect(news)
+            self.rekey()
+            return
+        if events and self.home.socket is not None:
+            self.home.socket.send_frame(_frame(found, events, shared=not session.since))
+        session.advance(found.cursor)
+        self.transport.hub.counted(found)
+        session.gap |= found.gap
+
+    def _answer_connect(self, news: News | None) -> None:
+        connect, self.connect = self.connect, None
+        self.until = None
+        if connect is not None:
+            events = self.transport.complete_connect(connect, news)
+            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+            self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
+
+    def _read(self, news: News | None) -> None:
+        self.reading = False
+        if news is not None and self._may_tell():
+            self._tell(news)
+            self.wake()
+
+    def _not_read(self, failure: Failure) -> None:
+        self.reading = False
+        self.transport.hub.store_failed(failure)
+
+
+# -- what requests and answers are made of
+
+
+def json_answer(body: bytes) -> Answer:
+    """Return the response of the long-polling transport."""
+    return Answer(200, _JSON, body)
+
+
+def script_answer(callback: str, body: bytes) -> Answer:
+    """Return the response of the callback-polling transport: a script that calls back.
+
+    It begins with a comment, so that no plug-in takes a callback's name for the beginning of its own format.
+    """
+    # These two end a line in JavaScript before ES2019, but not in JSON.
+    body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return Answer(200, _SCRIPT, b"/**/%b(%b);" % (callback.encode(), body))
+
+
+def is_callback(name: str) -> bool:
+    """Whether a string is a JavaScript name, or such names with dots between, and nothing else."""
+    return len(name) <= BAYEUX_CALLBACK_BYTES and _CALLBACK.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1_024)
+def browser_of(cookie: bytes | None) -> str | None:
+    """Return the browser's name in the value of a Cookie header."""
+    if cookie is None:
+        return None
+    match = _BROWSER.search(cookie.decode("latin-1"))
+    return None if match is None else match[1]
+
+
+def _set_cookie(browser: str, *, secure: bool) -> bytes:
+    attributes = "; Secure" if secure else ""
+    return f"Set-Cookie: {COOKIE}={browser}; Path=/; HttpOnly; SameSite=Lax{attributes}\r\n".encode()
+
+
+def _posted(body: bytes, media_type: bytes | None) -> list[Any]:
+    """Return the messages in a body: JSON, or a form with one or several ``message``."""
+    is_form = media_type is not None and media_type.lower().startswith(b"application/x-www-form-urlencoded")
+    if not is_form or body[:1] in {b"[", b"{"}:  # curl says that it is a form, whatever it sends
+        return _parsed([body])
+    try:
+        fields = parse_qsl(body.decode(), errors="strict", max_num_fields=BAYEUX_BATCH_MESSAGES)
+    except ValueError as error:
+        raise BadBody(f"The body is not the form that its type says: {error}.") from None
+    return _parsed([value for name, value in fields if name == "message"])
+
+
+def _parsed(texts: list[Any]) -> list[Any]:
+    """Return the messages in JSON texts, each of which is a message or an array of them."""
+    try:
+        values = [orjson.loads(text) for text in texts]
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"A Bayeux request is JSON: {error}.") from None
+    if len(values) == 1:
+        return batch_of(values[0])
+    return batch_of([message for value in values for message in batch_of(value)])
+
+
+def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
+    """Return the frame that carries a batch's events; what all get who read the same is made once."""
+    if not shared:
+        return text_frame(b"[%b]" % events[:-1])
+    made: bytes | None = found.rendered.get("bayeux-frame")
+    if made is None:
+        made = found.rendered["bayeux-frame"] = text_frame(b"[%b]" % events[:-1])
+    return made
+
+
+def _pass_on(result: Any, outside: Deferred[Any]) -> None:
+    if not outside.called:
+        outside.callback(result)  # a Failure makes it an errback
