@@ -207,7 +207,7 @@ no pid file."""
 
     @cached_property
     def tokens(self) -> Tokens | None:
-        """What checks tokens, None where no key was given. Raises ``UsageError`` for a file that is no key."""
+        """What checks tokens, None without keys. Raises ``UsageError`` for a file that holds no key."""
         if not self["key"]:
             return None
         try:
@@ -289,7 +289,7 @@ class CometService(Service):
         try:
             tokens.reload()
         except ValueError as error:
-            self.log.error("The keys stay as they were: {error}.", error=error)
+            self.log.error("The keys stay as they were: {error}.", error=error)  # noqa: TRY400  all is said
         else:
             self.log.info("The keys were read again.")
 
