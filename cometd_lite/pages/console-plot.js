@@ -42,10 +42,12 @@ export class Plot {
   #format;
   #least;
   #window;
+  #floor;
   #base;
   #drawing;
   #values;
-  #most = element("span", { class: "most", "aria-hidden": "true" });
+  #most = element("span", { class: "level most", "aria-hidden": "true" });
+  #lowest = element("span", { class: "level lowest", "aria-hidden": "true" });
   #nothing;
 
   /**
@@ -56,15 +58,17 @@ export class Plot {
    * @param {(value: number) => string} options.format
    * @param {number} options.least the top of the plot is never lower than this
    * @param {number} options.window in milliseconds
+   * @param {number} [options.floor] the bottom, where it is not 0: then each step is ten times the last
    * @param {10 | 1024} [options.base] which numbers are round
    * @param {string} options.nothing what stands there while there is nothing to draw
    * @param {(moment: number | null) => void} options.onPoint
    */
-  constructor(figure, { title, lines, format, least, window, base = 10, nothing, onPoint }) {
+  constructor(figure, { title, lines, format, least, window, floor = 0, base = 10, nothing, onPoint }) {
     this.#lines = lines;
     this.#format = format;
     this.#least = least;
     this.#window = window;
+    this.#floor = floor;
     this.#base = base;
     this.#values = lines.map(() => element("b", {}, "–"));
     this.#nothing = element("p", { class: "nothing" }, nothing);
@@ -81,7 +85,7 @@ export class Plot {
       "aria-label": title,
     });
     const sheet = element("div", { class: "sheet" });
-    sheet.append(this.#drawing, this.#most, this.#nothing);
+    sheet.append(this.#drawing, this.#most, this.#lowest, this.#nothing);
     const times = element(
       "div",
       { class: "times", "aria-hidden": "true" },
@@ -108,12 +112,18 @@ export class Plot {
     this.#since.textContent =
       this.#shown < 120_000 ? `${Math.round(this.#shown / 1000)} s ago` : minutesAgo(this.#shown);
     const values = samples.flatMap((sample) => sample.values).filter((value) => value !== null);
-    const most = niceAbove(Math.max(this.#least, ...values), this.#base);
+    const highest = Math.max(this.#least, ...values);
+    const most = this.#floor ? 10 ** Math.ceil(Math.log10(highest)) : niceAbove(highest, this.#base);
     const x = (/** @type {number} */ at) => ((at - from) / this.#shown) * WIDTH;
-    const y = (/** @type {number} */ value) => HEIGHT - (value / most) * HEIGHT;
+    const y = (/** @type {number} */ value) => {
+      if (!this.#floor) return HEIGHT - (value / most) * HEIGHT;
+      const above = Math.log(Math.max(value, this.#floor) / this.#floor);
+      return HEIGHT - (above / Math.log(most / this.#floor)) * HEIGHT;
+    };
 
-    const children = [0, 0.5, 1].map((part) => {
-      const level = String(HEIGHT * part);
+    const steps = this.#floor ? Math.round(Math.log10(most / this.#floor)) : 2;
+    const children = Array.from({ length: steps + 1 }, (_, step) => {
+      const level = String((HEIGHT * step) / steps);
       return svg("line", { class: "rule", x1: "0", x2: String(WIDTH), y1: level, y2: level });
     });
     for (const [index, { ink }] of this.#lines.entries()) {
@@ -136,6 +146,7 @@ export class Plot {
     }
     this.#drawing.replaceChildren(...children);
     this.#most.textContent = values.length ? this.#format(most) : "";
+    this.#lowest.textContent = values.length && this.#floor ? this.#format(this.#floor) : "";
     this.#nothing.hidden = values.some((value) => value > 0);
     for (const [index, target] of this.#values.entries()) {
       const value = shown?.values[index];

@@ -145,6 +145,17 @@ test("when the server is killed and started again, a page goes on and shows the 
   await heard(page, "after");
 });
 
+test("it works under a path as at the root", async (t) => {
+  const server = await Server.start(t, "--mount", "/below/here");
+  const page = await open(t, server.url);
+  await join(page, "lobby", "Ada");
+  await server.push("chat/lobby", "from below");
+  await heard(page, "from below");
+  assert.ok((await page.locator("#chat-curl").textContent()).includes(`${server.url}push/chat/lobby`));
+  await page.getByRole("tab", { name: "Server" }).click();
+  await page.waitForFunction(() => document.getElementById("kept")?.textContent === "1");
+});
+
 test("what could not be sent comes back into its field, with the reason", async (t) => {
   const server = await Server.start(t, "--max-body", "200");
   const page = await open(t, server.url, { expected: /413/ });

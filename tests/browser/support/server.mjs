@@ -31,10 +31,11 @@ export class Server {
     this.options = options;
     this.directory = mkdtempSync(join(tmpdir(), "cometd-lite-"));
     this.port = 0;
+    this.mount = options.includes("--mount") ? options[options.indexOf("--mount") + 1] : "";
   }
 
   get url() {
-    return `http://127.0.0.1:${this.port}/`;
+    return `http://127.0.0.1:${this.port}${this.mount}/`;
   }
 
   /** Start it, again on the port that it had; settles once it listens. */
