@@ -342,7 +342,8 @@ class Routes:
         registered = self._allowed(
             request, "poll", named, lambda _: self.listeners.register(named, float(ttl))
         )
-        return then(registered, _registered)
+        under = request.path.removesuffix(b"/register")
+        return then(registered, lambda listener: _registered(listener, under))
 
     @_route(app, "/listeners/<path:id>", "GET")
     def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
@@ -951,8 +952,8 @@ def _set_head(request: Any, status: int, head: bytes) -> None:
         request.responseHeaders.addRawHeader(field, value)
 
 
-def _registered(listener: Listener) -> Answer:
-    location = b"Location: /listeners/%b\r\n" % listener.id.encode()
+def _registered(listener: Listener, under: bytes) -> Answer:
+    location = b"Location: %b/listeners/%b\r\n" % (under, listener.id.encode())
     return Answer(201, location + _JSON, _described(listener))
 
 
