@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
@@ -53,6 +53,7 @@ PRIVATE = "$bayeux/"
 
 REPLACED = "409::connect_replaced"
 
+Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
 
 # CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
@@ -156,47 +157,37 @@ class BayeuxSession(Session):
 
 
 class Rights(Protocol):
-    """What a peer may do; each method raises a ``CometError`` where it may not."""
+    """What a peer may do."""
 
-    def shake_hands(self) -> None:
-        """Begin a session."""
+    def check(self, action: Action, names: tuple[str, ...]) -> Any:
+        """Return the seconds for which the action on the names is allowed, or a Deferred of them.
 
-    def subscribe(self, name: str) -> None:
-        """Read a recipient or a pattern."""
-
-    def publish(self, name: str) -> None:
-        """Push to a recipient, or call a service."""
-
-
-class AllRights:
-    """What everyone may do where nothing is restricted: everything."""
-
-    def shake_hands(self) -> None:
-        """Begin a session."""
-
-    def subscribe(self, name: str) -> None:
-        """Read a recipient or a pattern."""
-
-    def publish(self, name: str) -> None:
-        """Push to a recipient, or call a service."""
-
-
-ALL_RIGHTS = AllRights()
+        Without names it is about being here at all. Raises, or fails with, a ``CometError`` where it is not.
+        """
 
 
 @dataclass(slots=True, eq=False)
 class Peer:
     """Where a batch came from: its browser, known by the cookie, and what it may do.
 
-    ``socket`` is the WebSocket, None over HTTP.
+    ``rights`` is None where everyone may do everything, ``socket`` over HTTP.
     """
 
     browser: str | None = None
-    rights: Rights = ALL_RIGHTS
+    rights: Rights | None = None
     socket: object | None = None
 
 
 # -- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask whether the peer may do something; the conversation is sent for how many seconds it may."""
+
+    rights: Rights
+    action: Action
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +225,10 @@ class Forget:
     session: BayeuxSession
 
 
-Effect: TypeAlias = Locate | Give | Serve | Replace | Forget
+Effect: TypeAlias = Ask | Locate | Give | Serve | Replace | Forget
 Talk: TypeAlias = Generator[Effect, Any, "Exchange"]
 _Effects: TypeAlias = Generator[Effect, Any, None]
+_Asking: TypeAlias = Generator[Effect, Any, float]
 _Answering: TypeAlias = Generator[Effect, Any, _Reply]
 
 
@@ -398,7 +390,7 @@ class Bayeux:
         exchange = Exchange()
         for message in batch:
             if isinstance(message, dict) and message.get("channel") == HANDSHAKE:
-                self._handshake(message, peer, exchange, now, wall)
+                yield from self._handshake(message, peer, exchange, now, wall)
                 return exchange
         try:
             for message in batch:
@@ -454,7 +446,9 @@ class Bayeux:
 
     # -- handshake ("Handshake")
 
-    def _handshake(self, message: _Reply, peer: Peer, exchange: Exchange, now: float, wall: float) -> None:
+    def _handshake(
+        self, message: _Reply, peer: Peer, exchange: Exchange, now: float, wall: float
+    ) -> _Effects:
         turn = _Turn(message, peer, exchange, now)
         reply = turn.reply
         exchange.replies.append(reply)
@@ -466,7 +460,7 @@ class Bayeux:
             turn.fail(error)
             return
         try:
-            peer.rights.shake_hands()
+            yield from _ask(peer, "poll")
             session = self._greet(turn)
         except CometError as refusal:
             reply["advice"] = {"reconnect": "none"}
@@ -502,16 +496,22 @@ class Bayeux:
             reply["advice"] = {"reconnect": "none"}
             turn.fail(f"400:{_argument(message.get('connectionType'))}:connection_type_invalid")
             return
+        try:
+            left = yield from _ask(turn.peer, "poll", session.recipients)
+        except CometError as error:
+            reply["advice"] = {"reconnect": "handshake", "interval": 0}
+            turn.fail(_refused(error))
+            return
         if session.reader is not None:
             yield Replace(session, turn.peer)
         if session.ack:
             _confirm(session, turn.ext.get("ack"))
-        wait = self.options.timeout
+        wait = min(self.options.timeout, left)
         advice = message.get("advice")
         if isinstance(advice, dict):
             asked = _milliseconds(advice.get("timeout"))
             if asked is not None:
-                wait = min(asked / 1000, self.longest_wait)
+                wait = min(asked / 1000, self.longest_wait, left)
             # Whoever gives advice may have forgotten ours, as after a reload.
             reply["advice"] = self.advice()
         if not session.connected:
@@ -531,11 +531,10 @@ class Bayeux:
         channels = turn.subscriptions()
         try:
             names = [readable(channel[1:]) for channel in channels if not _is_service(channel)]
-            for name in names:
-                turn.peer.rights.subscribe(name)
             new = tuple(dict.fromkeys([name for name in names if name not in session.recipients]))
             if not new:
                 return
+            yield from _ask(turn.peer, "poll", new)
             if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
                 turn.fail(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
                 return
@@ -573,7 +572,7 @@ class Bayeux:
             return
         try:
             name = recipient(channel[1:])
-            turn.peer.rights.publish(name)
+            yield from _ask(turn.peer, "push", (name,))
             if _is_service(channel):
                 yield from self._serve(turn, channel, session)
             else:
@@ -729,6 +728,14 @@ def _quoted_channel(name: str) -> bytes:
     if name.startswith(("meta/", "service/")):
         return b""
     return orjson.dumps("/" + name)
+
+
+def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
+    """Return for how many seconds the peer may do something. Raises the ``CometError`` that refuses it."""
+    if peer.rights is None:
+        return float("inf")
+    seconds: float = yield Ask(peer.rights, action, names)
+    return seconds
 
 
 # -- the fields of messages

@@ -23,8 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..bayeux import (
-    ALL_RIGHTS,
     PRIVATE,
+    Ask,
     Bayeux,
     BayeuxSession,
     Call,
@@ -44,7 +44,7 @@ from ..bayeux import (
     events_of,
 )
 from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull
-from ..hub import Hub, then
+from ..hub import Hub, Reader, shielded, then
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_CALLBACK_BYTES,
@@ -55,7 +55,7 @@ from ..limits import (
 )
 from ..message import NOW, Batch
 from ..recipient import readable
-from ..registry import Parked
+from ..registry import Woken
 from ..stores import Maybe
 from . import Answer
 from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
@@ -73,7 +73,6 @@ _TRY_AGAIN_LATER = 1013
 _COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
 _JSON = b"Content-Type: application/json\r\n" + _COMMON
 _SCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + _COMMON
-_CLOSE = b"Connection: close\r\n"
 # Not 408, at which Chrome sends the request again (cometd#883), and no JSON, which Faye takes for messages.
 _REPLACED = Answer(
     409, b"Content-Type: text/plain\r\n" + _COMMON, b"A later connect of the same client took its place.\n"
@@ -138,7 +137,7 @@ class BayeuxTransport:
         gone: Callable[[], bool],
         *,
         secure: bool = False,
-        rights: Rights = ALL_RIGHTS,
+        rights: Rights | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
@@ -154,7 +153,7 @@ class BayeuxTransport:
         gone: Callable[[], bool],
         *,
         secure: bool = False,
-        rights: Rights = ALL_RIGHTS,
+        rights: Rights | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
 
@@ -169,7 +168,7 @@ class BayeuxTransport:
         form = partial(script_answer, callback[0])
         return self._respond(batch, Peer(browser_of(cookie), rights), gone, form, secure=secure)
 
-    def socket(self, cookie: bytes | None, rights: Rights = ALL_RIGHTS) -> BayeuxSocket:
+    def socket(self, cookie: bytes | None, rights: Rights | None = None) -> BayeuxSocket:
         """Return the conversation of a WebSocket."""
         return BayeuxSocket(self, Peer(browser_of(cookie), rights))
 
@@ -203,9 +202,7 @@ class BayeuxTransport:
         if not isinstance(exchanged, Deferred):
             return answer(exchanged)
         # Whoever waits may leave, and Klein cancels; what was said is done nevertheless.
-        outside: Deferred[Answer] = Deferred()
-        exchanged.addCallback(answer).addBoth(_pass_on, outside)
-        return outside
+        return shielded(exchanged.addCallback(answer))
 
     def exchange(self, batch: list[Any], peer: Peer) -> Maybe[Exchange]:
         """Have the conversation about a batch; ``done`` is to be called when its answer is complete."""
@@ -231,11 +228,8 @@ class BayeuxTransport:
             self.retry(connect)
             return self._answer(exchange, gone, form)
         self.bayeux.done(exchange)
-        found = held.look()
-        if found is None:
-            return parked
-        held.unpark()
-        return found
+        held.wake()
+        return parked
 
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
         """Answer an exchange now, with the events that there are for its session."""
@@ -249,10 +243,9 @@ class BayeuxTransport:
                 news = None
             events = self.complete(exchange, news)
             self.bayeux.done(exchange)
-            answer = form(exchange.json(events))
             if session is not None:
                 self.refresh(session)
-            return answer.with_head(_CLOSE) if self.hub.stopping else answer
+            return form(exchange.json(events))
 
         return then(news, finish)
 
@@ -303,35 +296,8 @@ class BayeuxTransport:
 
     # -- what a session reads
 
-    def news(self, session: BayeuxSession) -> Maybe[News | None]:
-        """Return what there is for a session after its place; None where there is nothing."""
-        while session.reads:
-            place = session.place
-            found = self._read(session)
-            if isinstance(found, Deferred):
-                return found.addCallback(self._news, session, place)
-            if not found:
-                return None
-            events = events_of(found, session)
-            if events or found.gap:
-                return found, events
-            session.advance(found.cursor)  # all of it was what it does not want
-            if not found.more:
-                return None
-        return None
-
-    def _news(self, found: Batch, session: BayeuxSession, place: object) -> Maybe[News | None]:
-        if session.place is not place:
-            return self.news(session)  # another answer has told it that in the meantime
-        if not found:
-            return None
-        events = events_of(found, session)
-        if events or found.gap:
-            return found, events
-        session.advance(found.cursor)
-        return self.news(session) if found.more else None
-
-    def _read(self, session: BayeuxSession) -> Maybe[Batch]:
+    def read(self, session: BayeuxSession) -> Maybe[Batch]:
+        """Return what the session's subscriptions hold after its place."""
         now = self.hub.clock.seconds()
         store = self.hub.store
         if not session.patterned and not session.since:
@@ -348,6 +314,25 @@ class BayeuxTransport:
             return then(store.read(session.reads, session.place, POLL_MESSAGES_MOST, now), settle)
 
         return read(end) if not isinstance(end, Deferred) else end.addCallback(read)
+
+    def news(self, session: BayeuxSession) -> Maybe[News | None]:
+        """Return what there is for a session after its place; None where there is nothing."""
+        if not session.reads:
+            return None
+        place = session.place
+
+        def look(found: Batch) -> Maybe[News | None]:
+            if session.place.epoch == place.epoch and session.place.sequence > found.cursor.sequence:
+                return self.news(session)  # another answer has told it that in the meantime
+            if not found:
+                return None
+            events = events_of(found, session)
+            if events or found.gap:
+                return found, events
+            session.advance(found.cursor)  # all of it was what it does not want
+            return self.news(session) if found.more else None
+
+        return then(self.read(session), look)
 
     # -- effects
 
@@ -368,6 +353,8 @@ class BayeuxTransport:
     def _perform(self, effect: Effect) -> Maybe[Any]:
         if isinstance(effect, Give):
             return self.hub.push(effect.push)
+        if isinstance(effect, Ask):
+            return effect.rights.check(effect.action, effect.names)
         if isinstance(effect, Locate):
             end = self.hub.store.read((PRIVATE,), NOW, 1, self.hub.clock.seconds())
             return then(end, lambda batch: batch.cursor)
@@ -416,30 +403,68 @@ class BayeuxTransport:
         if session.reader is not None:
             session.reader.leave()
         if session.private:
-            self.hub.delete(PRIVATE + session.id)
+            deleted = self.hub.delete(PRIVATE + session.id)
+            if isinstance(deleted, Deferred):
+                deleted.addErrback(self.hub.store_failed)
 
 
-class _Held(Parked[Answer]):
+class _SessionReader(Reader[T]):
+    """A parked reader of what there is for a session."""
+
+    __slots__ = ("place", "session", "transport")
+
+    def __init__(self, transport: BayeuxTransport, session: BayeuxSession) -> None:
+        super().__init__(transport.hub, session.keys)
+        self.transport = transport
+        self.session = session
+        self.place = session.place
+
+    def ask(self) -> Maybe[Batch]:
+        """Read after the session's place."""
+        session = self.session
+        self.place = session.place
+        return self.transport.read(session) if session.reads else Batch((), session.place)
+
+    def see(self, found: Batch) -> bool:
+        """Tell the session what is news to it; return whether there was something."""
+        session = self.session
+        if session.talking:
+            return False  # the answer that is being made will carry it
+        if session.place is not self.place and found:
+            self._again = True  # another answer has told some of it in the meantime
+            return False
+        events = events_of(found, session) if found else b""
+        if events or found.gap or session.gap:
+            return self.tell((found, events) if found else None)
+        if found:
+            session.advance(found.cursor)  # all of it was what the session does not want
+            self._again |= found.more
+        return False
+
+    def tell(self, news: News | None) -> bool:
+        """Tell it; return whether that was possible."""
+        raise NotImplementedError
+
+
+class _Held(_SessionReader[Answer]):
     """A connect that is held over HTTP: a poll of its session."""
 
-    __slots__ = ("connect", "form", "gone", "held", "transport", "until")
+    __slots__ = ("connect", "form", "held", "left", "until")
 
     def __init__(
-        self, transport: BayeuxTransport, connect: Connect, wait: float, gone: Callable[[], bool], form: Form
+        self, transport: BayeuxTransport, connect: Connect, wait: float, left: Callable[[], bool], form: Form
     ) -> None:
-        super().__init__(connect.session.keys)
-        self.transport = transport
+        super().__init__(transport, connect.session)
         self.connect = connect
         self.until = transport.hub.clock.seconds() + wait
-        self.gone = gone
+        self.left = left
         self.form = form
         self.held = False
 
     def park(self) -> Deferred[Answer]:
         """Hold the session and wait. Raises ``ServerFull``."""
-        session, transport = self.connect.session, self.transport
-        hub = transport.hub
-        parked = hub.registry.park(self, self.until - hub.clock.seconds())
+        session, transport = self.session, self.transport
+        parked = self.hub.registry.park(self, self.until - self.hub.clock.seconds())
         self.held = True
         session.reader = self
         transport.bayeux.sessions.hold(session)
@@ -447,34 +472,24 @@ class _Held(Parked[Answer]):
             transport._held[session.browser] += 1
         return parked
 
-    def unpark(self) -> None:
-        """Wait no more, because the answer is there."""
-        self.transport.hub.registry.forget(self)
-        self.leave()
-
     def rekey(self) -> None:
         """Stand at what the session reads now."""
-        hub = self.transport.hub
         deferred = self.deferred
-        hub.registry.forget(self)
-        self.keys = self.connect.session.keys
-        hub.registry.park(self, max(0.0, self.until - hub.clock.seconds()))
+        self.hub.registry.forget(self)
+        self.keys = self.session.keys
+        self.hub.registry.park(self, max(0.0, self.until - self.hub.clock.seconds()))
         self.deferred = deferred  # of whoever waits already
 
-    def look(self) -> Answer | None:
-        """Return the answer where there is something for the session, and its client is there."""
-        session = self.connect.session
-        if session.talking:
-            return None  # the answer that is being made will carry it
-        news = self.transport.news(session)
-        if isinstance(news, Deferred):
-            news.addCallbacks(self._looked, self.transport.hub.store_failed)
-            return None
-        return self._found(news)
+    def tell(self, news: News | None) -> bool:
+        """Answer, if the client is there; else its place stays where it was, for when it comes back."""
+        if self.left():
+            return False
+        self.answer(self._made(news))
+        return True
 
     def over(self) -> Answer:
         """Return the answer without events."""
-        if self.transport.hub.stopping:
+        if self.hub.stopping:
             self.transport.retry(self.connect)
         return self._made(None)
 
@@ -496,10 +511,10 @@ class _Held(Parked[Answer]):
         """Leave the session, whose time runs from now on."""
         if self.held:
             self.held = False
-            session, transport = self.connect.session, self.transport
+            session, transport = self.session, self.transport
             if session.reader is self:
                 session.reader = None
-            transport.bayeux.sessions.release(session, transport.hub.clock.seconds())
+            transport.bayeux.sessions.release(session, self.hub.clock.seconds())
             browser = session.browser
             if browser is not None:
                 transport._held[browser] -= 1
@@ -510,23 +525,9 @@ class _Held(Parked[Answer]):
         self.leave()
         super()._cancelled(deferred)
 
-    def _looked(self, news: News | None) -> None:
-        if self.deferred is not None and not self.connect.session.talking:
-            found = self._found(news)
-            if found is not None:
-                self.answer(found)
-
-    def _found(self, news: News | None) -> Answer | None:
-        if news is None and not self.connect.session.gap:
-            return None
-        if self.gone():
-            return None  # its connection is about to be reported lost; the place stays where it was
-        return self._made(news)
-
     def _made(self, news: News | None) -> Answer:
         events = self.transport.complete_connect(self.connect, news)
-        answer = self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
-        return answer.with_head(_CLOSE) if self.transport.hub.stopping else answer
+        return self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
 
 
 class BayeuxSocket:
@@ -651,79 +652,84 @@ class BayeuxSocket:
         self.reader = _AtSocket(self, session)
 
 
-class _AtSocket(Parked[None]):
+class _AtSocket(_SessionReader[None]):
     """A session at its socket: parked as long as the socket is there, and told whatever comes.
 
     Under the acknowledgement extension it is told only in answers to its connects. The connect that is held
     is ``connect``; the end of its wait is the reader's.
     """
 
-    __slots__ = ("connect", "home", "reading", "session", "transport", "until")
+    __slots__ = ("connect", "home", "until")
 
     def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
-        super().__init__(session.keys)
+        super().__init__(home.transport, session)
         self.home = home
-        self.transport = home.transport
-        self.session = session
         self.connect: Connect | None = None
         self.until: float | None = None
-        self.reading = False
-        self.transport.hub.registry.park(self, None)
+        self.hub.registry.park(self, None)
         session.reader = self
 
     def hold(self, connect: Connect, wait: float) -> None:
         """Hold a connect for ``wait`` seconds."""
         self.connect = connect
-        self.until = self.transport.hub.clock.seconds() + wait
+        self.until = self.hub.clock.seconds() + wait
         self.transport.bayeux.sessions.hold(self.session)
         self.rekey()
 
     def rekey(self) -> None:
         """Stand at what the session reads now."""
-        hub = self.transport.hub
-        hub.registry.forget(self)
+        registry = self.hub.registry
+        registry.forget(self)
         self.keys = self.session.keys
-        hub.registry.park(self, None if self.until is None else max(0.0, self.until - hub.clock.seconds()))
+        registry.park(self, None if self.until is None else max(0.0, self.until - self.hub.clock.seconds()))
 
-    def wake(self) -> bool:
-        """Tell what there is for the session; return whether there was something."""
-        told = False
-        while self._may_tell():
-            news = self.transport.news(self.session)
-            if isinstance(news, Deferred):
-                self.reading = True
-                news.addCallbacks(self._read, self._not_read)
-                return True
-            if news is None:
+    def wake(self) -> Woken:
+        """Tell what there is for the session, and look again until there is no more."""
+        seen: Woken = False
+        while self._ready():
+            seen = super().wake() or seen
+            if self._asking is not None or not self._again:
                 break
-            told = True
-            self._tell(news)
-        if self.session.gap and self.connect is not None and self.deferred is not None:
-            self._answer_connect(None)
-            self.rekey()
-        return told
+            self._again = False
+        return seen
+
+    def tell(self, news: News | None) -> bool:
+        """Send it, or answer the connect with it."""
+        session = self.session
+        if not self._ready():
+            return False
+        if session.ack or news is None:
+            if self.connect is not None:
+                self._answer(news)
+            return news is not None
+        found, events = news
+        if events and self.home.socket is not None:
+            self.home.socket.send_frame(_frame(found, events, shared=not session.since))
+        session.gap |= found.gap
+        session.advance(found.cursor)
+        self.hub.counted(found)
+        self._again = True  # there may be more; and coming back says that this was read
+        return True
 
     def over(self) -> None:
         """Return nothing: the answer is sent by ``answer``."""
 
-    def answer(self, answer: None) -> None:  # noqa: ARG002  there is no other
+    def end(self) -> None:
         """Answer the connect whose wait is over; where the server stops, say so and end."""
-        hub = self.transport.hub
-        if hub.stopping and self.connect is not None:
+        if not self.hub.stopping:
+            self._answer(None)
+            return
+        if self.connect is not None:
             self.transport.retry(self.connect)
-        self._answer_connect(None)
-        if hub.stopping:
-            hub.registry.forget(self)
-            self.home.close(SERVICE_RESTART, "the server is stopping")
-        else:
-            self.rekey()
+            self._answer(None)
+        self.hub.registry.forget(self)
+        self.home.close(SERVICE_RESTART, "the server is stopping")
 
     def replaced(self, peer: Peer) -> None:
         """End the connect that is held; where the later one came elsewhere, the session moves there."""
         if self.connect is not None:
             self.connect.fail(_REPLACED_ERROR)
-            self._answer_connect(None)
-            self.rekey()
+            self._answer(None)
         if peer.socket is not self.home:
             self.leave()
 
@@ -731,11 +737,11 @@ class _AtSocket(Parked[None]):
         """Answer the connect that is held in a way that ends the client without an error."""
         if self.connect is not None:
             self.connect.reply["advice"] = {"reconnect": "none"}
-            self._answer_connect(None)
+            self._answer(None)
 
     def leave(self) -> None:
         """Leave the session, whose time runs from now on if it had a connect."""
-        self.transport.hub.registry.forget(self)
+        self.hub.registry.forget(self)
         self.deferred = None
         if self.session.reader is self:
             self.session.reader = None
@@ -743,49 +749,28 @@ class _AtSocket(Parked[None]):
             self.home.reader = None
         if self.connect is not None:
             self.connect = None
-            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
 
-    def _may_tell(self) -> bool:
+    def _ready(self) -> bool:
+        """Whether something may be told now."""
         socket = self.home.socket
         return (
             self.deferred is not None
             and socket is not None
             and not socket.congested
-            and not self.reading
             and not self.session.talking
             and (self.connect is not None or not self.session.ack)
         )
 
-    def _tell(self, news: News) -> None:
-        session = self.session
-        found, events = news
-        if session.ack:
-            self._answer_connect(news)
-            self.rekey()
-            return
-        if events and self.home.socket is not None:
-            self.home.socket.send_frame(_frame(found, events, shared=not session.since))
-        session.advance(found.cursor)
-        self.transport.hub.counted(found)
-        session.gap |= found.gap
-
-    def _answer_connect(self, news: News | None) -> None:
+    def _answer(self, news: News | None) -> None:
+        """Answer the connect that is held, if there is one, and stay."""
         connect, self.connect = self.connect, None
         self.until = None
         if connect is not None:
             events = self.transport.complete_connect(connect, news)
-            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
             self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
-
-    def _read(self, news: News | None) -> None:
-        self.reading = False
-        if news is not None and self._may_tell():
-            self._tell(news)
-            self.wake()
-
-    def _not_read(self, failure: Failure) -> None:
-        self.reading = False
-        self.transport.hub.store_failed(failure)
+        self.rekey()
 
 
 # -- what requests and answers are made of
@@ -856,8 +841,3 @@ def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
     if made is None:
         made = found.rendered["bayeux-frame"] = text_frame(b"[%b]" % events[:-1])
     return made
-
-
-def _pass_on(result: Any, outside: Deferred[Any]) -> None:
-    if not outside.called:
-        outside.callback(result)  # a Failure makes it an errback
