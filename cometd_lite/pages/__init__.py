@@ -58,6 +58,8 @@ class Page:
             "ETag": self.etag,
             # Asked for again after each upgrade, and answered with a 304 in between.
             "Cache-Control": "no-cache",
+            # An allowed origin is echoed: what was kept for one page is not an answer to another.
+            "Vary": "Origin",
             "X-Content-Type-Options": "nosniff",
         }
         if self.media_type.startswith("text/html"):

@@ -4,6 +4,7 @@
  */
 
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import { test } from "node:test";
 
 import { Comet } from "../../cometd_lite/pages/client.js";
@@ -200,6 +201,44 @@ test("a page without a network says so, and misses nothing when it is back", asy
   await page.context().setOffline(false);
   await page.waitForFunction(() => window.heard.messages.length === 1);
   await stateIn(page, "streaming");
+});
+
+test("a page of an allowed origin loads the client from the server, and uses it from where it is", async (t) => {
+  const site = createServer((request, response) => {
+    response.setHeader("Content-Type", request.url === "/" ? "text/html" : "image/svg+xml");
+    response.end(
+      request.url === "/" ? '<!doctype html><title>Elsewhere</title><link rel="icon" href="i" />' : "<svg/>",
+    );
+  });
+  await new Promise((resolve) => site.listen(0, "127.0.0.1", () => resolve(undefined)));
+  atEnd(t, () => site.close());
+  // Another port is another origin; another name for this machine is another site, too.
+  const origin = `http://localhost:${site.address().port}`;
+  const server = await Server.start(t, "--allow-origin", origin);
+  const use = async ([url, transport]) => {
+    const { Comet } = await import(`${url}client.js`);
+    const comet = new Comet(url, { token: "any", transport });
+    const heard = await new Promise((resolve, reject) => {
+      const following = comet.follow("bob", resolve, {
+        onState: (state, { error }) => {
+          if (state === "streaming" || state === "polling")
+            comet.push("bob", { to: transport }).catch(reject);
+          if (error) reject(error);
+        },
+      });
+      setTimeout(() => following.stop(), 10_000);
+    });
+    return heard.data;
+  };
+  const page = await open(t, origin);
+  for (const transport of ["stream", "poll"]) {
+    assert.deepEqual(await page.evaluate(use, [server.url, transport]), { to: transport });
+  }
+
+  const stranger = await open(t, origin.replace("localhost", "127.0.0.1"), {
+    expected: /CORS policy|net::ERR_FAILED/,
+  });
+  await assert.rejects(stranger.evaluate(use, [server.url, "poll"]));
 });
 
 test("EventSource comes back with Last-Event-ID and misses nothing", async (t) => {
