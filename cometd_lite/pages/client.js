@@ -79,7 +79,7 @@
  * - `polling`: messages come over long-polls, also at once, with a little more traffic
  * - `waiting`: the last try failed; the next one follows after a pause (`detail.delay`, in seconds)
  * - `offline`: the browser says that there is no network; goes on as soon as there is one
- * - `paused`: the page is frozen or in the back/forward cache; goes on when it is shown again
+ * - `paused`: the page is frozen, put away or (without `background`) hidden; goes on when it is shown again
  * - `closed`: over, by `stop()`, by the signal, or by a refusal that no retry can change (`detail.error`)
  *
  * @typedef {"connecting"|"streaming"|"polling"|"waiting"|"offline"|"paused"|"closed"} State
@@ -112,6 +112,8 @@
  * @property {(gap: {after: string, recipients: string[]}) => void} [onGap] messages after the cursor
  *   `after` are lost to this reader; what follows is everything that is still kept
  * @property {(state: State, detail: StateDetail) => void} [onState]
+ * @property {boolean} [background] false: a page that nobody has looked at for a minute lets go of its
+ *   connection, and catches up when it is looked at again. A browser has six for a server, in all its tabs
  * @property {string | null} [storageKey] the name under which the cursor is remembered, for two readers
  *   of the same recipients in one page; null: not remembered, so that a reload begins at `after` again
  */
@@ -136,6 +138,12 @@ const WAIT = 25;
 
 /** An answer that is this late after its wait was lost on the way. */
 const LATE = 10_000;
+
+/** An end of a wait that comes this soon is nobody's: something on the way does not hold requests. */
+const HASTY = 1_000;
+
+/** A page that is hidden this long is not looked at. */
+const UNSEEN = 60_000;
 
 /** The first pause after a failure, and the longest. Each is twice the one before, with jitter. */
 const PAUSE_FIRST = 500;
@@ -502,6 +510,7 @@ export class Following {
    */
   async #ask(attempt, wait) {
     if (wait === 0) this.#tell("connecting");
+    const asked = Date.now();
     attempt.limit(wait * 1000 + LATE);
     const answer = await this.#comet.poll(this.recipients, {
       after: this.#cursor,
@@ -509,7 +518,6 @@ export class Following {
       signal: attempt.signal,
     });
     attempt.limit(null);
-    this.#failures = 0;
     if (this.#suspicious) {
       // A poll came through where a stream did not.
       this.#comet.buffered = true;
@@ -519,6 +527,11 @@ export class Following {
     for (const message of answer.messages) await this.#deliver(message);
     if (this.#ended) return;
     this.#moveTo(answer.cursor);
+    const nothing = !answer.gap && !answer.messages.length;
+    if (wait > 0 && nothing && Date.now() - asked < HASTY) {
+      throw new CometError("The server did not hold the poll.", { kind: "hasty" });
+    }
+    if (wait > 0) this.#failures = 0;
     if (!this.#comet.streams) this.#tell("polling");
   }
 
@@ -567,7 +580,7 @@ export class Following {
   /** @param {any} line what stood in a line of the stream */
   async #read(line) {
     if (line.gap) this.#gap();
-    if (line.id !== undefined) await this.#deliver(decode(line));
+    else if (line.id !== undefined) await this.#deliver(decode(line));
     else if (line.cursor !== undefined) this.#moveTo(line.cursor);
   }
 
@@ -656,8 +669,18 @@ export class Following {
     // A page with an open connection is not kept for the back button, and a frozen one cannot read.
     this.#listen(globalThis, "pagehide", pauseHere);
     this.#listen(globalThis, "pageshow", goOn);
-    this.#listen(globalThis.document, "freeze", pauseHere);
-    this.#listen(globalThis.document, "resume", goOn);
+    const page = globalThis.document;
+    this.#listen(page, "freeze", pauseHere);
+    this.#listen(page, "resume", goOn);
+    if (this.#options.background !== false || !page) return;
+    /** @type {any} */
+    let timer;
+    this.#listen(page, "visibilitychange", () => {
+      clearTimeout(timer);
+      if (page.visibilityState === "hidden") timer = setTimeout(pauseHere, UNSEEN);
+      else goOn();
+    });
+    this.#removals.push(() => clearTimeout(timer));
   }
 
   /**

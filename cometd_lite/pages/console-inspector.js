@@ -82,6 +82,7 @@ function follower(session) {
       {
         after: String(fields.get("after")).trim() || "now",
         storageKey: null,
+        background: false,
         onGap: ({ after }) => {
           seen.gaps += 1;
           add(gapItem(after));

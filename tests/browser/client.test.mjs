@@ -133,8 +133,8 @@ test("a line may say where it is without being a message", async (t) => {
   const { server, streams } = streaming();
   const { following, gaps } = reader(t, server);
   await until(() => streams.length === 1);
-  streams[0].send({ gap: true, cursor: "f-4" });
-  await until(() => following.cursor === "f-4");
+  streams[0].send({ gap: true });
+  await until(() => following.cursor === "oldest");
   streams[0].send({ heartbeat: true, cursor: "f-9" });
   await until(() => following.cursor === "f-9");
   assert.equal(gaps.length, 1);
@@ -247,6 +247,17 @@ test("a poll that is lost on the way is sent again", async (t) => {
   assert.equal(states.at(-1), "polling");
   tick(0.2);
   await until(() => states.at(-1) === "waiting");
+});
+
+test("polls that nobody holds are not asked for in a hurry", async (t) => {
+  const tick = stopTheClock(t);
+  const server = new FakeServer(() => answer([], "e-0"));
+  const { states, details } = reader(t, server, {}, { transport: "poll" });
+  for (const delay of [0.25, 0.5, 1, 2]) {
+    await until(() => states.at(-1) === "waiting" && details.at(-1).delay === delay);
+    tick(delay);
+  }
+  assert.equal(server.requests.length, 8);
 });
 
 test("pauses double up to half a minute, and start anew after success", async (t) => {
@@ -565,6 +576,38 @@ test("a page that is put away lets go of its connection, and goes on when it is 
   dispatch("pageshow");
   await until(() => streams.length === 2);
   assert.equal(server.lines.at(-1), "stream after=e-1");
+});
+
+test("a page that nobody looks at lets go of its connection, if it was asked to", async (t) => {
+  const tick = stopTheClock(t);
+  const page = Object.assign(new EventTarget(), { baseURI: URL, visibilityState: "visible" });
+  globalThis.document = page;
+  t.after(() => delete globalThis.document);
+  const look = (visibilityState) => {
+    page.visibilityState = visibilityState;
+    page.dispatchEvent(new Event("visibilitychange"));
+  };
+  const { server, streams } = streaming();
+  const { states } = reader(t, server, { background: false });
+  await until(() => streams.length === 1);
+  streams[0].send({ heartbeat: true });
+  await until(() => states.at(-1) === "streaming");
+  const beat = async (seconds) => {
+    tick(seconds);
+    if (!streams.at(-1).closed) streams.at(-1).send({ heartbeat: true });
+    await settle();
+  };
+  look("hidden");
+  for (let seconds = 0; seconds < 45; seconds += 15) await beat(15);
+  look("visible");
+  for (let seconds = 0; seconds < 90; seconds += 15) await beat(15);
+  assert.equal(states.at(-1), "streaming");
+  look("hidden");
+  for (let seconds = 0; seconds < 60; seconds += 15) await beat(15);
+  await until(() => states.at(-1) === "paused");
+  assert.ok(streams[0].closed);
+  look("visible");
+  await until(() => streams.length === 2);
 });
 
 test("a push says what it is by what it carries", async () => {
