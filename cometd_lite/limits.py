@@ -128,6 +128,30 @@ SWEEP_SECONDS = 1.0
 RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
 
+STORE_LOCK_SECONDS = 1.0
+"""A store's file that another process holds longer than this is refused at the start."""
+
+STORE_COMMIT_BYTES = 8 * 1024 * 1024
+"""Bodies in one commit: more would keep the first of them waiting for the last."""
+
+STORE_ROWS_PER_COMMIT = 5_000
+"""Rows of places, and of messages that go, in one commit: when much expires at once, pushes still pass."""
+
+STORE_ROWS_PER_STATEMENT = 64
+"""Eight columns of each stay below the 999 parameters that older SQLite allows."""
+
+STORE_STALLED_SECONDS = 10.0
+"""Pushes are refused once the disk has not answered a commit for this long."""
+
+STORE_CACHE_BYTES = 8 * 1024 * 1024
+"""Pages that SQLite keeps in memory: reads never come from it, writes touch the newest and the places."""
+
+STORE_LOG_BYTES = 16 * 1024 * 1024
+"""SQLite's write-ahead log is cut to this after a checkpoint, which it makes every 4 MB."""
+
+STORE_NUMBERS_RESERVED = 1_000_000
+"""Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
