@@ -173,6 +173,11 @@ no pid file."""
         sys.stdout.write(f"cometd-lite {__version__}\n")
         raise SystemExit(0)
 
+    def parseArgs(self, *surplus: str) -> None:  # noqa: N802  Twisted's name
+        """Refuse what is no option, by name."""
+        if surplus:
+            raise UsageError(f"{surplus[0]}: only options are taken, each beginning with --.")
+
     def postOptions(self) -> None:  # noqa: N802  Twisted's name
         """Check what belongs together; raises ``UsageError`` with a sentence."""
         self["listen"] = self["listen"] or ["tcp:8080:interface=127.0.0.1"]

@@ -1,0 +1,222 @@
+"""The real program over real sockets: ``twistd cometd-lite`` as a subprocess, and a client that sends bytes.
+
+Only here does time pass. Nothing sleeps for a fixed time: each wait is for a condition, with a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 10.0
+"""Seconds until a condition that should hold is given up."""
+TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+ON_LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+
+def eventually(holds: Callable[[], Any], what: str = "") -> Any:
+    """Return what ``holds`` returns, as soon as it is true."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        result = holds()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"never came: {what or holds}"
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def data(self) -> list[Any]:
+        """The data of the messages in a poll's answer."""
+        return [message["data"] for message in self.json["messages"]]
+
+
+class Connection:
+    """A socket that speaks HTTP by hand."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._buffer = b""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, data: bytes | str) -> Connection:
+        self.socket.sendall(data.encode() if isinstance(data, str) else data)
+        return self
+
+    def request(self, method: str, target: str, body: bytes | str = b"", **headers: str) -> Connection:
+        """Send a whole request; an underscore in a header's name stands for a hyphen."""
+        payload = body.encode() if isinstance(body, str) else body
+        fields = {"Host": "localhost"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        if payload or method == "POST":
+            fields.setdefault("Content-Length", str(len(payload)))
+        head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in fields.items())
+        return self.send(head.encode() + b"\r\n" + payload)
+
+    def answer(self, method: str = "GET") -> Answer:
+        """Read one answer, as it was framed."""
+        head = self._until(b"\r\n\r\n").decode("latin-1")
+        line, *lines = head.split("\r\n")
+        version, status, _ = line.split(" ", 2)
+        assert version == "HTTP/1.1"
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        if method == "HEAD" or status in {"204", "304"} or status.startswith("1"):
+            return Answer(int(status), headers, b"")
+        return Answer(int(status), headers, self._exactly(int(headers["content-length"])))
+
+    def ask(self, method: str, target: str, body: bytes | str = b"", **headers: str) -> Answer:
+        return self.request(method, target, body, **headers).answer(method)
+
+    def ended(self) -> bool:
+        """Send no more, and wait for the server to close; return whether no further byte came before."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)  # else it lingers for what is still to be dropped
+        return self._buffer == b"" and self._more() == b""
+
+    def quiet(self) -> bool:
+        """Whether nothing is there to be read at this moment."""
+        self.socket.setblocking(False)
+        try:
+            self._buffer += self.socket.recv(65_536)
+        except BlockingIOError:
+            pass
+        finally:
+            self.socket.settimeout(PATIENCE)
+        return self._buffer == b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close so that the peer gets an RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def _more(self) -> bytes:
+        try:
+            return self.socket.recv(65_536)
+        except ConnectionResetError:
+            return b""
+
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self._buffer:
+            data = self._more()
+            assert data, f"closed in the middle of {self._buffer!r}"
+            self._buffer += data
+        found, _, self._buffer = self._buffer.partition(mark)
+        return found
+
+    def _exactly(self, length: int) -> bytes:
+        while len(self._buffer) < length:
+            data = self._more()
+            assert data, f"closed in the middle of {self._buffer!r}"
+            self._buffer += data
+        found, self._buffer = self._buffer[:length], self._buffer[length:]
+        return found
+
+
+class Program:
+    """One run of ``twistd cometd-lite``, on a free port."""
+
+    def __init__(self, directory: Path, *options: str, **popen: Any) -> None:
+        self.log = directory / f"twistd-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.process = start(directory, *options, stdout=log, stderr=subprocess.STDOUT, **popen)
+        self.port = int(eventually(self._listening, "the port in the log"))
+        self._connections: list[Connection] = []
+
+    def _listening(self) -> str | None:
+        assert self.process.poll() is None, self.log.read_text()
+        match = re.search(r"starting on (\d+)", self.log.read_text())
+        return match and match[1]
+
+    def connect(self) -> Connection:
+        connection = Connection(self.port)
+        self._connections.append(connection)
+        return connection
+
+    def ask(self, method: str, target: str, body: bytes | str = b"", **headers: str) -> Answer:
+        """Send one request on a connection of its own."""
+        with self.connect() as connection:
+            return connection.ask(method, target, body, **headers)
+
+    def push(self, target: str, body: bytes | str = "hello", **headers: str) -> Answer:
+        answer = self.ask("POST", f"/push{target}", body, **headers)
+        assert answer.status in {201, 202}, answer
+        return answer
+
+    def get(self, target: str, **headers: str) -> Answer:
+        return self.ask("GET", target, **headers)
+
+    def waiting(self, name: str) -> int:
+        return self.get(f"/recipients/{name}").json["waiting"]
+
+    def park(self, target: str, name: str, **headers: str) -> Connection:
+        """Send a poll, and return once the server holds it."""
+        before = self.waiting(name)
+        connection = self.connect().request("GET", target, **headers)
+        eventually(lambda: self.waiting(name) == before + 1, f"{target} parked")
+        return connection
+
+    def files(self) -> int:
+        """Count the files that the process has open, sockets among them."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208  entries, not paths
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the program; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            for connection in self._connections:
+                connection.close()
+
+
+def start(directory: Path, *options: str, **popen: Any) -> subprocess.Popen[bytes]:
+    """Start ``twistd -n cometd-lite`` with these options, on a free port unless they say otherwise."""
+    given = (
+        options
+        if any(option.startswith("--listen") for option in options)
+        else (*options, "--listen", ON_LOOPBACK)
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "cometd-lite", *given],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        **popen,
+    )
