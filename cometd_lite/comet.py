@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from .auth import Hosts, Origins, Tokens
+from .bayeux import Options as BayeuxOptions
+from .bayeux import Service
 from .hub import Hub, Standing
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .message import Batch, Content, Cursor, Message, Push, Receipt
@@ -21,6 +23,7 @@ from .recipient import readable, recipient
 from .registry import Registry
 from .stores import Maybe, Store
 from .stores.memory import MemoryStore
+from .transports.bayeux import BayeuxTransport
 from .web import Authorize, Routes, RoutesResource
 
 T = TypeVar("T")
@@ -31,7 +34,8 @@ class Comet:
     """A comet server inside a Twisted program: push and poll from Python, and serve the same over HTTP.
 
     ``clock`` is the reactor unless given; tests give a ``twisted.internet.task.Clock``. Messages live in
-    memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
+    memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push. Bayeux is spoken
+    at ``/cometd`` unless ``bayeux`` is None.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Comet:
         authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
+        bayeux: BayeuxOptions | None = BayeuxOptions(),  # noqa: B008  it is frozen
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +76,7 @@ class Comet:
             authorize=authorize,
             metrics=metrics,
             console=console,
+            bayeux=bayeux,
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
@@ -85,14 +91,35 @@ class Comet:
         if self._sweep.running:
             self._sweep.stop()
         self.hub.stop()
+        if self.routes.bayeux is not None:
+            self.routes.bayeux.stop()
 
     def _sweep_all(self) -> None:
         self.hub.sweep()
         self.routes.listeners.sweep()
+        if self.routes.bayeux is not None:
+            self.routes.bayeux.sweep()
 
     def resource(self) -> RoutesResource:
         """Return the HTTP interface as an ``IResource``, to be put anywhere into a twisted.web site."""
         return RoutesResource(self.routes)
+
+    def service(self, channel: str, handler: Service) -> None:
+        """Let ``handler`` answer what Bayeux clients publish to a ``/service`` channel, or a pattern of such.
+
+        It is given a ``Call`` and returns the data of the answer, which only the sender gets, None for none,
+        or a Deferred or coroutine of either. Raises ``ValueError`` where it is no such channel.
+        """
+        self._bayeux().service(channel, handler)
+
+    def deliver(self, client_id: str, channel: str, data: Any) -> Deferred[bool]:
+        """Give one Bayeux session alone an event; tell whether there is such a session."""
+        return _deferred(lambda: self._bayeux().deliver(client_id, channel, data))
+
+    def _bayeux(self) -> BayeuxTransport:
+        if self.routes.bayeux is None:
+            raise ValueError("This server speaks no Bayeux.")
+        return self.routes.bayeux
 
     def push(
         self,

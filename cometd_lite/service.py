@@ -30,6 +30,7 @@ from twisted.python.usage import UsageError
 
 from . import __version__
 from .auth import Hosts, Tokens, is_loopback
+from .bayeux import Options as BayeuxOptions
 from .comet import Comet
 from .limits import Limits
 from .serving import Bounds, HTTPFactory
@@ -70,6 +71,13 @@ def span(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise ValueError("a time above 0, in seconds or as in 90s, 15m, 12h or 7d")
     return float(match[1]) * _SPANS[match[2]]
+
+
+def milliseconds(text: str) -> int:
+    """Return the number that ``text`` says; at least 0. Raises ``ValueError``."""
+    if not text.isdecimal():
+        raise ValueError("a whole number of milliseconds, 0 or more")
+    return int(text)
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -120,6 +128,7 @@ no pid file."""
     optFlags = (  # noqa: N815  Twisted's name
         ("no-console", None, "Do not show the console page at /."),
         ("no-metrics", None, "Do not show the counts at /metrics."),
+        ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
     )
     optParameters = (  # noqa: N815  Twisted's name
         _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
@@ -137,6 +146,9 @@ no pid file."""
             "What a full mailbox does with a push: reject or drop-oldest.",
             one_of("reject", "drop-oldest"),
         ),
+        _parameter("bayeux-timeout", "30", "Time that a Bayeux connect is held.", span),
+        _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", milliseconds),
+        _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", span),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
         _parameter("store", "memory", "Where messages live.", one_of("memory")),
         ("audience", None, None, "Whom tokens must be meant for, where they say so (their aud)."),
@@ -219,6 +231,13 @@ no pid file."""
             return Tokens(map(Path, self["key"]), audience=self["audience"])
         except ValueError as error:
             raise UsageError(f"--key: {error}.") from None
+
+    @property
+    def bayeux(self) -> BayeuxOptions | None:
+        """How Bayeux is spoken, None for not at all."""
+        if self["no-bayeux"]:
+            return None
+        return BayeuxOptions(self["bayeux-timeout"], self["bayeux-interval"], self["bayeux-max-interval"])
 
     @property
     def limits(self) -> Limits:
@@ -325,6 +344,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         tokens=options.tokens,
         metrics=not options["no-metrics"],
         console=not options["no-console"],
+        bayeux=options.bayeux,
         clock=reactor,
     )
     factory = HTTPFactory(

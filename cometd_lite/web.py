@@ -16,7 +16,7 @@ from functools import lru_cache, wraps
 from http import HTTPStatus
 from random import Random
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import orjson
 from klein import Klein
@@ -30,6 +30,7 @@ from werkzeug.exceptions import NotFound as NoSuchPath
 
 from . import limits as bounds
 from .auth import Action, Grant, Hosts, Origins, Tokens
+from .bayeux import Options as BayeuxOptions
 from .errors import (
     BadBody,
     BadCursor,
@@ -54,6 +55,7 @@ from .pages import pages
 from .recipient import is_pattern, readable, recipient
 from .stores import Maybe
 from .transports import Answer, longpoll, websocket
+from .transports.bayeux import BayeuxSocket, BayeuxTransport
 from .transports.ndjson import NDJSON
 from .transports.sse import SSE
 from .transports.stream import Heartbeats, Stream
@@ -173,6 +175,7 @@ class Routes:
         authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
+        bayeux: BayeuxOptions | None = None,
         random: Random | None = None,
     ) -> None:
         self.hub = hub
@@ -185,6 +188,7 @@ class Routes:
         self.show_metrics = metrics
         self.show_console = console
         self.listeners = Listeners(hub, limits.max_sessions)
+        self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux, random)
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
@@ -325,6 +329,72 @@ class Routes:
         if any(len(content.body) > self.limits.max_body for content in push.contents):
             raise self.too_large()
 
+    # -- Bayeux
+
+    @_route(app, "/cometd", "POST", changes=True)
+    @_route(app, "/cometd/", "POST", changes=True)
+    @_route(app, "/cometd/<path:kind>", "POST", changes=True)
+    def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
+        """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
+        body = request.content.read()
+        if len(body) > self.limits.max_body:
+            raise self.too_large()
+        return self._bayeux().post(
+            body,
+            request.getHeader(b"content-type"),
+            request.getHeader(b"cookie"),
+            lambda: _has_left(request),
+            secure=request.isSecure(),
+            rights=self._rights(request),
+        )
+
+    @_route(app, "/cometd", "GET", changes=True)
+    @_route(app, "/cometd/", "GET", changes=True)
+    @_route(app, "/cometd/<path:kind>", "GET", changes=True)
+    def bayeux_get(self, request: Request, kind: str = "") -> Maybe[Answer | None]:
+        """Open a Bayeux WebSocket, or answer a poll by callback."""
+        if request.getHeader(b"upgrade") is not None:
+            return self._allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
+        self._check_script(request)
+        return self._bayeux().get(
+            parse_query(request.uri),
+            request.getHeader(b"cookie"),
+            lambda: _has_left(request),
+            secure=request.isSecure(),
+            rights=self._rights(request),
+        )
+
+    def _bayeux(self) -> BayeuxTransport:
+        if self.bayeux is None:
+            raise NotFound("Bayeux is turned off.")
+        return self.bayeux
+
+    def _bayeux_socket(self, request: Request, grant: Grant | None) -> Deferred[None]:
+        bayeux = self._bayeux()
+
+        def converse() -> BayeuxSocket:
+            socket = bayeux.socket(request.getHeader(b"cookie"), self._rights(request))
+            self._end_with(grant, socket.ended, socket.end)
+            return socket
+
+        websocket.accept(request, converse, self._pings, self.limits.max_body)
+        return Deferred()  # the connection is the socket's now
+
+    def _rights(self, request: Request) -> _Rights | None:
+        return None if self.tokens is None and self.authorize is None else _Rights(self, request)
+
+    def _check_script(self, request: Request) -> None:
+        """Raise ``ForbiddenOrigin`` where a page of a foreign origin asks for a script.
+
+        A script is loaded without an Origin, and so is not stopped by what stops other requests.
+        """
+        page = urlsplit((request.getHeader(b"referer") or b"").decode("latin-1"))
+        origin = f"{page.scheme}://{page.netloc}".lower().encode("latin-1") if page.netloc else None
+        if origin is None and request.getHeader(b"sec-fetch-site") in {b"cross-site", b"same-site"}:
+            origin = b"null"
+        if origin is not None:
+            self.origins.check(origin, request.getHeader(b"host"), secure=request.isSecure())
+
     # -- listeners
 
     @_route(app, "/register", "POST", changes=True)
@@ -414,6 +484,7 @@ class Routes:
             "streams": ("Streams that are open.", metrics.streams),
             "sockets": ("WebSockets that are open.", metrics.sockets),
             "listeners": ("Listeners that are registered.", len(self.listeners)),
+            "bayeux_sessions": ("Bayeux sessions.", 0 if self.bayeux is None else len(self.bayeux)),
             "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
             "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
             "messages": ("Messages that are kept.", usage.messages),
@@ -609,6 +680,23 @@ class Routes:
         if isinstance(error, BadHost):
             return BadRequest("The Host header is not the name of a host.")
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
+
+
+class _Rights:
+    """What the sender of a Bayeux request may do, by its token and the embedding program."""
+
+    def __init__(self, routes: Routes, request: Request) -> None:
+        self._routes = routes
+        self._request = request
+
+    def check(self, action: Action, names: tuple[str, ...]) -> Maybe[float]:
+        """Return for how many seconds the action on the names is allowed. Raises where it is not."""
+        routes = self._routes
+
+        def seconds(grant: Grant | None) -> float:
+            return float("inf") if grant is None else routes._time_left(grant)
+
+        return routes._allowed(self._request, action, names, seconds)
 
 
 class RoutesResource(KleinResource):

@@ -542,6 +542,8 @@ class BayeuxSocket:
         peer.socket = self
         self.socket: Socket | None = None
         self.reader: _AtSocket | None = None
+        self.ended: Deferred[None] = Deferred()
+        """Fires when the socket is gone."""
         self._texts: deque[str] = deque()
         self._busy = False
 
@@ -564,6 +566,11 @@ class BayeuxSocket:
         self.transport.hub.metrics.sockets -= 1
         if self.reader is not None:
             self.reader.leave()
+        self.ended.callback(None)
+
+    def end(self) -> None:
+        """End the conversation, because its token has expired."""
+        self.close(POLICY_VIOLATION, "the token has expired")
 
     def text_received(self, text: str) -> None:
         """Answer one array of messages, when those before it are answered."""
