@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
+from klein import Klein
 from werkzeug.exceptions import BadRequest, NotFound
 
 if TYPE_CHECKING:
-    from klein import Klein
     from werkzeug.routing import MapAdapter, Rule
 
     from .request import Request
@@ -32,34 +33,54 @@ _VARIABLE: Final = re.compile(r"<(path:)?(\w+)>").fullmatch
 
 
 class Route:
-    """One rule of the app: ``endpoint(instance, request, **params)`` serves it.
+    """One rule of the app: ``call(request, **params)`` serves it.
 
     ``bound`` is the handler's ``max_body``: bytes, or a function of the request; None where it declares none.
     ``segments`` are those that the rule has itself, as Klein counts them for ``postpath``.
     """
 
-    __slots__ = ("bound", "endpoint", "instance", "methods", "segments")
+    __slots__ = ("bound", "call", "methods", "segments")
 
     def __init__(self, app: Klein, rule: Rule) -> None:
-        self.endpoint: Callable[..., Any] = app.endpoints[rule.endpoint]
-        self.instance = app._instance
+        endpoint: Any = app.endpoints[rule.endpoint]
+        self.call = _direct(app._instance, endpoint) or partial(app.execute_endpoint, rule.endpoint)
         self.methods = None if rule.methods is None else frozenset(name.encode() for name in rule.methods)
-        self.bound: Bound | None = _declared(self.endpoint, "max_body")
-        self.segments: int = _declared(self.endpoint, "segment_count") or 0
+        self.bound: Bound | None = _declared(endpoint, "max_body")
+        self.segments: int = _declared(endpoint, "segment_count") or 0
+
+
+def _direct(instance: Any, endpoint: Any) -> Callable[..., Any] | None:
+    """Return the handler itself where Klein's two functions around it only pass the instance on; else None.
+
+    They make a Deferred of a coroutine besides, which ``Request.deliver`` does here.
+    """
+    handler = getattr(endpoint, "__original__", None)
+    if handler is None or endpoint.__code__ is not _PASSES_ON:
+        return None
+    bound = instance is not None or getattr(handler, "__klein_bound__", False)
+    return partial(handler, instance) if bound else cast("Callable[..., Any]", handler)
+
+
+def _example() -> Any:
+    """Return the code of the function that ``Klein.route`` puts around each handler."""
+    app = Klein()
+    app.route("/")(lambda request: request)
+    return next(iter(app.endpoints.values())).__code__  # type: ignore[attr-defined]
+
+
+_PASSES_ON: Final = _example()
 
 
 class _Node:
     """What may follow the beginning of a path. Look-ups go in werkzeug's order: fixed, segment, rest, routes."""
 
-    __slots__ = ("fixed", "only_rest", "rest", "routes", "segment")
+    __slots__ = ("fixed", "rest", "routes", "segment")
 
     def __init__(self) -> None:
         self.fixed: dict[str, _Node] = {}
         self.segment: _Node | None = None
         self.rest: Named = []
         self.routes: Named = []
-        self.only_rest = False
-        """Nothing but a ``<path:name>`` can follow, so the path need not be split further."""
 
 
 class Table:
@@ -70,10 +91,14 @@ class Table:
         self._app = app
         self._root = _Node()
         self._whole: dict[bytes, list[Route]] = {}
+        self._named: dict[bytes, dict[bytes, tuple[Route, str]]] = {}
         rules = list(app.url_map.iter_rules())
         if not app.url_map.host_matching and all(map(_compiles, rules)):
             for rule in rules:
                 self._add(rule)
+        for segment, node in self._root.fixed.items():
+            if node.rest and not node.fixed and node.segment is None:
+                self._named[b"/" + segment.encode()] = _by_method(node.rest)
 
     def _add(self, rule: Rule) -> None:
         """Put one rule into the tree, and into the dict of whole paths where it has no variable."""
@@ -84,10 +109,7 @@ class Table:
             variable = _VARIABLE(segment)
             if variable is not None and variable[1]:
                 node.rest.append((route, (*names, variable[2])))
-                node.only_rest = not node.fixed and node.segment is None
-                continue
-            node.only_rest = False
-            if variable is None:
+            elif variable is None:
                 node = node.fixed.setdefault(segment, _Node())
             else:
                 names.append(variable[2])
@@ -104,34 +126,33 @@ class Table:
         Raises werkzeug's ``NotFound``, ``MethodNotAllowed`` and ``RequestRedirect``, and its ``BadRequest`` where
         the decoded path is not UTF-8.
         """
-        prefix = self.prefix
-        if prefix:
-            if not path.startswith(prefix) or path[len(prefix) : len(prefix) + 1] not in {b"/", b""}:
-                raise NotFound
-            path = path[len(prefix) :]
-        whole = self._whole.get(path)
-        if whole is not None:
-            for route in whole:
-                if route.methods is None or method in route.methods:
-                    return route, {}
-        if b"%" in path:
-            path = unquote_to_bytes(path)
-        try:
-            text = path.decode()
-        except UnicodeDecodeError as error:
-            raise BadRequest("The path is not UTF-8.") from error
-        first, slash, rest = text[1:].partition("/")
-        node = self._root.fixed.get(first)
-        if slash and node is not None and node.only_rest and _is_path(rest):
-            for route, names in node.rest:
-                if route.methods is None or method in route.methods:
-                    return route, {names[0]: rest}
+        if self.prefix:
+            path = self._inside(path)
+        # The shape of most routes first: one fixed segment, then a name.
+        slash = path.find(b"/", 1)
+        named = self._named.get(path[:slash])
+        if named is not None:
+            text = _decode(path[slash + 1 :])
+            there = named.get(method)
+            if there is not None and _is_path(text):
+                return there[0], {there[1]: text}
+        for route in self._whole.get(path, ()):
+            if route.methods is None or method in route.methods:
+                return route, {}
+        text = _decode(path)
         if text.startswith("/"):
             found = _search(self._root, method, text.lstrip("/").split("/"), ())
             if found is not None:
                 return found
         rule, params = self.adapter(request, method, text).match(return_rule=True)
         return Route(self._app, rule), dict(params)
+
+    def _inside(self, path: bytes) -> bytes:
+        """Return a path without the prefix. Raises ``NotFound`` for one that lies outside."""
+        length = len(self.prefix)
+        if not path.startswith(self.prefix) or path[length : length + 1] not in {b"/", b""}:
+            raise NotFound
+        return path[length:]
 
     def adapter(self, request: Request, method: bytes = b"GET", text: str = "/") -> MapAdapter:
         """Bind werkzeug's map to a request, as ``KleinResource`` does for each."""
@@ -159,6 +180,17 @@ def _compiles(rule: Rule) -> bool:
     )
 
 
+def _by_method(choices: Named) -> dict[bytes, tuple[Route, str]]:
+    """Return the first route for each method, as far as the methods are named."""
+    found: dict[bytes, tuple[Route, str]] = {}
+    for route, names in choices:
+        if route.methods is None:
+            break
+        for method in route.methods:
+            found.setdefault(method, (route, names[-1]))
+    return found
+
+
 def _declared(handler: Any, name: str) -> Any:
     """Return an attribute of a handler, or of what it wraps; else None."""
     while handler is not None:
@@ -167,6 +199,16 @@ def _declared(handler: Any, name: str) -> Any:
             return value
         handler = getattr(handler, "__wrapped__", None)
     return None
+
+
+def _decode(path: bytes) -> str:
+    """Return a path without percent-encoding. Raises ``BadRequest`` where it is not UTF-8."""
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    try:
+        return path.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("The path is not UTF-8.") from error
 
 
 def _is_path(rest: str) -> bool:

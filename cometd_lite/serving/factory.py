@@ -15,6 +15,7 @@ from .bounds import TICK, Bounds
 from .dispatch import Table
 from .heads import Head, parse_block
 from .protocol import HEAD, HTTPConnection
+from .sockets import Poller, adoptable
 from .wire import Owner, TwistedWire, Wire
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class HTTPFactory:
         self.status_lines: dict[int, bytes] = {}
         self._heads: dict[bytes, Head] = {}
         self._timer: IDelayedCall | None = None
+        self._poller: Poller | None = None
 
     # -- IProtocolFactory
 
@@ -83,7 +85,11 @@ class HTTPFactory:
 
     def wire(self, transport: Any, owner: Owner) -> Wire:
         """Return the fastest wire there is over ``transport``."""
-        return TwistedWire(transport, owner)
+        if not adoptable(transport):
+            return TwistedWire(transport, owner)
+        if self._poller is None:
+            self._poller = Poller(transport.reactor)
+        return self._poller.adopt(transport, owner)
 
     def opened(self, connection: HTTPConnection) -> None:
         """Count a connection in; the first one starts the timer."""

@@ -20,6 +20,7 @@ _REQUEST_LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])"
 ).fullmatch
 _OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9](?:\.[0-9])?").fullmatch
+_COMMON: Final = frozenset({b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 # A field line (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
 _FIELDS: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e\x80-\xff]*+)\r\n").findall
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}").fullmatch
@@ -43,17 +44,20 @@ class Refused(Exception):
 class Head:
     """A checked header block. Immutable, and shared by all requests that sent the same bytes.
 
-    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks. ``close`` and ``keep`` say what
+    ``block`` is what follows the request line: the field lines and the empty line, each with its CRLF.
+    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks.
+    ``sized``: there is a body, of either kind. ``close`` and ``keep`` say what
     Connection asks for. ``expects``: a 100 is waited for (RFC 9110 §10.1.1). ``host`` is None where there is none.
     """
 
-    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length")
+    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length", "sized")
 
     def __init__(self, block: bytes, last: dict[bytes, bytes]) -> None:
         self.block = block
         self._last: dict[bytes, bytes] | None = last
         self.length = 0
         self.chunked = False
+        self.sized = False
         self.close = False
         self.keep = False
         self.expects = False
@@ -80,6 +84,12 @@ def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
 
     Raises ``Refused``: 414, 505, 400.
     """
+    parts = line.split(b" ")
+    if len(parts) == 3 and parts[0] in _COMMON and parts[2] == b"HTTP/1.1" and len(line) < bounds.target:
+        # The same as the pattern below for nearly all requests, at a third of its price.
+        text = str(line, "latin-1")
+        if text.isascii() and text.isprintable() and parts[1]:
+            return parts[0], parts[1], 1
     match = _REQUEST_LINE(line)
     if match is None:
         if len(line) > bounds.target + 64:
@@ -94,13 +104,13 @@ def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
 
 
 def parse_block(block: bytes, bounds: Bounds) -> Head:
-    """Check the lines between request line and empty line, each with its CRLF (RFC 9112 §5, §6).
+    """Check what follows the request line, up to and with the empty line (RFC 9112 §5, §6).
 
     Raises ``Refused``: 400, 417, 431.
     """
     fields = _FIELDS(block)
     # findall steps over what does not match; only if nothing was stepped over, every line is a field.
-    if sum([len(name) + len(value) + 3 for name, value in fields]) != len(block):
+    if sum([len(name) + len(value) + 3 for name, value in fields]) + 2 != len(block):
         raise Refused(400, "A header field is not `name: value` on one line, ended by CRLF.")
     if len(fields) > bounds.fields:
         raise Refused(431, f"There are more than {bounds.fields} header fields.")
@@ -114,6 +124,7 @@ def parse_block(block: bytes, bounds: Bounds) -> Head:
         last[name] = value
     if head.chunked and b"content-length" in last:
         raise Refused(400, "Content-Length and Transfer-Encoding contradict each other.")
+    head.sized = head.chunked or head.length > 0
     return head
 
 
@@ -161,12 +172,10 @@ def split_absolute(target: bytes, head: Head) -> tuple[bytes, Head]:
     if match is None or not _HOST(match[1]):
         raise Refused(400, "The request target is neither a path nor an http URI.")
     host, rest = match.groups(b"/")
-    other = Head(head.block, {**dict(head.fields()), b"host": host})
-    other.length, other.chunked, other.expects = head.length, head.chunked, head.expects
-    other.close, other.keep, other.host = head.close, head.keep, host
-    # The block is what forgotten fields are read from again.
-    other.block = b"".join([b"%b: %b\r\n" % field for field in head.fields() if field[0] != b"host"])
-    other.block += b"host: %b\r\n" % host
+    fields = [field for field in head.fields() if field[0] != b"host"] + [(b"host", host)]
+    other = Head(b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n", dict(fields))
+    other.length, other.chunked, other.sized = head.length, head.chunked, head.sized
+    other.close, other.keep, other.expects, other.host = head.close, head.keep, head.expects, host
     return (b"/" + rest if rest.startswith(b"?") else rest), other
 
 
@@ -176,14 +185,14 @@ def parse_trailers(block: bytes) -> None:
         raise Refused(400, "A trailer field is not `name: value` on one line, ended by CRLF.")
 
 
-def check_unfinished(data: bytes, start: int, bounds: Bounds) -> None:
+def check_unfinished(data: bytes, bounds: Bounds) -> None:
     """Refuse a head that is not complete yet, but can never become a good one.
 
-    ``start`` is how much of ``data`` was looked at before. Raises ``Refused``: 400, 414, 431.
+    Raises ``Refused``: 400, 414, 431.
     """
-    if _HOPELESS(data, max(0, start - 1)):
+    if _HOPELESS(data):
         raise Refused(400, "The head has a control character, or a line not ended by CRLF.")
     if len(data) > bounds.target + 64 and b"\r\n" not in data[: bounds.target + 64]:
         raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
-    if len(data) > bounds.head:
+    if len(data) >= bounds.head:
         raise Refused(431, f"The head is longer than {bounds.head} bytes.")

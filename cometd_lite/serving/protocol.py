@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.interfaces import IProtocol, ISSLTransport
 from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from zope.interface import implementer
 
@@ -60,7 +61,7 @@ class HTTPConnection:
     """The server's end of one connection. ``closing``: the answer under way is the last one."""
 
     __slots__ = (
-        "_arriving", "_buffer", "_dropped", "_head", "_looping", "_paused", "_upgraded", "closing", "deadline",
+        "_arriving", "_buffer", "_dropped", "_head", "_looping", "_paused", "_started", "_upgraded", "closing", "deadline",
         "factory", "request", "state", "wire",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class HTTPConnection:
         self._dropped = 0
         self._looping = False
         self._paused = False
+        self._started = False
 
     # -- IProtocol
 
@@ -92,12 +94,16 @@ class HTTPConnection:
         """Take in what came."""
         state = self.state
         if state == HEAD:
-            if self._buffer:
-                seen = len(self._buffer)
-                data, self._buffer = self._buffer + data, b""
-                self._serve(data, seen)
+            if not self._buffer:
+                # A client's next poll has the fields of its last one: then all of it is here, and nothing else.
+                line, _, block = data.partition(b"\r\n")
+                head = self._head
+                if head is not None and head.block == block and not head.sized:
+                    self._begin(line, head)
+                    return
             else:
-                self._serve(data)
+                data, self._buffer = self._buffer + data, b""
+            self._serve(data)
         elif state == SERVING:
             self._keep(data)
         elif state == BODY:
@@ -129,18 +135,26 @@ class HTTPConnection:
 
     # -- reading
 
-    def _serve(self, data: bytes, seen: int = 0) -> None:
-        """Serve the requests in ``data`` until one of them has to wait; ``seen`` bytes were looked at before."""
+    def _serve(self, data: bytes) -> None:
+        """Serve the requests in ``data`` until one of them has to wait."""
+        bounds = self.factory.bounds
         self._looping = True
         try:
             while data:
-                end = data.find(b"\r\n\r\n", max(0, seen - 3))
-                seen = 0
-                if end < 0:
+                if data.startswith(b"\r\n"):
+                    # RFC 9112 §2.2: an empty line before a request is passed over.
+                    data = data[2:]
+                end = data.find(b"\r\n\r\n", 0, bounds.head) + 4
+                if end == 3:
                     self._wait_for_head(data)
                     break
-                self._take_head(data, end)
-                if self.state != HEAD or self.wire.pending() > self.factory.bounds.write_low:
+                line, _, block = data[:end].partition(b"\r\n")
+                self._buffer = data[end:]
+                head = self._head
+                if head is None or head.block != block:
+                    head = self._head = self.factory.head(block)
+                self._begin(line, head)
+                if self.state != HEAD or self.wire.pending() > bounds.write_low:
                     break
                 data, self._buffer = self._buffer, b""
         except Refused as refusal:
@@ -149,61 +163,47 @@ class HTTPConnection:
             self._looping = False
         if self.state == HANDED_ON:
             self._play_on()
-        elif self._paused and len(self._buffer) <= self.factory.bounds.pipelined:
+        elif self._paused and len(self._buffer) <= bounds.pipelined:
             self._read_on()
 
     def _wait_for_head(self, data: bytes) -> None:
         """Keep the beginning of a head, unless it can never become a good one."""
         bounds = self.factory.bounds
-        if data.startswith(b"\r\n"):
-            # RFC 9112 §2.2: an empty line before a request is passed over.
-            data = data[2:]
-        check_unfinished(data, 0, bounds)
-        if self.deadline == 0 or not self._buffer:
+        check_unfinished(data, bounds)
+        if not self._started:
+            self._started = True
             self.deadline = self.factory.tick + bounds.head_seconds
         self._buffer = data
 
-    def _take_head(self, data: bytes, end: int) -> None:
-        """Read the head that ends at ``end``, and begin with its request."""
+    def _begin(self, line: bytes, head: Head) -> None:
+        """Begin with the request of a head that is complete: call its route, unless a body comes first."""
         factory = self.factory
-        bounds = factory.bounds
-        if end > bounds.head:
-            check_unfinished(data[: end + 2], 0, bounds)
-        middle = data.find(b"\r\n")
-        if middle == 0:
-            data = data[2:]
-            end -= 2
-            middle = data.find(b"\r\n")
-            if middle == 0:
-                raise Refused(400, "There is no request line.")
-        self._buffer = data[end + 4 :]
-        method, target, minor = parse_line(data[:middle], bounds)
-        block = data[middle + 2 : end + 2]
-        head = self._head
-        if head is None or head.block != block:
-            head = self._head = factory.head(block)
-        if target[0] != 47:
-            target, head = split_absolute(target, head)
-        if minor == 1:
-            if head.host is None:
-                raise Refused(400, "HTTP/1.1 wants a Host field.")
-            self.closing = head.close
-        else:
-            if head.chunked:
-                raise Refused(400, "HTTP/1.0 has no chunked coding.")
-            self.closing = head.close or not head.keep
-        request = Request(self, head, method, target, minor, factory.seconds())
+        try:
+            method, target, minor = parse_line(line, factory.bounds)
+            if not target.startswith(b"/"):
+                target, head = split_absolute(target, head)
+            if minor:
+                if head.host is None:
+                    raise Refused(400, "HTTP/1.1 wants a Host field.")
+                self.closing = head.close
+            else:
+                if head.chunked:
+                    raise Refused(400, "HTTP/1.0 has no chunked coding.")
+                self.closing = head.close or not head.keep
+        except Refused as refusal:
+            self._refuse(refusal)
+            return
+        self.request = request = Request(self, head, method, target, minor, factory.seconds())
         self.state = SERVING
         self.deadline = 0
-        self.request = request
-        if head.length or head.chunked:
+        if head.sized:
             self._begin_body(request)
             return
         try:
-            route, params = factory.routes.find(method, request.path, request)
+            route, params = factory.routes.find(method, target.partition(b"?")[0], request)
             request.segments = route.segments
-            result = route.endpoint(route.instance, request, **params)
-            if result is not None or request is self.request:
+            result = route.call(request, **params)
+            if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
         except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
             self.recover(request, Failure())
@@ -310,7 +310,7 @@ class HTTPConnection:
             self.recover(request, route)
             return
         try:
-            request.deliver(route.endpoint(route.instance, request, **arriving.params))
+            request.deliver(route.call(request, **arriving.params))
         except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
             self.recover(request, Failure())
 

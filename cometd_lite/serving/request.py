@@ -7,6 +7,7 @@ twisted.web's (``irequest.py``).
 
 from __future__ import annotations
 
+from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from klein._dihttp import Response
@@ -241,7 +242,7 @@ class Request(LongWay):
         if isinstance(result, Deferred):
             if self._phase == PENDING or self._phase == STREAMING:
                 self.parked = result
-            result.addBoth(self._fired)
+            result.addCallbacks(self._fired, self._fired)
             return
         if self._phase == DONE or self._phase == GONE or result is NOT_DONE_YET:
             return
@@ -249,6 +250,8 @@ class Request(LongWay):
             result = result.encode()
         if isinstance(result, bytes):
             self.give(result)
+        elif iscoroutine(result):
+            self.deliver(Deferred.fromCoroutine(result))
         elif result is None:
             self.finish()
         else:
