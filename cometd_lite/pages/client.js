@@ -555,11 +555,12 @@ export class Following {
         throw new CometError("Something else than a stream came back.", { status: 406, kind: "no-stream" });
       }
       for await (const line of linesOf(response.body, attempt, STREAM_SILENCE)) {
+        const object = JSON.parse(line);
         if (!opened) {
           opened = Date.now();
           this.#tell("streaming");
         }
-        await this.#read(JSON.parse(line));
+        await this.#read(object);
         if (this.#ended) return;
       }
     } catch (error) {
@@ -577,11 +578,11 @@ export class Following {
     throw new CometError("The stream ended.", { kind: "stream-ended" });
   }
 
-  /** @param {any} line what stood in a line of the stream */
-  async #read(line) {
-    if (line.gap) this.#gap();
-    else if (line.id !== undefined) await this.#deliver(decode(line));
-    else if (line.cursor !== undefined) this.#moveTo(line.cursor);
+  /** @param {any} object what stood in a line of the stream: a message, a gap or a heartbeat */
+  async #read(object) {
+    if (object.gap) this.#gap();
+    else if (object.id !== undefined) await this.#deliver(decode(object));
+    else if (object.cursor !== undefined) this.#moveTo(object.cursor);
   }
 
   /** @param {Message} message */

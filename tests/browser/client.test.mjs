@@ -206,6 +206,16 @@ for (const status of [404, 405, 406, 501]) {
   });
 }
 
+test("what calls itself a stream and is none is polled instead", async (t) => {
+  const server = new FakeServer((request) => {
+    if (request.path === "/poll") return request.query.wait === "0" ? answer([], "e-0") : never();
+    return new Response("<html>\nWelcome!\n", { headers: { "Content-Type": "application/x-ndjson" } });
+  });
+  const { states } = reader(t, server);
+  await until(() => states.at(-1) === "polling");
+  assert.deepEqual(states, ["connecting", "polling"]);
+});
+
 test("a page in the place of a stream is not read as one", async (t) => {
   const server = new FakeServer((request) => {
     if (request.path === "/stream")

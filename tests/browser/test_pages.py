@@ -1,0 +1,93 @@
+"""What browsers are given, as files: the pages name only each other, and nothing in them runs inline."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from cometd_lite.pages import CONTENT_SECURITY_POLICY, pages
+
+
+class _Elements(HTMLParser):
+    """Every element of a page, with its attributes and the text directly inside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, str] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        self.inside[self._open] = self.inside.get(self._open, "") + data.strip()
+
+
+@pytest.fixture
+def elements() -> _Elements:
+    return _Elements(pages()["index.html"].body.decode())
+
+
+def test_the_console_and_the_client_are_there():
+    assert {"index.html", "console.css", "console.js", "client.js", "icon.svg"} <= set(pages())
+
+
+def test_nothing_in_the_page_runs_or_styles_inline(elements):
+    assert not elements.inside.get("script")
+    assert all(tag != "style" for tag, _ in elements.found)
+    for tag, attributes in elements.found:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), tag
+
+
+def test_the_page_names_what_lies_beside_it_and_nothing_else(elements):
+    # Served at / or under any --mount, it finds its parts; and it asks nobody else for any.
+    named = [
+        attributes[name] for _, attributes in elements.found for name in ("src", "href") if name in attributes
+    ]
+    served = {name for name in named if not name.startswith("#")} - {"metrics", "openapi.json"}
+    assert served <= set(pages())
+    assert {"console.js", "console.css", "client.js"} <= served
+
+
+@pytest.mark.parametrize("name", [name for name in pages() if name.endswith(".js")])
+def test_modules_import_what_lies_beside_them(name):
+    imported = re.findall(r'^(?:import|\} from) .*?"(.+?)";$', pages()[name].body.decode(), re.MULTILINE)
+    for target in imported:
+        assert target.startswith("./")
+        assert target.removeprefix("./") in pages()
+
+
+def test_every_label_and_reference_of_the_page_leads_somewhere(elements):
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in elements.found:
+        for name in ("for", "aria-controls", "aria-labelledby", "aria-describedby", "list"):
+            for target in (attributes.get(name) or "").split():
+                assert target in ids, f"{name}={target}"
+
+
+def test_only_the_console_carries_the_policy():
+    assert pages()["index.html"].headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+    assert "Content-Security-Policy" not in pages()["client.js"].headers
+
+
+def test_each_page_has_the_type_and_the_validator_that_a_browser_needs():
+    types = {name.rpartition(".")[2]: page.headers["Content-Type"] for name, page in pages().items()}
+    assert types == {
+        "css": "text/css; charset=utf-8",
+        "html": "text/html; charset=utf-8",
+        "js": "text/javascript; charset=utf-8",
+        "svg": "image/svg+xml",
+    }
+    validators = {page.headers["ETag"] for page in pages().values()}
+    assert len(validators) == len(pages())
+    assert all(re.fullmatch(r'"[0-9a-f]{20}"', validator) for validator in validators)
