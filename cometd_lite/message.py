@@ -41,12 +41,12 @@ class Cursor(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Return the cursor that ``text`` names; raise ``ValueError`` where it names none."""
+        match = _CURSOR.fullmatch(text)
+        if match is not None:
+            return cls(match[1], int(match[2]))
         if text in _WORDS:
             return _WORDS[text]
-        match = _CURSOR.fullmatch(text)
-        if match is None:
-            raise ValueError("not a cursor")
-        return cls(match[1], int(match[2]))
+        raise ValueError("not a cursor")
 
 
 OLDEST = Cursor("oldest", 0)
@@ -58,8 +58,7 @@ NOW = Cursor("now", 0)
 _WORDS = {"oldest": OLDEST, "now": NOW}
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A body and its media type, checked to be what the type says.
 
     ``form`` tells how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
@@ -106,7 +105,7 @@ class Content:
         if isinstance(data, str):
             return cls.parse(data.encode(), TEXT_TYPE)
         try:
-            return cls(orjson.dumps(data), JSON_TYPE, "json")
+            return cls(_dumps(data), JSON_TYPE, "json")
         except TypeError as error:
             raise ValueError(f"Not a value that JSON can say: {error}.") from None
 
@@ -120,8 +119,7 @@ class Content:
         return b'"' + b64encode(self.body) + b'"'
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(NamedTuple):
     """What one request asks to be given to its recipients: all of it, or none.
 
     ``ttl`` is in seconds, None for the server's own; ``overflow`` None for the server's default.
@@ -137,46 +135,56 @@ class Push:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Message:
-    """A content that was accepted for a recipient, and its place in the one order.
-
-    ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
-    clock (for the server), so that setting the wall clock neither loses nor revives a message.
-    """
+class _Accepted(NamedTuple):
+    """The fields of a message."""
 
     cursor: Cursor
+    sequence: int
     recipient: str
     content: Content
     created_at: float
     expires_at: float
-    event: str | None = None
-    json: bytes = field(init=False, repr=False)
-    """The message object of a poll's answer (HTTP.md, "Poll"), one line, rendered once."""
+    event: str | None
+    json: bytes
 
-    def __post_init__(self) -> None:
-        content = self.content
-        event = b"" if self.event is None else b'"event":' + orjson.dumps(self.event) + b","
-        rendered = b'{"id":"%b","recipient":%b,"created_at":"%b","type":%b,%b"%b":%b}' % (
-            str(self.cursor).encode(),
-            _quoted(self.recipient),
-            timestamp(self.created_at).encode(),
+
+class Message(_Accepted):
+    """A content that was accepted for a recipient, and its place in the one order.
+
+    ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
+    clock (for the server), so that setting the wall clock neither loses nor revives a message.
+    ``sequence`` is its number in the one order. ``json`` is the message object of a poll's answer (HTTP.md,
+    "Poll"), one line, rendered once.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        cursor: Cursor,
+        recipient: str,
+        content: Content,
+        created_at: float,
+        expires_at: float,
+        event: str | None = None,
+    ) -> Self:
+        """Make and render a message; its arguments are the fields of the same names."""
+        json = b'{"id":"%b","recipient":%b,"created_at":"%b","type":%b,%b"%b":%b}' % (
+            str(cursor).encode(),
+            _quoted(recipient),
+            timestamp(created_at).encode(),
             _quoted(content.type),
-            event,
+            b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
             b"data_base64" if content.form == "octets" else b"data",
             content.data(),
         )
-        object.__setattr__(self, "json", rendered)  # the documented way into a frozen dataclass
+        fields = (cursor, cursor.sequence, recipient, content, created_at, expires_at, event, json)
+        return tuple.__new__(cls, fields)
 
     @property
     def id(self) -> str:
         """The message's id, which is also the cursor that means "everything after this message"."""
         return str(self.cursor)
-
-    @property
-    def sequence(self) -> int:
-        """The message's number in the one order."""
-        return self.cursor.sequence
 
     @property
     def data(self) -> Any:
@@ -187,7 +195,7 @@ class Message:
         return content.body.decode() if content.form == "text" else content.body
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What a reader is given: messages in order, the cursor to come back with, and what to know of it.
 
@@ -216,8 +224,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a push is answered with: the ids it was given, and how many waiting readers it woke."""
 
     ids: tuple[str, ...]
@@ -246,8 +253,8 @@ class Receipt:
 
 def timestamp(seconds: float) -> str:
     """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
-    whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{_second(whole)}.{milliseconds:03}Z"
+    milliseconds = round(seconds * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
 @lru_cache(maxsize=64)
@@ -257,7 +264,12 @@ def _second(seconds: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> bytes:
-    return orjson.dumps(text)
+    return _dumps(text)
+
+
+def _dumps(value: Any) -> bytes:
+    # A copy for keeping: orjson's own bytes hold on to the 4 KB of the buffer that they were made in.
+    return b"%b" % orjson.dumps(value)
 
 
 def _is_utf8(body: bytes) -> bool:

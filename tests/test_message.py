@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 from typing import Any
 
@@ -185,7 +184,7 @@ def test_what_json_cannot_say_and_what_is_empty_is_refused(value: Any) -> None:
 def test_a_message_is_never_changed() -> None:
     one = message(1)
     for change in ("cursor", "content", "json"):
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(one, change, None)
 
 

@@ -56,11 +56,10 @@ class MemoryStore:
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
         """See ``Store.append``."""
         self._expire_soon(now)
-        if push.queue:
-            self._check_capacity(push)
+        crowded = push.queue and self._check_capacity(push)
         messages = self._numbered(push, now, created_at, self.sequence)
         self._check_server(messages)
-        if push.queue:
+        if crowded:
             self._make_room(push)
         self.sequence += len(messages)
         for message in messages:
@@ -78,7 +77,8 @@ class MemoryStore:
             heappush(self._expiries, (message.expires_at, message.recipient))
         self._log[message.sequence] = message
         self.memory += cost(message)
-        self._answers.clear()
+        if self._answers:
+            self._answers.clear()
 
     def retract(self, messages: Sequence[Message]) -> None:
         """See ``Store.retract``."""
@@ -108,7 +108,15 @@ class MemoryStore:
             return Batch((), Cursor(self.epoch, self.sequence))
         known = after.epoch == self.epoch and after.sequence <= self.sequence
         place = after.sequence if known else 0
-        if known:
+        if known and len(recipients) == 1 and (mailbox := self._mailboxes.get(recipients[0])) is not None:
+            # The usual reader, on a straight road: one recipient that has a mailbox, and something new.
+            if mailbox.acknowledged < place:
+                mailbox.acknowledged = place
+                self._reclaimable[mailbox.recipient] = None
+            new = mailbox.read(place, limit + 1)
+            if len(new) == 1:
+                return Batch((new[0],), new[0].cursor, mailbox.gap(place))
+        elif known:
             self._acknowledge(recipients, place)
         messages, more = _bounded(self._found(recipients, place, limit + 1), limit)
         gap = self._gap(recipients, place) if known else after != OLDEST
@@ -248,28 +256,35 @@ class MemoryStore:
             for number, (content, recipient) in enumerate(addressed, last + 1)
         ]
 
-    def _excesses(self, push: Push) -> Iterable[tuple[Mailbox, int]]:
+    def _excesses(self, push: Push) -> list[tuple[Mailbox, int]]:
+        """Return how many messages of each mailbox must go for a push. Raises ``MailboxFull``."""
+        excesses = []
         count = len(push.contents)
         size = sum([len(content.body) for content in push.contents])
         reject = (push.overflow or self.overflow) == "reject"
         limits = self.limits
         for recipient in push.recipients:
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            mailbox.acknowledge(self._came_back(recipient))
-            yield mailbox, mailbox.excess(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+            if self._acknowledged:
+                mailbox.acknowledge(self._came_back(recipient))
+            excess = mailbox.excess(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+            excesses.append((mailbox, excess))
+        return excesses
 
-    def _check_capacity(self, push: Push) -> None:
-        for _ in self._excesses(push):
-            pass  # it raises where one of them is full, before anything was changed in another
+    def _check_capacity(self, push: Push) -> bool:
+        """Return whether old messages must make room. Raises ``MailboxFull``, having changed nothing."""
+        return any(excess for _, excess in self._excesses(push))
 
     def _make_room(self, push: Push) -> None:
-        for mailbox, excess in list(self._excesses(push)):
+        for mailbox, excess in self._excesses(push):
             self._lose(mailbox, mailbox.drop(excess))
 
     def _check_server(self, messages: Sequence[Message], coming: Collection[str] = ()) -> None:
         """Raise ``ServerFull`` where there is no room; ``coming`` are mailboxes about to be made."""
         limits = self.limits
-        created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
+        created = 0
+        if any(message.recipient not in self._mailboxes for message in messages):
+            created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
         most = limits.max_recipients - len(coming)
         if created and len(self._mailboxes) + created > most:
             self._reclaim(mailboxes=len(self._mailboxes) + created - most)
@@ -304,8 +319,6 @@ class MemoryStore:
 
     def _came_back(self, recipient: str) -> int:
         """How far a reader of some pattern that covers the recipient came back."""
-        if not self._acknowledged:
-            return 0
         return max(self._acknowledged.get(pattern, 0) for pattern in covering(recipient)[1:])
 
     def _found(self, recipients: tuple[str, ...], after: int, limit: int) -> Iterable[Message]:
