@@ -1,0 +1,201 @@
+"""What ``twistd cometd-lite`` makes of its options, without starting anything (that is in ``live/``)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from twisted.application.service import IService, IServiceMaker
+from twisted.plugin import IPlugin, getPlugins
+from zope.interface.verify import verifyObject
+
+from cometd_lite.limits import Limits
+from cometd_lite.service import Options, count, makeService, mount, one_of, size, span
+
+
+def parsed(*words):
+    options = Options()
+    options.parseOptions(words)
+    return options
+
+
+def refusal(*words):
+    """Return the sentence with which the options are refused."""
+    with pytest.raises(SystemExit) as exit_:
+        parsed(*words)
+    (sentence,) = exit_.value.args
+    assert sentence.startswith("cometd-lite: ")
+    return sentence
+
+
+# -- the plugin
+
+
+def test_twistd_lists_the_plugin():
+    (maker,) = [plugin for plugin in getPlugins(IServiceMaker) if plugin.tapname == "cometd-lite"]
+    verifyObject(IPlugin, maker)
+    assert maker.module == "cometd_lite.service"
+    assert maker.options is Options
+    assert maker.makeService is makeService
+
+
+def test_listing_the_plugin_imports_no_reactor():
+    # Else twistd's --reactor option comes too late.
+    program = (
+        "import sys, twisted.plugins.cometd_lite_plugin, cometd_lite;"
+        "sys.exit('twisted.internet.reactor' in sys.modules or 'klein' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# -- options
+
+
+def test_without_options_the_bounds_are_those_of_limits():
+    options = parsed()
+    assert options.limits == Limits()
+    assert options["listen"] == ["tcp:8080:interface=127.0.0.1"]
+    assert options["overflow"] == "reject"
+    assert (options["mount"], options["store"]) == ("", "memory")
+    assert (options["allow-origin"], options["host"]) == ([], [])
+
+
+def test_each_bound_of_limits_has_an_option_of_its_name():
+    names = [field.name.replace("_", "-") for field in fields(Limits)]
+    words = [word for name in names for word in (f"--{name}", "7")]
+    assert parsed(*words).limits == Limits(**dict.fromkeys([field.name for field in fields(Limits)], 7))
+
+
+def test_sizes_and_times_may_have_units():
+    options = parsed("--max-body", "1M", "--ttl", "2h", "--max-wait", "1.5m", "--capacity-bytes", "64kB")
+    assert options.limits.max_body == 1024 * 1024
+    assert options.limits.ttl == 7200
+    assert options.limits.max_wait == 90
+    assert options.limits.capacity_bytes == 64 * 1024
+
+
+def test_what_may_be_given_again_is_collected():
+    options = parsed(
+        *("--listen", "tcp:1", "--listen", "unix:/run/comet.sock"),
+        *("--allow-origin", "https://a.example", "--allow-origin", "*", "--host", "A.example", "--host", "b"),
+    )
+    assert options["listen"] == ["tcp:1", "unix:/run/comet.sock"]
+    assert options["allow-origin"] == ["https://a.example", "*"]
+    assert options.hosts.named == {"a.example", "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "right"),
+    [
+        ("capacity", ["many", "0", "-1", "1.5", ""], "a whole number, 1 or more"),
+        ("max-parked", ["0"], "a whole number, 1 or more"),
+        ("max-recipients", ["1k"], "a whole number, 1 or more"),
+        ("max-body", ["64q", "0", "-1", "1.5M", ""], "64k"),
+        ("capacity-bytes", ["x"], "64k"),
+        ("max-memory", ["1T"], "256M"),
+        ("ttl", ["0", "1w", "-1", "", "0.0"], "12h"),
+        ("max-wait", ["x", "0"], "in seconds"),
+        ("overflow", ["explode", ""], "reject or drop-oldest"),
+        ("store", ["papyrus"], "memory"),
+        ("mount", ["/a b", "/a//b", "/ü", "/a?b", "/%41"], "/comet"),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_option_and_what_is_right(name, values, right):
+    for value in values:
+        sentence = refusal(f"--{name}", value)
+        assert f"--{name} {value}" in sentence
+        assert right in sentence
+        assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["nonsense:1", "tcp", "tcp:x", "8080", "", "tcp:8080:interfaces=127.0.0.1"]
+)
+def test_a_wrong_endpoint_is_told_with_one_that_is_right(endpoint):
+    sentence = refusal("--listen", endpoint)
+    assert f"--listen {endpoint}: " in sentence
+    assert "tcp:8080:interface=127.0.0.1" in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("origin", ["example.com", "https://", "https://example.com/page", "", "null"])
+def test_a_wrong_origin_is_told_with_one_that_is_right(origin):
+    assert "https://example.com" in refusal("--allow-origin", origin)
+
+
+def test_an_unknown_option_and_a_surplus_word_are_named():
+    assert "no-such-option" in refusal("--no-such-option")
+    assert "surplus" in refusal("surplus")
+    assert "listen" in refusal("--listen")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "only_local"),
+    [
+        (["tcp:8080:interface=127.0.0.1"], True),
+        (["tcp:8080:interface=127.1.2.3"], True),
+        (["tcp:8080:interface=localhost"], True),
+        (["tcp:port=8080:backlog=100:interface=127.0.0.1"], True),
+        ([r"tcp6:8080:interface=\:\:1"], True),
+        (["unix:/run/comet.sock"], True),
+        (["unix:/run/comet.sock", "tcp:1:interface=127.0.0.1"], True),
+        (["tcp:8080"], False),
+        (["tcp:8080:interface=0.0.0.0"], False),
+        (["tcp:8080:interface=192.168.1.1"], False),
+        ([r"tcp6:8080:interface=\:\:"], False),
+        (["tcp6:8080"], False),
+        (["tcp:1:interface=127.0.0.1", "tcp:2"], False),
+        (["systemd:domain=INET:index=0"], False),
+    ],
+)
+def test_only_a_server_that_only_this_machine_reaches_looks_at_the_host(endpoints, only_local):
+    options = Options()
+    options["listen"] = endpoints
+    assert options.hosts.loopback_only is only_local
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [("/", ""), ("", ""), ("/comet", "/comet"), ("comet/", "/comet"), ("/a/b/", "/a/b"), ("/~me", "/~me")],
+)
+def test_a_mount_point_begins_and_does_not_end_with_a_slash(text, prefix):
+    assert mount(text) == prefix
+
+
+def test_options_read_what_people_write():
+    assert [size(text) for text in ("1", "1k", "2K", "3MB", "1g")] == [1, 1024, 2048, 3 * 1024**2, 1024**3]
+    assert [span(text) for text in ("1", "0.5", "90s", "1.5M", "12h", "7d")] == [
+        1,
+        0.5,
+        90,
+        90,
+        43_200,
+        604_800,
+    ]
+    assert count("12") == 12
+    assert one_of("a", "b")("b") == "b"
+
+
+def test_the_help_keeps_the_lines_of_its_opening_and_names_every_option():
+    said = str(Options())
+    assert "\n  curl localhost:8080/poll/bob\n" in said
+    for field in fields(Limits):
+        assert f"--{field.name.replace('_', '-')}" in said
+
+
+# -- the service
+
+
+def test_the_service_is_made_of_what_was_asked_for():
+    service = makeService(
+        parsed("--capacity", "5", "--max-body", "10000", "--mount", "/comet", "--host", "x")
+    )
+    verifyObject(IService, service)
+    assert service.listen == ["tcp:8080:interface=127.0.0.1"]
+    assert service.comet.limits.capacity == 5
+    assert service.factory.bounds.body == 10_000
+    assert service.factory.routes.prefix == b"/comet"
+    assert service.comet.routes.hosts.named == {"x"}
+    assert makeService(parsed()).factory.bounds.body == Limits().max_body
