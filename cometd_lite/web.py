@@ -351,7 +351,7 @@ class Routes:
     @_route(app, "/cometd", "GET", changes=True)
     @_route(app, "/cometd/", "GET", changes=True)
     @_route(app, "/cometd/<path:kind>", "GET", changes=True)
-    def bayeux_get(self, request: Request, kind: str = "") -> Maybe[Answer] | Maybe[None]:
+    def bayeux_get(self, request: Request, kind: str = "") -> Any:
         """Open a Bayeux WebSocket, or answer a poll by callback."""
         if request.getHeader(b"upgrade") is not None:
             return self._allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
