@@ -206,15 +206,12 @@ class Program:
                 connection.close()
 
 
-def start(directory: Path, *options: str, **popen: Any) -> subprocess.Popen[bytes]:
-    """Start ``twistd -n cometd-lite`` with these options, on a free port unless they say otherwise."""
-    given = (
-        options
-        if any(option.startswith("--listen") for option in options)
-        else (*options, "--listen", ON_LOOPBACK)
-    )
+def start(directory: Path, *options: str, code: str = TWISTD, **popen: Any) -> subprocess.Popen[bytes]:
+    """Start ``twistd -n cometd-lite``, on a free port unless the options say otherwise; or other ``code``."""
+    listens = any(option.startswith("--listen") for option in options)
+    given = options if listens else (*options, "--listen", ON_LOOPBACK)
     return subprocess.Popen(
-        [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "cometd-lite", *given],
+        [sys.executable, "-u", "-c", code, "-n", "--pidfile=", "cometd-lite", *given],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
