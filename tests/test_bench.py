@@ -639,7 +639,9 @@ def test_the_table_says_what_is_not_installed_and_what_failed() -> None:
 
 def test_peers_are_chosen_by_the_beginnings_of_their_names_and_ours_always_runs() -> None:
     assert [peer.name for peer in compare.chosen(["NCH"], [], "cometd-lite")] == ["cometd-lite", "nchan"]
-    variants = compare.chosen(["nchan"], ["big=--max-parked 20000"], "cometd-lite")
-    assert [peer.name for peer in variants] == ["cometd-lite", "big", "nchan"]
+    variants = compare.chosen(["nchan"], ["big=--max-parked 20000", "old=@HEAD~3 --ttl 9"], "cometd-lite")
+    assert [peer.name for peer in variants] == ["cometd-lite", "big", "old", "nchan"]
     assert list(variants[1].command(1, Path("/tmp")))[-2:] == ["--max-parked", "20000"]
+    assert (variants[1].commit, variants[2].commit) == (None, "HEAD~3")
+    assert list(variants[2].command(1, Path("/tmp")))[-2:] == ["--ttl", "9"]
     assert len(compare.chosen([], [], "cometd-lite")) == len(compare.PEERS)

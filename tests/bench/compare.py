@@ -47,6 +47,7 @@ sys.path.insert(0, str(ROOT))
 # What is imported from here on lies beside this file and above it.
 from dialects import Nchan, Toy  # noqa: E402
 
+import cometd_lite  # noqa: E402
 from cometd_lite.bench import (  # noqa: E402
     SCENARIOS,
     Bayeux,
@@ -158,6 +159,8 @@ class Peer:
     lacks: frozenset[str] = field(default_factory=frozenset)
     """Runs that it cannot do."""
     ours: bool = False
+    commit: str | None = None
+    """What of ours to run; None: what lies above this file."""
 
 
 def _modules(*names: str) -> Callable[[], str | None]:
@@ -208,12 +211,20 @@ def _nchan_command(port: int, work: Path) -> Sequence[str | Path]:
     return [_nginx() or "nginx", "-p", work, "-c", config]
 
 
+def _said(*command: str) -> str:
+    """Return what ``command`` prints; nothing where there is no such command."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def _nchan_version() -> str:
-    said = subprocess.run([_nginx() or "nginx", "-v"], capture_output=True, text=True, check=False).stderr
-    query = ["dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan"]
-    with contextlib.suppress(OSError):
-        said += f", nchan {subprocess.run(query, capture_output=True, text=True, check=False).stdout}"
-    return " ".join(said.removeprefix("nginx version: ").split())
+    nginx = _said(_nginx() or "nginx", "-v").removeprefix("nginx version: ")
+    return f"{nginx}, nchan {_said('dpkg-query', '-W', '-f', '${Version}', 'libnginx-mod-nchan')}"
 
 
 def _npm_needs(package: str) -> Callable[[], str | None]:
@@ -229,8 +240,7 @@ def _npm_needs(package: str) -> Callable[[], str | None]:
 def _npm_version(package: str) -> Callable[[], str]:
     def version() -> str:
         described = json.loads((PEERS_DIR / "node_modules" / package / "package.json").read_text())
-        node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout
-        return f"{package} {described['version']}, node {node.strip()}"
+        return f"{package} {described['version']}, node {_said('node', '--version')}"
 
     return version
 
@@ -240,10 +250,8 @@ def _node(name: str) -> Callable[[int, Path], Sequence[str | Path]]:
 
 
 def _ours_version() -> str:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with contextlib.suppress(OSError):
-        return f"at {subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()}"
-    return metadata.version("cometd-lite")
+    commit = _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    return f"{cometd_lite.__version__} {commit}".strip()
 
 
 NO_STREAM = frozenset({"stream"})
@@ -321,12 +329,13 @@ def running(peer: Peer) -> Iterator[tuple[str, int]]:
     mine, its = cores()
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as work, (Path(work) / "output").open("w+b") as output:
+        root = ROOT if peer.commit is None else _checked_out(peer.commit, Path(work) / "root")
         os.sched_setaffinity(0, its)  # What is started here inherits it.
         try:
             process = subprocess.Popen(
                 [str(word) for word in peer.command(port, Path(work))],
                 cwd=work,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(root)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -339,6 +348,16 @@ def running(peer: Peer) -> Iterator[tuple[str, int]]:
             yield f"http://127.0.0.1:{port}{peer.path}", process.pid
         finally:
             _stop(process)
+
+
+def _checked_out(commit: str, root: Path) -> Path:
+    """Return ``root``, with what ``commit`` has in it: the tree above this file may be changing."""
+    root.mkdir()
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    if archive.returncode:
+        raise BenchError(archive.stderr.decode().strip())
+    subprocess.run(["tar", "-x", "-C", str(root)], input=archive.stdout, check=True)
+    return root
 
 
 def _await_listening(process: subprocess.Popen[bytes], port: int, output: Any) -> None:
@@ -511,6 +530,16 @@ def checks_table(found: Iterable[dict[str, Any]]) -> str:
     return markdown(rows)
 
 
+def others_cpu() -> float:
+    """Return the CPU seconds that everything on the machine has had, without this process and its servers."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq")
+    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    ticks = dict(zip(names, map(int, first), strict=False))
+    busy = sum(ticks[name] for name in names if name not in {"idle", "iowait"}) / os.sysconf("SC_CLK_TCK")
+    times = os.times()
+    return busy - (times.user + times.system + times.children_user + times.children_system)
+
+
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on besides the servers."""
     model = next(
@@ -563,8 +592,8 @@ def parser() -> argparse.ArgumentParser:
         "--variant",
         action="append",
         default=[],
-        metavar="NAME=OPTIONS",
-        help="one more of ours, with more options for `twistd cometd-lite`; may be repeated",
+        metavar="NAME=[@COMMIT] [OPTIONS]",
+        help="one more of ours: as it is in a commit, with options for `twistd cometd-lite`; may be repeated",
     )
     add("--json", type=Path, metavar="FILE", help="write every result there, as JSON")
     add("--quiet", action="store_true", help="no line for each measurement")
@@ -575,9 +604,11 @@ def chosen(names: Sequence[str], variants: Sequence[str], ours: str) -> list[Pee
     """Return the variants, and the peers whose names begin with one of ``names`` or, without any, all."""
     added = []
     for variant in variants:
-        name, _, options = variant.partition("=")
-        command = _twistd(*shlex.split(options))
-        added.append(Peer(name, CometLite, command, _modules("twisted", "klein"), _ours_version, ours=True))
+        name, _, said = variant.partition("=")
+        options = shlex.split(said)
+        commit = options.pop(0)[1:] if said.startswith("@") else None
+        command, needs = _twistd(*options), _modules("twisted", "klein")
+        added.append(Peer(name, CometLite, command, needs, said.strip, ours=True, commit=commit))
     everyone = [*PEERS[:2], *added, *PEERS[2:]]
     wanted = [name.lower() for name in names]
     return [
@@ -599,10 +630,12 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     about = machine()
+    others, start = others_cpu(), time.monotonic()
     try:
         measured = compare(installed, runs, arguments.rounds, arguments.seconds, quiet=arguments.quiet)
     except KeyboardInterrupt:
         return 130
+    about["others"] = max(0.0, others_cpu() - others) / (time.monotonic() - start)
     found = verdicts(measured, runs, arguments.ours)
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     versions = {peer.name: peer.version() for peer in installed}
@@ -612,9 +645,12 @@ def main() -> int:
     )
     out.writelines(f"{name}: {version}\n" for name, version in versions.items())
     out.write(
-        f"\nMedians of {arguments.rounds} rounds of {arguments.seconds:g} s. µs: CPU time of the server per "
+        f"\nMedians of {arguments.rounds} x {arguments.seconds:g} s. µs: the server's CPU time per delivery, "
+        "its push included. KB: memory per parked poll.\n"
     )
-    out.write("delivery, its push included. KB: memory per parked poll.\n\n")
+    if about["others"] > 0.1:
+        out.write(f"Other processes had {about['others']:.0%} of a core meanwhile, so all is dearer.\n")
+    out.write("\n")
     out.write(table(peers, runs, measured, arguments.ours) + "\n" + (checks_table(found) if found else ""))
     out.writelines(f"{peer}, {run}: {why}\n" for (peer, run), why in measured.failures.items())
     if arguments.json is not None:
