@@ -1,7 +1,7 @@
 """One recipient's log: messages are appended at one end and leave at the other, in the server's order.
 
 A mailbox computes only: time comes in as ``now`` (seconds of a monotonic clock), nothing waits, and no
-reader is known here. It is bounded by whoever appends: ask ``excess`` first, then ``drop``.
+reader is known here. It is bounded by whoever appends: ask ``in_the_way`` first, then ``drop``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from operator import attrgetter
 
 from .errors import MailboxFull
 from .message import Message
 
 _sequence = attrgetter("sequence")
+_expires_at = attrgetter("expires_at")
 
 
 @dataclass(slots=True, eq=False)
@@ -40,10 +40,15 @@ class Mailbox:
     """Sequence numbers that a take gave back; frozen because nearly always empty and then shared."""
     next_expiry: float = float("inf")
     """No message expires before this time."""
+    in_order: bool = True
+    """Whether the messages expire in the order of the log, as they do where none asked for a shorter time."""
 
     def append(self, message: Message) -> None:
         """Add the newest message of all; its sequence number is above every other one here."""
-        self.messages.append(message)
+        messages = self.messages
+        if messages and message.expires_at < messages[-1].expires_at:
+            self.in_order = False
+        messages.append(message)
         self.size += len(message.content.body)
         self.next_expiry = min(self.next_expiry, message.expires_at)
 
@@ -65,10 +70,12 @@ class Mailbox:
         """Note that a reader has everything up to ``sequence``, so that those may make room."""
         self.acknowledged = max(self.acknowledged, sequence)
 
-    def untaken(self, limit: int) -> list[Message]:
+    def untaken(self, limit: int) -> Sequence[Message]:
         """Return up to ``limit`` messages that no take has had, oldest first."""
-        back = [message for message in self.messages if message.sequence in self.given_back]
-        return [*back, *self.read(self.taken, limit)][:limit]
+        new = self.read(self.taken, limit)
+        if not self.given_back:
+            return new
+        return [*(message for message in self.messages if message.sequence in self.given_back), *new][:limit]
 
     def take(self, message: Message) -> None:
         """Give ``message``, the first of ``untaken``, to one take only."""
@@ -81,7 +88,7 @@ class Mailbox:
         """Leave a taken message where it was, because its take was gone before it was answered."""
         if message in self.read(message.sequence - 1, 1):
             self.given_back |= {message.sequence}
-        else:
+        elif message.sequence <= self.lost:  # else it was kept for nobody
             self.missed = True
 
     def is_read(self, message: Message) -> bool:
@@ -94,55 +101,68 @@ class Mailbox:
         """The messages that nobody has fetched, oldest first: what fills the mailbox."""
         return [message for message in self.messages if not self.is_read(message)]
 
-    def read_prefix(self) -> int:
-        """Count the oldest messages that were read, and so may make room."""
-        return sum(1 for _ in takewhile(self.is_read, self.messages))
+    @property
+    def read_already(self) -> list[Message]:
+        """The messages that some reader has had, oldest first: what may make room."""
+        if self.messages and self.messages[-1].sequence <= self.acknowledged:
+            return self.messages.copy()
+        return [message for message in self.messages if self.is_read(message)]
 
-    def excess(self, count: int, size: int, capacity: int, capacity_bytes: int, *, reject: bool) -> int:
-        """Count the oldest messages that must go before ``count`` more of ``size`` bytes fit.
+    def in_the_way(
+        self, count: int, size: int, capacity: int, capacity_bytes: int, *, reject: bool
+    ) -> Sequence[Message]:
+        """Return the oldest messages that must go before ``count`` more of ``size`` bytes fit.
 
-        Raises ``MailboxFull`` where they never fit, or, with ``reject``, where one that nobody has
-        fetched would have to go.
+        With ``reject`` they are such that somebody has fetched; raises ``MailboxFull`` where there are too
+        few of those, or where the push would not even fit into an empty mailbox.
         """
-        messages = self.messages
-        over = len(messages) + count - capacity
+        over = len(self.messages) + count - capacity
         bytes_over = self.size + size - capacity_bytes
         if over <= 0 and bytes_over <= 0:
-            return 0
+            return ()
         if count > capacity or size > capacity_bytes:
             raise MailboxFull(
                 f"The push does not fit: a mailbox holds {capacity} messages and {capacity_bytes} bytes."
             )
-        going = 0
-        while over > 0 or bytes_over > 0:
-            message = messages[going]
+        going = []
+        for message in self.messages:
             if reject and not self.is_read(message):
-                raise MailboxFull(
-                    f"The mailbox of {self.recipient!r} is full, and nobody has fetched its oldest message. "
-                    "Push again later, or with overflow=drop-oldest."
-                )
-            going += 1
+                if message.sequence > self.taken:
+                    break  # nobody has had this one, nor any later one
+                continue
+            going.append(message)
             over -= 1
             bytes_over -= len(message.content.body)
-        return going
+            if over <= 0 and bytes_over <= 0:
+                return going
+        raise MailboxFull(
+            f"The mailbox of {self.recipient!r} is full of messages that nobody has fetched. "
+            "Push again later, or with overflow=drop-oldest."
+        )
 
-    def drop(self, count: int) -> list[Message]:
-        """Take the ``count`` oldest messages out and return them; readers before them have a gap."""
-        dropped = self.messages[:count]
-        del self.messages[:count]
-        self._lose(dropped)
-        return dropped
+    def drop(self, messages: Sequence[Message]) -> None:
+        """Take messages out, which are given oldest first; readers before them have a gap."""
+        count = len(messages)
+        if self.messages[count - 1] is messages[-1]:
+            del self.messages[:count]
+        else:
+            dropped = {message.sequence for message in messages}
+            self.messages = [message for message in self.messages if message.sequence not in dropped]
+        self._lose(messages)
 
-    def expire(self, now: float) -> list[Message]:
+    def expire(self, now: float) -> Sequence[Message]:
         """Take out and return the messages whose time is over."""
         if now < self.next_expiry:
-            return []
-        kept: list[Message] = []
-        expired: list[Message] = []
-        for message in self.messages:
-            (kept if message.expires_at > now else expired).append(message)
-        self.messages = kept
-        self.next_expiry = min((message.expires_at for message in kept), default=float("inf"))
+            return ()
+        messages = self.messages
+        if self.in_order:
+            expired = messages[: bisect_right(messages, now, key=_expires_at)]
+            del messages[: len(expired)]
+            self.next_expiry = messages[0].expires_at if messages else float("inf")
+        else:
+            expired = [message for message in messages if message.expires_at <= now]
+            self.messages = [message for message in messages if message.expires_at > now]
+            self.next_expiry = min(map(_expires_at, self.messages), default=float("inf"))
         self._lose(expired)
         return expired
 
@@ -150,6 +170,7 @@ class Mailbox:
         """Take out a message that was kept for nobody: no reader misses it."""
         del self.messages[bisect_right(self.messages, message.sequence, key=_sequence) - 1]
         self.size -= len(message.content.body)
+        self.given_back -= {message.sequence}
 
     def _lose(self, messages: Sequence[Message]) -> None:
         for message in messages:

@@ -128,7 +128,7 @@ class MemoryStore:
         """See ``Store.take``."""
         self._expire_soon(now)
         gap = False
-        heads: list[list[Message]] = []
+        heads: list[Sequence[Message]] = []
         for recipient in recipients:
             mailbox = self._mailboxes.get(recipient)
             if mailbox is None:
@@ -153,6 +153,8 @@ class MemoryStore:
             mailbox = self._mailboxes.get(message.recipient)
             if mailbox is not None:
                 mailbox.give_back(message)
+            else:
+                self._lost.miss(message.recipient, message.sequence)
         self._answers.clear()
 
     # -- what is let go
@@ -162,7 +164,7 @@ class MemoryStore:
         self._expire_soon(now)
         mailbox = self._mailboxes.get(recipient)
         if mailbox is not None:
-            self._lose(mailbox, mailbox.drop(len(mailbox.messages)))
+            self._drop(mailbox, mailbox.messages.copy())
 
     def expire(self, now: float) -> None:
         """See ``Store.expire``."""
@@ -256,8 +258,8 @@ class MemoryStore:
             for number, (content, recipient) in enumerate(addressed, last + 1)
         ]
 
-    def _excesses(self, push: Push) -> list[tuple[Mailbox, int]]:
-        """Return how many messages of each mailbox must go for a push. Raises ``MailboxFull``."""
+    def _excesses(self, push: Push) -> list[tuple[Mailbox, Sequence[Message]]]:
+        """Return the messages of each mailbox that must go for a push. Raises ``MailboxFull``."""
         excesses = []
         count = len(push.contents)
         size = sum([len(content.body) for content in push.contents])
@@ -267,7 +269,7 @@ class MemoryStore:
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
             if self._acknowledged:
                 mailbox.acknowledge(self._came_back(recipient))
-            excess = mailbox.excess(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+            excess = mailbox.in_the_way(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
             excesses.append((mailbox, excess))
         return excesses
 
@@ -277,7 +279,12 @@ class MemoryStore:
 
     def _make_room(self, push: Push) -> None:
         for mailbox, excess in self._excesses(push):
-            self._lose(mailbox, mailbox.drop(excess))
+            self._drop(mailbox, excess)
+
+    def _drop(self, mailbox: Mailbox, messages: Sequence[Message]) -> None:
+        if messages:
+            mailbox.drop(messages)
+            self._lose(mailbox, messages)
 
     def _check_server(self, messages: Sequence[Message], coming: Collection[str] = ()) -> None:
         """Raise ``ServerFull`` where there is no room; ``coming`` are mailboxes about to be made."""
@@ -302,7 +309,7 @@ class MemoryStore:
         while self._reclaimable and (self.memory > most_memory or len(self._mailboxes) > most_mailboxes):
             mailbox = self._mailboxes[next(iter(self._reclaimable))]
             del self._reclaimable[mailbox.recipient]
-            self._lose(mailbox, mailbox.drop(mailbox.read_prefix()))
+            self._drop(mailbox, mailbox.read_already)
 
     def _acknowledge(self, recipients: tuple[str, ...], sequence: int) -> None:
         for recipient in recipients:
@@ -319,7 +326,7 @@ class MemoryStore:
 
     def _came_back(self, recipient: str) -> int:
         """How far a reader of some pattern that covers the recipient came back."""
-        return max(self._acknowledged.get(pattern, 0) for pattern in covering(recipient)[1:])
+        return max([self._acknowledged.get(key, 0) for key in covering(recipient)])
 
     def _found(self, recipients: tuple[str, ...], after: int, limit: int) -> Iterable[Message]:
         """Yield what the recipients, some of them patterns, hold after ``after``, in the one order."""
@@ -382,8 +389,10 @@ class _Losses:
         self._entries: dict[str, tuple[int, bool]] = {}
 
     def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
-        self._entries.pop(name, None)
-        self._entries[name] = (sequence, missed)
+        known = self._entries.pop(name, None)
+        if known is None and sequence <= self.floor and not missed:
+            return  # that is told of every name that has no entry
+        self._entries[name] = (max(known[0], sequence) if known else sequence, missed)
         if len(self._entries) > self._most:
             oldest = next(iter(self._entries))
             self.floor = max(self.floor, self._entries.pop(oldest)[0])
@@ -393,6 +402,12 @@ class _Losses:
     def recall(self, name: str) -> tuple[int, bool]:
         """Return, and forget, what a mailbox that comes to life again must know."""
         return self._entries.pop(name, (self.floor, False))
+
+    def miss(self, name: str, sequence: int) -> None:
+        """Note that a take gave back a message; where it was lost meanwhile, no take has had it."""
+        lost, missed = self._entries.get(name, (0, False))
+        if sequence <= lost and not missed:
+            self._entries[name] = (lost, True)
 
     def entry(self, name: str) -> tuple[int, bool]:
         """Return what is remembered of a name."""
