@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from program import Program, eventually
+from program import PATIENCE, Program, eventually
 
 SITE = """
 import sys
@@ -87,3 +87,4 @@ def test_a_site_that_stops_has_answered_who_was_parked(site):
     answers = [poll.answer() for poll in polls]
     assert [answer.status for answer in answers] == [200, 204]
     assert [answer.headers["connection"].lower() for answer in answers] == ["close", "close"]
+    site.process.wait(PATIENCE)
