@@ -1,20 +1,21 @@
 """cometd-lite: an event-driven comet server on Twisted.
 
 A client asks ``GET /poll/bob`` and is held until someone says ``POST /push/bob``. ``Comet`` is the server
-as an object for Twisted programs; ``twistd cometd-lite`` is the server as a command.
+as an object for Twisted programs; ``twistd cometd-lite`` is the server as a command. ``Client`` talks to either.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Comet", "Content", "Cursor", "Limits", "Message", "Receipt"]
+__all__ = ["Batch", "Client", "Comet", "Content", "Cursor", "Limits", "Message", "Receipt"]
 
 if TYPE_CHECKING:
+    from .client import Client
     from .comet import Comet
     from .limits import Limits
     from .message import Batch, Content, Cursor, Message, Receipt
 
-_HOMES = {"Comet": "comet", "Limits": "limits"} | dict.fromkeys(
+_HOMES = {"Client": "client", "Comet": "comet", "Limits": "limits"} | dict.fromkeys(
     ("Batch", "Content", "Cursor", "Message", "Receipt"), "message"
 )
 

@@ -1,0 +1,502 @@
+"""Following: a cursor arrives, and messages leave for as long as it takes, each once and in order.
+
+A ``Following`` asks a reader for what comes after its place, again and again, and judges what goes wrong. The
+readers differ in how they ask: ``Polls``, ``Listening`` (polls by an id), ``Streams``.
+
+There are two places. One is up to where messages have arrived, and what is asked for next lies after it. The
+other, the following's ``cursor``, is up to where they were handled, and moves when the next one is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+import orjson
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+
+from ..errors import CometError, ListenerGone
+from ..limits import WAIT_SECONDS
+from ..message import NOW, OLDEST, Batch, Cursor, Message
+from . import words
+from .remote import (
+    ANSWER_BYTES,
+    ANSWER_SECONDS,
+    NoAnswer,
+    NotComet,
+    Query,
+    Remote,
+    is_passing,
+    no_answer,
+    refusal,
+)
+from .replies import Reply, Work, done
+
+OnGap = Callable[[Cursor], object]
+"""Called with the cursor after which messages are lost to this reader; what is still kept follows."""
+
+OnRetry = Callable[[CometError, float], object]
+"""Called with what went wrong, and the seconds until the next try."""
+
+# Bounds, each with its reason; seconds.
+
+LATE_SECONDS = 10.0
+"""An answer that is this late after its wait was lost on the way."""
+
+SILENCE_SECONDS = 40.0
+"""A heartbeat comes every 15 s; a stream that was silent for longer than two is dead."""
+
+EARLY_SECONDS = 1.0
+"""A held poll that is answered with nothing is not asked again sooner than this: it would spin."""
+
+STREAM_AHEAD = 1_000
+"""Messages that a stream reads ahead of whoever handles them; then TCP makes the server wait."""
+
+
+async def poll(remote: Remote, query: Query, after: Cursor | None, wait: float | None, limit: int) -> Batch:
+    """Return the answer to one poll; without ``after`` it is a take.
+
+    Where ``wait`` is None the server decides how long it holds it.
+    """
+    asked = [*query, ("limit", str(limit))]
+    asked += [] if after is None else [("after", str(after))]
+    asked += [] if wait is None else [("wait", words.seconds(wait))]
+    patience = (WAIT_SECONDS if wait is None else wait) + LATE_SECONDS
+    answer = await remote.ask("GET", "poll", asked, patience=patience)
+    if answer.status in {204, 304}:
+        # Something on the way made this of an empty answer; the place may have come through.
+        told = answer.header("comet-cursor")
+        return Batch((), words.place(told) if told else after or NOW)
+    return words.batch(answer)
+
+
+class Reader(Protocol):
+    """Where a following gets its messages from."""
+
+    async def read(self, after: Cursor) -> Batch:
+        """Return what comes after a cursor; possibly nothing, with the cursor to go on from."""
+
+    def failed(self) -> None:
+        """Note that the last read failed: the next one is to show whether the server is there."""
+
+    def lose(self) -> None:
+        """Let go of whatever is open."""
+
+
+class Polls:
+    """Reads by long-polls. The first is not held: its answer shows that the server is there.
+
+    So does the first after a failure; a network that cuts off every held poll is not taken for a server that
+    is gone.
+    """
+
+    def __init__(self, remote: Remote, query: Query, wait: float | None, limit: int) -> None:
+        self.remote = remote
+        self.query = query
+        self.met = False
+        """Whether the server was there a moment ago."""
+        self._wait = wait
+        self._limit = limit
+        self._not_before = 0.0
+
+    async def read(self, after: Cursor) -> Batch:
+        """Return what a poll is answered with."""
+        if not self.met or after == NOW:
+            batch = await poll(self.remote, self.query, after, 0.0, self._limit)
+            self.met = True
+            return batch
+        clock = self.remote.clock
+        early = self._not_before - clock.seconds()
+        if early > 0:
+            await self.remote.pause(early)
+        asked_at = clock.seconds()
+        batch = await poll(self.remote, self.query, after, self._wait, self._limit)
+        if not batch:
+            # Where this is early the server is stopping, or something on the way lets no request be held.
+            self._not_before = asked_at + EARLY_SECONDS * self.remote.random.uniform(0.5, 1.0)
+        return batch
+
+    def failed(self) -> None:
+        """Look first, the next time, whether the server is there."""
+        self.met = False
+
+    def lose(self) -> None:
+        """Nothing is open between two polls."""
+
+
+class Registration(Protocol):
+    """A listener as its reader needs it."""
+
+    @property
+    def query(self) -> Query:
+        """The parameters of its polls."""
+
+    async def register_again(self) -> None:
+        """Register anew what the server has forgotten, and call whoever wants to know."""
+
+
+class Listening(Polls):
+    """Reads as a registered listener, which is registered again where the server has forgotten it."""
+
+    def __init__(self, remote: Remote, listener: Registration, wait: float | None, limit: int) -> None:
+        super().__init__(remote, (), wait, limit)
+        self._listener = listener
+
+    async def read(self, after: Cursor) -> Batch:
+        """Return what a poll is answered with; a gap where it had to be registered again."""
+        self.query = self._listener.query
+        try:
+            return await super().read(after)
+        except ListenerGone:
+            await self._listener.register_again()
+            # Its recipients are read from the same place on; what was pushed to the old id is lost.
+            return Batch((), after, gap=True)
+
+
+class Streams:
+    """Reads a stream of NDJSON, which tells each message's recipient, type and time, as a poll does."""
+
+    def __init__(self, polls: Polls) -> None:
+        self._polls = polls
+        self._remote = polls.remote
+        self._lines: _Lines | None = None
+
+    async def read(self, after: Cursor) -> Batch:
+        """Return what has come since, having opened the stream where none is open."""
+        if self._lines is None:
+            if not self._polls.met or after == NOW:
+                # A stream tells no place before its first message, and none shows that the server is there.
+                return await self._polls.read(after)
+            self._lines = await self._remote.within(ANSWER_SECONDS, self._open(after))
+        lines = self._lines
+        await lines.something()
+        batch = lines.batch(after)
+        if batch is None:
+            self._lines = None
+            raise lines.error
+        return batch
+
+    def failed(self) -> None:
+        """Look first, the next time, whether the server is there."""
+        self._polls.failed()
+
+    def lose(self) -> None:
+        """End the stream."""
+        if self._lines is not None:
+            self._lines.lose()
+            self._lines = None
+
+    async def _open(self, after: Cursor) -> _Lines:
+        query = [*self._polls.query, ("after", str(after))]
+        remote = self._remote
+        response = await remote.respond("GET", "stream", query, {"Accept": "application/x-ndjson"})
+        if response.code >= 400:
+            raise refusal(await remote.whole(response))
+        lines = _Lines(remote.url, remote.clock)
+        response.deliverBody(lines)
+        return lines
+
+
+class _Lines(TwistedProtocol):
+    """Takes in a stream: lines arrive, batches leave when they are asked for. It is bounded by pausing."""
+
+    def __init__(self, url: str, clock: IReactorTime) -> None:
+        self._url = url
+        self._clock = clock
+        self._rest = b""
+        self._messages: deque[Message | None] = deque()
+        """What has come, in order; None is a gap."""
+        self._waiting: Deferred[None] | None = None
+        self._paused = False
+        self._silence = clock.callLater(SILENCE_SECONDS, self._silent)
+        self._error: CometError | None = None
+
+    @property
+    def error(self) -> CometError:
+        """Why the stream has ended."""
+        assert self._error is not None, "it has ended"
+        return self._error
+
+    def something(self) -> Deferred[None]:
+        """Return a Deferred that fires when there is something to tell, or the stream has ended."""
+        if self._messages or self._error is not None:
+            return succeed(None)
+        self._waiting = Deferred(self._left)
+        return self._waiting
+
+    def batch(self, after: Cursor) -> Batch | None:
+        """Return what has come, up to the next gap; None where the stream has ended and all was told."""
+        messages = self._messages
+        if not messages:
+            return None
+        gap = messages[0] is None
+        if gap:
+            messages.popleft()
+            after = OLDEST  # from here on it is everything that is still kept
+        told = []
+        while messages and (message := messages[0]) is not None:
+            told.append(message)
+            messages.popleft()
+        self._resume()
+        return Batch(tuple(told), told[-1].cursor if told else after, gap)
+
+    def lose(self) -> None:
+        """End the connection."""
+        self._end(NoAnswer(f"The stream from {self._url} was left."))
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
+        """Take in lines, and parts of them."""
+        if self._error is not None:
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            for line in lines:
+                if line.strip():
+                    self._take(orjson.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._end(NotComet(f"What {self._url} streams is not what a cometd-lite does."))
+        if len(self._rest) > ANSWER_BYTES:
+            self._end(NotComet(f"{self._url} streamed a line of more than {ANSWER_BYTES} bytes."))
+        if self._error is None:
+            self._pace()
+        if self._messages:
+            self._tell()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
+        """Note the end; a line that was cut off will come again."""
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self._end(NoAnswer(f"The stream from {self._url} ended."))
+        else:
+            self._end(no_answer(self._url, reason.value))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "id" in line:
+            self._messages.append(words.message(line))
+        elif line.get("gap"):
+            self._messages.append(None)
+
+    def _pace(self) -> None:
+        """Pause where too much has come; else wait for the next sign of life."""
+        if self._paused:
+            return
+        if len(self._messages) > STREAM_AHEAD:
+            self._paused = True
+            self._silence.cancel()
+            self._connection.pauseProducing()
+        else:
+            self._silence.reset(SILENCE_SECONDS)
+
+    def _resume(self) -> None:
+        if self._paused and self._error is None:
+            self._paused = False
+            self._silence = self._clock.callLater(SILENCE_SECONDS, self._silent)
+            self._connection.resumeProducing()
+
+    def _silent(self) -> None:
+        self._end(NoAnswer(f"The stream from {self._url} fell silent."))
+
+    def _end(self, error: CometError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        if self._silence.active():
+            self._silence.cancel()
+        self._connection.loseConnection()
+        self._tell()
+
+    @property
+    def _connection(self) -> Any:
+        return self.transport  # a producer too, which ITransport leaves out
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def _left(self, _: Deferred[None]) -> None:
+        self._waiting = None
+
+
+class Following(AsyncIterator[Message]):
+    """A reader at work, made by ``Client.follow`` and ``Listener.follow``; ``async for`` gives its messages.
+
+    Whoever waits for the next message may be cancelled and wait again: nothing is lost by it. ``aclose``
+    ends it. Left by ``async with`` and without an error, the last message counts as handled too.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        reader: Reader,
+        after: str | Cursor,
+        *,
+        cursor_file: str | os.PathLike[str] | None = None,
+        on_gap: OnGap | None = None,
+        on_retry: OnRetry | None = None,
+        patience: float | None = None,
+    ) -> None:
+        self._reader = reader
+        self._remote = remote
+        self._file = None if cursor_file is None else CursorFile(cursor_file)
+        remembered = None if self._file is None else self._file.load()
+        self._cursor = self._place = remembered or words.place(after)
+        self._on_gap = on_gap
+        self._on_retry = on_retry
+        self._patience = patience
+        self._deadline: float | None = None
+        self._messages: deque[Message] = deque()
+        self._given: Message | None = None
+        self._work: Work[Message] | None = None
+        self._failures = 0
+        self._met = False
+        self._ended = False
+
+    @property
+    def cursor(self) -> Cursor:
+        """Everything up to here has been handled: where another reader would go on."""
+        return self._cursor
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __anext__(self) -> Reply[Message]:
+        """Return the next message once it is there; the one before counts as handled.
+
+        Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
+        change, which ends it. Raises ``RuntimeError`` where someone waits already.
+        """
+        if self._work is not None and not self._work.reply.called:
+            raise RuntimeError("Someone waits already for the next message of this following.")
+        self._work = Work(self._next())
+        return cast("Reply[Message]", self._work.reply)
+
+    def acknowledge(self) -> None:
+        """Count the last message as handled, without asking for the next one."""
+        given, self._given = self._given, None
+        if given is not None:
+            self._move(given.cursor)
+
+    def end(self) -> None:
+        """End it now: whoever waits for the next message is told that there is none."""
+        self._ended = True
+        self._messages.clear()
+        if self._work is not None:
+            self._work.end(StopAsyncIteration())
+        self._reader.lose()
+
+    def aclose(self) -> Reply[None]:
+        """End it, as ``end`` does, in the way of asynchronous generators."""
+        self.end()
+        return done(None)
+
+    def __del__(self) -> None:
+        """End a stream that nobody will read: a loop was left by ``break``."""
+        self._reader.lose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.acknowledge()
+        self.end()
+
+    async def _next(self) -> Message:
+        self.acknowledge()
+        while not self._messages:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._read()
+        self._given = self._messages.popleft()
+        return self._given
+
+    async def _read(self) -> None:
+        try:
+            batch = await self._reader.read(self._place)
+        except CometError as error:
+            self._reader.failed()
+            await self._judge(error)
+            return
+        self._failures = 0
+        self._met = True
+        if batch.gap and self._on_gap is not None:
+            self._on_gap(self._place)
+        self._messages.extend(batch.messages)
+        self._place = batch.cursor
+        if not batch.messages:
+            # As soon as the place is known: who starts again must not begin at a later "now".
+            self._move(batch.cursor)
+
+    def _move(self, cursor: Cursor) -> None:
+        if cursor == self._cursor:
+            return
+        self._cursor = cursor
+        if self._file is not None:
+            # The next poll tells the server that these may go; before it, the place must be on the disk.
+            self._file.save(cursor, sync=not self._messages)
+
+    async def _judge(self, error: CometError) -> None:
+        """Raise an error that stays, and pause after one that passes."""
+        now = self._remote.clock.seconds()
+        if self._deadline is None and self._patience is not None:
+            self._deadline = now + self._patience
+        self._failures += 1
+        delay = self._remote.delay(error, self._failures)
+        # Where a comet was a moment ago, whatever else answers there now will pass.
+        passing = is_passing(error) or (self._met and isinstance(error, NotComet))
+        impatient = not self._met and self._deadline is not None and now + delay > self._deadline
+        if not passing or impatient:
+            self._ended = True
+            self._reader.lose()
+            raise error
+        if self._on_retry is not None:
+            self._on_retry(error, delay)
+        await self._remote.pause(delay)
+
+
+class CursorFile:
+    """A cursor in a file: always a whole one, whatever ends this program while it is being written."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+
+    def load(self) -> Cursor | None:
+        """Return the cursor; None where there is no file. Raises ``ValueError`` for what is no cursor.
+
+        A machine that lost its power may leave an empty file: then it is everything that is still kept.
+        """
+        try:
+            text = self._path.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        try:
+            return Cursor.parse(text or "oldest")
+        except ValueError:
+            raise ValueError(f"{self._path} holds no cursor; remove it to begin anew.") from None
+
+    def save(self, cursor: Cursor, *, sync: bool = True) -> None:
+        """Write the cursor beside the file and put it into its place; with ``sync``, onto the disk."""
+        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+        try:
+            with beside.open("w", encoding="ascii") as file:
+                file.write(f"{cursor}\n")
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            beside.replace(self._path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise

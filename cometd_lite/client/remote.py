@@ -1,0 +1,368 @@
+"""A server somewhere: requests leave by treq, whole answers arrive, or errors of the server's own tree.
+
+Every answer has its time and its bound. What goes wrong on the way is ``NoAnswer``, what the server refuses
+is the error that it raised, and what is no cometd-lite is ``NotComet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import orjson
+from twisted.internet.defer import Deferred, TimeoutError, succeed  # noqa: A004  Twisted's name
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionRefusedError,  # noqa: A004  Twisted's name
+    DNSLookupError,
+)
+from twisted.internet.error import TimeoutError as ConnectTimedOut
+from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    HTTPConnectionPool,
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseDone,
+    ResponseFailed,
+)
+from twisted.web.http import PotentialDataLoss, stringToDatetime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from .. import __version__
+from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
+from .replies import Work, reactor_here
+
+T = TypeVar("T")
+Token = str | Callable[[], "str | Deferred[str]"]
+Query = Sequence[tuple[str, str]]
+
+# Bounds, each with its reason; seconds and bytes.
+
+CONNECT_SECONDS = 10.0
+"""A server that does not accept a connection by then is not there."""
+
+ANSWER_SECONDS = 20.0
+"""What is not held is answered by then, also over a slow line."""
+
+PAUSE_FIRST = 0.5
+PAUSE_MOST = 30.0
+"""The first pause after a failure, and the longest. Each is twice the one before, with jitter."""
+
+RETRY_AFTER_MOST = 300.0
+"""A server that asks for a longer pause is asked all the same: a proxy may have meant a page's readers."""
+
+ANSWER_BYTES = 16 * 1024 * 1024
+"""An answer, or a line of a stream, that goes on longer than this is not one of this server's."""
+
+CONNECTIONS_KEPT = 20
+"""Idle connections that are kept for the next request."""
+
+KEPT_SECONDS = 30.0
+"""An idle connection is kept this long: shorter than servers and proxies keep theirs."""
+
+
+class NoAnswer(CometError):
+    """Nobody answered, or not to the end; whether the request has arrived is not known."""
+
+    status = 0
+    kind = "no-answer"
+    title = "No answer"
+
+
+class NotComet(CometError):
+    """What answers at the URL is something else than a cometd-lite."""
+
+    status = 0
+    kind = "not-comet"
+    title = "Not a cometd-lite"
+
+
+def is_passing(error: CometError) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(error, (NoAnswer, TooManyRequests, Unavailable, InternalError))
+
+
+NETWORK_ERRORS = (
+    ConnectError,
+    ConnectionClosed,
+    OSError,  # DNSLookupError is one
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    TimeoutError,
+)
+"""What treq's Deferreds fail with where the network is to blame."""
+
+_SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
+    (DNSLookupError, "No server answers at {url}: there is no such host."),
+    (ConnectionRefusedError, "No server answers at {url}: the connection was refused."),
+    (ConnectTimedOut, "No server answers at {url}: it did not accept a connection in time."),
+    (ConnectError, "No server answers at {url}: {error}"),
+    (ConnectionClosed, "The connection to {url} was lost before the answer was there."),
+    (TimeoutError, "The server at {url} did not answer in time."),
+    (BaseException, "The request to {url} failed: {error!r}."),
+)
+
+
+def no_answer(url: str, error: BaseException | None) -> NoAnswer:
+    """Return what to tell of a network's error: one sentence, with the URL."""
+    while isinstance(reasons := getattr(error, "reasons", None), list) and reasons:
+        error = reasons[0].value
+    sentences = (sentence for kind, sentence in _SENTENCES if isinstance(error, kind))
+    return NoAnswer(next(sentences, _SENTENCES[-1][1]).format(url=url, error=error))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of the server."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return a header's last value, None where there is none."""
+        values = self.headers.getRawHeaders(name)
+        return values[-1] if values else None
+
+    def json(self) -> Any:
+        """Return the parsed body. Raises ``ValueError`` where it is no JSON."""
+        return orjson.loads(self.body)
+
+
+def _classes(root: type[CometError]) -> Iterable[type[CometError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _classes(kind)
+
+
+_BY_KIND = {kind.kind: kind for kind in _classes(CometError)}
+_BY_STATUS = {kind.status: kind for kind in reversed(list(_classes(CometError)))}
+"""The tree's uppermost class for each status."""
+
+_LOST_BEHIND_A_PROXY = frozenset({408, 425, 502, 504})
+
+
+def refusal(answer: Answer) -> CometError:
+    """Return the error that an answer of 400 or more tells (RFC 9457), of the class that the server raised.
+
+    Where something before the server answered in its place, the class goes by the status.
+    """
+    try:
+        problem = answer.json()
+        kind = str(problem["type"]).rpartition(":")[2]
+        detail = str(problem["detail"])
+    except (ValueError, TypeError, KeyError):
+        kind, detail = "", f"The server, or something before it, answered {answer.status}."
+    found = _BY_KIND.get(kind) or _BY_STATUS.get(answer.status)
+    if found is None:
+        found = InternalError if answer.status >= 500 else BadRequest
+        if answer.status in _LOST_BEHIND_A_PROXY:
+            found = Unavailable
+    if issubclass(found, MethodNotAllowed):
+        return found(detail, tuple((answer.header("allow") or "").replace(" ", "").split(",")))
+    error = found(detail)
+    error.retry_after = _retry_after(answer)
+    return error
+
+
+def _retry_after(answer: Answer) -> int | None:
+    """Return the seconds that Retry-After says; a date there is compared with the answer's own."""
+    text = answer.header("retry-after") or ""
+    if text.isdecimal():
+        return int(text)
+    try:
+        then, now = (stringToDatetime(date.encode()) for date in (text, answer.header("date") or ""))
+    except (ValueError, IndexError):
+        return None
+    return max(0, int(then - now))
+
+
+class Treq(Protocol):
+    """What the client needs of treq: the module itself has it, an ``HTTPClient``, and a ``StubTreq``."""
+
+    @property
+    def request(self) -> Callable[..., Deferred[Any]]:
+        """Send a request, given its method, its URL and further words, and return its response."""
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A request's body that is written at once; treq's own would ask for a running reactor."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Write all of it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Nothing is left to write."""
+
+    resumeProducing = stopProducing = pauseProducing  # noqa: N815  Twisted's names
+
+
+class _Body(TwistedProtocol):
+    """Takes in a response's body; ``whole`` fires with it. Cancelling that ends the connection."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._data = bytearray()
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._lose())
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
+        """Take in a part, within bounds."""
+        if len(self._data) + len(data) > ANSWER_BYTES:
+            self._end(Failure(NotComet(f"{self._url} gave an answer of more than {ANSWER_BYTES} bytes.")))
+            self._lose()
+        else:
+            self._data += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
+        """Note the end; an answer without a length ends with its connection."""
+        self._end(bytes(self._data) if reason.check(ResponseDone, PotentialDataLoss) else reason)
+
+    def _end(self, result: bytes | Failure) -> None:
+        if not self.whole.called:
+            self.whole.callback(result)
+
+    def _lose(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+class Remote:
+    """A server at ``url``, and how it is spoken to. ``treq`` and ``clock`` are real ones unless given."""
+
+    def __init__(
+        self, url: str, token: Token | None, treq: Treq | None, clock: IReactorTime | None, random: Random
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError(f"{url!r} is no URL of a server, as in http://localhost:8080.")
+        self.url = url.rstrip("/")
+        self.random = random
+        self._token = token
+        self._given_treq = treq
+        self._given_clock = clock
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The clock that waits are measured by."""
+        return self._given_clock or self._network.clock
+
+    @cached_property
+    def _network(self) -> _Network:
+        # Not before it is needed, so that a client may be made before there is a reactor, or a loop.
+        return _Network(reactor_here())
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query = (),
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        patience: float = ANSWER_SECONDS,
+    ) -> Answer:
+        """Return the answer to one request; it must be there within ``patience`` seconds.
+
+        Raises what the server refuses, ``NoAnswer``, or ``NotComet``.
+        """
+
+        async def exchange() -> Answer:
+            return await self.whole(await self.respond(method, path, query, headers or {}, body))
+
+        answer = await self.within(patience, exchange())
+        if answer.status == 401 and callable(self._token):
+            answer = await self.within(patience, exchange())
+        if answer.status >= 400:
+            raise refusal(answer)
+        if answer.status >= 300 and answer.status != 304:
+            place = answer.header("location") or "somewhere else"
+            raise NotComet(f"{self.url} is not a cometd-lite: it leads to {place}.")
+        return answer
+
+    async def within(self, patience: float, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        """Return what the work returns within so many seconds.
+
+        Raises ``NoAnswer`` for the network's errors, and what else the work raises.
+        """
+        result: Deferred[T] = Work(work, Deferred).reply
+        result.addTimeout(patience, self.clock)
+        try:
+            return await result
+        except NETWORK_ERRORS as error:
+            raise no_answer(self.url, error) from error
+
+    async def respond(
+        self, method: str, path: str, query: Query, headers: dict[str, str], body: bytes | None = None
+    ) -> Any:
+        """Return treq's response, with its body still to be read. Raises what treq raises."""
+        sent = {"User-Agent": f"cometd-lite/{__version__}", "Accept": "application/json", **headers}
+        token = self._token() if callable(self._token) else self._token
+        if token is not None:
+            sent["Authorization"] = f"Bearer {await token if isinstance(token, Deferred) else token}"
+        url = f"{self.url}/{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+        treq = self._given_treq or self._network.treq
+        # Redirects are not followed: they would take a token, or a push, to who knows where.
+        words: dict[str, Any] = {"headers": sent, "allow_redirects": False, "unbuffered": True}
+        return await treq.request(method, url, **words, **({} if body is None else {"data": body}))
+
+    async def whole(self, response: Any) -> Answer:
+        """Return a response with its body. Raises ``NotComet`` where that is over the bound."""
+        body = _Body(self.url)
+        response.deliverBody(body)
+        return Answer(response.code, response.headers, await body.whole)
+
+    async def pause(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        await deferLater(self.clock, seconds)
+
+    def delay(self, error: CometError, failures: int) -> float:
+        """Return the seconds to pause after so many failures in a row, the last of which was ``error``.
+
+        They double, with jitter, up to half a minute, and are never less than the server asked for.
+        """
+        pause = min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(failures - 1, 16)) * self.random.uniform(0.5, 1.0)
+        asked = min(float(error.retry_after or 0), RETRY_AFTER_MOST)
+        return max(pause, asked * self.random.uniform(1.0, 1.1))
+
+    async def close(self) -> None:
+        """End the connections that are idle."""
+        if "_network" in self.__dict__ and self._given_treq is None:
+            await self._network.close()
+
+
+class _Network:
+    """The reactor, and treq with a pool of connections on it."""
+
+    def __init__(self, reactor: Any) -> None:
+        try:
+            from treq.client import HTTPClient  # noqa: PLC0415  an extra, and not needed where one is given
+        except ImportError:
+            raise ImportError("The client needs treq: pip install 'cometd-lite[client]'.") from None
+        self.clock = IReactorTime(reactor)
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
+        self._pool.cachedConnectionTimeout = KEPT_SECONDS  # type: ignore[assignment]  # any number will do
+        agent = Agent(reactor, connectTimeout=CONNECT_SECONDS, pool=self._pool)
+        self.treq: Treq = HTTPClient(agent, data_to_body_producer=WholeBody)
+
+    async def close(self) -> None:
+        await self._pool.closeCachedConnections()

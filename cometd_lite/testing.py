@@ -1,0 +1,226 @@
+"""For tests of programs that push and read: a server in memory, on a clock that only the test moves.
+
+    server = MemoryServer()
+    following = server.client.follow("bob", after="oldest")
+    server.result(server.client.push("bob", "hi"))
+    assert server.result(anext(following)).data == "hi"
+
+No socket is opened and nothing sleeps. Requests run through the real routes, twisted.web's server and treq's
+client; ``advance`` moves the time of both sides. A network that fails is there too: ``reset``, ``stop``.
+Needs treq: ``pip install cometd-lite[client]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any, Generic, TypeVar
+
+from treq.client import HTTPClient
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError  # noqa: A004  Twisted's name
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.test.iosim import FakeTransport, IOPump
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from .client import Client, Treq, WholeBody
+from .client.remote import Token
+from .comet import Comet
+
+T = TypeVar("T")
+
+STARTED_AT = 1_795_169_758.123
+"""2026-11-20T10:15:58.123Z, when every ``MemoryServer`` begins."""
+
+_CLIENT = IPv4Address("TCP", "127.0.0.1", 31337)
+_SERVER = IPv4Address("TCP", "127.0.0.1", 8080)
+
+
+class Outcome(Generic[T]):
+    """What became of something that was started: nothing yet, a value, or an error."""
+
+    def __init__(self, work: Deferred[T]) -> None:
+        self._results: list[T | Failure] = []
+        self._work = work
+        work.addBoth(self._results.append)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing yet."""
+        return not self._results
+
+    @property
+    def value(self) -> T:
+        """What came of it. Raises what it failed with, and ``AssertionError`` where it still waits."""
+        assert self._results, "there is no result yet: it waits for a message, or for time to pass"
+        (result,) = self._results
+        if isinstance(result, Failure):
+            result.raiseException()
+        return result
+
+    def cancel(self) -> None:
+        """Leave, as somebody does who no longer waits for it."""
+        self._work.cancel()
+
+
+class MemoryServer:
+    """A ``Comet`` on a ``Clock``, a ``Client`` of it, and the network between them.
+
+    ``options`` are the ``Comet``'s. ``resource`` makes the site's root of the comet, for a program that
+    mounts it somewhere; ``url`` is then where it did. ``random`` spreads the client's pauses: by default
+    always in the same way.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str = "http://localhost:8080",
+        token: Token | None = None,
+        resource: Callable[[Comet], IResource] | None = None,
+        random: Random | None = None,
+        **options: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000)
+        self._resource = resource or Comet.resource
+        self._options = options
+        self._network = _Network()
+        self._comets: list[Comet] = []
+        self.start()
+        agent = Agent.usingEndpointFactory(self.clock, self._network)
+        self.treq: Treq = HTTPClient(agent, data_to_body_producer=WholeBody)
+        random = random or Random(1)  # noqa: S311  pauses are the same in every run
+        self.client = Client(url, token=token, treq=self.treq, clock=self.clock, random=random)
+
+    @property
+    def comet(self) -> Comet:
+        """The server as an object, with ``push``, ``poll``, ``follow`` and its limits."""
+        return self._comets[-1]
+
+    @property
+    def parked(self) -> int:
+        """How many readers are held at this moment."""
+        return self.comet.hub.registry.parked
+
+    def run(self, work: Awaitable[T]) -> Outcome[T]:
+        """Start a coroutine or Deferred, and return what became of it without time passing."""
+        deferred = work if isinstance(work, Deferred) else ensureDeferred(_coroutine(work))
+        outcome = Outcome(deferred)
+        self.flush()
+        return outcome
+
+    def result(self, work: Awaitable[T]) -> T:
+        """Return what a coroutine or Deferred comes to without time passing. Raises as ``Outcome.value``."""
+        return self.run(work).value
+
+    def flush(self) -> None:
+        """Bring everything written to the other side, and what is written upon that, until all is quiet."""
+        self._network.flush()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, on both sides, with everything that happens meanwhile."""
+        self.flush()
+        until = self.clock.seconds() + seconds
+        while self.clock.seconds() < until:
+            calls = [call.getTime() for call in self.clock.getDelayedCalls()]
+            next_one = min([call for call in calls if call > self.clock.seconds()], default=until)
+            self.clock.advance(min(next_one, until) - self.clock.seconds())
+            self.flush()
+
+    # -- what goes wrong
+
+    def reset(self) -> None:
+        """Lose every connection, with whatever is on its way over it."""
+        self._network.reset()
+        self.flush()
+
+    def stop(self) -> None:
+        """Stop the server as its process does: who is parked is answered, and new connections are refused."""
+        self._network.site = None
+        self.comet.stop()
+        self.flush()
+
+    def start(self) -> None:
+        """Start a new server, with a memory of its own."""
+        clock = self.clock
+        self._comets.append(
+            Comet(clock=clock, wall=lambda: STARTED_AT + clock.seconds() - 1_000, **self._options)
+        )
+        self._network.site = Site(self._resource(self.comet), reactor=clock)
+        self.comet.start()
+
+    def close(self) -> None:
+        """End everything, and assert that nothing is left: no reader, and nothing that waits for time."""
+        self.result(self.client.close())
+        self.stop()
+        self.reset()
+        assert self.parked == 0, f"{self.parked} readers are still parked"
+        left = self.clock.getDelayedCalls()
+        assert left == [], f"something still waits for time to pass: {', '.join(map(str, left))}"
+
+
+async def _coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
+@implementer(IAgentEndpointFactory)
+class _Network:
+    """The connections there are, between treq's client and ``site``; None refuses them."""
+
+    def __init__(self) -> None:
+        self.site: IProtocolFactory | None = None
+        self._pumps: list[IOPump] = []
+        self._flushing = False
+
+    def endpointForURI(self, _: object) -> _Endpoint:  # noqa: N802  Twisted's name
+        """Return where any URL leads: here."""
+        return _Endpoint(self)
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect a protocol of the factory's to one of the site's."""
+        server = None if self.site is None else self.site.buildProtocol(_CLIENT)
+        client = factory.buildProtocol(_SERVER)
+        if server is None or client is None:
+            return fail(ConnectionRefusedError())
+        ends = FakeTransport(server, True, _SERVER, _CLIENT), FakeTransport(client, False, _CLIENT, _SERVER)
+        for protocol, end in zip((server, client), ends, strict=True):
+            protocol.makeConnection(end)
+        self._pumps.append(IOPump(client, server, ends[1], ends[0], debug=False, clock=Clock()))
+        return succeed(client)
+
+    def flush(self) -> None:
+        if self._flushing:
+            return  # whoever called us will see to it
+        self._flushing = True
+        try:
+            while any([pump.flush() for pump in self._pumps]):  # noqa: C419  all of them, in each round
+                pass
+            self._pumps = [pump for pump in self._pumps if not pump.serverIO.disconnected]
+        finally:
+            self._flushing = False
+
+    def reset(self) -> None:
+        pumps, self._pumps = self._pumps, []
+        for pump in pumps:
+            for end in (pump.serverIO, pump.clientIO):
+                end.stream.clear()
+                end.disconnecting = end.disconnected = True
+                end.disconnectReason = ConnectionLost()
+                end.reportDisconnect()
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    def __init__(self, network: _Network) -> None:
+        self._network = network
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
+        """Connect a protocol of the factory's to the server."""
+        return self._network.connect(protocolFactory)
