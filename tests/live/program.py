@@ -152,6 +152,7 @@ class Program:
             self.process = start(directory, *options, stdout=log, stderr=subprocess.STDOUT, **popen)
         self.port = int(eventually(self._listening, "the port in the log"))
         self._connections: list[Connection] = []
+        self.get("/")  # whatever it says: its reactor is running, and so it takes signals
 
     def _listening(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
