@@ -53,6 +53,9 @@ POLL_MESSAGES_MOST = 1_000
 POLL_BYTES = 1024 * 1024
 """Bodies in one answer at the most; a single larger message is still delivered."""
 
+ANSWERS_BYTES = 8 * 1024 * 1024
+"""Answers remembered until the next change: a fan-out's thousand readers all ask the same."""
+
 MESSAGE_OVERHEAD = 700
 """What a message costs in memory besides its body: objects and table entries (measured in tests)."""
 
@@ -121,6 +124,12 @@ BAYEUX_SOCKET_BACKLOG = 100
 
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
+
+ENDED_PER_SECOND = 1_000
+"""Waits ended in a second, at the least, when the server stops: few readers do not make it slow."""
+
+DRAIN_SECONDS = 10.0
+"""A server that stops is gone by then: service managers kill after 30 to 90 s."""
 
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""

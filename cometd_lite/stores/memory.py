@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
-from heapq import heappop, heappush, merge
-from itertools import takewhile
+from heapq import heapify, heappop, heappush, merge
+from itertools import islice, takewhile
 from operator import attrgetter
 
 from ..errors import ServerFull
-from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
+from ..limits import ANSWERS_BYTES, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
 from ..mailbox import Mailbox
 from ..message import NOW, OLDEST, Batch, Cursor, Message, Push
 from ..recipient import covering, is_pattern
 from . import Contents, Record, Usage
 
 _sequence = attrgetter("sequence")
-_ANSWERS = 1_000  # more readers than this, all asking differently, are no fan-out
+_LOOK = 1_000  # so many of the oldest messages are looked at for readers of patterns when memory runs out
 _EPOCH_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -47,6 +47,7 @@ class MemoryStore:
         """Mailboxes with messages that were read, and may go when memory runs out."""
         self._answers: dict[tuple[tuple[str, ...], Cursor, int], Batch] = {}
         """What readers were given since the last change: those of a fan-out all ask the same."""
+        self._answers_size = 0
         self._lost = _Losses(limits.max_recipients)
         self._acknowledged: dict[str, int] = {}
         """How far the readers of each pattern came back."""
@@ -58,7 +59,7 @@ class MemoryStore:
         self._expire_soon(now)
         crowded = push.queue and self._check_capacity(push)
         messages = self._numbered(push, now, created_at, self.sequence)
-        self._check_server(messages)
+        self._check_server(messages, makes_room=push if crowded else None)
         if crowded:
             self._make_room(push)
         self.sequence += len(messages)
@@ -75,6 +76,10 @@ class MemoryStore:
         mailbox.append(message)
         if message.expires_at < expiry:
             heappush(self._expiries, (message.expires_at, message.recipient))
+            if len(self._expiries) > 2 * len(self._mailboxes) + _LOOK:
+                # Most are of mailboxes that came and went before their time.
+                self._expiries = [(box.next_expiry, box.recipient) for box in self._mailboxes.values()]
+                heapify(self._expiries)
         self._log[message.sequence] = message
         self.memory += cost(message)
         if self._answers:
@@ -95,12 +100,16 @@ class MemoryStore:
     def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
         """See ``Store.read``."""
         self._expire_soon(now)
-        if len(self._answers) > _ANSWERS:
-            self._answers.clear()
         key = (recipients, after, limit)
         batch = self._answers.get(key)
         if batch is None:
-            batch = self._answers[key] = self._read(recipients, after, limit)
+            batch = self._read(recipients, after, limit)
+            if not self._answers:
+                self._answers_size = 0
+            self._answers_size += MESSAGE_OVERHEAD + sum([len(message.json) for message in batch.messages])
+            if self._answers_size > ANSWERS_BYTES:
+                self._answers.clear()
+            self._answers[key] = batch
         return batch
 
     def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
@@ -122,7 +131,10 @@ class MemoryStore:
         gap = self._gap(recipients, place) if known else after != OLDEST
         if messages:
             return Batch(messages, messages[-1].cursor, gap, more)
-        return Batch((), after if known and not gap else Cursor(self.epoch, self.sequence), gap)
+        if known and not gap and not any(map(is_pattern, recipients)):
+            return Batch((), after)
+        # A pattern's reader goes on from the end, too: nobody looks through what others were pushed twice.
+        return Batch((), Cursor(self.epoch, self.sequence), gap)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
         """See ``Store.take``."""
@@ -178,6 +190,8 @@ class MemoryStore:
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
             return Contents()
+        if self._acknowledged:
+            mailbox.acknowledge(self._came_back(recipient))
         unread = mailbox.unread
         return Contents(
             queued=len(unread),
@@ -286,30 +300,54 @@ class MemoryStore:
             mailbox.drop(messages)
             self._lose(mailbox, messages)
 
-    def _check_server(self, messages: Sequence[Message], coming: Collection[str] = ()) -> None:
-        """Raise ``ServerFull`` where there is no room; ``coming`` are mailboxes about to be made."""
+    def _check_server(
+        self, messages: Sequence[Message], coming: Collection[str] = (), makes_room: Push | None = None
+    ) -> None:
+        """Raise ``ServerFull`` where there is no room, even after what was read has gone.
+
+        ``coming`` are mailboxes about to be made; ``makes_room`` is a push before which old messages go.
+        """
         limits = self.limits
-        created = 0
-        if any(message.recipient not in self._mailboxes for message in messages):
-            created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
-        most = limits.max_recipients - len(coming)
-        if created and len(self._mailboxes) + created > most:
-            self._reclaim(mailboxes=len(self._mailboxes) + created - most)
-            if len(self._mailboxes) + created > most:
-                raise ServerFull(f"The server holds {limits.max_recipients} mailboxes, which is its bound.")
-        needed = sum(map(cost, messages)) + created * MAILBOX_OVERHEAD
-        if self.memory + needed > limits.max_memory:
-            self._reclaim(memory=self.memory + needed - limits.max_memory)
-            if self.memory + needed > limits.max_memory:
+        while True:
+            created = 0
+            if any(message.recipient not in self._mailboxes for message in messages):
+                created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
+            memory = self.memory + sum(map(cost, messages)) + created * MAILBOX_OVERHEAD - limits.max_memory
+            mailboxes = len(self._mailboxes) + len(coming) + created - limits.max_recipients if created else 0
+            if memory > 0 and makes_room is not None:
+                memory -= sum([cost(old) for _, going in self._excesses(makes_room) for old in going])
+            if memory <= 0 and mailboxes <= 0:
+                return
+            if not self._reclaim(memory, mailboxes):
+                if mailboxes > 0:
+                    raise ServerFull(
+                        f"The server holds {limits.max_recipients} mailboxes, which is its bound."
+                    )
                 raise ServerFull(f"The messages kept reach the server's bound of {limits.max_memory} bytes.")
 
-    def _reclaim(self, memory: int = 0, mailboxes: int = 0) -> None:
-        """Drop messages that were read until so many bytes, or mailboxes, are free again."""
+    def _reclaim(self, memory: int, mailboxes: int) -> bool:
+        """Drop messages that were read until so many bytes and mailboxes are free; return if any could go."""
         most_memory, most_mailboxes = self.memory - memory, len(self._mailboxes) - mailboxes
-        while self._reclaimable and (self.memory > most_memory or len(self._mailboxes) > most_mailboxes):
-            mailbox = self._mailboxes[next(iter(self._reclaimable))]
-            del self._reclaimable[mailbox.recipient]
-            self._drop(mailbox, mailbox.read_already)
+        before = len(self._log)
+        for _ in range(2):
+            while self._reclaimable and (self.memory > most_memory or len(self._mailboxes) > most_mailboxes):
+                mailbox = self._mailboxes[next(iter(self._reclaimable))]
+                del self._reclaimable[mailbox.recipient]
+                self._drop(mailbox, mailbox.read_already)
+            if len(self._log) < before:
+                return True
+            self._look_for_patterns()
+        return False
+
+    def _look_for_patterns(self) -> None:
+        """Note which of the oldest messages were read by readers of patterns."""
+        if self._acknowledged:
+            for message in islice(self._log.values(), _LOOK):
+                mailbox = self._mailboxes[message.recipient]
+                came_back = self._came_back(message.recipient)
+                if mailbox.acknowledged < came_back >= message.sequence:
+                    mailbox.acknowledged = came_back
+                    self._reclaimable[message.recipient] = None
 
     def _acknowledge(self, recipients: tuple[str, ...], sequence: int) -> None:
         for recipient in recipients:
