@@ -1,7 +1,8 @@
 """A chunked body comes in as bytes, in any pieces, and leaves as its content; or is refused (RFC 9112 §7.1).
 
-Strict, because chunk sizes and extensions are where servers in a row disagree: a size is hexadecimal digits and
-nothing else, lines end in CRLF, a chunk is followed by CRLF, extensions and trailers are bounded and dropped.
+Strict, because chunk sizes and extensions are where servers in a row disagree: a size is hexadecimal digits
+and nothing else, lines end in CRLF, a chunk is followed by CRLF, extensions and trailers are bounded and
+dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import Final
 
 from .bounds import Bounds
-from .heads import Refused, parse_trailers
+from .heads import Refused, check_trailers
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(;[\t\x20-\x7e]*)?").fullmatch
 _LINE: Final = 512
@@ -37,7 +38,8 @@ class Chunked:
     def feed(self, data: bytes) -> bool:
         """Take ``data`` in and return whether the body is complete.
 
-        Raises ``Refused`` 400 for what is not chunked coding, and ``TooLarge`` past ``most`` bytes of content.
+        Raises ``Refused`` 400 for what is not chunked coding, and ``TooLarge`` past ``most`` bytes of
+        content.
         """
         data = self._pending + data
         at = 0
@@ -105,7 +107,7 @@ class Chunked:
         self._pending = data
         if end < 0:
             return False
-        parse_trailers(data[: end + 2])
+        check_trailers(data[: end + 4])
         self.rest = data[end + 4 :]
         return True
 

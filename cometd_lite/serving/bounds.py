@@ -66,6 +66,9 @@ class Bounds:
     linger: int = 1024 * 1024
     """Bytes that are dropped in that way."""
 
+    head_kept: int = 2 * 1024
+    """A connection keeps the block of its last request up to this size, to recognise it in the next one."""
+
     heads_known: int = 512
     """Header blocks remembered as already checked: a client sends the same one with every poll."""
 

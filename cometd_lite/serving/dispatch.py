@@ -1,8 +1,9 @@
-"""A method and a path come in; the Klein route that serves them leaves, with its parameters, or what is raised.
+"""A method and a path come in; the Klein route that serves them leaves with its parameters, or an error.
 
-``Klein.url_map`` is read once. Rules made of fixed segments, ``<name>`` and a final ``<path:name>`` become nested
-dicts; what these do not find, and every app with other rules, is left to werkzeug itself, so that 404, 405 and
-redirects are by construction what the same app answers on twisted.web. Werkzeug costs some 60 µs; a hit here 1.
+``Klein.url_map`` is read once. Rules made of fixed segments, ``<name>`` and a final ``<path:name>`` become
+nested dicts. What these do not find, and every app with other rules, is left to werkzeug itself: so 404, 405
+and redirects are by construction what the same app answers on twisted.web. Werkzeug costs some 60 µs; a hit
+here less than one.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from werkzeug.exceptions import BadRequest, NotFound
 if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter, Rule
 
+    from .irequest import LongWay
     from .request import Request
 
 Bound: TypeAlias = "int | Callable[[Request], int]"
 Found: TypeAlias = "tuple[Route, dict[str, Any]]"
 Named: TypeAlias = "list[tuple[Route, tuple[str, ...]]]"
 
-# What the tree below understands: `/`, or segments that are fixed or wholly a variable, a path only at the end.
+# What the tree below understands: `/`, or segments that are fixed or wholly a variable, a path only at the
+# end.
 _COMPILES: Final = re.compile(
     r"/|(?:/(?:[^/<>%]+|<[A-Za-z_][A-Za-z0-9_]*>))*(?:/<path:[A-Za-z_][A-Za-z0-9_]*>)?"
 ).fullmatch
@@ -65,14 +68,14 @@ def _example() -> Any:
     """Return the code of the function that ``Klein.route`` puts around each handler."""
     app = Klein()
     app.route("/")(lambda request: request)
-    return next(iter(app.endpoints.values())).__code__  # type: ignore[attr-defined]
+    return next(iter(app.endpoints.values())).__code__
 
 
 _PASSES_ON: Final = _example()
 
 
 class _Node:
-    """What may follow the beginning of a path. Look-ups go in werkzeug's order: fixed, segment, rest, routes."""
+    """What may follow the beginning of a path; looked at in werkzeug's order: fixed, segment, rest."""
 
     __slots__ = ("fixed", "rest", "routes", "segment")
 
@@ -123,8 +126,8 @@ class Table:
     def find(self, method: bytes, path: bytes, request: Request) -> Found:
         """Return the route of a path (as it came, without its query) and the route's parameters.
 
-        Raises werkzeug's ``NotFound``, ``MethodNotAllowed`` and ``RequestRedirect``, and its ``BadRequest`` where
-        the decoded path is not UTF-8.
+        Raises werkzeug's ``NotFound``, ``MethodNotAllowed`` and ``RequestRedirect``, and its ``BadRequest``
+        where the decoded path is not UTF-8.
         """
         if self.prefix:
             path = self._inside(path)
@@ -154,7 +157,7 @@ class Table:
             raise NotFound
         return path[length:]
 
-    def adapter(self, request: Request, method: bytes = b"GET", text: str = "/") -> MapAdapter:
+    def adapter(self, request: LongWay, method: bytes = b"GET", text: str = "/") -> MapAdapter:
         """Bind werkzeug's map to a request, as ``KleinResource`` does for each."""
         host, secure = request.getHost(), request.isSecure()
         name = request.getRequestHostname().decode("ascii")

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from .bounds import TICK, Bounds
 from .dispatch import Table
 from .heads import Head, parse_block
-from .protocol import HEAD, HTTPConnection
+from .protocol import HTTPConnection
 from .sockets import Poller, adoptable
 from .wire import Owner, TwistedWire, Wire
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 class HTTPFactory:
     """Serves a Klein app over HTTP/1.1.
 
-    ``app`` may be bound to an instance. ``malformed(status, sentence)`` renders an answer where there is no request
-    to speak of (400, 408, 414, 431, 500, 505): a block of ``Name: value`` lines, each with its CRLF, and a body.
-    ``prefix`` is the path under which the app is mounted; what lies outside is not found. ``on_answer`` is called
-    with each request that was answered, for an access log. ``clock`` is for deadlines, ``wall`` for the Date.
+    ``app`` may be bound to an instance. ``malformed(status, sentence)`` renders an answer where there is no
+    request to speak of (400, 408, 414, 431, 500, 505): a block of ``Name: value`` lines, each with its CRLF,
+    and a body. ``prefix`` is the path under which the app is mounted; what lies outside is not found.
+    ``on_answer`` is called with each request that was answered, for an access log. ``clock`` is for
+    deadlines, ``wall`` for the Date.
 
     ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
     ``shutdown`` closes those that are idle.
@@ -76,10 +77,10 @@ class HTTPFactory:
         return HTTPConnection(self)
 
     def doStart(self) -> None:  # noqa: N802  Twisted's name
-        """Nothing is needed to begin."""
+        """Do nothing: there is nothing to begin."""
 
     def doStop(self) -> None:  # noqa: N802  Twisted's name
-        """The port is closed; connections live on until they end or ``shutdown``."""
+        """Do nothing: connections live on until they end, or ``shutdown``."""
 
     # -- what its connections need
 
@@ -114,16 +115,18 @@ class HTTPFactory:
             connection.overdue()
 
     def status_line(self, status: int) -> bytes:
-        """Return the status line, and the Date (RFC 9110 §6.6.1) that goes with every answer of this second."""
+        """Return the status line and the Date (RFC 9110 §6.6.1) of all such answers in this second."""
         reason = RESPONSES.get(status, b"")
         date = format_date_time(self.wall()).encode()
         line = self.status_lines[status] = b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, reason, date)
         return line
 
     def head(self, block: bytes) -> Head:
-        """Return the checked head of a block of field lines; known ones are recognised. Raises ``Refused``."""
+        """Return the checked head of a block; known ones are recognised. Raises ``Refused``."""
         head = self._heads.get(block)
-        if head is None:
+        if head is not None:
+            head.shared = True
+        else:
             head = parse_block(block, self.bounds)
             if len(block) <= self.bounds.head_known:
                 if len(self._heads) >= self.bounds.heads_known:
@@ -136,5 +139,4 @@ class HTTPFactory:
     def shutdown(self) -> None:
         """Close the connections that wait for a request; set ``stopping`` before, for all others."""
         for connection in list(self.connections):
-            if connection.state == HEAD:
-                connection.overdue()
+            connection.rest()

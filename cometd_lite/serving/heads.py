@@ -1,39 +1,42 @@
 """A request's head comes in as bytes and leaves as a method, a target and a checked ``Head``; or is refused.
 
-The grammar is that of RFC 9112, with no leniency: everything on which two servers in a row could disagree (two
-lengths, a length with chunked coding, bare CR or LF, folded lines, a space before the colon, control characters)
-is refused with 400, and the connection is closed.
+The grammar is that of RFC 9112, with no leniency: all on which two servers in a row could disagree (two
+lengths, a length with chunked coding, bare CR or LF, folded lines, a space before the colon, control
+characters) is refused with 400, and the connection is closed.
 
-A client sends nearly the same head with each poll, so a header block is checked once and then recognised:
-comparing it costs less than any parser. This is why there is no llhttp here: with it, each field is a call, and
-the strict checks would still be a second pass.
+A client sends the same fields with each poll, so a block of fields is checked once and then recognised: to
+compare bytes costs less than any parser. This is why there is no llhttp here. With it each field is a call
+into Python, and the strict checks would still be a second pass. The tests hold the two against each other.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .bounds import Bounds
+if TYPE_CHECKING:
+    from .bounds import Bounds
 
+_COMMON: Final = frozenset({b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 _REQUEST_LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])"
 ).fullmatch
 _OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9](?:\.[0-9])?").fullmatch
-_COMMON: Final = frozenset({b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-# A field line (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
-_FIELDS: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e\x80-\xff]*+)\r\n").findall
+# Field lines (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
+_FIELD: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+_BLOCK: Final = re.compile(rb"(?:%b)*+\r\n" % _FIELD).fullmatch
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}").fullmatch
 _HOST: Final = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
+    rb"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-f:.]+(?:%25[a-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
 ).fullmatch
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL).fullmatch
-# What no head may have: found before the head is complete, it need not be waited for.
+# What no head may have; found before the head is complete, it need not be waited for.
 _HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])").search
+_FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
 
 class Refused(Exception):
-    """A message that cannot be served; ``status`` and ``sentence`` are its answer, then the connection closes."""
+    """What cannot be served: ``status`` and ``sentence`` are the answer, then the connection is closed."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -42,19 +45,18 @@ class Refused(Exception):
 
 
 class Head:
-    """A checked header block. Immutable, and shared by all requests that sent the same bytes.
+    """A checked block of fields, shared by all requests that sent the same bytes.
 
     ``block`` is what follows the request line: the field lines and the empty line, each with its CRLF.
-    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks.
-    ``sized``: there is a body, of either kind. ``close`` and ``keep`` say what
-    Connection asks for. ``expects``: a 100 is waited for (RFC 9110 §10.1.1). ``host`` is None where there is none.
+    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks; ``sized``: there is a body,
+    of either kind. ``close`` and ``keep`` say what Connection asks for. ``expects``: a 100 is waited for (RFC
+    9110 §10.1.1). ``host`` is None where there is none. ``shared``: several connections have sent it.
     """
 
-    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length", "sized")
+    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length", "shared", "sized")
 
-    def __init__(self, block: bytes, last: dict[bytes, bytes]) -> None:
+    def __init__(self, block: bytes) -> None:
         self.block = block
-        self._last: dict[bytes, bytes] | None = last
         self.length = 0
         self.chunked = False
         self.sized = False
@@ -62,37 +64,41 @@ class Head:
         self.keep = False
         self.expects = False
         self.host: bytes | None = None
+        self.shared = False
+        self._last: dict[bytes, bytes] | None = None
 
     def fields(self) -> list[tuple[bytes, bytes]]:
-        """Return all fields, in order, as names in lower case and trimmed values."""
-        return [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS(self.block)]
+        """Return all fields in order: names in lower case, values without the space around them."""
+        lines = [line.partition(b":") for line in self.block[:-4].split(b"\r\n")]
+        return [(name.lower(), value.strip(b" \t")) for name, colon, value in lines if colon]
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the last value of ``name`` (in lower case), or None."""
+        """Return the last value of ``name``, which is in lower case; or None."""
         last = self._last
         if last is None:
             last = self._last = dict(self.fields())
         return last.get(name)
 
     def forget(self) -> None:
-        """Drop what can be had from the bytes again, while the request waits."""
-        self._last = None
+        """Drop what can be read again, while a request waits; but not for those who share it."""
+        if not self.shared:
+            self._last = None
 
 
 def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
     """Return method, target and minor version of a request line (RFC 9112 §3).
 
-    Raises ``Refused``: 414, 505, 400.
+    Raises ``Refused``: 400, 414, 505.
     """
     parts = line.split(b" ")
     if len(parts) == 3 and parts[0] in _COMMON and parts[2] == b"HTTP/1.1" and len(line) < bounds.target:
-        # The same as the pattern below for nearly all requests, at a third of its price.
+        # What the pattern below finds of nearly all requests, at a third of its price.
         text = str(line, "latin-1")
-        if text.isascii() and text.isprintable() and parts[1]:
+        if parts[1] and text.isascii() and text.isprintable():
             return parts[0], parts[1], 1
     match = _REQUEST_LINE(line)
     if match is None:
-        if len(line) > bounds.target + 64:
+        if len(line) > bounds.target:
             raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
         if _OTHER_VERSION(line):
             raise Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
@@ -104,39 +110,32 @@ def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
 
 
 def parse_block(block: bytes, bounds: Bounds) -> Head:
-    """Check what follows the request line, up to and with the empty line (RFC 9112 §5, §6).
+    """Check what follows the request line, up to and with the empty line (RFC 9112 §5 and §6).
 
     Raises ``Refused``: 400, 417, 431.
     """
-    fields = _FIELDS(block)
-    # findall steps over what does not match; only if nothing was stepped over, every line is a field.
-    if sum([len(name) + len(value) + 3 for name, value in fields]) + 2 != len(block):
+    if not _BLOCK(block):
         raise Refused(400, "A header field is not `name: value` on one line, ended by CRLF.")
-    if len(fields) > bounds.fields:
+    lines = block.lower().split(b"\r\n")
+    if len(lines) - 2 > bounds.fields:
         raise Refused(431, f"There are more than {bounds.fields} header fields.")
-    last: dict[bytes, bytes] = {}
-    head = Head(block, last)
-    for raw, padded in fields:
-        name = raw.lower()
-        value = padded.strip(b" \t")
+    head = Head(block)
+    seen: set[bytes] = set()
+    for line in lines:
+        name, _, value = line.partition(b":")
         if name in _FRAMING:
-            _frame(head, name, value, again=name in last)
-        last[name] = value
-    if head.chunked and b"content-length" in last:
+            _frame(head, name, value.strip(b" \t"), again=name in seen)
+            seen.add(name)
+    if head.chunked and b"content-length" in seen:
         raise Refused(400, "Content-Length and Transfer-Encoding contradict each other.")
     head.sized = head.chunked or head.length > 0
     return head
 
 
-_FRAMING: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"},
-)
-
-
 def _frame(head: Head, name: bytes, value: bytes, *, again: bool) -> None:
-    """Take in a field on which the end of the message, or its addressee, depends."""
+    """Take in a field on which the end of the message, or its addressee, depends; all in lower case."""
     if name == b"connection":
-        tokens = [token.strip(b" \t") for token in value.lower().split(b",")]
+        tokens = [token.strip(b" \t") for token in value.split(b",")]
         head.close = head.close or b"close" in tokens
         head.keep = head.keep or b"keep-alive" in tokens
         return
@@ -147,52 +146,60 @@ def _frame(head: Head, name: bytes, value: bytes, *, again: bool) -> None:
             raise Refused(400, "Content-Length is not a number of bytes.")
         head.length = int(value)
     elif name == b"transfer-encoding":
-        if value.lower() != b"chunked":
+        if value != b"chunked":
             raise Refused(400, "The only transfer coding here is chunked.")
         head.chunked = True
     elif name == b"host":
         if not _HOST(value):
             raise Refused(400, "Host is not a host and port.")
         head.host = value
-    elif value.lower() == b"100-continue":
+    elif value == b"100-continue":
         head.expects = True
     else:
         raise Refused(417, "The only expectation that can be met is 100-continue.")
 
 
+def check_version(minor: int, head: Head) -> None:
+    """Check what the versions differ in (RFC 9112 §3.2, §6.1). Raises ``Refused``: 400."""
+    if minor and head.host is None:
+        raise Refused(400, "HTTP/1.1 wants a Host field.")
+    if not minor and head.chunked:
+        raise Refused(400, "HTTP/1.0 has no chunked coding.")
+
+
 def split_absolute(target: bytes, head: Head) -> tuple[bytes, Head]:
     """Return a target that does not begin with a slash as one that does, and the head that goes with it.
 
-    An absolute target's host takes the place of the Host field (RFC 9112 §3.2.2). ``*`` stays as it is.
+    The host of an absolute target takes the place of the Host field (RFC 9112 §3.2.2). ``*`` stays as it is.
     Raises ``Refused``: 400.
     """
     if target == b"*":
         return target, head
     match = _ABSOLUTE(target)
-    if match is None or not _HOST(match[1]):
+    if match is None or not _HOST(match[1].lower()):
         raise Refused(400, "The request target is neither a path nor an http URI.")
-    host, rest = match.groups(b"/")
-    fields = [field for field in head.fields() if field[0] != b"host"] + [(b"host", host)]
-    other = Head(b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n", dict(fields))
+    host, rest = match[1], match[2] or b"/"
+    fields = [(name, value) for name, value in head.fields() if name != b"host"]
+    other = Head(b"".join([b"%b: %b\r\n" % field for field in [*fields, (b"host", host)]]) + b"\r\n")
     other.length, other.chunked, other.sized = head.length, head.chunked, head.sized
-    other.close, other.keep, other.expects, other.host = head.close, head.keep, head.expects, host
+    other.close, other.keep, other.expects, other.host = head.close, head.keep, head.expects, host.lower()
     return (b"/" + rest if rest.startswith(b"?") else rest), other
 
 
-def parse_trailers(block: bytes) -> None:
-    """Check trailer fields (RFC 9112 §7.1.2); nothing here uses them. Raises ``Refused``: 400."""
-    if sum([len(name) + len(value) + 3 for name, value in _FIELDS(block)]) != len(block):
+def check_trailers(block: bytes) -> None:
+    """Check trailer fields, up to and with the empty line (RFC 9112 §7.1.2). Raises ``Refused``: 400."""
+    if not _BLOCK(block):
         raise Refused(400, "A trailer field is not `name: value` on one line, ended by CRLF.")
 
 
-def check_unfinished(data: bytes, bounds: Bounds) -> None:
-    """Refuse a head that is not complete yet, but can never become a good one.
+def check_unfinished(data: bytes, seen: int, bounds: Bounds) -> None:
+    """Refuse the beginning of a head that can never become a good one; ``seen`` bytes were good before.
 
     Raises ``Refused``: 400, 414, 431.
     """
-    if _HOPELESS(data):
+    if _HOPELESS(data, max(0, seen - 1)):
         raise Refused(400, "The head has a control character, or a line not ended by CRLF.")
-    if len(data) > bounds.target + 64 and b"\r\n" not in data[: bounds.target + 64]:
+    if len(data) > bounds.target + 64 and data.find(b"\r\n", 0, bounds.target + 64) < 0:
         raise Refused(414, f"The request target is longer than {bounds.target} bytes.")
     if len(data) >= bounds.head:
         raise Refused(431, f"The head is longer than {bounds.head} bytes.")

@@ -1,15 +1,16 @@
-"""twisted.web's way to ask and answer, for Klein's plain handlers and for an ``IResource`` that a route returns.
+"""twisted.web's way to ask and answer, for Klein's plain handlers and for an ``IResource`` of a route's.
 
-Of ``IRequest`` there is everything but sessions and URL rewriting (``getSession``, ``URLPath``, ``prePathURL``,
-``rememberRootURL``, ``getRootURL``): nothing here needs them, and who does mounts the app's ``resource()`` in a
-twisted.web site. What is kept here is made when it is first asked for, so that a request that waits is small.
+Of ``IRequest`` there is everything but sessions and URL rewriting (``getSession``, ``URLPath``,
+``prePathURL``, ``rememberRootURL``, ``getRootURL``): nothing here needs them, and who does mounts the app's
+``resource()`` in a twisted.web site. What is kept for this way is made when it is first asked for, so that a
+request that waits is small.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from klein.interfaces import IKleinRequest
@@ -18,14 +19,13 @@ from twisted.python.components import getAdapterFactory
 from twisted.web import http
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IRequest
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
-from zope.interface import classImplements
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
 
     from .heads import Head
     from .protocol import HTTPConnection
@@ -38,9 +38,20 @@ class Extra:
     """What the long way keeps of one request."""
 
     __slots__ = (
-        "args", "content", "cookies", "etag", "forced", "klein", "last_modified", "length", "notified", "postpath",
-        "prepath", "received", "sent",
-    )  # fmt: skip
+        "args",
+        "content",
+        "cookies",
+        "etag",
+        "forced",
+        "klein",
+        "last_modified",
+        "length",
+        "notified",
+        "postpath",
+        "prepath",
+        "received",
+        "sent",
+    )
 
     def __init__(self) -> None:
         self.args: dict[bytes, list[bytes]] | None = None
@@ -61,30 +72,23 @@ class Extra:
 class LongWay:
     """The part of ``Request`` that bears twisted.web's names."""
 
-    __slots__ = ()
+    __slots__ = ("body", "channel", "code", "extra", "head", "method", "minor", "segments", "uri")
+
+    body: bytes
+    channel: HTTPConnection
+    code: int
+    extra: Extra | None
+    head: Head
+    method: bytes
+    minor: int
+    """0 or 1, of HTTP/1.0 or 1.1."""
+    segments: int
+    """How many segments of the path the route's rule takes."""
+    uri: bytes
 
     if TYPE_CHECKING:
-        body: bytes
-        channel: HTTPConnection
-        code: int
-        extra: Extra | None
-        head: Head
-        method: bytes
-        minor: int
-        segments: int
-        uri: bytes
-
-        @property
-        def path(self) -> bytes: ...
-        @property
-        def query(self) -> bytes: ...
-        @property
-        def startedWriting(self) -> bool: ...  # noqa: N802
-        def respond(self, status: int, head: bytes, body: bytes) -> None: ...
-        def start(self, status: int, head: bytes, first: bytes = b"") -> None: ...
-        def write(self, data: bytes) -> None: ...
-        def finish(self) -> None: ...
-        def close_after(self) -> None: ...
+        give: Callable[[bytes], None]
+        close_after: Callable[[], None]
 
     def more(self) -> Extra:
         """Return what the long way keeps, and split the path for it."""
@@ -96,6 +100,16 @@ class LongWay:
         return self.extra
 
     # -- what came
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query, still percent-encoded."""
+        return self.uri.partition(b"?")[0]
+
+    @property
+    def query(self) -> bytes:
+        """What follows the target's question mark, still percent-encoded; empty where there is none."""
+        return self.uri.partition(b"?")[2]
 
     @property
     def clientproto(self) -> bytes:
@@ -299,14 +313,6 @@ class LongWay:
         # What twisted.web says of an answer that does not say what it is.
         return block if typed else block + b"Content-Type: text/html\r\n"
 
-    def give(self, body: bytes) -> None:
-        """Complete the answer with ``body``, after what was set and written before."""
-        if self.startedWriting:
-            self.write(body)
-            self.finish()
-        else:
-            self.respond(self.code, self.fields(), body)
-
     def render(self, resource: Any) -> None:
         """Let an ``IResource`` answer, as ``twisted.web.server.Request.render`` does."""
         try:
@@ -319,13 +325,13 @@ class LongWay:
         if body is not NOT_DONE_YET:
             self.give(body)
 
-    def processingFailed(self, reason: Failure) -> Failure:  # noqa: N802  twisted.web's name
-        """Log a failure that nobody took care of, and answer 500 or cut the answer off."""
-        self.channel.failed(self, reason)
-        return reason
+    # -- what is not here
 
+    def _absent(self, *_: object) -> NoReturn:
+        """Raise ``NotImplementedError``."""
+        raise NotImplementedError("Mount the app's resource() in a twisted.web site for this.")
 
-classImplements(LongWay, IRequest)
+    URLPath = prePathURL = rememberRootURL = getRootURL = getSession = _absent  # noqa: N815  IRequest's names
 
 
 def parse_query(query: bytes) -> dict[bytes, list[bytes]]:

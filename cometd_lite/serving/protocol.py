@@ -1,19 +1,20 @@
-"""One connection: bytes come in, requests leave to their routes one at a time, in order.
+"""One connection: bytes come in, requests leave to their routes, one at a time and in order.
 
-A connection is always in one of the states below, and each message moves it along::
+A connection is always in one of the states below::
 
-    HEAD ──> BODY ──> SERVING ──> HEAD        the next request, on the same connection
-                         ├──────> HANDED_ON   another protocol has it (an upgrade)
-                         └──────> LINGERING   the answer says close; what still comes is dropped
-    any ──> CLOSED
+    HEAD ──> BODY ──> SERVING ──> HEAD         the next request on the same connection
+                         ├──────> HANDED_ON    another protocol has it (an upgrade)
+                         └──────> LEAVING      the answer says close; what still comes is dropped
+    any ───> CLOSED
 
-While a request is SERVING, what comes after it is kept, up to a bound, and then not read: so pipelined requests are
-answered in order, and cost nothing but bytes. No timer belongs to a connection: it has a ``deadline`` in ticks of
-its factory, 0 while a route may take its time.
+While a request is SERVING, what comes after it is kept up to a bound, and then not read. So pipelined
+requests are answered in order, and cost nothing but their bytes. No timer belongs to a connection: it has a
+``deadline``, in ticks of its factory, which is 0 while a route may take its time.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, maybeDeferred
@@ -24,36 +25,37 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from zope.interface import implementer
 
 from .bodies import Chunked, TooLarge
-from .heads import Head, Refused, check_unfinished, parse_line, split_absolute
+from .heads import Head, Refused, check_unfinished, check_version, parse_line, split_absolute
 from .request import Request
-from .wire import Wire
+from .wire import NOWHERE, Wire
 
 if TYPE_CHECKING:
-    from .dispatch import Route
+    from collections.abc import Callable
+
     from .factory import HTTPFactory
 
 HEAD: Final = 0
 BODY: Final = 1
 SERVING: Final = 2
 HANDED_ON: Final = 3
-LINGERING: Final = 4
+LEAVING: Final = 4
 CLOSED: Final = 5
 
 
 class _Arriving:
-    """A request whose body has not come yet, and what will be done with it."""
+    """A request whose body has not come yet; ``proceed`` calls its route, or answers that there is none."""
 
-    __slots__ = ("chunks", "expected", "params", "parts", "received", "request", "route", "since")
+    __slots__ = ("chunks", "parts", "proceed", "received", "request", "since")
 
-    def __init__(self, request: Request, route: Route | Failure, params: dict[str, Any], tick: int) -> None:
+    def __init__(
+        self, request: Request, proceed: Callable[[], Any], chunks: Chunked | None, tick: int
+    ) -> None:
         self.request = request
-        self.route = route
-        self.params = params
+        self.proceed = proceed
+        self.chunks = chunks
         self.since = tick
-        self.expected = request.head.length
         self.received = 0
         self.parts: list[bytes] = []
-        self.chunks: Chunked | None = None
 
 
 @implementer(IProtocol)
@@ -61,49 +63,68 @@ class HTTPConnection:
     """The server's end of one connection. ``closing``: the answer under way is the last one."""
 
     __slots__ = (
-        "_arriving", "_buffer", "_dropped", "_head", "_looping", "_paused", "_started", "_upgraded", "closing", "deadline",
-        "factory", "request", "state", "wire",
-    )  # fmt: skip
-
-    wire: Wire
+        "_arriving",
+        "_buffer",
+        "_head",
+        "_looping",
+        "_other",
+        "_paused",
+        "_progress",
+        "closing",
+        "deadline",
+        "factory",
+        "request",
+        "state",
+        "wire",
+    )
 
     def __init__(self, factory: HTTPFactory) -> None:
         self.factory = factory
+        self.wire: Wire = NOWHERE
         self.state = HEAD
-        self.closing = False
         self.deadline = 0
+        self.closing = False
         self.request: Request | None = None
         self._head: Head | None = None
+        """That of the last request: the next one's is probably the same."""
         self._buffer = b""
+        """What came and was not looked at yet, or is the beginning of a head."""
         self._arriving: _Arriving | None = None
-        self._upgraded: Any = None
-        self._dropped = 0
+        self._other: Any = None
+        """The protocol that the connection was handed on to."""
         self._looping = False
+        """Requests are being served one after the other: the end of one need not begin the next."""
         self._paused = False
-        self._started = False
+        self._progress = 0
+        """In LEAVING, bytes dropped; else bytes that were unsent when last looked at."""
 
     # -- IProtocol
 
     def makeConnection(self, transport: Any) -> None:  # noqa: N802  Twisted's name
         """Begin to serve what comes over ``transport``."""
-        self.wire = self.factory.wire(transport, self)
-        self.factory.opened(self)
-        self.deadline = self.factory.tick + self.factory.bounds.head_seconds
+        factory = self.factory
+        self.wire = factory.wire(transport, self)
+        self.deadline = factory.tick + factory.bounds.head_seconds
+        factory.opened(self)
+
+    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: ``makeConnection`` has done it."""
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         """Take in what came."""
         state = self.state
         if state == HEAD:
-            if not self._buffer:
-                # A client's next poll has the fields of its last one: then all of it is here, and nothing else.
-                line, _, block = data.partition(b"\r\n")
-                head = self._head
-                if head is not None and head.block == block and not head.sized:
-                    self._begin(line, head)
-                    return
+            if self._buffer:
+                self._serve(self._buffer + data, len(self._buffer))
+                return
+            # A client's next poll has the fields of its last one; then all of it is here, and nothing after
+            # it.
+            line, _, block = data.partition(b"\r\n")
+            head = self._head
+            if head is None or head.block != block or head.sized:
+                self._serve(data)
             else:
-                data, self._buffer = self._buffer + data, b""
-            self._serve(data)
+                self._begin(line, head)
         elif state == SERVING:
             self._keep(data)
         elif state == BODY:
@@ -112,31 +133,31 @@ class HTTPConnection:
             if self._buffer:
                 self._buffer += data
             else:
-                self._upgraded.dataReceived(data)
-        elif state == LINGERING:
-            self._dropped += len(data)
-            if self._dropped > self.factory.bounds.linger:
+                self._other.dataReceived(data)
+        elif state == LEAVING:
+            self._progress += len(data)
+            if self._progress > self.factory.bounds.linger:
                 self.wire.abort()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
-        """Forget everything; whoever waits for this connection is cancelled."""
-        handed_on = self.state == HANDED_ON
+        """Forget everything; who waits for this connection is cancelled."""
         self.state = CLOSED
         self.deadline = 0
+        self.wire = NOWHERE
         self._buffer = b""
         self._arriving = None
         self.factory.closed(self)
         request, self.request = self.request, None
         if request is not None:
             request.lose(reason)
-        if handed_on:
-            protocol, self._upgraded = self._upgraded, None
-            protocol.connectionLost(reason)
+        other, self._other = self._other, None
+        if other is not None:
+            other.connectionLost(reason)
 
-    # -- reading
+    # -- heads
 
-    def _serve(self, data: bytes) -> None:
-        """Serve the requests in ``data`` until one of them has to wait."""
+    def _serve(self, data: bytes, seen: int = 0) -> None:
+        """Serve the requests in ``data`` until one has to wait; ``seen`` bytes were looked at before."""
         bounds = self.factory.bounds
         self._looping = True
         try:
@@ -144,19 +165,14 @@ class HTTPConnection:
                 if data.startswith(b"\r\n"):
                     # RFC 9112 §2.2: an empty line before a request is passed over.
                     data = data[2:]
-                end = data.find(b"\r\n\r\n", 0, bounds.head) + 4
+                end = data.find(b"\r\n\r\n", max(0, seen - 3), bounds.head) + 4
                 if end == 3:
-                    self._wait_for_head(data)
+                    self._wait_for_head(data, seen)
                     break
-                line, _, block = data[:end].partition(b"\r\n")
-                self._buffer = data[end:]
-                head = self._head
-                if head is None or head.block != block:
-                    head = self._head = self.factory.head(block)
-                self._begin(line, head)
+                self._take_head(data[:end], data[end:])
                 if self.state != HEAD or self.wire.pending() > bounds.write_low:
                     break
-                data, self._buffer = self._buffer, b""
+                data, self._buffer, seen = self._buffer, b"", 0
         except Refused as refusal:
             self._refuse(refusal)
         finally:
@@ -166,29 +182,35 @@ class HTTPConnection:
         elif self._paused and len(self._buffer) <= bounds.pipelined:
             self._read_on()
 
-    def _wait_for_head(self, data: bytes) -> None:
-        """Keep the beginning of a head, unless it can never become a good one."""
-        bounds = self.factory.bounds
-        check_unfinished(data, bounds)
-        if not self._started:
-            self._started = True
-            self.deadline = self.factory.tick + bounds.head_seconds
+    def _wait_for_head(self, data: bytes, seen: int) -> None:
+        """Keep the beginning of a head, unless it can never become a good one. Raises ``Refused``."""
+        factory = self.factory
+        check_unfinished(data, seen, factory.bounds)
+        if not seen:
+            self.deadline = factory.tick + factory.bounds.head_seconds
         self._buffer = data
 
+    def _take_head(self, data: bytes, rest: bytes) -> None:
+        """Begin with the request whose head is ``data``; ``rest`` came after it. Raises ``Refused``."""
+        line, _, block = data.partition(b"\r\n")
+        self._buffer = rest
+        head = self._head
+        if head is None or head.block != block:
+            head = self.factory.head(block)
+            self._head = head if len(block) <= self.factory.bounds.head_kept else None
+        self._begin(line, head)
+
     def _begin(self, line: bytes, head: Head) -> None:
-        """Begin with the request of a head that is complete: call its route, unless a body comes first."""
+        """Begin with the request of a complete head: call its route, or read its body first."""
         factory = self.factory
         try:
             method, target, minor = parse_line(line, factory.bounds)
             if not target.startswith(b"/"):
                 target, head = split_absolute(target, head)
-            if minor:
-                if head.host is None:
-                    raise Refused(400, "HTTP/1.1 wants a Host field.")
+            if minor and head.host is not None:
                 self.closing = head.close
             else:
-                if head.chunked:
-                    raise Refused(400, "HTTP/1.0 has no chunked coding.")
+                check_version(minor, head)
                 self.closing = head.close or not head.keep
         except Refused as refusal:
             self._refuse(refusal)
@@ -196,10 +218,10 @@ class HTTPConnection:
         self.request = request = Request(self, head, method, target, minor, factory.seconds())
         self.state = SERVING
         self.deadline = 0
-        if head.sized:
-            self._begin_body(request)
-            return
         try:
+            if head.sized:
+                self._begin_body(request)
+                return
             route, params = factory.routes.find(method, target.partition(b"?")[0], request)
             request.segments = route.segments
             result = route.call(request, **params)
@@ -216,52 +238,54 @@ class HTTPConnection:
             self.wire.pause()
 
     def _read_on(self) -> None:
+        """Read again."""
         self._paused = False
         self.wire.resume()
 
     # -- bodies
 
     def _begin_body(self, request: Request) -> None:
-        """Find the route, for it says how long the body may be, and read the body if it is not longer."""
-        factory = self.factory
-        head = request.head
-        found: Route | Failure
-        params: dict[str, Any] = {}
-        try:
-            found, params = factory.routes.find(request.method, request.path, request)
-            request.segments = found.segments
-            bound = found.bound
-            most = (
-                factory.bounds.body if bound is None else bound if isinstance(bound, int) else bound(request)
-            )
-        except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
-            found, most = Failure(), factory.bounds.body
-        arriving = _Arriving(request, found, params, factory.tick)
-        if head.length > most:
-            self._arriving = arriving
-            self._too_large(arriving)
-            return
+        """Find the route, which says how long the body may be; read the body, if it may be that long."""
+        factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
-        if head.length and len(rest) >= head.length:
+        most = factory.bounds.body
+        proceed: Callable[[], Any]
+        try:
+            route, params = factory.routes.find(request.method, request.path, request)
+            request.segments = route.segments
+            if route.bound is not None:
+                most = route.bound if isinstance(route.bound, int) else route.bound(request)
+            missing = None
+            proceed = partial(route.call, request, **params)
+        except Exception:  # noqa: BLE001  it is answered when the body is there, so that the connection lives on
+            missing = Failure()
+            proceed = partial(self.recover, request, missing)
+        if head.length <= min(most, len(rest)) and not head.chunked:
             request.body = rest[: head.length]
             self._buffer = rest[head.length :]
-            self._call(arriving)
+            request.deliver(proceed())
             return
-        if head.expects and request.minor and not rest:
-            if isinstance(found, Failure):
-                # Who asks before sending need not send for an error (RFC 9110 §10.1.1).
-                self._arriving = arriving
-                request.close_after()
-                self.recover(request, found)
-                return
-            self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if head.chunked:
-            arriving.chunks = Chunked(most, factory.bounds)
-        self._arriving = arriving
-        self.state = BODY
-        self.deadline = factory.tick + factory.bounds.body_seconds
-        if rest:
-            self._take_body(arriving, rest)
+        chunks = Chunked(most, factory.bounds) if head.chunked else None
+        self._arriving = arriving = _Arriving(request, proceed, chunks, factory.tick)
+        if head.length > most:
+            self._reject_body(request, missing or Failure(RequestEntityTooLarge()))
+        elif head.expects and request.minor and not rest and missing is not None:
+            # Who asks before sending need not send for an error (RFC 9110 §10.1.1).
+            self._reject_body(request, missing)
+        else:
+            if head.expects and request.minor and not rest:
+                self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.state = BODY
+            self.deadline = factory.tick + factory.bounds.body_seconds
+            if rest:
+                self._take_body(arriving, rest)
+
+    def _reject_body(self, request: Request, failure: Failure) -> None:
+        """Answer without reading the body; then the connection cannot go on."""
+        self.state = SERVING
+        self.deadline = 0
+        request.close_after()
+        self.recover(request, failure)
 
     def _serve_body(self, data: bytes) -> None:
         """Take in more of a body, and what comes after it."""
@@ -273,81 +297,60 @@ class HTTPConnection:
             self._take_body(arriving, data)
         except Refused as refusal:
             self._refuse(refusal)
+        except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
+            self.recover(arriving.request, Failure())
         finally:
             self._looping = False
         self._go_on()
 
     def _take_body(self, arriving: _Arriving, data: bytes) -> None:
-        """Take in a part of a body; call the route when it is complete."""
+        """Take in a part of a body; go on to the route when it is complete. Raises ``Refused``."""
+        request, chunks = arriving.request, arriving.chunks
         arriving.received += len(data)
-        chunks = arriving.chunks
-        if chunks is not None:
+        if chunks is None:
+            arriving.parts.append(data)
+            if arriving.received < request.head.length:
+                return
+            body = b"".join(arriving.parts)
+            request.body = body[: request.head.length]
+            self._buffer = body[request.head.length :]
+        else:
             try:
                 if not chunks.feed(data):
                     return
             except TooLarge:
-                self.state = SERVING
-                self._too_large(arriving)
+                self._reject_body(request, Failure(RequestEntityTooLarge()))
                 return
-            arriving.request.body = bytes(chunks.content)
+            request.body = bytes(chunks.content)
             self._buffer = chunks.rest
-        else:
-            arriving.parts.append(data)
-            if arriving.received < arriving.expected:
-                return
-            body = b"".join(arriving.parts)
-            arriving.request.body = body[: arriving.expected]
-            self._buffer = body[arriving.expected :]
         self._arriving = None
         self.state = SERVING
         self.deadline = 0
-        self._call(arriving)
-
-    def _call(self, arriving: _Arriving) -> None:
-        """Call the route of a request whose body is there."""
-        request, route = arriving.request, arriving.route
-        if isinstance(route, Failure):
-            self.recover(request, route)
-            return
-        try:
-            request.deliver(route.call(request, **arriving.params))
-        except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
-            self.recover(request, Failure())
-
-    def _too_large(self, arriving: _Arriving) -> None:
-        """Refuse a body over its bound: before it is read where its length says so."""
-        arriving.request.close_after()
-        self.deadline = 0
-        self.recover(arriving.request, Failure(RequestEntityTooLarge()))
+        request.deliver(arriving.proceed())
 
     # -- errors
 
     def recover(self, request: Request, failure: Failure) -> None:
-        """Let the app's own error handlers answer, as ``KleinResource`` does."""
+        """Let the app's own error handlers answer, in their order, as ``KleinResource`` does."""
+        self._try_handler(failure, request, 0)
+
+    def _try_handler(self, failure: Failure, request: Request, at: int) -> None:
+        """Try the error handlers from the one at ``at``."""
         if request is not self.request:
-            # Answered, or nobody is left to answer.
+            # Answered already, or nobody is left to answer.
             if not failure.check(CancelledError):
                 self.factory.log.failure("A request failed after its end.", failure)
             return
-        self._try_handlers(request, failure, 0)
-
-    def _try_handlers(self, request: Request, failure: Failure, at: int) -> None:
-        """Try the error handlers from ``at`` on; the last resort is what Klein's is."""
         app = self.factory.app
-        handlers = app._error_handlers
-        for place in range(at, len(handlers)):
-            types, handler = handlers[place]
+        for place, (types, handler) in enumerate(app._error_handlers[at:], at + 1):
             if failure.check(*types):
-                answer = maybeDeferred(app.execute_error_handler, handler, request, failure)
+                answer: Any = maybeDeferred(app.execute_error_handler, handler, request, failure)
                 answer.addCallback(request.deliver)
-                answer.addErrback(lambda other, after=place + 1: self._try_handlers(request, other, after))
+                answer.addErrback(self._try_handler, request, place)
                 if not answer.called and request is self.request:
                     request.parked = answer
                 return
-        if request is not self.request:
-            if not failure.check(CancelledError):
-                self.factory.log.failure("A request failed after its end.", failure)
-        elif failure.check(HTTPException):
+        if failure.check(HTTPException):
             self._answer_exception(request, failure.value)
         else:
             self.failed(request, failure)
@@ -361,7 +364,7 @@ class HTTPConnection:
         request.give(b"".join(page.iter_encoded()))
 
     def failed(self, request: Request, failure: Failure) -> None:
-        """Log what nobody expected, and answer 500, or cut off an answer that had begun."""
+        """Log what nobody expected, and answer 500; or cut off an answer that had begun."""
         self.factory.log.failure(
             "A request failed: {method} {path}", failure, method=request.method, path=request.path
         )
@@ -374,8 +377,6 @@ class HTTPConnection:
 
     def _refuse(self, refusal: Refused) -> None:
         """Answer what is not a request, and close."""
-        if self.state == CLOSED:
-            return
         head, body = self.factory.malformed(refusal.status, refusal.sentence)
         line = self.factory.status_line(refusal.status)
         self.wire.write(
@@ -384,36 +385,30 @@ class HTTPConnection:
         request, self.request = self.request, None
         if request is not None:
             request.lose(Failure(refusal))
-        self._linger()
+        self._leave(politely=True)
 
     # -- the end of an answer
 
     def answered(self, request: Request) -> None:
-        """The answer is written: read the next request, or close."""
+        """Read the next request, or close: the answer is written."""
         factory = self.factory
-        if request is self.request:
-            self.request = None
+        self.request = None
+        if self.closing:
+            # What the peer is still sending would make a plain close a reset.
+            self._leave(politely=self._arriving is not None or bool(self._buffer) or self._paused)
+        else:
+            self.state = HEAD
+            self.deadline = factory.tick + factory.bounds.idle_seconds
+            if self._buffer and not self._looping:
+                # Not now: the stack is that of whoever woke this request, and others wait to be woken.
+                factory.clock.callLater(0, self._go_on)
         if factory.on_answer is not None:
             factory.on_answer(request)
         if request.extra is not None:
             request.end()
-        if self.closing:
-            # A body that was not read would make the close a reset.
-            if self._arriving is not None or self._buffer or self._paused:
-                self._linger()
-            else:
-                self.state = LINGERING
-                self.deadline = factory.tick + factory.bounds.write_seconds
-                self.wire.close()
-            return
-        self.state = HEAD
-        self.deadline = factory.tick + factory.bounds.idle_seconds
-        if self._buffer and not self._looping:
-            # Not now: the stack is that of whoever woke this request, and others wait to be woken.
-            factory.clock.callLater(0, self._go_on)
 
     def drained(self) -> None:
-        """The peer reads again."""
+        """Go on with what waited for the peer to read."""
         if not self._looping:
             self._go_on()
 
@@ -425,57 +420,73 @@ class HTTPConnection:
             data, self._buffer = self._buffer, b""
             self._serve(data)
 
-    def _linger(self) -> None:
-        """Close in such a way that the peer reads the answer (RFC 9112 §9.6)."""
+    def _leave(self, *, politely: bool) -> None:
+        """Close; if ``politely``, only when the peer has had the time to read the answer (RFC 9112 §9.6)."""
+        bounds = self.factory.bounds
+        self.state = LEAVING
         self._arriving = None
         self._buffer = b""
-        self.state = LINGERING
-        self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
-        self.wire.half_close()
+        self._progress = 0
+        if politely:
+            self.deadline = self.factory.tick + bounds.linger_seconds
+            self.wire.half_close()
+        else:
+            self.closing = True
+            self.deadline = self.factory.tick + bounds.write_seconds
+            self.wire.close()
         if self._paused:
             self._read_on()
 
-    def hand_on(self, request: Request, protocol: Any) -> None:
-        """Let another protocol have the connection, with what came after the request."""
+    def hand_on(self, request: Request, other: Any) -> None:
+        """Let another protocol have the connection, and what came after the request."""
+        factory = self.factory
         self.request = None
         self.state = HANDED_ON
-        self._upgraded = protocol
-        if self.factory.on_answer is not None:
-            self.factory.on_answer(request)
+        self._other = other
+        if factory.on_answer is not None:
+            factory.on_answer(request)
         request.end()
-        protocol.makeConnection(self.wire.transport)
+        other.makeConnection(self.wire.transport)
         if self._buffer and not self._looping:
-            self.factory.clock.callLater(0, self._go_on)
+            factory.clock.callLater(0, self._go_on)
 
     def _play_on(self) -> None:
         """Deliver what was kept to the protocol that has the connection now."""
         data, self._buffer = self._buffer, b""
         if data:
-            self._upgraded.dataReceived(data)
+            self._other.dataReceived(data)
         if self._paused and self.state == HANDED_ON:
             self._read_on()
 
     # -- time
 
     def overdue(self) -> None:
-        """The deadline has passed; called by the factory's timer."""
-        factory = self.factory
-        bounds = factory.bounds
-        if self.state == BODY and self._arriving is not None:
-            arriving = self._arriving
-            due = (factory.tick - arriving.since - bounds.body_seconds) * bounds.body_rate
-            if arriving.received > due:
+        """Do what is due: the deadline has passed. Called by the factory's timer."""
+        factory, bounds = self.factory, self.factory.bounds
+        pending = self.wire.pending()
+        if self.state == LEAVING:
+            self._leave(politely=False) if not self.closing else self.wire.abort()
+        elif self.state == BODY and self._arriving is not None:
+            due = (factory.tick - self._arriving.since - bounds.body_seconds) * bounds.body_rate
+            if self._arriving.received > due:
                 self.deadline = factory.tick + 1
             else:
                 self._refuse(Refused(408, "The body did not come in time."))
-        elif self.state == HEAD and self._buffer:
-            self._refuse(Refused(408, "The head did not come in time."))
-        elif self.state == LINGERING:
+        elif pending and pending != self._progress:
+            # The peer reads its answer, if slowly; or this is the first look.
+            self._progress = pending
+            self.deadline = factory.tick + bounds.write_seconds
+        elif pending:
             self.wire.abort()
+        elif self._buffer:
+            self._refuse(Refused(408, "The head did not come in time."))
         else:
-            self.state = LINGERING
-            self.deadline = factory.tick + bounds.linger_seconds
-            self.wire.close()
+            self._leave(politely=False)
+
+    def rest(self) -> None:
+        """Close if no request is under way: the server is stopping."""
+        if self.state == HEAD and not self._buffer:
+            self._leave(politely=False)
 
     # -- what twisted.web's resources ask of a request's channel
 
@@ -488,7 +499,7 @@ class HTTPConnection:
         """Whether the connection is TLS."""
         return bool(ISSLTransport.providedBy(self.wire.transport))
 
-    def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:  # noqa: N802
-        """Hand the connection on to twisted.web's WebSocket; its only way to ask for that."""
+    def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:  # noqa: N802  twisted.web's name
+        """Hand the connection on to twisted.web's WebSocket, which has no other way to ask for that."""
         if self.request is not None:
             self.request.upgrade(protocol)

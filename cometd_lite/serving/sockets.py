@@ -1,10 +1,10 @@
-"""Sockets that Twisted has accepted come in; what they receive leaves to their connections, without Twisted between.
+"""Sockets that Twisted accepted come in; what they receive goes to their connections with little between.
 
-Twisted spends several microseconds on each event of each socket: it sets a logging context, asks twice what the
-event was, reads into 64 KB, and sends only in the next turn. Here all connections of a factory share one epoll, which
-to the reactor is a single file descriptor; behind it, an event is one dict look-up and one ``recv``, and an answer is
-one ``send`` in the turn in which it is written. The reactor (any that can watch a descriptor) still owns the
-port, the timers, and the moment at which anything is read.
+Twisted spends several microseconds on each event of each socket: it sets a logging context, asks twice what
+the event was, reads into 64 KB, and sends only in the next turn. Here all connections of a factory share an
+epoll that is a single descriptor to the reactor. Behind it, an event costs a dict look-up and a ``recv``; an
+answer costs a ``send``, in the turn in which it is written. The reactor (any that watches descriptors) still
+owns the port, the timers, and the moment at which anything is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import select
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -37,39 +37,57 @@ if TYPE_CHECKING:
     from .wire import Owner
 
 _READ: Final = 4 * 1024
-"""Bytes read at first: any ordinary head. Allocating 64 KB for each would cost more than the read itself."""
+"""Bytes read at first, enough for any ordinary request: to allocate 64 KB costs more than the read itself."""
 
 _MORE: Final = 64 * 1024
 """Bytes read besides, where that was filled."""
 
 _SEND: Final = 128 * 1024
-"""Bytes offered to the socket at once, as in Twisted: the kernel's buffer takes no more."""
+"""Bytes offered to the socket at once, as in Twisted; its buffer seldom takes more."""
 
 _EVENTS: Final = 256
 """Events taken from the epoll at once."""
 
 _ROUNDS: Final = 8
-"""How often the epoll is asked again before the reactor has its turn: under load its turn costs more than a
-request, but a timer should not wait for longer than some milliseconds."""
+"""How often the epoll is asked again before the reactor has its turn: under load such a turn costs as much as
+a request, but no timer should wait for longer than some milliseconds."""
 
 _HIGH: Final = 64 * 1024
 """A producer pauses when more than this is unsent, as in Twisted."""
 
-_IN: Final = getattr(select, "EPOLLIN", 1)
-_OUT: Final = getattr(select, "EPOLLOUT", 4)
-_BROKEN: Final = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
-_ALWAYS: Final = getattr(select, "EPOLLET", 1 << 31) | getattr(select, "EPOLLRDHUP", 0x2000)
-"""Edge-triggered: the kernel need not look again whether a socket was read empty. A short read tells that it was,
-unless the peer has closed as well; but then the event has RDHUP, or another event comes."""
+# Linux's numbers, where the module has none: then there is no Poller either.
+_IN: Final[int] = getattr(select, "EPOLLIN", 0x1)
+_OUT: Final[int] = getattr(select, "EPOLLOUT", 0x4)
+_BROKEN: Final[int] = getattr(select, "EPOLLERR", 0x8) | getattr(select, "EPOLLHUP", 0x10)
+_ALWAYS: Final[int] = getattr(select, "EPOLLRDHUP", 0x2000) | getattr(select, "EPOLLET", 0x80000000)
+"""Edge-triggered: the kernel need not look again whether a socket was read empty. A short read says that it
+was, unless the peer has closed too; but then the event has RDHUP, or another event follows."""
+
 _DONE: Final = Failure(ConnectionDone())
 _LOST: Final = Failure(ConnectionLost())
 _ABORTED: Final = Failure(ConnectionAborted())
 _RESET: Final = struct.pack("ii", 1, 0)
 
+_OPEN: Final = 0
+_ENDING: Final = 1
+_ENDED: Final = 2
+_DEAD: Final = 3
+"""The life of our side: writing; writing no more, once all is sent; all sent and said so; closed or reset."""
+
+
+def adoptable(transport: Any) -> bool:
+    """Whether a transport is a plain socket of Twisted's, whose place a ``SocketWire`` can take."""
+    return (
+        hasattr(select, "epoll")
+        and isinstance(transport, TCPServer)
+        and not transport.TLS
+        and IReactorFDSet.providedBy(transport.reactor)
+    )
+
 
 @implementer(IReadDescriptor)
 class Poller:
-    """One epoll over many sockets, as one descriptor of the reactor."""
+    """One epoll over many sockets, which is one descriptor of the reactor."""
 
     log = Logger()
 
@@ -79,10 +97,10 @@ class Poller:
         self._wires: dict[int, SocketWire] = {}
 
     def adopt(self, transport: Any, owner: Owner) -> SocketWire:
-        """Take the socket of one of Twisted's transports, and read and write it from now on."""
+        """Take an ``adoptable`` transport's socket, and read and write it from now on."""
         transport.stopReading()
         sock: socket.socket = transport.socket
-        # What connectionLost would do, but for closing the socket.
+        # What its connectionLost does, but for closing the socket.
         transport.connected, transport.disconnected = 0, 1
         del transport.socket, transport.fileno, transport.protocol
         tune(sock)
@@ -99,16 +117,15 @@ class Poller:
 
     def drop(self, descriptor: int) -> None:
         """Forget a socket that is about to be closed."""
-        self._wires.pop(descriptor, None)
-        with contextlib.suppress(OSError):
-            self._epoll.unregister(descriptor)
+        del self._wires[descriptor]
+        self._epoll.unregister(descriptor)
         if not self._wires:
             self.reactor.removeReader(self)
 
     # -- IReadDescriptor
 
     def fileno(self) -> int:
-        """Return the epoll's own descriptor, which is readable when one of its sockets is."""
+        """Return the epoll's own descriptor, which is readable when one of its sockets has an event."""
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
@@ -121,41 +138,38 @@ class Poller:
         for _ in range(_ROUNDS):
             events = poll(0, _EVENTS)
             for descriptor, event in events:
-                # One that was closed by another's turn is not there any more.
+                # One that was closed in another's turn is not there any more.
                 wire = wires.get(descriptor)
-                if wire is None:
-                    continue
-                try:
-                    wire.happened(event)
-                except Exception:  # noqa: BLE001  one connection's fault must not end the others
-                    self.log.failure("A connection failed.")
-                    wire.abort()
+                if wire is not None:
+                    try:
+                        wire.happened(event)
+                    except Exception:  # noqa: BLE001  one connection's fault must not end the others
+                        self.log.failure("A connection failed.")
+                        wire.abort()
             if not events:
                 return
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
-        """The reactor stops: so do the connections."""
+        """End all connections: the reactor stops."""
         for wire in list(self._wires.values()):
             wire.lose(reason)
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class SocketWire:
-    """A wire that is the transport itself: what an upgrade gets as ``transport`` is this."""
+    """A wire that is its own transport: what takes a connection over gets this as its ``transport``."""
 
-    __slots__ = ("_closing", "_owner", "_paused", "_poller", "_producer", "_socket", "_unsent")
-
-    # Twisted asks its own transports for these.
-    connected = True
+    __slots__ = ("_life", "_owner", "_paused", "_poller", "_producer", "_shuts", "_socket", "_unsent")
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
         self._poller = poller
-        self._socket: socket.socket | None = sock
+        self._socket: Any = sock
         self._owner = owner
         self._unsent: bytearray | None = None
-        self._closing = False
-        self._paused = False
         self._producer: _Paced | None = None
+        self._life = _OPEN
+        self._shuts = socket.SHUT_RDWR
+        self._paused = False
 
     @property
     def transport(self) -> SocketWire:
@@ -166,51 +180,53 @@ class SocketWire:
 
     def happened(self, event: int) -> None:
         """Do what an event of the epoll asks for."""
-        if event != _IN:
-            if event & _OUT:
-                self._send()
-            if event & _BROKEN and self._paused:
-                self.lose(_LOST)
-            if self._paused or not event & ~_OUT:
-                return
-        sock = self._socket
-        if sock is None:
+        if event != _IN and not self._happened_besides(event):
             return
         try:
-            data = sock.recv(_READ)
+            data = self._socket.recv(_READ)
         except BlockingIOError:
             return
         except OSError:
             self.lose(_LOST)
             return
         if len(data) == _READ:
-            data = self._read_more(sock, data)
+            data += self._read_more()
         if not data:
             self.lose(_DONE)
             return
-        if not self._closing:
+        if self._life == _OPEN or self._shuts == socket.SHUT_WR:
             self._owner.dataReceived(data)
-        if event != _IN and not self._paused and self._socket is not None:
-            # The peer has closed, after what it has just said.
+        if event != _IN and not self._paused:
+            # The peer has closed, after what it has just said: have that told again.
             self._watch()
 
-    def _read_more(self, sock: socket.socket, data: bytes) -> bytes:
-        """Read what did not fit, or have the epoll say again that there is more."""
+    def _happened_besides(self, event: int) -> bool:
+        """Do what is not to read; return whether there is something to read as well."""
+        if event & _OUT:
+            self._send_more()
+        if self._paused and event & _BROKEN:
+            self.lose(_LOST)
+        return not (self._paused or self._life == _DEAD) and bool(event & ~_OUT)
+
+    def _read_more(self) -> bytes:
+        """Read what did not fit; if that was much too, have the epoll say again that there is more."""
         try:
-            more = sock.recv(_MORE)
+            more: bytes = self._socket.recv(_MORE)
+        except BlockingIOError:
+            return b""
         except OSError:
-            # Nothing more; or the connection is broken, which the next read tells.
             more = b""
-        if len(more) == _MORE or not more:
+        if len(more) in {0, _MORE}:
             self._watch()
-        return data + more
+        return more
 
     def lose(self, reason: Failure) -> None:
         """Close the socket and tell everyone."""
-        sock, self._socket = self._socket, None
-        if sock is None:
+        if self._socket is None:
             return
+        self._life = _DEAD
         self._unsent = bytearray()
+        sock, self._socket = self._socket, None
         self._poller.drop(sock.fileno())
         sock.close()
         paced, self._producer = self._producer, None
@@ -218,10 +234,12 @@ class SocketWire:
             paced.producer.stopProducing()
         self._owner.connectionLost(reason)
 
-    def _send(self) -> None:
+    def _send_more(self) -> None:
         """Send what is unsent, as far as the socket takes it."""
         unsent = self._unsent
-        while unsent and self._socket is not None:
+        if not unsent:
+            return
+        while unsent:
             try:
                 with memoryview(unsent) as view:
                     sent = self._socket.send(view[:_SEND])
@@ -231,45 +249,44 @@ class SocketWire:
                 self.lose(_LOST)
                 return
             del unsent[:sent]
-        if self._socket is None or unsent is None:
-            return
         self._unsent = None
         self._watch()
         if self._producer is not None:
             self._producer.resume()
-        elif self._closing:
-            self._shut(socket.SHUT_RDWR)
+        elif self._life == _ENDING:
+            self._end()
         self._owner.drained()
 
     def _watch(self) -> None:
         """Tell the epoll what is waited for now."""
         if self._socket is not None:
-            self._poller.watch(self._socket.fileno(), (0 if self._paused else _IN) | (_OUT if self._unsent else 0))
+            events = (0 if self._paused else _IN) | (_OUT if self._unsent else 0)
+            self._poller.watch(self._socket.fileno(), events)
 
     # -- Wire
 
     def write(self, data: bytes) -> None:
-        """Send now what the socket takes, and the rest when it takes more; see ``Wire``."""
+        """Send what the socket takes now, and the rest when it takes more; see ``Wire``."""
         unsent = self._unsent
         if unsent is None:
             try:
-                sent = self._socket.send(data)  # type: ignore[union-attr]  # without a socket, unsent is not None
+                sent = self._socket.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The epoll says so as well, and then the owner is told.
+                # The epoll will say so as well, and then the owner is told.
                 return
             if sent == len(data):
                 return
             self._unsent = unsent = bytearray(memoryview(data)[sent:])
             self._watch()
-        elif self._socket is not None and not self._closing:
+        elif self._life == _OPEN:
             unsent += data
         if self._producer is not None and len(unsent) > _HIGH:
             self._producer.pause()
 
     def pending(self) -> int:
-        """Count; see ``Wire``."""
+        """Count what is unsent; see ``Wire``."""
         return len(self._unsent) if self._unsent else 0
 
     def gone(self) -> bool:
@@ -277,29 +294,33 @@ class SocketWire:
         return self._socket is None or peer_is_gone(self._socket)
 
     def close(self) -> None:
-        """Close; see ``Wire``."""
-        self._closing = True
-        if not self._unsent:
-            self._shut(socket.SHUT_RDWR)
+        """Close once all is sent; see ``Wire``."""
+        self._finish(socket.SHUT_RDWR)
 
-    def half_close(self) -> bool:
-        """Send, then say that this was all; see ``Wire``."""
-        if self._unsent:
-            return False
-        self._shut(socket.SHUT_WR)
-        return True
+    def half_close(self) -> None:
+        """Say that no more will come, once all is sent; see ``Wire``."""
+        self._finish(socket.SHUT_WR)
 
-    def _shut(self, how: int) -> None:
-        """Shut the connection; the epoll then says that it is gone, and the owner is told in a later turn."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(how)
+    def _finish(self, how: int) -> None:
+        if self._life == _DEAD or (self._life != _OPEN and self._shuts == how):
+            return
+        self._shuts = how
+        self._life = _ENDING
+        if not self._unsent and self._producer is None:
+            self._end()
+
+    def _end(self) -> None:
+        """Shut the connection down; the epoll tells when it has ended, and then the owner is told."""
+        self._life = _ENDED
+        self._unsent = bytearray()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(self._shuts)
 
     def abort(self) -> None:
         """Reset the connection; the owner is told in the next turn. See ``Wire``."""
-        if self._socket is None:
+        if self._life == _DEAD:
             return
-        self._closing = True
+        self._life = _DEAD
         self._unsent = bytearray()
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -319,7 +340,7 @@ class SocketWire:
         """Pace ``producer``; see ``Wire``."""
         if self._producer is not None:
             raise RuntimeError("There is a producer already.")
-        if self._socket is None:
+        if self._life == _DEAD:
             producer.stopProducing()
             return
         self._producer = _Paced(producer, streaming)
@@ -329,17 +350,17 @@ class SocketWire:
     def unregister_producer(self) -> None:
         """Pace it no more; see ``Wire``."""
         self._producer = None
-        if self._closing and not self._unsent:
-            self._shut(socket.SHUT_RDWR)
+        if self._life == _ENDING and not self._unsent:
+            self._end()
 
-    # -- ITransport and others, for a protocol that takes the connection over
+    # -- ITransport and the like, for what takes a connection over
 
     def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
         """Write all of ``data`` at once."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close once everything is sent."""
+        """Close once all is sent."""
         self.close()
 
     def abortConnection(self) -> None:  # noqa: N802  Twisted's name
@@ -367,30 +388,32 @@ class SocketWire:
         self.close()
 
     def getHandle(self) -> socket.socket | None:  # noqa: N802  Twisted's name
-        """Return the socket, while there is one."""
-        return self._socket
+        """Return the socket while there is one."""
+        handle: socket.socket | None = self._socket
+        return handle
 
     def getPeer(self) -> Any:  # noqa: N802  Twisted's name
         """Return the peer's address; an empty one if it is gone."""
-        return self._address("getpeername")
+        return _address(self._socket, "getpeername")
 
     def getHost(self) -> Any:  # noqa: N802  Twisted's name
         """Return our own address; an empty one if the connection is gone."""
-        return self._address("getsockname")
+        return _address(self._socket, "getsockname")
 
-    def _address(self, which: str) -> Any:
-        sock = self._socket
-        try:
-            name = getattr(sock, which)()
-        except (OSError, AttributeError):
-            return IPv4Address("TCP", "", 0)
-        if not isinstance(name, tuple):
-            return UNIXAddress(name or None)
-        return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
+
+def _address(sock: socket.socket | None, which: str) -> IPv4Address | IPv6Address | UNIXAddress:
+    """Return one of a socket's addresses as Twisted's."""
+    try:
+        name = getattr(sock, which)()
+    except (OSError, AttributeError):
+        return IPv4Address("TCP", "", 0)
+    if not isinstance(name, tuple):
+        return UNIXAddress(name or None)
+    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
 class _Paced:
-    """A producer and whether it was told to pause."""
+    """A producer, and whether it was told to pause."""
 
     __slots__ = ("_streaming", "_waits", "producer")
 
@@ -400,7 +423,7 @@ class _Paced:
         self._waits = False
 
     def pause(self) -> None:
-        """Too much is unsent."""
+        """Much is unsent."""
         if self._streaming and not self._waits:
             self._waits = True
             self.producer.pauseProducing()
@@ -410,13 +433,3 @@ class _Paced:
         if self._waits or not self._streaming:
             self._waits = False
             self.producer.resumeProducing()
-
-
-def adoptable(transport: Any) -> bool:
-    """Whether a transport is a plain socket of Twisted's whose place a ``SocketWire`` can take."""
-    return (
-        hasattr(select, "epoll")
-        and isinstance(transport, TCPServer)
-        and not transport.TLS
-        and IReactorFDSet.providedBy(transport.reactor)
-    )

@@ -1,15 +1,16 @@
-"""What a connection asks of whatever carries its bytes, and the carrier over any Twisted transport.
+"""What a connection asks of whatever carries its bytes, and the carrier over any of Twisted's transports.
 
-``Wire`` is all that the HTTP protocol knows of the network. ``TwistedWire`` serves TLS, UNIX sockets behind other
-protocols, and in-memory transports; plain sockets have a faster one in ``sockets.py``.
+``Wire`` is all that the HTTP protocol knows of the network. ``TwistedWire`` serves TLS, wrapped and in-memory
+transports; plain sockets have a faster wire in ``sockets.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
@@ -18,42 +19,42 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """Who is told what happens on a wire. The names are those of Twisted's ``IProtocol``."""
+    """Who is told what happens on a wire. Two of the names are those of Twisted's ``IProtocol``."""
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Bytes came."""
+        """Take in what came."""
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
-        """The wire is gone; called once, never from within a call to the wire."""
+        """Forget the wire, which is gone. Called once, and never from within a call to the wire."""
 
     def drained(self) -> None:
-        """Less than the wire's low mark is unsent again, after more had been."""
+        """Go on: all is sent, after something had been unsent."""
 
 
 class Wire(Protocol):
-    """A connection's bytes, both ways. Nothing here raises or calls the owner back in the same turn."""
+    """The bytes of a connection, both ways. Nothing here raises, nor calls the owner in the same turn."""
 
     @property
     def transport(self) -> Any:
         """The ``ITransport`` that addresses are asked of, and that an upgrade is given."""
 
     def write(self, data: bytes) -> None:
-        """Send ``data`` as soon as the peer takes it; dropped if the wire is gone."""
+        """Send ``data`` as soon as the peer takes it; it is dropped if the peer is gone."""
 
     def pending(self) -> int:
-        """Return how many bytes were written and not yet taken by the socket (as far as can be known)."""
+        """Return how many bytes were written and not yet taken by the socket, as far as can be known."""
 
     def gone(self) -> bool:
-        """Whether the peer has closed, though the reactor has not read so yet. One cheap system call."""
+        """Whether the peer has closed, though nobody has read that yet. One cheap system call."""
 
     def close(self) -> None:
-        """Close once everything is sent."""
+        """Close once all is sent."""
 
-    def half_close(self) -> bool:
-        """Send everything, then say that no more will come; return whether the wire can do so."""
+    def half_close(self) -> None:
+        """Say that no more will come once all is sent, and go on reading; where that can be said."""
 
     def abort(self) -> None:
-        """Close now and drop what is unsent."""
+        """Close now, and drop what is unsent."""
 
     def pause(self) -> None:
         """Stop reading."""
@@ -62,18 +63,18 @@ class Wire(Protocol):
         """Read again."""
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Let ``producer`` be paced by what the peer takes (Twisted's ``IConsumer``)."""
+        """Pace ``producer`` by what the peer takes, as Twisted's ``IConsumer`` does."""
 
     def unregister_producer(self) -> None:
-        """End that."""
+        """Pace it no more."""
 
 
 @implementer(IPushProducer)
 class TwistedWire:
     """A wire over any ``ITransport``.
 
-    Such a transport does not tell how much is unsent, but it pauses a producer when that is much; so the wire
-    registers as one, and counts what is written while paused.
+    Such a transport does not tell how much is unsent, but it pauses a producer when that is much. So the wire
+    is registered as one, and counts what is written while it is paused.
     """
 
     __slots__ = ("_lent", "_owner", "_paused", "_unsent", "transport")
@@ -84,6 +85,10 @@ class TwistedWire:
         self._unsent = 0
         self._paused = False
         self._lent = False
+        """The place of the transport's one producer is another's, or nobody's."""
+        inner = _inner_socket(transport)
+        if inner is not None:
+            tune(inner)
         transport.registerProducer(self, True)
 
     def write(self, data: bytes) -> None:
@@ -93,29 +98,24 @@ class TwistedWire:
         self.transport.write(data)
 
     def pending(self) -> int:
-        """Count; see ``Wire``."""
+        """Return what was counted; see ``Wire``."""
         return self._unsent
 
     def gone(self) -> bool:
         """Look at the socket, where there is one; see ``Wire``."""
-        transport = self.transport
-        while not hasattr(transport, "socket"):
-            transport = getattr(transport, "transport", None)
-            if transport is None:
-                return False
-        return peer_is_gone(transport.socket, tls=transport is not self.transport)
+        inner = _inner_socket(self.transport)
+        return inner is not None and peer_is_gone(inner, tls=not hasattr(self.transport, "socket"))
 
     def close(self) -> None:
         """Close; see ``Wire``."""
         if not self._lent:
-            # A streaming producer would keep the transport open until it unregisters.
-            self.transport.unregisterProducer()
+            # A streaming producer would keep the transport open.
             self._lent = True
+            self.transport.unregisterProducer()
         self.transport.loseConnection()
 
-    def half_close(self) -> bool:
-        """Do nothing: TLS has no such thing; see ``Wire``."""
-        return False
+    def half_close(self) -> None:
+        """Do nothing: TLS cannot say it, and others are closed soon enough; see ``Wire``."""
 
     def abort(self) -> None:
         """Abort; see ``Wire``."""
@@ -130,8 +130,9 @@ class TwistedWire:
         self.transport.resumeProducing()
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Put ``producer`` in the wire's own place; see ``Wire``."""
-        self.transport.unregisterProducer()
+        """Let ``producer`` have the wire's own place; see ``Wire``."""
+        if not self._lent:
+            self.transport.unregisterProducer()
         self._lent, self._paused, self._unsent = True, False, 0
         self.transport.registerProducer(producer, streaming)
 
@@ -141,44 +142,98 @@ class TwistedWire:
         self._lent = False
         self.transport.registerProducer(self, True)
 
-    # -- IPushProducer
+    # -- IPushProducer, for the transport
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """The transport's buffer is full."""
+        """Count from now on: much is unsent."""
         self._paused = True
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """It is empty again."""
+        """Count no more: all is sent."""
         self._paused, self._unsent = False, 0
         self._owner.drained()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """The connection is gone; ``connectionLost`` follows."""
+        """Do nothing: the owner is told that the connection is lost."""
 
 
-_CLOSE_NOTIFY = b"\x17\x03\x03\x00\x13"
-"""How the record of a TLS 1.3 alert begins: its two bytes encrypted (RFC 8446 §5.2, §6.1). No HTTP is as short."""
+class NoWire:
+    """What a lost connection has instead of a wire: it takes everything, and does nothing."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.transport = self
+
+    def write(self, data: bytes) -> None:
+        """Drop it."""
+
+    def pending(self) -> int:
+        """Return 0."""
+        return 0
+
+    def gone(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    half_close = abort = pause = resume = unregister_producer = close
+
+    def register_producer(self, producer: Any, streaming: bool) -> None:  # noqa: ARG002  Wire's
+        """Stop the producer."""
+        producer.stopProducing()
+
+    def getPeer(self) -> IPv4Address:  # noqa: N802  Twisted's name
+        """Return an empty address."""
+        return IPv4Address("TCP", "", 0)
+
+    getHost = getPeer  # noqa: N815  Twisted's name
+
+
+NOWHERE: Final[Wire] = NoWire()
+
+_ALERT: Final = 0x15
+_HIDDEN_ALERT: Final = b"\x17\x03\x03\x00\x13"
+"""How a record begins that holds an alert in TLS 1.3: two bytes, encrypted (RFC 8446 §5.2). No HTTP is as
+short."""
 
 
 def peer_is_gone(sock: socket.socket, *, tls: bool = False) -> bool:
-    """Whether the next read would tell that the peer closed or reset the connection.
+    """Whether the next read would tell that the peer has closed or reset the connection.
 
-    Under TLS the next record is looked at as well, since a close comes as an alert first.
+    Under TLS the beginning of the next record is looked at too, for a close is announced by an alert.
     """
     try:
         data = sock.recv(5, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return not data or (tls and (data[0] == 0x15 or data == _CLOSE_NOTIFY))
     except BlockingIOError:
         return False
     except OSError:
         return True
+    return not data or (tls and (data[0] == _ALERT or data == _HIDDEN_ALERT))
 
 
 def tune(sock: socket.socket) -> None:
-    """Answers go out at once, and a peer that vanished is noticed within two minutes, however idle it was."""
-    with contextlib.suppress(OSError, AttributeError):  # a UNIX socket has neither, macOS not all
+    """Let answers go out at once, and vanished peers be noticed within two minutes, however idle they were.
+
+    A peer that takes nothing of what was sent is given up after one minute, even where it still says that it
+    lives.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # a UNIX socket has none of these, macOS not all
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+
+
+def _inner_socket(transport: Any) -> socket.socket | None:
+    """Return the socket at the bottom of a transport, if there is one."""
+    while transport is not None:
+        sock = getattr(transport, "socket", None)
+        if isinstance(sock, socket.socket):
+            return sock
+        transport = getattr(transport, "transport", None)
+    return None
