@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from .auth import Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .bayeux import Service
-from .hub import Hub, Standing
+from .hub import Hub, Standing, then
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .message import Batch, Content, Cursor, Message, Push, Receipt
 from .recipient import readable, recipient
@@ -69,7 +69,6 @@ class Comet:
         self.routes = Routes(
             self.hub,
             self.limits,
-            overflow=overflow,
             hosts=hosts,
             origins=Origins(allowed),
             tokens=tokens,
@@ -81,18 +80,39 @@ class Comet:
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 
-    def start(self) -> None:
-        """Begin to clear away, every second, what is too old; else that happens as mailboxes are used."""
+    def start(self) -> Maybe[None]:
+        """Open the store, and begin to clear away, every second, what is too old.
+
+        Without it a store in memory works, and clears away as mailboxes are used. Raises ``StoreUnusable``.
+        """
+        return then(self.hub.store.open(self.hub.clock.seconds()), self._opened)
+
+    def _opened(self, _: None) -> None:
+        self.hub.recall()
+        self.routes.listeners.recall()
         if not self._sweep.running:
             self._sweep.start(SWEEP_SECONDS, now=False)
 
-    def stop(self) -> None:
-        """Answer every parked reader and refuse pushes from now on; the program may then end."""
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Refuse pushes from now on, and answer parked readers, spread over up to so many seconds.
+
+        Fires when all are answered; ``stop`` is to be called then.
+        """
+        if self.routes.bayeux is not None:
+            self.routes.bayeux.stop()
+        return self.hub.drain(seconds)
+
+    def stop(self) -> Deferred[None]:
+        """Refuse pushes from now on, answer every parked reader, and close the store.
+
+        The program may end when it fires.
+        """
         if self._sweep.running:
             self._sweep.stop()
         self.hub.stop()
         if self.routes.bayeux is not None:
             self.routes.bayeux.stop()
+        return _deferred(self.hub.store.close)
 
     def _sweep_all(self) -> None:
         self.hub.sweep()

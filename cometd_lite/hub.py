@@ -533,8 +533,16 @@ class Hub:
         self.registry.sweep()
         self._note_failure(self.store.expire(self.clock.seconds()))
 
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Refuse pushes from now on, and answer parked readers, spread over up to so many seconds.
+
+        Fires when all are answered. Until then a reader is still told what was accepted before.
+        """
+        self.stopping = True
+        return self.registry.end_all_within(seconds)
+
     def stop(self) -> None:
-        """Answer every parked reader, and refuse pushes from now on."""
+        """Refuse pushes from now on, and answer every parked reader at once."""
         self.stopping = True
         self.registry.end_all()
 

@@ -141,7 +141,7 @@ STORE_LOCK_SECONDS = 1.0
 """A store's file that another process holds longer than this is refused at the start."""
 
 STORE_COMMIT_BYTES = 8 * 1024 * 1024
-"""Bodies in one commit: more would keep the first of them waiting for the last."""
+"""Memory of the messages in one commit: more would keep the first of them waiting for the last."""
 
 STORE_ROWS_PER_COMMIT = 5_000
 """Rows of places, and of messages that go, in one commit: when much expires at once, pushes still pass."""

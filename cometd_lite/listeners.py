@@ -7,16 +7,24 @@ on from where the listener stood; what an answer carried counts as read once the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from math import inf
+
+import orjson
+from twisted.internet.defer import Deferred
 
 from .errors import ListenerGone
 from .hub import Hub, Poll, then
 from .limits import LISTENER_SECONDS
 from .message import NOW, Batch, Cursor
 from .sessions import Session, Sessions, new_id
-from .stores import Maybe
+from .stores import Maybe, Record
 
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
+
+LISTENERS = "listener"
+"""The kind of their records in a store."""
 
 
 class Listener(Session):
@@ -28,6 +36,25 @@ class Listener(Session):
         super().__init__(id, recipients, place, ttl)
         self.answered: Cursor | None = None
         self.parked: Poll | None = None
+
+    @classmethod
+    def recalled(cls, record: Record) -> Listener:
+        """Return the listener that a store has remembered."""
+        known = orjson.loads(record.value)
+        listener = cls(record.id, tuple(known["recipients"]), Cursor.parse(known["place"]), known["ttl"])
+        listener.answered = None if known["answered"] is None else Cursor.parse(known["answered"])
+        return listener
+
+    def record(self) -> bytes:
+        """Return what a store is to remember of the listener."""
+        return orjson.dumps(
+            {
+                "recipients": self.recipients,
+                "place": str(self.place),
+                "answered": None if self.answered is None else str(self.answered),
+                "ttl": self.ttl,
+            }
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -52,10 +79,11 @@ class Listeners:
         """
         now = self._hub.clock.seconds()
 
-        def add(head: Batch) -> Listener:
+        def add(head: Batch) -> Maybe[Listener]:
             listener = Listener("~" + new_id(), recipients, head.cursor, ttl)
             self._sessions.add(listener, now)
-            return listener
+            self._remember(listener)
+            return then(self._hub.store.flush(), lambda _: listener)
 
         return then(self._hub.store.read(recipients, NOW, 1, now), add)
 
@@ -90,6 +118,7 @@ class Listeners:
             release()
             if written():
                 listener.answered = batch.cursor
+            self._remember(listener)
             return batch
 
         def release() -> None:
@@ -113,22 +142,48 @@ class Listeners:
             return left(found)
         return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
 
-    def change(self, listener: Listener, recipients: tuple[str, ...]) -> None:
-        """Set what the listener reads; a parked poll ends, and the next one reads the new recipients."""
+    def change(self, listener: Listener, recipients: tuple[str, ...]) -> Maybe[None]:
+        """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
+
+        What is returned says when that would outlive the process.
+        """
         listener.recipients = recipients
+        self._remember(listener)
         self._end_poll(listener)
+        return self._hub.store.flush()
 
     def end(self, listener: Listener) -> None:
         """Forget the listener; its parked poll is told that it is gone."""
         self._sessions.remove(listener)
         if listener.parked is not None:
             listener.parked.refuse(ListenerGone("The listener was ended."))
-        self._hub.delete(listener.id)
+        self._forget(listener)
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
         for listener in self._sessions.expire(self._hub.clock.seconds()):
-            self._hub.delete(listener.id)
+            self._forget(listener)
+
+    def recall(self) -> None:
+        """Bring back the listeners that the store, which is open now, has remembered.
+
+        Each lives for its ttl from now on: nobody could poll while the server was away.
+        """
+        now = self._hub.clock.seconds()
+        for record in self._hub.store.recall(LISTENERS):
+            if len(self._sessions) < self._sessions.most:
+                self._sessions.add(Listener.recalled(record), now)
+            else:
+                self._hub.store.forget(LISTENERS, record.id)
+
+    def _remember(self, listener: Listener) -> None:
+        self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), inf)
+
+    def _forget(self, listener: Listener) -> None:
+        self._hub.store.forget(LISTENERS, listener.id)
+        deleted = self._hub.delete(listener.id)
+        if isinstance(deleted, Deferred):
+            deleted.addErrback(self._hub.store_failed)
 
     @staticmethod
     def _end_poll(listener: Listener) -> None:

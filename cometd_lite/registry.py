@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from .errors import ServerFull
-from .limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
+from .limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
 from .recipient import covering
 
 T = TypeVar("T")
@@ -172,6 +172,29 @@ class Registry:
         """End every wait now, as if its time were over."""
         for reader in {reader: None for place in self._places.values() for reader in place}:
             reader.end()
+
+    def end_all_within(self, seconds: float) -> Deferred[None]:
+        """End every wait, spread over up to so many seconds; fires once all have ended.
+
+        A server with few readers is not kept from stopping by that.
+        """
+        readers = list({reader: None for place in self._places.values() for reader in place})
+        self._random.shuffle(readers)
+        at_once = max(ENDED_PER_SECOND, ceil(len(readers) / seconds) if seconds else len(readers)) * _TICK
+        done: Deferred[None] = Deferred()
+
+        def end_some() -> None:
+            for _ in range(min(len(readers), ceil(at_once))):
+                reader = readers.pop()
+                if reader.deferred is not None:
+                    reader.end()
+            if readers and self.parked:
+                self.clock.callLater(_TICK, end_some)
+            else:
+                done.callback(None)
+
+        end_some()
+        return done
 
     def seen(self, recipients: tuple[str, ...]) -> None:
         """Note that someone asked for the recipients just now."""

@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -32,10 +34,13 @@ from . import __version__
 from .auth import Hosts, Tokens, is_loopback
 from .bayeux import Options as BayeuxOptions
 from .comet import Comet
-from .limits import Limits
+from .limits import DRAIN_SECONDS, Limits
 from .serving import Bounds, HTTPFactory
+from .stores import StoreUnusable
+from .stores.sqlite import SQLiteStore
 
 reactor: Any = _reactor
+_LOOK_SECONDS = 0.05
 # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an hour
 # would hold every poll for an hour more.
 reactor.seconds = time.monotonic
@@ -89,6 +94,14 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return choose
+
+
+def store(text: str) -> str:
+    """Return the store that ``memory`` or ``sqlite:PATH`` says. Raises ``ValueError``."""
+    kind, colon, path = text.partition(":")
+    if text != "memory" and not (kind == "sqlite" and colon and path):
+        raise ValueError("memory, or sqlite: and the path of a file, as in sqlite:/var/lib/comet/messages.db")
+    return text
 
 
 def mount(text: str) -> str:
@@ -150,7 +163,14 @@ no pid file."""
         _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", milliseconds),
         _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", span),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
-        _parameter("store", "memory", "Where messages live.", one_of("memory")),
+        _parameter("store", "memory", "Where messages live: memory or sqlite:PATH.", store),
+        _parameter(
+            "sync",
+            "full",
+            "What a push to sqlite: waits for: full survives a loss of power, normal a crash.",
+            one_of("full", "normal"),
+        ),
+        _parameter("drain", "10", "Time in which clients are let go of when the server stops.", span),
         ("audience", None, None, "Whom tokens must be meant for, where they say so (their aud)."),
     )
 
@@ -240,6 +260,14 @@ no pid file."""
         return BayeuxOptions(self["bayeux-timeout"], self["bayeux-interval"], self["bayeux-max-interval"])
 
     @property
+    def store(self) -> SQLiteStore | None:
+        """The store that was asked for, not opened; None for memory."""
+        _, _, path = self["store"].partition(":")
+        if not path:
+            return None
+        return SQLiteStore(path, self.limits, overflow=self["overflow"], sync=self["sync"])
+
+    @property
     def limits(self) -> Limits:
         """The bounds that were given, each under its option's name."""
         return Limits(**{field.name: self[field.name.replace("_", "-")] for field in fields(Limits)})
@@ -252,15 +280,21 @@ no pid file."""
 
 
 class CometService(Service):
-    """Listens while it runs; when it stops, every parked reader is answered before the program ends."""
+    """Listens while it runs; when it stops, every parked reader is answered before the program ends.
+
+    ``drain`` is the seconds within which it has stopped, whatever clients and disks do.
+    """
 
     log = Logger()
     name = "cometd-lite"
 
-    def __init__(self, comet: Comet, factory: HTTPFactory, listen: list[str]) -> None:
+    def __init__(
+        self, comet: Comet, factory: HTTPFactory, listen: list[str], drain: float = DRAIN_SECONDS
+    ) -> None:
         self.comet = comet
         self.factory = factory
         self.listen = listen
+        self.drain = drain
         self.ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
@@ -284,21 +318,39 @@ class CometService(Service):
             raise SystemExit(self._failed)
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
-        """Begin to serve."""
+        """Open the store and begin to serve; a store that cannot be opened ends the program."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
-        self.comet.start()
+        try:
+            self.comet.start()
+        except StoreUnusable as error:
+            raise SystemExit(f"cometd-lite: {error}") from None
         reactor.callWhenRunning(self._handle_signals)
         reactor.callWhenRunning(settle_collector)
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
-        """Stop accepting, answer every parked reader, and wait until the answers have left."""
+        """Stop accepting, answer every parked reader, wait until the answers have left, close the store.
+
+        Readers are let go of in the first half of the time, answers leave until three quarters of it, and
+        what is left is the store's. Whatever is done sooner is not waited for.
+        """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
         self.ports = []
         self.factory.stopping = True
-        self.comet.stop()
         self.factory.shutdown()
-        return gatherResults([closed for closed in closing if closed is not None])
+        return Deferred.fromCoroutine(self._stop([closed for closed in closing if closed is not None]))
+
+    async def _stop(self, closing: list[Deferred[Any]]) -> None:
+        began = reactor.seconds()
+        await self.comet.drain(self.drain / 2)
+        while self.factory.connections and reactor.seconds() - began < self.drain * 3 / 4:
+            await deferLater(reactor, _LOOK_SECONDS)
+        closed = self.comet.stop()
+        left = self.drain - (reactor.seconds() - began)
+        try:
+            await gatherResults([closed, *closing]).addTimeout(max(_LOOK_SECONDS, left), reactor)
+        except DeferredTimeout:
+            self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
 
     def _handle_signals(self) -> None:
         # Twisted would end the process by the signal itself, which service managers report as a failure.
@@ -338,6 +390,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
     """Return the service that ``twistd`` runs."""
     comet = Comet(
         limits=options.limits,
+        store=options.store,
         overflow=options["overflow"],
         hosts=options.hosts,
         origins=options["allow-origin"],
@@ -354,7 +407,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         bounds=Bounds(body=options["max-body"]),
         prefix=options["mount"].encode(),
     )
-    return CometService(comet, factory, options["listen"])
+    return CometService(comet, factory, options["listen"], options["drain"])
 
 
 def _is_local(endpoint: str) -> bool:

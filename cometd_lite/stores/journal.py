@@ -1,0 +1,361 @@
+"""The file of the SQLite store: changes arrive, each one transaction; what was kept leaves at the start.
+
+Everything here waits for the disk, so that once the reactor runs only the store's own thread comes here. One
+connection holds the file's lock for as long as it is open, and writes ahead (https://sqlite.org/wal.html): a
+transaction is there in full after a crash, or not at all.
+
+What a crash leaves depends on ``sync``. ``full`` waits for the disk at every commit. ``normal`` leaves that
+to the operating system: the death of the process costs nothing, a loss of power the last moments. Numbers
+that readers had seen may be among what was lost, and must not be given again: so numbers are reserved ahead,
+and after a loss of power the log goes on behind those, with a gap for every reader.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ..limits import (
+    STORE_CACHE_BYTES,
+    STORE_LOCK_SECONDS,
+    STORE_LOG_BYTES,
+    STORE_NUMBERS_RESERVED,
+    STORE_ROWS_PER_STATEMENT,
+)
+from ..message import Message
+from . import StoreUnusable
+
+Sync: TypeAlias = Literal["full", "normal"]
+
+APPLICATION = 0x636F6D65
+"""``come``: what SQLite keeps in a file's head to tell whose it is (https://sqlite.org/pragma.html)."""
+
+SCHEMA: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE log (epoch TEXT NOT NULL, sequence INTEGER NOT NULL, floor INTEGER NOT NULL,"
+        " torn INTEGER NOT NULL, reserved INTEGER NOT NULL, sync TEXT NOT NULL, boot TEXT NOT NULL,"
+        " clean INTEGER NOT NULL)",
+        "CREATE TABLE messages (sequence INTEGER PRIMARY KEY, recipient TEXT NOT NULL, form TEXT NOT NULL,"
+        " type TEXT NOT NULL, body BLOB NOT NULL, event TEXT, created_at REAL NOT NULL,"
+        " expires_at REAL NOT NULL)",
+        "CREATE TABLE places (name TEXT PRIMARY KEY, lost INTEGER NOT NULL, missed INTEGER NOT NULL,"
+        " acknowledged INTEGER NOT NULL, taken INTEGER NOT NULL, given_back TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE records (kind TEXT NOT NULL, id TEXT NOT NULL, value BLOB NOT NULL, expires_at REAL,"
+        " PRIMARY KEY (kind, id)) WITHOUT ROWID",
+    ),
+)
+"""The steps from each version of the schema to the next one, from an empty file on: the last is today's.
+
+``log`` has one row. ``places`` says of a recipient or a pattern what its messages do not say; see
+``Mailbox``. Times are in seconds since 1970, because no other clock outlives a process.
+"""
+
+
+class Place(NamedTuple):
+    """What is known of a recipient or a pattern besides its messages."""
+
+    name: str
+    lost: int
+    missed: int
+    acknowledged: int
+    taken: int
+    given_back: str
+    """Numbers with blanks between them."""
+
+
+class KeptMessage(NamedTuple):
+    """A message as it lies in the file."""
+
+    sequence: int
+    recipient: str
+    form: Literal["json", "text", "octets"]
+    type: str
+    body: bytes
+    event: str | None
+    created_at: float
+    expires_at: float
+
+
+class KeptRecord(NamedTuple):
+    """A record as it lies in the file; without ``expires_at`` it is kept until it is forgotten."""
+
+    kind: str
+    id: str
+    value: bytes
+    expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a file holds. ``messages`` are in order, and are to be read before anything is written.
+
+    Before ``torn`` anything may have been lost with the power: no reader's cursor is safe there.
+    """
+
+    epoch: str
+    sequence: int
+    floor: int
+    torn: int
+    places: Sequence[Place]
+    records: Sequence[KeptRecord]
+    messages: Iterator[KeptMessage]
+
+
+@dataclass(slots=True)
+class Changes:
+    """One transaction: the newest number and the floor of losses after it, and what changed otherwise.
+
+    With each message comes what is added to the times of its store to make them seconds since 1970.
+    ``expired`` are the records of before that time.
+    """
+
+    sequence: int
+    floor: int
+    messages: list[tuple[Message, float]] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    records: list[KeptRecord] = field(default_factory=list)
+    records_gone: list[tuple[str, str]] = field(default_factory=list)
+    expired: float | None = None
+
+
+def boot_id() -> str:
+    """Return what is the same until this machine loses its power or is restarted; empty where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+class Journal:
+    """One file, and the one connection to it. ``epoch`` names the log's life if the file is new."""
+
+    def __init__(self, path: Path, sync: Sync, epoch: str, boot: str | None = None) -> None:
+        self.path = path
+        self._sync = sync
+        self._epoch = epoch
+        self._boot = boot_id() if boot is None else boot
+        self._connection: sqlite3.Connection | None = None
+        self._reserved = 0
+
+    # -- the start and the end
+
+    def open(self) -> Kept:
+        """Lock the file, make or upgrade its tables, and return what it holds. Raises ``StoreUnusable``."""
+        try:
+            return self._open()
+        except OSError as error:
+            raise StoreUnusable(f"The store {self.path} cannot be opened: {error.strerror}.") from error
+        except (sqlite3.Error, ValueError) as error:
+            self._disconnect()
+            raise self.unusable(error) from error
+        except StoreUnusable:
+            self._disconnect()
+            raise
+
+    def unusable(self, error: Exception) -> StoreUnusable:
+        """Return what to say to whoever starts the server."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return StoreUnusable(f"The store {self.path} is in use by another process.")
+        if code == sqlite3.SQLITE_NOTADB:
+            return StoreUnusable(f"The store {self.path} is no database, or a damaged one.")
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR}:
+            return StoreUnusable(
+                f"The store {self.path} is damaged ({error}). Put a copy in its place, or move it away."
+            )
+        return StoreUnusable(f"The store {self.path} cannot be opened: {error}.")
+
+    def close(self, changes: Changes) -> None:
+        """Write the last changes, note that nothing is missing, and let go of the file."""
+        connection = self._connected()
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            self._commit(changes, "UPDATE log SET clean = 1")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._disconnect()
+
+    def _open(self) -> Kept:
+        if not self.path.exists():
+            # Others on this machine are not to read what people tell each other.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = self._connection = sqlite3.connect(
+            self.path,
+            timeout=STORE_LOCK_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,  # it is opened before there is another thread, then used by that alone
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        version = self._version()
+        connection.execute(f"PRAGMA cache_size = -{STORE_CACHE_BYTES // 1024}")
+        connection.execute(f"PRAGMA journal_size_limit = {STORE_LOG_BYTES}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        self._upgrade(version)
+        connection.execute("COMMIT")
+        for (fault,) in connection.execute("PRAGMA quick_check(1)"):
+            if fault != "ok":
+                raise sqlite3.DatabaseError(fault)
+        return self._load()
+
+    def _version(self) -> int:
+        """Return the version of the file's schema, 0 where it is new."""
+        (application,) = self._one("PRAGMA application_id")
+        (version,) = self._one("PRAGMA user_version")
+        (tables,) = self._one("SELECT count(*) FROM sqlite_master")
+        if application != APPLICATION and (application or version or tables):
+            raise StoreUnusable(f"The store {self.path} is a database of another program.")
+        if version > len(SCHEMA):
+            raise StoreUnusable(
+                f"The store {self.path} was written by a newer cometd-lite: "
+                f"it has version {version}, and this one knows up to {len(SCHEMA)}."
+            )
+        return int(version)
+
+    def _upgrade(self, version: int) -> None:
+        connection = self._connected()
+        for step in SCHEMA[version:]:
+            for statement in step:
+                connection.execute(statement)
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            row = (self._epoch, self._sync, self._boot)
+            connection.execute("INSERT INTO log VALUES (?, 0, 0, 0, 0, ?, ?, 1)", row)
+        connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")
+
+    def _load(self) -> Kept:
+        connection = self._connected()
+        epoch, sequence, floor, torn, reserved, sync, boot, clean = self._one("SELECT * FROM log")
+        if not clean and sync == "normal" and (boot != self._boot or not boot):
+            sequence = torn = max(reserved, sequence)
+        self._reserved = reserved
+        # From here on the file says that this process has it; and if power was lost, that it was.
+        connection.execute(
+            "UPDATE log SET sequence = ?, torn = ?, sync = ?, boot = ?, clean = 0",
+            (sequence, torn, self._sync, self._boot),
+        )
+        connection.execute(f"PRAGMA synchronous = {self._sync}")
+        places = [Place(*row) for row in connection.execute("SELECT * FROM places ORDER BY lost")]
+        records = [
+            KeptRecord(*row) for row in connection.execute("SELECT * FROM records ORDER BY expires_at")
+        ]
+        messages = connection.execute("SELECT * FROM messages ORDER BY sequence")
+        return Kept(epoch, sequence, floor, torn, places, records, (KeptMessage(*row) for row in messages))
+
+    # -- in between
+
+    def write(self, changes: Changes) -> None:
+        """Make the changes, all or none; they are kept when this returns. Raises ``sqlite3.Error``."""
+        if self._sync == "full" or changes.sequence <= self._reserved:
+            self._commit(changes)
+            return
+        connection = self._connected()
+        reserved = changes.sequence + STORE_NUMBERS_RESERVED
+        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            self._commit(changes, "UPDATE log SET reserved = ?", (reserved,))
+        finally:
+            connection.execute(f"PRAGMA synchronous = {self._sync}")
+        self._reserved = reserved
+
+    def _commit(self, changes: Changes, besides: str | None = None, values: tuple[int, ...] = ()) -> None:
+        connection = self._connected()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._make(changes)
+            if besides is not None:
+                connection.execute(besides, values)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            raise
+
+    def _make(self, changes: Changes) -> None:
+        # What goes makes room for what comes. Few statements: each lets go of Python's lock, and has to
+        # wait for the reactor to let go of it again.
+        connection = self._connected()
+        connection.execute("UPDATE log SET sequence = ?, floor = ?", (changes.sequence, changes.floor))
+        self._delete("messages", "sequence", [(number,) for number in changes.gone])
+        self._delete("places", "name", [(name,) for name in changes.forgotten])
+        self._delete("records", "kind, id", changes.records_gone)
+        if changes.expired is not None:
+            connection.execute("DELETE FROM records WHERE expires_at <= ?", (changes.expired,))
+        self._put("places", changes.places)
+        self._put("records", changes.records)
+        self._put("messages", [_row(message, offset) for message, offset in changes.messages])
+
+    def _put(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for part in _parts(rows):
+            values = [value for row in part for value in row]
+            self._connected().execute(_insert(table, len(part[0]), len(part)), values)
+
+    def _delete(self, table: str, key: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for part in _parts(rows):
+            values = [value for row in part for value in row]
+            self._connected().execute(_delete(table, key, len(part[0]), len(part)), values)
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._connected().execute(query).fetchone()
+        if row is None:
+            raise ValueError("it has no log")
+        return row
+
+    def _connected(self) -> sqlite3.Connection:
+        assert self._connection is not None, "the journal is open"
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _row(message: Message, offset: float) -> KeptMessage:
+    content = message.content
+    return KeptMessage(
+        message.sequence,
+        message.recipient,
+        content.form,
+        content.type,
+        content.body,
+        message.event,
+        message.created_at,
+        message.expires_at + offset,
+    )
+
+
+def _parts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Cut rows into parts whose lengths are powers of two: so few different statements are ever prepared."""
+    start = 0
+    while start < len(rows):
+        count = min(STORE_ROWS_PER_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + count]
+        start += count
+
+
+@lru_cache(maxsize=64)
+def _insert(table: str, width: int, count: int) -> str:
+    return f"INSERT OR REPLACE INTO {table} VALUES {_marks(width, count)}"  # noqa: S608  no value is in it
+
+
+@lru_cache(maxsize=64)
+def _delete(table: str, key: str, width: int, count: int) -> str:
+    return f"DELETE FROM {table} WHERE ({key}) IN (VALUES {_marks(width, count)})"  # noqa: S608  as above
+
+
+def _marks(width: int, count: int) -> str:
+    row = "(" + ",".join("?" * width) + ")"
+    return ",".join([row] * count)
