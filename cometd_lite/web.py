@@ -8,15 +8,13 @@ This is the only file that knows Klein.
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import wraps
 from http import HTTPStatus
 from random import Random
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
 import orjson
 from klein import Klein
@@ -29,11 +27,10 @@ from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 
 from . import limits as bounds
+from . import query
 from .auth import Action, Grant, Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .errors import (
-    BadBody,
-    BadCursor,
     BadParameter,
     BadRecipient,
     BadRequest,
@@ -49,10 +46,11 @@ from .errors import (
 from .hub import Hub, Standing, then
 from .limits import Limits
 from .listeners import ALL_LISTENERS, Listener, Listeners
-from .message import JSON_TYPE, NOW, OLDEST, Batch, Content, Cursor, Push, Receipt, timestamp
+from .message import Batch, Content, Push, Receipt, timestamp
 from .metrics import prometheus
 from .pages import pages
-from .recipient import is_pattern, readable, recipient
+from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
+from .recipient import recipient
 from .stores import Maybe
 from .transports import Answer, longpoll, websocket
 from .transports.bayeux import BayeuxSocket, BayeuxTransport
@@ -79,20 +77,9 @@ _PREFLIGHT = (
 )
 _METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + _COMMON
 _NOTHING_HERE = "Nothing is at this path; the interface begins at /push/NAME and /poll/NAME."
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_COUNT = re.compile(r"[0-9]{1,9}")
-_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
-_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
-# What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
-_COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
-
-_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
-_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
 _NAMING = frozenset({b"push", b"poll", b"stream", b"ws", b"recipients"})
 """First segments of paths that name a recipient."""
 
-Overflow = Literal["reject", "drop-oldest"]
-Query: TypeAlias = dict[str, list[str]]
 Route = TypeVar("Route", bound=Callable[..., Any])
 T = TypeVar("T")
 Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
@@ -168,7 +155,6 @@ class Routes:
         hub: Hub,
         limits: Limits,
         *,
-        overflow: Overflow = "reject",
         hosts: Hosts | None = None,
         origins: Origins | None = None,
         tokens: Tokens | None = None,
@@ -180,7 +166,6 @@ class Routes:
     ) -> None:
         self.hub = hub
         self.limits = limits
-        self.overflow = overflow
         self.hosts = hosts or Hosts()
         self.origins = origins or Origins()
         self.tokens = tokens
@@ -199,40 +184,25 @@ class Routes:
     @_route(app, "/push/<path:name>", "POST", changes=True)
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
-        query = parse_query(request.uri)
-        media_type = request.getHeader(b"content-type")
+        given = fields(request)
+        asked = query.push_asked(name, request.uri.partition(b"?")[2])
         push = Push(
-            recipients=self._addressed(name, query),
-            contents=self._contents(request, None if media_type is None else media_type.decode("latin-1")),
-            event=_event(_one(query, "event")),
-            ttl=_ttl(_one(query, "ttl")),
-            queue=_choice(query, "queue", ("yes", "no"), "yes") == "yes",
-            overflow=cast("Overflow", _choice(query, "overflow", ("reject", "drop-oldest"), self.overflow)),
-            key=_key(request.getHeader(b"idempotency-key")),
+            (ALL_LISTENERS,) if asked.recipients is None else asked.recipients,
+            self._contents(request, given.content_type),
+            asked.event,
+            asked.ttl,
+            asked.queue,
+            asked.overflow,
+            query.idempotency_key(given.idempotency_key),
         )
         receipt = self._allowed(request, "push", push.recipients, lambda _: self.hub.push(push))
         return then(receipt, _receipt)
 
-    def _addressed(self, name: str | None, query: Query) -> tuple[str, ...]:
-        if "to" in query:
-            _choice(query, "to", ("listeners",), "listeners")
-            if name is not None or "rcpt" in query:
-                raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
-            return (ALL_LISTENERS,)
-        return tuple(dict.fromkeys(map(recipient, _names(name, query))))
-
-    def _contents(self, request: Request, media_type: str | None) -> tuple[Content, ...]:
+    def _contents(self, request: Request, content_type: bytes | None) -> tuple[Content, ...]:
         body = request.content.read()
         if len(body) > self.limits.max_body:
             raise self.too_large()
-        if media_type is not None and not _is_media_type(media_type):
-            raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
-        if (media_type or "").partition(";")[0].strip().lower() in {
-            "application/x-ndjson",
-            "application/ndjson",
-        }:
-            return _lines(body)
-        return (_content(body, media_type),)
+        return query.contents(body, content_type)
 
     # -- poll
 
@@ -240,15 +210,12 @@ class Routes:
     @_route(app, "/poll/<path:name>", "GET")
     def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
-        asked = _asked(
+        asked = query.poll_asked(
             name,
             request.uri.partition(b"?")[2],
-            request.method == b"HEAD",
-            request.getHeader(b"accept"),
-            request.getHeader(b"prefer"),
-            request.getHeader(b"if-none-match"),
-            request.getHeader(b"last-event-id"),
+            fields(request),
             self.limits.max_wait,
+            look=request.method == b"HEAD",
         )
         named = asked.recipients if asked.listener is None else self.listeners.get(asked.listener).recipients
         found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, grant))
@@ -256,7 +223,7 @@ class Routes:
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
 
-    def _poll(self, request: Request, asked: _Asked, grant: Grant | None) -> Maybe[Batch]:
+    def _poll(self, request: Request, asked: PollAsked, grant: Grant | None) -> Maybe[Batch]:
         wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
@@ -282,9 +249,10 @@ class Routes:
     @_route(app, "/stream/<path:name>", "GET")
     def stream(self, request: Any, name: str | None = None) -> Answer | Maybe[None]:
         """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
-        query = parse_query(request.uri)
-        recipients = _recipients(name, query)
-        after = _start(query, request)
+        given = fields(request)
+        asked = parse_query(request.uri)
+        recipients = recipients_of(name, asked)
+        after = query.start(asked, given)
         accept = (request.getHeader(b"accept") or b"").lower()
         form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
         if request.method == b"HEAD":
@@ -303,9 +271,10 @@ class Routes:
     @_route(app, "/ws/<path:name>", "GET", changes=True)
     def socket(self, request: Any, name: str | None = None) -> Maybe[None]:
         """Open a WebSocket on the recipients (HTTP.md, "WebSocket")."""
-        query = parse_query(request.uri)
-        recipients = _recipients(name, query)
-        after = _start(query, request)
+        given = fields(request)
+        asked = parse_query(request.uri)
+        recipients = recipients_of(name, asked)
+        after = query.start(asked, given)
         most = self.limits.max_body + bounds.SOCKET_MESSAGE_BYTES_OVER_BODY
 
         def begin(grant: Grant | None) -> Maybe[None]:
@@ -325,7 +294,7 @@ class Routes:
         return self._allowed(request, "poll", recipients, begin)
 
     def _check_push(self, push: Push) -> None:
-        _event(push.event)
+        event_name(push.event)
         if any(len(content.body) > self.limits.max_body for content in push.contents):
             raise self.too_large()
 
@@ -400,7 +369,7 @@ class Routes:
     @_route(app, "/register", "POST", changes=True)
     def register(self, request: Request) -> Maybe[Answer]:
         """Register a listener (HTTP.md, "Listeners")."""
-        asked = _json_object(request.content.read(), {"recipients", "ttl"})
+        asked = json_object(request.content.read(), {"recipients", "ttl"})
         ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
         if (
             isinstance(ttl, bool)
@@ -408,7 +377,7 @@ class Routes:
             or not 0 < ttl <= bounds.LISTENER_SECONDS_MOST
         ):
             raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
-        named = _listed(asked)
+        named = listed(asked)
         registered = self._allowed(
             request, "poll", named, lambda _: self.listeners.register(named, float(ttl))
         )
@@ -426,7 +395,7 @@ class Routes:
     def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
         listener = self.listeners.get(id)
-        named = _listed(_json_object(request.content.read(), {"recipients"}))
+        named = listed(json_object(request.content.read(), {"recipients"}))
 
         def change(_: Grant | None) -> Answer:
             self.listeners.change(listener, named)
@@ -509,12 +478,10 @@ class Routes:
 
     def admit(self, request: Request, *, changes: bool) -> None:
         """Raise the refusal of a request whose Host or Origin may not come in."""
-        host = request.getHeader(b"host")
-        self.hosts.check(host)
-        if changes:
-            origin = request.getHeader(b"origin")
-            if origin is not None:
-                self.origins.check(origin, host, secure=request.isSecure())
+        given = fields(request)
+        self.hosts.check(given.host)
+        if changes and given.origin is not None:
+            self.origins.check(given.origin, given.host, secure=request.isSecure())
 
     def _allowed(
         self,
@@ -586,12 +553,12 @@ class Routes:
 
     def _cors(self, request: Request) -> bytes:
         """Return the header lines that let a page of an allowed origin read the answer."""
-        origin = request.getHeader(b"origin")
-        if origin is None or not self.origins.allow(
-            origin, request.getHeader(b"host"), secure=request.isSecure()
+        given = fields(request)
+        if given.origin is None or not self.origins.allow(
+            given.origin, given.host, secure=request.isSecure()
         ):
             return b""
-        return b"Access-Control-Allow-Origin: %b\r\n" % origin + _ALLOWED_ORIGIN
+        return b"Access-Control-Allow-Origin: %b\r\n" % given.origin + _ALLOWED_ORIGIN
 
     def failed(self, failure: Failure, request: Request) -> Any:
         """Send the problem that a route's Deferred failed with."""
@@ -654,12 +621,7 @@ class Routes:
         allow = b""
         if isinstance(error, NoSuchMethod):
             allow = b"Allow: %b\r\n" % ", ".join(_allowed(error)).encode()
-        origin = request.getHeader(b"origin")
-        if origin is None or not self.origins.allow(
-            origin, request.getHeader(b"host"), secure=request.isSecure()
-        ):
-            return Answer(204, _COMMON + allow)
-        return Answer(204, _COMMON + allow + _PREFLIGHT)
+        return Answer(204, _COMMON + allow + (_PREFLIGHT if self._cors(request) else b""))
 
     def _translated(self, error: BaseException | None, request: Request) -> CometError:
         if isinstance(error, RequestEntityTooLarge):
@@ -715,222 +677,12 @@ class RoutesResource(KleinResource):
             return self._routes.unrouted(request, Failure())
 
 
-# -- parsing
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a poll asks for. ``after`` is None for a take; ``conditional`` if it came as a validator."""
-
-    recipients: tuple[str, ...]
-    listener: str | None
-    after: Cursor | None
-    conditional: bool
-    wait: float
-    preferred: bool
-    """Whether ``wait`` came as a preference that is honoured."""
-    limit: int
-    form: longpoll.Format
-    look: bool
-    """A HEAD: it takes nothing, acknowledges nothing, and waits for nothing."""
-
-
-@lru_cache(maxsize=256)  # the thousand of a fan-out all ask the same
-def _asked(
-    name: str | None,
-    query_text: bytes,
-    head: bool,
-    accept: bytes | None,
-    prefer: bytes | None,
-    if_none_match: bytes | None,
-    last_event_id: bytes | None,
-    max_wait: float,
-) -> _Asked:
-    query = _parsed(query_text)
-    form = _format(query, accept)
-    limit = _limit(_one(query, "limit"))
-    wait, preferred = _wait(query, prefer, max_wait)
-    after, conditional = _place(query, if_none_match, last_event_id)
-    listener = _one(query, "listener")
-    if listener is None:
-        recipients = _recipients(name, query)
-    elif name is not None or "rcpt" in query:
-        raise BadParameter("A listener has its recipients; name it alone.")
-    else:
-        recipients = ()
-    if head:
-        after, wait = after or OLDEST, 0.0
-    if listener is None and after is None and any(map(is_pattern, recipients)):
-        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
-    if form == "raw":
-        limit = 1
-    return _Asked(recipients, listener, after, conditional, wait, preferred, limit, form, head)
-
-
-def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]:
-    """Return the seconds to be held, and whether they came as a preference that is honoured."""
-    text = _one(query, "wait")
-    if text is not None:
-        if not _SECONDS.fullmatch(text) or float(text) > most:
-            raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
-        return float(text), False
-    for preference in (prefer or b"").decode("latin-1").split(","):
-        match = _PREFER_WAIT.fullmatch(preference)
-        if match:
-            return min(float(match[1] or match[2]), int(most)), True
-    return min(bounds.WAIT_SECONDS, most), False
-
-
-def _recipients(name: str | None, query: Query) -> tuple[str, ...]:
-    """Return what a reader asks for: names, and patterns."""
-    return tuple(dict.fromkeys(map(readable, _names(name, query))))
-
-
-def _names(name: str | None, query: Query) -> list[str]:
-    given = query.get("rcpt", [])
-    if name is not None:
-        if given:
-            raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
-        return [name]
-    if not given:
-        recipient("")
-    if len(given) > bounds.RECIPIENTS_PER_REQUEST:
-        raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
-    return given
-
-
-def parse_query(uri: bytes) -> Query:
-    """Return the parameters of a target's query, each with its values in order.
-
-    As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
-    """
-    return _parsed(uri.partition(b"?")[2])
-
-
-def _parsed(text: bytes) -> Query:
-    query: Query = {}
-    try:
-        if b"%" not in text and b"+" not in text:
-            for pair in text.decode().split("&") if text else ():
-                name, _, value = pair.partition("=")
-                query.setdefault(name, []).append(value)
-        else:
-            for encoded in text.split(b"&"):
-                field, _, content = encoded.partition(b"=")
-                query.setdefault(_decoded(field), []).append(_decoded(content))
-    except UnicodeDecodeError:
-        raise BadParameter("The query must be percent-encoded UTF-8.") from None
-    return query
-
-
-def _decoded(text: bytes) -> str:
-    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
-
-
-def _one(query: Query, name: str) -> str | None:
-    values = query.get(name)
-    if values is None:
-        return None
-    if len(values) > 1:
-        raise BadParameter(f"{name} is given once.")
-    return values[0]
-
-
-def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
-    value = _one(query, name)
-    if value is None:
-        return default
-    if value not in choices:
-        raise BadParameter(f"{name} is {' or '.join(choices)}.")
-    return value
-
-
-def _event(event: str | None) -> str | None:
-    if event is not None and (
-        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
-    ):
-        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
-    return event
-
-
-def _ttl(text: str | None) -> float | None:
-    if text is None:
-        return None
-    if not _SECONDS.fullmatch(text) or float(text) <= 0:
-        raise BadParameter("ttl is a number of seconds above 0.")
-    return float(text)
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return bounds.POLL_MESSAGES
-    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
-        raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
-    return int(text)
-
-
-def _key(key: bytes | None) -> str | None:
-    if key is None:
-        return None
-    if not 1 <= len(key) <= bounds.IDEMPOTENCY_KEY_BYTES:
-        raise BadParameter(f"Idempotency-Key has 1 to {bounds.IDEMPOTENCY_KEY_BYTES} bytes.")
-    return key.decode("latin-1")
-
-
-def _place(
-    query: Query, if_none_match: bytes | None, last_event_id: bytes | None
-) -> tuple[Cursor | None, bool]:
-    """Return the reader's cursor, None for a take, and whether it came as a validator."""
-    after = _one(query, "after")
-    if after is not None:
-        return _cursor(after, "after"), False
-    if if_none_match is not None:
-        return _validator(if_none_match.decode("latin-1")), True
-    if last_event_id is not None:
-        return _cursor(last_event_id.decode("latin-1"), "Last-Event-ID"), False
-    return None, False
-
-
-def _start(query: Query, request: Request) -> Cursor:
-    """Return where a stream or socket begins."""
-    after = _place(query, request.getHeader(b"if-none-match"), request.getHeader(b"last-event-id"))[0]
-    return NOW if after is None else after
-
-
-def _cursor(text: str, name: str) -> Cursor:
-    try:
-        return Cursor.parse(text)
-    except ValueError:
-        raise BadCursor(f"{name} is a cursor that this server gave out, or oldest, or now.") from None
-
-
-def _validator(text: str) -> Cursor:
-    """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
-    cursors = []
-    for validator in text.split(","):
-        match = _VALIDATOR.fullmatch(validator)
-        cursors.append(_cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
-    return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
-
-
-def _format(query: Query, accept: bytes | None) -> longpoll.Format:
-    if "format" in query:
-        return cast(longpoll.Format, _choice(query, "format", ("json", "raw"), "json"))
-    accept = (accept or b"").lower()
-    if b"text/" not in accept and b"octet-stream" not in accept:
-        return "json"
-    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
-    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
-    raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
-    return "raw" if raw == accepted != [] else "json"
-
-
 def _token(request: Request) -> str:
     """Return the request's token. Raises ``Unauthorized`` where it brings none."""
     scheme, _, token = (request.getHeader(b"authorization") or b"").partition(b" ")
     if scheme.lower() == b"bearer" and token.strip():
         return token.strip().decode("latin-1")
-    given = _one(parse_query(request.uri), "token")
+    given = one(parse_query(request.uri), "token")
     if not given:
         raise Unauthorized("A token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN.")
     return given
@@ -942,52 +694,10 @@ def _first_error(failure: Failure) -> Failure:
     return first.subFailure if isinstance(first, FirstError) else failure
 
 
-def _content(body: bytes, media_type: str | None) -> Content:
-    try:
-        return Content.parse(body, media_type)
-    except ValueError as error:
-        raise BadBody(str(error)) from None
-
-
-def _json_object(body: bytes, known: set[str]) -> dict[str, Any]:
-    try:
-        asked = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise BadBody(f"The body is one JSON object: {error}.") from None
-    if not isinstance(asked, dict) or not known.issuperset(asked):
-        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
-    return asked
-
-
-def _listed(asked: dict[str, Any]) -> tuple[str, ...]:
-    names = asked.get("recipients", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadBody("recipients is a list of names.")
-    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
-        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
-    return tuple(dict.fromkeys(map(readable, names)))
-
-
-def _lines(body: bytes) -> tuple[Content, ...]:
-    """Return the messages of an NDJSON body, one a line; lines of white space are none."""
-    contents = []
-    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
-        if line:
-            try:
-                contents.append(Content.parse(line, JSON_TYPE))
-            except ValueError as error:
-                raise BadBody(f"Line {number}: {error}") from None
-    return tuple(contents) or (_content(b"", JSON_TYPE),)
-
-
-def _is_media_type(text: str) -> bool:
-    return len(text) <= bounds.MEDIA_TYPE_BYTES and _MEDIA_TYPE.fullmatch(text) is not None
-
-
 # -- answering
 
 
-def _poll_answer(batch: Batch, asked: _Asked) -> Answer:
+def _poll_answer(batch: Batch, asked: PollAsked) -> Answer:
     if asked.conditional and not batch:
         made = longpoll.not_modified(batch)
     else:

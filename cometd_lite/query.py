@@ -1,0 +1,375 @@
+"""What a request asks for: its query, header fields and body arrive; checked values leave, or a refusal.
+
+A reader asks nearly the same with each poll, and a thousand readers of one recipient exactly the same: what
+was understood once is remembered, all but the cursor, which is new each time.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from . import limits as bounds
+from .errors import BadBody, BadCursor, BadParameter, BadRecipient
+from .message import JSON_TYPE, NOW, OLDEST, Content, Cursor
+from .recipient import is_pattern, readable, recipient
+
+Format: TypeAlias = Literal["json", "raw"]
+Overflow: TypeAlias = Literal["reject", "drop-oldest"]
+Query: TypeAlias = dict[str, list[str]]
+
+_REMEMBERED = 1_024
+"""Questions that are remembered: as many as there are kinds of readers at one time, each some 500 bytes."""
+
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_COUNT = re.compile(r"[0-9]{1,9}")
+_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
+_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
+# What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
+_COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
+_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_AFTER = re.compile(rb"(?:^|&)after=([0-9a-z-]+)(?=&|$)")
+
+
+class Fields(NamedTuple):
+    """The header fields that the interface knows, None where one is missing."""
+
+    host: bytes | None
+    origin: bytes | None
+    accept: bytes | None
+    prefer: bytes | None
+    if_none_match: bytes | None
+    last_event_id: bytes | None
+    content_type: bytes | None
+    idempotency_key: bytes | None
+
+
+_NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
+
+
+def fields(request: Any) -> Fields:
+    """Return the fields of a request; ``serving/`` has one head for all requests that sent the same bytes."""
+    head = getattr(request, "head", None)
+    return Fields(*map(request.getHeader, _NAMES)) if head is None else _fields_of(head)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _fields_of(head: Any) -> Fields:
+    return Fields(*map(head.get, _NAMES))
+
+
+class PollAsked(NamedTuple):
+    """What a poll asks for. ``after`` is None for a take; ``conditional``: it came as a validator.
+
+    ``preferred``: ``wait``, in seconds, came as a preference that is honoured. ``look``: a HEAD, which takes
+    nothing, acknowledges nothing and waits for nothing.
+    """
+
+    recipients: tuple[str, ...]
+    listener: str | None
+    after: Cursor | None
+    conditional: bool
+    wait: float
+    preferred: bool
+    limit: int
+    form: Format
+    look: bool
+
+
+class PushAsked(NamedTuple):
+    """What the target of a push asks for. The recipients are None where it is for all listeners."""
+
+    recipients: tuple[str, ...] | None
+    event: str | None
+    ttl: float | None
+    queue: bool
+    overflow: Overflow | None
+
+
+def poll_asked(name: str | None, text: bytes, given: Fields, most: float, *, look: bool) -> PollAsked:
+    """Return what a poll asks for: by its path's name, its query and its fields; ``most`` bounds the wait."""
+    after = None
+    match = _AFTER.search(text)
+    if match is not None:
+        after = cursor(match[1].decode(), "after")
+        text = text[: match.start()] + text[match.end() :].lstrip(b"&" if match.start() == 0 else b"")
+    asked = _poll_asked(name, text, given.accept, given.prefer, most, look)
+    conditional = False
+    if after is None:
+        after, conditional = place(parsed(text), given)
+    elif b"after" in text and "after" in parsed(text):
+        raise BadParameter("after is given once.")
+    if look:
+        after = after or OLDEST
+    if after is None and asked.listener is None and any(map(is_pattern, asked.recipients)):
+        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
+    return asked._replace(after=after, conditional=conditional)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _poll_asked(
+    name: str | None, text: bytes, accept: bytes | None, prefer: bytes | None, most: float, look: bool
+) -> PollAsked:
+    query = parsed(text)
+    form = _format(query, accept)
+    limit = _limit(one(query, "limit"))
+    wait, preferred = _wait(query, prefer, most)
+    listener = one(query, "listener")
+    if listener is None:
+        recipients = recipients_of(name, query)
+    elif name is not None or "rcpt" in query:
+        raise BadParameter("A listener has its recipients; name it alone.")
+    else:
+        recipients = ()
+    if form == "raw":
+        limit = 1
+    return PollAsked(recipients, listener, None, False, 0.0 if look else wait, preferred, limit, form, look)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def push_asked(name: str | None, text: bytes) -> PushAsked:
+    """Return what the target of a push asks for, by its path's name and its query."""
+    query = parsed(text)
+    addressed: tuple[str, ...] | None = None
+    if "to" in query:
+        _choice(query, "to", ("listeners",), "listeners")
+        if name is not None or "rcpt" in query:
+            raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
+    else:
+        addressed = tuple(dict.fromkeys(map(recipient, _names(name, query))))
+    overflow = _choice(query, "overflow", ("reject", "drop-oldest"), "") or None
+    return PushAsked(
+        addressed,
+        event_name(one(query, "event")),
+        _ttl(one(query, "ttl")),
+        _choice(query, "queue", ("yes", "no"), "yes") == "yes",
+        cast("Overflow | None", overflow),
+    )
+
+
+def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
+    """Return what a reader asks for: names, and patterns."""
+    return tuple(dict.fromkeys(map(readable, _names(name, query))))
+
+
+def place(query: Query, given: Fields) -> tuple[Cursor | None, bool]:
+    """Return the reader's cursor, None for a take, and whether it came as a validator."""
+    after = one(query, "after")
+    if after is not None:
+        return cursor(after, "after"), False
+    if given.if_none_match is not None:
+        return _validator(given.if_none_match.decode("latin-1")), True
+    if given.last_event_id is not None:
+        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID"), False
+    return None, False
+
+
+def start(query: Query, given: Fields) -> Cursor:
+    """Return where a stream or socket begins."""
+    after = place(query, given)[0]
+    return NOW if after is None else after
+
+
+def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
+    """Return the messages of a push's body: one, or one for each line of NDJSON."""
+    media_type = None if content_type is None else _media_type(content_type)
+    if media_type is not None and _is_lines(media_type):
+        return _lines(body)
+    return (content(body, media_type),)
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: bytes) -> str:
+    text = content_type.decode("latin-1")
+    if len(text) > bounds.MEDIA_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(text):
+        raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
+    return text
+
+
+@lru_cache(maxsize=256)
+def _is_lines(media_type: str) -> bool:
+    return media_type.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
+
+
+def idempotency_key(key: bytes | None) -> str | None:
+    """Return the idempotency key of a push."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= bounds.IDEMPOTENCY_KEY_BYTES:
+        raise BadParameter(f"Idempotency-Key has 1 to {bounds.IDEMPOTENCY_KEY_BYTES} bytes.")
+    return key.decode("latin-1")
+
+
+def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]:
+    """Return the seconds to be held, and whether they came as a preference that is honoured."""
+    text = one(query, "wait")
+    if text is not None:
+        if not _SECONDS.fullmatch(text) or float(text) > most:
+            raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
+        return float(text), False
+    for preference in (prefer or b"").decode("latin-1").split(","):
+        match = _PREFER_WAIT.fullmatch(preference)
+        if match:
+            return min(float(match[1] or match[2]), int(most)), True
+    return min(bounds.WAIT_SECONDS, most), False
+
+
+def _names(name: str | None, query: Query) -> list[str]:
+    given = query.get("rcpt", [])
+    if name is not None:
+        if given:
+            raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
+        return [name]
+    if not given:
+        recipient("")
+    if len(given) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return given
+
+
+def parse_query(uri: bytes) -> Query:
+    """Return the parameters of a target's query, each with its values in order.
+
+    As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
+    """
+    return parsed(uri.partition(b"?")[2])
+
+
+def parsed(text: bytes) -> Query:
+    """Return the parameters of a query, the text behind the question mark; see ``parse_query``."""
+    query: Query = {}
+    try:
+        if b"%" not in text and b"+" not in text:
+            for pair in text.decode().split("&") if text else ():
+                name, _, value = pair.partition("=")
+                query.setdefault(name, []).append(value)
+        else:
+            for encoded in text.split(b"&"):
+                field, _, content = encoded.partition(b"=")
+                query.setdefault(_decoded(field), []).append(_decoded(content))
+    except UnicodeDecodeError:
+        raise BadParameter("The query must be percent-encoded UTF-8.") from None
+    return query
+
+
+def _decoded(text: bytes) -> str:
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+
+
+def one(query: Query, name: str) -> str | None:
+    """Return the value of a parameter that may be given once."""
+    values = query.get(name)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise BadParameter(f"{name} is given once.")
+    return values[0]
+
+
+def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
+    value = one(query, name)
+    if value is None:
+        return default
+    if value not in choices:
+        raise BadParameter(f"{name} is {' or '.join(choices)}.")
+    return value
+
+
+def event_name(event: str | None) -> str | None:
+    """Return an event's name if it can be one."""
+    if event is not None and (
+        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
+    ):
+        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
+    return event
+
+
+def _ttl(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or float(text) <= 0:
+        raise BadParameter("ttl is a number of seconds above 0.")
+    return float(text)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return bounds.POLL_MESSAGES
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
+        raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
+    return int(text)
+
+
+def cursor(text: str, name: str) -> Cursor:
+    """Return the cursor that the parameter or field ``name`` holds."""
+    try:
+        return Cursor.parse(text)
+    except ValueError:
+        raise BadCursor(f"{name} is a cursor that this server gave out, or oldest, or now.") from None
+
+
+def _validator(text: str) -> Cursor:
+    """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
+    cursors: list[Cursor] = []
+    for validator in text.split(","):
+        match = _VALIDATOR.fullmatch(validator)
+        cursors.append(cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
+    return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
+
+
+def _format(query: Query, accept: bytes | None) -> Format:
+    if "format" in query:
+        return cast(Format, _choice(query, "format", ("json", "raw"), "json"))
+    accept = (accept or b"").lower()
+    if b"text/" not in accept and b"octet-stream" not in accept:
+        return "json"
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
+    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
+    raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
+    return "raw" if raw == accepted != [] else "json"
+
+
+def content(body: bytes, media_type: str | None) -> Content:
+    """Return a body as the content that its media type says."""
+    try:
+        return Content.parse(body, media_type)
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+
+
+def json_object(body: bytes, known: set[str]) -> dict[str, Any]:
+    """Return the JSON object in a body, empty where the body is; it has no other members than ``known``."""
+    try:
+        asked = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"The body is one JSON object: {error}.") from None
+    if not isinstance(asked, dict) or not known.issuperset(asked):
+        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
+    return asked
+
+
+def listed(asked: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names and patterns that a JSON object lists as ``recipients``."""
+    names = asked.get("recipients", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("recipients is a list of names.")
+    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return tuple(dict.fromkeys(map(readable, names)))
+
+
+def _lines(body: bytes) -> tuple[Content, ...]:
+    """Return the messages of an NDJSON body, one a line; lines of white space are none."""
+    found = []
+    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
+        if line:
+            try:
+                found.append(Content.parse(line, JSON_TYPE))
+            except ValueError as error:
+                raise BadBody(f"Line {number}: {error}") from None
+    return tuple(found) or (content(b"", JSON_TYPE),)
