@@ -236,7 +236,7 @@ class BayeuxTransport:
         session = exchange.session
         news: Maybe[News | None] = None
         if session is not None and (exchange.connects or not session.ack):
-            news = self.news(session)
+            news = self.news_if_any(session)
 
         def finish(news: News | None) -> Answer:
             if news is not None and gone():
@@ -314,6 +314,15 @@ class BayeuxTransport:
             return then(store.read(session.reads, session.place, POLL_MESSAGES_MOST, now), settle)
 
         return read(end) if not isinstance(end, Deferred) else end.addCallback(read)
+
+    def news_if_any(self, session: BayeuxSession) -> Maybe[News | None]:
+        """Return what there is for a session; None also where the store fails, which keeps it for later."""
+        try:
+            news = self.news(session)
+        except CometError:
+            self.hub.store_failed(Failure())
+            return None
+        return news.addErrback(self.hub.store_failed) if isinstance(news, Deferred) else news
 
     def news(self, session: BayeuxSession) -> Maybe[News | None]:
         """Return what there is for a session after its place; None where there is nothing."""
@@ -641,7 +650,7 @@ class BayeuxSocket:
                 transport.retry(connect)
         news: Maybe[News | None] = None
         if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
-            news = transport.news(exchange.session)
+            news = transport.news_if_any(exchange.session)
         return then(news, partial(self._finish, exchange))
 
     def _finish(self, exchange: Exchange, news: News | None) -> None:

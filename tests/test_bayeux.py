@@ -1,0 +1,957 @@
+"""The Bayeux conversation without I/O: batches of messages and a time go in, replies and effects come out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+import pytest
+from helpers import EPOCH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cometd_lite.bayeux import (
+    CONNECTION_TYPES,
+    Ask,
+    Bayeux,
+    BayeuxSession,
+    Call,
+    Effect,
+    Exchange,
+    Forget,
+    Give,
+    Locate,
+    Options,
+    Peer,
+    Replace,
+    Serve,
+    batch_of,
+    event,
+    events_of,
+)
+from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
+from cometd_lite.limits import (
+    BAYEUX_BATCH_MESSAGES,
+    BAYEUX_BROWSER_SESSIONS,
+    BAYEUX_SUBSCRIPTIONS,
+)
+from cometd_lite.message import Batch, Content, Cursor, Message
+
+NOW = 5_000.0
+WALL = 1_795_169_758.123
+HANDSHAKE = {
+    "channel": "/meta/handshake",
+    "version": "1.0",
+    "supportedConnectionTypes": ["long-polling"],
+    "id": "1",
+}
+
+
+class World:
+    """Whatever a conversation asks for is done here, by lists and numbers."""
+
+    def __init__(self, options: Options | None = None, most: int = 1_000) -> None:
+        self.bayeux = Bayeux(options or Options(), most, 120.0)
+        self.now = NOW
+        self.end = 7
+        self.effects: list[Effect] = []
+        self.refuse: dict[str, CometError] = {}
+
+    def say(self, *messages: Any, peer: Peer | None = None) -> list[Any]:
+        """Return the replies to a batch."""
+        return self.exchange(*messages, peer=peer).replies
+
+    def exchange(self, *messages: Any, peer: Peer | None = None) -> Exchange:
+        self.effects = []
+        talk = self.bayeux.converse(messages, peer or Peer(), self.now, WALL)
+        answer: Any = None
+        error: CometError | None = None
+        while True:
+            try:
+                effect = talk.send(answer) if error is None else talk.throw(error)
+            except StopIteration as stop:
+                exchange: Exchange = stop.value
+                for connect in exchange.connects:
+                    connect.complete(connect.session.place, self.now, gap=False)
+                self.bayeux.done(exchange)
+                return exchange
+            answer = error = None
+            self.effects.append(effect)
+            try:
+                answer = self.perform(effect)
+            except CometError as refusal:
+                error = refusal
+
+    def perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Ask):
+            return effect.rights.check(effect.action, effect.names)
+        if isinstance(effect, Locate):
+            return Cursor(EPOCH, self.end)
+        if isinstance(effect, Give):
+            (name,) = effect.push.recipients
+            if name in self.refuse:
+                raise self.refuse[name]
+            self.end += 1
+        if isinstance(effect, Serve):
+            return effect.handler(effect.call)
+        return None
+
+    def shake_hands(self, **fields: Any) -> str:
+        """Return the id of a new session."""
+        (reply,) = self.say({**HANDSHAKE, **fields})
+        assert reply["successful"], reply
+        client_id: str = reply["clientId"]
+        return client_id
+
+    def session(self, client_id: str) -> BayeuxSession:
+        session = self.bayeux.sessions.get(client_id, self.now)
+        assert session is not None
+        return session
+
+    def connected(self) -> str:
+        """Return the id of a session whose first connect was answered."""
+        client_id = self.shake_hands()
+        self.say(connect(client_id))
+        return client_id
+
+    @property
+    def given(self) -> list[tuple[str, Any]]:
+        """What was pushed by the last batch, and to whom."""
+        pushes = [effect.push for effect in self.effects if isinstance(effect, Give)]
+        return [(push.recipients[0], orjson.loads(push.contents[0].body)) for push in pushes]
+
+
+def connect(client_id: Any, **fields: Any) -> dict[str, Any]:
+    message = {"channel": "/meta/connect", "clientId": client_id, "connectionType": "long-polling"}
+    return {**message, **fields}
+
+
+def subscribe(client_id: str, subscription: Any, **fields: Any) -> dict[str, Any]:
+    return {
+        "channel": "/meta/subscribe",
+        "clientId": client_id,
+        "subscription": subscription,
+        **fields,
+    }
+
+
+def unsubscribe(client_id: str, subscription: Any) -> dict[str, Any]:
+    return {**subscribe(client_id, subscription), "channel": "/meta/unsubscribe"}
+
+
+def publish(client_id: str, channel: str, data: Any = "hi", **fields: Any) -> dict[str, Any]:
+    return {"channel": channel, "clientId": client_id, "data": data, **fields}
+
+
+def disconnect(client_id: str) -> dict[str, Any]:
+    return {"channel": "/meta/disconnect", "clientId": client_id}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# -- requests
+
+
+def test_a_batch_is_an_array_or_one_message() -> None:
+    assert batch_of([{"channel": "/a"}, 1]) == [{"channel": "/a"}, 1]
+    assert batch_of({"channel": "/a"}) == [{"channel": "/a"}]
+
+
+@pytest.mark.parametrize("value", [[], None, "hi", 7, True])
+def test_anything_else_is_no_batch(value: Any) -> None:
+    with pytest.raises(BadBody):
+        batch_of(value)
+
+
+def test_a_batch_has_a_bound() -> None:
+    assert len(batch_of([{}] * BAYEUX_BATCH_MESSAGES)) == BAYEUX_BATCH_MESSAGES
+    with pytest.raises(BodyTooLarge):
+        batch_of([{}] * (BAYEUX_BATCH_MESSAGES + 1))
+
+
+# -- handshake
+
+
+def test_a_handshake_is_answered_with_all_that_the_specification_demands(world: World) -> None:
+    (reply,) = world.say(HANDSHAKE)
+    assert reply["channel"] == "/meta/handshake"
+    assert reply["successful"] is True
+    assert reply["version"] == "1.0"
+    assert reply["id"] == "1"
+    assert "long-polling" in reply["supportedConnectionTypes"]
+    assert reply["advice"] == {"reconnect": "retry", "interval": 0, "timeout": 30_000, "maxInterval": 10_000}
+
+
+def test_a_client_id_has_at_least_128_random_bits_and_only_letters_and_digits(world: World) -> None:
+    ids = {world.shake_hands() for _ in range(50)}
+    assert len(ids) == 50
+    assert all(re.fullmatch("[0-9a-f]{40}", client_id) for client_id in ids)
+
+
+def test_no_common_connection_type_fails_the_handshake_and_says_what_there_is(world: World) -> None:
+    for types in (["iframe", "flash"], []):
+        (reply,) = world.say({**HANDSHAKE, "supportedConnectionTypes": types})
+        assert reply["successful"] is False
+        assert reply["error"].startswith("301:")
+        assert reply["advice"] == {"reconnect": "none"}
+        assert reply["supportedConnectionTypes"] == CONNECTION_TYPES
+        assert reply["id"] == "1"
+        assert "clientId" not in reply
+    assert len(world.bayeux.sessions) == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "oldest", "common"),
+    [
+        ("1.0", None, True),
+        ("1.0", "1.0", True),
+        ("1.0", "1.0beta", True),
+        ("1.0", "0.9", True),
+        ("1.1", None, True),
+        ("1.10.x-y", "1.0", True),
+        ("2.0", "1.0", True),
+        ("2.0", None, False),
+        ("2.0", "1.1", False),
+        ("0.9", None, False),
+        ("1.0beta", None, False),
+    ],
+)
+def test_the_versions_of_both_sides_must_meet(
+    world: World, version: str, oldest: str | None, common: bool
+) -> None:
+    minimum = {} if oldest is None else {"minimumVersion": oldest}
+    (reply,) = world.say({**HANDSHAKE, "version": version, **minimum})
+    assert reply["successful"] is common
+    if not common:
+        assert reply["error"] == f"300:{version}:version_mismatch"
+        assert reply["advice"] == {"reconnect": "none"}
+
+
+@pytest.mark.parametrize("field", ["version", "supportedConnectionTypes"])
+@pytest.mark.parametrize("value", [None, "", 1, {}, [1], "one"])
+def test_a_handshake_without_what_it_must_have_fails(world: World, field: str, value: Any) -> None:
+    (reply,) = world.say({**HANDSHAKE, field: value})
+    assert reply["successful"] is False
+    assert reply["error"][:3] in {"400", "301"}
+    assert reply["advice"] == {"reconnect": "none"}
+
+
+def test_every_other_message_beside_a_handshake_is_ignored(world: World) -> None:
+    client_id = world.shake_hands()
+    for batch in (
+        [HANDSHAKE, publish(client_id, "/a"), HANDSHAKE],
+        [publish(client_id, "/a"), HANDSHAKE],
+        [17, HANDSHAKE],
+    ):
+        replies = world.say(*batch)
+        assert [reply["channel"] for reply in replies] == ["/meta/handshake"]
+        assert world.effects == []
+
+
+def test_a_browser_without_a_name_is_given_one_and_keeps_it(world: World) -> None:
+    named = world.exchange(HANDSHAKE).cookie
+    assert named is not None
+    assert world.exchange(HANDSHAKE, peer=Peer(named)).cookie is None
+
+
+def test_the_sessions_of_a_browser_are_bounded_and_freed_when_they_end(world: World) -> None:
+    peer = Peer("browser1")
+    ids = [world.say(HANDSHAKE, peer=peer)[0]["clientId"] for _ in range(BAYEUX_BROWSER_SESSIONS)]
+    (reply,) = world.say(HANDSHAKE, peer=peer)
+    assert reply["successful"] is False
+    assert reply["error"] == "503::server-full"
+    assert reply["advice"]["reconnect"] == "handshake"
+    assert reply["advice"]["interval"] > 0
+    assert world.say(HANDSHAKE, peer=Peer("browser2"))[0]["successful"] is True
+    world.say(disconnect(ids[0]))
+    assert world.say(HANDSHAKE, peer=peer)[0]["successful"] is True
+
+
+def test_all_sessions_are_bounded_and_freed_when_their_time_is_over() -> None:
+    world = World(most=1)
+    world.shake_hands()
+    (reply,) = world.say(HANDSHAKE)
+    assert reply["error"] == "503::server-full"
+    assert reply["advice"]["reconnect"] == "handshake"
+    world.now += 10.0
+    assert len(world.bayeux.expire(world.now)) == 1
+    world.shake_hands()
+
+
+def test_the_acknowledgement_extension_is_agreed_on_only_if_it_is_asked_for(world: World) -> None:
+    assert "ext" not in world.say(HANDSHAKE)[0]
+    for asked in (True, {"enabled": True}):
+        assert world.say({**HANDSHAKE, "ext": {"ack": asked}})[0]["ext"] == {"ack": True}
+    for other in (False, {"enabled": 1}, "yes", 1, None, []):
+        assert "ext" not in world.say({**HANDSHAKE, "ext": {"ack": other}})[0]
+
+
+# -- connect
+
+
+def test_the_first_connect_is_answered_at_once_and_the_second_is_held(world: World) -> None:
+    # Rule 1: aiocometd sends no advice.timeout=0, and took 3 s to open where this was not kept.
+    client_id = world.shake_hands()
+    first = world.exchange(connect(client_id, id="2"))
+    assert first.wait == 0
+    assert first.replies == [{"channel": "/meta/connect", "successful": True, "id": "2"}]
+    assert world.exchange(connect(client_id, id="3")).wait == 30.0
+
+
+def test_a_connect_that_shares_its_request_is_not_held(world: World) -> None:
+    # Rule 2: aiocometd subscribes again in the batch of its connect.
+    client_id = world.connected()
+    exchange = world.exchange(connect(client_id, id="2"), subscribe(client_id, "/a", id="3"))
+    assert exchange.wait == 0
+    assert [reply["id"] for reply in exchange.replies] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wait"), [(0, 0.0), (500, 0.5), (1.5, 0.0015), (60_000, 60.0), (10**9, 120.0)]
+)
+def test_a_client_may_say_how_long_it_will_wait(world: World, timeout: float, wait: float) -> None:
+    client_id = world.connected()
+    exchange = world.exchange(connect(client_id, advice={"timeout": timeout}))
+    assert exchange.wait == wait
+    # Whoever gives advice may have forgotten ours, as after a reload.
+    assert exchange.replies[0]["advice"]["timeout"] == 30_000
+
+
+@pytest.mark.parametrize("advice", [{}, {"timeout": -1}, {"timeout": "5"}, {"timeout": True}, "soon", 5, []])
+def test_advice_that_is_none_is_ignored(world: World, advice: Any) -> None:
+    client_id = world.connected()
+    assert world.exchange(connect(client_id, advice=advice)).wait == 30.0
+
+
+def test_an_unknown_session_is_told_to_shake_hands_again(world: World) -> None:
+    for client_id in ("nobody", 17, None, ["a"], {}):
+        (reply,) = world.say(connect(client_id, id="9"))
+        assert reply == {
+            "channel": "/meta/connect",
+            "successful": False,
+            "error": "402::session_unknown",
+            "id": "9",
+            "advice": {"reconnect": "handshake", "interval": 0},
+        }
+    (reply,) = world.say({"channel": "/meta/connect", "connectionType": "long-polling"})
+    assert reply["error"] == "401::client_id_missing"
+    assert reply["advice"]["reconnect"] == "handshake"
+
+
+def test_only_connects_and_handshakes_carry_the_advice_to_shake_hands_again(world: World) -> None:
+    # cometd.js keeps every advice that it sees, and does not know "handshake" after a successful connect.
+    for message in (publish("nobody", "/a"), subscribe("nobody", "/a"), disconnect("nobody")):
+        (reply,) = world.say(message)
+        assert reply["error"] == "402::session_unknown"
+        assert "advice" not in reply
+
+
+@pytest.mark.parametrize("kind", [None, "iframe", 7, ["long-polling"]])
+def test_a_connect_says_its_connection_type(world: World, kind: Any) -> None:
+    client_id = world.connected()
+    exchange = world.exchange(connect(client_id, connectionType=kind))
+    (reply,) = exchange.replies
+    assert reply["successful"] is False
+    assert reply["error"].startswith("400:")
+    assert reply["advice"] == {"reconnect": "none"}
+    assert exchange.wait == 0
+
+
+@pytest.mark.parametrize("kind", CONNECTION_TYPES)
+def test_a_session_may_come_by_any_transport(world: World, kind: str) -> None:
+    client_id = world.connected()
+    assert world.exchange(connect(client_id, connectionType=kind)).wait == 30.0
+
+
+def test_a_newer_connect_replaces_the_one_that_is_held(world: World) -> None:
+    client_id = world.connected()
+    session = world.session(client_id)
+    peer = Peer()
+    world.exchange(connect(client_id), peer=peer)
+    assert world.effects == []  # nothing is held here
+    session.reader = object()
+    world.exchange(connect(client_id), peer=peer)
+    assert world.effects == [Replace(session, peer)]
+
+
+def test_a_session_that_does_not_connect_for_max_interval_is_gone(world: World) -> None:
+    client_id = world.connected()
+    world.now += 9.9
+    assert world.bayeux.expire(world.now) == []
+    world.now += 0.1
+    assert world.say(publish(client_id, "/a"))[0]["error"] == "402::session_unknown"
+    assert [session.id for session in world.bayeux.expire(world.now)] == [client_id]
+
+
+def test_a_session_waits_for_its_client_by_its_interval_too() -> None:
+    world = World(Options(interval=2_000, max_interval=1.0))
+    client_id = world.connected()
+    assert world.say(connect(client_id, advice={"timeout": 0}))[0]["advice"]["interval"] == 2_000
+    world.now += 2.9
+    assert world.say(publish(client_id, "/a"))[0]["successful"] is True
+
+
+# -- disconnect
+
+
+def test_a_disconnect_ends_the_session_and_its_connect(world: World) -> None:
+    client_id = world.connected()
+    session = world.session(client_id)
+    assert world.say(disconnect(client_id)) == [{"channel": "/meta/disconnect", "successful": True}]
+    assert world.effects == [Forget(session)]
+    assert world.say(disconnect(client_id))[0]["error"] == "402::session_unknown"
+
+
+def test_a_session_serves_only_its_browser_if_that_is_wanted() -> None:
+    # Rule 3: not by default, because some clients have no cookies.
+    named, other = Peer("browser1"), Peer("browser2")
+    for bind, error in ((False, None), (True, "402::session_unknown")):
+        world = World(Options(bind_browser=bind))
+        client_id = world.say(HANDSHAKE, peer=named)[0]["clientId"]
+        assert world.say(connect(client_id), peer=named)[0]["successful"] is True
+        assert world.say(connect(client_id), peer=other)[0].get("error") == error
+
+
+# -- subscribe and unsubscribe
+
+
+@pytest.mark.parametrize(
+    ("subscription", "keys"),
+    [
+        ("/chat/room1", ("chat/room1",)),
+        ("/chat/*", ("chat/*",)),
+        ("/chat/**", ("chat/**",)),
+        ("/**", ("**",)),
+        ("/*", ("*",)),
+        (["/a", "/b/*", "/a"], ("a", "b/*")),
+        ("/foo-bar/(foobar)", ("foo-bar/(foobar)",)),
+        ("/a_!~$@.b", ("a_!~$@.b",)),
+    ],
+)
+def test_a_channel_is_a_recipient_and_a_pattern_a_pattern(
+    world: World, subscription: Any, keys: tuple[str, ...]
+) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(subscribe(client_id, subscription, id="5"))
+    assert reply == {
+        "channel": "/meta/subscribe",
+        "successful": True,
+        "subscription": subscription,
+        "id": "5",
+    }
+    assert world.session(client_id).recipients == keys
+
+
+@pytest.mark.parametrize(
+    "subscription",
+    [
+        "", "/", "a", "a/b", "//", "/a/", "/a//b", "/a b", "/a?b", "/a/*/b", "/**/a", "/a*", "/a/***", "/*a",
+        "/a,b", "/ä", "/a\x00", "/a\n", "/..", "/a/./b", "/$server", "/" + "a" * 300, ["/a", "b"],
+        ["/a", "/b/"],
+    ],
+)  # fmt: skip
+def test_what_is_no_channel_cannot_be_subscribed_to(world: World, subscription: Any) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(subscribe(client_id, subscription))
+    assert reply["successful"] is False
+    assert re.fullmatch(r"4\d\d:[^:]*:[\w -]+", reply["error"])
+    assert reply["subscription"] == subscription
+    assert world.session(client_id).recipients == ()
+
+
+@pytest.mark.parametrize("subscription", [None, 17, {}, [], [7], [["/a"]], {"a": 1}, True])
+def test_a_subscription_is_a_string_or_strings(world: World, subscription: Any) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(subscribe(client_id, subscription))
+    assert reply["successful"] is False
+    assert reply["error"].startswith("403::subscription_")
+
+
+@pytest.mark.parametrize("channel", ["/meta/connect", "/meta/*", "/meta/**", "/meta/x"])
+def test_meta_channels_cannot_be_subscribed_to(world: World, channel: str) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(subscribe(client_id, ["/a", channel]))
+    assert reply["error"] == f"403:{channel}:subscribe_denied"
+    assert world.session(client_id).recipients == ()
+
+
+def test_subscriptions_to_services_succeed_and_are_not_recorded(world: World) -> None:
+    client_id = world.connected()
+    assert world.say(subscribe(client_id, ["/service/echo", "/a"]))[0]["successful"] is True
+    assert world.session(client_id).recipients == ("a",)
+    assert world.say(unsubscribe(client_id, "/service/echo"))[0]["successful"] is True
+
+
+def test_unsubscribing_takes_away_only_what_is_there(world: World) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, ["/a", "/b", "/c/*"]))
+    (reply,) = world.say(unsubscribe(client_id, ["/a", "/c/*"]))
+    assert reply == {"channel": "/meta/unsubscribe", "successful": True, "subscription": ["/a", "/c/*"]}
+    assert world.session(client_id).recipients == ("b",)
+    assert world.say(unsubscribe(client_id, "/a"))[0]["error"] == "404:/a:subscription_unknown"
+    assert world.say(unsubscribe(client_id, ["/b", "/a"]))[0]["successful"] is False
+    assert world.session(client_id).recipients == ("b",)
+
+
+def test_subscribing_again_changes_nothing(world: World) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, "/a"))
+    world.end = 99
+    world.say(subscribe(client_id, "/a"))
+    assert world.effects == []
+    assert world.session(client_id).since == {}
+
+
+def test_the_subscriptions_of_a_session_are_bounded(world: World) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, [f"/{number}" for number in range(BAYEUX_SUBSCRIPTIONS)]))
+    assert world.say(subscribe(client_id, "/0"))[0]["successful"] is True
+    (reply,) = world.say(subscribe(client_id, "/more"))
+    assert reply["error"] == f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions"
+
+
+# -- a session's place
+
+
+def test_a_later_subscription_counts_from_when_it_was_made(world: World) -> None:
+    client_id = world.connected()
+    session = world.session(client_id)
+    world.say(subscribe(client_id, "/a"))
+    assert session.place == Cursor(EPOCH, 7)
+    world.end = 9  # 8 and 9 were pushed, and the session was not told yet
+    world.say(subscribe(client_id, "/b/*"))
+    assert session.place == Cursor(EPOCH, 7)
+    assert [session.wants(at(number, "a")) for number in (8, 9, 10)] == [True, True, True]
+    assert [session.wants(at(number, "b/1")) for number in (8, 9, 10)] == [False, False, True]
+    session.advance(Cursor(EPOCH, 8))
+    assert session.since == {"b/*": 9}
+    session.advance(Cursor(EPOCH, 9))
+    assert session.since == {}
+
+
+def test_a_message_of_two_subscriptions_counts_by_the_older_one(world: World) -> None:
+    client_id = world.connected()
+    session = world.session(client_id)
+    world.say(subscribe(client_id, "/b/*"))
+    world.end = 9
+    world.say(subscribe(client_id, "/b/1"))
+    assert session.wants(at(8, "b/1")) is True
+
+
+def test_a_place_never_goes_back_within_the_life_of_a_log(world: World) -> None:
+    session = world.session(world.connected())
+    session.advance(Cursor(EPOCH, 9))
+    session.advance(Cursor(EPOCH, 5))
+    assert session.place == Cursor(EPOCH, 9)
+    session.since["a"] = 12
+    session.advance(Cursor("another000", 1))
+    assert session.place == Cursor("another000", 1)
+    assert session.since == {}
+
+
+# -- publish
+
+
+def test_what_is_published_is_pushed_and_acknowledged_without_its_data(world: World) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(publish(client_id, "/chat/room1", {"text": "hi"}, id="7", ext={"a": 1}))
+    assert reply == {"channel": "/chat/room1", "successful": True, "id": "7"}
+    assert world.given == [("chat/room1", {"text": "hi"})]
+    (effect,) = world.effects
+    assert isinstance(effect, Give)
+    assert effect.push.overflow == "drop-oldest"
+
+
+@pytest.mark.parametrize("data", [None, "", 0, False, [], {}, "text", 1.5, {"a": [None]}])
+def test_data_is_any_json(world: World, data: Any) -> None:
+    client_id = world.connected()
+    assert world.say(publish(client_id, "/a", data))[0]["successful"] is True
+    assert world.given == [("a", data)]
+
+
+def test_a_publication_needs_data(world: World) -> None:
+    client_id = world.connected()
+    (reply,) = world.say({"channel": "/a", "clientId": client_id, "id": "1"})
+    assert reply == {"channel": "/a", "successful": False, "error": "400:/a:data_missing", "id": "1"}
+
+
+@pytest.mark.parametrize("channel", ["/a/*", "/**", "a", "", "/", "/a/", "/a b", "/a\n", "/ä", "/a:b"])
+def test_what_is_no_channel_cannot_be_published_to(world: World, channel: str) -> None:
+    client_id = world.connected()
+    (reply,) = world.say(publish(client_id, channel))
+    assert reply["successful"] is False
+    assert reply["error"].startswith("405:")
+    assert reply["channel"] == channel
+    assert world.effects == []
+
+
+@pytest.mark.parametrize("channel", ["/$server", "/..", "/a/.", "/" + "a" * 300])
+def test_a_channel_that_no_mailbox_can_have_is_refused(world: World, channel: str) -> None:
+    client_id = world.connected()
+    assert world.say(publish(client_id, channel))[0]["error"].endswith(":bad-recipient")
+
+
+def test_unknown_meta_channels_are_answered(world: World) -> None:
+    client_id = world.connected()
+    for channel in ("/meta/foo", "/meta/connect/x", "/meta/"):
+        assert world.say(publish(client_id, channel, id="4"))[0] == {
+            "channel": channel,
+            "successful": False,
+            "error": f"404:{channel}:channel_unknown",
+            "id": "4",
+        }
+
+
+def test_a_push_that_is_refused_fails_its_message_only(world: World) -> None:
+    client_id = world.connected()
+    world.refuse["b"] = ServerFull("full")
+    replies = world.say(*[publish(client_id, f"/{name}") for name in "abc"])
+    assert [reply["successful"] for reply in replies] == [True, False, True]
+    assert replies[1]["error"] == "503:/b:server-full"
+    assert [name for name, _ in world.given] == ["a", "b", "c"]
+
+
+def test_data_that_is_nested_too_deeply_fails_its_message_only(world: World) -> None:
+    client_id = world.connected()
+    deep: Any = []
+    for _ in range(600):
+        deep = [deep]
+    replies = world.say(publish(client_id, "/a", deep), publish(client_id, "/b"))
+    assert [reply["successful"] for reply in replies] == [False, True]
+    assert replies[0]["error"] == "400:/a:bad-body"
+
+
+def test_publishing_without_a_session_is_allowed_only_by_option() -> None:
+    message = {"channel": "/a", "data": "hi", "id": "1"}
+    assert World().say(message)[0]["error"] == "401::client_id_missing"
+    world = World(Options(anonymous_publish=True))
+    assert world.say(message) == [{"channel": "/a", "successful": True, "id": "1"}]
+    assert world.given == [("a", "hi")]
+    # An id that is no session's is not the same as none, and nothing else works without one.
+    assert world.say(publish("nobody", "/a"))[0]["error"] == "402::session_unknown"
+    assert world.say({"channel": "/meta/subscribe", "subscription": "/a"})[0]["successful"] is False
+
+
+def test_messages_of_one_request_are_done_and_answered_in_order(world: World) -> None:
+    client_id = world.connected()
+    replies = world.say(
+        publish(client_id, "/a", 1, id="1"),
+        subscribe(client_id, "/a", id="2"),
+        publish(client_id, "/a", 2, id="3"),
+        unsubscribe(client_id, "/a"),
+        disconnect(client_id),
+        publish(client_id, "/a", 3, id="6"),
+    )
+    assert [reply["successful"] for reply in replies] == [True, True, True, True, True, False]
+    assert [type(effect) for effect in world.effects] == [Give, Locate, Give, Forget]
+
+
+# -- services
+
+
+def test_a_service_answers_its_caller_alone(world: World) -> None:
+    calls: list[Call] = []
+
+    def echo(call: Call) -> Any:
+        calls.append(call)
+        return {"echo": call.data}
+
+    world.bayeux.services["service/echo"] = echo
+    client_id = world.connected()
+    (reply,) = world.say(publish(client_id, "/service/echo", "hi", id="7", ext={"x": 1}))
+    assert reply == {"channel": "/service/echo", "successful": True, "id": "7"}
+    assert calls == [Call("/service/echo", "hi", client_id, "7", {"x": 1})]
+    answer = {"channel": "/service/echo", "data": {"echo": "hi"}, "id": "7"}
+    assert world.given == [(f"$bayeux/{client_id}", answer)]
+    assert f"$bayeux/{client_id}" in world.session(client_id).keys
+
+
+def test_a_service_may_answer_nothing_and_none_need_be_there(world: World) -> None:
+    world.bayeux.services["service/**"] = lambda _: None
+    client_id = world.connected()
+    assert world.say(publish(client_id, "/service/a/b"))[0]["successful"] is True
+    world.bayeux.services.clear()
+    assert world.say(publish(client_id, "/service/a/b"))[0]["successful"] is True
+    assert world.given == []
+
+
+def test_the_nearest_service_is_called(world: World) -> None:
+    for key in ("service/**", "service/a/*", "service/a/b"):
+        world.bayeux.services[key] = lambda _, key=key: key
+    client_id = world.connected()
+    for channel, key in (
+        ("/service/a/b", "service/a/b"),
+        ("/service/a/c", "service/a/*"),
+        ("/service/x", "service/**"),
+    ):
+        world.say(publish(client_id, channel))
+        assert world.given[0][1]["data"] == key
+
+
+def test_a_caller_without_a_session_is_answered_in_the_same_response() -> None:
+    world = World(Options(anonymous_publish=True))
+    world.bayeux.services["service/echo"] = lambda call: call.data
+    replies = world.say({"channel": "/service/echo", "data": "hi", "id": "1"})
+    assert {"channel": "/service/echo", "data": "hi", "id": "1"} in replies
+    assert {"channel": "/service/echo", "successful": True, "id": "1"} in replies
+    assert world.given == []
+
+
+def test_an_answer_that_json_cannot_say_fails_the_call(world: World) -> None:
+    world.bayeux.services["service/odd"] = lambda _: object()
+    client_id = world.connected()
+    assert world.say(publish(client_id, "/service/odd"))[0]["error"] == "400:/service/odd:bad-body"
+
+
+# -- rights
+
+
+class Some:
+    """Rights to what is named, for a minute."""
+
+    def __init__(self, *allowed: str) -> None:
+        self.allowed = allowed
+
+    def check(self, action: str, names: tuple[str, ...]) -> float:
+        if not self.allowed:
+            raise Unauthorized("no token")
+        for name in names:
+            if f"{action} {name}" not in self.allowed:
+                raise Forbidden("not this one")
+        return 60.0
+
+
+def test_rights_are_asked_for_at_handshake_subscribe_connect_and_publish(world: World) -> None:
+    peer = Peer(rights=Some("poll a", "push b", "push service/x"))
+    client_id = world.say(HANDSHAKE, peer=peer)[0]["clientId"]
+    assert world.say(subscribe(client_id, "/a"), peer=peer)[0]["successful"] is True
+    assert world.say(subscribe(client_id, "/b"), peer=peer)[0]["error"] == "403:/b:forbidden"
+    assert world.say(subscribe(client_id, "/**"), peer=peer)[0]["error"] == "403:/**:forbidden"
+    assert world.say(publish(client_id, "/b"), peer=peer)[0]["successful"] is True
+    assert world.say(publish(client_id, "/a"), peer=peer)[0]["error"] == "403:/a:forbidden"
+    assert world.say(publish(client_id, "/service/x"), peer=peer)[0]["successful"] is True
+    assert world.say(publish(client_id, "/service/y"), peer=peer)[0]["successful"] is False
+    assert world.say(connect(client_id), peer=peer)[0]["successful"] is True
+    assert world.session(client_id).recipients == ("a",)
+
+
+def test_without_rights_a_handshake_ends_the_client(world: World) -> None:
+    (reply,) = world.say(HANDSHAKE, peer=Peer(rights=Some()))
+    assert reply["error"] == "401::unauthorized"
+    assert reply["advice"] == {"reconnect": "none"}
+
+
+def test_a_connect_is_held_no_longer_than_its_rights(world: World) -> None:
+    peer = Peer(rights=Some("poll a"))
+    client_id = world.say(HANDSHAKE, peer=peer)[0]["clientId"]
+    world.say(connect(client_id), peer=peer)
+    assert world.exchange(connect(client_id, advice={"timeout": 90_000}), peer=peer).wait == 60.0
+    (reply,) = world.say(connect(client_id), peer=Peer(rights=Some()))
+    assert reply["error"] == "401::unauthorized"
+    assert reply["advice"]["reconnect"] == "handshake"
+
+
+# -- extensions
+
+
+def test_a_confirmed_batch_is_let_go_and_an_unconfirmed_one_is_not(world: World) -> None:
+    client_id = world.shake_hands(ext={"ack": True})
+    session = world.session(client_id)
+    world.say(subscribe(client_id, "/a"))
+
+    def answer(ack: Any, place: int) -> Any:
+        """Send a connect, and answer it with events up to a place."""
+        (made,) = world.exchange(connect(client_id, ext={"ack": ack})).connects
+        made.complete(Cursor(EPOCH, place), NOW, gap=False)
+        return made.reply["ext"]["ack"]
+
+    first = answer(0, 10)
+    assert session.place == Cursor(EPOCH, 7)
+    for wrong in (first - 1, str(first), True, None, 1.5, -1, [first]):
+        again = answer(wrong, 10)
+        assert session.place == Cursor(EPOCH, 7), wrong
+    assert again > first
+    answer(again, 12)
+    assert session.place == Cursor(EPOCH, 10)
+    answer(10**9, 12)
+    assert session.place == Cursor(EPOCH, 12)
+
+
+def test_a_batch_that_went_before_the_first_subscription_moves_nothing(world: World) -> None:
+    client_id = world.shake_hands(ext={"ack": True})
+    number = world.say(connect(client_id, ext={"ack": 0}))[0]["ext"]["ack"]
+    world.say(subscribe(client_id, "/a"))
+    world.say(connect(client_id, ext={"ack": number}))
+    assert world.session(client_id).place == Cursor(EPOCH, 7)
+
+
+def test_time_is_synchronised_as_cometd_does(world: World) -> None:
+    # The server's time is ts, and a = tc + o + l - ts tells how wrong the client was.
+    timesync = {"tc": 1_795_169_750_000, "l": 20, "o": 8_000}
+    (reply,) = world.say({**HANDSHAKE, "ext": {"timesync": timesync}})
+    assert reply["ext"]["timesync"] == {"tc": 1_795_169_750_000, "ts": 1_795_169_758_123, "p": 0, "a": -103}
+    (reply,) = world.say({**HANDSHAKE, "ext": {"timesync": {"tc": 5}}})
+    assert reply["ext"]["timesync"] == {"tc": 5, "ts": 1_795_169_758_123, "p": 0}
+
+
+def test_the_time_that_a_connect_was_held_is_told(world: World) -> None:
+    client_id = world.connected()
+    (made,) = world.exchange(connect(client_id, ext={"timesync": {"tc": 1, "l": 0, "o": 0}})).connects
+    made.complete(Cursor(EPOCH, 7), NOW + 2.5, gap=False)
+    assert made.reply["ext"]["timesync"]["p"] == 2_500
+
+
+@pytest.mark.parametrize("timesync", [None, 5, [], {}, {"tc": "x"}, {"tc": True}, {"tc": 1e300}])
+def test_a_synchronisation_that_is_none_is_ignored(world: World, timesync: Any) -> None:
+    assert "ext" not in world.say({**HANDSHAKE, "ext": {"timesync": timesync}})[0]
+
+
+def test_unknown_extensions_and_fields_are_ignored(world: World) -> None:
+    client_id = world.shake_hands(ext={"com.acme.auth": {"a": [1]}}, foo="bar", authScheme=None)
+    for ext in ({"x": 1}, [], "x", None, 7):
+        assert world.say(connect(client_id, ext=ext, advice={"timeout": 0}))[0]["successful"] is True
+
+
+def test_a_timestamp_is_answered_with_one(world: World) -> None:
+    client_id = world.shake_hands(timestamp="2026-11-20T10:15:58")
+    (reply,) = world.say(publish(client_id, "/a", timestamp=7))
+    assert reply["timestamp"] == "2026-11-20T10:15:58.123Z"
+    assert "timestamp" not in world.say(publish(client_id, "/a"))[0]
+
+
+# -- events
+
+
+def at(number: int, recipient: str, content: Content | None = None) -> Message:
+    return Message(Cursor(EPOCH, number), recipient, content or Content.of({"n": number}), 0.0, 1e9)
+
+
+def told(*messages: Message) -> Any:
+    return orjson.loads(b"[%b]" % b"".join(map(event, messages))[:-1])
+
+
+def test_an_event_is_its_channel_and_its_data_and_nothing_else() -> None:
+    assert told(at(1, "chat/room1")) == [{"channel": "/chat/room1", "data": {"n": 1}}]
+    assert told(at(2, "a", Content.of("text"))) == [{"channel": "/a", "data": "text"}]
+    octets = Content.parse(b"\x00\xff", "image/png")
+    assert told(at(3, "a", octets)) == [
+        {"channel": "/a", "data": {"data_base64": "AP8=", "type": "image/png"}}
+    ]
+
+
+def test_names_and_texts_are_escaped() -> None:
+    name = 'über "alles" \\ 😀'
+    assert told(at(1, name, Content.of('"\n\u2028'))) == [{"channel": "/" + name, "data": '"\n\u2028'}]
+
+
+@pytest.mark.parametrize("name", ["meta/handshake", "meta/connect", "service/x", "$listeners"])
+def test_nobody_forges_the_protocols_own_messages_by_a_push(name: str) -> None:
+    assert event(at(1, name)) == b""
+
+
+def test_a_mailbox_called_meta_is_an_ordinary_channel() -> None:
+    assert told(at(1, "meta"), at(2, "service"), at(3, "metal/x"))[0]["channel"] == "/meta"
+
+
+def test_what_all_are_told_is_rendered_once(world: World) -> None:
+    one, other = world.session(world.connected()), world.session(world.connected())
+    for session in (one, other):
+        session.subscribed(("a",))
+    batch = Batch((at(8, "a"), at(9, "a")), Cursor(EPOCH, 9))
+    assert events_of(batch, one) is events_of(batch, other)
+    other.since["a"] = 8
+    assert events_of(batch, other) == event(at(9, "a"))
+
+
+# -- malformed messages of every kind
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
+    max_leaves=8,
+)
+channels = st.sampled_from(
+    [
+        "/meta/connect", "/meta/subscribe", "/meta/unsubscribe", "/meta/disconnect", "/meta/x", "/a",
+        "/service/x", "/a/*", "", "a",
+    ]
+)  # fmt: skip
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "channel": channels | json_values,
+        "clientId": st.just("ME") | json_values,
+        "connectionType": st.sampled_from(CONNECTION_TYPES) | json_values,
+        "subscription": channels | st.lists(channels) | json_values,
+        "data": json_values,
+        "id": json_values,
+        "ext": json_values
+        | st.fixed_dictionaries({}, optional={"ack": json_values, "timesync": json_values}),
+        "advice": json_values | st.fixed_dictionaries({}, optional={"timeout": json_values}),
+        "version": json_values,
+        "timestamp": json_values,
+    },
+)
+
+
+@given(st.lists(fields | json_values, min_size=1, max_size=6))
+def test_every_message_is_answered_whatever_it_and_its_neighbours_are(batch: list[Any]) -> None:
+    world = World()
+    client_id = world.connected()
+    other = world.connected()
+    mine = [
+        {**message, "clientId": client_id}
+        if isinstance(message, dict) and message.get("clientId") == "ME"
+        else message
+        for message in batch
+    ]
+    neighbour = publish(other, "/neighbour", "hi", id="neighbour")
+    replies = world.say(*mine, neighbour)
+    orjson.dumps(replies)
+    if any(isinstance(message, dict) and message.get("channel") == "/meta/handshake" for message in mine):
+        return
+    assert len(replies) == len(batch) + 1
+    assert replies[-1] == {"channel": "/neighbour", "successful": True, "id": "neighbour"}
+    for message, reply in zip(mine, replies, strict=False):
+        assert isinstance(reply["channel"], str)
+        assert reply["successful"] is True or re.match(r"\d\d\d:[^:]*:.+", reply["error"], re.DOTALL)
+        if isinstance(message, dict) and isinstance(message.get("id"), str):
+            assert reply["id"] == message["id"]
+
+
+@given(
+    st.fixed_dictionaries({"channel": st.just("/meta/handshake")}, optional={"x": json_values}).flatmap(
+        lambda base: st.fixed_dictionaries(
+            {},
+            optional={
+                "version": st.just("1.0") | json_values,
+                "minimumVersion": json_values,
+                "supportedConnectionTypes": st.just(["websocket"]) | json_values,
+                "id": json_values,
+                "ext": json_values,
+                "advice": json_values,
+                "clientId": json_values,
+            },
+        ).map(lambda more: {**base, **more})
+    )
+)
+def test_every_handshake_is_answered_whatever_is_in_it(message: dict[str, Any]) -> None:
+    world = World()
+    (reply,) = world.say(message)
+    orjson.dumps(reply)
+    assert reply["successful"] is ("clientId" in reply)
+    assert len(world.bayeux.sessions) == reply["successful"]
+
+
+def test_a_conversation_that_breaks_leaves_its_session_silent_no_longer(world: World) -> None:
+    client_id = world.connected()
+    talk = world.bayeux.converse([publish(client_id, "/a")], Peer(), NOW, WALL)
+    next(talk)
+    assert world.session(client_id).talking == 1
+    with pytest.raises(ZeroDivisionError):
+        talk.throw(ZeroDivisionError())
+    assert world.session(client_id).talking == 0

@@ -1,0 +1,1427 @@
+"""Bayeux over a hub in memory: connects are held, events travel, sockets talk, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from helpers import Outcome
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from cometd_lite.bayeux import Call, Options
+from cometd_lite.errors import BadBody, BadParameter, BodyTooLarge, CometError, StoreDown, Unauthorized
+from cometd_lite.hub import Hub
+from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, Limits
+from cometd_lite.message import Content, Push
+from cometd_lite.registry import Registry
+from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.transports import Answer
+from cometd_lite.transports.bayeux import (
+    BayeuxSocket,
+    BayeuxTransport,
+    browser_of,
+    is_callback,
+    script_answer,
+)
+
+WALL = 1_795_169_758.123
+
+
+class Server:
+    """A hub in memory and its Bayeux side, on a clock that only tests move."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        options: Options | None = None,
+        limits: Limits | None = None,
+        store: Callable[[Limits], Any] = MemoryStore,
+    ) -> None:
+        self.clock = clock
+        limits = limits or Limits()
+        self.store = store(limits)
+        self.hub = Hub(self.store, Registry(clock, limits.max_parked), clock, wall=lambda: WALL)
+        self.bayeux = BayeuxTransport(self.hub, limits, options)
+
+    def push(self, recipient: str, data: Any = "hi", **words: Any) -> Any:
+        """Push as an HTTP client does."""
+        return self.hub.push(Push((recipient,), (Content.of(data),), **words))
+
+    def client(self, *subscriptions: str, **handshake: Any) -> Client:
+        """Return a client that shook hands, was connected, and then subscribed."""
+        client = Client(self)
+        client.shake_hands(**handshake)
+        client.connect()
+        if subscriptions:
+            client.subscribe(*subscriptions)
+        return client
+
+    def sweep(self, seconds: float = 0.0) -> None:
+        self.clock.advance(seconds)
+        self.bayeux.sweep()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is left of what has been."""
+        return self.hub.registry.parked == 0 and self.clock.getDelayedCalls() == []
+
+
+class Request:
+    """A request on its way: its answer, if there is one, and how its client leaves."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    @property
+    def held(self) -> bool:
+        return self.outcome.parked
+
+    @property
+    def answer(self) -> Answer:
+        answer: Answer = self.outcome.value
+        return answer
+
+    @property
+    def messages(self) -> list[Any]:
+        answer = self.answer
+        assert answer.status == 200, answer
+        messages: list[Any] = orjson.loads(answer.body)
+        return messages
+
+    @property
+    def reply(self) -> Any:
+        """The reply to its connect."""
+        (reply,) = [message for message in self.messages if message["channel"] == "/meta/connect"]
+        return reply
+
+    @property
+    def events(self) -> list[tuple[str, Any]]:
+        """The events in the answer."""
+        return events(self.messages)
+
+    def lose(self) -> None:
+        """Lose the connection, as the reactor reports it."""
+        self.outcome.cancel()
+
+
+def events(messages: list[Any]) -> list[tuple[str, Any]]:
+    return [(message["channel"], message["data"]) for message in messages if "data" in message]
+
+
+class Client:
+    """A Bayeux client over HTTP, with its cookie."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.id = ""
+        self.cookie: bytes | None = None
+        self.gone = False
+        """Whether it has left, though the reactor has not noticed yet."""
+        self.number = 0
+        self.ack: int | None = None
+
+    def send(self, *messages: Any) -> Request:
+        body = orjson.dumps(list(messages))
+        answer = self.server.bayeux.post(body, b"application/json", self.cookie, lambda: self.gone)
+        return Request(Outcome(answer))
+
+    def message(self, channel: str, **fields: Any) -> dict[str, Any]:
+        self.number += 1
+        return {"channel": channel, "clientId": self.id, "id": str(self.number), **fields}
+
+    def shake_hands(self, **fields: Any) -> Any:
+        request = self.send(
+            {
+                "channel": "/meta/handshake",
+                "version": "1.0",
+                "supportedConnectionTypes": ["long-polling"],
+                **fields,
+            }
+        )
+        (reply,) = request.messages
+        self.id = reply["clientId"]
+        for line in request.answer.head.split(b"\r\n"):
+            if line.startswith(b"Set-Cookie: "):
+                self.cookie = line.removeprefix(b"Set-Cookie: ").partition(b";")[0]
+        if reply.get("ext", {}).get("ack"):
+            self.ack = 0
+        return reply
+
+    def connection(self, **fields: Any) -> dict[str, Any]:
+        """Return a connect."""
+        if self.ack is not None:
+            fields.setdefault("ext", {"ack": self.ack})
+        return self.message("/meta/connect", connectionType="long-polling", **fields)
+
+    def connect(self, **fields: Any) -> Request:
+        return self.send(self.connection(**fields))
+
+    def hold(self, **fields: Any) -> Request:
+        """Connect, and be held."""
+        request = self.connect(**fields)
+        assert request.held, request.messages
+        return request
+
+    def took(self, request: Request) -> list[tuple[str, Any]]:
+        """Take in an answer to a connect, as the acknowledgement extension of a client does."""
+        if self.ack is not None:
+            self.ack = request.reply["ext"]["ack"]
+        return request.events
+
+    def subscribe(self, *channels: str) -> list[Any]:
+        return self.send(self.message("/meta/subscribe", subscription=list(channels))).messages
+
+    def unsubscribe(self, *channels: str) -> list[Any]:
+        return self.send(self.message("/meta/unsubscribe", subscription=list(channels))).messages
+
+    def publish(self, channel: str, data: Any = "hi") -> list[Any]:
+        return self.send(self.message(channel, data=data)).messages
+
+    def disconnect(self) -> list[Any]:
+        return self.send(self.message("/meta/disconnect")).messages
+
+
+@pytest.fixture
+def server(clock: Clock) -> Server:
+    return Server(clock)
+
+
+# -- a held connect
+
+
+def test_a_connect_is_held_until_an_event_comes(server: Server) -> None:
+    client = server.client("/chat/room1")
+    held = client.hold()
+    server.push("chat/room1", {"text": "hi"})
+    assert held.messages == [
+        {"channel": "/chat/room1", "data": {"text": "hi"}},
+        {"channel": "/meta/connect", "successful": True, "id": "3"},
+    ]
+    assert server.quiet
+
+
+def test_a_connect_is_held_for_the_timeout_and_no_longer(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    server.clock.advance(26.9)
+    assert held.held
+    server.clock.advance(3.1)  # a tenth earlier at the most, so that not all come back at once
+    assert held.messages == [{"channel": "/meta/connect", "successful": True, "id": "3"}]
+    assert server.quiet
+
+
+def test_a_client_without_subscriptions_is_held_too(server: Server) -> None:
+    client = server.client()
+    held = client.hold()
+    server.clock.advance(30.0)
+    assert held.reply["successful"] is True
+    held = client.hold()
+    server.hub.stop()
+    assert held.reply["successful"] is True
+    assert server.quiet
+
+
+def test_what_was_pushed_between_two_connects_comes_with_the_second(server: Server) -> None:
+    client = server.client("/a")
+    server.push("a", 1)
+    server.push("a", 2)
+    assert client.connect().events == [("/a", 1), ("/a", 2)]
+    assert client.hold()
+
+
+def test_a_client_that_subscribes_while_it_is_held_is_told_what_comes(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    client.subscribe("/b/*")
+    client.unsubscribe("/a")
+    server.push("a", 1)
+    assert held.held
+    server.push("b/1", 2)
+    assert held.events == [("/b/1", 2)]
+    assert server.quiet
+
+
+def test_subscribing_does_not_make_a_held_connect_longer(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    server.clock.advance(20.0)
+    client.subscribe("/b")
+    server.clock.advance(10.0)
+    assert not held.held
+
+
+def test_what_was_pushed_before_a_subscription_is_not_told(server: Server) -> None:
+    server.push("b", "old")
+    client = server.client("/a")
+    server.push("a", 1)
+    server.push("b", 2)
+    assert client.subscribe("/b", "/c/*")[0] == {"channel": "/a", "data": 1}
+    server.push("b", 3)
+    server.push("c/1", 4)
+    assert client.connect().events == [("/b", 3), ("/c/1", 4)]
+
+
+def test_a_place_that_lies_before_a_subscription_is_told_apart_from_it(server: Server) -> None:
+    # Under the acknowledgement extension the answer to a subscription carries no events.
+    client = server.client("/a", ext={"ack": True})
+    server.push("a", 1)
+    server.push("b", "too early")
+    assert events(client.subscribe("/b")) == []
+    server.push("b", 2)
+    assert client.connect().events == [("/a", 1), ("/b", 2)]
+
+
+def test_overlapping_subscriptions_deliver_once(server: Server) -> None:
+    # Rule 7: cometd-nodejs-server delivers three times.
+    client = server.client("/a/b", "/a/*", "/a/**", "/**")
+    held = client.hold()
+    server.push("a/b", 1)
+    assert held.events == [("/a/b", 1)]
+    assert client.hold()
+
+
+def test_wildcards_match_one_segment_or_several(server: Server) -> None:
+    one, several = server.client("/foo/*"), server.client("/foo/**")
+    for name in ("foo", "foobar", "foo/bar", "foo/bar/boo", "foobar/boo"):
+        server.push(name, name)
+    assert one.connect().events == [("/foo/bar", "foo/bar")]
+    assert several.connect().events == [("/foo/bar", "foo/bar"), ("/foo/bar/boo", "foo/bar/boo")]
+
+
+def test_nobody_forges_the_protocols_own_messages_by_a_push_over_http(server: Server) -> None:
+    client = server.client("/**")
+    held = client.hold()
+    server.push("meta/connect", 1)
+    server.push("service/x", 2)
+    assert held.held
+    server.push("a", 3)
+    assert held.events == [("/a", 3)]
+
+
+def test_a_publication_reaches_bayeux_and_http(server: Server) -> None:
+    alice, bob = server.client(), server.client("/chat/*")
+    held = bob.hold()
+    assert alice.publish("/chat/room1", {"text": "hi"}) == [
+        {"channel": "/chat/room1", "successful": True, "id": "2"}
+    ]
+    assert held.events == [("/chat/room1", {"text": "hi"})]
+    assert alice.id.encode() not in held.answer.body
+    batch = Outcome(server.hub.take(("chat/room1",), 0.0)).value
+    (message,) = batch.messages
+    assert message.data == {"text": "hi"}
+    assert message.content.type == "application/json"
+
+
+def test_events_of_ones_own_come_with_the_answer_and_leave_the_connect_held(server: Server) -> None:
+    # "Delivery": in preference to waking a waiting connect.
+    client = server.client("/a")
+    held = client.hold()
+    assert client.publish("/a", 1)[0] == {"channel": "/a", "data": 1}
+    assert held.held
+    server.push("a", 2)
+    assert held.events == [("/a", 2)]
+
+
+def test_a_handshake_carries_no_events(server: Server) -> None:
+    client = server.client("/a")
+    server.push("a", 1)
+    again = client.send(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    assert again.events == []
+    assert client.connect().events == [("/a", 1)]
+
+
+def test_a_full_mailbox_drops_its_oldest_for_bayeux_and_tells_readers(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=3))
+    late = server.client("/a")
+    for number in range(5):
+        assert server.client().publish("/a", number)[0]["successful"] is True
+    answer = late.connect()
+    assert answer.events == [("/a", 2), ("/a", 3), ("/a", 4)]
+    assert answer.reply["ext"] == {"gap": True}
+    held = late.hold()
+    server.push("a", 5)
+    assert "ext" not in held.reply  # it is told once
+    taken = Outcome(server.hub.take(("a",), 0.0)).value
+    assert taken.gap
+
+
+def test_mailboxes_do_not_fill_up_because_all_their_readers_speak_bayeux(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=3))
+    client = server.client("/a", "/b/*")
+    for number in range(20):
+        held = client.hold()
+        server.push(("a", "b/1")[number % 2], number)  # overflow=reject, as HTTP has it
+        assert [data for _, data in held.events] == [number]
+
+
+def test_a_gap_reaches_a_client_that_is_held(clock: Clock) -> None:
+    server = Server(clock)
+    client = server.client("/a")
+    server.push("a", 1)
+    server.hub.delete("a")
+    held = client.connect()
+    assert held.messages == [
+        {"channel": "/meta/connect", "successful": True, "id": "3", "ext": {"gap": True}}
+    ]
+    assert client.hold()
+
+
+def test_a_gap_that_was_found_by_a_publication_is_told_by_the_connect(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    server.hub.registry.forget(held.outcome.deferred and session_of(client).reader)
+    server.push("a", 1)
+    server.hub.delete("a")
+    session_of(client).reader = None
+    assert events(client.publish("/x")) == []
+    assert client.connect().reply["ext"] == {"gap": True}
+
+
+def session_of(client: Client) -> Any:
+    session = client.server.bayeux.bayeux.sessions.get(client.id, client.server.clock.seconds())
+    assert session is not None
+    return session
+
+
+def test_a_thousand_events_and_more_come_in_several_answers(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=5_000))
+    client = server.client("/a")
+    for number in range(2_500):
+        server.push("a", number)
+    got: list[Any] = []
+    while not (request := client.connect()).held:
+        assert len(request.events) <= 1_000
+        got += [data for _, data in request.events]
+    assert got == list(range(2_500))
+
+
+def test_an_idle_client_does_not_read_the_same_log_again_and_again(server: Server) -> None:
+    client = server.client("/quiet/*")
+    for number in range(10):
+        server.push("loud", number)
+    client.hold()
+    assert session_of(client).place.sequence == 10
+
+
+# -- clients that vanish
+
+
+def test_a_client_that_vanished_while_it_was_held_loses_nothing(server: Server) -> None:
+    # Rule 8: both reference servers lose it.
+    client = server.client("/a")
+    held = client.hold()
+    server.push("b")
+    held.lose()
+    server.push("a", 1)
+    assert client.connect().events == [("/a", 1)]
+
+
+def test_a_client_that_has_left_unnoticed_loses_nothing(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    client.gone = True
+    server.push("a", 1)
+    assert held.held
+    held.lose()
+    client.gone = False
+    assert client.connect().events == [("/a", 1)]
+
+
+def test_events_do_not_go_with_an_answer_that_nobody_reads(server: Server) -> None:
+    client = server.client("/a")
+    client.gone = True
+    assert events(client.publish("/a", 1)) == []
+    client.gone = False
+    assert client.connect().events == [("/a", 1)]
+
+
+def test_a_session_ends_when_its_client_does_not_come_back(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    held.lose()
+    server.sweep(9.9)
+    assert len(server.bayeux) == 1
+    server.sweep(0.2)
+    assert len(server.bayeux) == 0
+    request = client.connect()
+    assert request.reply["error"] == "402::session_unknown"
+    assert request.reply["advice"] == {"reconnect": "handshake", "interval": 0}
+    assert server.quiet
+
+
+def test_a_session_does_not_end_while_its_connect_is_held(clock: Clock) -> None:
+    server = Server(clock, Options(timeout=60.0, max_interval=5.0))
+    client = server.client("/a")
+    held = client.hold()
+    for _ in range(50):
+        server.sweep(1.0)
+    assert held.held
+    server.push("a", 1)
+    assert held.events == [("/a", 1)]
+    server.sweep(4.9)
+    assert client.hold()
+
+
+def test_the_time_of_a_session_runs_from_the_answer_on(server: Server) -> None:
+    # Rule 5: started one turn of the loop later, half of the runs failed.
+    client = server.client("/a")
+    held = client.hold()
+    seen: list[float] = []
+    assert held.outcome.deferred is not None
+    held.outcome.deferred.addCallback(lambda _: seen.append(session_of(client).expires_at))
+    server.clock.advance(3.0)
+    server.push("a", 1)
+    assert seen == [server.clock.seconds() + 10.0]
+
+
+# -- two connects, and the end
+
+
+def test_a_later_connect_ends_the_first_with_409(server: Server) -> None:
+    # Rule 9: not 408, at which Chrome sends the request again.
+    client = server.client("/a")
+    first, second = client.hold(), client.hold()
+    assert first.answer.status == 409
+    assert b"json" not in first.answer.head
+    server.push("a", 1)
+    assert second.events == [("/a", 1)]
+    assert server.quiet
+
+
+def test_a_connect_that_is_answered_at_once_ends_the_first_too(server: Server) -> None:
+    client = server.client("/a")
+    first = client.hold()
+    assert client.connect(advice={"timeout": 0}).reply["successful"] is True
+    assert first.answer.status == 409
+
+
+def test_a_disconnect_releases_the_connect_without_an_error(server: Server) -> None:
+    # Rule 10: with successful=false, cometd.js reports that the disconnect failed.
+    client = server.client("/a")
+    held = client.hold()
+    assert client.disconnect() == [{"channel": "/meta/disconnect", "successful": True, "id": "4"}]
+    assert held.reply["successful"] is True
+    assert held.reply["advice"] == {"reconnect": "none"}
+    assert len(server.bayeux) == 0
+    assert server.quiet
+
+
+def test_the_server_answers_who_is_held_when_it_stops(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    server.hub.stop()
+    server.bayeux.stop()
+    assert held.reply["successful"] is True
+    assert held.reply["advice"]["reconnect"] == "retry"
+    assert 1_000 <= held.reply["advice"]["interval"] <= 3_000  # not all in the same second
+    assert client.connect().reply["advice"]["interval"] >= 1_000
+    assert client.publish("/a")[0]["error"] == "503:/a:stopping"
+    assert server.quiet
+
+
+def test_a_connect_that_cannot_be_held_is_answered_and_told_to_wait(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(max_parked=1))
+    held = server.client("/a").hold()
+    crowded = server.client("/a")
+    request = crowded.connect()
+    assert request.reply["successful"] is True
+    assert request.reply["advice"]["interval"] >= 1_000
+    server.push("a", 1)
+    assert held.events == [("/a", 1)]
+    assert crowded.connect().events == [("/a", 1)]
+
+
+# -- several clients of one browser
+
+
+def test_further_clients_of_a_browser_are_not_held_but_poll(server: Server) -> None:
+    first = server.client("/a")
+    second = Client(server)
+    second.cookie = first.cookie
+    second.shake_hands()
+    assert second.cookie == first.cookie
+    second.connect()
+    second.subscribe("/a")
+    held = first.hold()
+    request = second.connect()
+    assert request.reply["successful"] is True
+    assert request.reply["advice"] == {
+        "reconnect": "retry",
+        "interval": 2_000,
+        "timeout": 30_000,
+        "maxInterval": 10_000,
+        "multiple-clients": True,
+    }
+    server.push("a", 1)
+    assert held.events == [("/a", 1)]
+    assert second.connect().events == [("/a", 1)]
+    assert second.hold()  # the first is not held now
+    server.push("a", 2)
+
+
+def test_a_client_that_is_alone_again_is_told_so(server: Server) -> None:
+    first = server.client("/a")
+    second = Client(server)
+    second.cookie = first.cookie
+    second.shake_hands()
+    second.connect()
+    held = first.hold()
+    second.connect()
+    server.sweep(11.9)  # it was told to wait 2 s, so it has 12
+    assert second.connect().reply["advice"]["multiple-clients"] is True
+    held.lose()
+    again = second.hold()
+    server.clock.advance(30.0)
+    assert again.reply["advice"] == {
+        "reconnect": "retry",
+        "interval": 0,
+        "timeout": 30_000,
+        "maxInterval": 10_000,
+    }
+
+
+def test_clients_without_cookies_are_not_taken_for_one_browser(server: Server) -> None:
+    clients = [server.client("/a") for _ in range(3)]
+    for client in clients:
+        client.cookie = None
+    assert all(client.hold() for client in clients)
+
+
+def test_the_cookie_cannot_be_read_by_scripts_and_stays_on_this_site(server: Server) -> None:
+    asked = orjson.dumps(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+    )
+    for secure in (False, True):
+        answer = server.bayeux.post(asked, None, None, lambda: False, secure=secure)
+        assert isinstance(answer, Answer)
+        (line,) = [line for line in answer.head.split(b"\r\n") if line.startswith(b"Set-Cookie")]
+        assert line.startswith(b"Set-Cookie: BAYEUX_BROWSER=")
+        assert b"; HttpOnly" in line
+        assert b"; SameSite=Lax" in line
+        assert (b"; Secure" in line) is secure
+
+
+@pytest.mark.parametrize(
+    ("header", "browser"),
+    [
+        (b"BAYEUX_BROWSER=abcdefgh", "abcdefgh"),
+        (b'x=1; BAYEUX_BROWSER="abcdefgh"; y=2', "abcdefgh"),
+        (b"XBAYEUX_BROWSER=abcdefgh", None),
+        (b"BAYEUX_BROWSER=short", None),
+        (b"BAYEUX_BROWSER=" + b"a" * 65, None),
+        (b"BAYEUX_BROWSER=abc\r\nSet-Cookie: x", None),
+        (b"\xff", None),
+        (None, None),
+    ],
+)
+def test_a_browser_is_known_by_a_well_formed_cookie(header: bytes | None, browser: str | None) -> None:
+    assert browser_of(header) == browser
+
+
+# -- acknowledgements
+
+
+def test_under_acknowledgement_events_travel_only_with_connects(server: Server) -> None:
+    client = server.client("/a", ext={"ack": True})
+    held = client.hold()
+    assert client.publish("/a", 1) == [{"channel": "/a", "successful": True, "id": "4"}]
+    assert held.events == [("/a", 1)]
+    assert isinstance(held.reply["ext"]["ack"], int)
+
+
+def test_what_was_not_confirmed_is_sent_again(server: Server) -> None:
+    client = server.client("/a", ext={"ack": True})
+    client.took(client.connect(advice={"timeout": 0}))
+    held = client.hold()
+    server.push("a", 1)
+    assert held.events == [("/a", 1)]  # this answer is lost
+    server.push("a", 2)
+    again = client.connect()
+    assert again.events == [("/a", 1), ("/a", 2)]
+    client.took(again)
+    assert client.hold()
+
+
+def test_a_hundred_forced_disconnects_lose_nothing_and_deliver_nothing_twice(server: Server) -> None:
+    client = server.client("/a", "/b/*", ext={"ack": True})
+    got: list[Any] = []
+    sent = 0
+    for turn in range(100):
+        request = client.connect()
+        for _ in range(turn % 3):
+            server.push(("a", "b/1")[sent % 2], sent)
+            sent += 1
+        if request.held:
+            request.lose()
+        elif turn % 2:
+            got += [data for _, data in client.took(request)]
+        # else its answer was written, and lost on the way
+        server.sweep(0.5)
+    while not (request := client.connect()).held:
+        got += [data for _, data in client.took(request)]
+    assert got == list(range(sent))
+    assert sent == 99
+
+
+def test_a_gap_is_told_until_it_is_confirmed(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=2))
+    client = server.client("/a", ext={"ack": True})
+    for number in range(4):
+        client.server.client().publish("/a", number)
+    for _ in range(2):
+        request = client.connect()
+        assert request.events == [("/a", 2), ("/a", 3)]
+        assert request.reply["ext"]["gap"] is True
+    client.took(request)
+    assert client.hold()
+
+
+class Story:
+    """A client under acknowledgement, to which things happen; it must take what was sent, once, in order."""
+
+    ACTS = ("push", "publish", "connect", "drop", "take", "subscribe", "tick")
+
+    def __init__(self) -> None:
+        clock = Clock()
+        clock.advance(1_000)
+        self.server = Server(clock)
+        self.client = self.server.client("/a", ext={"ack": True})
+        self.sent = 0
+        self.got: list[Any] = []
+        self.request: Request | None = None
+
+    def push(self) -> None:
+        self.server.push("a", self.sent)
+        self.sent += 1
+
+    def publish(self) -> None:
+        self.client.publish("/a", self.sent)
+        self.sent += 1
+
+    def subscribe(self) -> None:
+        self.client.subscribe("/a", "/*", "/**")
+
+    def connect(self) -> None:
+        self.request = self.client.connect()
+
+    def drop(self) -> None:
+        """Lose the connection, be it before or after the answer."""
+        if self.request is not None and self.request.held:
+            self.request.lose()
+        self.request = None
+
+    def take(self) -> None:
+        if self.request is not None and not self.request.held:
+            self.got += [data for _, data in self.client.took(self.request)]
+            self.request = None
+
+    def tick(self) -> None:
+        self.server.sweep(1.0)
+        if self.request is None:
+            self.connect()
+
+    def end(self) -> None:
+        self.connect()
+        while self.request is not None and not self.request.held:
+            self.take()
+            self.connect()
+        assert self.got == list(range(self.sent))
+        self.drop()
+        assert self.server.quiet
+
+
+@given(st.lists(st.sampled_from(Story.ACTS)))
+def test_with_acknowledgements_everything_comes_once_whatever_happens(acts: list[str]) -> None:
+    story = Story()
+    for act in acts:
+        getattr(story, act)()
+    story.end()
+
+
+# -- services
+
+
+def test_a_service_answers_in_the_same_response(server: Server) -> None:
+    server.bayeux.service("/service/echo", lambda call: {"echo": call.data})
+    client, other = server.client("/service/echo", "/**"), server.client("/**")
+    held = client.hold()
+    assert client.publish("/service/echo", "hi") == [
+        {"channel": "/service/echo", "data": {"echo": "hi"}, "id": "4"},
+        {"channel": "/service/echo", "successful": True, "id": "4"},
+    ]
+    assert held.held
+    assert other.hold()
+
+
+def test_a_service_may_answer_later(server: Server) -> None:
+    later: Deferred[Any] = Deferred()
+    server.bayeux.service("/service/slow", lambda _: later)
+    client = server.client()
+    held = client.hold()
+    assert client.publish("/service/slow") == [{"channel": "/service/slow", "successful": True, "id": "3"}]
+    later.callback("done")
+    assert held.events == [("/service/slow", "done")]
+
+
+def test_a_service_may_be_a_coroutine(server: Server) -> None:
+    async def add(call: Call) -> Any:
+        return sum(call.data)
+
+    server.bayeux.service("/service/add", add)
+    client = server.client()
+    assert events(client.publish("/service/add", [1, 2])) == [("/service/add", 3)]
+
+
+def test_the_answer_to_a_client_that_has_left_is_dropped(server: Server) -> None:
+    later: Deferred[Any] = Deferred()
+    server.bayeux.service("/service/slow", lambda _: later)
+    client = server.client()
+    client.publish("/service/slow")
+    client.disconnect()
+    later.callback("done")
+    assert server.store.usage().messages == 0
+
+
+def test_a_service_that_fails_is_answered_and_noted(
+    server: Server, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(ZeroDivisionError)
+    server.bayeux.service("/service/now", lambda _: 1 / 0)
+    server.bayeux.service("/service/later", lambda _: fail(ZeroDivisionError()))
+    client = server.client()
+    assert client.publish("/service/now")[0]["error"] == "500:/service/now:internal-error"
+    assert client.publish("/service/later")[0]["successful"] is True
+
+
+def test_a_service_may_refuse_in_its_own_words(server: Server) -> None:
+    def refuse(_: Call) -> None:
+        raise BadBody("not like that")
+
+    server.bayeux.service("/service/strict", refuse)
+    assert server.client().publish("/service/strict")[0]["error"] == "400:/service/strict:bad-body"
+
+
+def test_only_service_channels_have_services(server: Server) -> None:
+    for channel in ("/a", "/meta/x", "service/x"):
+        with pytest.raises(ValueError, match="service"):
+            server.bayeux.service(channel, lambda _: None)
+
+
+def test_a_program_delivers_to_one_session_alone(server: Server) -> None:
+    client, other = server.client(), server.client("/**")
+    held = client.hold()
+    assert server.bayeux.deliver(client.id, "/private", {"a": 1}) is True
+    assert held.events == [("/private", {"a": 1})]
+    assert other.hold()
+    assert server.bayeux.deliver("nobody", "/private", 1) is False
+    client.disconnect()
+    assert server.store.usage().messages == 0
+
+
+# -- what comes in
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [
+        (b"", None),
+        (b"[", b"application/json"),
+        (b"[]", b"application/json"),
+        (b"null", b"application/json"),
+        (b'"hi"', b"application/json"),
+        (b"17", b"application/json"),
+        (b"\xff\xfe", b"application/json"),
+        (b'[{"channel":"\\ud800"}]', b"application/json"),
+        (b'[{"channel":"/a","data":1e999}]', b"application/json"),
+        (b'[{"channel":"/a","data":NaN}]', b"application/json"),
+        (b"[" * 2_000 + b"]" * 2_000, b"application/json"),
+        (b"message=", b"application/x-www-form-urlencoded"),
+        (b"message=%5B%5D", b"application/x-www-form-urlencoded"),
+        (b"massage=%5B%7B%7D%5D", b"application/x-www-form-urlencoded"),
+        (b"message=%FF", b"application/x-www-form-urlencoded"),
+        (b"message=\xff", b"application/x-www-form-urlencoded"),
+        (b"message=1&" * 2_000, b"application/x-www-form-urlencoded"),
+    ],
+)
+def test_what_is_no_batch_is_a_bad_request(server: Server, body: bytes, media_type: bytes | None) -> None:
+    with pytest.raises(BadBody):
+        server.bayeux.post(body, media_type, None, lambda: False)
+    with pytest.raises((BadBody, BadParameter)):
+        server.bayeux.get({"message": [body.decode("latin-1")]}, None, lambda: False)
+
+
+def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
+    with pytest.raises(BodyTooLarge):
+        server.bayeux.post(b"[" + b"{}," * 1_000 + b"{}]", None, None, lambda: False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"message=%7B%22channel%22%3A%22%2Fa%22%7D",
+        b"x=1&message=%5B%7B%22channel%22%3A%22%2Fa%22%7D%5D",
+        b'{"channel":"/a"}',  # as curl sends it
+        b'[{"channel":"/a"}]',
+    ],
+)
+def test_a_form_with_messages_is_taken_as_old_clients_send_it(server: Server, body: bytes) -> None:
+    answer = server.bayeux.post(
+        body, b"application/x-www-form-urlencoded; charset=UTF-8", None, lambda: False
+    )
+    assert isinstance(answer, Answer)
+    assert orjson.loads(answer.body)[0]["channel"] == "/a"
+
+
+def test_a_form_may_have_several_messages_and_arrays_of_them(server: Server) -> None:
+    body = b"message=%7B%22id%22%3A1%7D&message=%5B%7B%22id%22%3A2%7D%2C%7B%22id%22%3A3%7D%5D&message=%5B4%5D"
+    answer = server.bayeux.post(body, b"application/x-www-form-urlencoded", None, lambda: False)
+    assert isinstance(answer, Answer)
+    assert [reply.get("id") for reply in orjson.loads(answer.body)] == [1, 2, 3, None]
+
+
+def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> None:
+    client = server.client("/a")
+    body = (
+        b'[{"channel":"/a","channel":"/a","clientId":"ID","data":{"n":123456789012345678901234567890,"n":1}},'
+        b'{"channel":"/a","clientId":"ID","data":-99999999999999999999,"id":18446744073709551616}]'
+    )
+    answer = server.bayeux.post(body.replace(b"ID", client.id.encode()), None, None, lambda: False)
+    assert isinstance(answer, Answer)
+    replies = orjson.loads(answer.body)
+    assert [message["successful"] for message in replies if "successful" in message] == [True, True]
+    assert events(replies) == [("/a", {"n": 1}), ("/a", -1e20)]
+
+
+# -- callback-polling
+
+
+def test_a_script_calls_back_with_the_array(server: Server) -> None:
+    message = '{"channel":"/a","id":"\u2028"}'
+    answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, None, lambda: False)
+    assert isinstance(answer, Answer)
+    assert answer.status == 200
+    assert b"Content-Type: text/javascript; charset=utf-8\r\n" in answer.head
+    assert b"X-Content-Type-Options: nosniff\r\n" in answer.head
+    assert answer.body.startswith(b"/**/a.b$([{")
+    assert answer.body.endswith(b'"id":"\\u2028","error":"401::client_id_missing"}]);')
+    answer = server.bayeux.get({"message": [message]}, None, lambda: False)
+    assert isinstance(answer, Answer)
+    assert answer.body.startswith(b"/**/jsonpcallback([")
+
+
+def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
+    client = server.client("/a")
+    message = client.connection()
+    message["connectionType"] = "callback-polling"
+    query = {"message": [orjson.dumps([message]).decode()], "jsonp": ["cb"]}
+    outcome = Outcome(server.bayeux.get(query, client.cookie, lambda: False))
+    assert outcome.parked
+    server.push("a", "</script>")
+    assert outcome.value.body == (
+        b'/**/cb([{"channel":"/a","data":"</script>"},'
+        b'{"channel":"/meta/connect","successful":true,"id":"3"}]);'
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a()", "alert(1)//", "a;b", "1a", "a..b", ".a", "a.", "a-b", "ä", "a\n", "a" * 129]
+)
+def test_a_callback_is_a_name_and_nothing_else(server: Server, name: str) -> None:
+    assert not is_callback(name)
+    with pytest.raises(BadParameter):
+        server.bayeux.get({"message": ["[]"], "jsonp": [name]}, None, lambda: False)
+
+
+def test_a_get_without_a_message_says_what_is_missing(server: Server) -> None:
+    with pytest.raises(BadParameter):
+        server.bayeux.get({}, None, lambda: False)
+    with pytest.raises(BadParameter):
+        server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, None, lambda: False)
+
+
+def test_a_script_has_no_raw_line_separators() -> None:
+    body = script_answer("f", '["\u2028\u2029"]'.encode()).body
+    assert body == b'/**/f(["\\u2028\\u2029"]);'
+
+
+# -- sockets
+
+
+class Wire:
+    """The other end of a WebSocket: what was sent, and whether the client keeps up."""
+
+    def __init__(self, server: Server, cookie: bytes | None = None, rights: Any = None) -> None:
+        self.server = server
+        self.congested = False
+        self.closed: int | None = None
+        self.frames: list[Any] = []
+        self.talk: BayeuxSocket = server.bayeux.socket(cookie, rights)
+        self.talk.opened(self)  # type: ignore[arg-type]  # it has what a conversation uses
+
+    def send_text(self, text: bytes) -> None:
+        self.frames.append(orjson.loads(text))
+
+    def send_frame(self, frame: bytes) -> None:
+        self.frames.append(orjson.loads(frame[frame.index(b"[") :]))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closed = code
+
+    def lose(self) -> None:
+        self.talk.lost()
+
+    def say(self, *messages: Any) -> list[Any]:
+        """Send one text; return the messages that came since."""
+        self.talk.text_received(orjson.dumps(list(messages)).decode())
+        return self.received()
+
+    def received(self) -> list[Any]:
+        frames, self.frames = self.frames, []
+        return [message for frame in frames for message in frame]
+
+
+def speak(server: Server, *subscriptions: str, **handshake: Any) -> tuple[Client, Wire]:
+    """Return a client that speaks over a socket, and was connected."""
+    client, wire = Client(server), Wire(server)
+    fields = {"version": "1.0", "supportedConnectionTypes": ["websocket"], **handshake}
+    (reply,) = wire.say({"channel": "/meta/handshake", **fields})
+    client.id = reply["clientId"]
+    client.ack = 0 if reply.get("ext", {}).get("ack") else None
+    wire.say(client.connection())
+    if subscriptions:
+        wire.say(client.message("/meta/subscribe", subscription=list(subscriptions)))
+    return client, wire
+
+
+def test_a_socket_is_told_events_without_waking_the_connect(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    assert wire.say(client.connection()) == []
+    server.push("a", 1)
+    server.push("a", 2)
+    assert wire.frames == [[{"channel": "/a", "data": 1}], [{"channel": "/a", "data": 2}]]
+    wire.received()
+    server.clock.advance(30.0)
+    assert wire.received() == [{"channel": "/meta/connect", "successful": True, "id": "3"}]
+    server.push("a", 3)
+    assert events(wire.received()) == [("/a", 3)]  # also while no connect is held
+    wire.lose()
+    assert server.quiet
+
+
+def test_a_socket_answers_publications_and_hears_them(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    assert wire.say(client.message("/a", data=1)) == [
+        {"channel": "/a", "successful": True, "id": "4"},
+        {"channel": "/a", "data": 1},
+    ]
+
+
+def test_the_frame_of_an_event_is_made_once_for_all(server: Server) -> None:
+    wires = [speak(server, "/a")[1] for _ in range(3)]
+    frames: list[bytes] = []
+    for wire in wires:
+        wire.send_frame = frames.append  # type: ignore[method-assign]
+    server.push("a", 0)
+    server.push("a", 1)
+    assert frames[3] is frames[4] is frames[5]
+
+
+def test_a_lost_socket_keeps_the_session_and_what_comes_for_it(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    wire.lose()
+    server.push("a", 1)
+    again = Wire(server)
+    assert events(again.say(client.connection())) == [("/a", 1)]
+    again.lose()
+    assert server.quiet
+
+
+def test_a_session_without_connects_ends_though_its_socket_is_open(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    for _ in range(35):
+        server.sweep(1.0)
+    assert len(server.bayeux) == 1
+    server.sweep(10.0)
+    assert len(server.bayeux) == 0
+    server.push("a", 1)
+    assert events(wire.received()) == []
+    assert wire.say(client.connection())[0]["error"] == "402::session_unknown"
+
+
+def test_a_client_that_does_not_keep_up_is_told_later(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.congested = True
+    for number in range(5):
+        server.push("a", number)
+    assert wire.frames == []
+    wire.congested = False
+    wire.talk.drained()
+    assert [data for _, data in events(wire.received())] == [0, 1, 2, 3, 4]
+    assert client.ack is None
+
+
+def test_a_session_moves_from_polling_to_a_socket_and_back(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    wire = Wire(server)
+    assert wire.say(client.connection()) == []
+    assert held.answer.status == 409
+    server.push("a", 1)
+    assert events(wire.received()) == [("/a", 1)]
+    held = client.hold()
+    (reply,) = wire.received()
+    assert reply["successful"] is False
+    assert reply["error"] == "409::connect_replaced"
+    assert "advice" not in reply
+    server.push("a", 2)
+    assert held.events == [("/a", 2)]
+    assert wire.received() == []
+    wire.lose()
+    assert server.quiet
+
+
+def test_a_session_moves_to_another_socket(server: Server) -> None:
+    client, old = speak(server, "/a")
+    old.say(client.connection())
+    new = Wire(server)
+    assert new.say(client.connection()) == []
+    assert old.received()[0]["error"] == "409::connect_replaced"
+    server.push("a", 1)
+    assert events(new.received()) == [("/a", 1)]
+    old.lose()
+    server.push("a", 2)
+    assert events(new.received()) == [("/a", 2)]
+
+
+def test_two_connects_on_one_socket_leave_the_second(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    (reply,) = wire.say(client.connection())
+    assert (reply["id"], reply["error"]) == ("3", "409::connect_replaced")
+    server.clock.advance(30.0)
+    assert [reply["id"] for reply in wire.received()] == ["4"]
+
+
+def test_a_disconnect_over_a_socket_answers_the_connect_first(server: Server) -> None:
+    # cometd.js closes the socket at the answer to the disconnect if no connect is out.
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    replies = wire.say(client.message("/meta/disconnect"))
+    assert [reply["channel"] for reply in replies] == ["/meta/connect", "/meta/disconnect"]
+    assert [reply["successful"] for reply in replies] == [True, True]
+    assert replies[0]["advice"] == {"reconnect": "none"}
+    wire.lose()
+    assert server.quiet
+
+
+def test_under_acknowledgement_a_socket_is_told_by_its_connects(server: Server) -> None:
+    client, wire = speak(server, "/a", ext={"ack": True})
+    wire.say(client.connection())
+    server.push("a", 1)
+    (event, reply) = wire.received()
+    assert event == {"channel": "/a", "data": 1}
+    server.push("a", 2)
+    assert wire.received() == []
+    wire.lose()  # before the answer was confirmed
+    again = Wire(server)
+    assert events(again.say(client.connection())) == [("/a", 1), ("/a", 2)]
+    client.ack = reply["ext"]["ack"] + 1
+    assert again.say(client.connection()) == []
+
+
+def test_a_gap_on_a_socket_is_told_by_the_connect_that_is_held(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.congested = True
+    wire.say(client.connection())
+    server.push("a", 1)
+    server.hub.delete("a")
+    wire.congested = False
+    wire.talk.drained()
+    (reply,) = wire.received()
+    assert reply["ext"] == {"gap": True}
+    assert wire.say(client.connection()) == []
+
+
+def test_a_socket_that_says_what_is_no_batch_is_told_so(server: Server) -> None:
+    wire = Wire(server)
+    for text in ("", "[", "[]", "17", '"x"', "[" * 2_000):
+        wire.talk.text_received(text)
+        (reply,) = wire.received()
+        assert reply["successful"] is False
+        assert reply["error"] == "400::bad-body"
+    assert wire.closed is None
+    assert wire.say({"channel": "/a", "id": "1"})[0]["id"] == "1"
+
+
+def test_a_socket_closes_when_the_server_stops(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    stranger = Wire(server)
+    server.hub.stop()
+    server.bayeux.stop()
+    (reply,) = wire.received()
+    assert reply["successful"] is True
+    assert reply["advice"]["interval"] >= 1_000
+    assert (wire.closed, stranger.closed) == (1012, 1012)
+    wire.lose()
+    stranger.lose()
+    assert server.quiet
+
+
+def test_a_socket_that_cannot_be_parked_is_closed(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(max_parked=0))
+    wire = Wire(server)
+    wire.say({"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]})
+    assert wire.closed == 1013
+
+
+def test_a_socket_ends_when_its_token_does(server: Server) -> None:
+    wire = Wire(server)
+    wire.talk.end()
+    assert wire.closed == 1008
+    wire.lose()
+    assert wire.talk.ended.called
+
+
+# -- a store that waits
+
+
+class Late(MemoryStore):
+    """A store whose answers come only when it is told to give them."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+        self.down = False
+
+    def _later(self, call: Callable[[], Any]) -> Any:
+        waiting: Deferred[Any] = Deferred()
+        self.waiting.append((waiting, call))
+        return waiting
+
+    def append(self, *args: Any) -> Any:
+        return self._later(lambda: super(Late, self).append(*args))
+
+    def read(self, *args: Any) -> Any:
+        return self._later(lambda: super(Late, self).read(*args))
+
+    def give(self) -> None:
+        """Answer everything, and what is asked thereupon."""
+        while self.waiting:
+            waiting, call = self.waiting.pop(0)
+            try:
+                if self.down:
+                    raise StoreDown("the store is away")
+                result = call()
+            except CometError as error:
+                waiting.errback(error)
+            else:
+                waiting.callback(result)
+
+
+@pytest.fixture
+def late(clock: Clock) -> Server:
+    return Server(clock, store=Late)
+
+
+def arrived(server: Server, request: Request) -> Request:
+    server.store.give()
+    return request
+
+
+def late_client(server: Server, *subscriptions: str, **handshake: Any) -> Client:
+    client = Client(server)
+    client.shake_hands(**handshake)
+    arrived(server, client.connect())
+    subscription = client.send(client.message("/meta/subscribe", subscription=list(subscriptions)))
+    arrived(server, subscription)
+    assert subscription.messages[0]["successful"] is True
+    return client
+
+
+def test_a_connect_waits_for_a_store_that_waits(late: Server) -> None:
+    client = late_client(late, "/a", "/b/*")
+    held = client.connect()
+    late.store.give()
+    assert held.held
+    late.push("a", 1)
+    assert held.held
+    late.store.give()
+    assert held.events == [("/a", 1)]
+    late.push("b/1", 2)
+    late.store.give()
+    assert arrived(late, client.connect()).events == [("/b/1", 2)]
+    assert late.quiet
+
+
+def test_what_is_pushed_while_the_store_looks_is_not_missed(late: Server) -> None:
+    client = late_client(late, "/a")
+    held = client.connect()
+    late.push("a", 1)
+    late.push("a", 2)
+    late.store.give()
+    assert [data for _, data in held.events] in ([1], [1, 2])
+    got = [data for _, data in held.events]
+    if len(got) < 2:
+        got += [data for _, data in arrived(late, client.connect()).events]
+    assert got == [1, 2]
+
+
+def test_a_publication_is_done_though_its_client_left(late: Server) -> None:
+    client = late_client(late, "/a")
+    request = client.send(client.message("/a", data=1), client.message("/a", data=2))
+    client.gone = True
+    request.lose()
+    late.store.give()
+    client.gone = False
+    assert arrived(late, client.connect()).events == [("/a", 1), ("/a", 2)]
+
+
+def test_a_store_that_fails_fails_the_message(
+    late: Server, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(StoreDown)
+    client = late_client(late, "/a")
+    late.store.down = True
+    request = arrived(late, client.send(client.message("/a", data=1), client.message("/meta/foo")))
+    late.store.down = False
+    late.store.give()
+    assert [reply["successful"] for reply in request.messages] == [False, False]
+    assert request.messages[0]["error"] == "503:/a:store-down"
+
+
+def test_texts_of_a_socket_are_answered_in_order_by_a_store_that_waits(late: Server) -> None:
+    client = Client(late)
+    wire = Wire(late)
+    (reply,) = wire.say(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    client.id = reply["clientId"]
+    wire.say(client.message("/meta/subscribe", subscription="/a"))
+    for number in range(3):
+        wire.say(client.message("/a", data=number))
+    assert wire.received() == []
+    late.store.give()
+    told = wire.received()
+    assert [reply["id"] for reply in told if "successful" in reply] == ["1", "2", "3", "4"]
+    assert [data for _, data in events(told)] == [0, 1, 2]
+    wire.lose()
+
+
+def test_a_socket_that_asks_faster_than_the_store_answers_is_closed(late: Server) -> None:
+    client = Client(late)
+    wire = Wire(late)
+    (reply,) = wire.say(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    client.id = reply["clientId"]
+    for _ in range(BAYEUX_SOCKET_BACKLOG + 1):
+        wire.say(client.message("/a", data=1))
+    assert wire.closed is None
+    wire.say(client.message("/a", data=1))
+    assert wire.closed == 1008
+    wire.lose()
+    late.store.give()
+
+
+class LateStory(Story):
+    """The same over a store that waits, and with sockets."""
+
+    ACTS = (*Story.ACTS, "give", "open", "close", "hear")
+
+    def __init__(self) -> None:
+        clock = Clock()
+        clock.advance(1_000)
+        self.server = Server(clock, store=Late)
+        self.client = late_client(self.server, "/a", "/*", ext={"ack": True})
+        self.sent = 0
+        self.got = []
+        self.request = None
+        self.wire: Wire | None = None
+
+    def publish(self) -> None:
+        self.client.send(self.client.message("/a", data=self.sent))
+        self.sent += 1
+
+    def subscribe(self) -> None:
+        self.client.send(self.client.message("/meta/subscribe", subscription="/**"))
+
+    def connect(self) -> None:
+        if self.wire is None:
+            super().connect()
+
+    def give(self) -> None:
+        self.server.store.give()
+
+    def open(self) -> None:
+        if self.wire is None:
+            self.drop()
+            self.wire = Wire(self.server)
+            self.wire.say(self.client.connection())
+
+    def close(self) -> None:
+        if self.wire is not None:
+            self.wire.lose()
+            self.wire = None
+
+    def hear(self) -> None:
+        """Take in what came over the socket, and connect again."""
+        for message in self.wire.received() if self.wire is not None else ():
+            if "data" in message:
+                self.got.append(message["data"])
+            elif message["channel"] == "/meta/connect" and message["successful"]:
+                self.client.ack = message["ext"]["ack"]
+                assert self.wire is not None
+                self.wire.say(self.client.connection())
+
+    def end(self) -> None:
+        self.give()
+        self.close()
+        self.give()
+        self.server.sweep()
+        if len(self.server.bayeux) == 0:
+            return  # it was away for longer than it may be
+        self.connect()
+        self.give()
+        while self.request is not None and not self.request.held:
+            self.take()
+            self.connect()
+            self.give()
+        assert self.got == list(range(self.sent))
+        self.drop()
+        assert self.server.quiet
+
+
+@given(st.lists(st.sampled_from(LateStory.ACTS), max_size=40))
+def test_over_a_store_that_waits_everything_comes_once_whatever_happens(acts: list[str]) -> None:
+    story = LateStory()
+    for act in acts:
+        getattr(story, act)()
+    story.end()
+
+
+# -- rights
+
+
+class Denied:
+    """Rights to nothing."""
+
+    def check(self, action: str, names: tuple[str, ...]) -> Any:
+        return fail(Unauthorized("no"))
+
+
+def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
+    message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+    outcome = Outcome(server.bayeux.post(orjson.dumps(message), None, None, lambda: False, rights=Denied()))
+    (reply,) = orjson.loads(outcome.value.body)
+    assert reply["error"] == "401::unauthorized"
