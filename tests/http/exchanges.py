@@ -1,4 +1,4 @@
-"""A tiny HTTP client in memory, one for each way in which the routes are served.
+"""A server in memory and a tiny HTTP client, one for each way in which the routes are served.
 
 ``send(method, target, headers, body)`` gives an ``Exchange``: its ``answer`` is None while the request is
 parked. ``flush`` moves what the server wrote since; ``hang_up`` loses the connection from the client's side.
@@ -16,13 +16,18 @@ from treq.testing import StubTreq
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.web import http_headers
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
+from cometd_lite.comet import Comet
+from cometd_lite.serving import Bounds, HTTPFactory
+
 Fields = list[tuple[str, str]]
+Headers = dict[str, str] | Fields
 HOST = "localhost:8080"
 
 
@@ -92,7 +97,7 @@ class TreqDriver:
         self._treq = StubTreq(resource)
 
     def send(self, method: str, target: str, headers: Fields, body: bytes) -> Exchange:
-        fields = Headers()
+        fields = http_headers.Headers()
         for name, value in headers:
             fields.addRawHeader(name.encode(), value.encode("latin-1", "surrogateescape"))
         url = EncodedURL.from_text(f"http://{HOST}{target}")
@@ -213,3 +218,74 @@ class WireDriver:
 
     def stopping(self) -> None:
         self._factory.stopping = True
+
+
+# -- a server, and whatever talks to it
+
+
+def by_twisted_web(comet: Comet) -> TreqDriver:
+    return TreqDriver(comet.resource())
+
+
+def by_serving(comet: Comet) -> WireDriver:
+    routes = comet.routes
+    bounds = Bounds(body=comet.limits.max_body)
+    return WireDriver(HTTPFactory(routes.app, clock=Clock(), malformed=routes.malformed, bounds=bounds))
+
+
+DRIVERS: dict[str, Callable[[Comet], Driver]] = {"twisted.web": by_twisted_web, "serving": by_serving}
+
+
+class Server:
+    """A comet on a clock that stands still, and the client that talks to it."""
+
+    def __init__(self, comet: Comet, clock: Clock, driver: Driver) -> None:
+        self.comet = comet
+        self.clock = clock
+        self.driver = driver
+
+    def send(
+        self, method: str, target: str, body: bytes | str = b"", headers: Headers | None = None
+    ) -> Exchange:
+        fields = list(headers.items()) if isinstance(headers, dict) else headers or []
+        return self.driver.send(method, target, fields, body.encode() if isinstance(body, str) else body)
+
+    def ask(
+        self, method: str, target: str, body: bytes | str = b"", headers: Headers | None = None
+    ) -> Answer:
+        """Send a request that is answered at once."""
+        answer = self.send(method, target, body, headers).answer
+        assert answer is not None, "the request is parked"
+        return answer
+
+    def get(self, target: str, headers: Headers | None = None) -> Answer:
+        return self.ask("GET", target, b"", headers)
+
+    def push(self, target: str, body: bytes | str = "hello", headers: Headers | None = None) -> Answer:
+        """Push below ``/push``, where there is room and someone to push to."""
+        answer = self.ask("POST", f"/push{target}", body, headers)
+        assert answer.status in {201, 202}, answer
+        return answer
+
+    def park(self, target: str, headers: Headers | None = None) -> Exchange:
+        """Send a poll that finds nothing."""
+        exchange = self.send("GET", target, b"", headers)
+        assert exchange.answer is None, exchange.answer
+        return exchange
+
+    def read(self, target: str, headers: Headers | None = None) -> list[Any]:
+        """Return the data of the messages that a poll is answered with at once."""
+        return [message["data"] for message in self.get(target, headers).json["messages"]]
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.driver.flush()
+
+    def stop(self) -> None:
+        self.driver.stopping()
+        self.comet.stop()
+        self.driver.flush()
+
+    @property
+    def parked(self) -> int:
+        return self.comet.hub.registry.parked
