@@ -28,9 +28,9 @@ Found: TypeAlias = "tuple[Route, dict[str, Any]]"
 Named: TypeAlias = "list[tuple[Route, tuple[str, ...]]]"
 
 # What the tree below understands: `/`, or segments that are fixed or wholly a variable, a path only at the
-# end.
+# end; a slash at the end where all are fixed.
 _COMPILES: Final = re.compile(
-    r"/|(?:/(?:[^/<>%]+|<[A-Za-z_][A-Za-z0-9_]*>))*(?:/<path:[A-Za-z_][A-Za-z0-9_]*>)?"
+    r"/|(?:/[^/<>%]+)+/|(?:/(?:[^/<>%]+|<[A-Za-z_][A-Za-z0-9_]*>))*(?:/<path:[A-Za-z_][A-Za-z0-9_]*>)?"
 ).fullmatch
 _VARIABLE: Final = re.compile(r"<(path:)?(\w+)>").fullmatch
 
