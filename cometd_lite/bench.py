@@ -29,7 +29,6 @@ import select
 import socket
 import sys
 import time
-from array import array
 from collections import deque
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,7 +56,7 @@ PATIENCE_SECONDS = 20.0
 """What did not arrive by then is lost."""
 
 FINE_MICROSECONDS = 1_000_000
-"""Latencies below this are counted by the microsecond; the few above are kept one by one."""
+"""From here on a millisecond more or less says nothing, and the counts stay few."""
 
 FULL = 0.9
 """Above this share of a core, the generator itself is what limits rate and latency."""
@@ -668,32 +667,26 @@ class Result:
 
 
 class Latencies:
-    """Latencies, counted by the microsecond: bounded however many there are."""
+    """Latencies, counted by the microsecond, long ones by the millisecond: bounded however many there are."""
 
     def __init__(self) -> None:
-        self._fine = array("L", bytes(array("L").itemsize * FINE_MICROSECONDS))
-        self._coarse: list[int] = []
+        self._counts: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
         """Count one."""
         microseconds = int(seconds * 1e6)
-        if microseconds < FINE_MICROSECONDS:
-            self._fine[microseconds] += 1
-        else:
-            self._coarse.append(microseconds)
+        if microseconds >= FINE_MICROSECONDS:
+            microseconds -= microseconds % 1000
+        self._counts[microseconds] = self._counts.get(microseconds, 0) + 1
 
     def quantiles(self, *shares: float) -> list[float]:
         """Return the latency in milliseconds that each of ``shares`` (0 to 1, rising) of all stays within."""
-        coarse = sorted(self._coarse)
-        total = sum(self._fine) + len(coarse)
-        ranks = [max(1, -int(-share * total // 1)) for share in shares]
+        ranks = [max(1, math.ceil(share * sum(self._counts.values()))) for share in shares]
         found: list[float] = []
         seen = 0
-        counted = ((us, count) for us, count in enumerate(self._fine) if count)
-        for us, count in (*counted, *((us, 1) for us in coarse)):
+        for microseconds, count in sorted(self._counts.items()):
             seen += count
-            while len(found) < len(ranks) and seen >= ranks[len(found)]:
-                found.append(us / 1000)
+            found += [microseconds / 1000 for rank in ranks[len(found) :] if rank <= seen]
         return found or [0.0] * len(shares)
 
 
@@ -1210,13 +1203,11 @@ def measure(
     if not hasattr(select, "epoll"):
         raise BenchError("The load generator needs Linux: it waits with epoll and reads /proc.")
     processes = Processes(pids)
-    allow_files(max(scenario.readers, READ_BACK) + parked + scenario.pushers)
+    allow_files((scenario.readers or READ_BACK) + parked + scenario.pushers)
     parts = urlsplit(url)
     dialect = make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token, wait))
     if not (scenario.readers_each or dialect.keeps):
-        raise BenchError(
-            f"{dialect.name} keeps nothing for who comes later: choose another scenario than push."
-        )
+        raise BenchError(f"{dialect.name} keeps nothing for who comes later: choose another scenario.")
     say = on_progress or (lambda _line: None)
     load = _Load(url, dialect, scenario, size)
     # Nothing here makes cycles, and a collection would show up as the server's latency.
@@ -1224,41 +1215,21 @@ def measure(
     gc.disable()
     try:
         say(f"opening {scenario.readers + parked:,} connections")
-        load.open_pushers()
-        polls = parked + (0 if scenario.streams else scenario.readers)
-        memory = processes.idle_memory() if polls >= FEWEST_FOR_MEMORY else None
-        load.open_parked(parked)
-        load.open_readers()
-        kb_per_poll = None if memory is None else ((processes.idle_memory() or 0) - memory) / polls / 1024
-        kept = load.keep_some() if not scenario.readers_each else []
-        if kept:
-            # Every mailbox has a message before the first push that is measured.
-            say(f"filling {scenario.recipients:,} mailboxes")
-            load.run(None, scenario.recipients)
-        else:
+        kb_per_poll = _open(load, parked, processes)
+        if scenario.readers_each:
             say("warming up")
             load.run(warm_up, messages and -(-messages // 10))
-        load.reset()
-        server_before = processes.cpu()
-        own_before = time.process_time()
-        start = time.perf_counter()
-        load.on_progress = lambda count: say(f"{count:,} in {time.perf_counter() - start:.1f} s")
-        load.run(seconds, messages)
-        wall = time.perf_counter() - start
-        own = time.process_time() - own_before
-        server = processes.cpu() - server_before
-        load.on_progress = None
-        pushed, deliveries = load.messages, load.deliveries
-        p50, p99, most = load.latencies.quantiles(0.5, 0.99, 1.0)
-        if kept:
+            measured = _timed(load, processes, seconds, messages, say)
+        else:
+            say(f"filling {scenario.recipients:,} mailboxes")
+            kept = load.keep_some()
+            load.run(None, scenario.recipients)  # So that each has a message before the first one counts.
+            measured = _timed(load, processes, seconds, messages, say)
             say(f"reading back {len(kept):,} mailboxes")
             load.read_back(kept)
     finally:
         gc.enable()
         load.close()
-    counted = deliveries or pushed
-    if not counted:
-        raise BenchError("Nothing was pushed: give it more seconds or messages.")
     return Result(
         scenario=scenario.name,
         dialect=dialect.name,
@@ -1267,18 +1238,54 @@ def measure(
         parked=parked,
         mailboxes=scenario.recipients,
         pushers=scenario.pushers,
-        seconds=wall,
-        messages=pushed,
-        deliveries=deliveries,
-        per_second=counted / wall,
-        p50_ms=p50,
-        p99_ms=p99,
-        max_ms=most,
-        cpu_us=server / counted * 1e6 if processes else None,
-        server_cpu=server / wall if processes else None,
-        own_cpu=own / wall,
         kb_per_poll=kb_per_poll,
+        **measured,
     )
+
+
+def _open(load: _Load, parked: int, processes: Processes) -> float | None:
+    """Open all connections; return the KB that each parked poll added to the server's memory."""
+    polls = parked + (0 if load.scenario.streams else load.scenario.readers)
+    before = processes.idle_memory() if polls >= FEWEST_FOR_MEMORY else None
+    load.open_parked(parked)
+    load.open_readers()
+    after = None if before is None else processes.idle_memory()
+    # Last, because a pusher's Bayeux session ends when it does nothing for some seconds.
+    load.open_pushers()
+    return None if before is None or after is None else (after - before) / polls / 1024
+
+
+def _timed(
+    load: _Load,
+    processes: Processes,
+    seconds: float | None,
+    messages: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run the phase that counts; return its part of a ``Result``."""
+    load.reset()
+    server_before, own_before, start = processes.cpu(), time.process_time(), time.perf_counter()
+    load.on_progress = lambda count: say(f"{count:,} in {time.perf_counter() - start:.1f} s")
+    load.run(seconds, messages)
+    load.on_progress = None
+    wall = time.perf_counter() - start
+    own, server = time.process_time() - own_before, processes.cpu() - server_before
+    counted = load.deliveries or load.messages
+    if not counted:
+        raise BenchError("Nothing was pushed: give it more seconds or messages.")
+    p50, p99, most = load.latencies.quantiles(0.5, 0.99, 1.0)
+    return {
+        "seconds": wall,
+        "messages": load.messages,
+        "deliveries": load.deliveries,
+        "per_second": counted / wall,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "max_ms": most,
+        "cpu_us": server / counted * 1e6 if processes else None,
+        "server_cpu": server / wall if processes else None,
+        "own_cpu": own / wall,
+    }
 
 
 # The command.
