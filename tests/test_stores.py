@@ -1,0 +1,837 @@
+"""What every store promises (``stores.Store``), whether it waits or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import EPOCH, Outcome, data, numbers, push
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from cometd_lite.errors import MailboxFull, ServerFull
+from cometd_lite.limits import Limits
+from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
+from cometd_lite.stores import Contents, Maybe, Store, Usage
+from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.stores.sqlite import SQLiteStore
+
+KIND = "test"
+
+
+class Shelf:
+    """A store, and the time; what it answers later is waited for."""
+
+    def __init__(self, store: Store, settle: Callable[[], None] = lambda: None) -> None:
+        self.store = store
+        self.settle = settle
+        self.now = 1_000.0
+        self._first: int | None = None
+        self.ask(store.open(self.now))
+
+    def ask(self, result: Maybe[Any]) -> Any:
+        outcome = Outcome(result)
+        self.settle()
+        return outcome.value
+
+    def append(self, asked: Push) -> list[Message]:
+        return list(self.ask(self.store.append(asked, self.now, 1.7e9 + self.now)))
+
+    def push(self, *recipients: str, body: str | list[str] = "hi", **words: Any) -> list[Message]:
+        return self.append(push(*recipients, body=body, **words))
+
+    def read(self, *recipients: str, after: Cursor = OLDEST, limit: int = 100) -> Batch:
+        batch = self.ask(self.store.read(recipients, after, limit, self.now))
+        assert isinstance(batch, Batch)
+        return batch
+
+    def take(self, *recipients: str, limit: int = 100) -> Batch:
+        batch = self.ask(self.store.take(recipients, limit, self.now))
+        assert isinstance(batch, Batch)
+        return batch
+
+    def give_back(self, batch: Batch) -> None:
+        self.ask(self.store.give_back(batch.messages))
+
+    def retract(self, messages: list[Message]) -> None:
+        self.ask(self.store.retract(messages))
+
+    def delete(self, recipient: str) -> None:
+        self.ask(self.store.delete(recipient, self.now))
+
+    def describe(self, recipient: str) -> Contents:
+        contents = self.ask(self.store.describe(recipient, self.now))
+        assert isinstance(contents, Contents)
+        return contents
+
+    def end(self) -> Cursor:
+        """Return the end of the log."""
+        return self.read("nobody", after=NOW).cursor
+
+    @property
+    def usage(self) -> Usage:
+        return self.store.usage()
+
+
+class Turns:
+    """A ``Worker`` that works when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def run(self, work: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+        def call() -> None:
+            failure = None
+            try:
+                work()
+            except Exception:  # noqa: BLE001  whoever waits is told
+                failure = Failure()
+            done(failure)
+
+        self.calls.append(call)
+
+    def stop(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        while self.calls:
+            self.calls.pop(0)()
+
+
+Shelves = Callable[..., Shelf]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]:
+    """Return a function that makes a store with what it is given as ``Limits``."""
+    made: list[Shelf] = []
+
+    def memory(limits: Limits, overflow: str) -> Shelf:
+        return Shelf(MemoryStore(limits, overflow=overflow))
+
+    def sqlite(limits: Limits, overflow: str) -> Shelf:
+        turns = Turns()
+        path = tmp_path / f"{len(made)}.db"
+        return Shelf(SQLiteStore(path, limits, overflow=overflow, worker=turns), turns.settle)
+
+    makers = {"memory": memory, "sqlite": sqlite}
+
+    def make(*, overflow: str = "reject", **limits: Any) -> Shelf:
+        made.append(makers[request.param](Limits(**limits), overflow))
+        return made[-1]
+
+    yield make
+    for shelf in made:
+        shelf.ask(shelf.store.close())
+
+
+@pytest.fixture
+def store(shelves: Shelves) -> Shelf:
+    return shelves()
+
+
+def fill(store: Shelf, body: str | list[str]) -> None:
+    """Push the same to one new recipient after the other."""
+    for number in range(1_000):
+        store.push(f"reader{number}", body=body)
+
+
+# -- appending and the one order
+
+
+def test_messages_get_numbers_of_one_order_whoever_they_are_for(store: Shelf) -> None:
+    # jcuga/golongpoll#19 (row 1), slact/nchan#469 (row 6): an order of numbers, never of times.
+    appended = [*store.push("bob"), *store.push("eve"), *store.push("bob", "eve")]
+    assert numbers(appended) == list(range(appended[0].sequence, appended[0].sequence + 4))
+    assert [message.recipient for message in appended] == ["bob", "eve", "bob", "eve"]
+    assert len({message.cursor.epoch for message in appended}) == 1
+
+
+def test_lines_come_in_order_each_for_all_its_recipients(store: Shelf) -> None:
+    appended = store.push("bob", "eve", body=["1", "2"])
+    assert [(message.recipient, message.data) for message in appended] == [
+        ("bob", "1"),
+        ("eve", "1"),
+        ("bob", "2"),
+        ("eve", "2"),
+    ]
+    assert data(store.read("bob")) == ["1", "2"]
+    assert data(store.read("bob", "eve")) == ["1", "1", "2", "2"]
+
+
+def test_a_message_is_read_as_it_was_pushed(store: Shelf) -> None:
+    content = Content.parse(b"\xff\x00", "image/png; q=1")
+    (appended,) = store.append(Push(("b\u00f6b/1",), (content,), event="e"))
+    (read,) = store.read("b\u00f6b/1").messages
+    assert read.content == content
+    assert (read.recipient, read.event, read.id) == ("b\u00f6b/1", "e", appended.id)
+    assert read.json == appended.json
+    assert read.created_at == 1.7e9 + 1_000
+
+
+def test_a_clock_set_back_changes_neither_order_nor_what_is_kept(store: Shelf) -> None:
+    # slact/nchan#469, #229 (row 6): the wall clock only tells people when a message was accepted.
+    store.ask(store.store.append(push("bob", body="1"), store.now, 2e9))
+    store.ask(store.store.append(push("bob", body="2"), store.now, 1e9))
+    assert data(store.read("bob")) == ["1", "2"]
+
+
+# -- reading
+
+
+def test_reading_takes_nothing_away(store: Shelf) -> None:
+    # faye/faye#251, #295 (row 9): a reply written to a dead socket must not be the end of its messages.
+    store.push("bob", body=["1", "2"])
+    first = store.read("bob")
+    assert data(first) == data(store.read("bob")) == ["1", "2"]
+    again = store.read("bob", after=first.messages[0].cursor)
+    assert data(again) == ["2"]
+    assert not again.gap
+
+
+def test_the_cursor_of_an_answer_goes_on_where_it_ended(store: Shelf) -> None:
+    store.push("bob", body=["1", "2", "3"])
+    seen = []
+    cursor = OLDEST
+    for more in (True, False):
+        batch = store.read("bob", after=cursor, limit=2)
+        assert batch.more is more
+        assert batch.cursor == batch.messages[-1].cursor
+        cursor = batch.cursor
+        seen += data(batch)
+    assert seen == ["1", "2", "3"]
+
+
+def test_an_answer_without_messages_has_a_cursor_from_which_nothing_is_missed(store: Shelf) -> None:
+    # jcuga/golongpoll#3 (row 2): the reply at a timeout carried no position.
+    for number, place in enumerate((OLDEST, NOW, store.end())):
+        batch = store.read(f"bob{number}", after=place)
+        assert batch.messages == ()
+        assert not batch.gap
+        assert batch.cursor.epoch not in {"now", "oldest"}
+        store.push(f"bob{number}", body="x")
+        assert data(store.read(f"bob{number}", after=batch.cursor)) == ["x"]
+
+
+def test_now_is_after_everything_and_oldest_before_everything(store: Shelf) -> None:
+    store.push("bob", body="1")
+    now = store.read("bob", after=NOW)
+    assert now.messages == ()
+    store.push("bob", body="2")
+    assert data(store.read("bob", after=now.cursor)) == ["2"]
+    assert data(store.read("bob", after=OLDEST)) == ["1", "2"]
+
+
+def test_one_cursor_serves_any_set_of_recipients(store: Shelf) -> None:
+    # jcuga/golongpoll#11 (row 22), slact/nchan#186 (row 23): many channels in one poll.
+    store.push("a", body="1")
+    (two,) = store.push("b", body="2")
+    store.push("c", body="3")
+    store.push("a", body="4")
+    assert data(store.read("a", "b", "c")) == ["1", "2", "3", "4"]
+    assert data(store.read("c", "a", after=two.cursor)) == ["3", "4"]
+    assert data(store.read("b", after=two.cursor)) == []
+
+
+def test_an_answer_holds_no_more_than_was_asked_for(store: Shelf) -> None:
+    store.push("a", body=["1", "2", "3"])
+    store.push("b", body=["4", "5"])
+    assert data(store.read("b", "a", limit=4)) == ["1", "2", "3", "4"]
+    assert store.read("b", "a", limit=4).more
+    assert not store.read("b", "a", limit=5).more
+
+
+def test_an_answer_is_bounded_in_bytes_but_never_empty_because_of_that(shelves: Shelves) -> None:
+    store = shelves(capacity_bytes=8 * 1024 * 1024)
+    big = "x" * (700 * 1024)
+    store.push("bob", body=[big, big])
+    first = store.read("bob")
+    assert len(first.messages) == 1
+    assert first.more
+    assert len(store.read("bob", after=first.cursor).messages) == 1
+    store.push("eve", body="y" * (2 * 1024 * 1024))
+    assert len(store.read("eve").messages) == 1
+    assert len(store.take("bob").messages) == 1
+    assert len(store.take("bob").messages) == 1
+
+
+def test_patterns_are_read_like_names(store: Shelf) -> None:
+    store.push("chat/a", body="1")
+    store.push("chat/a/b", body="2")
+    store.push("bob", body="3")
+    assert data(store.read("chat/*")) == ["1"]
+    assert data(store.read("chat/**")) == ["1", "2"]
+    assert data(store.read("**")) == ["1", "2", "3"]
+    assert data(store.read("bob", "chat/*")) == ["1", "3"]
+    assert data(store.read("chat/a", "chat/*", "**", limit=2)) == ["1", "2"]
+
+
+def test_a_patterns_reader_does_not_look_twice_through_what_others_were_pushed(store: Shelf) -> None:
+    before = store.end()
+    store.push("bob")
+    batch = store.read("chat/*", after=before)
+    assert batch.cursor == store.end()
+    assert not batch
+
+
+def test_a_patterns_reader_finds_what_is_kept_among_many_that_are_gone(store: Shelf) -> None:
+    store.push("chat/a", body="1")
+    for _ in range(50):
+        store.push("bob")
+        store.delete("bob")
+    store.push("chat/b", body="2")
+    assert data(store.read("chat/*")) == ["1", "2"]
+    assert data(store.read("chat/*", after=store.read("chat/a").cursor)) == ["2"]
+
+
+# -- gaps
+
+
+def test_a_cursor_of_another_epoch_reads_as_oldest_with_a_gap(store: Shelf) -> None:
+    # dunglas/mercure#704 (row 8): an unknown cursor must neither wait forever nor claim to be caught up.
+    store.push("bob", body=["1", "2"])
+    batch = store.read("bob", after=Cursor("otherepoch", 1))
+    assert data(batch) == ["1", "2"]
+    assert batch.gap
+    assert not store.read("bob", after=batch.cursor).gap
+
+
+def test_a_cursor_of_another_epoch_is_told_a_gap_even_where_nothing_is_kept(store: Shelf) -> None:
+    batch = store.read("bob", after=Cursor("otherepoch", 1))
+    assert batch.gap
+    assert not batch.messages
+    assert not store.read("bob", after=batch.cursor)
+
+
+def test_a_cursor_from_the_future_reads_as_oldest_with_a_gap(store: Shelf) -> None:
+    store.push("bob", body="1")
+    batch = store.read("bob", after=store.end()._replace(sequence=10**15))
+    assert data(batch) == ["1"]
+    assert batch.gap
+
+
+def test_oldest_is_never_a_gap(store: Shelf) -> None:
+    store.push("bob")
+    store.delete("bob")
+    assert not store.read("bob", after=OLDEST).gap
+
+
+def test_a_deleted_message_is_a_gap_for_who_has_not_read_it_only(store: Shelf) -> None:
+    before = store.end()
+    store.push("bob", body="1")
+    after = store.end()
+    store.push("eve", body="2")
+    store.delete("bob")
+    gap = store.read("bob", after=before)
+    assert gap.gap
+    assert not gap.messages
+    assert not store.read("bob", after=gap.cursor).gap  # told once
+    assert not store.read("bob", after=after).gap
+    assert not store.read("eve", after=before).gap
+
+
+def test_a_gap_outlives_its_mailbox(store: Shelf) -> None:
+    before = store.end()
+    store.push("bob", body="1")
+    store.delete("bob")
+    store.push("bob", body="2")
+    batch = store.read("bob", after=before)
+    assert batch.gap
+    assert data(batch) == ["2"]
+
+
+def test_an_expired_message_is_a_gap(store: Shelf) -> None:
+    before = store.end()
+    store.push("bob", ttl=10)
+    store.push("bob", body="2", ttl=20)
+    store.now += 10
+    batch = store.read("bob", after=before)
+    assert batch.gap
+    assert data(batch) == ["2"]
+    assert not store.read("bob", after=batch.cursor).gap
+
+
+def test_a_gap_of_any_recipient_is_a_gap_of_the_answer(store: Shelf) -> None:
+    before = store.end()
+    store.push("bob")
+    store.push("eve", body="2")
+    store.delete("bob")
+    assert store.read("bob", "eve", after=before).gap
+    assert data(store.read("bob", "eve", after=before)) == ["2"]
+
+
+def test_a_patterns_reader_is_told_of_every_loss_that_it_covers(store: Shelf) -> None:
+    before = store.end()
+    (low,) = store.push("chat/a")
+    store.push("bob")
+    (high,) = store.push("chat/b")
+    store.delete("chat/b")
+    store.delete("chat/a")  # the later loss is of the older message: the newer one must not be forgotten
+    assert store.read("chat/*", after=low.cursor).gap
+    assert store.read("**", after=low.cursor).gap
+    assert not store.read("chat/*", after=high.cursor).gap
+    assert not store.read("*", after=before).gap
+
+
+def test_losses_are_remembered_within_a_bound_and_never_one_gap_too_few(shelves: Shelves) -> None:
+    store = shelves(max_recipients=3)
+    before = store.end()
+    for name in "abcdefgh":
+        store.push(name)
+        store.delete(name)
+    for name in "abcdefgh":
+        assert store.read(name, after=before).gap, name
+    assert not store.read("a", after=store.end()).gap
+
+
+# -- taking
+
+
+def test_each_message_goes_to_one_take(store: Shelf) -> None:
+    store.push("bob", body=["1", "2", "3"])
+    assert data(store.take("bob", limit=2)) == ["1", "2"]
+    assert data(store.take("bob")) == ["3"]
+    assert not store.take("bob")
+    store.push("bob", body="4")
+    assert data(store.take("bob")) == ["4"]
+
+
+def test_a_take_of_several_recipients_is_in_the_one_order(store: Shelf) -> None:
+    store.push("a", body="1")
+    store.push("b", body="2")
+    store.push("a", body="3")
+    batch = store.take("b", "a", limit=2)
+    assert data(batch) == ["1", "2"]
+    assert batch.more
+    assert data(store.take("a", "b")) == ["3"]
+
+
+def test_takes_and_cursors_do_not_disturb_each_other(store: Shelf) -> None:
+    store.push("bob", body=["1", "2"])
+    store.read("bob")
+    assert data(store.take("bob")) == ["1", "2"]
+    assert data(store.read("bob")) == ["1", "2"]
+
+
+def test_a_take_that_finds_nothing_is_told_the_end_of_the_log(store: Shelf) -> None:
+    store.push("bob")
+    store.take("bob")
+    batch = store.take("bob")
+    assert not batch
+    assert batch.cursor == store.end()
+
+
+def test_what_is_given_back_is_taken_again_before_all_else(store: Shelf) -> None:
+    store.push("bob", body=["1", "2", "3"])
+    first = store.take("bob", limit=2)
+    store.give_back(first)
+    assert data(store.take("bob", limit=1)) == ["1"]
+    assert data(store.take("bob")) == ["2", "3"]
+
+
+def test_a_take_is_told_of_what_was_lost_before_any_take_had_it_and_once(store: Shelf) -> None:
+    store.push("bob", body=["1", "2"])
+    store.take("bob", limit=1)
+    store.delete("bob")
+    store.push("bob", body="3")
+    batch = store.take("bob")
+    assert batch.gap
+    assert data(batch) == ["3"]
+    store.push("bob", body="4")
+    assert not store.take("bob").gap
+
+
+def test_a_take_of_a_mailbox_that_is_no_more_is_told_of_what_it_missed_once(store: Shelf) -> None:
+    store.push("bob")
+    store.delete("bob")
+    assert store.take("bob").gap
+    assert not store.take("bob").gap
+
+
+def test_what_a_take_had_is_no_gap_for_takes_when_it_goes(store: Shelf) -> None:
+    store.push("bob")
+    store.take("bob")
+    store.delete("bob")
+    assert not store.take("bob").gap
+    store.push("bob", body="2")
+    batch = store.take("bob")
+    assert data(batch) == ["2"]
+    assert not batch.gap
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_what_is_given_back_after_it_was_lost_is_a_gap(store: Shelf, *, another: bool) -> None:
+    # Where the mailbox was gone with its last message, nobody was told.
+    store.push("bob", ttl=10)
+    if another:
+        store.push("bob", body="2", ttl=20)
+    taken = store.take("bob", limit=1)
+    store.now += 10
+    store.ask(store.store.expire(store.now))
+    store.give_back(taken)
+    batch = store.take("bob")
+    assert batch.gap
+    assert data(batch) == ["2"] * another
+    assert not store.take("bob").gap
+
+
+# -- bounds
+
+
+def test_a_full_mailbox_rejects_and_keeps_what_it_holds(shelves: Shelves) -> None:
+    # dunglas/mercure#74 (row 12), slact/nchan#70 (row 13): bounded by default, and what is full says so.
+    store = shelves(capacity=2)
+    store.push("bob", body=["1", "2"])
+    with pytest.raises(MailboxFull):
+        store.push("bob", body="3")
+    assert data(store.read("bob")) == ["1", "2"]
+    store.push("eve", body="4")
+
+
+def test_a_push_to_several_is_for_all_of_them_or_for_none(shelves: Shelves) -> None:
+    store = shelves(capacity=2)
+    store.push("bob", body=["1", "2"])
+    end = store.end()
+    with pytest.raises(MailboxFull):
+        store.push("eve", "bob", body="3")
+    with pytest.raises(MailboxFull):
+        store.push("eve", body=["3", "4", "5"])
+    assert not store.read("eve").messages
+    assert store.end() == end
+    assert store.usage.messages == 2
+
+
+def test_reading_does_not_make_room_but_coming_back_does(shelves: Shelves) -> None:
+    store = shelves(capacity=2)
+    before = store.end()
+    store.push("bob", body=["1", "2"])
+    batch = store.read("bob", limit=1)
+    with pytest.raises(MailboxFull):
+        store.push("bob", body="3")
+    store.read("bob", after=batch.cursor)
+    store.push("bob", body="3")
+    assert data(store.read("bob")) == ["2", "3"]
+    assert store.read("bob", after=before).gap
+    with pytest.raises(MailboxFull):
+        store.push("bob", body="4")
+
+
+def test_a_take_makes_room(shelves: Shelves) -> None:
+    store = shelves(capacity=2)
+    store.push("bob", body=["1", "2"])
+    store.take("bob", limit=1)
+    store.push("bob", body="3")
+    assert data(store.take("bob")) == ["2", "3"]
+
+
+def test_a_message_given_back_does_not_keep_what_was_read_behind_it(shelves: Shelves) -> None:
+    store = shelves(capacity=3)
+    store.push("bob", body=["1", "2", "3"])
+    first = store.take("bob", limit=1)
+    store.take("bob", limit=1)
+    store.give_back(first)
+    store.push("bob", body="4")
+    assert data(store.take("bob")) == ["1", "3", "4"]
+
+
+def test_the_reader_of_a_pattern_makes_room_too(shelves: Shelves) -> None:
+    store = shelves(capacity=1)
+    store.push("chat/a", body="1")
+    store.read("chat/*", after=store.read("chat/*").cursor)
+    assert store.describe("chat/a").queued == 0
+    store.push("chat/a", body="2")
+    assert data(store.read("chat/*")) == ["2"]
+
+
+def test_a_secret_name_has_room_while_patterns_are_read(store: Shelf) -> None:
+    # Such a name is in no pattern; the look-up for the readers of its patterns failed.
+    store.push("bob")
+    store.read("**", after=store.end())
+    store.push("~" + "0" * 40, body="1")
+    assert data(store.read("~" + "0" * 40)) == ["1"]
+
+
+@pytest.mark.parametrize("by_default", [True, False])
+def test_the_oldest_go_where_that_was_asked_for(shelves: Shelves, *, by_default: bool) -> None:
+    store = shelves(capacity=2, overflow="drop-oldest" if by_default else "reject")
+    words = {} if by_default else {"overflow": "drop-oldest"}
+    before = store.end()
+    store.push("bob", body=["1", "2"])
+    store.push("bob", body="3", **words)
+    batch = store.read("bob", after=before)
+    assert data(batch) == ["2", "3"]
+    assert batch.gap
+    assert store.take("bob").gap
+    with pytest.raises(MailboxFull):
+        store.push("bob", body=["4", "5", "6"], **words)
+
+
+def test_a_push_may_ask_to_be_rejected_where_the_oldest_go_by_default(shelves: Shelves) -> None:
+    store = shelves(capacity=1, overflow="drop-oldest")
+    store.push("bob", body="1")
+    with pytest.raises(MailboxFull):
+        store.push("bob", body="2", overflow="reject")
+
+
+def test_bytes_fill_a_mailbox_too(shelves: Shelves) -> None:
+    store = shelves(capacity_bytes=10)
+    store.push("bob", body="x" * 10)
+    with pytest.raises(MailboxFull):
+        store.push("bob", body="y")
+    store.push("bob", body="z" * 10, overflow="drop-oldest")
+    assert data(store.read("bob")) == ["z" * 10]
+
+
+def test_the_number_of_mailboxes_is_bounded(shelves: Shelves) -> None:
+    store = shelves(max_recipients=2)
+    store.push("a")
+    store.push("b")
+    with pytest.raises(ServerFull):
+        store.push("c")
+    store.push("a", body="2")
+    assert store.usage.mailboxes == 2
+    store.delete("b")
+    store.push("c")
+    assert store.usage.mailboxes == 2
+
+
+def test_a_mailbox_that_was_read_makes_room_for_another(shelves: Shelves) -> None:
+    store = shelves(max_recipients=2)
+    store.push("a")
+    store.push("b")
+    store.take("a")
+    store.push("c")
+    assert store.usage.mailboxes == 2
+    assert data(store.read("b")) == ["hi"]
+
+
+def test_mailboxes_stay_within_their_bound_when_a_push_needs_the_room_of_its_own(shelves: Shelves) -> None:
+    # "a" was let go to make room for "c", and came back: three mailboxes where two are allowed.
+    store = shelves(max_recipients=2)
+    store.push("a")
+    store.push("b")
+    store.take("a")
+    with pytest.raises(ServerFull):
+        store.push("a", "c")
+    assert store.usage.mailboxes <= 2
+    store.take("b")
+    store.push("a", "c", body="2")
+    assert store.usage.mailboxes == 2
+    assert data(store.read("a", "c")) == ["2", "2"]
+
+
+def test_the_memory_of_all_messages_is_bounded(shelves: Shelves) -> None:
+    # dunglas/mercure#805 (row 12), wandenberg/nginx-push-stream-module#65 (row 13).
+    store = shelves(max_memory=20_000)
+    with pytest.raises(ServerFull):
+        fill(store, body="x" * 500)
+    assert 0 < store.usage.memory <= 20_000
+    assert store.usage.messages == store.usage.mailboxes < 20
+
+
+def test_what_was_read_goes_when_memory_runs_out_and_what_was_not_stays(shelves: Shelves) -> None:
+    store = shelves(max_memory=20_000)
+    store.push("unread", body="keep")
+    with suppress(ServerFull):
+        while True:
+            store.push("bob", body="x" * 500)
+    store.take("bob")
+    for _ in range(100):
+        store.push("eve", body="x" * 500)
+        store.read("eve", after=store.end())
+        assert store.usage.memory <= 20_000
+    assert data(store.read("unread")) == ["keep"]
+
+
+def test_what_readers_of_patterns_had_goes_when_memory_runs_out(shelves: Shelves) -> None:
+    # A server with nothing but readers of patterns was full for a day.
+    store = shelves(max_memory=20_000)
+    for number in range(100):
+        store.push(f"chat/{number}", body="x" * 500)
+        store.read("chat/*", after=store.end())
+    assert store.usage.memory <= 20_000
+
+
+def test_a_push_that_makes_its_own_room_needs_no_more_memory(shelves: Shelves) -> None:
+    store = shelves(max_memory=20_000, overflow="drop-oldest", capacity=3)
+    with suppress(ServerFull):
+        fill(store, body=["1", "2", "3"])
+    full = store.usage
+    if isinstance(store.store, MemoryStore):  # another one may need the new room before it has the old
+        store.push("reader0", body="4")
+        assert data(store.read("reader0")) == ["2", "3", "4"]
+    assert store.usage.memory <= full.memory + 10
+
+
+def test_memory_is_given_back_with_the_last_message(store: Shelf) -> None:
+    for number in range(20):
+        store.push(f"reader{number}", body=["1", "2"])
+    store.take("reader0", limit=1)
+    for number in range(20):
+        store.delete(f"reader{number}")
+    assert store.usage == Usage(0, 0, 0)
+
+
+# -- time
+
+
+def test_a_message_is_kept_for_its_time_and_the_servers_bound_is_the_most(shelves: Shelves) -> None:
+    store = shelves(ttl=60)
+    store.push("bob", body="short", ttl=10)
+    store.push("bob", body="long", ttl=1_000)
+    store.push("bob", body="plain")
+    store.now += 9.9
+    assert data(store.read("bob")) == ["short", "long", "plain"]
+    store.now += 0.1
+    assert data(store.read("bob")) == ["long", "plain"]
+    assert data(store.take("bob")) == ["long", "plain"]
+    store.now += 49.9
+    assert store.describe("bob").newest is not None
+    store.now += 0.1
+    assert data(store.read("bob")) == []
+    assert store.usage == Usage(0, 0, 0)
+
+
+def test_expired_messages_go_though_nobody_asks(store: Shelf) -> None:
+    for number in range(10):
+        store.push(f"reader{number}", ttl=number + 1)
+    store.now += 5
+    store.ask(store.store.expire(store.now))
+    assert store.usage.mailboxes == 5
+    store.now += 5
+    store.ask(store.store.expire(store.now))
+    assert store.usage == Usage(0, 0, 0)
+
+
+def test_an_expired_message_makes_room(shelves: Shelves) -> None:
+    store = shelves(capacity=1)
+    store.push("bob", ttl=10)
+    store.now += 10
+    store.push("bob", body="2")
+    assert data(store.take("bob")) == ["2"]
+
+
+# -- what is not to be kept
+
+
+def test_what_is_retracted_leaves_nothing_and_no_gap(store: Shelf) -> None:
+    before = store.end()
+    appended = store.push("bob", "eve", queue=False)
+    assert data(store.read("bob")) == ["hi"]
+    store.retract(appended)
+    assert store.usage == Usage(0, 0, 0)
+    for name in ("bob", "eve", "*"):
+        assert not store.read(name, after=before)
+    assert not store.take("bob")
+
+
+def test_what_is_not_kept_needs_no_room(shelves: Shelves) -> None:
+    store = shelves(capacity=1)
+    store.push("bob", body="1")
+    store.retract(store.push("bob", body="2", queue=False))
+    assert data(store.read("bob")) == ["1"]
+
+
+def test_a_take_that_gives_back_what_was_for_nobody_missed_nothing(store: Shelf) -> None:
+    store.push("bob", body="1")
+    store.take("bob")
+    appended = store.push("bob", queue=False)
+    taken = store.take("bob")
+    store.retract(appended)
+    store.give_back(taken)
+    assert not store.take("bob")
+
+
+# -- what is said of it
+
+
+def test_a_mailbox_is_described_by_what_nobody_has_fetched(store: Shelf) -> None:
+    first, second = store.push("bob", body=["12345", "123"])
+    assert store.describe("bob") == Contents(2, 8, first.cursor, second.cursor)
+    store.take("bob", limit=1)
+    assert store.describe("bob") == Contents(1, 3, first.cursor, second.cursor)
+    store.read("bob", after=second.cursor)
+    assert store.describe("bob") == Contents(0, 0, first.cursor, second.cursor)
+    assert store.describe("eve") == Contents()
+
+
+def test_all_mailboxes_are_counted(store: Shelf) -> None:
+    store.push("bob", body=["1", "2"])
+    store.push("eve")
+    usage = store.usage
+    assert (usage.mailboxes, usage.messages) == (2, 3)
+    assert usage.memory > 3 * 500
+
+
+# -- what is remembered beside the messages
+
+
+def test_records_are_taken_though_only_some_stores_outlive_the_process(store: Shelf) -> None:
+    store.store.remember(KIND, "1", lambda: b"x", store.now + 10)
+    store.store.forget(KIND, "1")
+    store.ask(store.store.flush())
+    assert list(store.store.recall(KIND)) == []
+
+
+# -- MemoryStore
+
+
+def test_a_store_has_an_epoch_that_no_other_one_has() -> None:
+    epochs = {MemoryStore(Limits()).epoch for _ in range(50)}
+    assert len(epochs) == 50
+    assert all(Cursor.parse(f"{epoch}-1") for epoch in epochs)
+
+
+def test_in_memory_nothing_waits() -> None:
+    store = MemoryStore(Limits(), epoch=EPOCH)
+    for result in (
+        store.append(push("bob"), 0.0, 0.0),
+        store.read(("bob",), OLDEST, 1, 0.0),
+        store.take(("bob",), 1, 0.0),
+        store.delete("bob", 0.0),
+        store.describe("bob", 0.0),
+        store.expire(0.0),
+    ):
+        assert not isinstance(result, Deferred)
+
+
+def test_readers_who_ask_the_same_share_one_answer_until_something_changes() -> None:
+    # element-hq/synapse#17765 (row 27): the answer of a fan-out is made once.
+    store = MemoryStore(Limits(), epoch=EPOCH)
+    asked = (("bob",), Cursor(EPOCH, 0), 100, 0.0)
+    store.append(push("bob", body="1"), 0.0, 0.0)
+    first = store.read(*asked)
+    assert store.read(*asked) is first
+    store.append(push("bob", body="2"), 0.0, 0.0)
+    assert data(store.read(*asked)) == ["1", "2"]
+    store.delete("bob", 0.0)
+    assert data(store.read(*asked)) == []
+    assert store.read(*asked).gap
+
+
+def test_shared_answers_are_bounded_in_bytes() -> None:
+    # A thousand readers with a thousand cursors each held a megabyte, rendered, until the next push.
+    store = MemoryStore(Limits(), epoch=EPOCH)
+    store.append(push("bob", body=["x" * 1024] * 1000), 0.0, 0.0)
+    for after in range(900):
+        store.read(("bob",), Cursor(EPOCH, after), 1000, 0.0)
+        assert sum(len(batch.json) for batch in store._answers.values()) < 10 * 1024 * 1024
+
+
+def test_mailboxes_that_come_and_go_leave_nothing_behind() -> None:
+    # Each left an entry in the heap of expiries, for a day.
+    store = MemoryStore(Limits(max_recipients=100), epoch=EPOCH)
+    for number in range(5_000):
+        store.retract(store.append(push(f"bob{number}", queue=False), 0.0, 0.0))
+        store.append(push(f"eve{number}"), 0.0, 0.0)
+        store.delete(f"eve{number}", 0.0)
+    assert store.usage() == Usage(0, 0, 0)
+    assert len(store._expiries) < 2_000
+    assert len(store._lost._entries) <= 100
+    assert not store._reclaimable
