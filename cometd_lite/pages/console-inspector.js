@@ -195,7 +195,10 @@ function messageItem(message) {
     },
     { once: true },
   );
-  return element("li", { class: "fresh" }, details);
+  const item = element("li", { class: "fresh" }, details);
+  // Or it would glow again each time that the part is shown.
+  item.addEventListener("animationend", () => item.classList.remove("fresh"), { once: true });
+  return item;
 }
 
 /** @param {string} after */
