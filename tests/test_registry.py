@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from helpers import Outcome
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from cometd_lite.errors import ListenerGone, ServerFull
+from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
+from cometd_lite.registry import Parked, Registry, Woken
+
+
+class Reader(Parked[str]):
+    """A reader that answers with what it is given to find."""
+
+    __slots__ = ("finds", "looked", "on_look")
+
+    def __init__(self, *keys: str, finds: str | None = "mail") -> None:
+        super().__init__(keys)
+        self.finds = finds
+        self.looked = 0
+        self.on_look: Callable[[], object] = lambda: None
+
+    def wake(self) -> Woken:
+        if self.deferred is None:
+            return False
+        self.looked += 1
+        self.on_look()
+        if self.finds is None:
+            return False
+        self.answer(self.finds)
+        return True
+
+    def end(self) -> None:
+        self.answer("over")
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Registry:
+    return Registry(clock, 100, Random(1))
+
+
+def park(registry: Registry, reader: Reader, wait: float | None = 25.0) -> Outcome:
+    return Outcome(registry.park(reader, wait))
+
+
+def timers(registry: Registry) -> int:
+    clock = registry.clock
+    assert isinstance(clock, Clock)
+    return len(clock.getDelayedCalls())
+
+
+def assert_empty(registry: Registry) -> None:
+    assert registry.parked == 0
+    assert registry._places == {}
+    assert registry._timers == {}
+    assert timers(registry) == 0
+
+
+# -- waking
+
+
+def test_whoever_waits_for_a_recipient_is_woken_and_gone(registry: Registry) -> None:
+    bob, eve = park(registry, Reader("bob")), park(registry, Reader("eve"))
+    assert registry.parked == 2
+    assert registry.wake("bob") == 1
+    assert bob.value == "mail"
+    assert eve.parked
+    assert registry.wake("bob") == 0
+    assert registry.wake("eve") == 1
+    assert_empty(registry)
+
+
+def test_readers_are_woken_in_the_order_in_which_they_came(registry: Registry) -> None:
+    order: list[int] = []
+    for number in range(5):
+        registry.park(Reader("bob"), 25.0).addCallback(lambda _, number=number: order.append(number))
+    assert registry.wake("bob") == 5
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_of_several_recipients_is_woken_once_by_any_of_them(registry: Registry) -> None:
+    reader = park(registry, Reader("a", "b", "c"))
+    assert registry.waiting("b") == 1
+    assert registry.wake("b") == 1
+    assert reader.value == "mail"
+    assert registry.wake("a") == registry.wake("c") == 0
+    assert_empty(registry)
+
+
+def test_readers_of_patterns_are_woken_by_every_recipient_that_these_cover(registry: Registry) -> None:
+    one = park(registry, Reader("chat/*"))
+    deep = park(registry, Reader("chat/**"))
+    everything = park(registry, Reader("**"))
+    other = park(registry, Reader("news/*"))
+    assert registry.wake("chat/a/b") == 2
+    assert (one.parked, deep.parked, everything.parked, other.parked) == (True, False, False, True)
+    assert registry.wake("chat/a") == 1
+    assert registry.wake("news/x") == 1
+    assert_empty(registry)
+
+
+def test_a_reader_that_finds_nothing_stays_parked(registry: Registry, clock: Clock) -> None:
+    reader = Reader("bob", finds=None)
+    outcome = park(registry, reader)
+    assert registry.wake("bob") == 0
+    assert reader.looked == 1
+    assert outcome.parked
+    clock.advance(25)
+    assert outcome.value == "over"
+    assert_empty(registry)
+
+
+def test_a_reader_that_comes_back_while_others_are_woken_is_not_woken_again(registry: Registry) -> None:
+    # slact/nchan#367 (row 3): swap, then fire: whoever parks in a callback waits for the next push.
+    again: list[Outcome] = []
+    registry.park(Reader("bob"), 25.0).addCallback(lambda _: again.append(park(registry, Reader("bob"))))
+    assert registry.wake("bob") == 1
+    assert again[0].parked
+    assert registry.wake("bob") == 1
+    assert_empty(registry)
+
+
+def test_a_reader_that_leaves_while_others_are_woken_is_not_answered(registry: Registry) -> None:
+    first, second = Reader("bob"), Reader("bob")
+    one, two = park(registry, first), park(registry, second)
+    first.on_look = two.cancel
+    assert registry.wake("bob") == 1
+    assert one.value == "mail"
+    assert second.looked == 0
+    with pytest.raises(CancelledError):
+        _ = two.value
+    assert_empty(registry)
+
+
+def test_a_wake_whose_readers_know_later_is_counted_later(registry: Registry) -> None:
+    class Later(Reader):
+        def wake(self) -> Woken:
+            self.told: Deferred[int] = Deferred()
+            return self.told
+
+    slow = [Later("bob"), Later("bob")]
+    for reader in [*slow, Reader("bob"), Reader("bob", finds=None)]:
+        park(registry, reader)
+    woken = Outcome(registry.wake("bob"))
+    assert woken.parked
+    slow[1].told.callback(True)
+    assert woken.parked
+    slow[0].told.callback(False)
+    assert woken.value == 2
+    registry.end_all()
+    assert_empty(registry)
+
+
+def test_a_name_given_twice_is_parked_once(registry: Registry) -> None:
+    reader = park(registry, Reader("bob", "bob"))
+    assert registry.waiting("bob") == 1
+    assert registry.wake("bob") == 1
+    assert reader.value == "mail"
+    assert_empty(registry)
+
+
+# -- leaving
+
+
+def test_a_reader_that_leaves_is_forgotten_at_once(registry: Registry) -> None:
+    reader = park(registry, Reader("a", "b"))
+    reader.cancel()
+    with pytest.raises(CancelledError):
+        _ = reader.value
+    assert registry.wake("a") == 0
+    assert_empty(registry)
+
+
+def test_a_reader_that_was_answered_may_still_be_cancelled(registry: Registry) -> None:
+    outcome = park(registry, Reader("bob"))
+    registry.wake("bob")
+    outcome.cancel()
+    assert outcome.value == "mail"
+    assert_empty(registry)
+
+
+def test_a_reader_may_be_refused(registry: Registry) -> None:
+    reader = Reader("bob")
+    outcome = park(registry, reader)
+    reader.refuse(ListenerGone("It was ended."))
+    with pytest.raises(ListenerGone):
+        _ = outcome.value
+    reader.refuse(ListenerGone("It was ended."))
+    reader.answer("mail")
+    assert_empty(registry)
+
+
+# -- waiting
+
+
+@given(st.lists(st.floats(0.01, 120), min_size=1, max_size=20), st.integers())
+def test_waits_end_in_time_and_at_most_a_tenth_early(waits: list[float], seed: int) -> None:
+    # nesquena/hermes-webui#2661 (row 17): reconnects in lock-step. Ends are spread instead.
+    clock = Clock()
+    clock.advance(1_000)
+    registry = Registry(clock, 100, Random(seed))
+    ended: dict[int, float] = {}
+    for number, wait in enumerate(waits):
+        registry.park(Reader("bob"), wait).addCallback(
+            lambda _, number=number: ended.setdefault(number, clock.seconds() - 1_000)
+        )
+        assert timers(registry) <= registry.parked
+    while clock.getDelayedCalls():
+        clock.advance(min(call.getTime() for call in clock.getDelayedCalls()) - clock.seconds())
+    for number, wait in enumerate(waits):
+        assert wait * (1 - WAIT_SPREAD) - 1e-6 <= ended[number] <= wait + 1e-6
+    assert_empty(registry)
+
+
+def test_a_thousand_waits_do_not_end_in_one_second_nor_take_a_thousand_timers(clock: Clock) -> None:
+    registry = Registry(clock, 1_000, Random(1))
+    for _ in range(1_000):
+        registry.park(Reader("bob"), 100.0)
+    assert timers(registry) <= 110
+    clock.advance(89.9)
+    assert registry.parked == 1_000
+    before = 1_000
+    for _ in range(10):
+        clock.advance(1.02)
+        assert 50 <= before - registry.parked <= 200
+        before = registry.parked
+    assert_empty(registry)
+
+
+def test_a_wait_that_all_have_left_has_no_timer(registry: Registry) -> None:
+    readers = [park(registry, Reader("bob")) for _ in range(20)]
+    for number, reader in enumerate(readers):
+        reader.cancel()
+        assert timers(registry) <= 19 - number
+    assert_empty(registry)
+
+
+def test_a_reader_without_a_wait_has_no_timer(registry: Registry, clock: Clock) -> None:
+    stream = park(registry, Reader("bob", finds=None), None)
+    clock.advance(1e6)
+    assert stream.parked
+    assert timers(registry) == 0
+    stream.cancel()
+    assert_empty(registry)
+
+
+def test_a_reader_that_leaves_as_the_others_waits_end_is_not_answered(
+    registry: Registry, clock: Clock
+) -> None:
+    # slact/nchan#418 (row 3): the end of a wait and what happens at that moment.
+    outcomes: list[Outcome] = []
+    registry.park(Reader("bob"), 0.001).addCallback(lambda _: outcomes[0].cancel())
+    outcomes.append(park(registry, Reader("bob"), 0.001))
+    clock.advance(0.001)
+    with pytest.raises(CancelledError):
+        _ = outcomes[0].value
+    assert_empty(registry)
+
+
+def test_when_the_server_stops_every_wait_ends(registry: Registry) -> None:
+    # slact/nchan#290 (row 16): a restart answers whoever waits.
+    readers = [
+        park(registry, Reader("a", "b")),
+        park(registry, Reader("b")),
+        park(registry, Reader("*"), None),
+    ]
+    registry.end_all()
+    assert [reader.value for reader in readers] == ["over"] * 3
+    assert_empty(registry)
+
+
+def test_when_the_server_stops_slowly_waits_end_one_after_the_other(clock: Clock) -> None:
+    registry = Registry(clock, 20_000, Random(1))
+    for _ in range(10_000):
+        registry.park(Reader("bob"), None)
+    done = Outcome(registry.end_all_within(5.0))
+    clock.pump([0.1] * 10)
+    assert 7_000 < registry.parked < 9_000
+    assert done.parked
+    clock.pump([0.1] * 40)
+    assert done.value is None
+    assert_empty(registry)
+
+
+def test_few_readers_do_not_keep_a_server_from_stopping(registry: Registry) -> None:
+    readers = [park(registry, Reader("bob")) for _ in range(50)]
+    assert Outcome(registry.end_all_within(60.0)).value is None
+    assert {reader.value for reader in readers} == {"over"}
+    assert Outcome(registry.end_all_within(60.0)).value is None
+    assert_empty(registry)
+
+
+# -- bounds
+
+
+def test_no_more_are_parked_than_may_be_and_none_is_evicted(clock: Clock) -> None:
+    # cluesmith/codev#1126 (row 17): evicting at the bound became 800 connections a second.
+    registry = Registry(clock, 2)
+    readers = [park(registry, Reader("bob")), park(registry, Reader("eve"))]
+    assert registry.full
+    with pytest.raises(ServerFull) as caught:
+        registry.park(Reader("bob"), 25.0)
+    assert caught.value.retry_after is not None
+    assert all(reader.parked for reader in readers)
+    readers[0].cancel()
+    assert not registry.full
+    park(registry, Reader("bob"))
+    registry.end_all()
+    assert_empty(registry)
+
+
+# -- presence
+
+
+def test_those_who_wait_are_counted_once_however_they_are_found(registry: Registry) -> None:
+    park(registry, Reader("chat/a", "chat/*"))
+    park(registry, Reader("chat/**"))
+    park(registry, Reader("bob"))
+    assert registry.waiting("chat/a") == 2
+    assert registry.waiting("chat/b") == 2
+    assert registry.waiting("bob") == 1
+    assert registry.waiting("eve") == 0
+    registry.end_all()
+    assert registry.waiting("chat/a") == 0
+
+
+def test_a_reader_is_online_while_it_waits_and_for_the_time_of_a_reconnect(
+    registry: Registry, clock: Clock
+) -> None:
+    # slact/nchan#154, #315 (row 15): presence is who was here a moment ago, not a socket's state.
+    assert not registry.online("bob")
+    assert registry.last_seen("bob") is None
+    reader = park(registry, Reader("bob"))
+    clock.advance(20)
+    assert registry.online("bob")
+    assert registry.last_seen("bob") == 0
+    reader.cancel()
+    clock.advance(ONLINE_SECONDS)
+    assert registry.online("bob")
+    assert registry.last_seen("bob") == ONLINE_SECONDS
+    clock.advance(0.1)
+    assert not registry.online("bob")
+
+
+def test_a_poll_that_is_not_held_is_seen_too(registry: Registry) -> None:
+    registry.seen(("bob", "eve"))
+    assert registry.online("bob")
+    assert registry.last_seen("eve") == 0
+
+
+def test_whoever_waits_for_a_pattern_is_online_for_what_it_covers(registry: Registry) -> None:
+    reader = park(registry, Reader("chat/*"))
+    assert registry.online("chat/a")
+    reader.cancel()
+    assert not registry.online("chat/a")
+
+
+def test_who_was_last_seen_is_forgotten_in_time(registry: Registry, clock: Clock) -> None:
+    registry.seen(("bob",))
+    clock.advance(PRESENCE_SECONDS / 2)
+    registry.seen(("eve",))
+    registry.sweep()
+    clock.advance(PRESENCE_SECONDS / 2 + 1)
+    registry.sweep()
+    assert registry.last_seen("bob") is None
+    assert registry.last_seen("eve") is not None
+
+
+def test_who_was_last_seen_is_remembered_within_a_bound(clock: Clock) -> None:
+    registry = Registry(clock, 10)
+    for number in range(100):
+        registry.seen((f"bob{number}",))
+    assert len(registry._seen) == 10
+    assert registry.last_seen("bob99") == 0
+    assert registry.last_seen("bob0") is None
