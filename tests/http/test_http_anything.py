@@ -94,7 +94,8 @@ headers = st.lists(
                 *("Origin", "Authorization", "X-Forwarded-For"),
             ]
         ),
-        junk.map(str.strip).filter(lambda text: "\x7f" not in text),
+        # Twisted's own parsing of a Content-Type fails at U+0085, before any resource is asked.
+        junk.map(str.strip).filter(lambda text: "\x7f" not in text and "\x85" not in text),
     ),
     max_size=4,
 )

@@ -13,8 +13,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds until a condition that should hold is given up."""
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 ON_LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -193,8 +193,19 @@ class Program:
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = self._stat()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the process stand still; what is sent to it meanwhile, it meets in one turn of its loop."""
+        self.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: self._stat()[0] == "T", "standing still")
+        yield
+        self.process.send_signal(signal.SIGCONT)
+
+    def _stat(self) -> list[str]:
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the program; return its exit code."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 import socket
 import time
 
@@ -247,14 +246,12 @@ def test_a_take_whose_client_left_unnoticed_leaves_its_message_where_it_was(run,
     taker = program.park("/poll/bob?wait=120", "bob")
     pusher = program.connect()
     assert pusher.ask("GET", "/healthz").status == 200
-    program.process.send_signal(signal.SIGSTOP)
-    if leaves_first:
-        getattr(taker, leave)()
+    with program.frozen():
+        if leaves_first:
+            getattr(taker, leave)()
         pusher.request("POST", "/push/bob", "precious")
-    else:
-        pusher.request("POST", "/push/bob", "precious")
-        getattr(taker, leave)()
-    program.process.send_signal(signal.SIGCONT)
+        if not leaves_first:
+            getattr(taker, leave)()
     answer = pusher.answer()
     assert (answer.status, answer.json["delivered"]) == (202, 0)
     assert program.get("/recipients/bob").json["queued"] == 1
@@ -267,10 +264,9 @@ def test_the_next_take_gets_what_the_one_before_it_left(run):
     second = program.park("/poll/bob?wait=120", "bob")
     pusher = program.connect()
     assert pusher.ask("GET", "/healthz").status == 200
-    program.process.send_signal(signal.SIGSTOP)
-    pusher.request("POST", "/push/bob", "precious")
-    first.close()
-    program.process.send_signal(signal.SIGCONT)
+    with program.frozen():
+        pusher.request("POST", "/push/bob", "precious")
+        first.close()
     assert second.answer().data == ["precious"]
     assert pusher.answer().json["delivered"] == 1
 

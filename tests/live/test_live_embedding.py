@@ -73,10 +73,9 @@ def test_a_take_in_a_site_whose_client_left_unnoticed_leaves_its_message(site, l
     taker = park(site, "/comet/poll/bob?wait=100")
     pusher = site.connect()
     assert pusher.ask("GET", "/comet/healthz").status == 200
-    site.process.send_signal(signal.SIGSTOP)
-    pusher.request("POST", "/comet/push/bob", "precious")
-    getattr(taker, leave)()
-    site.process.send_signal(signal.SIGCONT)
+    with site.frozen():
+        pusher.request("POST", "/comet/push/bob", "precious")
+        getattr(taker, leave)()
     assert pusher.answer().json["delivered"] == 0
     assert site.get("/comet/poll/bob?wait=0").data == ["precious"]
 
