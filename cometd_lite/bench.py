@@ -615,7 +615,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "fanout", "1,000 parked on one recipient; one push wakes all, who poll again", 1, 1000, 1, 1
         ),
-        Scenario("parked", "10,000 parked recipients: the memory of each, and pushes to all in turn", 10_000),
+        Scenario("parked", "10,000 parked recipients: what each takes of a fresh server's memory", 10_000),
         Scenario(
             "burst", "100 messages pushed at once to one reader, who reads them; 10 such pairs", 10, 1, 100
         ),
@@ -1293,19 +1293,21 @@ def _timed(
 
 def report(result: Result) -> str:
     """Return a result as lines for people."""
-    what = "pushes" if not result.deliveries else "deliveries"
-    each = what.removesuffix("es") if what == "pushes" else "delivery"
-    people = f"{result.mailboxes:,} mailboxes" if not result.readers else f"{result.readers:,} readers"
+    read = result.deliveries > 0
+    people = f"{result.readers:,} readers" if read else f"{result.mailboxes:,} mailboxes"
     more = f", {result.parked:,} more polls parked" if result.parked else ""
+    checked = (
+        "each compared with what was pushed" if read else f"read back from up to {READ_BACK:,} mailboxes"
+    )
     lines = [
         f"{result.scenario} at {result.url} ({result.dialect}): {people}{more}, "
         f"{result.pushers} pushing, {result.seconds:.1f} s",
-        f"  {what:<12} {result.deliveries or result.messages:>12,}   {result.per_second:,.0f}/s, "
-        "each compared with what was pushed"
-        + (f" ({result.messages:,} messages)" if result.deliveries != result.messages else ""),
+        f"  {'deliveries' if read else 'pushes':<12} {result.deliveries or result.messages:,}, "
+        f"{result.per_second:,.0f}/s; {checked}",
         f"  latency      p50 {result.p50_ms:.2f}   p99 {result.p99_ms:.2f}   max {result.max_ms:.2f} ms",
     ]
     if result.cpu_us is not None and result.server_cpu is not None:
+        each = "delivery" if read else "push"
         lines.append(
             f"  server CPU   {result.cpu_us:.1f} µs for each {each}, {result.server_cpu:.0%} of a core"
         )
