@@ -1,7 +1,7 @@
 """cometd-lite: an event-driven comet server on Twisted.
 
 A client asks ``GET /poll/bob`` and is held until someone says ``POST /push/bob``. ``Comet`` is the server
-as an object for Twisted programs; ``twistd cometd-lite`` is the server as a command. ``Client`` talks to either.
+as an object for Twisted programs, ``twistd cometd-lite`` the server as a command; ``Client`` talks to either.
 """
 
 from typing import TYPE_CHECKING, Any

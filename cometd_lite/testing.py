@@ -95,7 +95,8 @@ class MemoryServer:
         self._comets: list[Comet] = []
         self.start()
         agent = Agent.usingEndpointFactory(self.clock, self._network)
-        self.treq: Treq = HTTPClient(agent, data_to_body_producer=WholeBody)
+        self._http = HTTPClient(agent, data_to_body_producer=WholeBody)
+        self.treq: Treq = _Treq(self)
         random = random or Random(1)  # noqa: S311  pauses are the same in every run
         self.client = Client(url, token=token, treq=self.treq, clock=self.clock, random=random)
 
@@ -168,6 +169,18 @@ class MemoryServer:
 
 async def _coroutine(work: Awaitable[T]) -> T:
     return await work
+
+
+class _Treq:
+    """treq's client in memory: what is answered at once, is answered when the request was sent."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    def request(self, method: str, url: str, **words: Any) -> Deferred[Any]:
+        response = self._server._http.request(method, url, **words)
+        self._server.flush()
+        return response
 
 
 @implementer(IAgentEndpointFactory)
