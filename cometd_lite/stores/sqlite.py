@@ -149,11 +149,13 @@ class _Watched(MemoryStore):
     def accept(self, push: Push, now: float, created_at: float) -> _Coming:
         """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
         self._expire_soon(now)
+        crowded = False
         if push.queue:
-            self._check_capacity(push)
             self._check_coming(push)
+            # What goes for this push is not to be counted for another one, too.
+            crowded = self._check_capacity(push) and self._coming.keys().isdisjoint(push.recipients)
         messages = self._numbered(push, now, created_at, self.numbered)
-        self._check_server(messages, self._made_soon)
+        self._check_server(messages, self._made_soon, makes_room=push if crowded else None)
         self.numbered += len(messages)
         coming = _Coming(push, messages, created_at - now)
         self.memory += coming.memory
@@ -196,19 +198,17 @@ class _Watched(MemoryStore):
         """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
         if (push.overflow or self.overflow) != "reject":
             return
-        limits = self.limits
-        size = sum([len(content.body) for content in push.contents])
+        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
         for recipient in push.recipients:
             held = self._coming.get(recipient)
-            if held is not None:
-                mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-                mailbox.in_the_way(
-                    held[0] + len(push.contents),
-                    held[1] + size,
-                    limits.capacity,
-                    limits.capacity_bytes,
-                    reject=True,
-                )
+            if held is None:
+                continue
+            count = held[0] + len(push.contents)
+            size = held[1] + sum([len(content.body) for content in push.contents])
+            if count > capacity or size > capacity_bytes:
+                raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
+            mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
+            mailbox.in_the_way(count, size, capacity, capacity_bytes, reject=True)
 
     # -- what changed
 
@@ -298,17 +298,18 @@ class _Watched(MemoryStore):
             content = Content(row.body, intern(row.type), row.form)
             expires_at = min(row.expires_at - offset, latest)
             self.keep(Message(cursor, intern(row.recipient), content, row.created_at, expires_at, row.event))
+        for mailbox in self._mailboxes.values():
+            # Of a mailbox whose losses had been forgotten when it was made this may not be in the file yet.
+            mailbox.lost = max(kept.torn, min(kept.floor, mailbox.messages[0].sequence - 1))
         for place in kept.places:
             self._restore_place(place, kept.torn)
-        for mailbox in self._mailboxes.values():
-            mailbox.lost = max(mailbox.lost, kept.torn)
         self._lost.floor = max(kept.floor, kept.torn)
         self._expire_soon(now)
 
     def _restore_place(self, place: Place, torn: int) -> None:
         mailbox = self._mailboxes.get(place.name)
         if mailbox is not None:
-            mailbox.lost, mailbox.missed = place.lost, bool(place.missed)
+            mailbox.lost, mailbox.missed = max(place.lost, torn), bool(place.missed)
             mailbox.acknowledged, mailbox.taken = place.acknowledged, place.taken
             mailbox.given_back = frozenset(map(int, place.given_back.split()))
             self._reclaimable[place.name] = None

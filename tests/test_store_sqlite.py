@@ -1,0 +1,1335 @@
+"""The SQLite store beyond what every store does: commits, crashes, restarts, and files that cannot be opened.
+
+A crash is a copy of the file and its log, taken while the store is open: what a new process would find.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from itertools import count
+from math import inf
+from pathlib import Path
+from queue import Queue
+from tempfile import TemporaryDirectory
+from threading import current_thread
+from typing import Any
+
+import pytest
+from helpers import Outcome, data, now, numbers, push
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from cometd_lite.comet import Comet
+from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
+from cometd_lite.hub import Hub
+from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
+from cometd_lite.listeners import Listeners
+from cometd_lite.message import NOW, OLDEST, Content, Cursor
+from cometd_lite.recipient import matches
+from cometd_lite.registry import Registry
+from cometd_lite.stores import StoreUnusable, Usage, journal
+from cometd_lite.stores.journal import SCHEMA
+from cometd_lite.stores.memory import cost
+from cometd_lite.stores.sqlite import SQLiteStore, ThreadWorker
+
+STARTED = 1_795_169_758.0
+"""2026-11-20T10:15:58Z: what the wall clock says when a test begins; the other clock says 1000."""
+
+
+def directory() -> TemporaryDirectory[str]:
+    """Make a directory whose files, on Linux, need no disk: these tests open hundreds of them."""
+    memory = "/dev/shm"
+    return TemporaryDirectory(dir=memory if Path(memory).is_dir() else None)
+
+
+class Inline:
+    """A worker that does everything at once, so that nothing ever waits."""
+
+    def soon(self, call):
+        call()
+
+    def run(self, work, done):
+        try:
+            work()
+        except Exception:  # noqa: BLE001  whatever it is, whoever waits is told
+            done(Failure())
+        else:
+            done(None)
+
+    def stop(self):
+        pass
+
+
+class Steps(Inline):
+    """A worker that does one thing at a time, when it is told to."""
+
+    def __init__(self):
+        self.turn: list[Callable[[], None]] = []
+        self.works: list[tuple[Callable[[], None], Callable[[Any], None]]] = []
+        self.commits = 0
+        self.stopped = False
+
+    def soon(self, call):
+        self.turn.append(call)
+
+    def run(self, work, done):
+        self.works.append((work, done))
+
+    def stop(self):
+        self.stopped = True
+
+    def end_turn(self):
+        """Call what was to be called once this turn is over."""
+        turn, self.turn = self.turn, []
+        for call in turn:
+            call()
+
+    def step(self):
+        """Do the next thing in full."""
+        self.end_turn()
+        work, done = self.works.pop(0)
+        self.commits += 1
+        super().run(work, done)
+
+    def settle(self):
+        """Do everything that there is to do."""
+        self.end_turn()
+        while self.works:
+            self.step()
+            self.end_turn()
+
+
+class Place:
+    """A directory with the files of one test, and the two clocks, which only the test moves."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "comet.db"
+        self.now = 1_000.0
+        self.shift = STARTED - self.now
+        """What is added to this process's clock to make it the wall clock."""
+        self.copies = count(1)
+        self.stores: list[SQLiteStore] = []
+
+    def wall(self) -> float:
+        return self.now + self.shift
+
+    def open(self, limits: Limits | None = None, worker: Any = None, **words: Any) -> SQLiteStore:
+        store = SQLiteStore(self.path, limits, worker=worker or Inline(), wall=self.wall, **words)
+        store.open(self.now)
+        self.stores.append(store)
+        return store
+
+    def restart(self, store: SQLiteStore, *args: Any, **words: Any) -> SQLiteStore:
+        """Close a store as a server that is stopped, and open what it leaves by another process's clock."""
+        now(store.close())
+        self.elapse_away(0)
+        return self.open(*args, **words)
+
+    def crash(self, *args: Any, **words: Any) -> SQLiteStore:
+        """Open what is left of a store that is open, as if its process had been killed at this moment."""
+        before = self.path
+        self.path = self.directory / f"comet-{next(self.copies)}.db"
+        for suffix in ("", "-wal"):
+            if (log := before.with_name(before.name + suffix)).exists():
+                shutil.copy(log, self.path.with_name(self.path.name + suffix))
+        self.elapse_away(0)
+        return self.open(*args, **words)
+
+    def elapse_away(self, seconds: float) -> None:
+        """Let time pass on the wall while no process is there; the next one's clock begins anywhere."""
+        self.shift += seconds - 500
+        self.now += 500
+
+    def push(self, store: SQLiteStore, *recipients: str, **words: Any) -> Outcome:
+        return Outcome(store.append(push(*recipients, **words), self.now, self.wall()))
+
+    def read(self, store: SQLiteStore, *recipients: str, after: Cursor = OLDEST) -> Any:
+        return store.read(recipients, after, 100, self.now)
+
+    def take(self, store: SQLiteStore, *recipients: str, limit: int = 100) -> Any:
+        return store.take(recipients, limit, self.now)
+
+    def at(self, store: SQLiteStore, sequence: int) -> Cursor:
+        return Cursor(store.epoch, sequence)
+
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Return what lies in a table of the file whose store is open, by a copy of it."""
+        copy = self.directory / f"look-{next(self.copies)}.db"
+        for suffix in ("", "-wal"):
+            if (log := self.path.with_name(self.path.name + suffix)).exists():
+                shutil.copy(log, copy.with_name(copy.name + suffix))
+        connection = sqlite3.connect(copy)
+        try:
+            return connection.execute(f"SELECT * FROM {table}").fetchall()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def place():
+    with directory() as name:
+        place = Place(Path(name))
+        yield place
+        for store in place.stores:
+            store.close()
+
+
+def limit_pages(store, pages):
+    """Let the file have no more pages than that: the disk is full. Without pages there is room again."""
+    connection = store._journal._connection
+    (used,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {used + pages}")
+
+
+BIG = "x" * 20_000
+"""More than fits into the pages that a file has."""
+
+
+def refused(outcome):
+    """Check that it failed because nothing can be written."""
+    with pytest.raises(StoreDown):
+        _ = outcome.value
+
+
+# -- commits
+
+
+def test_a_push_is_seen_by_nobody_before_its_commit(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushed = place.push(store, "bob")
+    assert pushed.parked
+    worker.end_turn()
+    assert pushed.parked
+    assert data(place.read(store, "bob")) == []
+    assert place.read(store, "bob", after=NOW).cursor.sequence == 0
+    worker.step()
+    assert numbers(pushed.value) == [1]
+    assert data(place.read(store, "bob")) == ["hi"]
+
+
+def test_all_pushes_of_a_turn_are_one_commit(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushes = [place.push(store, f"r{number % 7}") for number in range(100)]
+    worker.settle()
+    assert worker.commits == 1
+    assert [numbers(pushed.value) for pushed in pushes] == [[number] for number in range(1, 101)]
+
+
+def test_what_comes_while_a_commit_is_under_way_is_the_next_commit(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    first = place.push(store, "bob")
+    worker.end_turn()
+    second, third = place.push(store, "bob"), place.push(store, "amy")
+    worker.step()
+    assert not first.parked
+    assert second.parked
+    worker.step()
+    assert numbers(second.value) == [2]
+    assert numbers(third.value) == [3]
+    assert worker.works == []
+
+
+def test_each_push_is_told_before_the_next_one_is_seen(place):
+    # So that a reader whom the first one wakes is not told the second one, which then would find nobody.
+    worker = Steps()
+    store = place.open(worker=worker)
+    seen = []
+    for _ in range(3):
+        appended = store.append(push("bob"), place.now, place.wall())
+        appended.addCallback(lambda _: seen.append(numbers(place.read(store, "bob"))))
+    worker.settle()
+    assert seen == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_what_is_pushed_by_one_who_is_told_comes_after_all_of_that_commit(place):
+    store = place.open(worker=(worker := Steps()))
+    again = []
+    place.push(store, "bob", body="a").deferred.addCallback(
+        lambda found: again.append(place.push(store, "bob", body="c")) or found
+    )
+    place.push(store, "bob", body="b")
+    worker.settle()
+    assert data(place.read(store, "bob")) == ["a", "b", "c"]
+    assert numbers(again[0].value) == [3]
+
+
+def test_a_commit_is_bounded_in_bytes(place, monkeypatch):
+    monkeypatch.setattr("cometd_lite.stores.sqlite.STORE_COMMIT_BYTES", 50_000)
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushes = [place.push(store, "bob", body=BIG) for _ in range(4)]
+    worker.step()
+    assert [pushed.parked for pushed in pushes] == [False, False, True, True]
+    worker.step()
+    assert [pushed.parked for pushed in pushes] == [False] * 4
+
+
+def test_a_push_for_whoever_waits_keeps_its_place_in_the_order_but_is_in_no_file(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    kept = place.push(store, "bob", body="kept")
+    passing = place.push(store, "bob", body="passing", queue=False)
+    worker.end_turn()
+    assert passing.parked
+    worker.step()
+    assert numbers(kept.value) == [1]
+    assert numbers(passing.value) == [2]
+    assert data(place.read(store, "bob")) == ["kept", "passing"]
+    store.retract(passing.value)
+    assert data(place.read(store, "bob")) == ["kept"]
+    again = place.crash()
+    assert data(place.read(again, "bob")) == ["kept"]
+    assert again.sequence == 2  # a reader may hold that number
+
+
+def test_a_store_that_is_not_open_takes_nothing(place):
+    store = SQLiteStore(place.path, worker=Inline())
+    with pytest.raises(StoreDown):
+        place.push(store, "bob")
+    with pytest.raises(StoreDown):
+        store.flush()
+    assert store.close() is None
+
+
+def test_a_push_that_is_cancelled_is_kept_all_the_same(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushed = place.push(store, "bob")
+    pushed.deferred.addErrback(lambda _: None)
+    pushed.cancel()
+    worker.settle()
+    assert data(place.read(store, "bob")) == ["hi"]
+
+
+# -- bounds count what is still to come
+
+
+def test_a_mailbox_is_full_of_what_is_still_to_come(place):
+    worker = Steps()
+    store = place.open(Limits(capacity=3), worker)
+    place.push(store, "bob", body=["1", "2"])
+    place.push(store, "amy", "bob")
+    with pytest.raises(MailboxFull):
+        place.push(store, "bob")
+    worker.settle()
+    with pytest.raises(MailboxFull):
+        place.push(store, "bob")
+    place.read(store, "bob", after=place.at(store, 2))
+    assert not place.push(store, "amy").results
+    place.push(store, "bob", body=["4", "5"])
+    with pytest.raises(MailboxFull):
+        place.push(store, "bob")
+    worker.settle()
+    assert data(place.read(store, "bob")) == ["hi", "4", "5"]
+
+
+def test_what_is_still_to_come_makes_room_by_dropping_the_oldest(place):
+    worker = Steps()
+    store = place.open(Limits(capacity=3), worker, overflow="drop-oldest")
+    for number in range(7):
+        place.push(store, "bob", body=str(number))
+    worker.settle()
+    assert data(place.read(store, "bob")) == ["4", "5", "6"]
+    assert place.read(store, "bob", after=place.at(store, 0)).gap
+
+
+def test_what_was_to_make_room_and_is_given_back_stays(place):
+    worker = Steps()
+    store = place.open(Limits(capacity=2), worker)
+    place.push(store, "bob", body=["a", "b"])
+    worker.settle()
+    taken = place.take(store, "bob", limit=1)
+    pushed = place.push(store, "bob", body="c")
+    store.give_back(taken.messages)
+    worker.settle()
+    assert numbers(pushed.value) == [3]
+    assert data(place.take(store, "bob")) == ["a", "b", "c"]
+
+
+def test_at_the_bound_on_memory_a_push_takes_the_room_of_what_goes_for_it(place):
+    worker = Steps()
+    store = place.open(Limits(capacity=2, max_memory=100_000), worker, overflow="drop-oldest")
+    for body in ("a", "b", "c"):
+        pushed = place.push(store, "bob", body=body + BIG)
+        worker.settle()
+        assert not pushed.parked
+    place.push(store, "bob", body="d" + BIG)
+    with pytest.raises(ServerFull):
+        place.push(store, "bob", body="e" + BIG)  # what goes has gone for the one before
+    worker.settle()
+    assert [body[0] for body in data(place.read(store, "bob"))] == ["c", "d"]
+
+
+def test_memory_counts_what_is_still_to_come(place):
+    worker = Steps()
+    store = place.open(Limits(max_memory=100_000), worker)
+    place.push(store, "bob", body=BIG)
+    assert store.usage().memory > 40_000  # the body, and what a poll answers with
+    place.push(store, "amy", body=BIG)
+    with pytest.raises(ServerFull):
+        place.push(store, "eve", body=BIG)
+    worker.settle()
+    assert store.usage().memory < 100_000
+    with pytest.raises(ServerFull):
+        place.push(store, "eve", body=BIG)
+
+
+def test_mailboxes_that_are_still_to_come_are_counted_once(place):
+    worker = Steps()
+    store = place.open(Limits(max_recipients=2), worker)
+    place.push(store, "bob")
+    place.push(store, "bob")
+    place.push(store, "amy")
+    with pytest.raises(ServerFull):
+        place.push(store, "eve")
+    place.push(store, "amy", "bob")
+    worker.settle()
+    assert store.usage().mailboxes == 2
+    with pytest.raises(ServerFull):
+        place.push(store, "eve")
+
+
+# -- a disk that fails
+
+
+def test_a_full_disk_refuses_pushes_and_takes_them_when_there_is_room(place, expected_failures):
+    store = place.open()
+    now(place.push(store, "bob", body="before").deferred)
+    memory = store.usage().memory
+    limit_pages(store, 0)
+    for _ in range(2):
+        refused(place.push(store, "bob", body=BIG))
+    assert data(place.read(store, "bob")) == ["before"]
+    assert store.usage().memory == memory
+    limit_pages(store, 1_000)
+    assert numbers(place.push(store, "bob", body=BIG).value) == [4]  # no number is given twice
+    assert data(place.read(place.crash(), "bob")) == ["before", BIG]
+
+
+def test_what_has_to_go_makes_room_on_a_full_disk(place):
+    store = place.open()
+    now(place.push(store, "old", body=BIG).deferred)
+    now(place.push(store, "bob", body="before").deferred)
+    limit_pages(store, 0)
+    refused(place.push(store, "bob", body=BIG))
+    now(store.delete("old", place.now))
+    assert numbers(place.push(store, "bob", body=BIG).value) == [4]
+
+
+def test_all_who_wait_are_told_that_the_disk_is_full(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    limit_pages(store, 0)
+    pushes = [place.push(store, "bob", body=BIG) for _ in range(2)]
+    worker.end_turn()
+    behind = place.push(store, "bob")
+    flushed = Outcome(store.flush())
+    worker.step()
+    for outcome in (*pushes, behind, flushed):
+        refused(outcome)
+    assert store.usage() == Usage()
+
+
+def test_what_changed_is_written_once_there_is_room(place):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b", "c"]).deferred)
+    limit_pages(store, 0)
+    refused(place.push(store, "bob", body=BIG))
+    assert data(place.take(store, "bob", limit=2)) == ["a", "b"]
+    store.remember("kind", "id", lambda: b"value", inf)
+    # All of it fails together with something that does not fit, and is tried again.
+    store.remember("kind", "big", BIG.encode, inf)
+    store.expire(place.now)
+    assert place.rows("records") == []
+    limit_pages(store, 1_000)
+    store.expire(place.now)
+    after = place.crash()
+    assert {record.id for record in after.recall("kind")} == {"id", "big"}
+    assert data(place.take(after, "bob")) == ["c"]
+
+
+def test_a_disk_that_does_not_answer_refuses_pushes_after_a_while(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "bob")
+    worker.end_turn()
+    waiting = place.push(store, "bob")
+    place.now += STORE_STALLED_SECONDS + 1
+    with pytest.raises(StoreDown):
+        place.push(store, "bob")
+    worker.settle()
+    assert numbers(waiting.value) == [2]
+    assert place.push(store, "bob").parked
+    worker.settle()
+
+
+def test_a_writer_that_breaks_is_logged_and_refuses_pushes(place, expected_failures, monkeypatch):
+    expected_failures.append(ZeroDivisionError)
+    store = place.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(store._journal, "write", lambda changes: 1 // 0)
+        refused(place.push(store, "bob"))
+    assert numbers(place.push(store, "bob").value) == [2]
+
+
+# -- after a restart, and after a crash
+
+
+@pytest.fixture(params=["restart", "crash"])
+def again(request, place):
+    """Return a function that opens a store again, as it was left by a stop or by a crash."""
+
+    def again(store, *args, **words):
+        if request.param == "restart":
+            return place.restart(store, *args, **words)
+        now(store.flush())
+        return place.crash(*args, **words)
+
+    return again
+
+
+def test_messages_are_the_same_as_before(place, again):
+    store = place.open()
+    contents = (
+        Content.parse(b'{"a":\n1}', "application/json; charset=utf-8"),
+        Content.parse("zwölf\n".encode(), "text/plain"),
+        Content.parse(bytes(range(256)), "image/png"),
+    )
+    made = now(
+        store.append(push("bob", "amy")._replace(contents=contents, event="news"), place.now, STARTED + 0.123)
+    )
+    before = [found.json for found in made]
+    assert data(place.read(store, "bob")) == data(place.read(again(store), "bob"))
+    after = place.read(place.stores[-1], "bob", "amy")
+    assert [found.json for found in after.messages] == before
+    assert [found.created_at for found in after.messages] == [STARTED + 0.123] * 6
+
+
+def test_cursors_stay_valid_and_numbers_go_on(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b", "c"]).deferred)
+    after = again(store)
+    assert after.epoch == store.epoch
+    found = place.read(after, "bob", after=place.at(store, 1))
+    assert (data(found), found.gap) == (["b", "c"], False)
+    assert numbers(place.push(after, "bob").value) == [4]
+    assert not place.read(after, "bob", after=place.at(store, 3)).gap
+
+
+def test_numbers_go_on_after_messages_that_are_gone(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"], ttl=10).deferred)
+    place.now += 11
+    store.expire(place.now)
+    after = again(store)
+    assert place.rows("messages") == []
+    assert numbers(place.push(after, "bob").value) == [3]
+
+
+def test_a_take_is_not_given_what_was_taken(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b", "c", "d"]).deferred)
+    taken = place.take(store, "bob", limit=3)
+    store.give_back(taken.messages[:2])
+    assert data(place.take(again(store), "bob")) == ["a", "b", "d"]
+
+
+def test_what_was_acknowledged_makes_room(place, again):
+    limits = Limits(capacity=2)
+    store = place.open(limits)
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    place.read(store, "bob", after=place.at(store, 1))
+    store.expire(place.now)
+    after = again(store, limits)
+    now(place.push(after, "bob", body="c").deferred)
+    assert data(place.read(after, "bob")) == ["b", "c"]
+    with pytest.raises(MailboxFull):
+        place.push(after, "bob")
+
+
+def test_what_the_readers_of_a_pattern_acknowledged_makes_room(place, again):
+    limits = Limits(capacity=2)
+    store = place.open(limits)
+    now(place.push(store, "chat/a", body=["a", "b"]).deferred)
+    place.read(store, "chat/*", after=place.at(store, 2))
+    store.expire(place.now)
+    assert place.push(again(store, limits), "chat/a", body=["c", "d"]).value
+
+
+@pytest.mark.parametrize("name", ["bob", "*", "**"])
+def test_a_reader_has_a_gap_exactly_where_something_was_dropped(place, again, name):
+    limits = Limits(capacity=2)
+    store = place.open(limits, overflow="drop-oldest")
+    for body in ("a", "b", "c"):
+        now(place.push(store, "bob", body=body).deferred)
+    after = again(store, limits)
+    assert place.read(after, name, after=place.at(store, 0)).gap
+    assert not place.read(after, name, after=place.at(store, 1)).gap
+    assert not place.read(after, "amy", after=place.at(store, 0)).gap
+
+
+def test_a_reader_has_a_gap_where_everything_was_deleted(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    now(store.delete("bob", place.now))
+    after = again(store)
+    assert data(place.read(after, "bob")) == []
+    assert place.read(after, "bob", after=place.at(store, 1)).gap
+    assert not place.read(after, "bob", after=place.at(store, 2)).gap
+    assert place.take(after, "bob").gap
+    assert not place.take(after, "bob").gap
+    assert not place.take(again(after), "bob").gap
+
+
+def test_a_mailbox_that_lives_again_remembers_what_was_lost(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    now(store.delete("bob", place.now))
+    now(place.push(store, "bob", body="c").deferred)
+    after = again(store)
+    assert place.read(after, "bob", after=place.at(store, 1)).gap
+    assert data(place.read(after, "bob", after=place.at(store, 2))) == ["c"]
+    assert place.take(after, "bob").gap
+
+
+def test_losses_that_were_forgotten_are_gaps_for_whoever_has_no_other_record(place, again):
+    limits = Limits(max_recipients=3)
+    store = place.open(limits)
+    for name in ("a", "b", "c", "d"):
+        now(place.push(store, name).deferred)
+        now(store.delete(name, place.now))
+    before = [place.read(store, name, after=place.at(store, 1)).gap for name in ("a", "b", "zed")]
+    after = again(store, limits)
+    assert [place.read(after, name, after=place.at(store, 1)).gap for name in ("a", "b", "zed")] == before
+    assert any(before)
+    assert len(place.rows("places")) <= 3
+
+
+def test_a_mailbox_made_after_its_losses_were_forgotten_still_tells_of_them(place):
+    # What says so is written after its first message: a crash in between told no gap.
+    limits = Limits(max_recipients=4)
+    worker = Steps()
+    store = place.open(limits, worker)
+    for name in ("c/d", "a"):
+        place.push(store, name, ttl=10)
+    worker.settle()
+    place.now += 11
+    store.expire(place.now)
+    worker.settle()
+    place.push(store, "c/d")
+    worker.end_turn()
+    worker.works[0][0]()  # the disk has it, and nobody was told
+    after = place.crash(limits)
+    assert numbers(place.read(after, "c/d", after=place.at(store, 0))) == [3]
+    assert place.read(after, "c/d", after=place.at(store, 0)).gap
+    assert not place.read(after, "c/d", after=place.at(store, 2)).gap
+
+
+def test_patterns_that_had_to_be_forgotten_leave_the_file(place):
+    store = place.open(Limits(max_recipients=3))
+    now(place.push(store, "bob").deferred)
+    for number in range(9):
+        place.read(store, f"r{number}/*", after=place.at(store, 1))
+        store.expire(place.now)
+    assert len(place.rows("places")) == 3
+
+
+def test_the_time_a_message_is_kept_goes_on_while_the_server_is_away(place, again):
+    store = place.open()
+    now(place.push(store, "bob", body="short", ttl=30).deferred)
+    now(place.push(store, "bob", body="long", ttl=300).deferred)
+    place.now += 10
+    place.elapse_away(15)
+    after = again(store)
+    assert data(place.read(after, "bob")) == ["short", "long"]
+    place.now += 6
+    found = place.read(after, "bob", after=place.at(store, 0))
+    assert (data(found), found.gap) == (["long"], True)
+
+
+def test_what_expires_while_the_server_is_away_is_a_gap(place, again):
+    store = place.open()
+    now(place.push(store, "bob", ttl=30).deferred)
+    place.elapse_away(31)
+    after = again(store)
+    assert place.read(after, "bob", after=place.at(store, 0)).gap
+    assert data(place.read(after, "bob")) == []
+
+
+def test_a_wall_clock_that_was_set_back_keeps_no_message_longer_than_may_be(place, again):
+    limits = Limits(ttl=100)
+    store = place.open(limits)
+    now(place.push(store, "bob").deferred)
+    place.elapse_away(-86_400)
+    after = again(store, limits)
+    place.now += 101
+    assert data(place.read(after, "bob")) == []
+
+
+def test_what_was_not_written_before_a_crash_happens_again(place):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    place.take(store, "bob", limit=1)
+    assert data(place.take(place.crash(), "bob")) == ["a", "b"]
+
+
+def test_a_deletion_is_answered_when_it_is_kept(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "bob")
+    worker.settle()
+    deleted = Outcome(store.delete("bob", place.now))
+    assert data(place.read(store, "bob")) == []
+    assert deleted.parked
+    worker.settle()
+    assert not deleted.parked
+    assert data(place.read(place.crash(), "bob")) == []
+
+
+def test_nothing_that_goes_in_parts_is_lost_unseen(place, monkeypatch):
+    # A message that had left the file before its loss was noted there would be missed by a reader in silence.
+    monkeypatch.setattr("cometd_lite.stores.sqlite.STORE_ROWS_PER_COMMIT", 3)
+    worker = Steps()
+    store = place.open(worker=worker)
+    names = [f"r{number}" for number in range(5)]
+    for name in names:
+        place.push(store, name, body=["a", "b"], ttl=10)
+    worker.settle()
+    at = place.path
+    place.now += 11
+    store.expire(place.now)
+    worker.end_turn()
+    while worker.works:
+        worker.step()
+        worker.end_turn()
+        place.path = at
+        place.shift -= 20  # so that the crashed copy does not itself find them expired
+        copy = place.crash()
+        place.shift += 20
+        for name in names:
+            found = place.read(copy, name, after=place.at(store, 0))
+            assert found.gap or len(found.messages) == 2
+    place.path = at
+    assert place.rows("messages") == []
+    assert worker.commits > 4
+
+
+def test_the_file_does_not_grow_beyond_what_is_kept(place):
+    limits = Limits(capacity=100, capacity_bytes=200_000)
+    store = place.open(limits, overflow="drop-oldest")
+    sizes = []
+    for _ in range(12):
+        for _ in range(100):
+            place.push(store, "bob", body="x" * 1_000)
+        store.expire(place.now)
+        sizes.append(sum(file.stat().st_size for file in place.directory.iterdir()))
+    assert sizes[-1] <= sizes[5] + 200_000
+    now(store.close())
+    assert place.path.stat().st_size < 1_000_000
+
+
+def test_a_smaller_bound_than_before_refuses_pushes_but_drops_nothing(place):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b", "c"]).deferred)
+    after = place.restart(store, Limits(capacity=2, max_memory=1_000, max_recipients=1))
+    assert data(place.read(after, "bob")) == ["a", "b", "c"]
+    with pytest.raises(MailboxFull):
+        place.push(after, "bob")
+
+
+# -- closing
+
+
+def test_closing_writes_what_waits_and_takes_no_more(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushed = place.push(store, "bob", body=["a", "b"])
+    closed = Outcome(store.close())
+    with pytest.raises(StoreDown):
+        place.push(store, "bob")
+    worker.step()
+    assert data(place.take(store, "bob", limit=1)) == ["a"]
+    worker.settle()
+    assert numbers(pushed.value) == [1, 2]
+    assert closed.value is None
+    assert worker.stopped
+    assert [file.name for file in place.directory.iterdir()] == ["comet.db"]
+    assert data(place.take(place.open(), "bob")) == ["b"]
+
+
+def test_closing_twice_is_closing_once(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    closed = [Outcome(store.close()), Outcome(store.close())]
+    worker.settle()
+    assert [outcome.value for outcome in closed] == [None, None]
+    assert store.close() is None or Outcome(store.close()).value is None
+
+
+def test_closing_on_a_full_disk_ends_all_the_same(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    limit_pages(store, 0)
+    first = place.push(store, "bob", body=BIG)
+    worker.step()
+    second = place.push(store, "bob", body=BIG)
+    store.remember("kind", "big", BIG.encode, inf)
+    closed = Outcome(store.close())
+    worker.settle()
+    for pushed in (first, second):
+        refused(pushed)
+    assert closed.value is None
+    assert data(place.read(place.open(), "bob")) == []
+
+
+# -- what a loss of power leaves
+
+
+def power(monkeypatch, boot):
+    monkeypatch.setattr(journal, "boot_id", lambda: boot)
+
+
+def test_after_a_loss_of_power_no_number_is_given_again_and_every_reader_is_told(place, monkeypatch):
+    power(monkeypatch, "one")
+    store = place.open(sync="normal")
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    now(store.delete("bob", place.now))
+    now(place.push(store, "bob", "amy", body="c").deferred)
+    power(monkeypatch, "two")
+    after = place.crash(sync="normal")
+    (message,) = place.push(after, "bob", body="d").value
+    assert message.sequence > 1_000_000
+    for name in ("bob", "amy", "eve", "*"):
+        # Of a store that went on where the file ends, this reader would have missed what came in between.
+        assert place.read(after, name, after=place.at(store, 500_000)).gap
+        assert not place.read(after, name, after=message.cursor).gap
+    assert data(place.read(after, "bob")) == ["c", "d"]
+    power(monkeypatch, "three")
+    again = place.restart(after, sync="normal")
+    assert place.read(again, "eve", after=place.at(store, 500_000)).gap
+    assert not place.read(again, "eve", after=message.cursor).gap
+    assert numbers(place.push(again, "bob").value) == [message.sequence + 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sync"), [("one", "one", "normal"), ("one", "two", "full"), ("", "", "full")]
+)
+def test_the_death_of_the_process_alone_is_no_loss_of_power(place, monkeypatch, first, second, sync):
+    power(monkeypatch, first)
+    store = place.open(sync=sync)
+    now(place.push(store, "bob").deferred)
+    power(monkeypatch, second)
+    after = place.crash(sync=sync)
+    assert numbers(place.push(after, "bob").value) == [2]
+    assert not place.read(after, "bob", after=place.at(store, 0)).gap
+
+
+def test_where_nobody_knows_whether_power_was_lost_it_was(place, monkeypatch):
+    power(monkeypatch, "")
+    store = place.open(sync="normal")
+    now(place.push(store, "bob").deferred)
+    assert place.read(place.crash(sync="normal"), "bob", after=place.at(store, 0)).gap
+
+
+def test_what_was_stopped_well_has_lost_nothing(place, monkeypatch):
+    power(monkeypatch, "one")
+    store = place.open(sync="normal")
+    now(place.push(store, "bob").deferred)
+    power(monkeypatch, "two")
+    after = place.restart(store, sync="normal")
+    assert not place.read(after, "bob", after=place.at(store, 0)).gap
+    assert numbers(place.push(after, "bob").value) == [2]
+
+
+def test_numbers_are_reserved_with_the_disk_waited_for(place, monkeypatch):
+    monkeypatch.setattr(journal, "STORE_NUMBERS_RESERVED", 3)
+    store = place.open(sync="normal")
+    waited = []
+    connection = store._journal._connection
+    monkeypatch.setattr(
+        store._journal, "_commit", lambda changes, *rest: waited.append((changes.sequence, synchronous()))
+    )
+
+    def synchronous():
+        return connection.execute("PRAGMA synchronous").fetchone()[0]
+
+    for _ in range(9):
+        place.push(store, "bob")
+    assert waited == [(n, 2 if n in {1, 5, 9} else 1) for n in range(1, 10)]
+    monkeypatch.undo()
+
+
+# -- receipts and listeners
+
+
+class Server:
+    """A hub and its listeners over a store that is open."""
+
+    def __init__(self, place: Place, store: SQLiteStore) -> None:
+        self.store = store
+        self.clock = Clock()
+        self.clock.advance(place.now)
+        self.hub = Hub(store, Registry(self.clock, 100), self.clock, wall=place.wall)
+        self.listeners = Listeners(self.hub, 2)
+        self.hub.recall()
+        self.listeners.recall()
+
+    def push(self, *recipients: str, **words: Any) -> Any:
+        return now(self.hub.push(push(*recipients, **words)))
+
+
+def test_a_key_is_answered_the_same_after_a_crash(place):
+    before = Server(place, place.open())
+    receipt = before.push("bob", "amy", body=["a", "b"], key="k")
+    after = Server(place, place.crash())
+    assert after.push("bob", "amy", body=["a", "b"], key="k") == receipt
+    assert data(place.read(after.store, "bob")) == ["a", "b"]
+    with pytest.raises(KeyReused):
+        after.push("bob", "amy", body="c", key="k")
+    after.push("bob", body="c", key="k")  # for others it is another key
+
+
+def test_how_many_a_push_with_a_key_woke_is_known_after_a_restart(place, again):
+    before = Server(place, place.open())
+    Outcome(before.hub.poll(("bob",), NOW, wait=10))
+    receipt = before.push("bob", key="k")
+    assert receipt.delivered == 1
+    assert Server(place, again(before.store)).push("bob", key="k") == receipt
+
+
+def test_a_key_is_forgotten_in_its_time(place, again):
+    before = Server(place, place.open())
+    before.push("bob", key="k")
+    place.elapse_away(IDEMPOTENCY_SECONDS + 1)
+    after = Server(place, again(before.store))
+    assert after.push("bob", key="k").ids != before.push
+    assert data(place.read(after.store, "bob")) == ["hi", "hi"]
+    place.elapse_away(IDEMPOTENCY_SECONDS + 1)
+    place.push(after.store, "bob")
+    assert len(place.rows("records")) == 0
+
+
+def test_a_push_that_nobody_waited_for_leaves_its_key_free(place, again):
+    before = Server(place, place.open())
+    with pytest.raises(NobodyWaits):
+        before.push("bob", key="k", queue=False)
+    after = Server(place, again(before.store))
+    assert after.push("bob", key="k").delivered == 0
+
+
+def test_a_push_that_the_disk_refused_leaves_its_key_free(place):
+    server = Server(place, place.open())
+    limit_pages(server.store, 0)
+    with pytest.raises(StoreDown):
+        server.push("bob", body=BIG, key="k")
+    limit_pages(server.store, 1_000)
+    server.push("bob", body="other", key="k")
+    assert data(place.read(server.store, "bob")) == ["other"]
+
+
+def test_a_listener_is_registered_when_it_is_kept(place):
+    worker = Steps()
+    before = Server(place, place.open(worker=worker))
+    registered = Outcome(before.listeners.register(("bob",)))
+    assert registered.parked
+    worker.settle()
+    listener = registered.value
+    after = Server(place, place.crash())
+    known = after.listeners.get(listener.id)
+    assert (known.recipients, known.place, known.ttl) == (("bob",), listener.place, listener.ttl)
+
+
+def test_a_listener_goes_on_where_it_stood(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",), 60))
+    before.push("bob", body=["a", "b"])
+    assert data(now(before.listeners.poll(listener, None, 0, 1))) == ["a"]
+    after = Server(place, again(before.store))
+    found = now(after.listeners.poll(after.listeners.get(listener.id), None, 0, 100))
+    assert (data(found), found.gap) == (["b"], False)
+
+
+def test_a_listener_that_was_not_answered_is_told_again(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",), 60))
+    before.push("bob")
+    now(before.listeners.poll(listener, None, 0, 1, written=lambda: False))
+    after = Server(place, again(before.store))
+    assert data(now(after.listeners.poll(after.listeners.get(listener.id), None, 0, 100))) == ["hi"]
+
+
+def test_a_listener_reads_what_it_was_changed_to(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",)))
+    now(before.listeners.change(listener, ("amy", "eve/*")))
+    assert Server(place, again(before.store)).listeners.get(listener.id).recipients == ("amy", "eve/*")
+
+
+def test_a_listener_lives_on_while_the_server_is_away(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",), 60))
+    place.elapse_away(3_600)
+    after = Server(place, again(before.store))
+    assert after.listeners.get(listener.id)
+    after.clock.advance(61)
+    after.listeners.sweep()
+    with pytest.raises(ListenerGone):
+        after.listeners.get(listener.id)
+    assert len(Server(place, again(after.store)).listeners) == 0
+
+
+def test_a_listener_that_was_ended_is_gone(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",)))
+    before.listeners.end(listener)
+    with pytest.raises(ListenerGone):
+        Server(place, again(before.store)).listeners.get(listener.id)
+
+
+def test_more_listeners_than_may_be_are_not_brought_back(place, again):
+    before = Server(place, place.open())
+    for number in range(3):
+        before.store.remember("listener", f"~{number}", lambda: VALUE, inf)
+    after = Server(place, again(before.store))
+    assert len(after.listeners) == 2
+    now(after.store.flush())
+    assert len(place.rows("records")) == 2
+
+
+VALUE = b'{"recipients":["bob"],"place":"now","answered":null,"ttl":60.0}'
+
+
+def test_records_are_recalled_once_and_by_their_kind(place, again):
+    store = place.open()
+    store.remember("kind", "a", lambda: b"1", inf)
+    store.remember("kind", "b", lambda: b"2", place.now + 50)
+    store.remember("other", "a", lambda: b"3", inf)
+    store.remember("other", "c", lambda: b"4", inf)
+    store.forget("other", "c")
+    place.elapse_away(20)
+    after = again(store)
+    a, b = after.recall("kind")
+    assert (a.id, a.value, a.expires_at) == ("a", b"1", inf)
+    assert (b.id, b.value) == ("b", b"2")
+    assert b.expires_at == pytest.approx(place.now + 30, abs=0.01)
+    assert [record.value for record in after.recall("other")] == [b"3"]
+    assert list(after.recall("kind")) == []
+
+
+# -- files that cannot be opened
+
+
+def refusal(place, **words):
+    with pytest.raises(StoreUnusable) as refused:
+        place.open(**words)
+    (sentence,) = refused.value.args
+    assert str(place.path) in sentence
+    return sentence
+
+
+def test_a_file_that_another_store_has_open_is_refused(place, monkeypatch):
+    monkeypatch.setattr(journal, "STORE_LOCK_SECONDS", 0.01)
+    store = place.open()
+    assert "in use by another process" in refusal(place)
+    now(store.close())
+    place.open()
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(place):
+    now(place.open().close())
+    connection = sqlite3.connect(place.path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = place.path.read_bytes()
+    assert "newer cometd-lite" in refusal(place)
+    assert place.path.read_bytes() == before
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(place):
+    connection = sqlite3.connect(place.path)
+    connection.execute("CREATE TABLE people (name)")
+    connection.close()
+    before = place.path.read_bytes()
+    assert "another program" in refusal(place)
+    assert place.path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(place):
+    place.path.write_bytes(b"Dear diary, " * 100)
+    assert "no database" in refusal(place)
+
+
+@pytest.mark.parametrize("page", [2, 3, 4, 5, 6])
+def test_a_damaged_file_is_refused(place, page):
+    store = place.open()
+    now(place.push(store, "bob", body=["x" * 500] * 50).deferred)
+    store.remember("kind", "id", lambda: b"value", inf)
+    now(store.close())
+    with place.path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(bytes(range(256)) * 16)
+    assert "damaged" in refusal(place)
+
+
+def test_a_file_that_lost_its_log_is_refused(place):
+    now(place.open().close())
+    connection = sqlite3.connect(place.path)
+    connection.execute("DELETE FROM log")
+    connection.commit()
+    connection.close()
+    assert "damaged" in refusal(place)
+
+
+def test_a_text_that_is_no_text_any_more_is_refused(place):
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    now(store.close())
+    connection = sqlite3.connect(place.path)
+    connection.execute("UPDATE messages SET body = x'ff00ff'")
+    connection.commit()
+    connection.close()
+    assert "damaged" in refusal(place)
+
+
+def test_a_directory_that_is_not_there_is_refused(place):
+    place.path = place.directory / "none" / "comet.db"
+    assert "No such file or directory" in refusal(place)
+
+
+def test_a_directory_is_no_file(place):
+    place.path = place.directory
+    refusal(place)
+
+
+def test_a_new_file_is_for_its_owner_only(place):
+    place.open()
+    assert {file.stat().st_mode & 0o777 for file in place.directory.iterdir()} == {0o600}
+
+
+def test_a_file_of_an_older_version_is_upgraded(place, monkeypatch):
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    now(store.close())
+    step = ("CREATE TABLE added (name TEXT)", "INSERT INTO added VALUES ('new')")
+    monkeypatch.setattr(journal, "SCHEMA", (*SCHEMA, step))
+    assert data(place.read(place.open(), "bob")) == ["hi"]
+    assert place.rows("added") == [("new",)]
+    place.restart(place.stores[-1])
+    assert place.rows("added") == [("new",)]
+
+
+def test_an_upgrade_that_fails_leaves_the_file_as_it_was(place, monkeypatch):
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    now(store.close())
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "SCHEMA", (*SCHEMA, ("CREATE TABLE added (name)", "NONSENSE")))
+        refusal(place)
+    assert data(place.read(place.open(), "bob")) == ["hi"]
+
+
+# -- the thread
+
+
+class Mail:
+    """A reactor as far as a worker uses it: what is called from its thread arrives here."""
+
+    def __init__(self):
+        self.calls: Queue[tuple[Any, ...]] = Queue()
+
+    def callFromThread(self, *call):
+        self.calls.put(call)
+
+    def deliver(self):
+        call, *args = self.calls.get(timeout=10)
+        call(*args)
+
+
+def test_a_thread_of_its_own_does_the_work_in_order():
+    mail = Mail()
+    worker = ThreadWorker(mail)
+    threads, done = [], []
+    for number in range(3):
+        worker.run(
+            lambda: threads.append(current_thread()), lambda failure, n=number: done.append((n, failure))
+        )
+    for _ in range(3):
+        mail.deliver()
+    assert done == [(0, None), (1, None), (2, None)]
+    assert len(set(threads)) == 1
+    assert current_thread() not in threads
+    worker.stop()
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+
+
+def test_what_the_work_raised_is_delivered():
+    mail = Mail()
+    worker = ThreadWorker(mail)
+    failures = []
+    worker.run(lambda: 1 // 0, failures.append)
+    mail.deliver()
+    assert failures[0].check(ZeroDivisionError)
+    worker.stop()
+
+
+def test_at_the_end_of_a_turn_the_reactor_calls():
+    clock = Clock()
+    called = []
+    ThreadWorker(clock).soon(lambda: called.append(True))
+    assert called == []
+    clock.advance(0)
+    assert called == [True]
+
+
+# -- the whole server
+
+
+def test_a_comet_brings_back_what_it_kept(place):
+    clock = Clock()
+    clock.advance(place.now)
+    comet = Comet(store=SQLiteStore(place.path, worker=Inline(), wall=place.wall), clock=clock)
+    comet.start()
+    first = now(comet.push("bob", "a", idempotency_key="k"))
+    listener = now(comet.routes.listeners.register(("bob",)))
+    now(comet.stop())
+    again = Comet(store=SQLiteStore(place.path, worker=Inline(), wall=place.wall), clock=clock)
+    again.start()
+    assert now(again.push("bob", "a", idempotency_key="k")) == first
+    assert [message.data for message in now(again.poll("bob", "oldest")).messages] == ["a"]
+    assert again.routes.listeners.get(listener.id).recipients == ("bob",)
+    now(again.stop())
+    assert clock.getDelayedCalls() == []
+
+
+# -- any order of events
+
+
+class Crashes(RuleBasedStateMachine):
+    """Pushes, reads, takes and deletions in any order, with crashes at any moment."""
+
+    names = strategies.sampled_from(["a", "b", "c/d"])
+    readers = strategies.sampled_from([("a",), ("a", "b"), ("c/*",), ("**",), ("c/d",)])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = directory()
+        self.place = Place(Path(self.temporary.name))
+        self.confirmed: dict[int, tuple[str, str]] = {}
+        self.seen: dict[int, tuple[str, str]] = {}
+        self.cursors: dict[tuple[str, ...], Cursor] = {}
+        self.bodies = count()
+        self.open(self.place.open)
+
+    def open(self, how: Any) -> None:
+        self.worker = Steps()
+        self.store = how(Limits(capacity=4, max_recipients=4), self.worker, sync="normal")
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.worker.settle()
+        self.temporary.cleanup()
+
+    @rule(name=names, overflow=strategies.sampled_from(["reject", "drop-oldest"]), key=strategies.booleans())
+    def push(self, name: str, overflow: Any, key: bool) -> None:
+        body = str(next(self.bodies))
+        words = {"key": body} if key else {}
+        try:
+            pushed = self.store.append(
+                push(name, body=body, overflow=overflow, ttl=40, **words), self.place.now, self.place.wall()
+            )
+        except (MailboxFull, ServerFull, StoreDown):
+            return
+        pushed.addCallback(self.confirm)
+
+    def confirm(self, messages: Any) -> None:
+        for found in messages:
+            assert found.sequence not in self.confirmed
+            assert self.seen.setdefault(found.sequence, (found.recipient, found.data)) == (
+                found.recipient,
+                found.data,
+            )
+            self.confirmed[found.sequence] = (found.recipient, found.data)
+
+    @rule(names=readers)
+    def read(self, names: tuple[str, ...]) -> None:
+        after = self.cursors.get(names, Cursor(self.store.epoch, 0))
+        found = self.store.read(names, after, 100, self.place.now)
+        sequences = numbers(found)
+        assert sequences == sorted(set(sequences))
+        for message in found.messages:
+            assert message.sequence > after.sequence
+            known = (message.recipient, message.data)
+            assert self.seen.setdefault(message.sequence, known) == known, "a number was given twice"
+        assert found.cursor.sequence >= after.sequence
+        if not found.gap:
+            missed = [
+                number
+                for number, (recipient, _) in self.confirmed.items()
+                if after.sequence < number and any(matches(name, recipient) for name in names)
+            ]
+            assert set(missed) <= set(sequences)
+        self.cursors[names] = found.cursor
+
+    @rule(name=names, back=strategies.booleans())
+    def take(self, name: str, back: bool) -> None:
+        found = self.store.take((name,), 2, self.place.now)
+        if back:
+            self.store.give_back(found.messages)
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        self.store.delete(name, self.place.now)
+
+    @rule(seconds=strategies.sampled_from([1, 15, 41]))
+    def elapse(self, seconds: int) -> None:
+        self.place.now += seconds
+        self.store.expire(self.place.now)
+
+    @rule()
+    def end_turn(self) -> None:
+        self.worker.end_turn()
+
+    @rule()
+    def step(self) -> None:
+        self.worker.end_turn()
+        if self.worker.works:
+            self.worker.step()
+
+    @rule(written=strategies.booleans(), away=strategies.sampled_from([0, 0, 30]))
+    def crash(self, written: bool, away: int) -> None:
+        if written and self.worker.works:
+            self.worker.works[0][0]()  # the disk has it, and nobody was told
+        self.place.elapse_away(away)
+        old, worker = self.store, self.worker
+        self.open(self.place.crash)
+        worker.works.clear()
+        old._journal._disconnect()
+
+    @rule(away=strategies.sampled_from([0, 30]))
+    def restart(self, away: int) -> None:
+        closed = Outcome(self.store.close())
+        self.worker.settle()
+        closed.value  # noqa: B018  it raises where it is not closed
+        self.place.elapse_away(away)
+        self.open(self.place.open)
+
+    @invariant()
+    def counts_nothing_twice(self) -> None:
+        if not self.worker.works and not self.worker.turn:
+            usage = self.store.usage()
+            kept = self.store._kept
+            assert not kept._coming
+            assert usage.memory == sum(map(cost, kept._log.values())) + 600 * usage.mailboxes
+
+
+TestCrashes = Crashes.TestCase
+TestCrashes.settings = settings(max_examples=40, stateful_step_count=40)
