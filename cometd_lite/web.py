@@ -173,7 +173,7 @@ class Routes:
         self.show_metrics = metrics
         self.show_console = console
         self.listeners = Listeners(hub, limits.max_sessions)
-        self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux, random)
+        self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux)
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing

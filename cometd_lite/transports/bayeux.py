@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import lru_cache, partial
 from inspect import iscoroutine
-from random import Random
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
@@ -43,14 +42,13 @@ from ..bayeux import (
     batch_of,
     events_of,
 )
-from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull
+from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull, Stopping
 from ..hub import Hub, Reader, shielded, then
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_CALLBACK_BYTES,
     BAYEUX_SOCKET_BACKLOG,
     POLL_MESSAGES_MOST,
-    RETRY_MILLISECONDS,
     Limits,
 )
 from ..message import NOW, Batch
@@ -87,13 +85,10 @@ class BayeuxTransport:
 
     log = Logger()
 
-    def __init__(
-        self, hub: Hub, limits: Limits, options: Options | None = None, random: Random | None = None
-    ) -> None:
+    def __init__(self, hub: Hub, limits: Limits, options: Options | None = None) -> None:
         self.hub = hub
         self.options = options or Options()
         self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
-        self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._held: Counter[str] = Counter()
         """Connects that are held over HTTP, by browser."""
         self._sockets: set[BayeuxSocket] = set()
@@ -141,7 +136,8 @@ class BayeuxTransport:
     ) -> Maybe[Answer]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
-        ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``.
+        ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
+        or ``Stopping`` where a connect cannot be held.
         """
         batch = _posted(body, media_type)
         return self._respond(batch, Peer(browser_of(cookie), rights), gone, json_answer, secure=secure)
@@ -157,7 +153,7 @@ class BayeuxTransport:
     ) -> Maybe[Answer]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
 
-        Raises ``BadParameter``, ``BadBody`` or ``BodyTooLarge``.
+        Raises ``BadParameter``, else as ``post`` does.
         """
         callback = query.get("jsonp", ["jsonpcallback"])
         if len(callback) != 1 or not is_callback(callback[0]):
@@ -218,16 +214,13 @@ class BayeuxTransport:
             return self._answer(exchange, gone, form)
         if session.crowded:
             self.bayeux.relieve(session, connect.reply)
-        if self.hub.stopping:
-            self.retry(connect)
-            return self._answer(exchange, gone, form)
-        held = _Held(self, connect, exchange.wait, gone, form)
-        try:
-            parked = held.park()
-        except ServerFull:
-            self.retry(connect)
-            return self._answer(exchange, gone, form)
         self.bayeux.done(exchange)
+        # Who cannot be held is refused as a poll is. An answer would need an interval, which aiocometd takes
+        # for seconds; but every client waits of its own accord after a failure.
+        if self.hub.stopping:
+            raise Stopping("The server is stopping; come back in a moment.")
+        held = _Held(self, connect, exchange.wait, gone, form)
+        parked = held.park()
         held.wake()
         return parked
 
@@ -281,10 +274,6 @@ class BayeuxTransport:
         session.gap = False
         connect.complete(place, self.hub.clock.seconds(), gap=gap)
         return events
-
-    def retry(self, connect: Connect) -> None:
-        """Advise a client, whose connect cannot be held, to come back after a while."""
-        connect.reply["advice"] = self.bayeux.advice(self._random.randint(*RETRY_MILLISECONDS))
 
     def refresh(self, session: BayeuxSession) -> None:
         """Let whoever reads for a session look again, at what the session reads now."""
@@ -498,8 +487,6 @@ class _Held(_SessionReader[Answer]):
 
     def over(self) -> Answer:
         """Return the answer without events."""
-        if self.hub.stopping:
-            self.transport.retry(self.connect)
         return self._made(None)
 
     def answer(self, answer: Answer) -> None:
@@ -645,9 +632,6 @@ class BayeuxSocket:
                 return None
         except ServerFull:
             self.close(_TRY_AGAIN_LATER, "the server is full")
-        if transport.hub.stopping:
-            for connect in exchange.connects:
-                transport.retry(connect)
         news: Maybe[News | None] = None
         if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
             news = transport.news_if_any(exchange.session)
@@ -735,9 +719,7 @@ class _AtSocket(_SessionReader[None]):
         if not self.hub.stopping:
             self._answer(None)
             return
-        if self.connect is not None:
-            self.transport.retry(self.connect)
-            self._answer(None)
+        self._answer(None)
         self.hub.registry.forget(self)
         self.home.close(SERVICE_RESTART, "the server is stopping")
 

@@ -1,0 +1,239 @@
+"""Foreign Bayeux clients as processes, told what to do by lines; and a cable to the server to cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+HERE = Path(__file__).parent
+PYTHON = HERE / ".venv" / "bin" / "python"
+PATIENCE = 20.0
+"""Seconds until what should come is given up: clients wait, back off and try again."""
+
+
+class Failed(Exception):
+    """The client said that what it was told to do failed."""
+
+
+class Foreign:
+    """A foreign client in a process of its own, and what it has heard."""
+
+    def __init__(self, program: list[str], url: str, transport: str, *extensions: str) -> None:
+        self.transport = transport
+        self.heard: Queue[tuple[str, Any]] = Queue()
+        self.notes: Queue[str] = Queue()
+        self._answers: dict[int, Any] = {}
+        self._answered = threading.Condition()
+        self._number = 0
+        self._process = subprocess.Popen(
+            [*program, url, transport, *extensions],
+            cwd=HERE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def tell(self, deed: str, *given: Any) -> int:
+        """Tell it to do something; return the number by which ``answer`` is asked for."""
+        self._number += 1
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"n": self._number, "do": deed, "with": given}) + "\n")
+        self._process.stdin.flush()
+        return self._number
+
+    def answer(self, number: int) -> Any:
+        """Return what came of what it was told. Raises ``Failed``."""
+        with self._answered:
+            assert self._answered.wait_for(lambda: number in self._answers, PATIENCE), "it says nothing"
+            answer = self._answers.pop(number)
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer["ok"]
+
+    def do(self, deed: str, *given: Any) -> Any:
+        return self.answer(self.tell(deed, *given))
+
+    def hears(self, count: int) -> list[tuple[str, Any]]:
+        """Return the next so many events."""
+        return [self._next(self.heard) for _ in range(count)]
+
+    def notices(self, note: str) -> None:
+        """Wait until it says that it noticed something."""
+        while self._next(self.notes) != note:
+            pass
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @staticmethod
+    def _next(queue: Queue[Any]) -> Any:
+        try:
+            return queue.get(timeout=PATIENCE)
+        except Empty:
+            raise AssertionError("nothing came") from None
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "event" in said:
+                self.heard.put((said["event"]["channel"], said["event"]["data"]))
+            elif "note" in said:
+                self.notes.put(said["note"])
+            else:
+                with self._answered:
+                    self._answers[said["n"]] = said
+                    self._answered.notify_all()
+
+
+Make = Callable[..., Foreign]
+
+
+class Cable:
+    """A TCP relay on a port of its own, which a test cuts as a bad network does.
+
+    ``spoil``, if it is set, is given each piece that comes from the server, and tells whether it still gets
+    through, and whether the connection is then cut.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.spoil: Callable[[bytes], tuple[bool, bool]] | None = None
+        self.cuts = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            self._end(pair)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                client.close()
+                continue
+            pair = (client, server)
+            with self._lock:
+                self._pairs.add(pair)
+            for source, sink, from_server in ((client, server, False), (server, client, True)):
+                threading.Thread(
+                    target=self._relay, args=(pair, source, sink, from_server), daemon=True
+                ).start()
+
+    def _relay(
+        self,
+        pair: tuple[socket.socket, socket.socket],
+        source: socket.socket,
+        sink: socket.socket,
+        from_server: bool,
+    ) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                through, cut = (True, False)
+                if from_server and self.spoil is not None:
+                    through, cut = self.spoil(data)
+                if through:
+                    sink.sendall(data)
+                if cut:
+                    self.cuts += 1
+                    break
+        self._end(pair)
+
+    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        with self._lock:
+            self._pairs.discard(pair)
+        for end in pair:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def install() -> str | None:
+    """Install the clients, unless they are there; return what is missing, where it cannot be installed here.
+
+    In CI what is missing is installed, and nothing is left out.
+    """
+    in_ci = os.environ.get("CI") == "true"
+    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if missing:
+        if not in_ci:
+            return f"{' and '.join(missing)} missing: apt-get install nodejs npm"
+        _run("apt-get", "update", "-qq")
+        _run("apt-get", "install", "-qq", "--no-install-recommends", "nodejs", "npm")
+    if not _is_newer(HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"):
+        _run("npm", "ci", "--silent", "--no-audit", "--no-fund")
+    installed = HERE / ".venv" / "installed"
+    if not _is_newer(installed, HERE / "requirements.txt"):
+        _run(sys.executable, "-m", "venv", "--clear", str(HERE / ".venv"))
+        _run(str(PYTHON), "-m", "pip", "install", "-q", "-r", "requirements.txt")
+        installed.touch()
+    return None
+
+
+def find_chromium() -> str | None:
+    """Return where Chromium is; in CI it is installed, elsewhere None may be returned."""
+    for _ in range(2):
+        for name in (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome"):
+            if found := shutil.which(name):
+                return found
+        if os.environ.get("CI") != "true":
+            break
+        _run("apt-get", "update", "-qq")
+        _run("apt-get", "install", "-qq", "--no-install-recommends", "chromium")
+    return None
+
+
+def eventually(holds: Callable[[], Any], what: str) -> Any:
+    """Return what ``holds`` returns, as soon as it is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := holds()):
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.01)
+    return result
+
+
+def _is_newer(made: Path, source: Path) -> bool:
+    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, cwd=HERE, check=True, stdout=sys.stderr, timeout=600)
