@@ -16,12 +16,13 @@ from twisted.internet.task import LoopingCall
 from .auth import Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .bayeux import Service
-from .hub import Hub, Standing, then
+from .hub import Hub, Standing
+from .later import Maybe, then
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .message import Batch, Content, Cursor, Message, Push, Receipt
 from .recipient import readable, recipient
 from .registry import Registry
-from .stores import Maybe, Store
+from .stores import Store
 from .stores.memory import MemoryStore
 from .transports.bayeux import BayeuxTransport
 from .web import Authorize, Routes, RoutesResource

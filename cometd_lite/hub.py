@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .errors import BodyTooLarge, KeyReused, NobodyWaits, Stopping
+from .later import Maybe, shielded, then, total, waits
 from .limits import (
     IDEMPOTENCY_IDS,
     IDEMPOTENCY_KEYS,
@@ -32,39 +33,12 @@ from .limits import (
 )
 from .message import NOW, OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
-from .registry import Parked, Registry, Woken, total
-from .stores import Contents, Maybe, Store
+from .registry import Parked, Registry, Woken
+from .stores import Contents, Store
 from .stores.records import RECEIPTS, fingerprint, receipt_id, receipt_of, receipt_value
 
 T = TypeVar("T")
-R = TypeVar("R")
 _Key: TypeAlias = tuple[str, tuple[str, ...]]
-
-
-def then(result: Maybe[T], use: Callable[[T], Maybe[R]]) -> Maybe[R]:
-    """Give ``result`` to ``use`` now, or once it is there; what never waits needs no Deferred."""
-    if isinstance(result, Deferred):
-        return result.addCallback(use)
-    return use(result)
-
-
-def shielded(result: Maybe[T], unwanted: Callable[[T], object] | None = None) -> Maybe[T]:
-    """Return what may be cancelled without cancelling the work behind it.
-
-    What the work gives when nobody wants it any more is given to ``unwanted``.
-    """
-    if not isinstance(result, Deferred):
-        return result
-    outside: Deferred[T] = Deferred()
-
-    def finish(value: T | Failure) -> None:
-        if not outside.called:
-            outside.callback(value)  # a Failure makes it an errback
-        elif unwanted is not None and not isinstance(value, Failure):
-            unwanted(value)
-
-    result.addBoth(finish)
-    return outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +111,7 @@ class Reader(Parked[T]):
         except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
             self._failed(Failure())
             return False
-        return self.expect(found) if isinstance(found, Deferred) else self.see(found)
+        return self.expect(found) if waits(found) else self.see(found)
 
     def expect(self, found: Deferred[Batch]) -> Deferred[int]:
         """Look at what was asked for once it is there; return whether there was something."""
@@ -363,7 +337,7 @@ class Hub:
         receipt = self._push(push)
         remembered = _Remembered(digest, now + IDEMPOTENCY_SECONDS, len(push.contents))
         self._remember(key, remembered)
-        if not isinstance(receipt, Deferred):
+        if not waits(receipt):
             remembered.receipt = receipt
             return receipt
         mine = remembered.again()
@@ -409,7 +383,7 @@ class Hub:
         began = time.perf_counter()
         created_at = self.wall()
         appended = self.store.append(push, self.clock.seconds(), created_at)
-        if isinstance(appended, Deferred):
+        if waits(appended):
             return shielded(appended.addCallback(self._appended, push, created_at, began))
         return self._appended(appended, push, created_at, began)
 
@@ -486,7 +460,7 @@ class Hub:
         Raises ``ServerFull`` where it would have to be held and as many are as may be.
         """
         found = reader.ask()
-        if not isinstance(found, Deferred):
+        if not waits(found):
             if found:
                 return reader.counted(found)
             reader.see(found)
@@ -551,7 +525,7 @@ class Hub:
         self.log.failure("The store failed", failure)
 
     def _note_failure(self, result: Maybe[object]) -> None:
-        if isinstance(result, Deferred):
+        if waits(result):
             result.addErrback(self.store_failed)
 
 

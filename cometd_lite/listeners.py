@@ -14,11 +14,12 @@ import orjson
 from twisted.internet.defer import Deferred
 
 from .errors import ListenerGone
-from .hub import Hub, Poll, then
+from .hub import Hub, Poll
+from .later import Maybe, then
 from .limits import LISTENER_SECONDS
 from .message import NOW, Batch, Cursor
 from .sessions import Session, Sessions, new_id
-from .stores import Maybe, Record
+from .stores import Record
 
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""

@@ -11,16 +11,17 @@ from math import ceil, floor
 from random import Random
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from .errors import ServerFull
+from .later import Maybe, total
 from .limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
 from .recipient import covering
 
 T = TypeVar("T")
-Woken: TypeAlias = int | Deferred[int]
+Woken: TypeAlias = Maybe[int]
 """How many readers a wake answered; known only later where they look into a store that waits."""
 
 _TICK = 0.1
@@ -253,10 +254,3 @@ class Registry:
         for reader in tuple(timer.parked):
             if reader.deferred is not None:
                 reader.end()
-
-
-def total(counts: list[Woken]) -> Woken:
-    """Return the sum of what several wakes answered."""
-    later = [count for count in counts if isinstance(count, Deferred)]
-    known = sum([count for count in counts if not isinstance(count, Deferred)])
-    return gatherResults(later).addCallback(lambda found: known + sum(found)) if later else known

@@ -43,7 +43,8 @@ from .errors import (
     Unauthorized,
     problem_type,
 )
-from .hub import Hub, Standing, then
+from .hub import Hub, Standing
+from .later import Maybe, then, waits
 from .limits import Limits
 from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import Batch, Content, Push, Receipt, timestamp
@@ -51,7 +52,6 @@ from .metrics import prometheus
 from .pages import pages
 from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
 from .recipient import recipient
-from .stores import Maybe
 from .transports import Answer, longpoll, websocket
 from .transports.bayeux import BayeuxSocket, BayeuxTransport
 from .transports.ndjson import NDJSON
@@ -122,7 +122,7 @@ def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Calla
                 answer = handler(self, request, **names)
             except CometError as error:
                 return self.send(self.problem(error), request)
-            if isinstance(answer, Deferred):
+            if waits(answer):
                 there = (request,)
                 return answer.addCallbacks(self.send, self.failed, callbackArgs=there, errbackArgs=there)
             return self.send(answer, request)
@@ -219,7 +219,7 @@ class Routes:
         )
         named = asked.recipients if asked.listener is None else self.listeners.get(asked.listener).recipients
         found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, grant))
-        if isinstance(found, Deferred):
+        if waits(found):
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from hypothesis import strategies
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from cometd_lite.errors import CometError
 from cometd_lite.message import Batch, Content, Cursor, Message, Push
-from cometd_lite.stores import Maybe
+from cometd_lite.later import Maybe
+from cometd_lite.stores import Contents, Record, Usage
+from cometd_lite.stores.memory import MemoryStore
 
 T = TypeVar("T")
 
 EPOCH = "epoch00000"
-
-bodies = strategies.binary(min_size=1, max_size=64)
-names = strategies.text(string.ascii_lowercase, min_size=1, max_size=3)
 
 
 def text(body: str = "hi") -> Content:
@@ -78,3 +76,108 @@ def now(result: Maybe[T]) -> T:
     """Return what is there already, plain or in a Deferred; raise what it failed with."""
     value: T = Outcome(result).value
     return value
+
+
+class Asked:
+    """A question to a ``SlowStore``. It is looked at when ``look`` is called, and answered by ``answer``."""
+
+    def __init__(self, verb: str, call: Callable[[], Any]) -> None:
+        self.verb = verb
+        self.deferred: Deferred[Any] = Deferred()
+        self._call = call
+        self._looked = False
+        self._found: Any = None
+
+    def look(self) -> None:
+        """Let the store do what was asked; nobody is told yet."""
+        if not self._looked:
+            self._looked = True
+            try:
+                self._found = self._call()
+            except CometError:
+                self._found = Failure()
+
+    def answer(self) -> None:
+        """Tell whoever asked."""
+        self.look()
+        self.deferred.callback(self._found)
+
+    def fail(self, error: Exception) -> None:
+        """Do nothing of what was asked, and say so."""
+        self._looked = True
+        self._found = Failure(error)
+        self.answer()
+
+
+class SlowStore:
+    """A store that looks, and answers, when the test says so, and in any order.
+
+    What is asked of ``MemoryStore`` here waits in ``asked``; ``settle`` answers all of it, oldest first.
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.asked: list[Asked] = []
+
+    def settle(self) -> None:
+        while self.asked:
+            self.answer(self.asked[0])
+
+    def answer(self, asked: Asked) -> None:
+        self.asked.remove(asked)
+        asked.answer()
+
+    def next(self, verb: str) -> Asked:
+        """Return the oldest question of a kind, which the test is to answer."""
+        asked = next(asked for asked in self.asked if asked.verb == verb)
+        self.asked.remove(asked)
+        return asked
+
+    def usage(self) -> Usage:
+        return self.store.usage()
+
+    def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        pass
+
+    def forget(self, kind: str, id: str) -> None:  # noqa: A002
+        pass
+
+    def recall(self, kind: str) -> Sequence[Record]:
+        return ()
+
+    def _ask(self, verb: str, *given: Any) -> Deferred[Any]:
+        self.asked.append(Asked(verb, lambda: getattr(self.store, verb)(*given)))
+        return self.asked[-1].deferred
+
+    def open(self, now: float) -> Deferred[None]:
+        return self._ask("open", now)
+
+    def close(self) -> Deferred[None]:
+        return self._ask("close")
+
+    def flush(self) -> Deferred[None]:
+        return self._ask("flush")
+
+    def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
+        return self._ask("append", push, now, created_at)
+
+    def retract(self, messages: Sequence[Message]) -> Deferred[None]:
+        return self._ask("retract", messages)
+
+    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Deferred[Batch]:
+        return self._ask("read", recipients, after, limit, now)
+
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
+        return self._ask("take", recipients, limit, now)
+
+    def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
+        return self._ask("give_back", messages)
+
+    def delete(self, recipient: str, now: float) -> Deferred[None]:
+        return self._ask("delete", recipient, now)
+
+    def describe(self, recipient: str, now: float) -> Deferred[Contents]:
+        return self._ask("describe", recipient, now)
+
+    def expire(self, now: float) -> Deferred[None]:
+        return self._ask("expire", now)

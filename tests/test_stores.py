@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 from cometd_lite.errors import MailboxFull, ServerFull
 from cometd_lite.limits import Limits
 from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
-from cometd_lite.stores import Contents, Maybe, Store, Usage
+from cometd_lite.later import Maybe
+from cometd_lite.stores import Contents, Store, Usage
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.stores.sqlite import SQLiteStore
 

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol
 
-from twisted.internet.defer import Deferred
-
+from ..later import Maybe
 from ..message import Batch, Cursor, Message, Push
-
-T = TypeVar("T")
-Maybe: TypeAlias = T | Deferred[T]
 
 
 @dataclass(frozen=True, slots=True)

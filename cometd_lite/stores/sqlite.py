@@ -31,6 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import MailboxFull, StoreDown
+from ..later import Maybe
 from ..limits import (
     IDEMPOTENCY_SECONDS,
     STORE_COMMIT_BYTES,
@@ -41,7 +42,7 @@ from ..limits import (
 from ..mailbox import Mailbox
 from ..message import Batch, Content, Cursor, Message, Push, Receipt
 from ..recipient import covering, is_pattern
-from . import Contents, Maybe, Record, Usage
+from . import Contents, Record, Usage
 from .journal import Changes, Journal, Kept, KeptRecord, Place, Sync
 from .memory import MemoryStore, cost, new_epoch
 from .records import RECEIPTS, fingerprint, receipt_id, receipt_value

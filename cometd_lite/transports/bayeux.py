@@ -43,7 +43,8 @@ from ..bayeux import (
     events_of,
 )
 from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull, Stopping
-from ..hub import Hub, Reader, shielded, then
+from ..hub import Hub, Reader
+from ..later import Maybe, shielded, then
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_CALLBACK_BYTES,
@@ -54,7 +55,6 @@ from ..limits import (
 from ..message import NOW, Batch
 from ..recipient import readable
 from ..registry import Woken
-from ..stores import Maybe
 from . import Answer
 from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 
