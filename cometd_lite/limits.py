@@ -89,6 +89,9 @@ RETRY_MILLISECONDS = (1_000, 3_000)
 SOCKET_MESSAGE_BYTES_OVER_BODY = 2_048
 """What a push over a WebSocket may have around its data: a recipient, a ref and JSON's own signs."""
 
+LISTEN_BACKLOG = 4_096
+"""Connections that wait to be accepted, as far as the kernel's own bound lets them."""
+
 TOKEN_BYTES = 8_192
 """A JSON Web Token at the most: with dozens of patterns one has 2 KB, and a header fits no more."""
 

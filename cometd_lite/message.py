@@ -215,8 +215,8 @@ class Batch:
 
     @property
     def json(self) -> bytes:
-        """The body of a poll's answer (HTTP.md, "Poll")."""
-        return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}' % (
+        """The body of a poll's answer (HTTP.md, "Poll"), with a line's end, for terminals."""
+        return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
             b",".join([message.json for message in self.messages]),
             str(self.cursor).encode(),
             b"true" if self.gap else b"false",

@@ -34,7 +34,7 @@ from . import __version__
 from .auth import Hosts, Tokens, is_loopback
 from .bayeux import Options as BayeuxOptions
 from .comet import Comet
-from .limits import DRAIN_SECONDS, Limits
+from .limits import DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .serving import Bounds, HTTPFactory
 from .stores import StoreUnusable
 from .stores.sqlite import SQLiteStore
@@ -301,7 +301,7 @@ class CometService(Service):
         """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
         for endpoint in self.listen:
-            listening = serverFromString(reactor, endpoint).listen(self.factory)
+            listening = serverFromString(reactor, with_backlog(endpoint)).listen(self.factory)
             listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
         self._exit_if_failed()
 
@@ -373,6 +373,17 @@ class CometService(Service):
     def _stop_reactor() -> None:
         with suppress(ReactorNotRunning):  # a second signal finds it stopping already
             reactor.stop()
+
+
+def with_backlog(endpoint: str) -> str:
+    """Return a TCP or TLS endpoint with a longer queue of connections that wait to be accepted.
+
+    Twisted's 50 is short for a thousand clients that come back in one second: whoever finds no place waits
+    for the next second.
+    """
+    if endpoint.partition(":")[0] in {"tcp", "tcp6", "ssl"} and "backlog=" not in endpoint:
+        return f"{endpoint}:backlog={LISTEN_BACKLOG}"
+    return endpoint
 
 
 def settle_collector() -> None:

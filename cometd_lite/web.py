@@ -37,6 +37,7 @@ from .errors import (
     BodyTooLarge,
     CometError,
     Forbidden,
+    ForbiddenOrigin,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -234,8 +235,21 @@ class Routes:
             )
         if asked.after is not None:
             return self.hub.poll(asked.recipients, asked.after, wait, asked.limit)
+        self._check_taker(request)
         taken = self.hub.take(asked.recipients, wait, asked.limit, lambda: _has_left(request))
         return then(taken, lambda batch: self._give(batch, request))
+
+    def _check_taker(self, request: Request) -> None:
+        """Raise ``ForbiddenOrigin`` where a page of a foreign origin makes its reader's browser take.
+
+        A take changes the mailbox, and an image's address can be one; such a request has no Origin, but
+        browsers say where it comes from (W3C Fetch Metadata). A request of an allowed Origin may.
+        """
+        if request.getHeader(b"sec-fetch-site") in {b"cross-site", b"same-site"} and not self._cors(request):
+            raise ForbiddenOrigin(
+                "Pages of other origins may not take messages; they may read by cursor, as in ?after=oldest, "
+                "and the server may be started with --allow-origin."
+            )
 
     def _give(self, taken: Batch, request: Request) -> Batch:
         """Return what a take is answered with; what cannot be written stays where it was."""
@@ -431,8 +445,8 @@ class Routes:
     def health(self, request: Request) -> Answer:
         """Say whether this server takes requests: 200, or 503 while it stops."""
         if self.hub.stopping:
-            return Answer(503, _JSON + self._retry_after(1), b'{"status":"stopping"}')
-        return Answer(200, _JSON, b'{"status":"ok"}')
+            return Answer(503, _JSON + self._retry_after(1), b'{"status":"stopping"}\n')
+        return Answer(200, _JSON, b'{"status":"ok"}\n')
 
     @_route(app, "/metrics", "GET")
     def metrics(self, request: Request) -> Answer:
@@ -580,7 +594,7 @@ class Routes:
             head += b"WWW-Authenticate: Bearer\r\n"
         if isinstance(error, MethodNotAllowed):
             head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
-        return Answer(error.status, head, orjson.dumps(error.problem()))
+        return Answer(error.status, head, _dumped(error.problem()))
 
     def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
         """Return the head and body of the problem that answers what is not even a request.
@@ -591,7 +605,7 @@ class Routes:
         kind = title.lower().replace(" ", "-")
         self.hub.metrics.refusals[kind] += 1
         problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
-        return _PROBLEM, orjson.dumps(problem)
+        return _PROBLEM, _dumped(problem)
 
     def too_large(self) -> BodyTooLarge:
         """Return the error for a body over the bound."""
@@ -697,6 +711,11 @@ def _first_error(failure: Failure) -> Failure:
 # -- answering
 
 
+def _dumped(document: dict[str, Any]) -> bytes:
+    """Return a JSON document as a line of text: on a terminal the prompt comes on the next."""
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
+
 def _poll_answer(batch: Batch, asked: PollAsked) -> Answer:
     if asked.conditional and not batch:
         made = longpoll.not_modified(batch)
@@ -706,7 +725,7 @@ def _poll_answer(batch: Batch, asked: PollAsked) -> Answer:
 
 
 def _receipt(receipt: Receipt) -> Answer:
-    return Answer(201 if receipt.delivered else 202, _JSON, receipt.json)
+    return Answer(201 if receipt.delivered else 202, _JSON, receipt.json + b"\n")
 
 
 def _standing(standing: Standing) -> Answer:
@@ -714,7 +733,7 @@ def _standing(standing: Standing) -> Answer:
     return Answer(
         200,
         _JSON,
-        orjson.dumps(
+        _dumped(
             {
                 "recipient": standing.recipient,
                 "waiting": standing.waiting,
@@ -756,7 +775,7 @@ def _registered(listener: Listener, under: bytes) -> Answer:
 
 
 def _described(listener: Listener) -> bytes:
-    return orjson.dumps(
+    return _dumped(
         {
             "id": listener.id,
             "recipients": listener.recipients,
