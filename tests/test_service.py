@@ -12,7 +12,7 @@ from twisted.plugin import IPlugin, getPlugins
 from zope.interface.verify import verifyObject
 
 from cometd_lite.limits import Limits
-from cometd_lite.service import Options, count, makeService, mount, one_of, size, span
+from cometd_lite.service import Options, count, makeService, mount, one_of, size, span, with_backlog
 
 
 def parsed(*words):
@@ -199,3 +199,15 @@ def test_the_service_is_made_of_what_was_asked_for():
     assert service.factory.routes.prefix == b"/comet"
     assert service.comet.routes.hosts.named == {"x"}
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
+
+
+@pytest.mark.parametrize("endpoint", ["tcp:8080", "tcp6:8080:interface=\\:\\:1", "ssl:443:certKey=x"])
+def test_more_connections_may_wait_than_twisted_lets(endpoint: str) -> None:
+    assert with_backlog(endpoint) == f"{endpoint}:backlog=4096"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp:8080:backlog=5", "unix:/run/comet.sock", "systemd:domain=INET:index=0"]
+)
+def test_an_endpoint_keeps_the_queue_that_it_asks_for(endpoint: str) -> None:
+    assert with_backlog(endpoint) == endpoint

@@ -266,3 +266,26 @@ def test_a_server_on_loopback_answers_to_nobody_elses_name(serve, host):
 def test_a_server_that_others_can_reach_answers_to_every_name(serve):
     server = serve(hosts=Hosts())
     assert server.get("/healthz", {"Host": "comet.example"}).status == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_foreign_page_may_not_take_by_an_image(server, site):
+    # Such a request has no Origin; the browser says by itself where it comes from.
+    server.push("/bob", "for bob")
+    refused = server.get("/poll/bob?wait=0", {"Sec-Fetch-Site": site})
+    assert (refused.status, refused.json["type"]) == (403, "urn:cometd-lite:problem:forbidden-origin")
+    assert server.get("/poll/bob?after=oldest", {"Sec-Fetch-Site": site}).status == 200
+    assert server.read("/poll/bob") == ["for bob"]
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_ones_own_page_and_the_address_bar_may_take(server, site):
+    server.push("/bob", "for bob")
+    assert server.get("/poll/bob?wait=0", {"Sec-Fetch-Site": site}).json["messages"] != []
+
+
+def test_a_page_of_an_allowed_origin_may_take(serve):
+    server = serve(origins=["https://friend.example"])
+    server.push("/bob", "for bob")
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://friend.example"}
+    assert server.get("/poll/bob?wait=0", headers).json["messages"] != []

@@ -314,3 +314,9 @@ def test_a_failure_of_the_server_tells_nothing_of_it(server, expected_failures):
     assert answer.json["type"].endswith("internal-error")
     assert b"secret" not in answer.body
     assert b"Zero" not in answer.body
+
+
+def test_json_ends_with_the_end_of_its_line_for_terminals(server):
+    for target in ("/poll/bob?wait=0", "/recipients/bob", "/healthz", "/nothing"):
+        assert server.get(target).body.endswith(b"}\n")
+    assert server.push("/bob").body.endswith(b"}\n")
