@@ -67,13 +67,11 @@ class Chunked:
     def _part(self, data: bytes, at: int) -> int:
         """Take what there is of a chunk, all but its CRLF; return how far that goes."""
         end = min(len(data), at + self._want - 2)
-        if end > at:
-            self.content += data[at:end]
-            self._want -= end - at
-            return end
-        if not b"\r\n".startswith(data[at:]):
+        self.content += data[at:end]
+        self._want -= end - at
+        if not b"\r\n".startswith(data[end:]):
             raise Refused(400, "A chunk is longer than its size says.")
-        return at
+        return end
 
     def _begin(self, line: bytes) -> None:
         """Read a chunk's size line."""

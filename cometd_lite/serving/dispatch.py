@@ -8,6 +8,7 @@ here less than one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -142,17 +143,20 @@ class Table:
         for route in self._whole.get(path, ()):
             if route.methods is None or method in route.methods:
                 return route, {}
-        text = _decode(path)
+        text = "/" if path == b"*" else _decode(path)
         if text.startswith("/"):
-            found = _search(self._root, method, text.lstrip("/").split("/"), ())
-            if found is not None:
-                return found
+            with contextlib.suppress(_SlashWanted):
+                found = _search(self._root, method, text.lstrip("/").split("/"), ())
+                if found is not None:
+                    return found
         rule, params = self.adapter(request, method, text).match(return_rule=True)
         return Route(self._app, rule), dict(params)
 
     def _inside(self, path: bytes) -> bytes:
         """Return a path without the prefix. Raises ``NotFound`` for one that lies outside."""
         length = len(self.prefix)
+        if path == b"*":
+            return path
         if not path.startswith(self.prefix) or path[length : length + 1] not in {b"/", b""}:
             raise NotFound
         return path[length:]
@@ -219,13 +223,23 @@ def _is_path(rest: str) -> bool:
     return bool(rest) and rest[0] != "/" and "\n" not in rest[1:]
 
 
+class _SlashWanted(Exception):
+    """There is a rule for the same path with a slash at its end: werkzeug redirects to it."""
+
+
 def _search(node: _Node, method: bytes, parts: list[str], values: tuple[str, ...]) -> Found | None:
-    """Follow the tree with all that is left of a path, and come back from where it does not fit."""
+    """Follow the tree with all that is left of a path, and come back from where it does not fit.
+
+    Raises ``_SlashWanted``.
+    """
     if not parts:
-        for route, names in node.routes:
-            if route.methods is None or method in route.methods:
-                return route, dict(zip(names, values, strict=True))
-        return None
+        if (
+            "" in node.fixed
+            and not _first(node.routes, method, ())
+            and _first(node.fixed[""].routes, method, ())
+        ):
+            raise _SlashWanted
+        return _first(node.routes, method, values)
     found: Found | None = None
     following = node.fixed.get(parts[0])
     if following is not None:
@@ -235,7 +249,13 @@ def _search(node: _Node, method: bytes, parts: list[str], values: tuple[str, ...
     if found is None and node.rest:
         rest = "/".join(parts)
         if _is_path(rest):
-            for route, names in node.rest:
-                if route.methods is None or method in route.methods:
-                    return route, dict(zip(names, (*values, rest), strict=True))
+            found = _first(node.rest, method, (*values, rest))
     return found
+
+
+def _first(choices: Named, method: bytes, values: tuple[str, ...]) -> Found | None:
+    """Return the first of the routes that has the method, with the values under its names."""
+    for route, names in choices:
+        if route.methods is None or method in route.methods:
+            return route, dict(zip(names, values, strict=False))
+    return None

@@ -21,7 +21,7 @@ _COMMON: Final = frozenset({b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELE
 _REQUEST_LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])"
 ).fullmatch
-_OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/[0-9](?:\.[0-9])?").fullmatch
+_OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?").fullmatch
 # Field lines (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
 _FIELD: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _BLOCK: Final = re.compile(rb"(?:%b)*+\r\n" % _FIELD).fullmatch

@@ -143,6 +143,7 @@ class HTTPConnection:
         """Forget everything; who waits for this connection is cancelled."""
         self.state = CLOSED
         self.deadline = 0
+        self.wire.forget()
         self.wire = NOWHERE
         self._buffer = b""
         self._arriving = None
@@ -227,6 +228,8 @@ class HTTPConnection:
             result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
+        except Refused as refusal:
+            self._refuse(refusal)
         except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
             self.recover(request, Failure())
 

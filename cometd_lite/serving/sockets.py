@@ -326,6 +326,9 @@ class SocketWire:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._poller.reactor.callLater(0, self.lose, _ABORTED)
 
+    def forget(self) -> None:
+        """Do nothing: what was lost has let go of everything; see ``Wire``."""
+
     def pause(self) -> None:
         """Stop reading; see ``Wire``."""
         self._paused = True

@@ -56,6 +56,9 @@ class Wire(Protocol):
     def abort(self) -> None:
         """Close now, and drop what is unsent."""
 
+    def forget(self) -> None:
+        """Let go of everything: the owner was told that the wire is gone, and will not come back."""
+
     def pause(self) -> None:
         """Stop reading."""
 
@@ -81,7 +84,7 @@ class TwistedWire:
 
     def __init__(self, transport: Any, owner: Owner) -> None:
         self.transport = transport
-        self._owner = owner
+        self._owner: Owner | None = owner
         self._unsent = 0
         self._paused = False
         self._lent = False
@@ -121,6 +124,11 @@ class TwistedWire:
         """Abort; see ``Wire``."""
         self.transport.abortConnection()
 
+    def forget(self) -> None:
+        """Let go; a transport may keep its producer, and must not keep the connection by it. See ``Wire``."""
+        self._owner = None
+        self.transport = NOWHERE.transport
+
     def pause(self) -> None:
         """Stop reading; see ``Wire``."""
         self.transport.pauseProducing()
@@ -151,7 +159,8 @@ class TwistedWire:
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Count no more: all is sent."""
         self._paused, self._unsent = False, 0
-        self._owner.drained()
+        if self._owner is not None:
+            self._owner.drained()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: the owner is told that the connection is lost."""
@@ -179,7 +188,7 @@ class NoWire:
     def close(self) -> None:
         """Do nothing."""
 
-    half_close = abort = pause = resume = unregister_producer = close
+    half_close = abort = forget = pause = resume = unregister_producer = close
 
     def register_producer(self, producer: Any, streaming: bool) -> None:  # noqa: ARG002  Wire's
         """Stop the producer."""
