@@ -64,15 +64,14 @@ def _fields_of(head: Any) -> Fields:
 
 
 class PollAsked(NamedTuple):
-    """What a poll asks for. ``after`` is None for a take; ``conditional``: it came as a validator.
+    """What a poll asks for, but for its cursor.
 
-    ``preferred``: ``wait``, in seconds, came as a preference that is honoured. ``look``: a HEAD, which takes
-    nothing, acknowledges nothing and waits for nothing.
+    ``conditional``: a cursor came, as a validator. ``preferred``: ``wait``, in seconds, came as a preference
+    that is honoured. ``look``: a HEAD, which takes nothing, acknowledges nothing and waits for nothing.
     """
 
     recipients: tuple[str, ...]
     listener: str | None
-    after: Cursor | None
     conditional: bool
     wait: float
     preferred: bool
@@ -91,31 +90,46 @@ class PushAsked(NamedTuple):
     overflow: Overflow | None
 
 
-def poll_asked(name: str | None, text: bytes, given: Fields, most: float, *, look: bool) -> PollAsked:
-    """Return what a poll asks for: by its path's name, its query and its fields; ``most`` bounds the wait."""
+def poll_asked(
+    name: str | None, text: bytes, given: Fields, most: float, *, look: bool
+) -> tuple[PollAsked, Cursor | None]:
+    """Return what a poll asks for, and its cursor, None for a take.
+
+    It comes by its path's name, its query and its fields; ``most`` bounds the wait, in seconds.
+    """
     after = None
     match = _AFTER.search(text)
     if match is not None:
         after = cursor(match[1].decode(), "after")
-        text = text[: match.start()] + text[match.end() :].lstrip(b"&" if match.start() == 0 else b"")
-    asked = _poll_asked(name, text, given.accept, given.prefer, most, look)
-    conditional = False
+        start, end = match.span()
+        text = text[:start] + text[end if start else end + 1 :]
+    asked = _poll_asked(name, text, given.accept, given.prefer, given.if_none_match, most, look)
     if after is None:
-        after, conditional = place(parsed(text), given)
+        after = place(parsed(text), given)
     elif b"after" in text and "after" in parsed(text):
         raise BadParameter("after is given once.")
-    if look:
-        after = after or OLDEST
-    if after is None and asked.listener is None and any(map(is_pattern, asked.recipients)):
-        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
-    return asked._replace(after=after, conditional=conditional)
+    elif asked.conditional:
+        asked = asked._replace(conditional=False)
+    if after is None:
+        if look:
+            return asked, OLDEST
+        if asked.listener is None and any(map(is_pattern, asked.recipients)):
+            raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
+    return asked, after
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _poll_asked(
-    name: str | None, text: bytes, accept: bytes | None, prefer: bytes | None, most: float, look: bool
+    name: str | None,
+    text: bytes,
+    accept: bytes | None,
+    prefer: bytes | None,
+    if_none_match: bytes | None,
+    most: float,
+    look: bool,
 ) -> PollAsked:
     query = parsed(text)
+    conditional = if_none_match is not None and "after" not in query
     form = _format(query, accept)
     limit = _limit(one(query, "limit"))
     wait, preferred = _wait(query, prefer, most)
@@ -128,7 +142,7 @@ def _poll_asked(
         recipients = ()
     if form == "raw":
         limit = 1
-    return PollAsked(recipients, listener, None, False, 0.0 if look else wait, preferred, limit, form, look)
+    return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -157,22 +171,21 @@ def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(readable, _names(name, query))))
 
 
-def place(query: Query, given: Fields) -> tuple[Cursor | None, bool]:
-    """Return the reader's cursor, None for a take, and whether it came as a validator."""
+def place(query: Query, given: Fields) -> Cursor | None:
+    """Return the reader's cursor: its ``after``, else its validator, else its last event's id."""
     after = one(query, "after")
     if after is not None:
-        return cursor(after, "after"), False
+        return cursor(after, "after")
     if given.if_none_match is not None:
-        return _validator(given.if_none_match.decode("latin-1")), True
+        return _validator(given.if_none_match.decode("latin-1"))
     if given.last_event_id is not None:
-        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID"), False
-    return None, False
+        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    return None
 
 
 def start(query: Query, given: Fields) -> Cursor:
     """Return where a stream or socket begins."""
-    after = place(query, given)[0]
-    return NOW if after is None else after
+    return place(query, given) or NOW
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:

@@ -48,7 +48,7 @@ from .hub import Hub, Standing
 from .later import Maybe, then, waits
 from .limits import Limits
 from .listeners import ALL_LISTENERS, Listener, Listeners
-from .message import Batch, Content, Push, Receipt, timestamp
+from .message import Batch, Content, Cursor, Push, Receipt, timestamp
 from .metrics import prometheus
 from .pages import pages
 from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
@@ -211,7 +211,7 @@ class Routes:
     @_route(app, "/poll/<path:name>", "GET")
     def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
-        asked = query.poll_asked(
+        asked, after = query.poll_asked(
             name,
             request.uri.partition(b"?")[2],
             fields(request),
@@ -219,22 +219,22 @@ class Routes:
             look=request.method == b"HEAD",
         )
         named = asked.recipients if asked.listener is None else self.listeners.get(asked.listener).recipients
-        found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, grant))
+        found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, after, grant))
         if waits(found):
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
 
-    def _poll(self, request: Request, asked: PollAsked, grant: Grant | None) -> Maybe[Batch]:
+    def _poll(
+        self, request: Request, asked: PollAsked, after: Cursor | None, grant: Grant | None
+    ) -> Maybe[Batch]:
         wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
             if asked.look:
                 return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
-            return self.listeners.poll(
-                listener, asked.after, wait, asked.limit, lambda: not _has_left(request)
-            )
-        if asked.after is not None:
-            return self.hub.poll(asked.recipients, asked.after, wait, asked.limit)
+            return self.listeners.poll(listener, after, wait, asked.limit, lambda: not _has_left(request))
+        if after is not None:
+            return self.hub.poll(asked.recipients, after, wait, asked.limit)
         self._check_taker(request)
         taken = self.hub.take(asked.recipients, wait, asked.limit, lambda: _has_left(request))
         return then(taken, lambda batch: self._give(batch, request))
