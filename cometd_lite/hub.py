@@ -257,10 +257,10 @@ class Follower(Reader[None]):
             self._again = False
         return seen
 
-    def go_on(self) -> None:
-        """Tell what came while the reader could not take it."""
+    def go_on(self) -> Woken:
+        """Tell what came while the reader could not take it; return whether there was something."""
         self.ready = True
-        self.wake()
+        return self.wake()
 
     def ask(self) -> Maybe[Batch]:
         """Read after the cursor."""
@@ -391,8 +391,12 @@ class Hub:
         self, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> Maybe[Receipt]:
         self.metrics.pushes += len(messages)
-        woken = total([self.registry.wake(recipient) for recipient in push.recipients])
-        return then(woken, lambda woken: self._woken(woken, messages, push, created_at, began))
+        recipients = push.recipients
+        wake = self.registry.wake
+        woken = wake(recipients[0]) if len(recipients) == 1 else total([wake(name) for name in recipients])
+        if waits(woken):
+            return woken.addCallback(self._woken, messages, push, created_at, began)
+        return self._woken(woken, messages, push, created_at, began)
 
     def _woken(
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float, began: float

@@ -157,12 +157,12 @@ class Registry:
 
         Those who wait are taken out first and called then, in the order in which they came.
         """
-        woken = []
+        woken: list[Woken] = []
+        places = self._places
         for key in covering(recipient):
-            place = self._places.get(key)
-            if place is not None:
-                woken += [reader.wake() for reader in tuple(place)]
-        return total(woken)
+            if key in places:
+                woken += [reader.wake() for reader in tuple(places[key])]
+        return total(woken) if woken else 0
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""

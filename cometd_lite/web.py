@@ -200,7 +200,9 @@ class Routes:
         return then(receipt, _receipt)
 
     def _contents(self, request: Request, content_type: bytes | None) -> tuple[Content, ...]:
-        body = request.content.read()
+        body: bytes | None = getattr(request, "body", None)
+        if body is None:
+            body = request.content.read()
         if len(body) > self.limits.max_body:
             raise self.too_large()
         return query.contents(body, content_type)
