@@ -51,6 +51,7 @@ class Comet:
         authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
+        openapi: bool = True,
         bayeux: BayeuxOptions | None = BayeuxOptions(),  # noqa: B008  it is frozen
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
@@ -76,6 +77,7 @@ class Comet:
             authorize=authorize,
             metrics=metrics,
             console=console,
+            openapi=openapi,
             bayeux=bayeux,
         )
         self._sweep = LoopingCall(self._sweep_all)

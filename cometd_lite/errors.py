@@ -37,6 +37,24 @@ def problem_type(kind: str) -> str:
     return f"urn:cometd-lite:problem:{kind}"
 
 
+def kind_of(title: str) -> str:
+    """Return the kind of a problem that has no class, by its title."""
+    return title.lower().replace(" ", "-").replace("/", "-")
+
+
+MALFORMED: dict[int, str] = {
+    400: "Bad request",
+    408: "Request timeout",
+    414: "URI too long",
+    417: "Expectation failed",
+    431: "Request header fields too large",
+    500: "Internal error",
+    505: "HTTP version not supported",
+}
+"""Titles of what is wrong below the routes: ``serving/`` knows only statuses. Not the phrases of ``http``,
+which change with Python's version, while a problem's type is stable."""
+
+
 class CometError(Exception):
     """A refusal that a client is told about, as a problem of RFC 9457.
 

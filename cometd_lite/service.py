@@ -141,6 +141,7 @@ no pid file."""
     optFlags = (  # noqa: N815  Twisted's name
         ("no-console", None, "Do not show the console page at /."),
         ("no-metrics", None, "Do not show the counts at /metrics."),
+        ("no-openapi", None, "Do not describe the interface at /openapi.json."),
         ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
     )
     optParameters = (  # noqa: N815  Twisted's name
@@ -408,6 +409,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         tokens=options.tokens,
         metrics=not options["no-metrics"],
         console=not options["no-console"],
+        openapi=not options["no-openapi"],
         bayeux=options.bayeux,
         clock=reactor,
     )

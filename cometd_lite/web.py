@@ -31,6 +31,7 @@ from . import query
 from .auth import Action, Grant, Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .errors import (
+    MALFORMED,
     BadParameter,
     BadRecipient,
     BadRequest,
@@ -42,6 +43,7 @@ from .errors import (
     MethodNotAllowed,
     NotFound,
     Unauthorized,
+    kind_of,
     problem_type,
 )
 from .hub import Hub, Standing
@@ -50,6 +52,7 @@ from .limits import Limits
 from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import Batch, Content, Cursor, Push, Receipt, timestamp
 from .metrics import prometheus
+from .openapi import Interface
 from .pages import pages
 from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
 from .recipient import recipient
@@ -162,6 +165,7 @@ class Routes:
         authorize: Authorize | None = None,
         metrics: bool = True,
         console: bool = True,
+        openapi: bool = True,
         bayeux: BayeuxOptions | None = None,
         random: Random | None = None,
     ) -> None:
@@ -173,6 +177,8 @@ class Routes:
         self.authorize = authorize
         self.show_metrics = metrics
         self.show_console = console
+        self.show_openapi = openapi
+        self._document: tuple[bytes, bytes] | None = None
         self.listeners = Listeners(hub, limits.max_sessions)
         self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux)
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
@@ -457,6 +463,28 @@ class Routes:
             raise NotFound("The metrics are turned off.")
         return Answer(200, _METRICS, prometheus(self.hub.metrics, self._gauges))
 
+    @_route(app, "/openapi.json", "GET")
+    def openapi(self, request: Request) -> Answer:
+        """Show this interface as OpenAPI."""
+        if not self.show_openapi:
+            raise NotFound("The description of the interface is turned off.")
+        under = request.path.rpartition(b"/")[0]
+        if self._document is None or self._document[0] != under:
+            self._document = under, _dumped(self.interface.document(under.decode("latin-1")))
+        return Answer(200, _JSON, self._document[1])
+
+    @property
+    def interface(self) -> Interface:
+        """What is turned on here."""
+        return Interface(
+            self.limits,
+            tokens=self.tokens is not None,
+            judged=self.authorize is not None,
+            metrics=self.show_metrics,
+            console=self.show_console,
+            bayeux=self.bayeux is not None,
+        )
+
     def _gauges(self) -> dict[str, tuple[str, float]]:
         usage = self.hub.store.usage()
         metrics = self.hub.metrics
@@ -603,8 +631,8 @@ class Routes:
 
         ``serving/`` says what is wrong with it, by a status and a sentence.
         """
-        title = HTTPStatus(status).phrase
-        kind = title.lower().replace(" ", "-")
+        title = MALFORMED.get(status) or HTTPStatus(status).phrase
+        kind = kind_of(title)
         self.hub.metrics.refusals[kind] += 1
         problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
         return _PROBLEM, _dumped(problem)
