@@ -131,6 +131,9 @@ BAYEUX_CALLBACK_BYTES = 128
 ENDED_PER_SECOND = 1_000
 """Waits ended in a second, at the least, when the server stops: few readers do not make it slow."""
 
+DRAIN_IDLE_SECONDS = 1.0
+"""A connection on which nothing is asked is kept this long then: some client is between two polls."""
+
 DRAIN_SECONDS = 10.0
 """A server that stops is gone by then: service managers kill after 30 to 90 s."""
 

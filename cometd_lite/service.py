@@ -34,7 +34,7 @@ from . import __version__
 from .auth import Hosts, Tokens, is_loopback
 from .bayeux import Options as BayeuxOptions
 from .comet import Comet
-from .limits import DRAIN_SECONDS, LISTEN_BACKLOG, Limits
+from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .serving import Bounds, HTTPFactory
 from .stores import StoreUnusable
 from .stores.sqlite import SQLiteStore
@@ -332,26 +332,33 @@ class CometService(Service):
         """Stop accepting, answer every parked reader, wait until the answers have left, close the store.
 
         Readers are let go of in the first half of the time, answers leave until three quarters of it, and
-        what is left is the store's. Whatever is done sooner is not waited for.
+        what is left is the store's. Whatever is done sooner is not waited for. Connections on which nothing
+        is asked are closed after a moment only: whoever was answered just now comes back for the rest.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
         self.ports = []
         self.factory.stopping = True
-        self.factory.shutdown()
         return Deferred.fromCoroutine(self._stop([closed for closed in closing if closed is not None]))
 
     async def _stop(self, closing: list[Deferred[Any]]) -> None:
         began = reactor.seconds()
-        await self.comet.drain(self.drain / 2)
-        while self.factory.connections and reactor.seconds() - began < self.drain * 3 / 4:
-            await deferLater(reactor, _LOOK_SECONDS)
+        drained = self.comet.drain(self.drain / 2)
+        await self._disconnected(began + min(DRAIN_IDLE_SECONDS, self.drain / 10))
+        self.factory.shutdown()
+        await drained
+        await self._disconnected(began + self.drain * 3 / 4)
         closed = self.comet.stop()
         left = self.drain - (reactor.seconds() - began)
         try:
             await gatherResults([closed, *closing]).addTimeout(max(_LOOK_SECONDS, left), reactor)
         except DeferredTimeout:
             self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
+
+    async def _disconnected(self, until: float) -> None:
+        """Wait until nobody is connected any more, or the time has come."""
+        while self.factory.connections and reactor.seconds() < until:
+            await deferLater(reactor, _LOOK_SECONDS)
 
     def _handle_signals(self) -> None:
         # Twisted would end the process by the signal itself, which service managers report as a failure.

@@ -34,6 +34,7 @@ from ..errors import MailboxFull, StoreDown
 from ..later import Maybe
 from ..limits import (
     IDEMPOTENCY_SECONDS,
+    MAILBOX_OVERHEAD,
     STORE_COMMIT_BYTES,
     STORE_ROWS_PER_COMMIT,
     STORE_STALLED_SECONDS,
@@ -116,12 +117,12 @@ class _Coming:
 
     __slots__ = ("deferred", "memory", "messages", "offset", "push", "receipt", "size")
 
-    def __init__(self, push: Push, messages: list[Message], offset: float) -> None:
+    def __init__(self, push: Push, messages: list[Message], size: int, memory: int, offset: float) -> None:
         self.push = push
         self.messages = messages
+        self.size = size
+        self.memory = memory
         self.offset = offset
-        self.size = sum([len(content.body) for content in push.contents])
-        self.memory = sum(map(cost, messages))
         self.receipt: KeptRecord | None = None
         self.deferred: Deferred[Sequence[Message]] = Deferred()
 
@@ -150,25 +151,37 @@ class _Watched(MemoryStore):
     def accept(self, push: Push, now: float, created_at: float) -> _Coming:
         """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
         self._expire_soon(now)
-        crowded = False
-        if push.queue:
-            self._check_coming(push)
+        limits = self.limits
+        recipients = push.recipients
+        size = sum([len(content.body) for content in push.contents])
+        makes_room = None
+        crowded = push.queue and self._is_crowded(push, size)
+        if crowded:
+            self._check_coming(push, size)
             # What goes for this push is not to be counted for another one, too.
-            crowded = self._check_capacity(push) and self._coming.keys().isdisjoint(push.recipients)
+            if self._check_capacity(push) and self._coming.keys().isdisjoint(recipients):
+                makes_room = push
         messages = self._numbered(push, now, created_at, self.numbered)
-        self._check_server(messages, self._made_soon, makes_room=push if crowded else None)
+        memory = sum([cost(message) for message in messages])
+        made = [name for name in recipients if name not in self._mailboxes and name not in self._made_soon]
+        mailboxes = len(self._mailboxes) + len(self._made_soon) + len(made)
+        if (
+            self.memory + memory + len(made) * MAILBOX_OVERHEAD > limits.max_memory
+            or mailboxes > limits.max_recipients
+        ):
+            self._check_server(messages, self._made_soon, makes_room=makes_room)
         self.numbered += len(messages)
-        coming = _Coming(push, messages, created_at - now)
-        self.memory += coming.memory
-        for recipient in push.recipients:
+        self.memory += memory
+        self._made_soon.update(made)
+        count = len(push.contents)
+        for recipient in recipients:
             held = self._coming.get(recipient)
             if held is None:
-                held = self._coming[recipient] = [0, 0]
-            held[0] += len(push.contents)
-            held[1] += coming.size
-            if recipient not in self._mailboxes:
-                self._made_soon.add(recipient)
-        return coming
+                self._coming[recipient] = [count, size]
+            else:
+                held[0] += count
+                held[1] += size
+        return _Coming(push, messages, size, memory, created_at - now)
 
     def drop(self, coming: _Coming) -> None:
         """Give up the room of a push that does not come after all."""
@@ -185,17 +198,35 @@ class _Watched(MemoryStore):
     def show(self, coming: _Coming) -> None:
         """Put a push into its mailboxes, where readers see it."""
         self.drop(coming)
-        if coming.push.queue:
+        push = coming.push
+        if push.queue and self._is_crowded(push, coming.size):
             # It had room when it was accepted. A take may have given back since what was to make room;
             # then the mailbox holds a little more, until the next push.
             with suppress(MailboxFull):
-                self._make_room(coming.push)
+                self._make_room(push)
         for message in coming.messages:
             self.keep(message)
-        self._made_soon.difference_update(coming.push.recipients)
+        self._made_soon.difference_update(push.recipients)
         self.sequence = coming.messages[-1].sequence
 
-    def _check_coming(self, push: Push) -> None:
+    def _is_crowded(self, push: Push, size: int) -> bool:
+        """Whether a mailbox does not hold a push besides all that it has, and that comes already."""
+        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
+        for recipient in push.recipients:
+            count, total = len(push.contents), size
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is not None:
+                count += len(mailbox.messages)
+                total += mailbox.size
+            held = self._coming.get(recipient)
+            if held is not None:
+                count += held[0]
+                total += held[1]
+            if count > capacity or total > capacity_bytes:
+                return True
+        return False
+
+    def _check_coming(self, push: Push, size: int) -> None:
         """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
         if (push.overflow or self.overflow) != "reject":
             return
@@ -204,12 +235,11 @@ class _Watched(MemoryStore):
             held = self._coming.get(recipient)
             if held is None:
                 continue
-            count = held[0] + len(push.contents)
-            size = held[1] + sum([len(content.body) for content in push.contents])
-            if count > capacity or size > capacity_bytes:
+            count, total = held[0] + len(push.contents), held[1] + size
+            if count > capacity or total > capacity_bytes:
                 raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            mailbox.in_the_way(count, size, capacity, capacity_bytes, reject=True)
+            mailbox.in_the_way(count, total, capacity, capacity_bytes, reject=True)
 
     # -- what changed
 

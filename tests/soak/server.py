@@ -1,0 +1,132 @@
+"""What the soaks share: the real server on a fixed port, and the smallest HTTP client that asyncio allows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+ROOT = Path(__file__).parents[2]
+TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+
+
+class Broken(Exception):
+    """The connection ended before the answer did, or there was none to be had."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    head: bytes
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Client:
+    """One connection, opened when it is needed."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+        """Send a request and return its answer. Raises ``Broken``."""
+        fields = {"Host": "localhost", "Content-Length": str(len(body))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        try:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self._streams
+            writer.write(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
+            answer = Answer(int(head[9:12]), head, await reader.readexactly(int(length or 0)))
+        except (OSError, asyncio.IncompleteReadError) as error:
+            self.close()
+            raise Broken(str(error)) from error
+        if b"\r\nconnection: close\r\n" in head:
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams[1].close()
+
+
+class Server:
+    """The server, which may be killed and started again on the same port and in the same directory."""
+
+    def __init__(self, directory: Path, *options: str, code: str = TWISTD) -> None:
+        self.code = code
+        self.directory = directory
+        self.options = options
+        self.log = directory / "twistd.log"
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            self.port: int = found.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, without waiting for anything."""
+        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", self.code, "-n", "--pidfile=", "cometd-lite"),
+                    *("--listen", listen, *self.options),
+                ],
+                cwd=self.directory,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    async def up(self, patience: float = 30.0) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + patience
+        client = Client(self.port)
+        while True:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()[-2_000:]
+            try:
+                if (await client.ask("GET", "/healthz")).status == 200:
+                    break
+            except Broken:
+                pass
+            assert time.monotonic() < deadline, "the server does not answer"
+            await asyncio.sleep(0.02)
+        client.close()
+
+    def kill(self) -> None:
+        """End it as a power switch would, without its knowing."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def stop(self) -> int:
+        """End it by SIGTERM; return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        while (code := self.process.poll()) is None:
+            await asyncio.sleep(0.02)
+        return code
+
+    def memory(self) -> float:
+        """Return the megabytes that it takes."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024

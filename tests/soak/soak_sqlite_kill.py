@@ -1,0 +1,213 @@
+"""Kill the server again and again while writers push and readers poll; nothing that was confirmed is lost.
+
+    python tests/soak/soak_sqlite_kill.py 200 [--sync normal]
+
+Eight writers push to four rooms, as fast as they are answered. Half of them give each push a key and repeat
+it until it is confirmed: those are there exactly once. The others go on to the next push: what was not
+confirmed may be there or not. Eight readers poll by cursor: rooms, two rooms at once, and all of them by a
+pattern. Each must read what was confirmed for it in the one order, once, with no gap told. Exits 1 where
+something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from server import Broken, Client, Server
+
+WRITERS = 8
+ROOMS = ("room0", "room1", "room2", "room3")
+READERS = (
+    ("room0",),
+    ("room1",),
+    ("room2",),
+    ("room3",),
+    ("room0", "room1"),
+    ("room2", "room3"),
+    ("*",),
+    ("**",),
+)
+KEPT_SECONDS = 60
+"""Long enough for every reader, short enough that expiry happens, too."""
+LIFE_SECONDS = (0.0, 1.2)
+"""How long the server lives once it answers."""
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def number(id_: str) -> int:
+    return int(id_.partition("-")[2])
+
+
+@dataclass
+class Truth:
+    """What was confirmed, by number; what is wrong; and when to end."""
+
+    confirmed: dict[int, tuple[str, str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: int = 0
+    repeated: int = 0
+    writing: bool = True
+    reading: bool = True
+
+    def confirm(self, id_: str, room: str, text: str) -> None:
+        """Note that a push got its 201 or 202."""
+        if self.confirmed.setdefault(number(id_), (room, text)) != (room, text):
+            self.faults.append(f"{id_} was given twice: {self.confirmed[number(id_)]} and {(room, text)}")
+
+
+async def write(truth: Truth, port: int, writer: int) -> None:
+    """Push until told to stop."""
+    client = Client(port)
+    keyed = writer % 2 == 0
+    room = ROOMS[writer % len(ROOMS)]
+    place = 0
+    while truth.writing:
+        text = f"{writer}.{place}"
+        headers = {"Content_Type": "text/plain"} | ({"Idempotency_Key": text} if keyed else {})
+        try:
+            answer = await client.ask("POST", f"/push/{room}", text.encode(), **headers)
+        except Broken:
+            truth.broken += 1
+            truth.repeated += keyed
+            place += not keyed
+            await asyncio.sleep(0.02)
+            continue
+        truth.statuses[answer.status] += 1
+        if answer.status in {201, 202}:
+            truth.confirm(answer.json["id"], room, text)
+            place += 1
+        elif answer.status != 503:
+            truth.faults.append(f"a push was answered {answer.status}: {answer.body!r}")
+    client.close()
+
+
+@dataclass
+class Reader:
+    """What one reader read, as it was told."""
+
+    rooms: tuple[str, ...]
+    cursor: str
+    read: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def wants(self, room: str) -> bool:
+        return room in self.rooms or "*" in self.rooms or "**" in self.rooms
+
+    async def follow(self, truth: Truth, port: int) -> None:
+        """Poll until told to stop."""
+        client = Client(port)
+        names = "&".join(f"rcpt={room}" for room in self.rooms)
+        while truth.reading:
+            try:
+                answer = await client.ask("GET", f"/poll?{names}&after={self.cursor}&wait=2&limit=1000")
+            except Broken:
+                await asyncio.sleep(0.02)
+                continue
+            if answer.status != 200:
+                truth.faults.append(f"a poll was answered {answer.status}: {answer.body!r}")
+                return
+            batch = answer.json
+            if batch["gap"]:
+                truth.faults.append(f"{self.rooms} was told a gap at {self.cursor}")
+            self.read += [(number(m["id"]), m["recipient"], m["data"]) for m in batch["messages"]]
+            self.cursor = batch["cursor"]
+        client.close()
+
+    def faults(self, truth: Truth) -> Iterator[str]:
+        """Say what is wrong with what was read."""
+        numbers = [found[0] for found in self.read]
+        if numbers != sorted(set(numbers)):
+            yield f"{self.rooms} read out of order, or twice"
+        texts = Counter(text for _, _, text in self.read)
+        twice = [text for text, times in texts.items() if times > 1]
+        if twice:
+            yield f"{self.rooms} read under two numbers: {twice[:5]}"
+        read = {found[0]: found[1:] for found in self.read}
+        missed = [
+            (at, room, text)
+            for at, (room, text) in truth.confirmed.items()
+            if self.wants(room) and read.get(at) != (room, text)
+        ]
+        if missed:
+            yield f"{self.rooms} missed {len(missed)} that were confirmed: {missed[:5]}"
+
+
+async def soak(rounds: int, sync: str, directory: Path) -> int:
+    """Run so many rounds; return the exit code."""
+    options = ("--store", "sqlite:comet.db", "--sync", sync, "--ttl", str(KEPT_SECONDS))
+    server = Server(directory, *options, "--capacity", "1000000", "--capacity-bytes", "1G")
+    truth = Truth()
+    server.start()
+    await server.up()
+    head = (await Client(server.port).ask("GET", "/poll/room0?after=now&wait=0")).json["cursor"]
+    readers = [Reader(rooms, head) for rooms in READERS]
+    polling = [asyncio.create_task(reader.follow(truth, server.port)) for reader in readers]
+    writing = [asyncio.create_task(write(truth, server.port, writer)) for writer in range(WRITERS)]
+    began = time.monotonic()
+    for turn in range(rounds):
+        if turn % 10:
+            await server.up()
+            await asyncio.sleep(random.uniform(*LIFE_SECONDS))
+        else:
+            await asyncio.sleep(random.uniform(0, 1.5))  # as it starts, reads its file, or a moment later
+        server.kill()
+        server.start()
+        if turn % 20 == 19 or truth.faults:
+            took = time.monotonic() - began
+            say(f"{turn + 1} kills in {took:.0f} s, {len(truth.confirmed)} confirmed")
+        if truth.faults:
+            break
+    await server.up()
+    await asyncio.sleep(0.5)
+    truth.writing = False
+    await asyncio.gather(*writing)
+    last = max(truth.confirmed)
+    for _ in range(100):
+        if all(number(reader.cursor) >= last for reader in readers if "**" in reader.rooms):
+            break
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(2.5)  # one more wait of each reader
+    truth.reading = False
+    await asyncio.gather(*polling)
+    faults = [*truth.faults, *[fault for reader in readers for fault in reader.faults(truth)]]
+    code = await server.stop()
+    if code != 0:
+        faults.append(f"the server ended with {code}")
+    log = server.log.read_text()
+    if "Traceback" in log or "Unhandled" in log:
+        faults.append(f"the log has a failure: {log[-2_000:]}")
+    size = (directory / "comet.db").stat().st_size / 1024 / 1024
+    say(
+        f"{rounds} kills with --sync={sync}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "
+        f"{truth.broken} broken off, {truth.repeated} of them repeated by their key, "
+        f"{sum(len(reader.read) for reader in readers)} deliveries to {len(readers)} readers; "
+        f"the file has {size:.1f} MB."
+    )
+    say("\n".join(faults) or "Nothing lost, nothing doubled, all in order, no gap.")
+    return 1 if faults else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("kills", type=int, nargs="?", default=20)
+    parser.add_argument("--sync", choices=["full", "normal"], default="full")
+    asked = parser.parse_args()
+    with TemporaryDirectory() as directory:
+        return asyncio.run(soak(asked.kills, asked.sync, Path(directory)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
