@@ -71,6 +71,9 @@ PRESENCE_SECONDS = 3600.0
 STREAM_BUFFER = 1024 * 1024
 """A stream or socket that lets this much pile up unread is disconnected (HTTP.md, "Stream")."""
 
+STREAM_PIECE = 64 * 1024
+"""A stream or socket is written so much at once, and more when that was taken: what Twisted pauses at."""
+
 STREAM_MESSAGES = 100
 """Messages that a stream is told in one step: others get their turn in between."""
 

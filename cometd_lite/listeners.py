@@ -124,6 +124,8 @@ class Listeners:
 
         def release() -> None:
             self._sessions.release(listener, self._hub.clock.seconds())
+            if listener.place == NOW:
+                listener.place = poll.after  # what that was, so that nothing is missed until the next poll
             if listener.parked is poll:
                 listener.parked = None
 

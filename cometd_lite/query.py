@@ -184,8 +184,15 @@ def place(query: Query, given: Fields) -> Cursor | None:
 
 
 def start(query: Query, given: Fields) -> Cursor:
-    """Return where a stream or socket begins."""
-    return place(query, given) or NOW
+    """Return where a stream or socket begins.
+
+    An EventSource that reconnects asks again as it was made, ``after`` and all: what it says besides in
+    Last-Event-ID is where it stands.
+    """
+    after = place(query, given)
+    if given.last_event_id is not None:
+        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    return after or NOW
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:

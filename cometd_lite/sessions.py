@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from .errors import ServerFull
@@ -16,6 +16,9 @@ from .limits import SESSION_ID_BYTES
 from .message import Cursor
 
 S = TypeVar("S", bound="Session")
+
+_SPARE = 100
+"""Entries of sessions that are gone, which are not yet worth looking for."""
 
 
 def new_id() -> str:
@@ -47,7 +50,7 @@ class Sessions(Generic[S]):
         self.most = most
         self._sessions: dict[str, S] = {}
         self._expiries: list[tuple[float, str]] = []
-        """A heap with one entry for each session; its time may be too early, never too late."""
+        """A heap with an entry for each session, and some that are gone; its time is never too late."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -62,6 +65,10 @@ class Sessions(Generic[S]):
         self._sessions[session.id] = session
         session.expires_at = now + session.ttl
         heappush(self._expiries, (session.expires_at, session.id))
+        if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
+            # Most are gone: who registers and leaves, time and again, must not fill the heap.
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
+            heapify(self._expiries)
 
     def get(self, id: str, now: float) -> S | None:  # noqa: A002
         """Return the session with this id, None where there is none (any more)."""

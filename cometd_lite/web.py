@@ -206,12 +206,15 @@ class Routes:
         return then(receipt, _receipt)
 
     def _contents(self, request: Request, content_type: bytes | None) -> tuple[Content, ...]:
+        return query.contents(self._body(request), content_type)
+
+    def _body(self, request: Request) -> bytes:
         body: bytes | None = getattr(request, "body", None)
         if body is None:
             body = request.content.read()
         if len(body) > self.limits.max_body:
             raise self.too_large()
-        return query.contents(body, content_type)
+        return body
 
     # -- poll
 
@@ -269,7 +272,7 @@ class Routes:
 
     @_route(app, "/stream", "GET")
     @_route(app, "/stream/<path:name>", "GET")
-    def stream(self, request: Any, name: str | None = None) -> Answer | Maybe[None]:
+    def stream(self, request: Any, name: str | None = None) -> Maybe[None]:
         """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
         given = fields(request)
         asked = parse_query(request.uri)
@@ -277,11 +280,12 @@ class Routes:
         after = query.start(asked, given)
         accept = (request.getHeader(b"accept") or b"").lower()
         form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
-        if request.method == b"HEAD":
-            return Answer(200, form.head)
         head = form.head + self._cors(request)
 
         def begin(grant: Grant | None) -> Maybe[None]:
+            if request.method == b"HEAD":
+                _begin(request, head)
+                return None
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
             ended = stream.begin(recipients, after, lambda: _begin(request, head))
             self._end_with(grant, ended, stream.end)
@@ -300,13 +304,12 @@ class Routes:
         most = self.limits.max_body + bounds.SOCKET_MESSAGE_BYTES_OVER_BODY
 
         def begin(grant: Grant | None) -> Maybe[None]:
-            def check(push: Push) -> None:
+            def push(push: Push) -> Maybe[Receipt]:
                 self._check_push(push)
-                if grant is not None:
-                    grant.check("push", push.recipients)
+                return self._allowed(request, "push", push.recipients, lambda _: self.hub.push(push))
 
             def talk() -> Talk:
-                talk = Talk(self.hub, recipients, after, check)
+                talk = Talk(self.hub, recipients, after, push)
                 self._end_with(grant, talk.ended, talk.end)
                 return talk
 
@@ -327,11 +330,8 @@ class Routes:
     @_route(app, "/cometd/<path:kind>", "POST", changes=True)
     def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
         """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
-        body = request.content.read()
-        if len(body) > self.limits.max_body:
-            raise self.too_large()
         return self._bayeux().post(
-            body,
+            self._body(request),
             request.getHeader(b"content-type"),
             request.getHeader(b"cookie"),
             lambda: _has_left(request),
@@ -391,7 +391,7 @@ class Routes:
     @_route(app, "/register", "POST", changes=True)
     def register(self, request: Request) -> Maybe[Answer]:
         """Register a listener (HTTP.md, "Listeners")."""
-        asked = json_object(request.content.read(), {"recipients", "ttl"})
+        asked = json_object(self._body(request), {"recipients", "ttl"})
         ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
         if (
             isinstance(ttl, bool)
@@ -417,11 +417,11 @@ class Routes:
     def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
         listener = self.listeners.get(id)
-        named = listed(json_object(request.content.read(), {"recipients"}))
+        named = listed(json_object(self._body(request), {"recipients"}))
 
-        def change(_: Grant | None) -> Answer:
-            self.listeners.change(listener, named)
-            return Answer(200, _JSON, _described(listener))
+        def change(_: Grant | None) -> Maybe[Answer]:
+            changed = self.listeners.change(listener, named)
+            return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
 
         return self._allowed(request, "poll", (*listener.recipients, *named), change)
 

@@ -16,10 +16,16 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 def render(batch: Batch) -> bytes:
     """Return the batch's events; before them the event ``gap`` where messages are no longer kept."""
-    gap = (
-        b'event: gap\ndata: {"gap":true,"cursor":"%b"}\n\n' % str(batch.cursor).encode() if batch.gap else b""
-    )
-    return gap + b"".join(map(_event, batch.messages))
+    events = b"".join(map(_event, batch.messages))
+    return _gap(batch) + events if batch.gap else events
+
+
+def _gap(batch: Batch) -> bytes:
+    if batch.messages:
+        # No cursor: who was cut off here and came back with it would miss the messages that follow.
+        return b'event: gap\ndata: {"gap":true}\n\n'
+    cursor = str(batch.cursor).encode()
+    return b'id: %b\nevent: gap\ndata: {"gap":true,"cursor":"%b"}\n\n' % (cursor, cursor)
 
 
 def _event(message: Message) -> bytes:

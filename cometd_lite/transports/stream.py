@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..hub import Follower, Hub
-from ..limits import RETRY_MILLISECONDS, STALLED_SECONDS, STREAM_BUFFER
+from ..later import then
+from ..limits import RETRY_MILLISECONDS, STALLED_SECONDS, STREAM_BUFFER, STREAM_PIECE
 from ..message import Batch, Cursor
 
 
@@ -84,26 +86,125 @@ class Heartbeats:
 
 
 @implementer(IPushProducer)
-class Stream:
+class Paced:
+    """Writes at the pace of its reader. A transport is told of this, and says when the reader falls behind.
+
+    What is written at once goes out in pieces, the next one when the last was taken: a backlog is not the
+    reader's fault. What comes while it is behind piles up, and ends it at ``STREAM_BUFFER``.
+    """
+
+    _open = False
+    """Whether anything may still be written."""
+    _paused_at: float | None = None
+    """Since when the reader is behind; None while it keeps up."""
+    _piled = 0
+    """Bytes written since then."""
+    _rest: tuple[Any, ...] = ()
+    """Bytes that wait until it has taken the pieces before them, in order."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the reader is behind, so that a backlog had better wait."""
+        return self._paused_at is not None
+
+    def may_go_on(self, *, more: bool) -> bool:
+        """Whether what comes next may be written at once; ``more``: it is there already, a backlog.
+
+        A backlog goes on when the pieces before it were taken. What is new is written, and piles up.
+        """
+        return self._paused_at is None or not (more or self._rest)
+
+    def _seconds(self) -> float:
+        """Return the time."""
+        raise NotImplementedError
+
+    def _put(self, data: bytes) -> None:
+        """Give bytes to the transport."""
+        raise NotImplementedError
+
+    def _abort(self) -> None:
+        """Disconnect the reader, which comes back with its cursor."""
+        raise NotImplementedError
+
+    def _caught_up(self) -> None:
+        """Go on with a backlog."""
+        raise NotImplementedError
+
+    def _write(self, data: bytes) -> None:
+        if not self._open:
+            return
+        if self._paused_at is None:
+            self._pour(data)
+            return
+        self._piled += len(data)
+        if self._piled > STREAM_BUFFER:
+            self._rest = ()
+            self._abort()
+        elif self._rest:
+            self._rest += (data,)  # in its turn, not into the middle of something
+        else:
+            self._put(data)
+
+    def _pour(self, data: Any) -> None:
+        """Write in pieces for as long as the reader takes them; what it does not take is the rest."""
+        if len(data) <= STREAM_PIECE:
+            self._put(bytes(data))
+            return
+        view = memoryview(data)
+        while view and self._paused_at is None and self._open:
+            self._put(bytes(view[:STREAM_PIECE]))
+            view = view[STREAM_PIECE:]
+        if view:
+            self._rest = (view, *self._rest)
+
+    def _flush(self) -> None:
+        """Write the rest at whatever pace: something whole must precede an end."""
+        rest, self._rest = self._rest, ()
+        for data in rest:
+            self._put(bytes(data))
+
+    def _has_stalled(self) -> bool:
+        """Whether the reader has taken nothing for too long."""
+        return self._paused_at is not None and self._seconds() - self._paused_at > STALLED_SECONDS
+
+    # -- what the transport calls
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Note that the reader does not keep up."""
+        if self._paused_at is None:
+            self._paused_at = self._seconds()
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Go on: the reader has taken what was written."""
+        self._paused_at = None
+        self._piled = 0
+        while self._rest and self._open and self._paused_at is None:
+            data, self._rest = self._rest[0], self._rest[1:]
+            self._pour(data)
+        if self._open and self._paused_at is None:
+            self._caught_up()
+
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Write no more: the connection is lost."""
+        self._open = False
+        self._rest = ()
+
+
+class Stream(Paced):
     """One response that stays open: it tells its reader what the hub tells it, and when nothing comes, beats.
 
-    ``request`` is written to at once. The transport says when the reader does not keep up: then no
-    backlog is read for it, and what is new piles up, until it takes it or is disconnected.
+    ``request`` is written to at once. While the reader does not keep up no backlog is read for it, and what
+    is new piles up, until it takes it or is disconnected.
     """
 
     def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
         self._request = request
         self._hub = hub
-        self._metrics = hub.metrics
         self._form = form
         self._heartbeats = heartbeats
         self._random = random
-        self._clock = hub.clock
         self._follower: Follower | None = None
         self._told = False
-        self._paused_at: float | None = None
-        self._piled = 0
-        self._open = True
 
     def begin(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> Deferred[None]:
         """Follow the recipients from a cursor on; the Deferred fires when the server ends the stream.
@@ -114,7 +215,9 @@ class Stream:
         follower = self._follower = self._hub.follow(recipients, after, self._tell)
         ended = follower.deferred
         assert ended is not None, "who was parked just now has a Deferred"
-        self._metrics.streams += 1
+        metrics = self._hub.metrics
+        metrics.streams += 1
+        self._open = True
         start()
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
@@ -122,16 +225,13 @@ class Stream:
 
         def left(result: Any) -> Any:
             self._open = False
-            self._metrics.streams -= 1
+            metrics.streams -= 1
             leave()
             return result
 
         ended.addBoth(left)
-        ended.addCallback(self._say_goodbye)
-        follower.go_on()
-        if not self._told:
-            # Whoever is cut off before the first message must know its place all the same.
-            self._write(self._form.place(follower.after))
+        ended.addCallbacks(self._say_goodbye, self._failed)
+        then(follower.go_on(), self._say_place)
         return ended
 
     def _tell(self, batch: Batch) -> bool:
@@ -140,31 +240,31 @@ class Stream:
         if data is None:
             data = batch.rendered[self._form.name] = self._form.render(batch)
         self._write(data)
-        # A backlog goes on when it was taken; what is new is written, and piles up.
-        return self._paused_at is None or not batch.more
+        return self.may_go_on(more=batch.more)
 
-    def _write(self, data: bytes) -> None:
-        if not self._open:
-            return
-        self._request.write(data)
-        if self._paused_at is not None:
-            self._piled += len(data)
-            if self._piled > STREAM_BUFFER:
-                self._disconnect()
+    def _say_place(self, _: int) -> None:
+        """Tell whoever is cut off before the first message its place all the same."""
+        if not self._told and self._follower is not None:
+            self._write(self._form.place(self._follower.after))
 
     def _beat(self) -> None:
-        if self._paused_at is not None and self._clock.seconds() - self._paused_at > STALLED_SECONDS:
-            self._disconnect()
+        if self._has_stalled():
+            self._abort()
         else:
             self._write(self._form.heartbeat)
 
     def _say_goodbye(self, _: None) -> None:
-        self._request.write(self._form.closing(self._retry()))
+        self._flush()
+        self._put(self._form.closing(self._retry()))
         self._request.unregisterProducer()
 
-    def _disconnect(self) -> None:
-        self._open = False
-        self._request.transport.abortConnection()
+    def _failed(self, failure: Failure) -> Failure | None:
+        """Let a reader come back for whom it could not be found out where it begins."""
+        if failure.check(CancelledError):
+            return failure
+        self._hub.store_failed(failure)
+        self._say_goodbye(None)
+        return None
 
     def _retry(self) -> int:
         return self._random.randint(*RETRY_MILLISECONDS)
@@ -174,20 +274,18 @@ class Stream:
         if self._follower is not None:
             self._follower.end()
 
-    # -- what the transport calls
+    # -- what pacing asks for
 
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Note that the reader does not keep up."""
-        if self._paused_at is None:
-            self._paused_at = self._clock.seconds()
+    def _seconds(self) -> float:
+        return self._hub.clock.seconds()
 
-    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Go on: the reader has taken what was written."""
-        self._paused_at = None
-        self._piled = 0
-        if self._follower is not None and self._open:
-            self._follower.go_on()
+    def _put(self, data: bytes) -> None:
+        self._request.write(data)
 
-    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Write no more: the connection is lost."""
+    def _abort(self) -> None:
         self._open = False
+        self._request.transport.abortConnection()
+
+    def _caught_up(self) -> None:
+        if self._follower is not None:
+            self._follower.go_on()

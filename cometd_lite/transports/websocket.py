@@ -6,27 +6,30 @@ text to its ``Conversation``, and bounds what it reads, what it holds, and what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, generate_accept_token
-from zope.interface import implementer
 
 from ..errors import BadRequest
-from ..limits import STALLED_SECONDS, STREAM_BUFFER
-from .stream import Heartbeats
+from .stream import Heartbeats, Paced
 
 NORMAL = 1000
 UNSUPPORTED_DATA = 1003
 POLICY_VIOLATION = 1008
 MESSAGE_TOO_BIG = 1009
+INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 """The server is stopping, and the client may come back (RFC 6455 §7.4.1 and IANA's registry)."""
+
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+"""Base64 of 16 bytes (RFC 6455 §4.1)."""
 
 
 class Conversation(Protocol):
@@ -77,13 +80,22 @@ def _checked(request: Any) -> bytes:
     """Return the token that accepts the handshake (RFC 6455 §4.2)."""
     key = request.getHeader(b"sec-websocket-key") or b""
     if (
-        b"websocket" not in (request.getHeader(b"upgrade") or b"").lower()
-        or b"upgrade" not in (request.getHeader(b"connection") or b"").lower()
+        request.method != b"GET"
+        or b"websocket" not in _tokens(request, b"upgrade")
+        or b"upgrade" not in _tokens(request, b"connection")
         or request.getHeader(b"sec-websocket-version") != b"13"
-        or len(key) != 24
+        or not _KEY.fullmatch(key)
     ):
-        raise BadRequest("A WebSocket is opened here: by GET with Upgrade, a key, and version 13.")
+        raise BadRequest(
+            "A WebSocket is opened here: by GET with Upgrade: websocket, Connection: Upgrade, "
+            "a Sec-WebSocket-Key of 16 bytes in base64, and Sec-WebSocket-Version: 13."
+        )
     return generate_accept_token(key)
+
+
+def _tokens(request: Any, name: bytes) -> list[bytes]:
+    """Return the words of a header field, in lower case."""
+    return [word.strip().lower() for word in (request.getHeader(name) or b"").split(b",")]
 
 
 def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
@@ -91,13 +103,18 @@ def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
     channel.setTimeout(None)
     transport = channel.transport
     channel.dataReceived = socket.dataReceived
+    channel.rawDataReceived = socket.dataReceived  # what it was given along with the request
     channel.connectionLost = socket.connectionLost
     transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
     socket.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's
+    early, channel._dataBuffer = b"".join(channel._dataBuffer), []
+    if early:
+        # It came while an embedding program was asked whether the client may come in.
+        transport.resumeProducing()
+        socket.dataReceived(early)
 
 
-@implementer(IPushProducer)
-class Socket(TwistedProtocol):
+class Socket(Paced, TwistedProtocol):
     """A WebSocket connection on the server's side. Compression is not agreed to: it costs memory for each."""
 
     def __init__(self, conversation: Conversation, heartbeats: Heartbeats, most: int) -> None:
@@ -107,35 +124,21 @@ class Socket(TwistedProtocol):
         self._frames = Connection(ConnectionType.SERVER)
         self._text: list[str] = []
         self._size = 0
-        self._paused_at: float | None = None
-        self._piled = 0
-        self._open = False
         self._answered = True
-
-    @property
-    def congested(self) -> bool:
-        """Whether the client does not keep up, so that a backlog had better wait for ``drained``."""
-        return self._paused_at is not None
 
     def send_text(self, text: bytes) -> None:
         """Send one text message."""
-        self.send_frame(text_frame(text))
+        self._write(text_frame(text))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame that was made before; a client that lets too much pile up is disconnected."""
-        if not self._open:
-            return
-        self._send(frame)
-        if self._paused_at is not None:
-            self._piled += len(frame)
-            if self._piled > STREAM_BUFFER:
-                self._abort()
+        """Send a frame that was made before, or several; a client that lets too much pile up is cut off."""
+        self._write(frame)
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Say that this is the end, and end; the conversation hears no more but ``lost``."""
         if self._open:
             self._open = False
-            self._send_close(code, reason)
+            self._end(CloseConnection(code, reason))
 
     # -- what Twisted calls
 
@@ -165,29 +168,14 @@ class Socket(TwistedProtocol):
         self._leave()
         self._conversation.lost()
 
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Note that the client does not keep up."""
-        if self._paused_at is None:
-            self._paused_at = self._heartbeats.seconds()
-
-    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Go on: the client has taken what was sent."""
-        self._paused_at = None
-        self._piled = 0
-        if self._open:
-            self._conversation.drained()
-
-    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Send no more: the connection is lost."""
-        self._open = False
-
     # -- how it is done
 
     def _received(self, event: object) -> None:
         if isinstance(event, TextMessage):
             self._text_received(event)
         elif isinstance(event, Ping):
-            self._send(self._frames.send(event.response()))
+            if self._open:
+                self._write(self._frames.send(event.response()))
         elif isinstance(event, Pong):
             self._answered = True
         elif isinstance(event, BytesMessage):
@@ -195,8 +183,7 @@ class Socket(TwistedProtocol):
         elif isinstance(event, CloseConnection):
             if self._frames.state in {ConnectionState.REMOTE_CLOSING, ConnectionState.OPEN}:
                 self._open = False
-                self._send(self._frames.send(event.response()))
-                self._lose()
+                self._end(event.response())
             else:
                 self._lose()
 
@@ -207,7 +194,8 @@ class Socket(TwistedProtocol):
         if self._size > self._most:
             self.close(MESSAGE_TOO_BIG, f"a message has at most {self._most} bytes")
             return
-        self._text.append(event.data)
+        if event.data:  # else empty fragments without end would be kept
+            self._text.append(event.data)
         if event.message_finished:
             text = "".join(self._text)
             self._text.clear()
@@ -215,27 +203,33 @@ class Socket(TwistedProtocol):
             self._conversation.text_received(text)
 
     def _beat(self) -> None:
-        stalled = (
-            self._paused_at is not None and self._heartbeats.seconds() - self._paused_at > STALLED_SECONDS
-        )
-        if stalled or not self._answered:
-            self._abort()  # silent for a whole interval, although it was asked
-        elif self._open:
+        if self._paused_at is not None and self._open:
+            # Its answer to a ping would wait behind all that it has not taken yet.
+            if self._has_stalled():
+                self._abort()
+        elif self._answered and self._open:
             self._answered = False
-            self._send(self._frames.send(Ping()))
+            self._write(self._frames.send(Ping()))
         else:
-            self._abort()  # it was told that this is the end, and does not go
+            self._abort()  # silent for a whole interval, or told that this is the end
 
-    def _send_close(self, code: int, reason: str) -> None:
-        self._send(self._frames.send(CloseConnection(code, reason)))
+    def _end(self, event: CloseConnection) -> None:
+        self._flush()
+        self._put(self._frames.send(event))
         # The client's close frame may still come, but nobody needs it: the connection ends with this one.
         self._lose()
 
     def _lose(self) -> None:
         if self.transport is not None:
+            self.transport.unregisterProducer()  # type: ignore[attr-defined]  # else it is not closed
             self.transport.loseConnection()
 
-    def _send(self, data: bytes) -> None:
+    # -- what pacing asks for
+
+    def _seconds(self) -> float:
+        return self._heartbeats.seconds()
+
+    def _put(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
 
@@ -243,3 +237,6 @@ class Socket(TwistedProtocol):
         self._open = False
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]  # ITCPTransport's
+
+    def _caught_up(self) -> None:
+        self._conversation.drained()

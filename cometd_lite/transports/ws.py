@@ -10,11 +10,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..errors import BadBody, CometError, InternalError
+from ..errors import BadBody, BadRecipient, CometError, InternalError
 from ..hub import Hub
+from ..later import Maybe
+from ..limits import RECIPIENTS_PER_REQUEST
 from ..message import Batch, Content, Cursor, Push, Receipt
 from ..recipient import recipient
-from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+from .websocket import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 
 _GAP = text_frame(b'{"gap":true}')
 
@@ -22,7 +24,7 @@ _GAP = text_frame(b'{"gap":true}')
 class Talk:
     """One client at ``/ws``: follows its recipients from a cursor on, and pushes.
 
-    ``check`` raises where a push may not be made. Raises ``ServerFull`` or ``Stopping`` when made.
+    ``push`` makes a push if the client may make it. Raises ``ServerFull`` or ``Stopping`` when made.
     """
 
     log = Logger()
@@ -32,17 +34,17 @@ class Talk:
         hub: Hub,
         recipients: tuple[str, ...],
         after: Cursor,
-        check: Callable[[Push], None],
+        push: Callable[[Push], Maybe[Receipt]],
     ) -> None:
         self._hub = hub
-        self._check = check
+        self._push = push
         self._socket: Socket | None = None
         self._follower = hub.follow(recipients, after, self._tell)
         deferred = self._follower.deferred
         assert deferred is not None, "who was parked just now has a Deferred"
         self.ended: Deferred[None] = deferred
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
-        deferred.addCallbacks(self._stopped, lambda failure: failure.trap(CancelledError))
+        deferred.addCallbacks(self._stopped, self._broken)
 
     def opened(self, socket: Socket) -> None:
         """Begin to tell."""
@@ -76,9 +78,10 @@ class Talk:
             if not isinstance(asked, dict):
                 raise BadBody('A text is one JSON object, as in {"push": "alice", "data": "hi", "ref": 7}.')
             ref = asked.get("ref")
-            push = _push(asked)
-            self._check(push)
-            receipt = self._hub.push(push)
+            if isinstance(ref, (dict, list)):
+                ref = None
+                raise BadBody("ref is a string, a number, true, false or null; it comes back as it is.")
+            receipt = self._push(_push(asked))
         except CometError as error:
             self._refuse(ref, error)
             return
@@ -94,11 +97,18 @@ class Talk:
             frames = b"".join([text_frame(message.json) for message in batch.messages])
             frames = batch.rendered["ws"] = _GAP + frames if batch.gap else frames
         self._socket.send_frame(frames)
-        return not (batch.more and self._socket.congested)
+        return self._socket.may_go_on(more=batch.more)
 
     def _stopped(self, _: None) -> None:
         if self._socket is not None:
             self._socket.close(SERVICE_RESTART, "the server is stopping")
+
+    def _broken(self, failure: Failure) -> None:
+        """End, unless the client did, because it cannot be found out where its reader begins."""
+        if not failure.check(CancelledError):
+            self._hub.store_failed(failure)
+            if self._socket is not None:
+                self._socket.close(INTERNAL_ERROR, "the server failed; come back")
 
     def _confirm(self, receipt: Receipt, ref: Any) -> None:
         self._answer(b'{"ref":%b,"receipt":%b}' % (orjson.dumps(ref), receipt.json))
@@ -125,6 +135,8 @@ def _push(asked: dict[str, Any]) -> Push:
         names = [names]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadBody("push names a recipient, or a list of them.")
+    if not 0 < len(names) <= RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A push names from 1 to {RECIPIENTS_PER_REQUEST} recipients.")
     if "data" not in asked:
         raise BadBody("data is missing: it is the message, a string or any other JSON.")
     event = asked.get("event")
