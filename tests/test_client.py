@@ -781,6 +781,14 @@ def test_a_gap_between_two_messages_of_a_stream_is_told_between_them() -> None:
     server.close()
 
 
+def test_a_stream_that_tells_a_gap_and_no_message_tells_the_place_to_go_on_from(server: MemoryServer) -> None:
+    following = server.client.follow("bob", "zzzzzzzzzz-5", stream=True)
+    server.run(anext(following))
+    server.result(server.client.push("alice", "not for bob"))
+    place = server.result(server.client.poll("bob", "now", wait=0)).cursor
+    assert following.cursor.epoch == place.epoch
+
+
 class Streaming(Leaf):
     """Answers polls with nothing, and a stream with what it was given; then it falls silent."""
 
@@ -1103,6 +1111,36 @@ def test_a_program_that_ends_in_the_middle_of_a_message_is_given_it_again(
     server.result(server.client.push("bob", 4))
     following = server.client.follow("bob", "oldest", cursor_file=place)
     assert server.result(anext(following)).data == 4, "left without an error, the last one was handled"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_handled_makes_room_also_where_nobody_reads_on(stream: bool) -> None:
+    server = MemoryServer(limits=Limits(capacity=2))
+
+    async def one() -> Any:
+        async with server.client.follow("bob", "oldest", stream=stream) as messages:
+            return (await anext(messages)).data
+
+    server.result(server.client.push("bob", "one"))
+    server.result(server.client.push("bob", "two"))
+    assert server.result(one()) == "one"
+    assert server.result(server.client.describe("bob")).queued == 1
+    server.result(server.client.push("bob", "three"))
+    server.close()
+
+
+def test_leaving_does_not_wait_for_a_server_that_is_gone(server: MemoryServer, between: Between) -> None:
+    async def one() -> Any:
+        async with server.client.follow("bob", "oldest") as messages:
+            return (await anext(messages)).data
+
+    server.result(server.client.push("bob", "one"))
+    never: Deferred[Any] = Deferred()
+    between.answers += [None, lambda: never]
+    leaving = server.run(one())
+    assert leaving.waits
+    server.advance(2)
+    assert leaving.value == "one"
 
 
 def test_a_place_is_written_before_the_first_message_so_that_now_stays_then(

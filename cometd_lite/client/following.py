@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
@@ -40,7 +41,7 @@ from .remote import (
     no_answer,
     refusal,
 )
-from .replies import Reply, Work, done
+from .replies import Reply, Work, done, reply
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""
@@ -58,6 +59,9 @@ SILENCE_SECONDS = 40.0
 
 EARLY_SECONDS = 1.0
 """A held poll that is answered with nothing is not asked again sooner than this: it would spin."""
+
+GOODBYE_SECONDS = 2.0
+"""Whoever leaves waits this long for the server to hear up to where it has read."""
 
 STREAM_AHEAD = 1_000
 """Messages that a stream reads ahead of whoever handles them; then TCP makes the server wait."""
@@ -85,6 +89,9 @@ class Reader(Protocol):
 
     async def read(self, after: Cursor) -> Batch:
         """Return what comes after a cursor; possibly nothing, with the cursor to go on from."""
+
+    async def tell(self, cursor: Cursor) -> None:
+        """Tell the server, if it is there, up to where messages were handled: nothing more is read."""
 
     def failed(self) -> None:
         """Note that the last read failed: the next one is to show whether the server is there."""
@@ -126,6 +133,12 @@ class Polls:
             self._not_before = asked_at + EARLY_SECONDS * self.remote.random.uniform(0.5, 1.0)
         return batch
 
+    async def tell(self, cursor: Cursor) -> None:
+        """Poll with the cursor, which acknowledges it; what comes of that is for others."""
+        with suppress(CometError):
+            query = [*self.query, ("after", str(cursor)), ("wait", "0"), ("limit", "1")]
+            await self.remote.ask("GET", "poll", query, patience=GOODBYE_SECONDS)
+
     def failed(self) -> None:
         """Look first, the next time, whether the server is there."""
         self.met = False
@@ -162,6 +175,9 @@ class Listening(Polls):
             # Its recipients are read from the same place on; what was pushed to the old id is lost.
             return Batch((), after, gap=True)
 
+    async def tell(self, cursor: Cursor) -> None:
+        """Tell nothing: what a poll brought along would count as read."""
+
 
 class Streams:
     """Reads a stream of NDJSON, which tells each message's recipient, type and time, as a poll does."""
@@ -185,6 +201,10 @@ class Streams:
             self._lines = None
             raise lines.error
         return batch
+
+    async def tell(self, cursor: Cursor) -> None:
+        """Tell it by a poll; nothing can be said on a stream."""
+        await self._polls.tell(cursor)
 
     def failed(self) -> None:
         """Look first, the next time, whether the server is there."""
@@ -214,8 +234,8 @@ class _Lines(TwistedProtocol):
         self._url = url
         self._clock = clock
         self._rest = b""
-        self._messages: deque[Message | None] = deque()
-        """What has come, in order; None is a gap."""
+        self._told: deque[Message | Cursor | None] = deque()
+        """What has come, in order: messages, the place where there is none yet, and None for a gap."""
         self._waiting: Deferred[None] | None = None
         self._paused = False
         self._silence = clock.callLater(SILENCE_SECONDS, self._silent)
@@ -229,26 +249,28 @@ class _Lines(TwistedProtocol):
 
     def something(self) -> Deferred[None]:
         """Return a Deferred that fires when there is something to tell, or the stream has ended."""
-        if self._messages or self._error is not None:
+        if self._told or self._error is not None:
             return succeed(None)
         self._waiting = Deferred(self._left)
         return self._waiting
 
     def batch(self, after: Cursor) -> Batch | None:
         """Return what has come, up to the next gap; None where the stream has ended and all was told."""
-        messages = self._messages
-        if not messages:
+        told = self._told
+        if not told:
             return None
-        gap = messages[0] is None
+        gap = told[0] is None
         if gap:
-            messages.popleft()
+            told.popleft()
             after = OLDEST  # from here on it is everything that is still kept
-        told = []
-        while messages and (message := messages[0]) is not None:
-            told.append(message)
-            messages.popleft()
+        messages = []
+        while told and (one := told[0]) is not None:
+            told.popleft()
+            after = one.cursor if isinstance(one, Message) else one
+            if isinstance(one, Message):
+                messages.append(one)
         self._resume()
-        return Batch(tuple(told), told[-1].cursor if told else after, gap)
+        return Batch(tuple(messages), after, gap)
 
     def lose(self) -> None:
         """End the connection."""
@@ -269,7 +291,7 @@ class _Lines(TwistedProtocol):
             self._end(NotComet(f"{self._url} streamed a line of more than {ANSWER_BYTES} bytes."))
         if self._error is None:
             self._pace()
-        if self._messages:
+        if self._told:
             self._tell()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
@@ -281,15 +303,17 @@ class _Lines(TwistedProtocol):
 
     def _take(self, line: dict[str, Any]) -> None:
         if "id" in line:
-            self._messages.append(words.message(line))
+            self._told.append(words.message(line))
         elif line.get("gap"):
-            self._messages.append(None)
+            self._told.append(None)
+        elif "cursor" in line:
+            self._told.append(Cursor.parse(line["cursor"]))
 
     def _pace(self) -> None:
         """Pause where too much has come; else wait for the next sign of life."""
         if self._paused:
             return
-        if len(self._messages) > STREAM_AHEAD:
+        if len(self._told) > STREAM_AHEAD:
             self._paused = True
             self._silence.cancel()
             self._connection.pauseProducing()
@@ -331,7 +355,8 @@ class Following(AsyncIterator[Message]):
     """A reader at work, made by ``Client.follow`` and ``Listener.follow``; ``async for`` gives its messages.
 
     Whoever waits for the next message may be cancelled and wait again: nothing is lost by it. ``aclose``
-    ends it. Left by ``async with`` and without an error, the last message counts as handled too.
+    ends it. Left by ``async with`` and without an error, the last message counts as handled too, and the
+    server is told.
     """
 
     def __init__(
@@ -349,7 +374,7 @@ class Following(AsyncIterator[Message]):
         self._remote = remote
         self._file = None if cursor_file is None else CursorFile(cursor_file)
         remembered = None if self._file is None else self._file.load()
-        self._cursor = self._place = remembered or words.place(after)
+        self._cursor = self._place = self._told = remembered or words.place(after)
         self._on_gap = on_gap
         self._on_retry = on_retry
         self._patience = patience
@@ -413,6 +438,9 @@ class Following(AsyncIterator[Message]):
         if kind is None:
             self.acknowledge()
         self.end()
+        if kind is None and self._cursor != self._told:
+            # What was handled must not fill the mailbox, also where nobody reads on from here.
+            await reply(self._reader.tell(self._cursor))
 
     async def _next(self) -> Message:
         self.acknowledge()
@@ -424,6 +452,7 @@ class Following(AsyncIterator[Message]):
         return self._given
 
     async def _read(self) -> None:
+        self._told = self._place
         try:
             batch = await self._reader.read(self._place)
         except CometError as error:

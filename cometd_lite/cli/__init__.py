@@ -1,0 +1,81 @@
+"""``cometd-lite``, the command: a shell's words arrive; messages, one sentence of error and a status leave.
+
+    cometd-lite push bob hello
+    tail -f log | cometd-lite push logs --lines
+    cometd-lite follow logs
+
+The words are read without Twisted, so that ``--help`` and completion are there at once; ``commands`` is
+imported when there is something to do. Every status is in ``status``, every option in ``parser``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from . import status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words say, those of the process unless given, and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _do(words)
+    except SystemExit as exit_:  # argparse has said what is wrong; twistd leaves it to the interpreter
+        if isinstance(exit_.code, str):
+            sys.stderr.write(f"{exit_.code}\n")
+            return status.REFUSED
+        return exit_.code or status.DONE
+    except KeyboardInterrupt:
+        return status.INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return status.DONE
+
+
+def _do(words: list[str]) -> int:
+    from .parser import COMMANDS, parse, usage  # noqa: PLC0415  argparse is of no use to the package's users
+
+    name, rest = words[0] if words else "", words[1:]
+    if name in _OWN:
+        return _OWN[name](rest)
+    if name not in COMMANDS:
+        return usage(words)
+    arguments = parse(name, rest)
+    if name == "completion":
+        from .completion import script  # noqa: PLC0415  as above
+
+        sys.stdout.write(script(arguments.shell))
+        return status.DONE
+    from .commands import run  # noqa: PLC0415  imports Twisted
+
+    done = run(name, arguments)
+    sys.stdout.flush()
+    return done
+
+
+def _serve(words: list[str]) -> int:
+    from twisted.scripts.twistd import run  # noqa: PLC0415  as above
+
+    sys.argv = ["cometd-lite", "--nodaemon", "--pidfile=", "cometd-lite", *words]
+    run()
+    return status.DONE
+
+
+def _bench(words: list[str]) -> int:
+    from ..bench import main as bench  # noqa: PLC0415  as above
+
+    for option, variable in (("--url", "COMETD_LITE_URL"), ("--token", "COMETD_LITE_TOKEN")):
+        if variable in os.environ and not any(word.partition("=")[0] == option for word in words):
+            words = [option, os.environ[variable], *words]
+    return bench(words)
+
+
+_OWN = {"serve": _serve, "bench": _bench}
+"""The commands that read their words themselves."""
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: whoever read our output has had enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

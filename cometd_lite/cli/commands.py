@@ -1,0 +1,536 @@
+"""What the commands do: parsed words arrive, a status leaves. All that is sent goes through the client.
+
+Each command is a coroutine over a ``Terminal`` and a ``Client``, so that tests run it in memory; ``run``
+connects it to the process: its descriptors, its signals, its reactor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mimetypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from ..client import Client, Following, Listener, NoAnswer, NotComet, Presence
+from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
+from ..message import Batch, Cursor, Message, Receipt, timestamp
+from . import status
+from .parser import PATIENCE_SECONDS
+from .terminal import Input, ReaderOfOurs, Terminal, harmless
+
+NDJSON = "application/x-ndjson"
+BATCH_BYTES = 32 * 1024
+BATCH_LINES = 100
+"""Lines that came together go together, in a push that any server takes: half of its usual bound."""
+
+LINE_BYTES = 16 * 1024 * 1024
+"""A line that is longer than this is not waited for to end."""
+
+NOTE_SECONDS = 60.0
+"""What goes wrong again and again in the same way is told this often."""
+
+
+class CommandFailed(Exception):
+    """The COMMAND of ``--exec`` did not end with 0."""
+
+
+class Source(Protocol):
+    """Where lines come from."""
+
+    def chunk(self) -> Awaitable[bytes]:
+        """Return the bytes that come next; empty ones at the end."""
+
+
+class Notes:
+    """Tells what is being tried again: once for each trouble, not for each try."""
+
+    def __init__(self, terminal: Terminal, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._seconds = seconds
+        self._last: str | None = None
+        self._told_at = 0.0
+
+    def retry(self, error: CometError, delay: float) -> None:
+        """Tell that something went wrong, and is tried again after ``delay`` seconds."""
+        del delay  # each is longer than the last; who reads wants to know why, not when
+        now = self._seconds()
+        if error.detail != self._last or now - self._told_at >= NOTE_SECONDS:
+            self._last, self._told_at = error.detail, now
+            self._terminal.say(f"{error.detail} Trying again.")
+
+    def gap(self, after: Cursor) -> None:
+        """Tell that messages are lost."""
+        self._terminal.say(f"Messages after {after} are lost: the server no longer keeps them.")
+
+    def well(self) -> None:
+        """Note that what went wrong is over."""
+        self._last = None
+
+
+# -- push
+
+
+async def push(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, source: Source | None
+) -> int:
+    """Push what was said, or what comes from ``source``."""
+    pusher = Pusher(arguments, client, terminal)
+    if arguments.lines or arguments.ndjson:
+        assert source is not None, "lines come from somewhere"
+        return await pusher.push_lines(source)
+    body, media_type = _message(arguments)
+    await pusher.push(body, media_type)
+    return status.DONE
+
+
+def _message(arguments: argparse.Namespace) -> tuple[bytes | str, str | None]:
+    """Return the one message that was said, and its media type; None where the text is to tell."""
+    media_type = "application/json" if arguments.json else arguments.type
+    if arguments.words:
+        return " ".join(arguments.words), media_type
+    if arguments.file not in {None, "-"}:
+        guessed = mimetypes.guess_type(arguments.file)[0]
+        body = Path(arguments.file).read_bytes()
+        return (body, media_type or guessed) if media_type or guessed else _told_by_itself(body)
+    body = sys.stdin.buffer.read()
+    if media_type is not None:
+        return body, media_type
+    text, _ = _told_by_itself(body)
+    return (text.removesuffix("\n").removesuffix("\r") if isinstance(text, str) else text), None
+
+
+def _told_by_itself(body: bytes) -> tuple[bytes | str, None]:
+    try:
+        return body.decode(), None
+    except UnicodeDecodeError:
+        return body, None
+
+
+class Pusher:
+    """Pushes one message after the other, and tells of what the server does not take."""
+
+    def __init__(self, arguments: argparse.Namespace, client: Client, terminal: Terminal) -> None:
+        self._arguments = arguments
+        self._client = client
+        self._terminal = terminal
+        self._notes = Notes(terminal)
+        self._patience: float = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
+        self._refused = False
+
+    async def push(self, data: bytes | str, media_type: str | None) -> None:
+        """Push one body. Raises what the client raises."""
+        arguments = self._arguments
+        receipt: Receipt = await self._client.push(
+            [arguments.name, *arguments.rcpt],
+            data,
+            type=media_type,
+            event=arguments.event,
+            ttl=arguments.ttl,
+            queue=not arguments.no_queue,
+            overflow=arguments.overflow,
+            idempotency_key=arguments.key,
+            patience=0.0 if arguments.no_queue else self._patience,
+            on_retry=self._notes.retry,
+        )
+        self._notes.well()
+        if arguments.patience is None and (arguments.lines or arguments.ndjson):
+            # The server is there; from here on it is waited for, and so does whoever writes into our pipe.
+            self._patience = float("inf")
+        if arguments.receipt:
+            self._terminal.write(receipt.json + b"\n")
+
+    async def push_lines(self, source: Source) -> int:
+        """Push each line that comes, in order; a line that cannot be a message is told of, and left out."""
+        rest = b""
+        number = 0
+        while chunk := await source.chunk():
+            *lines, rest = (rest + chunk).split(b"\n")
+            await self._push_numbered(lines, number)
+            number += len(lines)
+            if len(rest) > LINE_BYTES:
+                raise BodyTooLarge(f"Line {number + 1} has more than {LINE_BYTES} bytes.")
+        await self._push_numbered([rest], number)
+        return status.REFUSED if self._refused else status.DONE
+
+    async def _push_numbered(self, lines: list[bytes], before: int) -> None:
+        """Push lines that came together, ``before`` of which came before."""
+        numbered = [(before + number, line.rstrip(b"\r")) for number, line in enumerate(lines, 1)]
+        numbered = [(number, line) for number, line in numbered if line.strip()]
+        if self._arguments.ndjson:
+            good = [(number, line) for number, line in numbered if self._is_json(number, line)]
+            for batch in _batches(good):
+                await self._push_batch(batch)
+        else:
+            for number, line in numbered:
+                await self._push_line(number, _told_by_itself(line)[0], self._arguments.type)
+
+    async def _push_line(self, number: int, data: bytes | str, media_type: str | None) -> None:
+        try:
+            await self.push(data, media_type)
+        except (BodyTooLarge, BadBody) as error:
+            self._leave_out(number, error.detail)
+        except NobodyWaits:
+            pass  # it was for whoever waits, and nobody did
+
+    async def _push_batch(self, batch: list[tuple[int, bytes]]) -> None:
+        if len(batch) == 1:
+            await self._push_line(*batch[0], "application/json")
+            return
+        try:
+            await self.push(b"\n".join([line for _, line in batch]), NDJSON)
+        except BodyTooLarge:  # the server's bound is below the usual one
+            middle = len(batch) // 2
+            await self._push_batch(batch[:middle])
+            await self._push_batch(batch[middle:])
+        except NobodyWaits:
+            pass  # as above
+
+    def _is_json(self, number: int, line: bytes) -> bool:
+        try:
+            orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            self._leave_out(number, f"It is no JSON: {error}.")
+            return False
+        return True
+
+    def _leave_out(self, number: int, sentence: str) -> None:
+        self._refused = True
+        self._terminal.say(f"Line {number} was left out. {sentence}")
+
+
+def _batches(lines: Iterable[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:
+    """Yield lines in groups that any server takes; a longer line is a group of its own."""
+    batch: list[tuple[int, bytes]] = []
+    size = 0
+    for number, line in lines:
+        if batch and (size + len(line) >= BATCH_BYTES or len(batch) == BATCH_LINES):
+            yield batch
+            batch, size = [], 0
+        batch.append((number, line))
+        size += len(line) + 1
+    if batch:
+        yield batch
+
+
+# -- poll, follow, listen
+
+
+async def poll(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+    """Print what one poll, or take, is answered with."""
+    words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
+    batch: Batch
+    if arguments.after is None:
+        batch = await client.take(arguments.names, **words)
+    else:
+        batch = await client.poll(arguments.names, _cursor(arguments.after), **words)
+    if arguments.json:
+        terminal.write(batch.json + b"\n")
+    else:
+        if batch.gap:
+            terminal.say("Messages before these are lost: the server no longer keeps them.")
+        for message in batch.messages:
+            terminal.show(message)
+    return status.DONE if batch.messages else status.NOTHING
+
+
+async def follow(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+    """Print what comes, or give it to a command, until something ends it."""
+    notes = Notes(terminal)
+    following = client.follow(
+        arguments.names,
+        _cursor(arguments.after),
+        cursor_file=arguments.cursor_file,
+        on_gap=_on_gap(arguments, terminal, notes),
+        on_retry=notes.retry,
+        patience=PATIENCE_SECONDS if arguments.patience is None else arguments.patience,
+        stream=arguments.stream,
+    )
+    return await handle_all(following, arguments, terminal, notes)
+
+
+async def listen(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+    """Register a listener, tell its id, and print what comes, until something ends it."""
+    notes = Notes(terminal)
+
+    def tell(listener: Listener) -> None:
+        if arguments.json:
+            terminal.write(orjson.dumps({"listener": listener.id}) + b"\n")
+        terminal.say(f"Listening as {listener.id}")
+
+    listener: Listener = await client.register(arguments.names, ttl=arguments.ttl)
+    tell(listener)
+    following = listener.follow(
+        on_gap=_on_gap(arguments, terminal, notes), on_retry=notes.retry, on_registered=tell
+    )
+    try:
+        return await handle_all(following, arguments, terminal, notes)
+    finally:
+        with suppress(CometError):  # it is forgotten all the same, a little later
+            await listener.end()
+
+
+def _on_gap(arguments: argparse.Namespace, terminal: Terminal, notes: Notes) -> Callable[[Cursor], None]:
+    def gap(after: Cursor) -> None:
+        if arguments.json:
+            terminal.write(b'{"gap":true}\n')
+        notes.gap(after)
+
+    return gap
+
+
+async def handle_all(
+    following: Following, arguments: argparse.Namespace, terminal: Terminal, notes: Notes
+) -> int:
+    """Print each message, or give it to the command; the place moves when that was done."""
+    handled = 0
+    async with following:
+        async for message in following:
+            notes.well()
+            if arguments.exec is None:
+                terminal.show(message, json=arguments.json)
+            else:
+                execute(arguments.exec, message, terminal, keep_going=arguments.keep_going)
+            handled += 1
+            if handled == arguments.count:
+                break
+    return status.DONE
+
+
+def execute(command: str, message: Message, terminal: Terminal, *, keep_going: bool) -> None:
+    """Give a message to a shell command and wait for its end. Raises ``CommandFailed``."""
+    environment = {
+        **os.environ,
+        "COMET_ID": message.id,
+        "COMET_RECIPIENT": message.recipient,
+        "COMET_TYPE": message.content.type,
+        "COMET_EVENT": message.event or "",
+        "COMET_CREATED_AT": timestamp(message.created_at),
+    }
+    # It blocks, and that is as it should be: nothing else is under way, and the next one waits for this.
+    done = subprocess.run(  # noqa: S602  whoever gave the command is whoever runs it; the message is its input
+        command, shell=True, input=message.content.body, env=environment, check=False
+    )
+    if done.returncode == 0:
+        return
+    ended = (
+        f"ended with {done.returncode}" if done.returncode > 0 else f"was ended by signal {-done.returncode}"
+    )
+    if not keep_going:
+        raise CommandFailed(f"The command {ended} for message {message.id}, which counts as not handled.")
+    terminal.say(f"The command {ended} for message {message.id}.")
+
+
+def _cursor(text: str) -> Cursor:
+    try:
+        return Cursor.parse(text)
+    except ValueError:
+        raise Misused(f"--after {text}: not a cursor that a server gave out, or oldest, or now.") from None
+
+
+class Misused(Exception):
+    """The words were understood and make no sense; the text says why."""
+
+
+# -- info, delete
+
+
+async def info(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+    """Print how the server stands, or recipients."""
+    if not arguments.names:
+        terminal.write(await _server(arguments, client, terminal))
+    for name in arguments.names:
+        presence: Presence = await client.describe(name)
+        terminal.write(_recipient(arguments, presence, terminal))
+    return status.DONE
+
+
+async def _server(arguments: argparse.Namespace, client: Client, terminal: Terminal) -> bytes:
+    health = (await client.request("GET", "healthz")).json()
+    try:
+        gauges = _gauges((await client.request("GET", "metrics")).body)
+    except CometError:
+        gauges = {}  # turned off, or for others
+    if arguments.json:
+        return orjson.dumps({"url": client.url, **health, **gauges}) + b"\n"
+    lines = [f"{client.url}  {terminal.green('takes requests')}"]
+    for name, words in (
+        ("parked", "readers waiting"),
+        ("listeners", "listeners registered"),
+        ("mailboxes", "mailboxes"),
+        ("messages", "messages kept"),
+        ("memory_bytes", "bytes of memory for them"),
+    ):
+        if name in gauges:
+            most = gauges.get(f"{name}_max")
+            bound = terminal.dim(f" of {most:,}") if most is not None else ""
+            lines.append(f"  {gauges[name]:>13,} {words}{bound}")
+    return "".join([f"{line}\n" for line in lines]).encode()
+
+
+def _gauges(text: bytes) -> dict[str, int]:
+    """Return the server's own gauges out of Prometheus' text."""
+    gauges = {}
+    for line in text.decode().splitlines():
+        name, _, number = line.partition(" ")
+        if name.startswith("cometd_lite_") and "{" not in name and not name.endswith(("_total", "_created")):
+            with suppress(ValueError):
+                gauges[name.removeprefix("cometd_lite_")] = int(float(number))
+    return {name: number for name, number in gauges.items() if not name.startswith("push_to_wake")}
+
+
+def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Terminal) -> bytes:
+    seen = None if presence.last_seen is None else timestamp(presence.last_seen)
+    if arguments.json:
+        said = {
+            "recipient": presence.recipient,
+            "waiting": presence.waiting,
+            "queued": presence.queued,
+            "bytes": presence.size,
+            "oldest": presence.oldest and str(presence.oldest),
+            "newest": presence.newest and str(presence.newest),
+            "last_seen": seen,
+            "online": presence.online,
+        }
+        return orjson.dumps(said) + b"\n"
+    online = terminal.green("online") if presence.online else terminal.dim("offline")
+    place = "" if presence.newest is None else f", newest {presence.newest}"
+    last = "" if seen is None or presence.waiting else f", last seen {seen}"
+    return (
+        f"{harmless(presence.recipient)}  {online}: {presence.waiting} waiting, "
+        f"{presence.queued} queued ({presence.size:,} bytes){place}{last}\n"
+    ).encode()
+
+
+async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: Source | None) -> int:
+    """Lose what the mailboxes of recipients hold."""
+    for name in arguments.names:
+        await client.delete(name)
+    return status.DONE
+
+
+Command = Callable[[argparse.Namespace, Client, Terminal, Source | None], Coroutine[Any, Any, int]]
+
+COMMANDS: Mapping[str, Command] = {
+    "push": push,
+    "poll": poll,
+    "follow": follow,
+    "listen": listen,
+    "info": info,
+    "delete": delete,
+}
+
+
+# -- the process
+
+
+_WRONG: tuple[tuple[type[Exception], int], ...] = (
+    (NoAnswer, status.NO_ANSWER),
+    (NotComet, status.NO_ANSWER),
+    (CometError, status.REFUSED),
+    (CommandFailed, status.COMMAND_FAILED),
+    (Misused, status.USAGE),
+    (ValueError, status.USAGE),  # a cursor file of something else, or a message that is none
+    (ImportError, status.USAGE),  # treq is not installed
+    (OSError, status.USAGE),  # a file that is not there, or a disk that is full
+)
+"""What may go wrong without being our fault, and its status."""
+
+
+async def judged(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
+    """Return the status of a command; what went wrong is one sentence."""
+    try:
+        return await work
+    except BrokenPipeError:
+        return status.DONE
+    except tuple(kind for kind, _ in _WRONG) as error:
+        terminal.say(_sentence(error))
+        return next(found for kind, found in _WRONG if isinstance(error, kind))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error}."
+    return error.detail if isinstance(error, CometError) else str(error)
+
+
+def run(name: str, arguments: argparse.Namespace) -> int:
+    """Do a command in this process, and return its status."""
+    terminal = Terminal()
+    try:
+        client = Client(arguments.url, token=arguments.token)
+    except ValueError as error:
+        terminal.say(str(error))
+        return status.USAGE
+    from twisted.internet import reactor  # noqa: PLC0415  importing it installs one
+
+    return Process(reactor, client, terminal).run(COMMANDS[name], arguments)
+
+
+class Process:
+    """A command under way: its status when it ends, by itself, by a signal, or because nobody reads it."""
+
+    def __init__(self, reactor: Any, client: Client, terminal: Terminal) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._terminal = terminal
+        self._status: int | None = None
+        self._work: Deferred[int] | None = None
+
+    def run(self, command: Command, arguments: argparse.Namespace) -> int:
+        """Run the reactor for as long as the command takes, and return its status."""
+        reactor = self._reactor
+        source = None
+        if getattr(arguments, "lines", False) or getattr(arguments, "ndjson", False):
+            try:
+                source = Input(reactor, _descriptor(arguments.file))
+            except OSError as error:
+                self._terminal.say(f"{error.filename}: {error.strerror}.")
+                return status.USAGE
+        for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, status.DONE)):
+            signal.signal(number, self._on_signal(ends_as))
+        work = judged(command(arguments, self._client, self._terminal, source), self._terminal)
+        reactor.callWhenRunning(self._begin, work)
+        # Twisted's own handlers would end the process by the signal, before a listener was ended.
+        reactor.run(installSignalHandlers=False)
+        return status.DONE if self._status is None else self._status
+
+    def _begin(self, work: Coroutine[Any, Any, int]) -> None:
+        ReaderOfOurs(self._reactor, sys.stdout.fileno(), lambda: self._end(status.DONE))
+        self._work = Deferred.fromCoroutine(work)
+        self._work.addBoth(self._ended)
+
+    def _on_signal(self, ends_as: int) -> Callable[[int, object], None]:
+        def on_signal(number: int, _: object) -> None:
+            signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+            self._reactor.callFromThread(self._end, ends_as)
+
+        return on_signal
+
+    def _end(self, ends_as: int) -> None:
+        if self._status is None:
+            self._status = ends_as
+            if self._work is not None:
+                self._work.cancel()
+
+    def _ended(self, result: int | Failure) -> None:
+        if not isinstance(result, Failure):
+            self._status = result if self._status is None else self._status
+        elif self._status is None or not result.check(CancelledError):
+            self._terminal.say(f"This should not have happened: {result.getTraceback()}")
+            self._status = status.REFUSED
+        self._reactor.stop()
+
+
+def _descriptor(path: str | None) -> int:
+    return sys.stdin.fileno() if path in {None, "-"} else os.open(path, os.O_RDONLY)

@@ -1,0 +1,281 @@
+"""What may be said to the command: words arrive, a namespace leaves, or one sentence and the status 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from . import status
+
+DEFAULT_URL = "http://localhost:8080"
+PATIENCE_SECONDS = 10.0
+"""The server has this long to answer for the first time: a restart takes less, a person waits no longer."""
+
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
+_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+COMMANDS = {
+    "serve": "serve, in the foreground",
+    "push": "push a message, or each line of what is piped in",
+    "poll": "wait for the next messages and print them",
+    "follow": "print messages as they come, for as long as it takes",
+    "listen": "register a listener with an address of its own, and follow it",
+    "info": "say how the server stands, or a recipient",
+    "delete": "lose what a recipient's mailbox holds",
+    "bench": "measure a server",
+    "completion": "print completion for bash, zsh or fish",
+}
+
+_EXAMPLES = {
+    "push": """\
+  cometd-lite push bob hello there
+  cometd-lite push bob --json '{"text": "hi"}'
+  echo done | cometd-lite push builds --event finished
+  cometd-lite push pictures --file cat.png
+  tail -f /var/log/syslog | cometd-lite push logs --lines
+  jq -c '.[]' orders.json | cometd-lite push orders --ndjson
+
+Without a message it is read from standard input; text loses its last line break, as in the shell's $(...).
+What begins with - comes after a --. While the server is away it is tried again, and counts once; with --lines
+and --ndjson that lasts for as long as it takes, once a first line has gone through.""",
+    "poll": """\
+  cometd-lite poll bob
+  cometd-lite poll bob --after oldest --wait 0
+  cometd-lite poll bob alice --json
+
+Without --after each message goes to one poll only: the server remembers what was read. With it nothing is
+taken away.""",
+    "follow": """\
+  cometd-lite follow logs
+  cometd-lite follow 'chat/**' --json --after oldest
+  cometd-lite follow builds --count 1
+  cometd-lite follow orders --cursor-file orders.cursor --exec 'jq .total >> totals'
+
+Lost connections and restarts of the server are waited for. With --cursor-file nothing is lost while this is
+not running either: the place is written when a message was handled, and found again. COMMAND is given the
+message on its standard input, and COMET_ID, COMET_RECIPIENT, COMET_TYPE, COMET_EVENT and COMET_CREATED_AT.
+Where it fails this ends, and the message comes again the next time.""",
+    "listen": """\
+  cometd-lite listen
+  cometd-lite listen lobby --ttl 1h --json
+
+The listener's id is told first, on standard error, and with --json as a line of its own: what is pushed to
+the id reaches this listener alone. It ends with the command.""",
+    "info": """\
+  cometd-lite info
+  cometd-lite info bob alice --json""",
+    "delete": "  cometd-lite delete bob",
+    "completion": """\
+  bash:  eval "$(cometd-lite completion bash)"                 in ~/.bashrc
+  zsh:   cometd-lite completion zsh > ~/.zfunc/_cometd-lite    in a directory of $fpath
+  fish:  cometd-lite completion fish > ~/.config/fish/completions/cometd-lite.fish""",
+}
+
+
+def usage(words: list[str]) -> int:
+    """Answer words that begin with no command: help, the version, or what is wrong; return the status."""
+    listed = "\n".join(f"  {name:<11} {about}" for name, about in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="cometd-lite",
+        usage="cometd-lite COMMAND ...",
+        description=f"A comet server, and what talks to it.\n\n{listed}\n\n"
+        "cometd-lite COMMAND --help shows what a command takes, with examples.",
+        epilog=status.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cometd-lite {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    known, _ = parser.parse_known_args(words[:1])
+    if known.command is None:
+        if words:
+            parser.error(f"{words[0]} comes after a command, as in: cometd-lite push bob hello.")
+        parser.print_help(sys.stderr)
+    else:
+        parser.error(f"there is no command {known.command!r}; there are {', '.join(COMMANDS)}.")
+    return status.USAGE
+
+
+def parse(name: str, words: list[str]) -> argparse.Namespace:
+    """Return what the words after a command say. Exits as argparse does."""
+    parser = parser_of(name)
+    arguments = parser.parse_intermixed_args(words)
+    for check in _CHECKS.get(name, ()):
+        sentence = check(arguments)
+        if sentence:
+            parser.error(sentence)
+    return arguments
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of one command's words; those of ``serve`` and ``bench`` are their own."""
+    parser = argparse.ArgumentParser(
+        prog=f"cometd-lite {name}",
+        description=COMMANDS[name].capitalize() + ".",
+        epilog=f"examples:\n{_EXAMPLES.get(name, '')}\n\n{status.HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if name in _OPTIONS:
+        _OPTIONS[name](parser.add_argument)
+    if name != "completion":
+        _add_server(parser.add_argument)
+    return parser
+
+
+Add = Callable[..., Any]
+
+
+def _add_server(add: Add) -> None:
+    url = os.environ.get("COMETD_LITE_URL") or DEFAULT_URL
+    add(
+        "--url",
+        type=_url,
+        default=_url(url),
+        help=f"the server; or $COMETD_LITE_URL; default: {DEFAULT_URL}",
+    )
+    add(
+        "--token",
+        default=os.environ.get("COMETD_LITE_TOKEN") or None,
+        help="a JSON Web Token; or $COMETD_LITE_TOKEN, which other users of this machine do not see",
+    )
+
+
+def _push(add: Add) -> None:
+    add("name", metavar="NAME", help="the recipient")
+    add("words", metavar="MESSAGE", nargs="*", help="the message; several words are joined by spaces")
+    add("--rcpt", metavar="NAME", action="append", default=[], help="a further recipient; may be repeated")
+    add("--file", metavar="FILE", help="the message is in this file; - is standard input")
+    add("--lines", action="store_true", help="each line that comes in is a message, as it comes")
+    add("--ndjson", action="store_true", help="each line that comes in is a message of JSON, as it comes")
+    add("--type", metavar="TYPE", help="the media type; else by the file's name, else text, else octets")
+    add("--json", action="store_true", help="the same as --type application/json")
+    add("--event", metavar="EVENT", help="an event name, 1 to 64 bytes")
+    add("--ttl", metavar="TIME", type=span, help="how long it is kept at most, as in 90s, 15m, 12h or 7d")
+    add("--no-queue", action="store_true", help="only for whoever waits at this moment")
+    add(
+        "--overflow",
+        choices=("reject", "drop-oldest"),
+        help="what a full mailbox does; default: the server's",
+    )
+    add("--key", metavar="KEY", help="an idempotency key: a push that comes again with it adds nothing")
+    add("--receipt", action="store_true", help="print what the server answers, as JSON, a line for each push")
+    _add_patience(add)
+
+
+def _poll(add: Add) -> None:
+    add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**' with --after")
+    add("--after", metavar="CURSOR", help="what came after a cursor, oldest or now; without it, a take")
+    add("--wait", metavar="TIME", type=span, help="how long to wait for something; default: 25 s")
+    add("--limit", metavar="N", type=count, default=100, help="at most so many messages; default: 100")
+    add("--json", action="store_true", help="print the server's whole answer, as JSON")
+
+
+def _follow(add: Add) -> None:
+    add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**'")
+    add("--after", metavar="CURSOR", default="now", help="begin after a cursor, oldest or now; default: now")
+    add("--cursor-file", metavar="FILE", help="keep the place there; where it is there, begin there")
+    add("--stream", action="store_true", help="read one stream in the place of polls, where much comes")
+    _add_patience(add)
+    _add_handling(add)
+
+
+def _listen(add: Add) -> None:
+    add("names", metavar="NAME", nargs="*", help="a recipient or pattern to read besides")
+    add("--ttl", metavar="TIME", type=span, help="how long it is remembered between two polls; default: 5m")
+    _add_handling(add)
+
+
+def _add_handling(add: Add) -> None:
+    add("--json", action="store_true", help="print whole message objects, one a line")
+    add("--exec", metavar="COMMAND", help="in the place of printing, give each message to a shell command")
+    add("--keep-going", action="store_true", help="with --exec: go on where COMMAND failed")
+    add("--count", metavar="N", type=count, help="end after so many messages")
+
+
+def _add_patience(add: Add) -> None:
+    add(
+        "--patience",
+        metavar="TIME",
+        type=span,
+        help=f"how long the server may take to be there; default: {PATIENCE_SECONDS:g} s",
+    )
+
+
+def _info(add: Add) -> None:
+    add("names", metavar="NAME", nargs="*", help="a recipient; without any, the server")
+    add("--json", action="store_true", help="print it as JSON, an object a line")
+
+
+def _delete(add: Add) -> None:
+    add("names", metavar="NAME", nargs="+", help="a recipient")
+
+
+def _completion(add: Add) -> None:
+    add("shell", choices=("bash", "zsh", "fish"), help="the shell that is to complete")
+
+
+_OPTIONS: dict[str, Callable[[Add], None]] = {
+    "push": _push,
+    "poll": _poll,
+    "follow": _follow,
+    "listen": _listen,
+    "info": _info,
+    "delete": _delete,
+    "completion": _completion,
+}
+
+
+def _one_source(arguments: argparse.Namespace) -> str | None:
+    if arguments.words and (arguments.file or arguments.lines or arguments.ndjson):
+        return "the message is given in words, or comes from a file or a pipe, not both."
+    return None
+
+
+def _one_type(arguments: argparse.Namespace) -> str | None:
+    given = [arguments.lines, arguments.ndjson, arguments.json, arguments.type is not None]
+    if sum(given) > 1 and given != [True, False, False, True]:
+        return "--lines, --ndjson, --json and --type each say what the message is; one of them is enough."
+    return None
+
+
+def _one_key(arguments: argparse.Namespace) -> str | None:
+    if arguments.key is not None and (arguments.lines or arguments.ndjson):
+        return "a --key is for one push; the lines have keys of their own."
+    return None
+
+
+def _command_or_json(arguments: argparse.Namespace) -> str | None:
+    if arguments.keep_going and arguments.exec is None:
+        return "--keep-going goes with --exec."
+    return None
+
+
+_CHECKS: dict[str, tuple[Callable[[argparse.Namespace], str | None], ...]] = {
+    "push": (_one_source, _one_type, _one_key),
+    "follow": (_command_or_json,),
+    "listen": (_command_or_json,),
+}
+
+
+def span(text: str) -> float:
+    """Return the seconds that ``90``, ``1.5m``, ``12h`` or ``7d`` say."""
+    match = _SPAN.fullmatch(text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, or as in 90s, 15m, 12h or 7d")
+    return float(match[1]) * _SPANS[match[2]]
+
+
+def count(text: str) -> int:
+    """Return the number that ``text`` says; at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 or more")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    return text if "://" in text else f"http://{text}"

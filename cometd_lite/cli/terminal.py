@@ -1,0 +1,145 @@
+"""The ends of the command: bytes arrive on a descriptor, messages and sentences leave on two.
+
+A message is written at once, and whole. What others wrote is shown on a terminal without what would command
+the terminal. Whoever reads our output may leave; that is noticed at once, and not only at the next message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..message import Message
+
+READ_BYTES = 64 * 1024
+"""One read; a pipe holds as much."""
+
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_RED, _GREEN, _DIM, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
+class Terminal:
+    """Standard output and standard error, and whether somebody looks at them."""
+
+    def __init__(self, out: BinaryIO | None = None) -> None:
+        self._out = out or sys.stdout.buffer
+        self.looked_at = self._out.isatty()
+        self._colours = _colours()
+
+    def write(self, data: bytes) -> None:
+        """Write and flush. Raises ``BrokenPipeError`` where nobody reads any more."""
+        self._out.write(data)
+        self._out.flush()
+
+    def show(self, message: Message, *, json: bool = False) -> None:
+        """Write a message on a line: its text, its JSON, or its bytes; with ``json`` the whole of it."""
+        content = message.content
+        if json:
+            line = message.json
+        elif content.form == "octets" and self.looked_at:
+            line = f"({len(content.body):,} bytes of {harmless(content.type)})".encode()
+        else:
+            line = content.data() if content.form == "json" else content.body
+            if self.looked_at:
+                line = harmless(line.decode()).encode()
+        self.write(line if line.endswith(b"\n") else line + b"\n")
+
+    def say(self, sentence: str) -> None:
+        """Tell a sentence on standard error."""
+        name = f"{_RED}cometd-lite:{_PLAIN}" if self._colours and sys.stderr.isatty() else "cometd-lite:"
+        sys.stderr.write(f"{name} {harmless(sentence)}\n")
+        sys.stderr.flush()
+
+    def green(self, text: str) -> str:
+        """Return a text in green, where it will be seen."""
+        return f"{_GREEN}{text}{_PLAIN}" if self._colours and self.looked_at else text
+
+    def dim(self, text: str) -> str:
+        """Return a text in grey, where it will be seen."""
+        return f"{_DIM}{text}{_PLAIN}" if self._colours and self.looked_at else text
+
+
+def harmless(text: str) -> str:
+    """Return a text with what would command a terminal made visible; line breaks and tabs stay."""
+    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def _colours() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@implementer(IReadDescriptor)
+class Input:
+    """A descriptor that is read when somebody asks, and never made non-blocking: others may share it."""
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+        self._waiting: Deferred[bytes] | None = None
+
+    def chunk(self) -> Deferred[bytes]:
+        """Return a Deferred of the bytes that come next; empty ones at the end."""
+        self._waiting = Deferred(lambda _: self._reactor.removeReader(self))
+        self._reactor.addReader(self)
+        return self._waiting
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def doRead(self) -> None:  # noqa: N802  Twisted's name
+        """Read what is there."""
+        self._reactor.removeReader(self)
+        self._tell(os.read(self._descriptor, READ_BYTES))
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
+        """Note the end of a pipe whose other end was closed."""
+        self._tell(b"")
+
+    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
+        """Return the name for Twisted's log."""
+        return "input"
+
+    def _tell(self, data: bytes) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(data)
+
+
+@implementer(IReadDescriptor)
+class ReaderOfOurs:
+    """Whoever reads our output: ``gone`` is called when it has left, also while there is nothing to write.
+
+    Without it ``cometd-lite follow builds | grep -m1 done`` would end one message too late.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int, gone: Callable[[], object]) -> None:
+        self._descriptor = descriptor
+        self._gone = gone
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(kind):  # the writing end is never readable: an event upon it is its end
+            reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def doRead(self) -> None:  # noqa: N802  Twisted's name
+        """Nothing is read from where we write."""
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
+        """Tell that the reader is gone."""
+        self._gone()
+
+    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
+        """Return the name for Twisted's log."""
+        return "output"
