@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
+import orjson
+
 from . import __version__
 from . import limits as bounds
 from .errors import MALFORMED, CometError, kind_of, problem_type
@@ -23,7 +25,6 @@ Document: TypeAlias = dict[str, Any]
 
 _PROBLEM_TYPE = "application/problem+json"
 _ANY_TYPE = "*/*"
-_METHODS = ("get", "post", "put", "delete")
 
 _EVERYWHERE = (400, 405, 408, 414, 417, 421, 429, 431, 503, 505)
 """What may be wrong with any request, whatever its path, or with the moment at which it comes."""
@@ -156,8 +157,12 @@ def _schemas() -> Document:
             online=truth,
         ),
         "Health": _object(status=_text(enum=["ok", "stopping"])),
-        "BayeuxMessage": {"type": "object", "properties": {"channel": _text(), "clientId": _text()}},
-        "BayeuxMessages": {"oneOf": [_list(_schema("BayeuxMessage"), minItems=1), _schema("BayeuxMessage")]},
+        "BayeuxMessage": {"type": "object", "description": "A message of the Bayeux protocol."},
+        "BayeuxMessages": _list(_schema("BayeuxMessage"), minItems=1),
+        "BayeuxRequest": {
+            "description": "A message or an array of them; each is answered by itself, be it one or not.",
+            "oneOf": [_list({"examples": [orjson.loads(_HANDSHAKE)]}, minItems=1), {"type": "object"}],
+        },
         **{f"Problem{status}": _problem_schema(status) for status in sorted(_kinds())},
     }
 
@@ -240,12 +245,12 @@ _READING_CORS = _CORS[:3]
 
 def _always(*names: str) -> Document:
     """Return headers that an answer always has."""
-    return {name: {"required": True, "schema": _HEADERS[name]} for name in names}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _maybe(*names: str) -> Document:
     """Return headers that an answer may have."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {name: {"$ref": f"#/components/headers/{name}.maybe"} for name in names}
 
 
 _COMMON = _always("Cache-Control", "Vary")
@@ -284,8 +289,8 @@ def _path(name: str, description: str, schema: Document) -> Document:
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
-def _seconds(most: float | None = None) -> Document:
-    return {"type": "number", "minimum": 0, "maximum": most}
+def _parameters_by_name(*names: str) -> list[Document]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
 def _parameters(limits: Limits) -> Document:
@@ -298,6 +303,7 @@ def _parameters(limits: Limits) -> Document:
         "readable": _path(
             "recipient", "A name or a pattern; a `/` in it may stay as it is.", _schema("Readable")
         ),
+        "any-recipient": _path("recipient", "Any name.", _text(minLength=1)),
         "id": _path("id", "A listener's id.", _text(minLength=1, examples=["~" + 40 * "0"])),
         "kind": _path("kind", "What a client puts behind the path: its kind of message.", _text(minLength=1)),
         "to-rcpt": _query("rcpt", rcpt, _schema("Names")),
@@ -374,12 +380,15 @@ def _parameters(limits: Limits) -> Document:
         "message": _query(
             "message",
             "Messages as JSON, each parameter a message or an array of them.",
-            _list(_text(contentMediaType=JSON_TYPE), minItems=1),
+            _list(_text(contentMediaType=JSON_TYPE, examples=[_HANDSHAKE]), minItems=1),
             required=True,
         ),
     }
 
 
+_HANDSHAKE = (
+    '{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["callback-polling"]}'
+)
 _PLACES = ("after", "if-none-match", "last-event-id")
 _PUSHING = ("event", "ttl", "queue", "overflow", "idempotency-key")
 _POLLING = (*_PLACES, "wait", "prefer", "limit", "format")
@@ -407,7 +416,10 @@ class Interface:
         components = {
             "schemas": _schemas(),
             "parameters": _parameters(self.limits),
-            "headers": {name: {"schema": schema} for name, schema in _HEADERS.items()},
+            "headers": {
+                **{name: {"schema": schema, "required": True} for name, schema in _HEADERS.items()},
+                **{f"{name}.maybe": {"schema": schema} for name, schema in _HEADERS.items()},
+            },
             "responses": {f"Problem{status}": _problem(status) for status in sorted(_kinds())},
         }
         if self.tokens:
@@ -426,7 +438,7 @@ class Interface:
             },
             "servers": [{"url": under or "/"}],
             "tags": [{"name": name, "description": sentence} for name, sentence in _TAGS.items()],
-            "paths": {path: self._path_item(operations) for path, operations in self._paths().items()},
+            "paths": {path: self._path_item(path, operations) for path, operations in self._paths().items()},
             "components": components,
         }
 
@@ -460,13 +472,12 @@ class Interface:
         return paths
 
     @staticmethod
-    def _path_item(operations: dict[str, Document]) -> Document:
+    def _path_item(path: str, operations: dict[str, Document]) -> Document:
         """Return a path with what every path knows besides: HEAD where there is GET, and OPTIONS."""
         item: Document = dict(operations)
         if "get" in operations:
             item["head"] = _looked(operations["get"])
-        parameters = next(iter(operations.values())).get("parameters", [])
-        item["options"] = _preflight([given for given in parameters if _in_path(given)])
+        item["options"] = _preflight(path)
         return item
 
     def _operation(
@@ -489,7 +500,7 @@ class Interface:
         made: Document = {
             "summary": summary,
             "tags": [tag],
-            "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in parameters],
+            "parameters": _parameters_by_name(*parameters),
             "responses": _with_problems(responses, refused),
         }
         if guarded and self.tokens:
@@ -638,7 +649,7 @@ class Interface:
             "description": "Messages. Where a token is needed, each is answered by what it may do.",
             "required": True,
             "content": {
-                JSON_TYPE: {"schema": _schema("BayeuxMessages")},
+                JSON_TYPE: {"schema": _schema("BayeuxRequest")},
                 "application/x-www-form-urlencoded": {"schema": {**form, "required": ["message"]}},
             },
         }
@@ -678,10 +689,6 @@ def _opened() -> Document:
         "description": "The connection is a WebSocket.",
         "headers": _always("Upgrade", "Sec-WebSocket-Accept"),
     }
-
-
-def _in_path(parameter: Document) -> bool:
-    return parameter.get("$ref", "").rpartition("/")[2] in {"recipient", "readable", "id", "kind"}
 
 
 def _shown(summary: str, tag: str, content: Document) -> Document:
@@ -730,12 +737,15 @@ def _looked(operation: Document) -> Document:
     return made
 
 
-def _preflight(parameters: list[Document]) -> Document:
+def _preflight(path: str) -> Document:
+    """Return OPTIONS, which does not look at the name in its path."""
+    named = {"recipient": "any-recipient", "id": "id", "kind": "kind"}
+    parameters = [named[name] for name in named if f"{{{name}}}" in path]
     headers = {**_COMMON, **_maybe("Allow", *_CORS)}
     return {
         "summary": "The CORS preflight",
         "tags": ["server"],
-        "parameters": parameters,
+        "parameters": _parameters_by_name(*parameters),
         "responses": _with_problems(
             {204: _response("What is allowed here, to pages of allowed origins.", headers=headers)},
             set(_EVERYWHERE) | {404},
