@@ -253,7 +253,11 @@ class Receipt(NamedTuple):
 
 def timestamp(seconds: float) -> str:
     """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
-    milliseconds = round(seconds * 1000)
+    return _moment(round(seconds * 1000))
+
+
+@lru_cache(maxsize=64)  # a message and its receipt tell the same moment
+def _moment(milliseconds: int) -> str:
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 

@@ -7,7 +7,7 @@ messages: a wake carries no mail, it only makes a reader look again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, floor
+from math import ceil
 from random import Random
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -236,10 +236,10 @@ class Registry:
 
     def _set_timer(self, reader: Parked[T], wait: float) -> None:
         now = self.clock.seconds()
-        earliest = now + wait * (1 - WAIT_SPREAD)
-        at = earliest + wait * WAIT_SPREAD * self._random.random()
-        tick = max(ceil(earliest / _TICK), floor(at / _TICK)) * _TICK
-        if tick <= now + wait:
+        spread = wait * WAIT_SPREAD
+        at = now + wait - spread * (1 - self._random.random())
+        tick = at // _TICK * _TICK
+        if tick >= now + wait - spread:
             at = tick
         timer = self._timers.get(at)
         if timer is None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole HTTP response. ``head`` is a block of ready ``Name: value`` lines, each ended by CRLF.
 
     The lines of Content-Length and of the connection are added by whoever sends it.
