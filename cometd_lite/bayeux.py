@@ -16,7 +16,6 @@ the module together:
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
-from .errors import BadBody, BodyTooLarge, CometError, ServerFull
+from .errors import BadBody, BadRecipient, BodyTooLarge, CometError, ServerFull
 from .limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_BROWSER_SESSIONS,
@@ -55,6 +54,9 @@ REPLACED = "409::connect_replaced"
 
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
+
+_PLAIN_CONNECT = frozenset({"channel", "clientId", "connectionType", "id"})
+_PLAIN_PUBLICATION = frozenset({"channel", "clientId", "data", "id"})
 
 # CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
 _CHANNEL = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)+")
@@ -91,6 +93,17 @@ class Reader(Protocol):
         """Answer the connect that is held, because the session ended at its client's wish."""
 
 
+class Browser:
+    """What is known of a browser: how many sessions it has, and how many of their connects are held."""
+
+    __slots__ = ("held", "name", "sessions")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sessions = 0
+        self.held = 0
+
+
 class BayeuxSession(Session):
     """A client that shook hands. ``recipients`` are what it subscribed to, as names and patterns.
 
@@ -103,7 +116,7 @@ class BayeuxSession(Session):
         "private", "reader", "reads", "since", "talking",
     )  # fmt: skip
 
-    def __init__(self, id: str, ttl: float, browser: str | None, *, ack: bool) -> None:  # noqa: A002
+    def __init__(self, id: str, ttl: float, browser: Browser, *, ack: bool) -> None:  # noqa: A002
         super().__init__(id, (), NOW, ttl)
         self.browser = browser
         self.ack = ack
@@ -332,7 +345,7 @@ class Bayeux:
         self.longest_wait = longest_wait
         self.sessions: Sessions[BayeuxSession] = Sessions(most)
         self.services: dict[str, Service] = {}
-        self._of_browser: Counter[str] = Counter()
+        self._browsers: dict[str, Browser] = {}
         self._ttl = options.max_interval + options.interval / 1000
         self._meta: dict[str, Callable[[_Turn, BayeuxSession], _Effects]] = {
             CONNECT: self._connect,
@@ -356,10 +369,10 @@ class Bayeux:
         return expired
 
     def _forget_browser(self, session: BayeuxSession) -> None:
-        if session.browser is not None:
-            self._of_browser[session.browser] -= 1
-            if self._of_browser[session.browser] <= 0:
-                del self._of_browser[session.browser]
+        browser = session.browser
+        browser.sessions -= 1
+        if not browser.sessions:
+            del self._browsers[browser.name]
 
     def crowd(self, session: BayeuxSession, reply: _Reply) -> None:
         """Tell a session, in the reply to a connect that is not held, that others of its browser are."""
@@ -382,6 +395,52 @@ class Bayeux:
             "timeout": int(options.timeout * 1000),
             "maxInterval": int(options.max_interval * 1000),
         }
+
+    # -- the beaten path
+
+    def plain_connect(self, message: Any, now: float) -> Connect | None:
+        """Return a connect that is to be held, where the message is one as nearly all are and nothing is new.
+
+        Where it returns None, ``converse`` is to be asked. What that would do takes several times as long.
+        """
+        if message.__class__ is not dict or not message.keys() <= _PLAIN_CONNECT:
+            return None
+        session = self._plain_session(message, now)
+        if (
+            session is None
+            or not session.connected
+            or session.reader is not None
+            or message.get("connectionType") not in CONNECTION_TYPES
+        ):
+            return None
+        return Connect(session, {"channel": CONNECT, "successful": True, "id": message["id"]}, now)
+
+    def plain_publication(self, message: Any, now: float) -> tuple[BayeuxSession, Push, _Reply] | None:
+        """Return the sender, the push and the reply of a message like nearly all that are published.
+
+        Where it returns None, ``converse`` is to be asked.
+        """
+        if message.__class__ is not dict or not message.keys() <= _PLAIN_PUBLICATION or "data" not in message:
+            return None
+        session = self._plain_session(message, now)
+        channel = message.get("channel")
+        if session is None or channel.__class__ is not str:
+            return None
+        name = _plain_name(channel)
+        if name is None:
+            return None
+        try:
+            body = orjson.dumps(message["data"])
+        except TypeError:
+            return None
+        push = Push((name,), (Content(body, JSON_TYPE, "json"),), overflow="drop-oldest")
+        return session, push, {"channel": channel, "successful": True, "id": message["id"]}
+
+    def _plain_session(self, message: _Reply, now: float) -> BayeuxSession | None:
+        client_id, id = message.get("clientId"), message.get("id")  # noqa: A001
+        if client_id.__class__ is not str or id.__class__ is not str or self.options.bind_browser:
+            return None
+        return self.sessions.get(client_id, now)
 
     # -- the conversation
 
@@ -437,7 +496,7 @@ class Bayeux:
         """Return the session that a message names, which from now on is talking; None where there is none."""
         client_id = turn.message.get("clientId")
         session = self.sessions.get(client_id, turn.now) if isinstance(client_id, str) else None
-        if session is None or (self.options.bind_browser and session.browser != turn.peer.browser):
+        if session is None or (self.options.bind_browser and session.browser.name != turn.peer.browser):
             return None
         if turn.exchange.session is None:
             turn.exchange.session = session
@@ -475,17 +534,19 @@ class Bayeux:
         exchange.greeted = session
 
     def _greet(self, turn: _Turn) -> BayeuxSession:
-        browser = turn.peer.browser
-        if browser is None:
+        name = turn.peer.browser
+        if name is None:
             # Whether this browser has others is not known yet, but its next handshake will tell.
-            browser = turn.exchange.cookie = new_id()
-        elif self._of_browser[browser] >= BAYEUX_BROWSER_SESSIONS:
+            name = turn.exchange.cookie = new_id()
+        browser = self._browsers.get(name) or Browser(name)
+        if browser.sessions >= BAYEUX_BROWSER_SESSIONS:
             raise ServerFull(f"This browser has {BAYEUX_BROWSER_SESSIONS} sessions, which is the bound.")
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
         session = BayeuxSession(new_id(), self._ttl, browser, ack=acks)
         self.sessions.add(session, turn.now)
-        self._of_browser[browser] += 1
+        self._browsers[name] = browser
+        browser.sessions += 1
         return session
 
     # -- connect ("Connect") and disconnect ("Disconnect")
@@ -757,6 +818,12 @@ def _unknown(message: _Reply) -> str:
     return "402::session_unknown" if "clientId" in message else "401::client_id_missing"
 
 
+def refuse(reply: _Reply, error: CometError) -> None:
+    """Make the reply to a publication say that it was refused."""
+    reply["successful"] = False
+    reply["error"] = _refused(error, reply["channel"])
+
+
 def _refused(error: CometError, argument: Any = None) -> str:
     """Return an error as the protocol writes it ("The error field")."""
     return f"{error.status}:{_argument(argument)}:{error.kind}"
@@ -771,6 +838,17 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(text, str) for text in value)
     )
+
+
+@lru_cache(maxsize=4_096)
+def _plain_name(channel: str) -> str | None:
+    """Return the recipient that a channel stands for; None where it is none, or not an ordinary one."""
+    if not _CHANNEL.fullmatch(channel) or channel.startswith(("/meta/", "/service/")):
+        return None
+    try:
+        return recipient(channel[1:])
+    except BadRecipient:
+        return None
 
 
 def _is_service(channel: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from http import HTTPStatus
 from random import Random
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
@@ -331,12 +331,7 @@ class Routes:
     def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
         """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
         return self._bayeux().post(
-            self._body(request),
-            request.getHeader(b"content-type"),
-            request.getHeader(b"cookie"),
-            lambda: _has_left(request),
-            secure=request.isSecure(),
-            rights=self._rights(request),
+            self._body(request), request, partial(_has_left, request), self._rights(request)
         )
 
     @_route(app, "/cometd", "GET", changes=True)
@@ -348,11 +343,7 @@ class Routes:
             return self._allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
         self._check_script(request)
         return self._bayeux().get(
-            parse_query(request.uri),
-            request.getHeader(b"cookie"),
-            lambda: _has_left(request),
-            secure=request.isSecure(),
-            rights=self._rights(request),
+            parse_query(request.uri), request, partial(_has_left, request), self._rights(request)
         )
 
     def _bayeux(self) -> BayeuxTransport:
@@ -364,7 +355,7 @@ class Routes:
         bayeux = self._bayeux()
 
         def converse() -> BayeuxSocket:
-            socket = bayeux.socket(request.getHeader(b"cookie"), self._rights(request))
+            socket = bayeux.socket(request, self._rights(request))
             self._end_with(grant, socket.ended, socket.end)
             return socket
 

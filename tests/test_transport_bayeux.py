@@ -80,6 +80,26 @@ class Server:
         return self.hub.registry.parked == 0 and self.clock.getDelayedCalls() == []
 
 
+class Asked:
+    """What the transport asks of an HTTP request."""
+
+    def __init__(
+        self,
+        media_type: bytes | None = b"application/json",
+        cookie: bytes | None = None,
+        *,
+        secure: bool = False,
+    ) -> None:
+        self.headers = {b"content-type": media_type, b"cookie": cookie}
+        self.secure = secure
+
+    def getHeader(self, name: bytes) -> bytes | None:
+        return self.headers[name]
+
+    def isSecure(self) -> bool:
+        return self.secure
+
+
 class Request:
     """A request on its way: its answer, if there is one, and how its client leaves."""
 
@@ -136,7 +156,7 @@ class Client:
 
     def send(self, *messages: Any) -> Request:
         body = orjson.dumps(list(messages))
-        answer = self.server.bayeux.post(body, b"application/json", self.cookie, lambda: self.gone)
+        answer = self.server.bayeux.post(body, Asked(cookie=self.cookie), lambda: self.gone)
         return Request(Outcome(answer))
 
     def message(self, channel: str, **fields: Any) -> dict[str, Any]:
@@ -607,7 +627,7 @@ def test_the_cookie_cannot_be_read_by_scripts_and_stays_on_this_site(server: Ser
         {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
     )
     for secure in (False, True):
-        answer = server.bayeux.post(asked, None, None, lambda: False, secure=secure)
+        answer = server.bayeux.post(asked, Asked(secure=secure), lambda: False)
         assert isinstance(answer, Answer)
         (line,) = [line for line in answer.head.split(b"\r\n") if line.startswith(b"Set-Cookie")]
         assert line.startswith(b"Set-Cookie: BAYEUX_BROWSER=")
@@ -860,14 +880,14 @@ def test_a_program_delivers_to_one_session_alone(server: Server) -> None:
 )
 def test_what_is_no_batch_is_a_bad_request(server: Server, body: bytes, media_type: bytes | None) -> None:
     with pytest.raises(BadBody):
-        server.bayeux.post(body, media_type, None, lambda: False)
+        server.bayeux.post(body, Asked(media_type), lambda: False)
     with pytest.raises((BadBody, BadParameter)):
-        server.bayeux.get({"message": [body.decode("latin-1")]}, None, lambda: False)
+        server.bayeux.get({"message": [body.decode("latin-1")]}, Asked(), lambda: False)
 
 
 def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
     with pytest.raises(BodyTooLarge):
-        server.bayeux.post(b"[" + b"{}," * 1_000 + b"{}]", None, None, lambda: False)
+        server.bayeux.post(b"[" + b"{}," * 1_000 + b"{}]", Asked(), lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -880,16 +900,15 @@ def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
     ],
 )
 def test_a_form_with_messages_is_taken_as_old_clients_send_it(server: Server, body: bytes) -> None:
-    answer = server.bayeux.post(
-        body, b"application/x-www-form-urlencoded; charset=UTF-8", None, lambda: False
-    )
+    form = Asked(b"application/x-www-form-urlencoded; charset=UTF-8")
+    answer = server.bayeux.post(body, form, lambda: False)
     assert isinstance(answer, Answer)
     assert orjson.loads(answer.body)[0]["channel"] == "/a"
 
 
 def test_a_form_may_have_several_messages_and_arrays_of_them(server: Server) -> None:
     body = b"message=%7B%22id%22%3A1%7D&message=%5B%7B%22id%22%3A2%7D%2C%7B%22id%22%3A3%7D%5D&message=%5B4%5D"
-    answer = server.bayeux.post(body, b"application/x-www-form-urlencoded", None, lambda: False)
+    answer = server.bayeux.post(body, Asked(b"application/x-www-form-urlencoded"), lambda: False)
     assert isinstance(answer, Answer)
     assert [reply.get("id") for reply in orjson.loads(answer.body)] == [1, 2, 3, None]
 
@@ -900,7 +919,7 @@ def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> No
         b'[{"channel":"/a","channel":"/a","clientId":"ID","data":{"n":123456789012345678901234567890,"n":1}},'
         b'{"channel":"/a","clientId":"ID","data":-99999999999999999999,"id":18446744073709551616}]'
     )
-    answer = server.bayeux.post(body.replace(b"ID", client.id.encode()), None, None, lambda: False)
+    answer = server.bayeux.post(body.replace(b"ID", client.id.encode()), Asked(None), lambda: False)
     assert isinstance(answer, Answer)
     replies = orjson.loads(answer.body)
     assert [message["successful"] for message in replies if "successful" in message] == [True, True]
@@ -912,14 +931,14 @@ def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> No
 
 def test_a_script_calls_back_with_the_array(server: Server) -> None:
     message = '{"channel":"/a","id":"\u2028"}'
-    answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, None, lambda: False)
+    answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, Asked(), lambda: False)
     assert isinstance(answer, Answer)
     assert answer.status == 200
     assert b"Content-Type: text/javascript; charset=utf-8\r\n" in answer.head
     assert b"X-Content-Type-Options: nosniff\r\n" in answer.head
     assert answer.body.startswith(b"/**/a.b$([{")
     assert answer.body.endswith(b'"id":"\\u2028","error":"401::client_id_missing"}]);')
-    answer = server.bayeux.get({"message": [message]}, None, lambda: False)
+    answer = server.bayeux.get({"message": [message]}, Asked(), lambda: False)
     assert isinstance(answer, Answer)
     assert answer.body.startswith(b"/**/jsonpcallback([")
 
@@ -929,7 +948,7 @@ def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
     message = client.connection()
     message["connectionType"] = "callback-polling"
     query = {"message": [orjson.dumps([message]).decode()], "jsonp": ["cb"]}
-    outcome = Outcome(server.bayeux.get(query, client.cookie, lambda: False))
+    outcome = Outcome(server.bayeux.get(query, Asked(cookie=client.cookie), lambda: False))
     assert outcome.parked
     server.push("a", "</script>")
     assert outcome.value.body == (
@@ -944,14 +963,14 @@ def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
 def test_a_callback_is_a_name_and_nothing_else(server: Server, name: str) -> None:
     assert not is_callback(name)
     with pytest.raises(BadParameter):
-        server.bayeux.get({"message": ["[]"], "jsonp": [name]}, None, lambda: False)
+        server.bayeux.get({"message": ["[]"], "jsonp": [name]}, Asked(), lambda: False)
 
 
 def test_a_get_without_a_message_says_what_is_missing(server: Server) -> None:
     with pytest.raises(BadParameter):
-        server.bayeux.get({}, None, lambda: False)
+        server.bayeux.get({}, Asked(), lambda: False)
     with pytest.raises(BadParameter):
-        server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, None, lambda: False)
+        server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, Asked(), lambda: False)
 
 
 def test_a_script_has_no_raw_line_separators() -> None:
@@ -970,7 +989,7 @@ class Wire:
         self.congested = False
         self.closed: int | None = None
         self.frames: list[Any] = []
-        self.talk: BayeuxSocket = server.bayeux.socket(cookie, rights)
+        self.talk: BayeuxSocket = server.bayeux.socket(Asked(cookie=cookie), rights)
         self.talk.opened(self)  # type: ignore[arg-type]  # it has what a conversation uses
 
     def send_text(self, text: bytes) -> None:
@@ -1429,6 +1448,6 @@ class Denied:
 
 def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
     message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
-    outcome = Outcome(server.bayeux.post(orjson.dumps(message), None, None, lambda: False, rights=Denied()))
+    outcome = Outcome(server.bayeux.post(orjson.dumps(message), Asked(), lambda: False, Denied()))
     (reply,) = orjson.loads(outcome.value.body)
     assert reply["error"] == "401::unauthorized"

@@ -9,11 +9,11 @@ whatever a client that vanished was not given is there when it comes back.
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache, partial
 from inspect import iscoroutine
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -41,10 +41,11 @@ from ..bayeux import (
     Service,
     batch_of,
     events_of,
+    refuse,
 )
 from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull, Stopping
 from ..hub import Hub, Reader
-from ..later import Maybe, shielded, then
+from ..later import Maybe, shielded, then, waits
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_CALLBACK_BYTES,
@@ -65,6 +66,17 @@ Form: TypeAlias = Callable[[bytes], Answer]
 """Makes an HTTP response of an array of messages."""
 
 COOKIE = "BAYEUX_BROWSER"
+
+
+class Asking(Protocol):
+    """What is used of a request, be it twisted.web's or that of ``serving/``."""
+
+    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
+        """Return a header's last value; names are lower case."""
+
+    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
+        """Whether it came over TLS."""
+
 
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
@@ -89,8 +101,6 @@ class BayeuxTransport:
         self.hub = hub
         self.options = options or Options()
         self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
-        self._held: Counter[str] = Counter()
-        """Connects that are held over HTTP, by browser."""
         self._sockets: set[BayeuxSocket] = set()
 
     # -- for embedding programs
@@ -127,11 +137,8 @@ class BayeuxTransport:
     def post(
         self,
         body: bytes,
-        media_type: bytes | None,
-        cookie: bytes | None,
+        request: Asking,
         gone: Callable[[], bool],
-        *,
-        secure: bool = False,
         rights: Rights | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
@@ -139,16 +146,19 @@ class BayeuxTransport:
         ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        batch = _posted(body, media_type)
-        return self._respond(batch, Peer(browser_of(cookie), rights), gone, json_answer, secure=secure)
+        value = _posted(body, request.getHeader(b"content-type"))
+        message = value[0] if value.__class__ is list and len(value) == 1 else value
+        if rights is None:
+            plain = self._plainly(message, gone)
+            if plain is not None:
+                return plain
+        return self._respond(batch_of(value), request, gone, json_answer, rights)
 
     def get(
         self,
         query: dict[str, list[str]],
-        cookie: bytes | None,
+        request: Asking,
         gone: Callable[[], bool],
-        *,
-        secure: bool = False,
         rights: Rights | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
@@ -160,13 +170,13 @@ class BayeuxTransport:
             raise BadParameter("jsonp is the name of a JavaScript function.")
         if "message" not in query:
             raise BadParameter("A GET here polls by callback and needs message; other clients POST.")
-        batch = _parsed(query["message"])
+        batch = batch_of(_parsed(query["message"]))
         form = partial(script_answer, callback[0])
-        return self._respond(batch, Peer(browser_of(cookie), rights), gone, form, secure=secure)
+        return self._respond(batch, request, gone, form, rights)
 
-    def socket(self, cookie: bytes | None, rights: Rights | None = None) -> BayeuxSocket:
+    def socket(self, request: Asking, rights: Rights | None = None) -> BayeuxSocket:
         """Return the conversation of a WebSocket."""
-        return BayeuxSocket(self, Peer(browser_of(cookie), rights))
+        return BayeuxSocket(self, Peer(browser_of(request.getHeader(b"cookie")), rights))
 
     def sweep(self) -> None:
         """Let go of the sessions that did not connect again in time; to be called every second."""
@@ -183,19 +193,55 @@ class BayeuxTransport:
 
     # -- a request
 
+    def _plainly(self, message: Any, gone: Callable[[], bool]) -> Maybe[Answer] | None:
+        """Answer a single message that is as nearly all are; None for any other."""
+        now = self.hub.clock.seconds()
+        connect = self.bayeux.plain_connect(message, now)
+        if connect is not None:
+            return self._hold(connect, self.options.timeout, gone, json_answer)
+        publication = self.bayeux.plain_publication(message, now)
+        if publication is None:
+            return None
+        session, push, reply = publication
+        session.talking += 1
+        exchange = Exchange([reply], session=session)
+        try:
+            pushed = self.hub.push(push)
+        except CometError as error:
+            refuse(reply, error)
+            return self._answer(exchange, gone, json_answer)
+        if not waits(pushed):
+            return self._answer(exchange, gone, json_answer)
+
+        def refused(failure: Failure) -> None:
+            error = self._translated(failure).value
+            assert isinstance(error, CometError), "what is translated to"
+            refuse(reply, error)
+
+        def answer(_: object) -> Maybe[Answer]:
+            return self._answer(exchange, gone, json_answer)
+
+        return shielded(pushed.addErrback(refused).addCallback(answer))
+
     def _respond(
-        self, batch: list[Any], peer: Peer, gone: Callable[[], bool], form: Form, *, secure: bool
+        self,
+        batch: list[Any],
+        request: Asking,
+        gone: Callable[[], bool],
+        form: Form,
+        rights: Rights | None,
     ) -> Maybe[Answer]:
-        exchanged = self.exchange(batch, peer)
+        exchanged = self.exchange(batch, Peer(browser_of(request.getHeader(b"cookie")), rights))
 
         def answer(exchange: Exchange) -> Maybe[Answer]:
             if exchange.cookie is not None:
-                return form(exchange.json()).with_head(_set_cookie(exchange.cookie, secure=secure))
+                return form(exchange.json()).with_head(_set_cookie(exchange.cookie, request.isSecure()))
             if exchange.wait > 0:
-                return self._hold(exchange, gone, form)
+                self.bayeux.done(exchange)
+                return self._hold(exchange.connects[0], exchange.wait, gone, form)
             return self._answer(exchange, gone, form)
 
-        if not isinstance(exchanged, Deferred):
+        if not waits(exchanged):
             return answer(exchanged)
         # Whoever waits may leave, and Klein cancels; what was said is done nevertheless.
         return shielded(exchanged.addCallback(answer))
@@ -205,21 +251,20 @@ class BayeuxTransport:
         hub = self.hub
         return self._run(self.bayeux.converse(batch, peer, hub.clock.seconds(), hub.wall()))
 
-    def _hold(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
-        (connect,) = exchange.connects
+    def _hold(self, connect: Connect, wait: float, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
+        """Hold a connect until there is something for its session, for ``wait`` seconds at the most."""
         session = connect.session
-        browser = session.browser
-        if browser is not None and self._held[browser] >= self.options.held_for_a_browser:
+        if session.browser.held >= self.options.held_for_a_browser:
             self.bayeux.crowd(session, connect.reply)
-            return self._answer(exchange, gone, form)
+            session.talking += 1
+            return self._answer(Exchange([connect.reply], [connect], session), gone, form)
         if session.crowded:
             self.bayeux.relieve(session, connect.reply)
-        self.bayeux.done(exchange)
         # Who cannot be held is refused as a poll is. An answer would need an interval, which aiocometd takes
         # for seconds; but every client waits of its own accord after a failure.
         if self.hub.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
-        held = _Held(self, connect, exchange.wait, gone, form)
+        held = _Held(self, connect, wait, gone, form)
         parked = held.park()
         held.wake()
         return parked
@@ -227,20 +272,23 @@ class BayeuxTransport:
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
         """Answer an exchange now, with the events that there are for its session."""
         session = exchange.session
-        news: Maybe[News | None] = None
-        if session is not None and (exchange.connects or not session.ack):
-            news = self.news_if_any(session)
+        if session is None or not session.reads or (session.ack and not exchange.connects):
+            return self._finish(exchange, gone, form, None)
+        news = self.news_if_any(session)
+        if waits(news):
+            return news.addCallback(partial(self._finish, exchange, gone, form))
+        return self._finish(exchange, gone, form, news)
 
-        def finish(news: News | None) -> Answer:
-            if news is not None and gone():
-                news = None
-            events = self.complete(exchange, news)
-            self.bayeux.done(exchange)
-            if session is not None:
+    def _finish(self, exchange: Exchange, gone: Callable[[], bool], form: Form, news: News | None) -> Answer:
+        if news is not None and gone():
+            news = None
+        events = self.complete(exchange, news)
+        session = exchange.session
+        if session is not None:
+            session.talking -= 1
+            if session.reader is not None:
                 self.refresh(session)
-            return form(exchange.json(events))
-
-        return then(news, finish)
+        return form(exchange.json(events))
 
     def complete(self, exchange: Exchange, news: News | None) -> bytes:
         """Complete the replies to the connects of an exchange; return the events that go with them."""
@@ -302,7 +350,7 @@ class BayeuxTransport:
 
             return then(store.read(session.reads, session.place, POLL_MESSAGES_MOST, now), settle)
 
-        return read(end) if not isinstance(end, Deferred) else end.addCallback(read)
+        return read(end) if not waits(end) else end.addCallback(read)
 
     def news_if_any(self, session: BayeuxSession) -> Maybe[News | None]:
         """Return what there is for a session; None also where the store fails, which keeps it for later."""
@@ -311,7 +359,7 @@ class BayeuxTransport:
         except CometError:
             self.hub.store_failed(Failure())
             return None
-        return news.addErrback(self.hub.store_failed) if isinstance(news, Deferred) else news
+        return news.addErrback(self.hub.store_failed) if waits(news) else news
 
     def news(self, session: BayeuxSession) -> Maybe[News | None]:
         """Return what there is for a session after its place; None where there is nothing."""
@@ -345,7 +393,7 @@ class BayeuxTransport:
                 value = self._perform(effect)
             except CometError:
                 value = Failure()
-            if isinstance(value, Deferred):
+            if waits(value):
                 return value.addErrback(self._translated).addBoth(partial(self._run, talk))
 
     def _perform(self, effect: Effect) -> Maybe[Any]:
@@ -377,7 +425,7 @@ class BayeuxTransport:
             raise InternalError("The service failed, and the server has noted why.") from None
         if iscoroutine(answer):
             answer = Deferred.fromCoroutine(answer)
-        if not isinstance(answer, Deferred):
+        if not waits(answer):
             return answer
         answer.addCallback(self._served, call)
         answer.addErrback(
@@ -402,7 +450,7 @@ class BayeuxTransport:
             session.reader.leave()
         if session.private:
             deleted = self.hub.delete(PRIVATE + session.id)
-            if isinstance(deleted, Deferred):
+            if waits(deleted):
                 deleted.addErrback(self.hub.store_failed)
 
 
@@ -465,9 +513,8 @@ class _Held(_SessionReader[Answer]):
         parked = self.hub.registry.park(self, self.until - self.hub.clock.seconds())
         self.held = True
         session.reader = self
+        session.browser.held += 1
         transport.bayeux.sessions.hold(session)
-        if session.browser is not None:
-            transport._held[session.browser] += 1
         return parked
 
     def rekey(self) -> None:
@@ -510,12 +557,8 @@ class _Held(_SessionReader[Answer]):
             session, transport = self.session, self.transport
             if session.reader is self:
                 session.reader = None
+            session.browser.held -= 1
             transport.bayeux.sessions.release(session, self.hub.clock.seconds())
-            browser = session.browser
-            if browser is not None:
-                transport._held[browser] -= 1
-                if not transport._held[browser]:
-                    del transport._held[browser]
 
     def _cancelled(self, deferred: Deferred[Answer]) -> None:
         self.leave()
@@ -591,16 +634,16 @@ class BayeuxSocket:
         while self._texts and not self._busy:
             text = self._texts.popleft()
             try:
-                exchanged = self.transport.exchange(_parsed([text]), self.peer)
+                exchanged = self.transport.exchange(batch_of(_parsed([text])), self.peer)
             except CometError as error:
                 self._refuse(error)
                 continue
-            if isinstance(exchanged, Deferred):
+            if waits(exchanged):
                 self._busy = True
                 exchanged.addCallback(self._say).addErrback(self._failed).addCallback(self._free)
             else:
                 said = self._say(exchanged)
-                if isinstance(said, Deferred):
+                if waits(said):
                     self._busy = True
                     said.addErrback(self._failed).addCallback(self._free)
 
@@ -803,16 +846,16 @@ def browser_of(cookie: bytes | None) -> str | None:
     return None if match is None else match[1]
 
 
-def _set_cookie(browser: str, *, secure: bool) -> bytes:
+def _set_cookie(browser: str, secure: bool) -> bytes:
     attributes = "; Secure" if secure else ""
     return f"Set-Cookie: {COOKIE}={browser}; Path=/; HttpOnly; SameSite=Lax{attributes}\r\n".encode()
 
 
-def _posted(body: bytes, media_type: bytes | None) -> list[Any]:
-    """Return the messages in a body: JSON, or a form with one or several ``message``."""
+def _posted(body: bytes, media_type: bytes | None) -> Any:
+    """Return what is in a body: JSON, or a form with one or several ``message``."""
     is_form = media_type is not None and media_type.lower().startswith(b"application/x-www-form-urlencoded")
     if not is_form or body[:1] in {b"[", b"{"}:  # curl says that it is a form, whatever it sends
-        return _parsed([body])
+        return _json(body)
     try:
         fields = parse_qsl(body.decode(), errors="strict", max_num_fields=BAYEUX_BATCH_MESSAGES)
     except ValueError as error:
@@ -820,15 +863,18 @@ def _posted(body: bytes, media_type: bytes | None) -> list[Any]:
     return _parsed([value for name, value in fields if name == "message"])
 
 
-def _parsed(texts: list[Any]) -> list[Any]:
-    """Return the messages in JSON texts, each of which is a message or an array of them."""
+def _parsed(texts: list[Any]) -> Any:
+    """Return what is in one JSON text, or the messages in several, each a message or an array of them."""
+    if len(texts) == 1:
+        return _json(texts[0])
+    return [message for text in texts for message in batch_of(_json(text))]
+
+
+def _json(text: bytes | str) -> Any:
     try:
-        values = [orjson.loads(text) for text in texts]
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise BadBody(f"A Bayeux request is JSON: {error}.") from None
-    if len(values) == 1:
-        return batch_of(values[0])
-    return batch_of([message for value in values for message in batch_of(value)])
 
 
 def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
