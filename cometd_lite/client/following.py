@@ -193,7 +193,7 @@ class Streams:
             if not self._polls.met or after == NOW:
                 # A stream tells no place before its first message, and none shows that the server is there.
                 return await self._polls.read(after)
-            self._lines = await self._remote.within(ANSWER_SECONDS, self._open(after))
+            self._lines = await self._remote.within(ANSWER_SECONDS, lambda: self._open(after))
         lines = self._lines
         await lines.something()
         batch = lines.batch(after)

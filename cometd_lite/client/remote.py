@@ -288,9 +288,9 @@ class Remote:
         async def exchange() -> Answer:
             return await self.whole(await self.respond(method, path, query, headers or {}, body))
 
-        answer = await self.within(patience, exchange())
+        answer = await self.within(patience, exchange)
         if answer.status == 401 and callable(self._token):
-            answer = await self.within(patience, exchange())
+            answer = await self.within(patience, exchange)
         if answer.status >= 400:
             raise refusal(answer)
         if answer.status >= 300 and answer.status != 304:
@@ -298,13 +298,14 @@ class Remote:
             raise NotComet(f"{self.url} is not a cometd-lite: it leads to {place}.")
         return answer
 
-    async def within(self, patience: float, work: Coroutine[Deferred[Any], Any, T]) -> T:
+    async def within(self, patience: float, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
         """Return what the work returns within so many seconds.
 
         Raises ``NoAnswer`` for the network's errors, and what else the work raises.
         """
-        result: Deferred[T] = Work(work, Deferred).reply
-        result.addTimeout(patience, self.clock)
+        clock = self.clock
+        result: Deferred[T] = Work(work(), Deferred).reply
+        result.addTimeout(patience, clock)
         try:
             return await result
         except NETWORK_ERRORS as error:

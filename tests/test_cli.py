@@ -1,0 +1,801 @@
+"""The command: its words, what it sends and prints over the real routes in memory, and its statuses."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from cometd_lite import __version__
+from cometd_lite.cli import completion, main, status
+from cometd_lite.cli.commands import COMMANDS, Misused, Notes, judged
+from cometd_lite.cli.parser import COMMANDS as NAMES
+from cometd_lite.cli.parser import parse, parser_of
+from cometd_lite.cli.terminal import Terminal, harmless
+from cometd_lite.client import Client, NoAnswer
+from cometd_lite.limits import Limits
+from cometd_lite.message import Content, Cursor, Message
+from cometd_lite.testing import MemoryServer, Outcome
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COMETD_LITE_URL", "COMETD_LITE_TOKEN", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Piped:
+    """Stands for standard input: chunks are written by the test."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = list(chunks)
+        self._waiting: Deferred[bytes] | None = None
+
+    def chunk(self) -> Awaitable[bytes]:
+        if self._chunks:
+            return succeed(self._chunks.pop(0))
+        self._waiting = Deferred()
+        return self._waiting
+
+    def write(self, data: bytes) -> None:
+        if self._waiting is None or self._waiting.called:
+            self._chunks.append(data)
+        else:
+            self._waiting.callback(data)
+
+
+class Shell:
+    """Types commands at a server in memory."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.server = server
+        self.out = io.BytesIO()
+        self.terminal = Terminal(self.out)
+
+    def start(self, *words: str, source: Piped | None = None) -> Outcome[int]:
+        arguments = parse(words[0], list(words[1:]))
+        command = COMMANDS[words[0]](arguments, self.server.client, self.terminal, source)
+        return self.server.run(judged(command, self.terminal))
+
+    def type(self, *words: str, piped: bytes = b"") -> int:
+        """Type a command that ends, and return its status."""
+        return self.start(*words, source=Piped(piped, b"")).value
+
+    @property
+    def printed(self) -> str:
+        text = self.out.getvalue().decode()
+        self.out.seek(0)
+        self.out.truncate()
+        return text
+
+
+@pytest.fixture
+def server() -> Iterator[MemoryServer]:
+    server = MemoryServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def shell(server: MemoryServer) -> Shell:
+    return Shell(server)
+
+
+def pushed(server: MemoryServer, name: str = "bob") -> list[Any]:
+    return [message.data for message in server.result(server.client.poll(name, "oldest", wait=0)).messages]
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+# -- push
+
+
+def test_words_are_one_message_and_a_push_says_nothing_when_all_is_well(shell: Shell) -> None:
+    assert shell.type("push", "bob", "hello", "there") == status.DONE
+    assert pushed(shell.server) == ["hello there"]
+    assert shell.printed == ""
+
+
+def test_options_may_stand_between_the_words(shell: Shell) -> None:
+    assert shell.type("push", "bob", "--event", "tick", "hello", "--rcpt", "alice", "there") == status.DONE
+    (message,) = shell.server.result(shell.server.client.poll("alice", "oldest")).messages
+    assert (message.data, message.event) == ("hello there", "tick")
+    assert pushed(shell.server) == ["hello there"]
+
+
+def test_what_begins_with_a_hyphen_comes_after_two(shell: Shell) -> None:
+    assert shell.type("push", "bob", "--", "-v") == status.DONE
+    assert pushed(shell.server) == ["-v"]
+
+
+def test_json_is_pushed_as_json_and_what_is_none_is_refused(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.type("push", "bob", "--json", '{"a": 1}') == status.DONE
+    assert pushed(shell.server) == [{"a": 1}]
+    assert shell.type("push", "bob", "--json", "{a}") == status.REFUSED
+    assert capsys.readouterr().err.startswith("cometd-lite: The body is not the JSON that its type says")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"hi\n", "hi"), (b"hi\r\n", "hi"), (b"a\nb\n\n", "a\nb\n"), (b"hi", "hi"), (b"\xff\n", b"\xff\n")],
+)
+def test_text_from_a_pipe_loses_its_last_line_break(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, data: bytes, message: Any
+) -> None:
+    stdin(monkeypatch, data)
+    assert shell.type("push", "bob") == status.DONE
+    assert pushed(shell.server) == [message]
+
+
+def test_with_a_type_a_pipe_is_pushed_as_it_is(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin(monkeypatch, b"a,b\n")
+    assert shell.type("push", "bob", "--type", "text/csv") == status.DONE
+    assert pushed(shell.server) == ["a,b\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "message"),
+    [
+        ("cat.png", b"\x89PNG\n", "image/png", b"\x89PNG\n"),
+        ("a.json", b'{"a": 1}\n', "application/json", {"a": 1}),
+        ("a.txt", b"hi\n", "text/plain", "hi\n"),
+        ("unknown", b"hi\n", "text/plain; charset=utf-8", "hi\n"),
+        ("unknown", b"\xff\n", "application/octet-stream", b"\xff\n"),
+    ],
+)
+def test_a_file_is_pushed_whole_with_the_type_of_its_name(
+    shell: Shell, tmp_path: Path, name: str, data: bytes, kind: str, message: Any
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert shell.type("push", "bob", "--file", str(tmp_path / name)) == status.DONE
+    (found,) = shell.server.result(shell.server.client.poll("bob", "oldest")).messages
+    assert found.content.type == kind
+    assert found.data == message
+
+
+def test_a_file_that_is_not_there_is_one_sentence(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.type("push", "bob", "--file", str(tmp_path / "none")) == status.USAGE
+    assert capsys.readouterr().err == f"cometd-lite: {tmp_path}/none: No such file or directory.\n"
+
+
+def test_a_receipt_is_printed_where_it_is_asked_for(shell: Shell) -> None:
+    shell.type("push", "bob", "hi", "--receipt", "--rcpt", "alice")
+    receipt = orjson.loads(shell.printed)
+    assert receipt["recipients"] == ["bob", "alice"]
+    assert receipt["delivered"] == 0
+
+
+def test_a_key_makes_a_second_push_the_first(shell: Shell) -> None:
+    for _ in range(2):
+        assert shell.type("push", "bob", "hi", "--key", "k") == status.DONE
+    assert pushed(shell.server) == ["hi"]
+
+
+def test_what_nobody_waits_for_is_refused_where_it_must_not_be_kept(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.type("push", "bob", "hi", "--no-queue") == status.REFUSED
+    assert "Nobody waits" in capsys.readouterr().err
+
+
+def test_each_line_is_a_message_as_it_comes(shell: Shell) -> None:
+    source = Piped()
+    pushing = shell.start("push", "logs", "--lines", source=source)
+    source.write(b"one\ntwo\nthr")
+    assert pushed(shell.server, "logs") == ["one", "two"]
+    source.write(b"ee\r\n\n  \nfour")
+    assert pushed(shell.server, "logs") == ["one", "two", "three"]
+    source.write(b"")
+    assert pushed(shell.server, "logs") == ["one", "two", "three", "four"]
+    assert pushing.value == status.DONE
+
+
+def test_a_line_that_is_no_utf_8_is_pushed_as_octets(shell: Shell) -> None:
+    assert shell.type("push", "logs", "--lines", piped=b"caf\xe9\n") == status.DONE
+    assert pushed(shell.server, "logs") == [b"caf\xe9"]
+
+
+def test_a_line_that_cannot_be_a_message_is_told_of_and_the_others_go_on(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.type("push", "logs", "--lines", piped=b"a\n" + b"x" * 70_000 + b"\nb\n") == status.REFUSED
+    assert pushed(shell.server, "logs") == ["a", "b"]
+    assert (
+        capsys.readouterr().err == "cometd-lite: Line 2 was left out. A body has at most 65536 bytes here.\n"
+    )
+
+
+def test_lines_for_whoever_waits_go_on_where_nobody_does(shell: Shell) -> None:
+    assert shell.type("push", "logs", "--lines", "--no-queue", piped=b"a\nb\n") == status.DONE
+    assert pushed(shell.server, "logs") == []
+
+
+def test_lines_wait_for_a_server_that_went_away_and_none_is_lost(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Piped()
+    pushing = shell.start("push", "logs", "--lines", source=source)
+    source.write(b"before\n")
+    shell.server.stop()
+    source.write(b"while\n")
+    shell.server.flush()
+    shell.server.advance(3_600)
+    assert pushing.waits
+    shell.server.start()
+    shell.server.advance(31)
+    assert pushed(shell.server, "logs") == ["while"]
+    source.write(b"")
+    assert pushing.value == status.DONE
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == (
+        "cometd-lite: No server answers at http://localhost:8080: the connection was refused. Trying again."
+    )
+
+
+def test_lines_do_not_wait_for_a_server_that_was_never_there(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.server.stop()
+    pushing = shell.start("push", "logs", "--lines", source=Piped(b"one\n"))
+    shell.server.advance(10)
+    assert pushing.value == status.NO_ANSWER
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "cometd-lite: No server answers at http://localhost:8080: the connection was refused."
+    )
+    shell.server.start()
+
+
+def test_lines_of_json_that_came_together_go_together(shell: Shell) -> None:
+    piped = b"".join(b'{"n":%d}\n' % number for number in range(250))
+    assert shell.type("push", "orders", "--ndjson", "--receipt", piped=piped) == status.DONE
+    assert pushed(shell.server, "orders") == [{"n": number} for number in range(100)]  # one poll's worth
+    receipts = [orjson.loads(line) for line in shell.printed.splitlines()]
+    assert [len(receipt["ids"]) for receipt in receipts] == [100, 100, 50]
+
+
+def test_a_line_that_is_no_json_is_left_out_and_told_of(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.type("push", "orders", "--ndjson", piped=b'1\n{"a":\n"c"\n') == status.REFUSED
+    assert pushed(shell.server, "orders") == [1, "c"]
+    assert capsys.readouterr().err.startswith("cometd-lite: Line 2 was left out. It is no JSON: ")
+
+
+def test_json_lines_for_a_server_with_a_smaller_bound_go_in_smaller_pushes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = MemoryServer(limits=Limits(max_body=30))
+    shell = Shell(server)
+    lines = b'"aaaaaaaaaa"\n"bbbbbbbbbb"\n"cccccccccc"\n"%b"\n"eeeeeeeeee"\n' % (b"d" * 40)
+    assert shell.type("push", "orders", "--ndjson", piped=lines) == status.REFUSED
+    assert pushed(server, "orders") == ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "eeeeeeeeee"]
+    assert capsys.readouterr().err == "cometd-lite: Line 4 was left out. A body has at most 30 bytes here.\n"
+    server.close()
+
+
+# -- poll
+
+
+def test_a_poll_prints_each_message_on_a_line_and_takes_it(shell: Shell) -> None:
+    for data in ("text", {"a": [1, 2]}, b"\xfe"):
+        shell.server.result(shell.server.client.push("bob", data))
+    assert shell.type("poll", "bob") == status.DONE
+    assert shell.out.getvalue() == b'text\n{"a":[1,2]}\n\xfe\n'
+    assert shell.type("poll", "bob", "--wait", "0") == status.NOTHING
+
+
+def test_a_poll_with_a_cursor_takes_nothing_away(shell: Shell) -> None:
+    shell.type("push", "bob", "hi")
+    for _ in range(2):
+        assert shell.type("poll", "bob", "--after", "oldest", "--json") == status.DONE
+        answer = orjson.loads(shell.printed)
+        assert answer["messages"][0]["data"] == "hi"
+        assert answer["cursor"] == answer["messages"][0]["id"]
+
+
+def test_a_poll_waits_for_as_long_as_it_is_told(shell: Shell) -> None:
+    polling = shell.start("poll", "bob", "--wait", "1m")
+    shell.server.advance(50)
+    assert polling.waits
+    shell.server.advance(10)
+    assert polling.value == status.NOTHING
+
+
+def test_a_poll_tells_of_a_gap(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.type("push", "bob", "hi")
+    assert shell.type("poll", "bob", "--after", "zzzzzzzzzz-9") == status.DONE
+    assert "are lost" in capsys.readouterr().err
+
+
+def test_what_is_no_cursor_is_a_wrong_use(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("poll", "follow"):
+        assert shell.type(command, "bob", "--after", "yesterday") == status.USAGE
+        assert capsys.readouterr().err == (
+            "cometd-lite: --after yesterday: not a cursor that a server gave out, or oldest, or now.\n"
+        )
+
+
+# -- follow and listen
+
+
+def test_messages_are_printed_as_they_come(shell: Shell) -> None:
+    following = shell.start("follow", "logs")
+    for line in ("one", "two\n", "three"):
+        shell.server.result(shell.server.client.push("logs", line))
+    assert shell.printed == "one\ntwo\nthree\n"
+    assert following.waits
+
+
+def test_whole_message_objects_are_printed_one_a_line(shell: Shell) -> None:
+    shell.start("follow", "chat/**", "--json")
+    shell.server.result(shell.server.client.push("chat/a", "two\nlines", event="e"))
+    said = orjson.loads(shell.printed)
+    assert said["recipient"] == "chat/a"
+    assert said["data"] == "two\nlines"
+    assert said["event"] == "e"
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_follow_ends_after_so_many_messages(shell: Shell, stream: list[str]) -> None:
+    following = shell.start("follow", "bob", "--count", "2", *stream)
+    for number in range(3):
+        shell.server.result(shell.server.client.push("bob", number))
+    assert following.value == status.DONE
+    assert shell.printed == "0\n1\n"
+
+
+def test_the_place_is_kept_in_a_file_and_found_again(shell: Shell, tmp_path: Path) -> None:
+    place = str(tmp_path / "place")
+    following = shell.start("follow", "bob", "--cursor-file", place)
+    shell.server.result(shell.server.client.push("bob", "one"))
+    following.cancel()
+    shell.server.result(shell.server.client.push("bob", "two"))
+    assert shell.type("follow", "bob", "--cursor-file", place, "--count", "1") == status.DONE
+    assert shell.printed == "one\ntwo\n"
+
+
+def test_the_place_is_not_moved_past_what_could_not_be_printed(shell: Shell, tmp_path: Path) -> None:
+    place = str(tmp_path / "place")
+    shell.type("push", "bob", "one")
+
+    class Gone(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise BrokenPipeError
+
+    shell.terminal = Terminal(Gone())
+    assert shell.type("follow", "bob", "--after", "oldest", "--cursor-file", place) == status.DONE
+    shell.terminal = Terminal(shell.out)
+    words = ("follow", "bob", "--after", "oldest", "--cursor-file", place, "--count", "1")
+    assert shell.type(*words) == status.DONE
+    assert shell.printed == "one\n"
+
+
+def test_a_file_that_holds_no_place_is_one_sentence(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "place").write_text("hello")
+    assert shell.type("follow", "bob", "--cursor-file", str(tmp_path / "place")) == status.USAGE
+    assert capsys.readouterr().err.endswith("place holds no cursor; remove it to begin anew.\n")
+
+
+def test_a_gap_is_told_and_as_json_told_in_its_place(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.type("push", "bob", "hi")
+    words = ("follow", "bob", "--after", "zzzzzzzzzz-9", "--count", "1")
+    assert shell.type(*words, "--json") == status.DONE
+    first, second = shell.printed.splitlines()
+    assert orjson.loads(first) == {"gap": True}
+    assert orjson.loads(second)["data"] == "hi"
+    assert capsys.readouterr().err == (
+        "cometd-lite: Messages after zzzzzzzzzz-9 are lost: the server no longer keeps them.\n"
+    )
+
+
+def test_a_command_is_given_each_message_and_its_particulars(shell: Shell, tmp_path: Path) -> None:
+    shell.type("push", "bob", "--json", '{"a": 1}', "--event", "tick")
+    shell.type("push", "bob", "plain")
+    out = tmp_path / "out"
+    command = (
+        f'echo "$(cat)|$COMET_RECIPIENT|$COMET_TYPE|$COMET_EVENT|${{COMET_ID#*-}}|$COMET_CREATED_AT" >> {out}'
+    )
+    assert shell.type("follow", "bob", "--after", "oldest", "--count", "2", "--exec", command) == status.DONE
+    assert out.read_text().splitlines() == [
+        '{"a":1}|bob|application/json|tick|1|2026-11-20T10:15:58.123Z',
+        "plain|bob|text/plain; charset=utf-8||2|2026-11-20T10:15:58.123Z",
+    ]
+    assert shell.printed == ""
+
+
+def test_a_command_that_fails_ends_it_and_its_message_comes_again(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, out = str(tmp_path / "place"), tmp_path / "out"
+    for number in range(3):
+        shell.type("push", "bob", str(number))
+    words = ("follow", "bob", "--after", "oldest", "--cursor-file", place)
+    assert shell.type(*words, "--exec", 'test "$(cat)" != 1') == status.COMMAND_FAILED
+    assert "The command ended with 1 for message" in capsys.readouterr().err
+    assert shell.type(*words, "--count", "2", "--exec", f"cat >> {out}") == status.DONE
+    assert out.read_text() == "12"
+
+
+def test_a_command_that_fails_is_told_of_where_it_goes_on(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        shell.type("push", "bob", str(number))
+    words = ("follow", "bob", "--after", "oldest", "--count", "2", "--keep-going", "--exec", "kill -9 $$")
+    assert shell.type(*words) == status.DONE
+    assert capsys.readouterr().err.count("The command was ended by signal 9 for message") == 2
+
+
+def test_a_server_that_is_not_there_is_one_sentence_and_a_status_of_its_own(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.server.stop()
+    for words in (("push", "bob", "hi"), ("follow", "bob"), ("poll", "bob"), ("info",), ("listen",)):
+        command = shell.start(*words)
+        shell.server.advance(10)
+        assert command.value == status.NO_ANSWER, words
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "cometd-lite: No server answers at http://localhost:8080: the connection was refused."
+        )
+    shell.server.start()
+
+
+def test_follow_waits_for_a_server_that_was_there(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    following = shell.start("follow", "bob")
+    shell.server.stop()
+    shell.server.advance(50)
+    assert following.waits
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    shell.server.start()
+    shell.server.result(shell.server.client.push("bob", "hi"))
+    shell.server.advance(40)
+    assert shell.printed == "hi\n"
+
+
+def test_a_listener_tells_its_id_reads_it_and_ends_with_the_command(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listening = shell.start("listen", "lobby", "--json", "--count", "2")
+    id_ = orjson.loads(shell.printed)["listener"]
+    assert capsys.readouterr().err == f"cometd-lite: Listening as {id_}\n"
+    shell.type("push", "lobby", "to all")
+    shell.type("push", id_, "to you")
+    assert [orjson.loads(line)["data"] for line in shell.printed.splitlines()] == ["to all", "to you"]
+    assert listening.value == status.DONE
+    assert len(shell.server.comet.routes.listeners) == 0
+
+
+def test_a_listener_ends_where_the_command_is_interrupted(shell: Shell) -> None:
+    listening = shell.start("listen")
+    assert len(shell.server.comet.routes.listeners) == 1
+    listening.cancel()
+    shell.server.flush()
+    assert len(shell.server.comet.routes.listeners) == 0
+
+
+# -- info and delete
+
+
+def test_info_says_how_the_server_stands(shell: Shell) -> None:
+    shell.type("push", "bob", "hi")
+    shell.server.run(shell.server.client.poll("alice", "oldest"))
+    assert shell.type("info") == status.DONE
+    said = shell.printed
+    assert said.startswith("http://localhost:8080  takes requests\n")
+    assert "              1 readers waiting of 15,000\n" in said
+    assert "              1 messages kept\n" in said
+    assert shell.type("info", "--json") == status.DONE
+    document = orjson.loads(shell.printed)
+    assert document["status"] == "ok"
+    assert document["messages"] == document["parked"] == 1
+
+
+def test_info_says_little_where_the_metrics_are_turned_off() -> None:
+    server = MemoryServer(metrics=False)
+    shell = Shell(server)
+    assert shell.type("info") == status.DONE
+    assert shell.printed == "http://localhost:8080  takes requests\n"
+    server.close()
+
+
+def test_info_says_how_recipients_stand(shell: Shell) -> None:
+    shell.type("push", "bob", "hi")
+    assert shell.type("info", "bob", "alice") == status.DONE
+    bob, alice = shell.printed.splitlines()
+    assert bob.startswith("bob  offline: 0 waiting, 1 queued (2 bytes), newest ")
+    assert alice == "alice  offline: 0 waiting, 0 queued (0 bytes)"
+    assert shell.type("info", "bob", "--json") == status.DONE
+    assert orjson.loads(shell.printed)["queued"] == 1
+
+
+def test_delete_loses_what_a_mailbox_holds(shell: Shell) -> None:
+    shell.type("push", "bob", "hi")
+    assert shell.type("delete", "bob") == status.DONE
+    assert pushed(shell.server) == []
+
+
+# -- what is shown
+
+
+def test_what_others_wrote_does_not_command_a_terminal() -> None:
+    class Screen(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    terminal = Terminal(screen)
+    for content in (
+        Content.of("\x1b]0;owned\x07 fine\tü\n"),
+        Content.parse(b"\x1b[2J", "image/png\x1b"),
+        Content.parse(b'"\x7f\xc2\x9b"', "application/json"),
+    ):
+        terminal.show(Message(Cursor("abcdefghij", 1), "bob", content, 0.0, 0.0))
+    assert screen.getvalue().decode() == (
+        '\\x1b]0;owned\\x07 fine\tü\n(4 bytes of image/png\\x1b)\n"\\x7f\\x9b"\n'
+    )
+
+
+def test_what_is_not_looked_at_is_written_as_it_is(shell: Shell) -> None:
+    shell.server.result(shell.server.client.push("bob", "\x1b[31mred"))
+    shell.type("poll", "bob")
+    assert shell.printed == "\x1b[31mred\n"
+
+
+def test_colours_are_for_those_who_look_and_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert Terminal(Screen()).green("on") == "\x1b[32mon\x1b[0m"
+    assert Terminal(io.BytesIO()).green("on") == "on"
+    monkeypatch.setenv("TERM", "dumb")
+    assert Terminal(Screen()).dim("on") == "on"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Terminal(Screen()).green("on") == "on"
+
+
+def test_line_breaks_and_tabs_are_harmless() -> None:
+    assert harmless("a\n\tb\rc") == "a\n\tb\\rc"
+
+
+def test_the_same_trouble_is_told_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    notes = Notes(Terminal(io.BytesIO()), lambda: now)
+    for now in range(0, 130, 10):  # noqa: B007  the lambda reads it
+        notes.retry(NoAnswer("It is gone."), 5.0)
+    assert capsys.readouterr().err == "cometd-lite: It is gone. Trying again.\n" * 3
+    notes.well()
+    notes.retry(NoAnswer("It is gone."), 5.0)
+    assert capsys.readouterr().err == "cometd-lite: It is gone. Trying again.\n"
+
+
+# -- the words themselves
+
+
+def test_the_url_is_an_option_or_in_the_environment_or_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse("info", []).url == "http://localhost:8080"
+    monkeypatch.setenv("COMETD_LITE_URL", "example.org:8080/comet")
+    monkeypatch.setenv("COMETD_LITE_TOKEN", "t")
+    assert parse("info", []).url == "http://example.org:8080/comet"
+    assert parse("info", []).token == "t"
+    given = parse("info", ["--url", "https://other.example", "--token", "u"])
+    assert (given.url, given.token) == ("https://other.example", "u")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90", 90), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("5S", 5)]
+)
+def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
+    assert parse("poll", ["bob", "--wait", text]).wait == seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["poll", "bob", "--wait", "soon"], "'soon' is no time in seconds, or as in 90s, 15m, 12h or 7d"),
+        (["follow", "bob", "--count", "0"], "'0' is no whole number, 1 or more"),
+        (["push", "bob", "hi", "--lines"], "the message is given in words, or comes from a file or a pipe"),
+        (["push", "bob", "--lines", "--ndjson"], "one of them is enough"),
+        (["push", "bob", "hi", "--json", "--type", "x/y"], "one of them is enough"),
+        (["push", "bob", "--lines", "--key", "k"], "the lines have keys of their own"),
+        (["follow", "bob", "--keep-going"], "--keep-going goes with --exec"),
+        (["poll"], "the following arguments are required: NAME"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (["info", "--url", "http://x/?q=1"], "is no URL of a server"),
+        (["sing"], "there is no command 'sing'; there are serve, push, poll"),
+        (["--url", "x", "push"], "--url comes after a command, as in: cometd-lite push bob hello."),
+    ],
+)
+def test_a_wrong_use_is_told_by_a_sentence_and_status_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == status.USAGE
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_no_words_at_all_are_answered_by_help_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == status.USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "cometd-lite COMMAND ..." in said.err
+
+
+def test_a_name_alone_takes_its_message_from_the_pipe() -> None:
+    arguments = parse("push", ["bob"])
+    assert (arguments.name, arguments.words) == ("bob", [])
+
+
+def test_help_and_version_are_done_when_they_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == status.DONE
+    assert capsys.readouterr().out == f"cometd-lite {__version__}\n"
+    assert main(["--help"]) == status.DONE
+    said = capsys.readouterr().out
+    for name, about in NAMES.items():
+        assert f"{name:<11} {about}" in said
+    assert "130 Ctrl-C" in said
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"serve", "bench"}])
+def test_every_command_has_help_with_examples_and_statuses(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == status.DONE
+    said = capsys.readouterr().out
+    assert "examples:\n  " in said
+    assert "exit status: 0 done" in said
+    assert max(map(len, said.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"serve", "bench", "completion"}])
+def test_every_option_says_what_it_is(name: str) -> None:
+    for action in parser_of(name)._actions:
+        assert action.help, action
+
+
+def test_examples_in_the_help_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    import shlex  # noqa: PLC0415  only here
+
+    understood = 0
+    for name in ("push", "poll", "follow", "listen", "info", "delete"):
+        epilog = parser_of(name).epilog or ""
+        for line in epilog.splitlines():
+            _, found, words = line.rpartition(f"cometd-lite {name}")
+            if line.startswith("  ") and found:
+                parse(name, shlex.split(words))
+                understood += 1
+    assert understood >= 15
+
+
+def test_the_words_are_read_without_twisted() -> None:
+    code = """if True:
+        import sys
+        from cometd_lite.cli import main
+        main(["push", "--help"])
+        main(["completion", "bash"])
+        imported = {name.partition(".")[0] for name in sys.modules}
+        sys.exit(str(imported & {"twisted", "treq", "orjson"} or ""))
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.stderr == b"\n"
+
+
+def test_bench_is_given_the_words_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("cometd_lite.bench.main", lambda words: seen.append(words) or 0)
+    monkeypatch.setenv("COMETD_LITE_URL", "http://x")
+    assert main(["bench", "fanout", "--json"]) == 0
+    assert main(["bench", "--url=http://y"]) == 0
+    assert seen == [["--url", "http://x", "fanout", "--json"], ["--url=http://y"]]
+
+
+def test_serve_hands_its_words_to_twistd(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("twisted.scripts.twistd.run", lambda: seen.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", ["before"])
+    assert main(["serve", "--listen", "tcp:1"]) == 0
+    assert seen[0][1:] == ["--nodaemon", "--pidfile=", "cometd-lite", "--listen", "tcp:1"]
+
+
+def test_a_sentence_that_ends_serve_is_printed_and_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taken() -> None:
+        raise SystemExit("cometd-lite: cannot listen on tcp:1: Permission denied.")
+
+    monkeypatch.setattr("twisted.scripts.twistd.run", taken)
+    monkeypatch.setattr(sys, "argv", ["before"])
+    assert main(["serve"]) == status.REFUSED
+    assert capsys.readouterr().err == "cometd-lite: cannot listen on tcp:1: Permission denied.\n"
+
+
+def test_a_missing_treq_is_one_sentence(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "treq.client", None)
+    arguments = parse("info", [])
+    command = COMMANDS["info"](arguments, Client(), shell.terminal, None)
+    assert shell.server.result(judged(command, shell.terminal)) == status.USAGE
+    assert capsys.readouterr().err == (
+        "cometd-lite: The client needs treq: pip install 'cometd-lite[client]'.\n"
+    )
+
+
+def test_what_was_misused_says_so() -> None:
+    with pytest.raises(Misused, match="not a cursor"):
+        raise Misused("not a cursor")
+
+
+# -- completion
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_every_option(
+    shell_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell_name]) == status.DONE
+    script = capsys.readouterr().out
+    for name in NAMES:
+        assert name in script
+    for name in ("push", "follow", "listen"):
+        for option in completion.options(name):
+            assert option.long.removeprefix("--") in script
+
+
+def complete(*words: str, extra: str = "") -> list[str]:
+    """Press TAB behind the last of the words, in bash."""
+    quoted = " ".join(f"'{word}'" for word in words)
+    code = f"""
+        {completion.script("bash")}
+        {extra}
+        COMP_WORDS=({quoted}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _cometd_lite; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("cometd-lite", "p"), ["push", "poll"]),
+        (("cometd-lite", "push", "--over"), ["--overflow"]),
+        (("cometd-lite", "push", "--overflow", ""), ["reject", "drop-oldest"]),
+        (("cometd-lite", "follow", "x", "--c"), ["--cursor-file", "--count"]),
+        (("cometd-lite", "completion", ""), ["-h", "--help", "bash", "zsh", "fish"]),
+        (("cometd-lite", "push", "--event", ""), []),
+        (("cometd-lite", "serve", "--cap"), ["--capacity", "--capacity-bytes"]),
+    ],
+)
+def test_bash_offers_what_fits(words: tuple[str, ...], offered: list[str]) -> None:
+    serve_help = "cometd-lite() { echo '      --capacity=  x'; echo '      --capacity-bytes=  y'; }"
+    assert complete(*words, extra=serve_help) == offered
+
+
+def test_bash_offers_files_where_a_file_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    found = complete("cometd-lite", "push", "--file", "note", extra=f"cd {tmp_path}")
+    assert found == ["notes.txt"]
