@@ -252,22 +252,24 @@ class HTTPConnection:
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
         most = factory.bounds.body
+        missing: Failure | None = None
         proceed: Callable[[], Any]
         try:
             route, params = factory.routes.find(request.method, request.path, request)
             request.segments = route.segments
-            if route.bound is not None:
-                most = route.bound if isinstance(route.bound, int) else route.bound(request)
-            missing = None
-            proceed = partial(route.call, request, **params)
+            bound = route.bound
+            if bound is not None:
+                most = bound if isinstance(bound, int) else bound(request)
         except Exception:  # noqa: BLE001  it is answered when the body is there, so that the connection lives on
             missing = Failure()
             proceed = partial(self.recover, request, missing)
-        if head.length <= min(most, len(rest)) and not head.chunked:
-            request.body = rest[: head.length]
-            self._buffer = rest[head.length :]
-            request.deliver(proceed())
-            return
+        else:
+            if head.length <= len(rest) and head.length <= most and not head.chunked:
+                request.body = rest[: head.length]
+                self._buffer = rest[head.length :]
+                request.deliver(route.call(request, **params))
+                return
+            proceed = partial(route.call, request, **params)
         chunks = Chunked(most, factory.bounds) if head.chunked else None
         self._arriving = arriving = _Arriving(request, proceed, chunks, factory.tick)
         if head.length > most:
