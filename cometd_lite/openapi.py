@@ -31,7 +31,7 @@ _EVERYWHERE = (400, 405, 408, 414, 417, 421, 429, 431, 503, 505)
 
 # -- the words of the interface, as regular expressions that ECMAScript and Python understand alike
 
-_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
 _ANY = rf"[^/{_CONTROLS}]"
 
 
@@ -45,6 +45,7 @@ def _segment(not_first: str = "") -> str:
 
 _NAME = f"{_segment('$')}(?:/{_segment()})*"
 _CURSOR = rf"[0-9a-z]{{10}}-(?:0|[1-9][0-9]{{0,{bounds.CURSOR_DIGITS - 1}}})"
+_LISTENER = "^~[0-9a-f]{40}$"
 _VALIDATOR = rf'(?:W/)?"(?:oldest|now|{_CURSOR})"'
 
 
@@ -83,7 +84,7 @@ def _schemas() -> Document:
     truth = {"type": "boolean"}
     names = _list(_schema("Name"), maxItems=bounds.RECIPIENTS_PER_REQUEST)
     listener = _object(
-        id=_text(pattern="^~[0-9a-f]{40}$"),
+        id=_text(pattern=_LISTENER),
         recipients=_list(_schema("Readable")),
         expires_in={"type": "number", "exclusiveMinimum": 0},
         cursor=_schema("Cursor"),
@@ -123,9 +124,7 @@ def _schemas() -> Document:
         ),
         "Id": _text("A message's id, and the cursor for everything after it.", pattern=f"^{_CURSOR}$"),
         "Cursor": _text("An opaque place in the log.", pattern=f"^(?:oldest|now|{_CURSOR})$"),
-        "Validator": _text(
-            "A cursor as an entity tag, or several.", pattern=rf"^{_VALIDATOR}(?:\s*,\s*{_VALIDATOR})*$"
-        ),
+        "Validator": _text("A cursor as an entity tag.", pattern=f"^{_VALIDATOR}$"),
         "Receipt": _object(
             id=_schema("Id"),
             ids=_list(_schema("Id"), minItems=1),
@@ -304,7 +303,7 @@ def _parameters(limits: Limits) -> Document:
             "recipient", "A name or a pattern; a `/` in it may stay as it is.", _schema("Readable")
         ),
         "any-recipient": _path("recipient", "Any name.", _text(minLength=1)),
-        "id": _path("id", "A listener's id.", _text(minLength=1, examples=["~" + 40 * "0"])),
+        "id": _path("id", "A listener's id.", _text(pattern=_LISTENER)),
         "kind": _path("kind", "What a client puts behind the path: its kind of message.", _text(minLength=1)),
         "to-rcpt": _query("rcpt", rcpt, _schema("Names")),
         "of-rcpt": _query("rcpt", rcpt, _schema("Readables")),
@@ -362,7 +361,7 @@ def _parameters(limits: Limits) -> Document:
             _text(enum=["json", "raw"]),
         ),
         "listener": _query(
-            "listener", "A listener's id, in the place of recipients and cursor.", _text(minLength=1)
+            "listener", "A listener's id, in the place of recipients and cursor.", _text(pattern=_LISTENER)
         ),
         "key": _field(
             "Sec-WebSocket-Key", "RFC 6455 §4.1.", _text(minLength=24, maxLength=24), required=True
@@ -377,12 +376,13 @@ def _parameters(limits: Limits) -> Document:
                 default="jsonpcallback",
             ),
         ),
-        "message": _query(
-            "message",
-            "Messages as JSON, each parameter a message or an array of them.",
-            _list(_text(contentMediaType=JSON_TYPE, examples=[_HANDSHAKE]), minItems=1),
-            required=True,
-        ),
+        "message": {
+            "name": "message",
+            "in": "query",
+            "description": "What is asked, as JSON.",
+            "required": True,
+            "content": {JSON_TYPE: {"schema": _schema("BayeuxRequest")}},
+        },
     }
 
 
@@ -563,7 +563,7 @@ class Interface:
 
     def _stream(self, named: str) -> Document:
         headers = {**_COMMON, **_always("X-Accel-Buffering")}
-        shown = {"text/event-stream": _text(), "application/x-ndjson": _text()}
+        shown = {"text/event-stream": {}, "application/x-ndjson": {}}
         return self._operation(
             "Be told messages as they come",
             "stream",
@@ -644,13 +644,16 @@ class Interface:
             (403, 404, 413),
             guarded=False,
         )
-        form = {"type": "object", "properties": {"message": _text(contentMediaType=JSON_TYPE)}}
+        form = _object(message=_schema("BayeuxRequest"))
         operation["requestBody"] = {
             "description": "Messages. Where a token is needed, each is answered by what it may do.",
             "required": True,
             "content": {
                 JSON_TYPE: {"schema": _schema("BayeuxRequest")},
-                "application/x-www-form-urlencoded": {"schema": {**form, "required": ["message"]}},
+                "application/x-www-form-urlencoded": {
+                    "schema": form,
+                    "encoding": {"message": {"contentType": JSON_TYPE}},
+                },
             },
         }
         return operation

@@ -25,7 +25,8 @@ Query: TypeAlias = dict[str, list[str]]
 _REMEMBERED = 1_024
 """Questions that are remembered: as many as there are kinds of readers at one time, each some 500 bytes."""
 
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+# As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
 _VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')

@@ -32,3 +32,21 @@ def test_a_wrong_method_is_told_those_that_are_described(server, method, target)
     described = server.get("/openapi.json").json["paths"][path]
     assert answer.status == 405
     assert {name.lower() for name in answer.headers["allow"].split(", ")} == described.keys()
+
+
+# -- what Schemathesis found
+
+
+@pytest.mark.parametrize("seconds", ["1e-7", "5e-324", "1E1", "1.5e%2B1", "0.25"])
+def test_seconds_are_numbers_as_json_writes_them(server, seconds):
+    server.push(f"/bob?ttl={seconds}")
+    assert server.send("GET", f"/poll/alice?after=now&wait={seconds}").answer is None
+    server.advance(30)
+
+
+@pytest.mark.parametrize(
+    "seconds", ["1e", "e1", "1e1000", "-1", "-0.0", "0x1", "1_0", "inf", "nan", "1e400", " 1"]
+)
+def test_seconds_are_nothing_else(server, seconds):
+    answer = server.get(f"/poll/bob?wait={seconds.replace(' ', '%20')}")
+    assert (answer.status, answer.json["type"]) == (400, "urn:cometd-lite:problem:bad-parameter")
