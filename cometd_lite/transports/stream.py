@@ -50,6 +50,7 @@ class Heartbeats:
         self._slots: list[set[Callable[[], None]]] = [set() for _ in range(max(1, int(interval)))]
         self._pause = interval / len(self._slots)
         self._now = 0
+        self._ticked_at = 0.0
         self._members = 0
         self._call: IDelayedCall | None = None
 
@@ -60,6 +61,7 @@ class Heartbeats:
         slot.add(beat)
         self._members += 1
         if self._call is None:
+            self._ticked_at = self._clock.seconds()
             self._call = self._clock.callLater(self._pause, self._tick)
 
         def leave() -> None:
@@ -77,12 +79,17 @@ class Heartbeats:
         return self._clock.seconds()
 
     def _tick(self) -> None:
+        now = self._clock.seconds()
         self._call = self._clock.callLater(self._pause, self._tick)
-        slot = self._slots[self._now]
-        self._now = (self._now + 1) % len(self._slots)
-        for beat in tuple(slot):
-            if beat in slot:
-                beat()
+        # After a standstill all beats that are due come at once, but nobody's comes twice.
+        due = min(len(self._slots), max(1, int((now - self._ticked_at) / self._pause + 0.001)))
+        self._ticked_at = now
+        for _ in range(due):
+            slot = self._slots[self._now]
+            self._now = (self._now + 1) % len(self._slots)
+            for beat in tuple(slot):
+                if beat in slot:
+                    beat()
 
 
 @implementer(IPushProducer)
