@@ -190,8 +190,7 @@ class MemoryStore:
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
             return Contents()
-        if self._acknowledged:
-            mailbox.acknowledge(self._came_back(recipient))
+        self._hear_of_patterns(mailbox)
         unread = mailbox.unread
         return Contents(
             queued=len(unread),
@@ -280,9 +279,11 @@ class MemoryStore:
         reject = (push.overflow or self.overflow) == "reject"
         limits = self.limits
         for recipient in push.recipients:
-            mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            if self._acknowledged:
-                mailbox.acknowledge(self._came_back(recipient))
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is None:
+                mailbox = Mailbox(recipient)
+            else:
+                self._hear_of_patterns(mailbox)
             excess = mailbox.in_the_way(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
             excesses.append((mailbox, excess))
         return excesses
@@ -343,11 +344,7 @@ class MemoryStore:
         """Note which of the oldest messages were read by readers of patterns."""
         if self._acknowledged:
             for message in islice(self._log.values(), _LOOK):
-                mailbox = self._mailboxes[message.recipient]
-                came_back = self._came_back(message.recipient)
-                if mailbox.acknowledged < came_back >= message.sequence:
-                    mailbox.acknowledged = came_back
-                    self._reclaimable[message.recipient] = None
+                self._hear_of_patterns(self._mailboxes[message.recipient])
 
     def _acknowledge(self, recipients: tuple[str, ...], sequence: int) -> None:
         for recipient in recipients:
@@ -362,9 +359,13 @@ class MemoryStore:
                 if len(self._acknowledged) > self.limits.max_recipients:
                     del self._acknowledged[next(iter(self._acknowledged))]
 
-    def _came_back(self, recipient: str) -> int:
-        """How far a reader of some pattern that covers the recipient came back."""
-        return max([self._acknowledged.get(key, 0) for key in covering(recipient)])
+    def _hear_of_patterns(self, mailbox: Mailbox) -> None:
+        """Acknowledge what the readers of patterns that cover the recipient had."""
+        if self._acknowledged:
+            came_back = max([self._acknowledged.get(key, 0) for key in covering(mailbox.recipient)])
+            if mailbox.acknowledged < came_back:
+                mailbox.acknowledged = came_back
+                self._reclaimable[mailbox.recipient] = None
 
     def _found(self, recipients: tuple[str, ...], after: int, limit: int) -> Iterable[Message]:
         """Yield what the recipients, some of them patterns, hold after ``after``, in the one order."""
