@@ -45,6 +45,10 @@ class CommandFailed(Exception):
     """The COMMAND of ``--exec`` did not end with 0."""
 
 
+class Interrupted(Exception):
+    """The COMMAND of ``--exec`` was ended by Ctrl-C, which was meant for us too."""
+
+
 class Source(Protocol):
     """Where lines come from."""
 
@@ -308,7 +312,10 @@ async def handle_all(
 
 
 def execute(command: str, message: Message, terminal: Terminal, *, keep_going: bool) -> None:
-    """Give a message to a shell command and wait for its end. Raises ``CommandFailed``."""
+    """Give a message to a shell command and wait for its end.
+
+    Raises ``CommandFailed``, unless it is to ``keep_going``, and ``Interrupted``.
+    """
     environment = {
         **os.environ,
         "COMET_ID": message.id,
@@ -323,6 +330,8 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
     )
     if done.returncode == 0:
         return
+    if done.returncode in {-signal.SIGINT, 128 + signal.SIGINT}:
+        raise Interrupted
     ended = (
         f"ended with {done.returncode}" if done.returncode > 0 else f"was ended by signal {-done.returncode}"
     )
@@ -453,6 +462,8 @@ async def judged(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
         return await work
     except BrokenPipeError:
         return status.DONE
+    except Interrupted:
+        return status.INTERRUPTED
     except tuple(kind for kind, _ in _WRONG) as error:
         terminal.say(_sentence(error))
         return next(found for kind, found in _WRONG if isinstance(error, kind))

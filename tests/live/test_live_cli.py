@@ -1,0 +1,256 @@
+"""The command as a process: pipes, signals, a terminal, and a shell that waits for it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from program import PATIENCE, ROOT, Program, eventually
+
+COMMAND = f"{sys.executable} -m cometd_lite"
+
+
+@pytest.fixture
+def environment(program: Program, tmp_path: Path) -> dict[str, str]:
+    """Return an environment in whose shells the command is there, and knows the server."""
+    command = tmp_path / "bin" / "cometd-lite"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {COMMAND} "$@"\n')
+    command.chmod(0o755)
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "COMETD_LITE_URL": f"http://localhost:{program.port}",
+    }
+
+
+def shell(script: str, environment: dict[str, str], **words: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=PATIENCE,
+        check=False,
+        **words,
+    )
+
+
+@contextmanager
+def running(*words: str, env: dict[str, str], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cometd_lite", *words],
+        env=env,
+        stdin=popen.pop("stdin", subprocess.DEVNULL),
+        stdout=popen.pop("stdout", subprocess.PIPE),
+        stderr=popen.pop("stderr", subprocess.PIPE),
+        **popen,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_is_pushed_in_one_shell_is_polled_in_another(environment: dict[str, str]) -> None:
+    done = shell("cometd-lite push cli/one hello there && cometd-lite poll cli/one", environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("hello there\n", "", 0)
+
+
+def test_lines_piped_in_are_lines_piped_out_in_order(environment: dict[str, str]) -> None:
+    script = (
+        "seq 1 300 | cometd-lite push cli/seq --lines; cometd-lite follow cli/seq --after oldest --count 300"
+    )
+    done = shell(script, environment)
+    assert done.stdout == "".join(f"{number}\n" for number in range(1, 301))
+    assert done.returncode == 0
+
+
+def test_a_log_that_grows_is_followed_at_the_other_end(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("first\n")
+    with subprocess.Popen(["tail", "-n+1", "-f", str(log)], stdout=subprocess.PIPE) as tail:
+        with (
+            running("push", "cli/log", "--lines", env=environment, stdin=tail.stdout),
+            running("follow", "cli/log", "--after", "oldest", env=environment) as follow,
+        ):
+            assert follow.stdout is not None
+            assert follow.stdout.readline() == b"first\n"
+            with log.open("a") as file:
+                file.write("second\n")
+            assert follow.stdout.readline() == b"second\n"
+        tail.kill()
+
+
+def test_a_pipe_whose_reader_has_enough_ends_the_following_at_once(
+    program: Program, environment: dict[str, str]
+) -> None:
+    # `grep -m1` leaves at its match; without being told, the following would stay until the next message.
+    program.push("/cli/build", "build 7 is done")
+    script = "set -euo pipefail; cometd-lite follow cli/build --after oldest | grep -m1 done"
+    done = shell(script, environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("build 7 is done\n", "", 0)
+    eventually(lambda: program.waiting("cli/build") == 0, "the poll is gone")
+
+
+def test_a_reader_that_leaves_in_the_middle_of_much_is_no_error(environment: dict[str, str]) -> None:
+    push = "seq 1 500 | cometd-lite push cli/much --ndjson"
+    follow = "cometd-lite follow cli/much --after oldest | head -n 3"
+    done = shell(f"set -o pipefail; {push}; {follow}", environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("1\n2\n3\n", "", 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_it_without_a_word(
+    program: Program, environment: dict[str, str], number: int, status: int
+) -> None:
+    name = f"cli/signal-{number}"
+    with running("follow", name, env=environment) as follow:
+        eventually(lambda: program.waiting(name) == 1, "following")
+        follow.send_signal(number)
+        assert follow.communicate(timeout=PATIENCE) == (b"", b"")
+        assert follow.returncode == status
+    eventually(lambda: program.waiting(name) == 0, "the poll is gone")
+
+
+def test_a_listener_is_ended_when_its_command_is_interrupted(
+    program: Program, environment: dict[str, str]
+) -> None:
+    with running("listen", "--json", env=environment) as listen:
+        assert listen.stdout is not None
+        line = listen.stdout.readline()
+        listener = line.decode().split('"')[3]
+        assert program.get(f"/listeners/{listener}").status == 200
+        program.push(f"/{listener}", "to you")
+        assert b'"data":"to you"' in listen.stdout.readline()
+        listen.send_signal(signal.SIGINT)
+        listen.wait(PATIENCE)
+    assert program.get(f"/listeners/{listener}").status == 410
+
+
+def test_a_server_that_is_not_there_is_one_sentence_at_once(environment: dict[str, str]) -> None:
+    environment["COMETD_LITE_URL"] = "localhost:1"
+    done = shell("cometd-lite push bob hi --patience 0", environment)
+    assert (
+        done.stderr == "cometd-lite: No server answers at http://localhost:1: the connection was refused.\n"
+    )
+    assert done.returncode == 3
+
+
+def test_a_push_waits_for_a_server_that_is_just_being_started(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    first = run()
+    port = first.port
+    first.stop()
+    environment["COMETD_LITE_URL"] = f"localhost:{port}"
+    with running("push", "bob", "hi", env=environment) as push:
+        assert push.stderr is not None
+        assert b"the connection was refused. Trying again.\n" in push.stderr.readline()
+        second = run("--listen", f"tcp:{port}:interface=127.0.0.1")
+        assert push.wait(PATIENCE) == 0
+    assert second.get("/poll/bob?after=oldest").data == ["hi"]
+
+
+def test_a_place_in_a_file_outlives_a_kill(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    words = ("follow", "cli/killed", "--after", "oldest", "--cursor-file", str(place))
+    for number in range(3):
+        program.push("/cli/killed", str(number))
+        with running(*words, env=environment) as follow:
+            assert follow.stdout is not None
+            assert follow.stdout.readline() == b"%d\n" % number
+            eventually(lambda: program.waiting("cli/killed") == 1, "parked, and so the place is on the disk")
+            follow.kill()
+            follow.wait()
+        eventually(lambda: program.waiting("cli/killed") == 0, "the poll is gone")
+
+
+def test_a_command_for_each_message_is_interrupted_with_us(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    program.push("/cli/exec", "slow")
+    place = tmp_path / "place"
+    words = ("follow", "cli/exec", "--after", "oldest", "--cursor-file", str(place))
+    started = tmp_path / "started"
+    with running(
+        *words, "--exec", f"touch {started}; sleep 30", env=environment, start_new_session=True
+    ) as one:
+        eventually(started.exists, "the command runs")
+        os.killpg(one.pid, signal.SIGINT)  # as a terminal does, to everyone in front of it
+        assert one.wait(PATIENCE) == 130
+    with running(*words, "--count", "1", env=environment) as again:
+        assert again.stdout is not None
+        assert again.stdout.readline() == b"slow\n"
+
+
+def test_on_a_terminal_colours_are_shown_and_what_others_wrote_is_harmless(
+    program: Program, environment: dict[str, str]
+) -> None:
+    program.push("/cli/screen", "\x1b[2Jhi")
+    ours, theirs = pty.openpty()
+    environment["TERM"] = "xterm"
+    environment.pop("NO_COLOR", None)
+    words = ("follow", "cli/screen", "--after", "oldest", "--count", "1")
+    with running(*words, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as follow:
+        assert follow.wait(PATIENCE) == 0
+    with running("push", "//", "x", env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as push:
+        assert push.wait(PATIENCE) == 1
+    os.close(theirs)
+    shown = os.read(ours, 4_096)
+    os.close(ours)
+    assert shown.startswith(b"\\x1b[2Jhi\r\n\x1b[31mcometd-lite:\x1b[0m A recipient")
+
+
+def test_serve_serves_in_the_foreground_and_ends_by_sigterm(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with running(
+        "serve",
+        "--listen",
+        "tcp:0:interface=127.0.0.1",
+        env=environment,
+        cwd=tmp_path,
+        stderr=subprocess.STDOUT,
+    ) as serve:
+        assert serve.stdout is not None
+        log = b""
+        while b"starting on" not in log:
+            line = serve.stdout.readline()
+            assert line, log
+            log += line
+        port = int(log.rpartition(b"starting on ")[2])
+        environment["COMETD_LITE_URL"] = f"localhost:{port}"
+        assert shell("cometd-lite info", environment).stdout.startswith(
+            f"http://localhost:{port}  takes requests"
+        )
+        serve.send_signal(signal.SIGTERM)
+        assert serve.wait(PATIENCE) == 0
+    assert not list(tmp_path.glob("*.pid"))
+
+
+def test_serve_tells_what_is_wrong_with_an_option_in_one_sentence(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = shell("cometd-lite serve --capacity none", environment, cwd=tmp_path)
+    assert done.stderr == "cometd-lite: --capacity none: it takes a whole number, 1 or more.\n"
+    assert done.returncode == 1
+
+
+def test_bench_measures_the_server_that_the_others_talk_to(environment: dict[str, str]) -> None:
+    done = shell("cometd-lite bench mailbox --readers 5 --messages 50 --warm-up 0 --json", environment)
+    assert '"deliveries": 50' in done.stdout, done.stderr
