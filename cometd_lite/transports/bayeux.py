@@ -211,7 +211,10 @@ class BayeuxTransport:
             refuse(reply, error)
             return self._answer(exchange, gone, json_answer)
         if not waits(pushed):
-            return self._answer(exchange, gone, json_answer)
+            if session.reads:
+                return self._answer(exchange, gone, json_answer)
+            session.talking -= 1
+            return json_answer(exchange.json())  # with nothing to read, nothing comes with the answer
 
         def refused(failure: Failure) -> None:
             error = self._translated(failure).value
@@ -524,6 +527,25 @@ class _Held(_SessionReader[Answer]):
         self.keys = self.session.keys
         self.hub.registry.park(self, max(0.0, self.until - self.hub.clock.seconds()))
         self.deferred = deferred  # of whoever waits already
+
+    def see(self, found: Batch) -> bool:
+        """Answer with what is news to the session; return whether there was something."""
+        session = self.session
+        if not found.messages or found.gap or session.place is not self.place or session.is_peculiar:
+            return super().see(found)
+        events = events_of(found, session)
+        if not events:
+            return super().see(found)
+        # The beaten path: what ``tell`` would come to.
+        if self.left():
+            return False
+        session.place = found.cursor
+        self.hub.counted(found)
+        reply = self.connect.reply
+        if "ext" in reply:
+            self.connect.complete(found.cursor, self.hub.clock.seconds(), gap=False)
+        self.answer(self.form(b"[%b%b]" % (events, orjson.dumps(reply))))
+        return True
 
     def tell(self, news: News | None) -> bool:
         """Answer, if the client is there; else its place stays where it was, for when it comes back."""
