@@ -126,6 +126,18 @@ class Socket:
             self.owner.connectionLost(self.reason)
 
 
+OPENED: list[Connection] = []
+"""The connections of the test that runs."""
+
+
+def leave() -> None:
+    """Hang up all connections that are still open."""
+    while OPENED:
+        connection = OPENED.pop()
+        if not connection.closed:
+            connection.hang_up()
+
+
 class Connection:
     """One connection to a server, and what came over it."""
 
@@ -138,6 +150,7 @@ class Connection:
         else:
             factory = driver._factory
             self.clock = factory.clock
+        OPENED.append(self)
         self.socket = Socket()
         self.socket.owner = factory.buildProtocol(CLIENT)
         self.socket.owner.makeConnection(self.socket)
