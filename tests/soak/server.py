@@ -17,6 +17,10 @@ import orjson
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+ACTIVATED = (
+    "import os; os.dup2(int(os.environ['LISTEN_FD']), 3, inheritable=False); "
+    "os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='comet', LISTEN_PID=str(os.getpid())); "
+)
 
 
 class Broken(Exception):
@@ -68,31 +72,40 @@ class Client:
 
 
 class Server:
-    """The server, which may be killed and started again on the same port and in the same directory."""
+    """The server, which may be killed and started again on the same port and in the same directory.
 
-    def __init__(self, directory: Path, *options: str, code: str = TWISTD) -> None:
+    ``activated``: its listening socket is ours, and it is given it as systemd does (sd_listen_fds(3)).
+    """
+
+    def __init__(self, directory: Path, *options: str, code: str = TWISTD, activated: bool = False) -> None:
         self.code = code
         self.directory = directory
         self.options = options
         self.log = directory / "twistd.log"
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port: int = found.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
+        found = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.port: int = found.getsockname()[1]
+        self._socket = found if activated else None
+        if not activated:
+            found.close()
 
     def start(self) -> None:
         """Start it, without waiting for anything."""
-        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        listen, code, files = f"tcp:{self.port}:interface=127.0.0.1", self.code, ()
+        if self._socket is not None:
+            listen, code, files = "systemd:domain=INET:index=0", ACTIVATED + code, (self._socket.fileno(),)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", self.code, "-n", "--pidfile=", "cometd-lite"),
+                    *(sys.executable, "-c", code, "-n", "--pidfile=", "cometd-lite"),
                     *("--listen", listen, *self.options),
                 ],
                 cwd=self.directory,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "LISTEN_FD": "".join(map(str, files))},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                pass_fds=files,
             )
 
     async def up(self, patience: float = 30.0) -> None:
@@ -103,10 +116,11 @@ class Server:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()[-2_000:]
             try:
-                if (await client.ask("GET", "/healthz")).status == 200:
+                # Where the socket is ours, a connection waits for a server that may never come.
+                if (await asyncio.wait_for(client.ask("GET", "/healthz"), 1)).status == 200:
                     break
-            except Broken:
-                pass
+            except (Broken, TimeoutError):
+                client.close()
             assert time.monotonic() < deadline, "the server does not answer"
             await asyncio.sleep(0.02)
         client.close()
