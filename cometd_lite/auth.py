@@ -35,6 +35,9 @@ _JWK_ALGORITHMS: dict[tuple[str, str | None], str] = {
 }
 """The algorithm that each kind of key fixes, whatever its ``alg`` or the token says (RFC 8725 §3.1)."""
 
+_LATEST = 1e11
+"""Seconds since 1970, in the year 5138; a time in milliseconds lies beyond it, and is a mistake."""
+
 
 @dataclass(frozen=True)
 class Hosts:
@@ -214,7 +217,7 @@ class Tokens:
     def _granted(self, claims: dict[str, Any]) -> Grant:
         expires_at, not_before = claims.get("exp"), claims.get("nbf")
         for moment in (expires_at, not_before):
-            if moment is not None and (isinstance(moment, bool) or not isinstance(moment, (int, float))):
+            if moment is not None and not _is_moment(moment):
                 raise Unauthorized("The token's exp and nbf are numbers of seconds.")
         if not_before is not None and not_before > self._wall():
             raise Unauthorized("The token is not valid yet.")
@@ -228,6 +231,11 @@ class Tokens:
         return Grant(**covered, expires_at=expires_at, subject=subject if isinstance(subject, str) else None)
 
 
+def _is_moment(value: Any) -> bool:
+    """Whether a claim is a time to reckon with; Python's JSON knows NaN, and numbers without end."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST
+
+
 def _read_keys(file: Path) -> list[PyJWK]:
     """Return the keys that a file holds."""
     try:
@@ -238,12 +246,14 @@ def _read_keys(file: Path) -> list[PyJWK]:
         if content.startswith(b"-----BEGIN"):
             return [_pem_key(content)]
         if content.startswith(b"{"):
-            return [PyJWK(key, _algorithm(key)) for key in _jwks(content)]
+            keys = [PyJWK(key, _algorithm(key)) for key in _jwks(content)]
+        else:
+            keys = [PyJWK({"kty": "oct", "k": base64url_encode(content).decode()}, "HS256")]
     except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the key file {file} holds no key that can be used: {error}") from None
-    if len(content) < SECRET_BYTES:
-        raise ValueError(f"the secret in {file} has less than {SECRET_BYTES} bytes (RFC 7518 §3.2)")
-    return [PyJWK({"kty": "oct", "k": base64url_encode(content).decode()}, "HS256")]
+    if any(key.algorithm_name == "HS256" and len(key.key) < SECRET_BYTES for key in keys):
+        raise ValueError(f"a secret in {file} has less than {SECRET_BYTES} bytes (RFC 7518 §3.2)")
+    return keys
 
 
 def _algorithm(key: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ It says what HTTP.md says, in a form that programs read: every route, parameter,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -288,10 +289,6 @@ def _path(name: str, description: str, schema: Document) -> Document:
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
-def _parameters_by_name(*names: str) -> list[Document]:
-    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
-
-
 def _parameters(limits: Limits) -> Document:
     rcpt = "Given once for each of them, where the path names none."
     place = "Used where `after` is not given"
@@ -302,7 +299,6 @@ def _parameters(limits: Limits) -> Document:
         "readable": _path(
             "recipient", "A name or a pattern; a `/` in it may stay as it is.", _schema("Readable")
         ),
-        "any-recipient": _path("recipient", "Any name.", _text(minLength=1)),
         "id": _path("id", "A listener's id.", _text(pattern=_LISTENER)),
         "kind": _path("kind", "What a client puts behind the path: its kind of message.", _text(minLength=1)),
         "to-rcpt": _query("rcpt", rcpt, _schema("Names")),
@@ -500,7 +496,7 @@ class Interface:
         made: Document = {
             "summary": summary,
             "tags": [tag],
-            "parameters": _parameters_by_name(*parameters),
+            "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in parameters],
             "responses": _with_problems(responses, refused),
         }
         if guarded and self.tokens:
@@ -516,8 +512,8 @@ class Interface:
                 "schema": _text("One JSON message a line.", minLength=1, maxLength=most)
             },
             "text/plain": text,
-            "application/octet-stream": {},
-            _ANY_TYPE: {},
+            "application/octet-stream": text,
+            _ANY_TYPE: text,
         }
         receipt = {"recipient": "$response.body#/recipients/0", "after": "$response.body#/id"}
         links = {"poll": {"operationId": "pollRecipient", "parameters": receipt}}
@@ -563,7 +559,7 @@ class Interface:
 
     def _stream(self, named: str) -> Document:
         headers = {**_COMMON, **_always("X-Accel-Buffering")}
-        shown = {"text/event-stream": {}, "application/x-ndjson": {}}
+        shown: Document = {"text/event-stream": {}, "application/x-ndjson": {}}
         return self._operation(
             "Be told messages as they come",
             "stream",
@@ -742,13 +738,12 @@ def _looked(operation: Document) -> Document:
 
 def _preflight(path: str) -> Document:
     """Return OPTIONS, which does not look at the name in its path."""
-    named = {"recipient": "any-recipient", "id": "id", "kind": "kind"}
-    parameters = [named[name] for name in named if f"{{{name}}}" in path]
+    named = re.findall(r"\{(\w+)\}", path)
     headers = {**_COMMON, **_maybe("Allow", *_CORS)}
     return {
         "summary": "The CORS preflight",
         "tags": ["server"],
-        "parameters": _parameters_by_name(*parameters),
+        "parameters": [_path(name, "Whatever it is.", _text(minLength=1)) for name in named],
         "responses": _with_problems(
             {204: _response("What is allowed here, to pages of allowed origins.", headers=headers)},
             set(_EVERYWHERE) | {404},
