@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from exchanges import TreqDriver
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -302,7 +301,7 @@ def test_a_text_that_is_no_json_object_is_answered_with_a_problem(server, text):
 @pytest.mark.parametrize("ref", ["[" * 300 + "]" * 300, '{"a":1}'])
 def test_a_ref_that_nobody_needs_is_refused(server, ref):
     socket = WebSocket(server, "/ws/bob")
-    socket.text('{"push": "alice", "data": "hi", "ref": %s}' % ref)
+    socket.text(f'{{"push": "alice", "data": "hi", "ref": {ref}}}')
     (answer,) = socket.texts
     assert answer["error"]["status"] == 400
     assert server.read("/poll/alice?after=oldest&wait=0") == []
@@ -619,13 +618,13 @@ def test_a_ping_just_before_the_end_does_not_make_it_a_reset(server):
     assert not socket.aborted
 
 
-def test_an_idle_connection_of_twisted_web_is_not_ended_by_its_idle_timer(server):
-    if isinstance(server.driver, TreqDriver):
-        pytest.skip("the site in memory has no timer; tests/test_transport_websocket.py has one that has")
+def test_an_open_socket_is_not_ended_by_the_idle_timer_of_its_server(server, monkeypatch):
+    monkeypatch.setattr(Connection, "idle", 60)
     socket = WebSocket(server, "/ws/bob")
     for _ in range(20):
         server.advance(25)
-        socket.clock.advance(25)
+        if socket.clock is not server.clock:
+            socket.clock.advance(25)
         socket.pong()
     assert not socket.closed
 

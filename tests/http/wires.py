@@ -141,12 +141,15 @@ def leave() -> None:
 class Connection:
     """One connection to a server, and what came over it."""
 
+    idle: float | None = None
+    """Seconds after which a site of twisted.web ends a connection on which nothing is asked."""
+
     def __init__(self, server: Server) -> None:
         driver: Any = server.driver
         self.server = server
         self.clock = server.clock
         if isinstance(driver, TreqDriver):
-            factory: Any = Site(server.comet.resource(), timeout=None, reactor=server.clock)
+            factory: Any = Site(server.comet.resource(), timeout=self.idle, reactor=server.clock)
         else:
             factory = driver._factory
             self.clock = factory.clock
