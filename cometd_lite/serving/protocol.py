@@ -70,6 +70,7 @@ class HTTPConnection:
         "_other",
         "_paused",
         "_progress",
+        "_seen",
         "closing",
         "deadline",
         "factory",
@@ -88,7 +89,9 @@ class HTTPConnection:
         self._head: Head | None = None
         """That of the last request: the next one's is probably the same."""
         self._buffer = b""
-        """What came and was not looked at yet, or is the beginning of a head."""
+        """What came and was not served yet."""
+        self._seen = 0
+        """How much of that is known to be the beginning of a head; 0 where it was not looked at."""
         self._arriving: _Arriving | None = None
         self._other: Any = None
         """The protocol that the connection was handed on to."""
@@ -114,20 +117,29 @@ class HTTPConnection:
         """Take in what came."""
         state = self.state
         if state == HEAD:
-            if self._buffer:
-                self._serve(self._buffer + data, len(self._buffer))
+            if self._seen:
+                self._serve(self._buffer + data, self._seen)
                 return
-            # A client's next poll has the fields of its last one; then all of it is here, and nothing after
-            # it.
+            if self._buffer or self.wire.pending() > self.factory.bounds.write_low:
+                # Another request waits for its turn, or this one for the peer to read its answers.
+                self._keep(data)
+                return
+            # A client's next request has the fields of its last one; then its whole head is here.
             line, _, block = data.partition(b"\r\n")
             head = self._head
-            if head is None or head.block != block or head.sized:
-                self._serve(data)
-            else:
+            if head is not None and block.startswith(head.block):
+                self._buffer = block[len(head.block) :]
                 self._begin(line, head)
+            else:
+                self._serve(data)
         elif state == SERVING:
             self._keep(data)
-        elif state == BODY:
+        else:
+            self._receive_besides(state, data)
+
+    def _receive_besides(self, state: int, data: bytes) -> None:
+        """Take in what is no request's head: a body, another protocol's data, or what nobody wants."""
+        if state == BODY:
             self._serve_body(data)
         elif state == HANDED_ON:
             if self._buffer:
@@ -161,6 +173,7 @@ class HTTPConnection:
         """Serve the requests in ``data`` until one has to wait; ``seen`` bytes were looked at before."""
         bounds = self.factory.bounds
         self._looping = True
+        self._seen = 0
         try:
             while data:
                 if data.startswith(b"\r\n"):
@@ -190,6 +203,7 @@ class HTTPConnection:
         if not seen:
             self.deadline = factory.tick + factory.bounds.head_seconds
         self._buffer = data
+        self._seen = len(data)
 
     def _take_head(self, data: bytes, rest: bytes) -> None:
         """Begin with the request whose head is ``data``; ``rest`` came after it. Raises ``Refused``."""

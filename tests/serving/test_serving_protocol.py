@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 from served import TEXT, Served, chunked, fired, head, post
 from twisted.internet.protocol import Protocol
@@ -150,6 +150,29 @@ def test_pipelined_requests_wait_for_a_reader():
     assert served.read().body == b"root"
 
 
+def test_what_comes_while_a_pipelined_request_waits_for_its_turn_is_kept_behind_it():
+    served = Served()
+    served.ask(head())
+    assert served.ask(head() + post("/echo", b"one")).rest == b""
+    served.send(head() + head()[:10], head()[10:]).turn()
+    assert [served.read().body for _ in range(3)] == [b"one", b"root", b"root"]
+
+
+def test_what_comes_while_answers_are_not_read_is_kept_up_to_its_bound():
+    served = Served(bounds=Bounds(write_low=100, pipelined=200))
+    served.ask(head())
+    served.connection.wire.pauseProducing()
+    served.send(post("/echo", b"x" * 200), head(), head())
+    assert len(served.read().body) == 200
+    assert served.sent == b""
+    served.send(*[head()] * 8)
+    assert served.transport.producerState == "paused"
+    served.connection.wire.resumeProducing()
+    served.turn()
+    assert [served.read().body for _ in range(10)] == [b"root"] * 10
+    assert served.transport.producerState == "producing"
+
+
 exchanges = some.lists(
     some.sampled_from(
         [
@@ -167,6 +190,7 @@ exchanges = some.lists(
 
 
 @given(exchanges, some.lists(some.integers(1, 200)))
+@example([(head(), b"root")] * 6, [len(head()), len(head()) * 2, 10, len(head()) * 2])
 def test_any_requests_in_any_pieces_get_their_answers_in_order(exchanges, sizes):
     served = Served()
     data = b"".join(asked for asked, _ in exchanges)
@@ -174,6 +198,7 @@ def test_any_requests_in_any_pieces_get_their_answers_in_order(exchanges, sizes)
         if data[:size]:
             served.send(data[:size])
         data = data[size:]
+    served.turn()
     for _, expected in exchanges:
         assert served.read().body == expected
     assert served.sent == b""
