@@ -109,7 +109,7 @@ complete -o filenames -F _cometd_lite cometd-lite
 
 def _zsh() -> str:
     def spec(option: Option) -> str:
-        about = option.about.replace("'", "").replace("[", "(").replace("]", ")").replace(":", ",")
+        about = _in_zsh(option.about.replace("[", "(").replace("]", ")").replace(":", ","))
         value = ""
         if option.choices:
             value = f":{option.takes}:({' '.join(option.choices)})"
@@ -128,7 +128,7 @@ def _zsh() -> str:
         words = f"'1:shell:({' '.join(values)})'" if values else "'*:: :'"
         specs = " \\\n            ".join([*map(spec, options(command)), words])
         cases.append(f"        {command}) _arguments \\\n            {specs} ;;")
-    listed = "\n".join(f"        '{name}:{about}'" for name, about in COMMANDS.items())
+    listed = "\n".join(f"        '{name}:{_in_zsh(about)}'" for name, about in COMMANDS.items())
     newline = "\n"
     return f"""\
 #compdef cometd-lite
@@ -154,6 +154,11 @@ _cometd-lite() {{
 }}
 if [[ $funcstack[1] == _cometd-lite ]]; then _cometd-lite "$@"; else compdef _cometd-lite cometd-lite; fi
 """
+
+
+def _in_zsh(text: str) -> str:
+    """Return a text as it stands between single quotes."""
+    return text.replace("'", "'\\''")
 
 
 def _fish() -> str:

@@ -25,6 +25,9 @@ from .words import AS_JSON, Presence, Recipients, Registered
 PATIENCE_SECONDS = 30.0
 """A push is tried again for this long: a restart of the server takes less."""
 
+AGAIN_SECONDS = 0.05
+"""A push that got no answer is tried again within this time; after that it pauses, longer each time."""
+
 
 class Client:
     """A cometd-lite server, and how to speak to it.
@@ -114,6 +117,9 @@ class Client:
             except CometError as error:
                 failures += 1
                 delay = remote.delay(error, failures)
+                if failures == 1 and error.retry_after is None:
+                    # A kept connection ends as it is used, now and then: that says nothing of the server.
+                    delay = remote.random.uniform(0.0, AGAIN_SECONDS)
                 if not is_passing(error) or remote.clock.seconds() + delay > deadline:
                     raise
                 if on_retry is not None:
