@@ -1,0 +1,96 @@
+"""Readers that nobody here wrote follow the running program through 100 resets, and miss nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from program import Program, eventually
+from proxy import Proxy
+
+CUTS = 100
+
+
+class Reader:
+    """A foreign client in a process, and what it has said."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.told: list[Any] = []
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.told.append(json.loads(line))
+
+    def has(self, data: str) -> bool:
+        assert self._process.poll() is None, self.told[-3:]
+        return bool(self.told) and self.told[-1].get("data") == data
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._thread.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@contextmanager
+def reading(command: list[str]) -> Iterator[Reader]:
+    reader = Reader(command)
+    try:
+        yield reader
+    finally:
+        reader.end()
+
+
+def push_until_cut(program: Program, proxy: Proxy, reader: Reader, name: str) -> list[str]:
+    """Push, one message after the other, until the proxy has cut often enough; return what was pushed."""
+    sent: list[str] = []
+
+    def push() -> str:
+        sent.append(f"{len(sent)} " + "line\n" * (len(sent) % 7) + "☃")
+        program.push(f"/{name}", sent[-1])
+        return sent[-1]
+
+    behind = 0
+    while proxy.cuts < CUTS:
+        push()
+        if len(sent) - len(reader.told) > 30:  # it must not only read backlogs
+            eventually(lambda: len(sent) - len(reader.told) < 5 or proxy.cuts >= CUTS, "its catching up")
+        behind += 1
+        assert behind < 20_000
+    last = push()
+    eventually(lambda: reader.has(last), "the last message")
+    return sent
+
+
+def test_eventsource_follows_through_100_resets(program: Program, eventsource: list[str]) -> None:
+    proxy = Proxy(program.port, CUTS, most=1_500, hasty=True)
+    after = program.get("/poll/stream?after=now&wait=0").json["cursor"]
+    with reading([*eventsource, f"http://127.0.0.1:{proxy.port}/stream/stream?after={after}"]) as reader:
+        sent = push_until_cut(program, proxy, reader, "stream")
+    proxy.close()
+    assert proxy.cuts == CUTS
+    assert [told.get("data") for told in reader.told] == sent
+    eventually(lambda: program.waiting("stream") == 0, "nobody waits any more")
+
+
+def test_websockets_follows_through_100_resets(program: Program, websockets: list[str]) -> None:
+    proxy = Proxy(program.port, CUTS, most=1_500)
+    after = program.get("/poll/socket?after=now&wait=0").json["cursor"]
+    with reading([*websockets, f"ws://127.0.0.1:{proxy.port}/ws/socket", after]) as reader:
+        sent = push_until_cut(program, proxy, reader, "socket")
+    proxy.close()
+    assert proxy.cuts == CUTS
+    assert [told.get("data") for told in reader.told] == sent
+    eventually(lambda: program.waiting("socket") == 0, "nobody waits any more")
