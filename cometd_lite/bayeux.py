@@ -47,6 +47,13 @@ SUBSCRIBE = "/meta/subscribe"
 UNSUBSCRIBE = "/meta/unsubscribe"
 DISCONNECT = "/meta/disconnect"
 
+BINARY_TYPE = "application/vnd.cometd.binary+json"
+"""The type of what a client's binary extension has made JSON of; readers that have it must know.
+
+Nothing else of a publication's ``ext`` is told to others: that is between the client and the server, and may
+well be a password.
+"""
+
 PRIVATE = "$bayeux/"
 """The recipients of what is for one session only; its id follows. Their bodies are whole Bayeux messages."""
 
@@ -55,7 +62,7 @@ REPLACED = "409::connect_replaced"
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
 
-_PLAIN_CONNECT = frozenset({"channel", "clientId", "connectionType", "id"})
+_PLAIN_CONNECT = frozenset({"channel", "clientId", "connectionType", "ext", "id"})
 _PLAIN_PUBLICATION = frozenset({"channel", "clientId", "data", "id"})
 
 # CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
@@ -418,6 +425,13 @@ class Bayeux:
             or message.get("connectionType") not in CONNECTION_TYPES
         ):
             return None
+        if session.ack:
+            ext = message.get("ext")
+            if ext.__class__ is not dict or ext.keys() != {"ack"}:
+                return None
+            _confirm(session, ext["ack"])
+        elif "ext" in message:
+            return None
         return Connect(session, {"channel": CONNECT, "successful": True, "id": message["id"]}, now)
 
     def plain_publication(self, message: Any, now: float) -> tuple[BayeuxSession, Push, _Reply] | None:
@@ -642,7 +656,9 @@ class Bayeux:
             if _is_service(channel):
                 yield from self._serve(turn, channel, session)
             else:
-                yield Give(Push((name,), (_content(turn.message["data"]),), overflow="drop-oldest"))
+                is_binary = isinstance(turn.ext.get("binary"), dict)
+                content = _content(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
+                yield Give(Push((name,), (content,), overflow="drop-oldest"))
         except CometError as error:
             turn.fail(_refused(error, channel))
 
@@ -785,6 +801,8 @@ def event(message: Message) -> bytes:
         data = b'{"data_base64":%b,"type":%b}' % (content.data(), orjson.dumps(content.type))
     else:
         data = content.data()
+    if content.type == BINARY_TYPE:
+        data += b',"ext":{"binary":{}}'
     return channel and b'{"channel":%b,"data":%b},' % (channel, data)
 
 
@@ -901,9 +919,9 @@ def _types_error(message: _Reply) -> str | None:
     return None
 
 
-def _content(data: Any) -> Content:
+def _content(data: Any, media_type: str = JSON_TYPE) -> Content:
     """Return what is published as content. Raises ``BadBody`` where it is nested too deeply."""
     try:
-        return Content(orjson.dumps(data), JSON_TYPE, "json")
+        return Content(orjson.dumps(data), media_type, "json")
     except TypeError as error:
         raise BadBody(f"Not data that JSON can say: {error}.") from None

@@ -843,6 +843,21 @@ def test_an_event_is_its_channel_and_its_data_and_nothing_else() -> None:
     ]
 
 
+def test_the_binary_extension_is_kept_for_the_readers_and_nothing_else_of_ext(world: World) -> None:
+    client_id = world.connected()
+    data = {"data": "HelloWorld", "last": True}
+    world.say(publish(client_id, "/a", data, ext={"binary": {}, "token": "secret"}))
+    (effect,) = world.effects
+    assert isinstance(effect, Give)
+    (content,) = effect.push.contents
+    assert told(at(1, "a", content)) == [{"channel": "/a", "data": data, "ext": {"binary": {}}}]
+    assert b"secret" not in event(at(1, "a", content))
+    world.say(publish(client_id, "/a", data, ext={"binary": True}))
+    (effect,) = world.effects
+    assert isinstance(effect, Give)
+    assert effect.push.contents[0].type == "application/json"
+
+
 def test_names_and_texts_are_escaped() -> None:
     name = 'über "alles" \\ 😀'
     assert told(at(1, name, Content.of('"\n\u2028'))) == [{"channel": "/" + name, "data": '"\n\u2028'}]
@@ -865,6 +880,58 @@ def test_what_all_are_told_is_rendered_once(world: World) -> None:
     assert events_of(batch, one) is events_of(batch, other)
     other.since["a"] = 8
     assert events_of(batch, other) == event(at(9, "a"))
+
+
+# -- the beaten path, which must lead where all others do
+
+A_SESSION = st.sampled_from(["ME", "nobody", 17, None])
+
+
+@given(
+    st.fixed_dictionaries(
+        {"channel": st.sampled_from(["/meta/connect", "/a", "/a/*", "/service/x", "/meta/x", 7])},
+        optional={
+            "clientId": A_SESSION,
+            "connectionType": st.sampled_from(["long-polling", "iframe"]),
+            "data": st.sampled_from([None, 1, {"a": [1]}]),
+            "id": st.sampled_from(["1", 1, None, ["1"]]),
+            "ext": st.sampled_from([{}, {"ack": 1}, {"ack": 0}, {"timesync": {"tc": 1}}, "x"]),
+            "advice": st.just({"timeout": 0}),
+            "timestamp": st.just("now"),
+        },
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_plain_message_is_answered_as_the_conversation_would(
+    message: dict[str, Any], ack: bool, connected: bool
+) -> None:
+    world = World()
+    client_id = world.shake_hands(ext={"ack": ack})
+    world.say(subscribe(client_id, "/a"))
+    if connected:
+        world.say(connect(client_id, ext={"ack": 0}))
+    if message.get("clientId") == "ME":
+        message = {**message, "clientId": client_id}
+    plain = world.bayeux.plain_connect(message, world.now)
+    if plain is not None:
+        exchange = world.exchange(message)
+        assert exchange.wait == world.bayeux.options.timeout
+        assert {**exchange.replies[0], "ext": None} == {**plain.reply, "ext": None}
+    publication = world.bayeux.plain_publication(message, world.now)
+    if publication is not None:
+        session, push, reply = publication
+        assert world.say(message) == [reply]
+        assert world.effects == [Give(push)]
+        assert session.id == client_id
+
+
+def test_most_messages_take_the_beaten_path(world: World) -> None:
+    client_id = world.connected()
+    assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is not None
+    assert world.bayeux.plain_publication(publish(client_id, "/a", id="1"), world.now) is not None
+    world.session(client_id).reader = object()
+    assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is None
 
 
 # -- malformed messages of every kind

@@ -18,12 +18,14 @@ for (const level of ["log", "info", "warn", "debug"]) global.window.console[leve
 if (transport === "callback-polling") withScripts();
 
 const { CometD } = await import("cometd");
+const { BinaryExtension } = await import("cometd/BinaryExtension.js");
 const { AckExtension } = await import("cometd/AckExtension.js");
 const { ReloadExtension } = await import("cometd/ReloadExtension.js");
 const { TimeStampExtension } = await import("cometd/TimeStampExtension.js");
 const { TimeSyncExtension } = await import("cometd/TimeSyncExtension.js");
 const KNOWN = {
   ack: AckExtension,
+  binary: BinaryExtension,
   reload: ReloadExtension,
   timestamp: TimeStampExtension,
   timesync: TimeSyncExtension,
@@ -60,6 +62,7 @@ function subscribeAll(client) {
 }
 
 function heard(message) {
+  if (message.ext?.binary) message.data.data = [...new Uint8Array(message.data.data)];
   say({ event: { channel: message.channel, data: message.data } });
 }
 
@@ -120,6 +123,10 @@ await obey({
     });
     return (await Promise.all(replies)).length;
   },
+  publishBinary: (channel, octets) =>
+    replied((callback) =>
+      cometd.publishBinary(channel, new Uint8Array(octets), true, { name: "some" }, {}, callback),
+    ),
   call: (target, data) =>
     new Promise((resolve, reject) => {
       cometd.remoteCall(target, data, 5_000, (reply) =>

@@ -245,6 +245,17 @@ def test_a_hundred_cuts_between_answer_and_next_connect_lose_and_double_nothing(
     assert _sessions(program) == 1
 
 
+def test_cometds_binary_extension_passes_octets_to_others(shared: Program, foreign: Make, room: str) -> None:
+    sender = foreign("cometd", shared.port, "long-polling", "binary")
+    reader = foreign("cometd", shared.port, "websocket", "binary")
+    for client in (sender, reader):
+        client.do("open")
+    reader.do("subscribe", room)
+    octets = [0, 255, 1, 254, 2, 253, 3]
+    sender.do("publishBinary", room, octets)
+    assert reader.hears(1) == [(room, {"meta": {"name": "some"}, "data": octets, "last": True})]
+
+
 def _cut_at(mark: bytes, done: list[bool], arrives: bool, data: bytes) -> tuple[bool, bool]:
     """Cut at the first answer that has the mark, which arrives, or does not."""
     if done or mark not in data:
