@@ -158,7 +158,7 @@ class Tokens:
     """Checks JSON Web Tokens (RFC 7519) against keys read from files; each key fixes its own algorithm.
 
     A file holds a secret of 32 bytes or more (HS256), a PEM public key (RS256, ES256 or EdDSA, by its
-    kind), or a JWKS. ``audience`` is whom tokens must be meant for, where they say (RFC 7519 §4.1.3).
+    kind), or a JWKS. Where an ``audience`` is given, tokens must be meant for it (RFC 8725 §3.9).
     Raises ``ValueError`` with a sentence for a file that is none of these.
     """
 

@@ -242,6 +242,11 @@ def test_a_token_for_another_audience_is_unauthorized(make: Make, audience: Any)
                 make(SECRET, **words).grant(token)
 
 
+def test_where_an_audience_is_asked_for_a_token_must_name_one(make: Make) -> None:
+    with pytest.raises(Unauthorized):
+        make(SECRET, audience="ours").grant(secret_token())
+
+
 @pytest.mark.parametrize("audience", ["ours", ["theirs", "ours"]])
 def test_a_token_for_this_audience_is_good(make: Make, audience: Any) -> None:
     assert make(SECRET, audience="ours").grant(secret_token({**CLAIMS, "aud": audience})).push == ("bob",)
