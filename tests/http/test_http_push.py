@@ -310,7 +310,7 @@ def test_the_servers_own_bound_is_the_most_that_a_message_is_kept(serve, ttl):
     assert server.read("/poll/bob?after=oldest&wait=0") == []
 
 
-@pytest.mark.parametrize("ttl", ["0", "0.0", "-1", "abc", "", "1e3", "nan", "inf", "1s", "%D9%A1", "+1"])
+@pytest.mark.parametrize("ttl", ["0", "0.0", "-1", "abc", "", "nan", "inf", "1s", "%D9%A1", "+1"])
 def test_a_ttl_that_is_no_time_is_a_400(server, ttl):
     answer = server.ask("POST", f"/push/bob?ttl={ttl}", "hello")
     assert answer.status == 400
