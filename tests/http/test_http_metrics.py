@@ -1,0 +1,124 @@
+"""GET /metrics over HTTP: what a server counts of what it does, and that it tells of nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jwt
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from wires import Stream, WebSocket
+
+from cometd_lite.auth import Tokens
+from cometd_lite.limits import Limits
+
+
+def scrape(server, headers=None):
+    """Return the samples, without their common beginning; labels stand behind the name."""
+    answer = server.get("/metrics", headers)
+    assert answer.status == 200
+    return {
+        sample.name.removeprefix("cometd_lite_")
+        + "".join(f"[{value}]" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+    }
+
+
+def test_they_are_prometheus_text_that_nobody_keeps(server):
+    answer = server.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_they_can_be_turned_off(serve):
+    answer = serve(metrics=False).get("/metrics")
+    assert (answer.status, answer.json["type"]) == (404, "urn:cometd-lite:problem:not-found")
+
+
+def test_pushes_deliveries_and_takes_are_counted(server):
+    server.push("?rcpt=bob&rcpt=alice")
+    server.get("/poll/bob?after=oldest")
+    server.get("/poll/bob?after=oldest")
+    server.get("/poll/alice")
+    found = scrape(server)
+    assert found["pushes_total"] == 2
+    assert found["deliveries_total"] == 3
+    assert found["takes_total"] == 1
+    assert (found["messages"], found["mailboxes"]) == (2, 2)
+    assert found["memory_bytes"] > 10
+
+
+def test_the_time_from_push_to_wake_is_counted_for_each_push(server):
+    server.park("/poll/bob?after=now")
+    server.push("/bob")
+    server.push("/bob")
+    assert scrape(server)["push_to_wake_seconds_count"] == 2
+
+
+def test_gaps_are_counted(server):
+    server.push("/bob")
+    server.get("/poll/bob?after=0123456789-5")
+    assert scrape(server)["gaps_total"] == 1
+
+
+def test_who_waits_is_told_apart_by_how(server):
+    server.park("/poll/bob")
+    server.park("/poll/alice?after=now")
+    stream = Stream(server, "/stream/bob")
+    socket = WebSocket(server, "/ws/bob")
+    server.ask("POST", "/register", b"{}")
+    found = scrape(server)
+    assert found["parked"] == 4
+    assert (found["parked_polls"], found["streams"], found["sockets"]) == (2, 1, 1)
+    assert (found["listeners"], found["bayeux_sessions"]) == (1, 0)
+    stream.hang_up()
+    socket.hang_up()
+    found = scrape(server)
+    assert (found["parked"], found["streams"], found["sockets"]) == (2, 0, 0)
+
+
+def test_bayeux_sessions_are_counted(server):
+    handshake = b'[{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"]}]'
+    server.ask("POST", "/cometd", handshake, {"Content-Type": "application/json"})
+    assert scrape(server)["bayeux_sessions"] == 1
+    server.comet.routes.bayeux.stop()
+
+
+def test_what_is_held_stands_beside_its_bound(serve):
+    found = scrape(serve(Limits(max_parked=7, max_recipients=8, max_memory=9_000)))
+    assert (found["parked_max"], found["mailboxes_max"], found["memory_bytes_max"]) == (7, 8, 9_000)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "kind"),
+    [
+        ("GET", "/poll/bob?after=x", "bad-cursor"),
+        ("GET", "/poll/bob?wait=x", "bad-parameter"),
+        ("GET", "/poll/..", "bad-recipient"),
+        ("GET", "/nowhere", "not-found"),
+        ("PATCH", "/poll/bob", "method-not-allowed"),
+        ("POST", "/push/bob", "bad-body"),
+        ("POST", "/push/bob?queue=no", "bad-body"),
+        ("GET", "/listeners/x", "listener-gone"),
+    ],
+)
+def test_refusals_are_counted_by_kind(server, method, target, kind):
+    assert server.ask(method, target).json["type"].endswith(f":{kind}")
+    assert scrape(server)[f"refusals_total[{kind}]"] == 1
+
+
+def test_labels_tell_of_nobody(serve, tmp_path: Path):
+    secret = b"a secret of at least thirty-two bytes"
+    (tmp_path / "key").write_bytes(secret)
+    server = serve()
+    server.comet.routes.tokens = Tokens([tmp_path / "key"], wall=server.comet.hub.wall)
+    token = jwt.encode({"push": ["Bob-7"], "poll": ["Bob-7"], "sub": "Malory-7"}, secret, "HS256")
+    headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "Key-7"}
+    server.push("/Bob-7?event=Event-7", "Body-7", headers)
+    server.get("/poll/Bob-7?after=oldest", headers)
+    server.get("/poll/Eve-7?wait=0", headers)
+    server.get("/Path-7", headers)
+    shown = server.get("/metrics").body
+    for private in (b"-7", token.encode(), b"127.0.0.1"):
+        assert private not in shown
