@@ -1,0 +1,170 @@
+"""The program with its mailboxes in SQLite: stopped, killed, without room, and with files it cannot open."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+import subprocess
+import time
+
+import pytest
+from program import PATIENCE, Program, eventually, start
+
+STORE = ("--store", "sqlite:comet.db")
+
+
+@pytest.fixture
+def kept(run):
+    """Return a function that runs the program on the test's file."""
+    return lambda *options, **popen: run(*STORE, *options, **popen)
+
+
+def kill(program):
+    program.process.kill()
+    program.process.wait(PATIENCE)
+
+
+def refusal(directory, *options):
+    """Return the one sentence with which the program ends, having failed."""
+    process = start(directory, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate(timeout=PATIENCE)[0].decode()
+    assert process.returncode not in {0, None}
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+# -- what outlives the process
+
+
+@pytest.mark.parametrize("sync", ["full", "normal"])
+def test_what_was_confirmed_is_there_after_the_process_was_killed(tmp_path, kept, sync):
+    before = Program(tmp_path, *STORE, "--sync", sync)
+    pushed = [before.push("/bob", f"{number}").json["id"] for number in range(5)]
+    kill(before)
+    after = kept("--sync", sync)
+    found = after.get(f"/poll/bob?after={pushed[1]}").json
+    assert [message["data"] for message in found["messages"]] == ["2", "3", "4"]
+    assert [message["id"] for message in found["messages"]] == pushed[2:]
+    assert found["gap"] is False
+    assert after.push("/bob").json["id"] > pushed[-1]
+
+
+def test_what_was_taken_and_who_listens_is_there_after_a_stop(tmp_path, kept):
+    before = Program(tmp_path, *STORE)
+    before.push("/bob", "1")
+    before.push("/bob", "2")
+    assert before.get("/poll/bob?limit=1").data == ["1"]
+    registered = before.ask("POST", "/register", b'{"recipients":["bob"]}').json
+    keyed = before.push("/bob", "3", Idempotency_Key="k").json
+    assert before.stop() == 0
+    after = kept()
+    assert after.get("/poll/bob").data == ["2", "3"]
+    assert after.get(f"/poll?listener={registered['id']}").data == ["3"]
+    assert after.push("/bob", "3", Idempotency_Key="k").json == keyed
+
+
+def test_a_parked_poll_is_woken_after_the_commit(kept):
+    program = kept()
+    parked = program.park("/poll/bob", "bob")
+    assert program.push("/bob").status == 201
+    assert parked.answer().data == ["hello"]
+
+
+# -- a disk without room
+
+
+def test_a_full_disk_refuses_pushes_until_there_is_room(tmp_path, kept):
+    program = kept()
+    program.push("/bob", "before")
+    files = [tmp_path / "comet.db", tmp_path / "comet.db-wal"]
+    size = max(file.stat().st_size for file in files)
+    pid = program.process.pid
+    # A limit on the size of files is a disk that has no more room, and one that can be lifted.
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    refused = program.ask("POST", "/push/bob", "x" * 20_000)
+    assert refused.status == 503
+    assert refused.json["type"] == "urn:cometd-lite:problem:store-down"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert program.get("/poll/bob?after=oldest").data == ["before"]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    program.push("/bob", "after")
+    assert program.get("/poll/bob?after=oldest").data == ["before", "after"]
+    log = program.log.read_text()
+    assert log.count("cannot be written") == log.count("can be written again") == 1
+    kill(program)
+    again = Program(tmp_path, *STORE)
+    assert again.get("/poll/bob?after=oldest").data == ["before", "after"]
+    assert again.stop() == 0
+    program.process.returncode = 0  # it was killed here, and not by a fault
+
+
+# -- files that cannot be opened
+
+
+def test_a_file_in_use_is_one_sentence_and_a_failure(tmp_path, kept):
+    kept()
+    assert refusal(tmp_path, *STORE).endswith(
+        f"cometd-lite: The store {tmp_path}/comet.db is in use by another process."
+    )
+
+
+def test_a_file_of_a_newer_version_is_one_sentence_and_a_failure(tmp_path):
+    assert Program(tmp_path, *STORE).stop() == 0
+    connection = sqlite3.connect(tmp_path / "comet.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    assert "was written by a newer cometd-lite: it has version 99" in refusal(tmp_path, *STORE)
+
+
+def test_a_damaged_file_is_one_sentence_and_a_failure(tmp_path):
+    (tmp_path / "comet.db").write_bytes(b"\0" * 8192)
+    assert "is no database, or a damaged one" in refusal(tmp_path, *STORE)
+
+
+@pytest.mark.parametrize("store", ["sqlite", "sqlite:", "postgres:x", "Memory"])
+def test_a_store_that_nobody_knows_is_one_sentence_and_a_failure(tmp_path, store):
+    assert refusal(tmp_path, "--store", store).startswith(
+        f"cometd-lite: --store {store}: it takes memory, or"
+    )
+
+
+# -- stopping
+
+
+def test_it_ends_in_its_time_though_a_client_does_not_leave(run):
+    program = run("--drain", "1")
+    staying = program.connect().send(
+        "POST /push/bob HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
+    )
+    streaming = program.connect().request("GET", "/stream/bob")
+    eventually(lambda: program.waiting("bob") == 1)
+    began = time.monotonic()
+    assert program.stop() == 0
+    assert time.monotonic() - began < 3
+    staying.close()
+    streaming.close()
+
+
+def test_it_says_that_it_stops_while_it_does(run):
+    program = run()
+    connection = program.connect()
+    assert connection.ask("GET", "/healthz").status == 200
+    parked = program.park("/poll/bob", "bob")
+    program.process.send_signal(signal.SIGTERM)
+    assert parked.answer().json["messages"] == []
+    answer = connection.ask("GET", "/healthz")
+    assert (answer.status, answer.json) == (503, {"status": "stopping"})
+
+
+def test_who_is_between_two_polls_when_it_stops_is_told_the_rest(run):
+    program = run()
+    reader = program.connect()
+    cursor = reader.ask("GET", "/poll/bob?after=now&wait=0").json["cursor"]
+    program.push("/bob", "queued")
+    waiting = program.park("/poll/eve", "eve")
+    program.process.send_signal(signal.SIGTERM)
+    assert waiting.answer().status == 200
+    answer = reader.ask("GET", f"/poll/bob?after={cursor}")
+    assert answer.data == ["queued"]
+    assert answer.headers["connection"] == "close"
