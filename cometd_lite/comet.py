@@ -20,6 +20,7 @@ from .hub import Hub, Standing
 from .later import Maybe, then
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .message import Batch, Content, Cursor, Message, Push, Receipt
+from .query import event_name
 from .recipient import readable, recipient
 from .registry import Registry
 from .stores import Store
@@ -157,13 +158,17 @@ class Comet:
     ) -> Deferred[Receipt]:
         """Push one message: ``bytes`` as octets, ``str`` as text, everything else as JSON.
 
-        The words mean what they mean in HTTP.md, "Push"; ``ttl`` is in seconds. Fails with a ``CometError``.
+        The words mean what they mean in HTTP.md, "Push"; ``ttl`` is in seconds. Fails with ``ValueError`` for
+        data that cannot be said and a ``ttl`` that is none, else with a ``CometError``.
         """
 
         def push() -> Maybe[Receipt]:
             names = _checked(recipients, recipient)
+            if ttl is not None and not ttl > 0:
+                raise ValueError("ttl is a number of seconds above 0.")
             content = data if isinstance(data, Content) else Content.of(data)
-            return self.hub.push(Push(names, (content,), event, ttl, queue, overflow, idempotency_key))
+            asked = Push(names, (content,), event_name(event), ttl, queue, overflow, idempotency_key)
+            return self.hub.push(asked)
 
         return _deferred(push)
 
@@ -178,12 +183,12 @@ class Comet:
         """Return what the recipients hold after a cursor, ``"oldest"`` or ``"now"``, once there is something.
 
         After ``wait`` seconds the batch is empty. Take nothing away; come back with the batch's cursor.
-        Fails with ``ValueError`` for a malformed cursor, else with a ``CometError``.
+        Fails with ``ValueError`` for a malformed cursor or a ``limit`` below 1, else with a ``CometError``.
         """
 
         def poll() -> Maybe[Batch]:
             cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
-            return self.hub.poll(_checked(recipients, readable), cursor, wait, limit)
+            return self.hub.poll(_checked(recipients, readable), cursor, wait, _limited(limit))
 
         return _deferred(poll)
 
@@ -191,7 +196,7 @@ class Comet:
         self, recipients: Recipients, *, wait: float = WAIT_SECONDS, limit: int = POLL_MESSAGES
     ) -> Deferred[Batch]:
         """Return the oldest messages that no take has had; each message goes to one take only."""
-        return _deferred(lambda: self.hub.take(_checked(recipients, recipient), wait, limit))
+        return _deferred(lambda: self.hub.take(_checked(recipients, recipient), wait, _limited(limit)))
 
     async def follow(
         self,
@@ -224,8 +229,15 @@ class Comet:
 
 
 def _checked(recipients: Recipients, check: Callable[[str], str]) -> tuple[str, ...]:
-    listed = (recipients,) if isinstance(recipients, str) else recipients
-    return tuple(dict.fromkeys(map(check, listed)))
+    listed = (recipients,) if isinstance(recipients, str) else tuple(recipients)
+    # Where none is named, the check of an empty name says so.
+    return tuple(dict.fromkeys(map(check, listed or ("",))))
+
+
+def _limited(limit: int) -> int:
+    if limit < 1:
+        raise ValueError("limit is a number of messages, 1 or more.")
+    return limit
 
 
 def _deferred(call: Callable[[], Maybe[T]]) -> Deferred[T]:

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from helpers import Outcome, data, now
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.web.resource import IResource
+from zope.interface.verify import verifyObject
+
+import cometd_lite
+from cometd_lite.comet import Comet
+from cometd_lite.errors import BadParameter, BadRecipient, MailboxFull, NobodyWaits, Stopping
+from cometd_lite.limits import SWEEP_SECONDS, Limits
+from cometd_lite.message import Content, Cursor
+from cometd_lite.stores import Usage
+from cometd_lite.stores.memory import MemoryStore
+
+
+@pytest.fixture
+def comet(clock: Clock) -> Comet:
+    return Comet(clock=clock, wall=lambda: 1_795_169_758.123)
+
+
+def run(coroutine: Coroutine[Deferred[Any], Any, Any]) -> Outcome:
+    return Outcome(ensureDeferred(coroutine))
+
+
+# -- push, poll, take
+
+
+def test_a_program_pushes_and_polls_without_http(comet: Comet) -> None:
+    poll = Outcome(comet.poll("bob", "now"))
+    assert poll.parked
+    receipt = now(comet.push("bob", {"text": "hi"}))
+    assert receipt.delivered == 1
+    assert data(poll.value) == [{"text": "hi"}]
+    assert str(poll.value.cursor) == receipt.id
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", "grüß dich", {"a": [1, None]}, 7, None])
+def test_what_is_pushed_comes_out_as_it_went_in(comet: Comet, value: Any) -> None:
+    now(comet.push(["bob"], value, event="greeting", ttl=5))
+    (message,) = now(comet.poll(["bob"], "oldest")).messages
+    assert message.data == value
+    assert (message.event, message.recipient) == ("greeting", "bob")
+
+
+def test_a_content_with_its_own_type_is_pushed_as_it_is(comet: Comet) -> None:
+    content = Content.parse(b"<b>hi</b>", "text/html")
+    now(comet.push("bob", content))
+    (message,) = now(comet.take("bob")).messages
+    assert message.content == content
+
+
+def test_a_cursor_goes_on_as_an_object_or_as_its_text(comet: Comet) -> None:
+    first = now(comet.push("bob", "1"))
+    now(comet.push("bob", "2"))
+    assert data(now(comet.poll("bob", first.id))) == ["2"]
+    assert data(now(comet.poll("bob", Cursor.parse(first.id)))) == ["2"]
+
+
+def test_a_take_takes(comet: Comet) -> None:
+    now(comet.push("bob", "1"))
+    assert data(now(comet.take("bob"))) == ["1"]
+    take = Outcome(comet.take(["bob", "eve"], wait=5))
+    assert take.parked
+    take.cancel()
+    with pytest.raises(CancelledError):
+        _ = take.value
+
+
+def test_the_words_of_a_push_mean_what_they_mean_over_http(clock: Clock) -> None:
+    comet = Comet(clock=clock, limits=Limits(capacity=1), overflow="drop-oldest")
+    first = now(comet.push("bob", "1", idempotency_key="k"))
+    assert now(comet.push("bob", "1", idempotency_key="k")) == first
+    now(comet.push("bob", "2"))
+    assert data(now(comet.poll("bob", "oldest"))) == ["2"]
+    with pytest.raises(MailboxFull):
+        now(comet.push("bob", "3", overflow="reject"))
+    with pytest.raises(NobodyWaits):
+        now(comet.push("eve", "3", queue=False))
+    clock.advance(1e6)
+    assert data(now(comet.poll("bob", "oldest", wait=0))) == []
+
+
+def test_names_that_are_given_twice_count_once(comet: Comet) -> None:
+    poll = Outcome(comet.poll(["bob", "bob"], "now"))
+    assert now(comet.push(["bob", "bob"], "hi")).recipients == ("bob",)
+    assert data(poll.value) == ["hi"]
+
+
+def test_patterns_can_be_polled_but_not_pushed_to_or_taken_from(comet: Comet) -> None:
+    poll = Outcome(comet.poll("chat/*", "now"))
+    now(comet.push("chat/a", "hi"))
+    assert data(poll.value) == ["hi"]
+    for refused in (comet.push("chat/*", "hi"), comet.take("chat/*")):
+        with pytest.raises(BadRecipient):
+            now(refused)
+
+
+@pytest.mark.parametrize("nobody", ["", [], (), iter(())])
+def test_whoever_names_nobody_is_told_so(comet: Comet, nobody: Any) -> None:
+    # A poll of nothing was parked where no push could find it, and where even the server's end did not.
+    for refused in (comet.push(nobody, "hi"), comet.poll(nobody, "now"), comet.take(nobody)):
+        with pytest.raises(BadRecipient):
+            now(refused)
+    assert comet.hub.registry.parked == 0
+
+
+def test_a_wrong_word_fails_the_deferred_and_raises_nothing(comet: Comet) -> None:
+    for failed, error in (
+        (comet.push("/bob", "hi"), BadRecipient),
+        (comet.push("bob", ""), ValueError),
+        (comet.push("bob", object()), ValueError),
+        (comet.push("bob", "hi", event="a\ndata: forged"), BadParameter),
+        (comet.push("bob", "hi", event=""), BadParameter),
+        (comet.push("bob", "hi", ttl=0), ValueError),
+        (comet.push("bob", "hi", ttl=float("nan")), ValueError),
+        (comet.poll("bob", "yesterday"), ValueError),
+        (comet.poll("bob", "oldest", limit=0), ValueError),
+        (comet.take("bob", limit=0), ValueError),
+        (comet.describe("*"), BadRecipient),
+        (comet.delete(""), BadRecipient),
+    ):
+        with pytest.raises(error):
+            now(failed)
+    assert comet.hub.store.usage() == Usage(0, 0, 0)
+
+
+def test_a_recipient_is_described_and_deleted(comet: Comet) -> None:
+    now(comet.push("bob", "hi"))
+    assert now(comet.describe("bob")).contents.queued == 1
+    now(comet.delete("bob"))
+    assert now(comet.describe("bob")).contents.queued == 0
+    assert now(comet.poll("bob", "oldest", wait=0)).gap is False
+
+
+# -- follow
+
+
+def test_a_program_follows_recipients_until_the_server_stops(comet: Comet) -> None:
+    heard = []
+
+    async def listen() -> str:
+        async for message in comet.follow(["bob", "chat/*"]):
+            heard.append(message.data)  # noqa: PERF401  as a program would do
+        return "stopped"
+
+    listening = run(listen())
+    assert listening.parked
+    for number in range(3):
+        now(comet.push("bob", str(number)))
+    now(comet.push("chat/a", "3"))
+    assert heard == ["0", "1", "2", "3"]
+    comet.stop()
+    assert listening.value == "stopped"
+
+
+def test_a_program_that_follows_from_a_cursor_is_told_of_a_gap(comet: Comet) -> None:
+    place = str(now(comet.poll("bob", "now", wait=0)).cursor)
+    now(comet.push("bob", "lost"))
+    now(comet.delete("bob"))
+    now(comet.push("bob", "kept"))
+    gaps: list[Cursor] = []
+
+    async def first() -> Any:
+        async for message in comet.follow("bob", place, on_gap=gaps.append):
+            return message.data
+        return None
+
+    assert run(first()).value == "kept"
+    assert len(gaps) == 1
+
+
+def test_a_program_that_stops_following_is_forgotten(comet: Comet, clock: Clock) -> None:
+    async def listen() -> None:
+        async for _ in comet.follow("bob"):
+            pass
+
+    listening = run(listen())
+    assert comet.hub.registry.parked == 1
+    clock.advance(30)
+    assert comet.hub.registry.parked == 1
+    listening.cancel()
+    with pytest.raises(CancelledError):
+        _ = listening.value
+    assert comet.hub.registry.parked == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_messages_that_come_while_one_is_looked_at_are_not_missed(comet: Comet) -> None:
+    heard: list[str] = []
+    busy: Deferred[None] = Deferred()
+
+    async def listen() -> None:
+        async for message in comet.follow("bob"):
+            heard.append(message.data)
+            await busy
+
+    listening = run(listen())
+    for number in range(5):
+        now(comet.push("bob", str(number)))
+    assert heard == ["0"]
+    busy.callback(None)
+    assert heard == ["0", "1", "2", "3", "4"]
+    listening.cancel()
+    with pytest.raises(CancelledError):
+        _ = listening.value
+
+
+# -- the start and the end
+
+
+def test_a_comet_clears_away_every_second_what_is_too_old(comet: Comet, clock: Clock) -> None:
+    comet.start()
+    comet.start()
+    now(comet.push("bob", "hi", ttl=10))
+    clock.pump([SWEEP_SECONDS] * 9)
+    assert comet.hub.store.usage().messages == 1
+    clock.pump([SWEEP_SECONDS] * 2)
+    assert comet.hub.store.usage() == Usage(0, 0, 0)
+    comet.stop()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_comet_that_stops_answers_who_waits_and_takes_no_more(comet: Comet, clock: Clock) -> None:
+    poll, take = Outcome(comet.poll("bob", "now")), Outcome(comet.take("bob"))
+    now(comet.stop())
+    assert not poll.value
+    assert not take.value
+    with pytest.raises(Stopping):
+        now(comet.push("bob", "hi"))
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_comet_is_a_resource_for_any_site(comet: Comet) -> None:
+    verifyObject(IResource, comet.resource())
+
+
+def test_two_comets_in_one_program_are_two_servers(clock: Clock) -> None:
+    one, other = Comet(clock=clock), Comet(clock=clock)
+    now(one.push("bob", "hi"))
+    assert not now(other.poll("bob", "oldest", wait=0))
+    assert now(other.poll("bob", str(now(one.poll("bob", "oldest")).cursor), wait=0)).gap
+
+
+def test_a_program_brings_its_own_store(clock: Clock) -> None:
+    store = MemoryStore(Limits(), epoch="mineismine")
+    assert now(Comet(clock=clock, store=store).push("bob", "hi")).id == "mineismine-1"
+
+
+def test_the_package_shows_its_public_names_and_no_others() -> None:
+    assert {name: getattr(cometd_lite, name).__name__ for name in cometd_lite.__all__} == {
+        name: name for name in cometd_lite.__all__
+    }
+    assert "Comet" in cometd_lite.__all__
+    with pytest.raises(AttributeError):
+        _ = cometd_lite.nothing_of_that_name  # type: ignore[attr-defined]
