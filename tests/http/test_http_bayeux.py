@@ -1,0 +1,425 @@
+"""HTTP.md, "Bayeux", over HTTP and WebSocket: what the routes at /cometd let in, and what they answer."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import jwt
+import orjson
+import pytest
+from conftest import STARTED
+from exchanges import Server
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from wires import WebSocket, leave
+
+from cometd_lite.auth import Tokens
+from cometd_lite.bayeux import Call, Options
+from cometd_lite.limits import Limits
+
+JSON = {"Content-Type": "application/json"}
+HANDSHAKE = {
+    "channel": "/meta/handshake",
+    "version": "1.0",
+    "supportedConnectionTypes": ["long-polling", "callback-polling", "websocket"],
+    "id": "1",
+}
+
+
+@pytest.fixture(autouse=True)
+def everybody_leaves(serve):
+    yield
+    leave()
+
+
+class Client:
+    """A session, spoken for by single requests."""
+
+    def __init__(self, server: Server, headers: dict[str, str] | None = None) -> None:
+        self.server = server
+        self.headers = JSON | (headers or {})
+        (reply,) = self.say(HANDSHAKE)
+        self.id = reply["clientId"]
+        self.say(self.connection())
+
+    def message(self, channel: str, **fields: Any) -> dict[str, Any]:
+        return {"channel": channel, "clientId": self.id, "id": "9", **fields}
+
+    def connection(self, **fields: Any) -> dict[str, Any]:
+        return self.message("/meta/connect", connectionType="long-polling", **fields)
+
+    def subscribe(self, channel: str) -> Any:
+        return self.say(self.message("/meta/subscribe", subscription=channel))
+
+    def post(self, *messages: Any, target: str = "/cometd") -> Any:
+        return self.server.send("POST", target, orjson.dumps(messages), self.headers)
+
+    def say(self, *messages: Any, target: str = "/cometd") -> Any:
+        answer = self.post(*messages, target=target).answer
+        assert answer is not None, "it is held"
+        assert answer.status == 200, answer
+        return answer.json
+
+
+# -- long-polling
+
+
+@pytest.mark.parametrize(
+    "target", ["/cometd", "/cometd/", "/cometd/handshake", "/cometd/connect", "/cometd/a/b", "/cometd?x=1"]
+)
+def test_messages_are_taken_at_cometd_and_everything_below(server, target):
+    answer = server.ask("POST", target, orjson.dumps([HANDSHAKE]), JSON)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json[0]["successful"] is True
+    assert "BAYEUX_BROWSER=" in answer.headers["set-cookie"]
+
+
+def test_a_connect_is_held_and_answered_with_what_is_pushed(server):
+    client = Client(server)
+    client.subscribe("/chat/**")
+    held = client.post(client.connection(), target="/cometd/connect")
+    assert held.answer is None
+    server.push("/chat/room1", "hello")
+    server.driver.flush()
+    assert held.answer.json == [
+        {"channel": "/chat/room1", "data": "hello"},
+        {"channel": "/meta/connect", "successful": True, "id": "9"},
+    ]
+
+
+def test_a_publication_is_answered_to_a_poll_that_waits(server):
+    poll = server.park("/poll/chat/room1")
+    client = Client(server)
+    assert client.say(client.message("/chat/room1", data={"text": "hi"}))[0]["successful"] is True
+    server.driver.flush()
+    (message,) = poll.answer.json["messages"]
+    assert (message["type"], message["data"]) == ("application/json", {"text": "hi"})
+
+
+def test_a_client_that_hangs_up_finds_its_events_when_it_comes_back(server):
+    client = Client(server)
+    client.subscribe("/a")
+    held = client.post(client.connection())
+    held.hang_up()
+    server.push("/a", "kept")
+    server.advance(9.0)
+    assert client.say(client.connection())[0] == {"channel": "/a", "data": "kept"}
+
+
+def test_a_client_that_stays_away_is_forgotten_by_the_sweep(server):
+    server.comet.start()
+    client = Client(server)
+    client.subscribe("/a")
+    client.post(client.connection()).hang_up()
+    server.advance(9.0)
+    assert b"cometd_lite_bayeux_sessions 1.0" in server.get("/metrics").body
+    server.advance(2.0)
+    assert b"cometd_lite_bayeux_sessions 0.0" in server.get("/metrics").body
+    (reply,) = client.say(client.connection())
+    assert reply["error"] == "402::session_unknown"
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 0}
+
+
+def test_a_replaced_connect_ends_with_409_and_no_json(server):
+    client = Client(server)
+    first = client.post(client.connection())
+    second = client.post(client.connection())
+    server.driver.flush()
+    assert first.answer.status == 409
+    assert first.answer.headers["content-type"] == "text/plain"
+    assert second.answer is None
+
+
+def test_a_form_with_a_message_is_taken(server):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = "message=" + quote(orjson.dumps([HANDSHAKE]).decode())
+    assert server.ask("POST", "/cometd", body, form).json[0]["successful"] is True
+
+
+def test_what_curl_sends_without_a_type_is_taken(server):
+    assert server.ask("POST", "/cometd", orjson.dumps(HANDSHAKE)).json[0]["successful"] is True
+
+
+def test_when_the_server_stops_held_connects_are_answered(server):
+    client = Client(server)
+    held = client.post(client.connection())
+    server.stop()
+    assert held.answer.json[0]["successful"] is True
+
+
+def test_a_connect_beyond_the_bound_is_refused_like_a_poll(serve):
+    server = serve(Limits(max_parked=1))
+    server.park("/poll/bob")
+    client = Client(server)
+    answer = client.post(client.connection()).answer
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) > 0
+
+
+# -- what is no batch
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[", "[]", "17", '"x"', "nul", "[" * 3_000, '["\\ud800"]', "[1e999]", "\xff"]
+)
+def test_what_is_no_batch_is_a_bad_request(server, body):
+    answer = server.ask("POST", "/cometd", body.encode("latin-1"), JSON)
+    assert answer.status == 400
+    assert answer.json["type"] == "urn:cometd-lite:problem:bad-body"
+
+
+def test_a_batch_over_the_bound_of_a_body_is_too_large(serve):
+    server = serve(Limits(max_body=1_000))
+    assert server.ask("POST", "/cometd", b"[" + b" " * 1_000 + b"]", JSON).status == 413
+
+
+def test_a_batch_of_too_many_messages_is_too_large(server):
+    assert server.ask("POST", "/cometd", b"[" + b"1," * 1_000 + b"1]", JSON).status == 413
+
+
+@given(body=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_body_whatever_fails_the_server(server, body):
+    assert server.ask("POST", "/cometd", body, JSON).status in {200, 400}
+
+
+# -- callback-polling
+
+
+def asked(*messages: Any, **query: str) -> str:
+    query = {"message": orjson.dumps(messages).decode(), **query}
+    return "/cometd?" + "&".join(f"{name}={quote(value)}" for name, value in query.items())
+
+
+def test_a_script_is_answered_with_the_callback_and_nosniff(server):
+    answer = server.get(asked(HANDSHAKE, jsonp="my.call"))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.body.startswith(b"/**/my.call([{")
+    assert answer.body.endswith(b"}]);")
+
+
+@pytest.mark.parametrize("name", ["alert(1)", "a;b", "<script>", ""])
+def test_a_callback_that_is_no_name_is_refused(server, name):
+    answer = server.get(asked(HANDSHAKE, jsonp=name))
+    assert answer.status == 400
+    assert answer.json["type"] == "urn:cometd-lite:problem:bad-parameter"
+
+
+@pytest.mark.parametrize("target", ["/cometd", "/cometd/", "/cometd/connect", "/cometd?message=x"])
+def test_a_get_that_asks_for_nothing_is_a_bad_request(server, target):
+    assert server.get(target).status == 400
+
+
+SCRIPT_OF_ANOTHER_PAGE = [
+    {"Referer": "https://evil.example/page"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "https://evil.example"},
+    {"Referer": "https://evil.example/", "Sec-Fetch-Site": "cross-site"},
+]
+
+
+@pytest.mark.parametrize("headers", SCRIPT_OF_ANOTHER_PAGE)
+def test_a_script_of_a_foreign_page_gets_nothing(server, headers):
+    # A script is loaded without an Origin: any page could shake hands, and read and push everything.
+    answer = server.get(asked(HANDSHAKE), headers)
+    assert answer.status == 403
+    assert answer.json["type"] == "urn:cometd-lite:problem:forbidden-origin"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Referer": "http://localhost:8080/page"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+        {"Referer": "https://app.example/", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_a_script_of_ones_own_or_an_allowed_page_is_answered(serve, headers):
+    server = serve(origins=("https://app.example",))
+    assert server.get(asked(HANDSHAKE), headers).status == 200
+
+
+# -- who comes in
+
+
+def test_a_page_of_a_foreign_origin_gets_nothing(server):
+    answer = server.ask(
+        "POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Origin": "https://evil.example"}
+    )
+    assert answer.status == 403
+    assert b"cometd_lite_bayeux_sessions 0.0" in server.get("/metrics").body
+
+
+def test_a_page_of_an_allowed_origin_may_read_the_answer(serve):
+    server = serve(origins=("https://app.example",))
+    origin = {"Origin": "https://app.example"}
+    answer = server.ask("POST", "/cometd/handshake", orjson.dumps([HANDSHAKE]), JSON | origin)
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    preflight = server.ask("OPTIONS", "/cometd/connect", "", origin)
+    assert preflight.status == 204
+    assert "content-type" in preflight.headers["access-control-allow-headers"].lower()
+
+
+def test_another_host_is_misdirected(server):
+    assert (
+        server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Host": "evil.example"}).status
+        == 421
+    )
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_other_methods_are_told_which_there_are(server, method):
+    answer = server.ask(method, "/cometd/connect")
+    assert answer.status == 405
+    assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
+
+
+def test_bayeux_can_be_turned_off(serve):
+    server = serve(bayeux=None)
+    assert server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).status == 404
+    assert server.get(asked(HANDSHAKE)).status == 404
+    assert b"cometd_lite_bayeux_sessions 0.0" in server.get("/metrics").body
+    with pytest.raises(ValueError, match="no Bayeux"):
+        server.comet.service("/service/x", lambda _: None)
+
+
+def test_the_options_are_what_clients_are_advised(serve):
+    server = serve(bayeux=Options(timeout=12.0, interval=500, max_interval=7.0))
+    (reply,) = server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).json
+    assert reply["advice"] == {
+        "reconnect": "retry",
+        "interval": 500,
+        "timeout": 12_000,
+        "maxInterval": 7_000,
+    }
+
+
+# -- tokens
+
+SECRET = b"a secret of at least thirty-two bytes"
+
+
+@pytest.fixture
+def guarded(serve, tmp_path) -> Server:
+    """Return a server that asks for tokens."""
+    file = tmp_path / "key"
+    file.write_bytes(SECRET)
+    server: Server = serve()
+    server.comet.routes.tokens = Tokens([file], wall=server.comet.hub.wall)
+    return server
+
+
+def bearer(seconds: float = 1_000.0, **claims: Any) -> dict[str, str]:
+    token = jwt.encode({"exp": STARTED + seconds, **claims}, SECRET, "HS256")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_held_connect_ends_when_its_token_does(guarded):
+    client = Client(guarded, bearer(20.0, poll=["a"]))
+    client.subscribe("/a")
+    held = client.post(client.connection())
+    guarded.advance(20.0)
+    assert held.answer.json[0]["successful"] is True
+    (reply,) = client.say(client.connection())
+    assert reply["error"] == "401::unauthorized"
+    assert reply["advice"]["reconnect"] == "handshake"
+
+
+def test_a_session_reads_only_what_the_token_of_each_request_covers(guarded):
+    client = Client(guarded, bearer(poll=["a", "b"]))
+    client.subscribe("/a")
+    client.headers |= bearer(poll=["b"])
+    assert client.say(client.connection())[0]["error"] == "403::forbidden"
+
+
+def test_a_socket_needs_a_token_and_ends_with_it(guarded):
+    assert guarded.get("/cometd", {"Upgrade": "websocket", "Connection": "Upgrade"}).status == 401
+    socket = WebSocket(guarded, "/cometd", bearer(30.0, poll=["a"], push=["b"]))
+    client_id = hear(socket, HANDSHAKE)[0]["clientId"]
+    told = hear(
+        socket,
+        {"channel": "/meta/subscribe", "clientId": client_id, "subscription": "/a"},
+        {"channel": "/meta/subscribe", "clientId": client_id, "subscription": "/b"},
+        {"channel": "/b", "clientId": client_id, "data": 1},
+        {"channel": "/a", "clientId": client_id, "data": 1},
+    )
+    assert [reply["successful"] for reply in told] == [True, False, True, False]
+    guarded.advance(30.0)
+    assert socket.goodbye == (1008, "the token has expired")
+
+
+# -- sockets
+
+
+def hear(socket: WebSocket, *messages: Any) -> list[Any]:
+    """Say something, and return the messages that come at once."""
+    before = len(socket.texts)
+    socket.text(orjson.dumps(messages))
+    return [message for text in socket.texts[before:] for message in text]
+
+
+def test_a_socket_shakes_hands_is_told_events_and_publishes(server):
+    socket = WebSocket(server, "/cometd")
+    (reply,) = hear(socket, HANDSHAKE)
+    client_id = reply["clientId"]
+    connection = {"channel": "/meta/connect", "clientId": client_id, "connectionType": "websocket", "id": "2"}
+    assert hear(socket, connection)[0]["successful"] is True
+    hear(socket, {"channel": "/meta/subscribe", "clientId": client_id, "subscription": "/chat/*", "id": "3"})
+    assert hear(socket, {**connection, "id": "4"}) == []
+    server.push("/chat/room1", "hello")
+    assert socket.texts[-1] == [{"channel": "/chat/room1", "data": "hello"}]
+    hear(socket, {"channel": "/chat/room2", "clientId": client_id, "data": [1], "id": "5"})
+    assert server.read("/poll/chat/room2?after=oldest&wait=0") == [[1]]
+    server.advance(30.0)
+    assert socket.texts[-1] == [{"channel": "/meta/connect", "successful": True, "id": "4"}]
+
+
+def test_a_socket_of_a_foreign_origin_is_not_opened(server):
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Origin": "https://evil.example"}
+    assert server.get("/cometd", upgrade).status == 403
+
+
+def test_a_socket_is_told_when_the_server_stops(server):
+    socket = WebSocket(server, "/cometd")
+    hear(socket, HANDSHAKE)
+    server.stop()
+    assert socket.goodbye[0] == 1012
+
+
+def test_a_text_over_the_bound_closes_the_socket(serve):
+    server = serve(Limits(max_body=1_000))
+    socket = WebSocket(server, "/cometd")
+    socket.text("[" + " " * 1_000 + "]")
+    assert socket.goodbye[0] == 1009
+
+
+# -- for embedding programs
+
+
+def test_a_program_answers_services_and_delivers_to_one_session(server):
+    calls: list[Call] = []
+
+    def echo(call: Call) -> Any:
+        calls.append(call)
+        return call.data
+
+    server.comet.service("/service/*", echo)
+    client = Client(server)
+    told = client.say(client.message("/service/echo", data="hi"))
+    assert {"channel": "/service/echo", "data": "hi", "id": "9"} in told
+    held = client.post(client.connection())
+    delivered: list[bool] = []
+    server.comet.deliver(client.id, "/private", 1).addCallback(delivered.append)
+    server.driver.flush()
+    assert held.answer.json[0] == {"channel": "/private", "data": 1}
+    assert calls[0].client_id == client.id
+    assert delivered == [True]
