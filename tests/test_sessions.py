@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from helpers import EPOCH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cometd_lite.errors import ServerFull
+from cometd_lite.message import Cursor
+from cometd_lite.sessions import Session, Sessions, new_id
+
+PLACE = Cursor(EPOCH, 0)
+
+
+def add(sessions: Sessions[Session], now: float = 0.0, ttl: float = 10.0) -> Session:
+    session = Session(new_id(), ("bob",), PLACE, ttl)
+    sessions.add(session, now)
+    return session
+
+
+@pytest.fixture
+def sessions() -> Sessions[Session]:
+    return Sessions(100)
+
+
+def test_an_id_cannot_be_guessed() -> None:
+    ids = {new_id() for _ in range(1_000)}
+    assert len(ids) == 1_000
+    assert all(re.fullmatch("[0-9a-f]{40}", one) for one in ids)  # 160 bits
+
+
+def test_a_session_is_found_by_its_id_until_it_is_removed(sessions: Sessions[Session]) -> None:
+    session = add(sessions)
+    assert sessions.get(session.id, 0.0) is session
+    assert sessions.get("other", 0.0) is None
+    assert list(sessions) == [session]
+    sessions.remove(session)
+    sessions.remove(session)
+    assert sessions.get(session.id, 0.0) is None
+    assert len(sessions) == 0
+
+
+def test_a_session_that_nobody_uses_is_gone_after_its_time(sessions: Sessions[Session]) -> None:
+    session = add(sessions, now=5.0)
+    assert sessions.get(session.id, 14.9) is session
+    assert sessions.expire(14.9) == []
+    assert sessions.get(session.id, 15.0) is None  # though nobody has swept yet
+    assert sessions.expire(15.0) == [session]
+    assert sessions.expire(15.0) == []
+    assert len(sessions) == 0
+
+
+def test_a_session_lives_while_it_is_held_and_for_its_time_after(sessions: Sessions[Session]) -> None:
+    session = add(sessions)
+    sessions.hold(session)
+    sessions.hold(session)
+    assert sessions.expire(1_000.0) == []
+    sessions.release(session, 1_000.0)
+    assert sessions.expire(2_000.0) == []
+    assert sessions.get(session.id, 2_000.0) is session
+    sessions.release(session, 2_000.0)
+    assert sessions.expire(2_009.9) == []
+    assert sessions.get(session.id, 2_009.9) is session
+    assert sessions.expire(2_010.0) == [session]
+
+
+def test_a_session_that_is_touched_lives_for_its_time_from_then(sessions: Sessions[Session]) -> None:
+    session = add(sessions)
+    sessions.touch(session, 9.0)
+    assert sessions.expire(18.9) == []
+    assert sessions.expire(19.0) == [session]
+
+
+def test_a_session_that_is_held_again_and_again_takes_one_place_among_the_times(
+    sessions: Sessions[Session],
+) -> None:
+    session = add(sessions)
+    for now in range(100):
+        sessions.hold(session)
+        sessions.release(session, float(now))
+        sessions.expire(float(now))
+    assert len(sessions._expiries) == 1
+
+
+def test_no_more_are_remembered_than_may_be_and_none_is_evicted() -> None:
+    sessions: Sessions[Session] = Sessions(2)
+    first, _ = add(sessions), add(sessions)
+    with pytest.raises(ServerFull) as caught:
+        add(sessions)
+    assert caught.value.retry_after is not None
+    assert len(sessions) == 2
+    sessions.remove(first)
+    add(sessions)
+
+
+def test_sessions_that_come_and_go_leave_nothing_behind(sessions: Sessions[Session]) -> None:
+    for _ in range(10_000):
+        sessions.remove(add(sessions, ttl=86_400.0))
+    assert len(sessions._expiries) < 5_000
+    assert len(sessions) == 0
+
+
+def test_sessions_may_be_removed_while_they_are_gone_through(sessions: Sessions[Session]) -> None:
+    for _ in range(3):
+        add(sessions)
+    for session in sessions:
+        sessions.remove(session)
+    assert len(sessions) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "hold", "release", "touch", "tick"]), st.integers(0, 9))))
+def test_a_session_lives_exactly_as_long_as_a_list_would_say(done: list[tuple[str, int]]) -> None:
+    sessions: Sessions[Session] = Sessions(1_000)
+    now = 0.0
+    alive: dict[Session, list[float]] = {}  # how often each is held, and when it was used last
+    for what, number in done:
+        known = list(alive)
+        session = known[number % len(known)] if known else None
+        if what == "add":
+            alive[add(sessions, now, ttl=3.0)] = [0, now]
+        elif what == "tick":
+            now += number
+        elif session is None:
+            continue
+        elif what == "hold":
+            sessions.hold(session)
+            alive[session][0] += 1
+        elif what == "touch":
+            sessions.touch(session, now)
+            alive[session][1] = now
+        elif alive[session][0]:
+            sessions.release(session, now)
+            alive[session] = [alive[session][0] - 1, now]
+        gone = {session for session, (held, used) in alive.items() if not held and used + 3.0 <= now}
+        assert all(sessions.get(session.id, now) is None for session in gone)
+        assert set(sessions.expire(now)) == gone
+        for session in gone:
+            del alive[session]
+        assert set(sessions) == set(alive)
