@@ -97,6 +97,7 @@ class Sessions(Generic[S]):
     def expire(self, now: float) -> list[S]:
         """Forget, and return, the sessions whose time is over."""
         expired = []
+        later = []
         while self._expiries and self._expiries[0][0] <= now:
             session = self._sessions.get(heappop(self._expiries)[1])
             if session is None:
@@ -104,8 +105,10 @@ class Sessions(Generic[S]):
             if session.used or session.expires_at > now:
                 # Held, or used since: look again when it could next be over.
                 again = now + session.ttl if session.used else session.expires_at
-                heappush(self._expiries, (again, session.id))
+                later.append((again, session.id))
                 continue
             del self._sessions[session.id]
             expired.append(session)
+        for entry in later:
+            heappush(self._expiries, entry)
         return expired

@@ -84,6 +84,14 @@ def test_a_session_that_is_held_again_and_again_takes_one_place_among_the_times(
     assert len(sessions._expiries) == 1
 
 
+def test_a_session_that_is_held_for_no_time_at_all_holds_nobody_up(sessions: Sessions[Session]) -> None:
+    session = add(sessions, ttl=1e-300)
+    sessions.hold(session)
+    assert sessions.expire(1e6) == []  # it looked again at the same moment, for ever
+    sessions.release(session, 1e6)
+    assert sessions.expire(1e6) == [session]
+
+
 def test_no_more_are_remembered_than_may_be_and_none_is_evicted() -> None:
     sessions: Sessions[Session] = Sessions(2)
     first, _ = add(sessions), add(sessions)
