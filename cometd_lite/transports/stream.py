@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -39,40 +39,49 @@ class Format:
     closing: Callable[[int], bytes]
 
 
+class Beating(Protocol):
+    """Who is in ``Heartbeats``; it is hashed by what it is."""
+
+    def beat(self) -> None:
+        """Do what is due once in an interval."""
+
+
 class Heartbeats:
     """Beats for every member once in ``interval`` seconds, all of them by one timer.
 
-    Members are spread over the interval by when they joined, a second at a time.
+    Members are spread over the interval by when they joined, a second at a time. There may be ten thousand:
+    each costs its place in a set.
     """
 
     def __init__(self, clock: IReactorTime, interval: float) -> None:
         self._clock = clock
-        self._slots: list[set[Callable[[], None]]] = [set() for _ in range(max(1, int(interval)))]
+        self._slots: list[set[Beating]] = [set() for _ in range(max(1, int(interval)))]
         self._pause = interval / len(self._slots)
         self._now = 0
         self._ticked_at = 0.0
         self._members = 0
         self._call: IDelayedCall | None = None
 
-    def add(self, beat: Callable[[], None]) -> Callable[[], None]:
-        """Call ``beat`` every interval from now on, until the function that this returns is called."""
+    def add(self, member: Beating) -> int:
+        """Have it beat every interval from now on; return the number with which it is to be removed."""
         # The slot that has just passed comes round again after one whole interval.
-        slot = self._slots[self._now - 1]
-        slot.add(beat)
+        number = (self._now - 1) % len(self._slots)
+        self._slots[number].add(member)
         self._members += 1
         if self._call is None:
             self._ticked_at = self._clock.seconds()
             self._call = self._clock.callLater(self._pause, self._tick)
+        return number
 
-        def leave() -> None:
-            if beat in slot:
-                slot.discard(beat)
-                self._members -= 1
-                if not self._members and self._call is not None:
-                    self._call.cancel()
-                    self._call = None
-
-        return leave
+    def remove(self, member: Beating, number: int) -> None:
+        """Have it beat no more."""
+        slot = self._slots[number]
+        if member in slot:
+            slot.discard(member)
+            self._members -= 1
+            if not self._members and self._call is not None:
+                self._call.cancel()
+                self._call = None
 
     def seconds(self) -> float:
         """Return the time on the clock that the beats go by."""
@@ -87,9 +96,9 @@ class Heartbeats:
         for _ in range(due):
             slot = self._slots[self._now]
             self._now = (self._now + 1) % len(self._slots)
-            for beat in tuple(slot):
-                if beat in slot:
-                    beat()
+            for member in tuple(slot):
+                if member in slot:
+                    member.beat()
 
 
 @implementer(IPushProducer)
@@ -100,14 +109,17 @@ class Paced:
     reader's fault. What comes while it is behind piles up, and ends it at ``STREAM_BUFFER``.
     """
 
-    _open = False
-    """Whether anything may still be written."""
-    _paused_at: float | None = None
-    """Since when the reader is behind; None while it keeps up."""
-    _piled = 0
-    """Bytes written since then."""
-    _rest: tuple[Any, ...] = ()
-    """Bytes that wait until it has taken the pieces before them, in order."""
+    __slots__ = ("_open", "_paused_at", "_piled", "_rest")
+
+    def __init__(self) -> None:
+        self._open = False
+        """Whether anything may still be written."""
+        self._paused_at: float | None = None
+        """Since when the reader is behind; None while it keeps up."""
+        self._piled = 0
+        """Bytes written since then."""
+        self._rest: tuple[Any, ...] = ()
+        """Bytes that wait until it has taken the pieces before them, in order."""
 
     @property
     def congested(self) -> bool:
@@ -204,7 +216,10 @@ class Stream(Paced):
     is new piles up, until it takes it or is disconnected.
     """
 
+    __slots__ = ("_follower", "_form", "_heartbeats", "_hub", "_number", "_random", "_request", "_told")
+
     def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
+        super().__init__()
         self._request = request
         self._hub = hub
         self._form = form
@@ -212,6 +227,7 @@ class Stream(Paced):
         self._random = random
         self._follower: Follower | None = None
         self._told = False
+        self._number = 0
 
     def begin(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> Deferred[None]:
         """Follow the recipients from a cursor on; the Deferred fires when the server ends the stream.
@@ -222,21 +238,12 @@ class Stream(Paced):
         follower = self._follower = self._hub.follow(recipients, after, self._tell)
         ended = follower.deferred
         assert ended is not None, "who was parked just now has a Deferred"
-        metrics = self._hub.metrics
-        metrics.streams += 1
+        self._hub.metrics.streams += 1
         self._open = True
         start()
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
-        leave = self._heartbeats.add(self._beat)
-
-        def left(result: Any) -> Any:
-            self._open = False
-            metrics.streams -= 1
-            leave()
-            return result
-
-        ended.addBoth(left)
+        self._number = self._heartbeats.add(self)
         ended.addCallbacks(self._say_goodbye, self._failed)
         then(follower.go_on(), self._say_place)
         return ended
@@ -254,13 +261,20 @@ class Stream(Paced):
         if not self._told and self._follower is not None:
             self._write(self._form.place(self._follower.after))
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Show that the stream is alive, and that somebody reads it."""
         if self._has_stalled():
             self._abort()
         else:
             self._write(self._form.heartbeat)
 
+    def _leave(self) -> None:
+        self._open = False
+        self._hub.metrics.streams -= 1
+        self._heartbeats.remove(self, self._number)
+
     def _say_goodbye(self, _: None) -> None:
+        self._leave()
         self._flush()
         self._put(self._form.closing(self._retry()))
         self._request.unregisterProducer()
@@ -268,6 +282,7 @@ class Stream(Paced):
     def _failed(self, failure: Failure) -> Failure | None:
         """Let a reader come back for whom it could not be found out where it begins."""
         if failure.check(CancelledError):
+            self._leave()
             return failure
         self._hub.store_failed(failure)
         self._say_goodbye(None)

@@ -118,7 +118,9 @@ class Socket(Paced, TwistedProtocol):
     """A WebSocket connection on the server's side. Compression is not agreed to: it costs memory for each."""
 
     def __init__(self, conversation: Conversation, heartbeats: Heartbeats, most: int) -> None:
+        super().__init__()
         self._conversation = conversation
+        self._number = 0
         self._heartbeats = heartbeats
         self._most = most
         self._frames = Connection(ConnectionType.SERVER)
@@ -148,7 +150,7 @@ class Socket(Paced, TwistedProtocol):
         assert self.transport is not None
         self.transport.unregisterProducer()  # type: ignore[attr-defined]  # whoever wrote the 101 had its own
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport leaves it out
-        self._leave = self._heartbeats.add(self._beat)
+        self._number = self._heartbeats.add(self)
         self._conversation.opened(self)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
@@ -165,7 +167,7 @@ class Socket(Paced, TwistedProtocol):
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002, N802  Twisted's
         """End the conversation."""
         self._open = False
-        self._leave()
+        self._heartbeats.remove(self, self._number)
         self._conversation.lost()
 
     # -- how it is done
@@ -202,7 +204,8 @@ class Socket(Paced, TwistedProtocol):
             self._size = 0
             self._conversation.text_received(text)
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Ask whether the client lives, or end it where it does not."""
         if self._paused_at is not None and self._open:
             # Its answer to a ping would wait behind all that it has not taken yet.
             if self._has_stalled():
