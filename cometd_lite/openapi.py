@@ -513,7 +513,7 @@ class Interface:
             },
             "text/plain": text,
             "application/octet-stream": text,
-            _ANY_TYPE: text,
+            _ANY_TYPE: {},
         }
         receipt = {"recipient": "$response.body#/recipients/0", "after": "$response.body#/id"}
         links = {"poll": {"operationId": "pollRecipient", "parameters": receipt}}

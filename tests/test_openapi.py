@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 from typing import Any
 
@@ -68,7 +70,9 @@ def anonymous(path: str) -> str:
 
 
 def test_it_is_openapi_3_1_whatever_is_turned_on() -> None:
-    validate = pytest.importorskip("openapi_spec_validator").validate
+    if not os.environ.get("REQUIRE_DEV"):
+        pytest.importorskip("openapi_spec_validator", reason="'.[dev]' has it")
+    validate = importlib.import_module("openapi_spec_validator").validate
     for words in ({}, {"tokens": True}, {"console": False, "metrics": False, "bayeux": False}):
         validate(Interface(Limits(), **words).document())
 
