@@ -1,0 +1,153 @@
+"""Listeners without a server: their places, their time, and a store that waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import Outcome, SlowStore, data, now, push
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from cometd_lite.errors import ListenerGone, ServerFull, StoreDown
+from cometd_lite.hub import Hub
+from cometd_lite.limits import Limits
+from cometd_lite.listeners import Listener, Listeners
+from cometd_lite.message import NOW, OLDEST
+from cometd_lite.registry import Registry
+from cometd_lite.sessions import Session, Sessions
+from cometd_lite.stores import Record
+from cometd_lite.stores.memory import MemoryStore
+
+
+class Setting:
+    def __init__(self, clock: Clock, *, slow: bool = False, most: int = 100) -> None:
+        memory = MemoryStore(Limits())
+        self.store: Any = SlowStore(memory) if slow else memory
+        self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
+        self.listeners = Listeners(self.hub, most)
+
+
+@pytest.fixture
+def setting(clock):
+    return Setting(clock)
+
+
+def test_an_answer_that_cannot_be_written_is_sent_again(setting):
+    listener = now(setting.listeners.register(("bob",)))
+    now(setting.hub.push(push("bob")))
+    lost = setting.listeners.poll(listener, None, 0.0, 10, lambda: False)
+    assert data(now(lost)) == ["hi"]
+    assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == ["hi"]
+    assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == []
+
+
+def test_a_record_brings_a_listener_back_as_it_was(setting):
+    listener = now(setting.listeners.register(("bob", "chat/*"), 60.0))
+    now(setting.hub.push(push("bob")))
+    now(setting.listeners.poll(listener, None, 0.0, 10))
+    again = Listener.recalled(Record(listener.id, listener.record(), 1e9))
+    for name in ("id", "recipients", "place", "ttl", "answered"):
+        assert getattr(again, name) == getattr(listener, name)
+
+
+def test_of_two_polls_at_once_in_a_store_that_waits_the_newer_wins(clock):
+    setting = Setting(clock, slow=True)
+    registered = Outcome(setting.listeners.register(("bob",)))
+    setting.store.settle()
+    listener = registered.value
+    older = Outcome(setting.listeners.poll(listener, None, 20.0, 10))
+    newer = Outcome(setting.listeners.poll(listener, None, 20.0, 10))
+    assert data(older.value) == []
+    setting.store.settle()
+    Outcome(setting.hub.push(push("bob")))
+    setting.store.settle()
+    assert data(newer.value) == ["hi"]
+    assert setting.hub.registry.parked == 0
+    assert listener.used == 0
+
+
+def test_a_poll_at_which_the_store_fails_lets_the_listener_go_on(clock):
+    setting = Setting(clock, slow=True)
+    registered = Outcome(setting.listeners.register(("bob",)))
+    setting.store.settle()
+    failed = Outcome(setting.listeners.poll(registered.value, None, 0.0, 10))
+    setting.store.next("read").fail(StoreDown("The disk is gone."))
+    with pytest.raises(StoreDown):
+        _ = failed.value
+    assert registered.value.used == 0
+    assert registered.value.parked is None
+
+
+def test_now_is_a_place_that_is_found_out_once(setting):
+    listener = now(setting.listeners.register(("bob",)))
+    poll = Outcome(setting.listeners.poll(listener, NOW, 20.0, 10))
+    poll.cancel()
+    assert listener.place != NOW
+    now(setting.hub.push(push("bob")))
+    assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == ["hi"]
+
+
+def test_an_ended_listener_tells_its_parked_poll(setting, clock):
+    listener = now(setting.listeners.register(("bob",)))
+    poll = Outcome(setting.listeners.poll(listener, None, 20.0, 10))
+    setting.listeners.end(listener)
+    with pytest.raises(ListenerGone):
+        _ = poll.value
+    with pytest.raises(ListenerGone):
+        setting.listeners.get(listener.id)
+    assert clock.getDelayedCalls() == []
+
+
+def test_there_are_at_most_so_many(clock):
+    setting = Setting(clock, most=2)
+    first = now(setting.listeners.register(()))
+    now(setting.listeners.register(()))
+    with pytest.raises(ServerFull):
+        setting.listeners.register(())
+    setting.listeners.end(first)
+    now(setting.listeners.register(()))
+
+
+# -- sessions
+
+
+def test_who_registers_and_leaves_time_and_again_fills_nothing():
+    sessions: Sessions[Session] = Sessions(10)
+    for number in range(10_000):
+        session = Session(str(number), (), OLDEST, 86_400.0)
+        sessions.add(session, 0.0)
+        sessions.remove(session)
+    assert len(sessions) == 0
+    assert len(sessions._expiries) < 300
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "hold", "release", "wait"]), st.integers(0, 4))))
+def test_a_session_is_gone_when_it_was_not_used_for_its_time_and_not_before(steps):
+    sessions: Sessions[Session] = Sessions(100)
+    last: dict[str, float] = {}
+    time = 0.0
+    for step, number in steps:
+        name = str(number)
+        session = sessions.get(name, time)
+        if step == "wait":
+            time += number * 3
+            sessions.expire(time)
+        elif step == "add" and session is None:
+            sessions.add(Session(name, (), OLDEST, 10.0), time)
+            last[name] = time
+        elif step == "touch" and session is not None:
+            sessions.touch(session, time)
+            last[name] = time
+        elif step == "hold" and session is not None:
+            sessions.hold(session)
+        elif step == "release" and session is not None and session.used:
+            sessions.release(session, time)
+            last[name] = time
+        for known, at in last.items():
+            found = sessions.get(known, time)
+            if time - at < 10.0:
+                assert found is not None
+            elif found is not None:
+                assert found.used

@@ -1,0 +1,108 @@
+"""WebSockets without a server: frames, and a store that waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import Outcome, SlowStore, now, push
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, TextMessage
+
+from cometd_lite.errors import StoreDown
+from cometd_lite.hub import Hub
+from cometd_lite.limits import Limits
+from cometd_lite.message import NOW
+from cometd_lite.registry import Registry
+from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.transports.stream import Heartbeats
+from cometd_lite.transports.websocket import Socket, text_frame
+from cometd_lite.transports.ws import Talk
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
+def test_a_text_frame_is_what_a_client_reads(size):
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(text_frame(b"x" * size))
+    texts = [event for event in client.events() if isinstance(event, TextMessage)]
+    assert "".join(event.data for event in texts) == "x" * size
+    assert texts[-1].message_finished
+
+
+class Setting:
+    """A socket on a store that waits."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.store: Any = SlowStore(MemoryStore(Limits()))
+        self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
+        self.talk = Talk(self.hub, ("bob",), NOW, self.hub.push)
+        self.socket = Socket(self.talk, Heartbeats(clock, 25.0), 10_000)
+        self.transport = StringTransport()
+        self.transport.registerProducer(object(), True)  # that of the server which wrote the 101
+        self.socket.makeConnection(self.transport)
+        self.client = Connection(ConnectionType.CLIENT)
+
+    def say(self, text: str) -> None:
+        self.socket.dataReceived(self.client.send(TextMessage(text)))
+
+    def events(self) -> list[Any]:
+        self.client.receive_data(self.transport.value())
+        self.transport.clear()
+        return list(self.client.events())
+
+    def lose(self) -> None:
+        self.socket.connectionLost()
+
+
+def test_messages_that_a_slow_store_gives_are_told(clock):
+    setting = Setting(clock)
+    setting.store.settle()
+    Outcome(setting.hub.push(push("bob", body="hi")))
+    setting.store.settle()
+    assert '"data":"hi"' in setting.events()[0].data
+    setting.lose()
+    assert setting.hub.registry.parked == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_where_it_cannot_be_found_out_where_it_begins_the_socket_closes_with_1011(clock, expected_failures):
+    expected_failures.append(StoreDown)
+    setting = Setting(clock)
+    setting.store.next("read").fail(StoreDown("The disk is gone."))
+    (closed,) = setting.events()
+    assert isinstance(closed, CloseConnection)
+    assert closed.code == 1011
+    assert setting.transport.disconnecting
+    setting.lose()
+    assert setting.hub.registry.parked == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_push_is_answered_when_the_store_has_it(clock):
+    setting = Setting(clock)
+    setting.store.settle()
+    setting.say('{"push": "alice", "data": "hi", "ref": 7}')
+    assert setting.events() == []
+    setting.store.settle()
+    assert '"ref":7,"receipt"' in setting.events()[0].data
+    setting.lose()
+
+
+def test_a_push_at_which_the_store_fails_is_answered_with_a_problem(clock):
+    setting = Setting(clock)
+    setting.store.settle()
+    setting.say('{"push": "alice", "data": "hi", "ref": 7}')
+    setting.store.next("append").fail(StoreDown("The disk is gone."))
+    assert '"ref":7,"error"' in setting.events()[0].data
+    setting.lose()
+
+
+def test_a_push_whose_client_left_is_made_nevertheless(clock):
+    setting = Setting(clock)
+    setting.store.settle()
+    setting.say('{"push": "alice", "data": "hi", "ref": 7}')
+    setting.lose()
+    setting.store.settle()
+    assert now(setting.store.store.describe("alice", 0.0)).queued == 1
