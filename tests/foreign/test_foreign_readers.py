@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from program import Program, eventually
+from program import Connection, Program, eventually
 from proxy import Proxy
 
 CUTS = 100
@@ -94,3 +97,39 @@ def test_websockets_follows_through_100_resets(program: Program, websockets: lis
     assert proxy.cuts == CUTS
     assert [told.get("data") for told in reader.told] == sent
     eventually(lambda: program.waiting("socket") == 0, "nobody waits any more")
+
+
+def upgraded(program: Program) -> Connection:
+    connection = program.connect().request(
+        "GET",
+        "/ws/closing",
+        Upgrade="websocket",
+        Connection="Upgrade",
+        Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+        Sec_WebSocket_Version="13",
+    )
+    assert connection.answer().status == 101
+    return connection
+
+
+def test_a_closing_handshake_ends_the_connection_at_once(program: Program) -> None:
+    connection = upgraded(program)
+    files = program.files()
+    connection.send(b"\x88\x82\0\0\0\0" + struct.pack(">H", 1000))
+    assert connection.socket.recv(100) == b"\x88\x02" + struct.pack(">H", 1000)
+    assert connection.socket.recv(100) == b""
+    connection.close()
+    eventually(lambda: program.files() < files, "the connection's end")
+    assert program.waiting("closing") == 0
+
+
+def test_a_program_that_stops_closes_its_sockets_with_1012(tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    connection = upgraded(program)
+    eventually(lambda: program.waiting("closing") == 1, "its reader")
+    program.process.send_signal(signal.SIGTERM)
+    said = b""
+    while data := connection.socket.recv(100):
+        said += data
+    assert said[2:4] == struct.pack(">H", 1012)
+    assert program.stop() == 0
