@@ -18,6 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".venv" / "bin" / "python"
+NODE = 20
 PATIENCE = 20.0
 """Seconds until what should come is given up: clients wait, back off and try again."""
 
@@ -199,6 +200,11 @@ def install() -> str | None:
             return f"{' and '.join(missing)} missing: apt-get install nodejs npm"
         _run("apt-get", "update", "-qq")
         _run("apt-get", "install", "-qq", "--no-install-recommends", "nodejs", "npm")
+    version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout
+    if int(version.removeprefix("v").partition(".")[0]) < NODE:
+        sentence = f"Node {NODE} or later is needed by CometD's client; this is {version.strip()}"
+        assert not in_ci, sentence
+        return sentence
     if not _is_newer(HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"):
         _run("npm", "ci", "--silent", "--no-audit", "--no-fund")
     installed = HERE / ".venv" / "installed"

@@ -229,19 +229,20 @@ def test_a_hundred_cuts_between_answer_and_next_connect_lose_and_double_nothing(
     client.do("open")
     client.do("subscribe", "/a")
     eventually(lambda: program.waiting("a") == 1, "its connect")
-    heard: list[Any] = []
-    for number in range(100):
-        wire.spoil = partial(_cut_at, b'"/a","data":"%d"' % number, [], arrives)
-        program.push("/a", str(number))
-        if number % 3 == 0:
-            continue
-        heard += client.hears(number + 1 - len(heard))
+    heard: list[tuple[str, Any]] = []
+    sent = 0
+    while wire.cuts < 100:
+        # Every third event is followed by another one before its answer was cut.
+        wire.spoil = partial(_cut_at, b'"/a","data":"%d"' % sent, [], arrives)
+        program.push("/a", str(sent))
+        sent += 1
+        if sent % 3:
+            heard += client.hears(sent - len(heard))
     wire.spoil = None
-    heard += client.hears(100 - len(heard))
-    assert [data for _, data in heard] == [str(number) for number in range(100)]
+    heard += client.hears(sent - len(heard))
+    assert [data for _, data in heard] == [str(number) for number in range(sent)]
     program.push("/a", "end")
     assert client.hears(1) == [("/a", "end")]
-    assert wire.cuts >= 60
     assert _sessions(program) == 1
 
 
