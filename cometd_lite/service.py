@@ -172,7 +172,7 @@ no pid file."""
             one_of("full", "normal"),
         ),
         _parameter("drain", "10", "Time in which clients are let go of when the server stops.", span),
-        ("audience", None, None, "Whom tokens must be meant for, where they say so (their aud)."),
+        ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 
     def __init__(self) -> None:
