@@ -361,7 +361,10 @@ def _parameters(limits: Limits) -> Document:
             "listener", "A listener's id, in the place of recipients and cursor.", _text(pattern=_LISTENER)
         ),
         "key": _field(
-            "Sec-WebSocket-Key", "RFC 6455 §4.1.", _text(minLength=24, maxLength=24), required=True
+            "Sec-WebSocket-Key",
+            "RFC 6455 §4.1.",
+            _text("16 bytes in base64.", pattern="^[A-Za-z0-9+/]{22}==$"),
+            required=True,
         ),
         "version": _field("Sec-WebSocket-Version", "RFC 6455 §4.1.", _text(enum=["13"]), required=True),
         "jsonp": _query(
@@ -734,6 +737,7 @@ def _looked(operation: Document) -> Document:
     """Return HEAD for a GET: the same, without a body, and without waiting, taking or acknowledging."""
     made = {name: value for name, value in operation.items() if name != "operationId"}
     made["summary"] = f"{operation['summary']}: the head alone, at once"
+    made["responses"] = {status: told for status, told in made["responses"].items() if status != "101"}
     return made
 
 
