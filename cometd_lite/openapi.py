@@ -363,7 +363,7 @@ def _parameters(limits: Limits) -> Document:
         "key": _field(
             "Sec-WebSocket-Key",
             "RFC 6455 §4.1.",
-            _text("16 bytes in base64.", pattern="^[A-Za-z0-9+/]{22}==$"),
+            _text("16 bytes in base64.", pattern="^[A-Za-z0-9+/]{21}[AQgw]==$"),
             required=True,
         ),
         "version": _field("Sec-WebSocket-Version", "RFC 6455 §4.1.", _text(enum=["13"]), required=True),
