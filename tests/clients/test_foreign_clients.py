@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +264,23 @@ def _cut_at(mark: bytes, done: list[bool], arrives: bool, data: bytes) -> tuple[
         return True, False
     done.append(True)
     return arrives, True
+
+
+@every_client
+def test_a_store_that_waits_for_its_disk_serves_it_too(
+    run: Callable[..., Program], foreign: Make, tmp_path: Path, kind: str, transport: str
+) -> None:
+    program = run("--store", f"sqlite:{tmp_path / 'messages'}", "--bayeux-timeout", "2")
+    client = foreign(kind, program.port, transport, *(["ack"] if kind == "cometd" else []))
+    client.do("open")
+    client.do("subscribe", "/a/*")
+    for number in range(5):
+        program.push("/a/http", str(number))
+        client.do("publish", "/a/bayeux", number)
+    heard = client.hears(10)
+    assert sorted(data for channel, data in heard if channel == "/a/http") == list("01234")
+    assert sorted(data for channel, data in heard if channel == "/a/bayeux") == list(range(5))
+    client.do("close")
 
 
 @pytest.mark.parametrize("transport", ["long-polling", "websocket"])
