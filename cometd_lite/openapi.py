@@ -300,7 +300,9 @@ def _parameters(limits: Limits) -> Document:
             "recipient", "A name or a pattern; a `/` in it may stay as it is.", _schema("Readable")
         ),
         "id": _path("id", "A listener's id.", _text(pattern=_LISTENER)),
-        "kind": _path("kind", "What a client puts behind the path: its kind of message.", _text(minLength=1)),
+        "kind": _path(
+            "kind", "What a client puts behind the path: its kind of message.", _text(pattern=f"^{_ANY}+$")
+        ),
         "to-rcpt": _query("rcpt", rcpt, _schema("Names")),
         "of-rcpt": _query("rcpt", rcpt, _schema("Readables")),
         "some-rcpt": _query("rcpt", "Given once for each of them.", _schema("Readables"), required=True),
