@@ -56,11 +56,11 @@ POLL_BYTES = 1024 * 1024
 ANSWERS_BYTES = 8 * 1024 * 1024
 """Answers remembered until the next change: a fan-out's thousand readers all ask the same."""
 
-MESSAGE_OVERHEAD = 700
-"""What a message costs in memory besides its body: objects and table entries (measured in tests)."""
+MESSAGE_OVERHEAD = 600
+"""What a message costs in memory besides its body and its JSON: objects and table entries, 580 measured."""
 
-MAILBOX_OVERHEAD = 600
-"""What a mailbox costs in memory besides its messages."""
+MAILBOX_OVERHEAD = 500
+"""What a mailbox costs in memory besides its messages, 490 measured; ``tests/test_limits.py`` does both."""
 
 ONLINE_SECONDS = 45.0
 """A reader that polled this recently is online: longer than a wait and a reconnect together."""
@@ -197,7 +197,7 @@ class Limits:
     """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes."""
 
     max_recipients: int = 100_000
-    """Mailboxes that exist at once: 60 MB of overhead."""
+    """Mailboxes that exist at once: 50 MB of overhead."""
 
     max_sessions: int = 50_000
     """Listeners and Bayeux clients remembered at once: 50 MB."""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cometd_lite import limits
+from cometd_lite.limits import Limits
+
+
+def described(body: list[ast.stmt]) -> dict[str, str]:
+    """Return every name that is given a value, with the text below it."""
+    found = {}
+    for statement, below in zip(body, [*body[1:], None], strict=True):
+        targets = (
+            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        )
+        for target in targets:
+            if isinstance(target, ast.Name):
+                value = below.value if isinstance(below, ast.Expr) else None
+                found[target.id] = str(value.value) if isinstance(value, ast.Constant) else ""
+    return found
+
+
+def test_every_bound_has_its_reason_beside_it() -> None:
+    module = ast.parse(inspect.getsource(limits))
+    constants = described(module.body)
+    assert len(constants) > 20
+    for name, reason in constants.items():
+        assert len(reason.split()) >= 5, name
+    (options,) = [one for one in module.body if isinstance(one, ast.ClassDef)]
+    given = described(options.body)
+    assert set(given) == {field.name for field in fields(Limits)}
+    for name, reason in given.items():
+        assert len(reason.split()) >= 5, name
+
+
+def test_bounds_are_positive_and_do_not_change() -> None:
+    for field in fields(Limits):
+        assert getattr(Limits(), field.name) > 0
+        with pytest.raises(FrozenInstanceError):
+            setattr(Limits(), field.name, 1)
+
+
+def test_bounds_stand_in_the_relations_that_the_contract_gives_them() -> None:
+    default = Limits()
+    assert limits.WAIT_SECONDS == 25
+    assert default.max_wait == 120
+    assert (default.capacity, default.capacity_bytes, default.max_body) == (1_000, 1024**2, 64 * 1024)
+    assert (limits.POLL_MESSAGES, limits.POLL_MESSAGES_MOST, limits.POLL_BYTES) == (100, 1_000, 1024**2)
+    assert (limits.RECIPIENT_BYTES, limits.EVENT_BYTES, limits.IDEMPOTENCY_KEY_BYTES) == (256, 64, 255)
+    # Atmosphere/atmosphere#1000, dunglas/mercure#53 (row 19): proxies end what is quiet for 30 s.
+    assert limits.WAIT_SECONDS < 30
+    assert limits.HEARTBEAT_SECONDS <= 25
+    # slact/nchan#154 (row 15): a reader is online over a wait and a reconnect.
+    assert limits.ONLINE_SECONDS > limits.WAIT_SECONDS
+    # matrix-org/synapse#1723 (row 28): fewer parked than a process may have files.
+    assert default.max_parked < 20_000
+    assert default.max_body < default.capacity_bytes < default.max_memory
+    # Cursors fit into 64 bits, in databases and in JSON.
+    assert 10**limits.CURSOR_DIGITS < 2**63
+
+
+MEASURE = """
+import gc, json, sys
+from cometd_lite.limits import Limits
+from cometd_lite.message import Content, Push
+from cometd_lite.stores.memory import MemoryStore
+
+mailboxes, each, size = map(int, sys.argv[1:])
+store = MemoryStore(Limits(capacity=10**9, capacity_bytes=10**12, max_recipients=10**9, max_memory=10**12))
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+def push(name, number):
+    # As a request brings them: none of the strings is shared.
+    content = Content.parse(b"%0*d" % (size, number), bytes(b"text/plain; charset=utf-8").decode())
+    store.append(Push((name,), (content,)), number / 1e6, 1.7e9 + number)
+
+for number in range(1_000):
+    push("warm", number)
+before, counted = resident(), store.memory
+for mailbox in range(mailboxes):
+    name = f"recipient{mailbox:07}"
+    for number in range(each):
+        push(name, number)
+    store.take((name,), 1, 1.0)
+print(json.dumps([resident() - before, store.memory - counted]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@pytest.mark.parametrize(("mailboxes", "each", "size"), [(1, 60_000, 10), (60_000, 1, 10), (40, 500, 2_000)])
+def test_what_is_counted_is_what_it_takes(mailboxes: int, each: int, size: int) -> None:
+    # wandenberg/nginx-push-stream-module#33, #65 (row 13): memory ran out below the bound.
+    words = [sys.executable, "-c", MEASURE, *map(str, (mailboxes, each, size))]
+    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
+    taken, counted = json.loads(measured.stdout)
+    assert 0.8 * counted < taken < 1.1 * counted  # the allocator rounds large bodies up
