@@ -36,8 +36,7 @@ from .bayeux import Options as BayeuxOptions
 from .comet import Comet
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .serving import Bounds, HTTPFactory
-from .stores import StoreUnusable
-from .stores.sqlite import SQLiteStore
+from .stores import Store, StoreUnusable
 
 reactor: Any = _reactor
 _LOOK_SECONDS = 0.05
@@ -261,12 +260,15 @@ no pid file."""
         return BayeuxOptions(self["bayeux-timeout"], self["bayeux-interval"], self["bayeux-max-interval"])
 
     @property
-    def store(self) -> SQLiteStore | None:
+    def store(self) -> Store | None:
         """The store that was asked for, not opened; None for memory."""
         _, _, path = self["store"].partition(":")
         if not path:
             return None
-        return SQLiteStore(path, self.limits, overflow=self["overflow"], sync=self["sync"])
+        from .stores.sqlite import SQLiteStore  # noqa: PLC0415  some Pythons are built without sqlite3
+
+        file = Path(path).expanduser()
+        return SQLiteStore(file, self.limits, overflow=self["overflow"], sync=self["sync"])
 
     @property
     def limits(self) -> Limits:

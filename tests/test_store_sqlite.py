@@ -26,11 +26,12 @@ from twisted.python.failure import Failure
 from cometd_lite.comet import Comet
 from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
 from cometd_lite.hub import Hub
-from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
+from cometd_lite.limits import IDEMPOTENCY_SECONDS, MAILBOX_OVERHEAD, STORE_STALLED_SECONDS, Limits
 from cometd_lite.listeners import Listeners
 from cometd_lite.message import NOW, OLDEST, Content, Cursor
 from cometd_lite.recipient import matches
 from cometd_lite.registry import Registry
+from cometd_lite.service import Options
 from cometd_lite.stores import StoreUnusable, Usage, journal
 from cometd_lite.stores.journal import SCHEMA
 from cometd_lite.stores.memory import cost
@@ -1210,6 +1211,26 @@ def test_a_comet_brings_back_what_it_kept(place):
     assert clock.getDelayedCalls() == []
 
 
+def test_the_command_makes_the_store_that_it_is_asked_for(place):
+    options = Options()
+    options.parseOptions(["--store", f"sqlite:{place.path}", "--sync", "normal", "--capacity", "7"])
+    store = options.store
+    assert isinstance(store, SQLiteStore)
+    store.open(place.now)
+    place.stores.append(store)
+    assert (store._journal.path, store._journal._sync, store._kept.limits.capacity) == (
+        place.path,
+        "normal",
+        7,
+    )
+
+
+def test_the_command_keeps_messages_in_memory_unless_it_is_asked_otherwise():
+    options = Options()
+    options.parseOptions([])
+    assert options.store is None
+
+
 # -- any order of events
 
 
@@ -1312,7 +1333,7 @@ class Crashes(RuleBasedStateMachine):
         old, worker = self.store, self.worker
         self.open(self.place.crash)
         worker.works.clear()
-        old._journal._disconnect()
+        old._journal.disconnect()
 
     @rule(away=strategies.sampled_from([0, 30]))
     def restart(self, away: int) -> None:
@@ -1328,7 +1349,7 @@ class Crashes(RuleBasedStateMachine):
             usage = self.store.usage()
             kept = self.store._kept
             assert not kept._coming
-            assert usage.memory == sum(map(cost, kept._log.values())) + 600 * usage.mailboxes
+            assert usage.memory == sum(map(cost, kept._log.values())) + MAILBOX_OVERHEAD * usage.mailboxes
 
 
 TestCrashes = Crashes.TestCase

@@ -154,10 +154,10 @@ class Journal:
         except OSError as error:
             raise StoreUnusable(f"The store {self.path} cannot be opened: {error.strerror}.") from error
         except (sqlite3.Error, ValueError) as error:
-            self._disconnect()
+            self.disconnect()
             raise self.unusable(error) from error
         except StoreUnusable:
-            self._disconnect()
+            self.disconnect()
             raise
 
     def unusable(self, error: Exception) -> StoreUnusable:
@@ -181,7 +181,14 @@ class Journal:
             self._commit(changes, "UPDATE log SET clean = 1")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
-            self._disconnect()
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """Let go of the file as it is."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
 
     def _open(self) -> Kept:
         if not self.path.exists():
@@ -315,12 +322,6 @@ class Journal:
     def _connected(self) -> sqlite3.Connection:
         assert self._connection is not None, "the journal is open"
         return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
 
 
 def _row(message: Message, offset: float) -> KeptMessage:

@@ -12,6 +12,7 @@ may not have happened: then a message is there again. The file is always what me
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import time
 from collections import deque
@@ -412,10 +413,16 @@ class SQLiteStore:
         journal = Journal(self._path, self._sync, new_epoch())
         kept = journal.open()
         self._offset = self._wall() - now
+        collects = gc.isenabled()
+        gc.disable()  # hundreds of thousands of messages are made, none of them garbage
         try:
             self._kept.restore(kept, self._offset, now)
         except (sqlite3.Error, ValueError) as error:
+            journal.disconnect()
             raise journal.unusable(error) from error
+        finally:
+            if collects:
+                gc.enable()
         for record in kept.records:
             expires_at = inf if record.expires_at is None else record.expires_at - self._offset
             if expires_at > now:
