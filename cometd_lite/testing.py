@@ -34,10 +34,15 @@ from .client import Client, Treq, WholeBody
 from .client.remote import Token
 from .comet import Comet
 
+__all__ = ["STARTED_AT", "MemoryServer", "Outcome"]
+
 T = TypeVar("T")
 
 STARTED_AT = 1_795_169_758.123
 """2026-11-20T10:15:58.123Z, when every ``MemoryServer`` begins."""
+
+_BEGINNING = 1_000.0
+"""What the clock shows at first: not 0, because no clock does."""
 
 _CLIENT = IPv4Address("TCP", "127.0.0.1", 31337)
 _SERVER = IPv4Address("TCP", "127.0.0.1", 8080)
@@ -88,7 +93,7 @@ class MemoryServer:
         **options: Any,
     ) -> None:
         self.clock = Clock()
-        self.clock.advance(1_000)
+        self.clock.advance(_BEGINNING)
         self._resource = resource or Comet.resource
         self._options = options
         self._network = _Network()
@@ -109,6 +114,10 @@ class MemoryServer:
     def parked(self) -> int:
         """How many readers are held at this moment."""
         return self.comet.hub.registry.parked
+
+    def wall(self) -> float:
+        """Return the date on the server's wall, in seconds since 1970: messages and tokens go by it."""
+        return STARTED_AT + self.clock.seconds() - _BEGINNING
 
     def run(self, work: Awaitable[T]) -> Outcome[T]:
         """Start a coroutine or Deferred, and return what became of it without time passing."""
@@ -145,17 +154,19 @@ class MemoryServer:
     def stop(self) -> None:
         """Stop the server as its process does: who is parked is answered, and new connections are refused."""
         self._network.site = None
-        self.comet.stop()
-        self.flush()
+        self._went_well(self.comet.stop())
 
     def start(self) -> None:
-        """Start a new server, with a memory of its own."""
-        clock = self.clock
-        self._comets.append(
-            Comet(clock=clock, wall=lambda: STARTED_AT + clock.seconds() - 1_000, **self._options)
-        )
-        self._network.site = Site(self._resource(self.comet), reactor=clock)
-        self.comet.start()
+        """Start a new server: with a memory of its own, or with the ``store`` among the options."""
+        self._comets.append(Comet(clock=self.clock, wall=self.wall, **self._options))
+        self._network.site = Site(self._resource(self.comet), reactor=self.clock)
+        self._went_well(self.comet.start())
+
+    def _went_well(self, work: Deferred[None] | None) -> None:
+        """Raise what opening or closing a store has failed with; one that takes its time is let."""
+        if work is not None:
+            outcome = self.run(work)
+            assert outcome.waits or outcome.value is None
 
     def close(self) -> None:
         """End everything, and assert that nothing is left: no reader, and nothing that waits for time."""

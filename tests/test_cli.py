@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
@@ -762,6 +763,26 @@ def test_completion_knows_every_command_and_every_option(
     for name in ("push", "follow", "listen"):
         for option in completion.options(name):
             assert option.long.removeprefix("--") in script
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_the_shell_itself_reads_its_script(name: str, tmp_path: Path) -> None:
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    script = tmp_path / "script"
+    script.write_text(completion.script(name))
+    done = subprocess.run([program, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("name", ["zsh", "fish"])
+def test_quotes_in_what_is_said_of_a_command_are_no_quotes_of_the_shell(name: str) -> None:
+    script = completion.script(name)
+    assert "recipient" in script
+    for line in script.splitlines():
+        bare = line.replace("'\\''", "").replace("\\'", "")
+        assert line.startswith("#") or bare.count("'") % 2 == 0, line
 
 
 def complete(*words: str, extra: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import jwt
 import orjson
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from twisted.web.server import NOT_DONE_YET
 
 import cometd_lite
 from cometd_lite import errors
+from cometd_lite.auth import Tokens
 from cometd_lite.client import (
     Answer,
     Client,
@@ -42,6 +44,7 @@ from cometd_lite.errors import (
     BadRecipient,
     BodyTooLarge,
     CometError,
+    Forbidden,
     KeyReused,
     ListenerGone,
     MailboxFull,
@@ -55,7 +58,7 @@ from cometd_lite.errors import (
 from cometd_lite.limits import Limits
 from cometd_lite.message import Content, Cursor, Message
 from cometd_lite.recipient import recipient
-from cometd_lite.testing import MemoryServer, Outcome
+from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 
 
 @pytest.fixture
@@ -663,6 +666,65 @@ def test_a_token_may_be_on_its_way(server: MemoryServer, between: Between) -> No
     server.flush()
     assert pushing.value.ids
     assert between.sent[0][2]["Authorization"] == "Bearer late"
+
+
+SECRET = "a secret of thirty-two bytes or so"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[MemoryServer]:
+    """Return a server that wants tokens; its client's are good for a minute each, on the server's clock."""
+    (tmp_path / "key").write_text(SECRET)
+    made: list[MemoryServer] = []
+
+    def wall() -> float:
+        return made[0].wall() if made else STARTED_AT
+
+    def token() -> str:
+        claims = {"exp": wall() + 60, "push": ["bob"], "poll": ["bob", "alice"], "manage": []}
+        return jwt.encode(claims, SECRET, "HS256")
+
+    made.append(MemoryServer(token=token, tokens=Tokens([tmp_path / "key"], wall=wall)))
+    yield made[0]
+    made[0].close()
+
+
+def test_a_token_opens_what_it_covers_and_nothing_else(guarded: MemoryServer) -> None:
+    guarded.result(guarded.client.push("bob", "hi"))
+    with pytest.raises(Forbidden, match="does not cover 'alice'"):
+        guarded.result(guarded.client.push("alice", "hi"))
+    stranger = Client(treq=guarded.treq, clock=guarded.clock)
+    with pytest.raises(Unauthorized):
+        guarded.result(stranger.poll("bob", "oldest"))
+    forger = Client(treq=guarded.treq, clock=guarded.clock, token=jwt.encode({}, SECRET + "!", "HS256"))
+    with pytest.raises(Unauthorized):
+        guarded.result(forger.poll("bob", "oldest"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_following_outlives_its_tokens_where_a_function_gives_new_ones(
+    guarded: MemoryServer, stream: bool
+) -> None:
+    reading = Reading(guarded, stream=stream)
+    for number in range(10):
+        guarded.result(guarded.client.push("bob", number))
+        guarded.advance(25)
+    assert reading.data == list(range(10))
+    assert reading.gaps == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_following_ends_with_the_one_token_that_it_has(guarded: MemoryServer, stream: bool) -> None:
+    claims = {"exp": guarded.wall() + 60, "poll": ["bob"]}
+    guarded.client = Client(
+        treq=guarded.treq, clock=guarded.clock, token=jwt.encode(claims, SECRET, "HS256"), random=Random(1)
+    )
+    reading = Reading(guarded, stream=stream)
+    guarded.advance(59)
+    assert reading.outcome.waits
+    guarded.advance(60)
+    with pytest.raises(Unauthorized):
+        _ = reading.outcome.value
 
 
 # -- follow

@@ -11,6 +11,7 @@ from cometd_lite.client import NoAnswer
 from cometd_lite.comet import Comet
 from cometd_lite.errors import BadRecipient
 from cometd_lite.limits import Limits
+from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.testing import STARTED_AT, MemoryServer
 
 
@@ -118,6 +119,18 @@ def test_a_server_that_was_started_again_has_another_memory() -> None:
     batch = server.result(server.client.poll("bob", cursor))
     assert batch.gap
     assert batch.messages == ()
+    server.close()
+
+
+def test_a_server_that_was_started_again_with_a_store_has_what_was_in_it() -> None:
+    server = MemoryServer(store=MemoryStore(Limits()))
+    cursor = server.result(server.client.push("bob", "one")).id
+    server.stop()
+    server.start()
+    server.result(server.client.push("bob", "two"))
+    batch = server.result(server.client.poll("bob", cursor))
+    assert not batch.gap
+    assert [message.data for message in batch.messages] == ["two"]
     server.close()
 
 

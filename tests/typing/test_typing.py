@@ -1,0 +1,84 @@
+"""The public names are typed, documented, and all used by a program that mypy reads strictly."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("api.py")
+MODULES = ("cometd_lite", "cometd_lite.client", "cometd_lite.testing")
+
+
+def names(module: str) -> list[str]:
+    found = importlib.import_module(module)
+    listed = getattr(found, "__all__", None)
+    if listed is None:
+        listed = [
+            name
+            for name, thing in vars(found).items()
+            if not name.startswith("_") and getattr(thing, "__module__", None) == module
+        ]
+    return list(listed)
+
+
+def test_the_program_is_clean_under_strict_mypy(tmp_path: Path) -> None:
+    pytest.importorskip("mypy_zope")  # without it Twisted's own interfaces say nothing to mypy
+    settings = tmp_path / "mypy.ini"
+    settings.write_text("[mypy]\nstrict = True\nplugins = mypy_zope:plugin\n")
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "mypy",
+                "--strict",
+                f"--config-file={settings}",
+                "--follow-imports=silent",
+            ),
+            *("--namespace-packages", "--explicit-package-bases", str(PROGRAM)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("Success"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_program_uses_every_public_name(module: str) -> None:
+    tree = ast.parse(PROGRAM.read_text())
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    unused = set(names(module)) - used - {"STARTED_AT"}
+    assert unused == set()
+
+
+@pytest.mark.parametrize("module", [*MODULES, "cometd_lite.errors"])
+def test_every_public_name_has_a_docstring_and_so_has_what_it_does(module: str) -> None:
+    missing = []
+    for name in names(module):
+        thing = getattr(importlib.import_module(module), name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        if not inspect.getdoc(thing):
+            missing.append(name)
+        if inspect.isclass(thing):
+            missing += [
+                f"{name}.{word}"
+                for word, part in vars(thing).items()
+                if not word.startswith("_")
+                and (inspect.isfunction(part) or isinstance(part, (property, classmethod, staticmethod)))
+                and not inspect.getdoc(part)
+            ]
+    assert missing == []
+
+
+def test_the_package_tells_type_checkers_that_it_is_typed() -> None:
+    assert (ROOT / "cometd_lite" / "py.typed").exists()
