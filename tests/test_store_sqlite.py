@@ -1340,8 +1340,27 @@ class Crashes(RuleBasedStateMachine):
         closed = Outcome(self.store.close())
         self.worker.settle()
         closed.value  # noqa: B018  it raises where it is not closed
+        self.store._kept.expire(self.place.now)
+        before = self.standing()
         self.place.elapse_away(away)
         self.open(self.place.open)
+        if not away:
+            boxes, gaps = self.standing()
+            assert boxes == before[0]
+            # Of losses that were forgotten some may be told to one reader more.
+            forgotten = self.store._kept._lost.floor
+            assert all(gaps[key] == gap or key[1] < forgotten for key, gap in before[1].items())
+
+    def standing(self) -> tuple[dict[str, Any], dict[Any, bool]]:
+        """Return what each mailbox holds and has given, and who would be told a gap."""
+        kept = self.store._kept
+        boxes = {
+            name: (numbers(box.messages), box.missed, box.taken, box.given_back)
+            for name, box in kept._mailboxes.items()
+        }
+        names = ["a", "b", "c/d", "c/*", "*", "**"]
+        gaps = {(name, at): kept._gap((name,), at) for name in names for at in range(kept.sequence + 1)}
+        return boxes, gaps
 
     @invariant()
     def counts_nothing_twice(self) -> None:
