@@ -62,9 +62,6 @@ REPLACED = "409::connect_replaced"
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
 
-_PLAIN_CONNECT = frozenset({"channel", "clientId", "connectionType", "ext", "id"})
-_PLAIN_PUBLICATION = frozenset({"channel", "clientId", "data", "id"})
-
 # CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
 _CHANNEL = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)+")
 _PATTERN = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)*/\*\*?")
@@ -410,13 +407,11 @@ class Bayeux:
 
     # -- the beaten path
 
-    def plain_connect(self, message: Any, now: float) -> Connect | None:
+    def plain_connect(self, message: _Reply, now: float) -> Connect | None:
         """Return a connect that is to be held, where the message is one as nearly all are and nothing is new.
 
         Where it returns None, ``converse`` is to be asked. What that would do takes several times as long.
         """
-        if message.__class__ is not dict or not message.keys() <= _PLAIN_CONNECT:
-            return None
         session = self._plain_session(message, now)
         if (
             session is None
@@ -427,23 +422,22 @@ class Bayeux:
             return None
         if session.ack:
             ext = message.get("ext")
-            if ext.__class__ is not dict or ext.keys() != {"ack"}:
+            if ext.__class__ is not dict or len(ext) != 1 or "ack" not in ext or len(message) != 5:
                 return None
             _confirm(session, ext["ack"])
-        elif "ext" in message:
-            return None
+        elif len(message) != 4:
+            return None  # there is more in it than was looked at
         return Connect(session, {"channel": CONNECT, "successful": True, "id": message["id"]}, now)
 
-    def plain_publication(self, message: Any, now: float) -> tuple[BayeuxSession, Push, _Reply] | None:
+    def plain_publication(
+        self, message: _Reply, channel: str, now: float
+    ) -> tuple[BayeuxSession, Push, _Reply] | None:
         """Return the sender, the push and the reply of a message like nearly all that are published.
 
         Where it returns None, ``converse`` is to be asked.
         """
-        if message.__class__ is not dict or not message.keys() <= _PLAIN_PUBLICATION or "data" not in message:
-            return None
         session = self._plain_session(message, now)
-        channel = message.get("channel")
-        if session is None or channel.__class__ is not str:
+        if session is None or len(message) != 4 or "data" not in message:
             return None
         name = _plain_name(channel)
         if name is None:
@@ -785,23 +779,36 @@ def _events(messages: Iterable[Message]) -> bytes:
     return b"".join([event(message) for message in messages])
 
 
-@lru_cache(maxsize=BAYEUX_EVENTS_RENDERED)
+_rendered: dict[int, tuple[Message, bytes]] = {}
+"""Events by the messages' numbers: a fan-out to readers of different patterns is busy with the same few."""
+
+
 def event(message: Message) -> bytes:
     """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
 
     JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
     has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
     """
+    known = _rendered.get(message.sequence)
+    if known is not None and known[0] is message:
+        return known[1]
+    if len(_rendered) >= BAYEUX_EVENTS_RENDERED:
+        _rendered.clear()
+    made = _event(message)
+    _rendered[message.sequence] = (message, made)
+    return made
+
+
+def _event(message: Message) -> bytes:
     name = message.recipient
     content = message.content
     if name.startswith("$"):
         return content.body + b"," if name.startswith(PRIVATE) else b""
     channel = _quoted_channel(name)
+    data = content.data()
     if content.form == "octets":
-        data = b'{"data_base64":%b,"type":%b}' % (content.data(), orjson.dumps(content.type))
-    else:
-        data = content.data()
-    if content.type == BINARY_TYPE:
+        data = b'{"data_base64":%b,"type":%b}' % (data, orjson.dumps(content.type))
+    elif content.type == BINARY_TYPE:
         data += b',"ext":{"binary":{}}'
     return channel and b'{"channel":%b,"data":%b},' % (channel, data)
 

@@ -913,23 +913,25 @@ def test_a_plain_message_is_answered_as_the_conversation_would(
         world.say(connect(client_id, ext={"ack": 0}))
     if message.get("clientId") == "ME":
         message = {**message, "clientId": client_id}
-    plain = world.bayeux.plain_connect(message, world.now)
-    if plain is not None:
-        exchange = world.exchange(message)
-        assert exchange.wait == world.bayeux.options.timeout
-        assert {**exchange.replies[0], "ext": None} == {**plain.reply, "ext": None}
-    publication = world.bayeux.plain_publication(message, world.now)
-    if publication is not None:
-        session, push, reply = publication
-        assert world.say(message) == [reply]
-        assert world.effects == [Give(push)]
-        assert session.id == client_id
+    if message["channel"] == "/meta/connect":
+        plain = world.bayeux.plain_connect(message, world.now)
+        if plain is not None:
+            exchange = world.exchange(message)
+            assert exchange.wait == world.bayeux.options.timeout
+            assert {**exchange.replies[0], "ext": None} == {**plain.reply, "ext": None}
+    elif isinstance(message["channel"], str):
+        publication = world.bayeux.plain_publication(message, message["channel"], world.now)
+        if publication is not None:
+            session, push, reply = publication
+            assert world.say(message) == [reply]
+            assert world.effects == [Give(push)]
+            assert session.id == client_id
 
 
 def test_most_messages_take_the_beaten_path(world: World) -> None:
     client_id = world.connected()
     assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is not None
-    assert world.bayeux.plain_publication(publish(client_id, "/a", id="1"), world.now) is not None
+    assert world.bayeux.plain_publication(publish(client_id, "/a", id="1"), "/a", world.now) is not None
     world.session(client_id).reader = object()
     assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is None
 

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..bayeux import (
+    CONNECT,
     PRIVATE,
     Ask,
     Bayeux,
@@ -53,7 +54,7 @@ from ..limits import (
     POLL_MESSAGES_MOST,
     Limits,
 )
-from ..message import NOW, Batch
+from ..message import NOW, Batch, Push
 from ..recipient import readable
 from ..registry import Woken
 from . import Answer
@@ -148,7 +149,7 @@ class BayeuxTransport:
         """
         value = _posted(body, request.getHeader(b"content-type"))
         message = value[0] if value.__class__ is list and len(value) == 1 else value
-        if rights is None:
+        if rights is None and message.__class__ is dict:
             plain = self._plainly(message, gone)
             if plain is not None:
                 return plain
@@ -193,16 +194,22 @@ class BayeuxTransport:
 
     # -- a request
 
-    def _plainly(self, message: Any, gone: Callable[[], bool]) -> Maybe[Answer] | None:
+    def _plainly(self, message: dict[str, Any], gone: Callable[[], bool]) -> Maybe[Answer] | None:
         """Answer a single message that is as nearly all are; None for any other."""
         now = self.hub.clock.seconds()
-        connect = self.bayeux.plain_connect(message, now)
-        if connect is not None:
-            return self._hold(connect, self.options.timeout, gone, json_answer)
-        publication = self.bayeux.plain_publication(message, now)
-        if publication is None:
-            return None
-        session, push, reply = publication
+        channel = message.get("channel")
+        if channel == CONNECT:
+            connect = self.bayeux.plain_connect(message, now)
+            return None if connect is None else self._hold(connect, self.options.timeout, gone, json_answer)
+        publication = None
+        if channel.__class__ is str:
+            publication = self.bayeux.plain_publication(message, channel, now)
+        return None if publication is None else self._publish(*publication, gone)
+
+    def _publish(
+        self, session: BayeuxSession, push: Push, reply: dict[str, Any], gone: Callable[[], bool]
+    ) -> Maybe[Answer]:
+        """Push what a session published, and answer with the reply and the events that there are for it."""
         session.talking += 1
         exchange = Exchange([reply], session=session)
         try:
