@@ -14,10 +14,12 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL.SSL import Error as TLSError
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError
 from twisted.web.client import ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
@@ -374,6 +376,19 @@ def test_a_push_that_is_left_ends_its_connection(server: MemoryServer, between: 
     assert len(between.sent) == 1, "it is not tried again"
 
 
+def test_a_push_may_be_left_by_whoever_is_told_of_a_retry(server: MemoryServer, between: Between) -> None:
+    token: Deferred[str] = Deferred()
+    client = Client(treq=between, clock=server.clock, token=lambda: token)
+    pushing = client.push("bob", "hi", on_retry=lambda *_: pushing.cancel())
+    between.fails(ConnectionLost())
+    outcome = server.run(pushing)
+    token.callback("late, so that the push is there before it fails")
+    with pytest.raises(CancelledError):
+        _ = outcome.value
+    server.advance(60)
+    assert len(between.sent) == 1
+
+
 def test_a_pause_between_two_tries_can_be_left_too(server: MemoryServer, between: Between) -> None:
     between.fails(ConnectionLost())
     pushing = server.run(server.client.push("bob", "hi"))
@@ -602,6 +617,15 @@ def test_pauses_double_with_jitter_up_to_half_a_minute(server: MemoryServer) -> 
         (
             OSError(101, "unreachable"),
             "The request to http://localhost:8080 failed: OSError(101, 'unreachable').",
+        ),
+        (
+            ResponseNeverReceived([Failure(TLSError([("SSL routines", "", "certificate verify failed")]))]),
+            "The certificate of http://localhost:8080 is not trusted here, or TLS failed: "
+            "[('SSL routines', '', 'certificate verify failed')].",
+        ),
+        (
+            ResponseNeverReceived([Failure(ParseError("wrong number of parts", b"SSH-2.0"))]),
+            "What answers at http://localhost:8080 does not speak HTTP.",
         ),
         (
             ResponseNeverReceived([Failure(ResponseNeverReceived([Failure(ConnectionLost())]))]),
@@ -1118,6 +1142,17 @@ def test_two_cannot_wait_for_the_next_message_of_one_following(server: MemorySer
     server.run(anext(following))
     with pytest.raises(RuntimeError, match="waits already"):
         anext(following)
+
+
+def test_a_following_may_be_ended_by_what_it_calls(server: MemoryServer) -> None:
+    following = server.client.follow("bob", "zzzzzzzzzz-1", on_gap=lambda _: following.end())
+    with pytest.raises(StopAsyncIteration):
+        server.result(anext(following))
+    server.stop()
+    again = server.client.follow("bob", on_retry=lambda *_: again.end())
+    with pytest.raises(StopAsyncIteration):
+        server.result(anext(again))
+    server.start()
 
 
 def test_an_error_in_on_gap_reaches_who_reads_and_nothing_is_lost_by_it(server: MemoryServer) -> None:

@@ -19,7 +19,7 @@ from ..message import Batch, Cursor, Receipt
 from . import words
 from .following import Following, Listening, OnGap, OnRetry, Polls, Streams, poll
 from .remote import Answer, Query, Remote, Token, Treq, is_passing
-from .replies import Reply, reply
+from .replies import Reply, Work, reply, reply_of
 from .words import AS_JSON, Presence, Recipients, Registered
 
 PATIENCE_SECONDS = 30.0
@@ -95,10 +95,11 @@ class Client:
         if idempotency_key is None and patience > 0:
             idempotency_key = secrets.token_hex(16)
         key = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        return reply(self._push(query, key, data, type, patience, on_retry))
+        return reply_of(lambda work: self._push(work, query, key, data, type, patience, on_retry))
 
     async def _push(
         self,
+        work: Work[Receipt],
         query: Query,
         key: dict[str, str],
         data: Any,
@@ -124,6 +125,7 @@ class Client:
                     raise
                 if on_retry is not None:
                     on_retry(error, delay)
+                    work.go_on()
             await remote.pause(delay)
 
     # -- read

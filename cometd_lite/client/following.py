@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import orjson
 from twisted.internet.defer import Deferred, succeed
@@ -41,7 +41,7 @@ from .remote import (
     no_answer,
     refusal,
 )
-from .replies import Reply, Work, done, reply
+from .replies import Reply, Work, done, reply, reply_of
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""
@@ -403,8 +403,7 @@ class Following(AsyncIterator[Message]):
         """
         if self._work is not None and not self._work.reply.called:
             raise RuntimeError("Someone waits already for the next message of this following.")
-        self._work = Work(self._next())
-        return cast("Reply[Message]", self._work.reply)
+        return reply_of(self._next)
 
     def acknowledge(self) -> None:
         """Count the last message as handled, without asking for the next one."""
@@ -442,27 +441,29 @@ class Following(AsyncIterator[Message]):
             # What was handled must not fill the mailbox, also where nobody reads on from here.
             await reply(self._reader.tell(self._cursor))
 
-    async def _next(self) -> Message:
+    async def _next(self, work: Work[Message]) -> Message:
+        self._work = work
         self.acknowledge()
         while not self._messages:
             if self._ended:
                 raise StopAsyncIteration
-            await self._read()
+            await self._read(work)
         self._given = self._messages.popleft()
         return self._given
 
-    async def _read(self) -> None:
+    async def _read(self, work: Work[Message]) -> None:
         self._told = self._place
         try:
             batch = await self._reader.read(self._place)
         except CometError as error:
             self._reader.failed()
-            await self._judge(error)
+            await self._judge(error, work)
             return
         self._failures = 0
         self._met = True
         if batch.gap and self._on_gap is not None:
             self._on_gap(self._place)
+            work.go_on()
         self._messages.extend(batch.messages)
         self._place = batch.cursor
         if not batch.messages:
@@ -477,7 +478,7 @@ class Following(AsyncIterator[Message]):
             # The next poll tells the server that these may go; before it, the place must be on the disk.
             self._file.save(cursor, sync=not self._messages)
 
-    async def _judge(self, error: CometError) -> None:
+    async def _judge(self, error: CometError, work: Work[Message]) -> None:
         """Raise an error that stays, and pause after one that passes."""
         now = self._remote.clock.seconds()
         if self._deadline is None and self._patience is not None:
@@ -493,6 +494,7 @@ class Following(AsyncIterator[Message]):
             raise error
         if self._on_retry is not None:
             self._on_retry(error, delay)
+            work.go_on()
         await self._remote.pause(delay)
 
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred, TimeoutError, succeed  # noqa: A004  Twisted's name
 from twisted.internet.error import (
     ConnectError,
@@ -27,6 +29,7 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError  # what ResponseFailed holds, and public nowhere
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
@@ -111,6 +114,9 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectTimedOut, "No server answers at {url}: it did not accept a connection in time."),
     (ConnectError, "No server answers at {url}: {error}"),
     (ConnectionClosed, "The connection to {url} was lost before the answer was there."),
+    (TLSError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
+    (VerificationError, "The certificate of {url} is for another name."),
+    (ParseError, "What answers at {url} does not speak HTTP."),
     (TimeoutError, "The server at {url} did not answer in time."),
     (BaseException, "The request to {url} failed: {error!r}."),
 )
@@ -304,7 +310,7 @@ class Remote:
         Raises ``NoAnswer`` for the network's errors, and what else the work raises.
         """
         clock = self.clock
-        result: Deferred[T] = Work(work(), Deferred).reply
+        result: Deferred[T] = Work(lambda _: work(), Deferred).reply
         result.addTimeout(patience, clock)
         try:
             return await result

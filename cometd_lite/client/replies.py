@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -67,23 +68,34 @@ class Reply(Deferred[T]):
 class Work(Generic[T]):
     """A coroutine of Twisted's under way, and its ``reply``, which may be left at any time.
 
+    ``begin`` makes the coroutine; one that calls what its caller gave it calls ``go_on`` afterwards.
     ``reply`` is a ``Reply`` unless another Deferred is given.
     """
 
     def __init__(
-        self, work: Coroutine[Deferred[Any], Any, T], reply: type[Deferred[T]] | None = None
+        self,
+        begin: Callable[[Work[T]], Coroutine[Deferred[Any], Any, T]],
+        reply: type[Deferred[T]] | None = None,
     ) -> None:
         self.reply: Deferred[T] = (reply or Reply)(lambda _: self.end(CancelledError()))
         self._left = False
-        self._inner = Deferred.fromCoroutine(work)
+        self._coroutine = begin(self)
+        self._inner = Deferred.fromCoroutine(self._coroutine)
         self._inner.addBoth(self._arrived)
 
     def end(self, reason: Exception) -> None:
         """Cancel the work, and fail the reply with ``reason``, whatever the work fails with at that."""
-        if not self.reply.called and not self._left:
-            self._left = True
+        if self.reply.called or self._left:
+            return
+        self._left = True
+        if getcoroutinestate(self._coroutine) != CORO_RUNNING:  # else it has called us, and will call go_on
             self._inner.cancel()
-            self.reply.errback(reason)
+        self.reply.errback(reason)
+
+    def go_on(self) -> None:
+        """Raise ``CancelledError`` where the reply was left meanwhile."""
+        if self._left:
+            raise CancelledError
 
     def _arrived(self, result: T | Failure) -> None:
         if not self._left:
@@ -92,7 +104,12 @@ class Work(Generic[T]):
 
 def reply(work: Coroutine[Deferred[Any], Any, T]) -> Reply[T]:
     """Return what a coroutine will return, as a Reply; to cancel that ends it."""
-    made = Work(work).reply
+    return reply_of(lambda _: work)
+
+
+def reply_of(begin: Callable[[Work[T]], Coroutine[Deferred[Any], Any, T]]) -> Reply[T]:
+    """Return what the coroutine that ``begin`` makes will return, as a Reply; to cancel that ends it."""
+    made = Work(begin).reply
     assert isinstance(made, Reply)
     return made
 
