@@ -1,0 +1,74 @@
+"""The server with a window into its process: what connects to ``counts.sock`` is told what lives there.
+
+``CODE`` runs it as ``Server(directory, code=CODE)``; ``counts`` asks it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from server import TWISTD
+
+COUNTS = "counts.sock"
+KINDS = (
+    "twisted.internet.defer.Deferred",
+    "cometd_lite.hub.Poll",
+    "cometd_lite.hub.Take",
+    "cometd_lite.registry._Timer",
+    "cometd_lite.serving.protocol.HTTPConnection",
+    "cometd_lite.serving.request.Request",
+    "cometd_lite.serving.sockets.SocketWire",
+    "twisted.internet.tcp.Server",
+)
+CODE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    f"import counted; counted.install(); {TWISTD}"
+)
+
+
+def install() -> None:
+    """Let the program that is about to run answer at ``counts.sock``, in its working directory."""
+    # The soak itself imports this module too, and needs no reactor.
+    from twisted.internet import reactor  # noqa: PLC0415
+    from twisted.internet.protocol import Factory, Protocol  # noqa: PLC0415
+
+    from cometd_lite import service  # noqa: PLC0415
+
+    def make(options: Any) -> Any:
+        made = make_service(options)
+        reactor.callWhenRunning(reactor.listenUNIX, COUNTS, Factory.forProtocol(Window))
+        Window.registry = made.comet.hub.registry
+        return made
+
+    class Window(Protocol):
+        registry: Any
+
+        def connectionMade(self) -> None:
+            gc.collect()
+            found = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
+            living = {kind: found[kind] for kind in KINDS}
+            living |= {
+                "parked": self.registry.parked,
+                "places": len(self.registry._places),
+                "timers": len(reactor.getDelayedCalls()),
+                "files": len(list(Path("/proc/self/fd").iterdir())),
+            }
+            self.transport.write(json.dumps(living).encode())
+            self.transport.loseConnection()
+
+    make_service, service.makeService = service.makeService, make
+
+
+def counts(directory: Path) -> dict[str, int]:
+    """Return what lives in the server's process, by kind."""
+    with socket.socket(socket.AF_UNIX) as window:
+        window.settimeout(60)
+        window.connect(str(directory / COUNTS))
+        told = b"".join(iter(lambda: window.recv(65_536), b""))
+    living: dict[str, int] = json.loads(told)
+    return living

@@ -1,0 +1,20 @@
+"""The soaks, small enough for every day; ``python tests/soak/soak_delivery.py`` runs the whole size."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import soak_delivery
+import soak_parked
+
+
+def test_every_reader_hears_everything_once_and_in_order_while_connections_are_reset(tmp_path: Path) -> None:
+    # slact/nchan#367 (row 3), faye/faye#251 (row 9), twisted/twisted#8692 (row 25): real resets, at random.
+    soak = asyncio.run(soak_delivery.deliver(tmp_path, pushes=2_000, recipients=50, readers=60, seed=7))
+    assert soak.wrong == []
+    assert soak.resets > 50
+
+
+def test_nothing_is_left_of_polls_whose_clients_left(tmp_path: Path) -> None:
+    assert soak_parked.soak(tmp_path, polls=300, rounds=2).wrong == []
