@@ -180,7 +180,8 @@ def _kinds() -> dict[int, list[str]]:
     """Return the kinds of problem that there are, by their status."""
     kinds: dict[int, set[str]] = {}
     for error in _errors():
-        kinds.setdefault(error.status, set()).add(error.kind)
+        if error.status:  # what the client raises by itself was never answered
+            kinds.setdefault(error.status, set()).add(error.kind)
     for status, title in MALFORMED.items():
         kinds.setdefault(status, set()).add(kind_of(title))
     return {status: sorted(found) for status, found in kinds.items()}

@@ -7,16 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from exchanges import DRIVERS, Server
+from exchanges import DRIVERS, STARTED, Server
 from twisted.internet.task import Clock
 
 from cometd_lite.auth import Hosts
 from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
-
-STARTED = 1_795_169_758.123
-"""2026-11-20T10:15:58.123Z, when every test begins."""
-
 
 Serve = Callable[..., Server]
 

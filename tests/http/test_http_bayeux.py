@@ -8,8 +8,7 @@ from urllib.parse import quote
 import jwt
 import orjson
 import pytest
-from conftest import STARTED
-from exchanges import Server
+from exchanges import STARTED, Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wires import WebSocket, leave

@@ -10,10 +10,9 @@ from typing import Any
 import jwt
 import orjson
 import pytest
-from conftest import STARTED
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from exchanges import Server
+from exchanges import STARTED, Server
 from jwt.utils import base64url_encode
 from twisted.internet.defer import Deferred, fail, succeed
 from wires import Connection, Stream, WebSocket

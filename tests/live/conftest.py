@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import Program
-
-Run = Callable[..., Program]
+from program import Program, Run
 
 
 def check(program: Program) -> None:

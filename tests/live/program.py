@@ -229,3 +229,7 @@ def start(directory: Path, *options: str, code: str = TWISTD, **popen: Any) -> s
         stdin=subprocess.DEVNULL,
         **popen,
     )
+
+
+Run = Callable[..., Program]
+"""Starts a program with options; it is ended when the test is."""

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from program import PATIENCE, ROOT, Program, eventually
+from program import PATIENCE, ROOT, Program, Run, eventually
 
 COMMAND = f"{sys.executable} -m cometd_lite"
 

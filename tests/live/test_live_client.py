@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Run
-from program import ROOT, Program, eventually
+from program import ROOT, Program, Run, eventually
 
 TWISTED = """
 import json, sys
