@@ -23,11 +23,11 @@ from twisted.web import http_headers
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.resource import IResource
 
-STARTED = 1_795_169_758.123
-"""2026-11-20T10:15:58.123Z, when every test begins."""
-
 from cometd_lite.comet import Comet
 from cometd_lite.serving import Bounds, HTTPFactory
+
+STARTED = 1_795_169_758.123
+"""2026-11-20T10:15:58.123Z, when every test begins."""
 
 Fields = list[tuple[str, str]]
 Headers = dict[str, str] | Fields
