@@ -18,6 +18,12 @@ settings.register_profile("long", settings.get_profile("fast"), max_examples=5_0
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
 
 
+def pytest_collection_finish() -> None:
+    """Leave out of each test's collection what was imported: it takes longer than most tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def expected_failures() -> Iterator[list[type[BaseException]]]:
     """Fail the test where a failure was logged; one that expects some appends their types.
