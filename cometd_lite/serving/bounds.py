@@ -64,7 +64,7 @@ class Bounds:
     not a reset (RFC 9112 §9.6)."""
 
     linger: int = 1024 * 1024
-    """Bytes that are dropped in that way."""
+    """Bytes that are dropped in that way; then nothing more is read until the time is over."""
 
     head_kept: int = 2 * 1024
     """A connection keeps the block of its last request up to this size, to recognise it in the next one."""

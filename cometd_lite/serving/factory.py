@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import format_date_time
 
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory, IProtocolNegotiationFactory
 from twisted.logger import Logger
 from twisted.web.http import RESPONSES
 from zope.interface import implementer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .request import Request
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, IProtocolNegotiationFactory)
 class HTTPFactory:
     """Serves a Klein app over HTTP/1.1.
 
@@ -81,6 +81,10 @@ class HTTPFactory:
 
     def doStop(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: connections live on until they end, or ``shutdown``."""
+
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802  Twisted's name
+        """Return what is spoken over TLS (RFC 7301): a browser that offers h2 first is told so."""
+        return [b"http/1.1"]
 
     # -- what its connections need
 

@@ -4,7 +4,8 @@ A connection is always in one of the states below::
 
     HEAD ──> BODY ──> SERVING ──> HEAD         the next request on the same connection
                          ├──────> HANDED_ON    another protocol has it (an upgrade)
-                         └──────> LEAVING      the answer says close; what still comes is dropped
+                         └──────> LEAVING      the answer says close: it is sent, then we close
+    any ───> LINGERING ─────────> LEAVING      refused: the peer has some time to read why
     any ───> CLOSED
 
 While a request is SERVING, what comes after it is kept up to a bound, and then not read. So pipelined
@@ -38,8 +39,9 @@ HEAD: Final = 0
 BODY: Final = 1
 SERVING: Final = 2
 HANDED_ON: Final = 3
-LEAVING: Final = 4
-CLOSED: Final = 5
+LINGERING: Final = 4
+LEAVING: Final = 5
+CLOSED: Final = 6
 
 
 class _Arriving:
@@ -99,7 +101,7 @@ class HTTPConnection:
         """Requests are being served one after the other: the end of one need not begin the next."""
         self._paused = False
         self._progress = 0
-        """In LEAVING, bytes dropped; else bytes that were unsent when last looked at."""
+        """In LINGERING, bytes dropped; else bytes that were unsent when last looked at."""
 
     # -- IProtocol
 
@@ -146,10 +148,12 @@ class HTTPConnection:
                 self._buffer += data
             else:
                 self._other.dataReceived(data)
-        elif state == LEAVING:
+        elif state == LINGERING:
             self._progress += len(data)
-            if self._progress > self.factory.bounds.linger:
-                self.wire.abort()
+            if self._progress > self.factory.bounds.linger and not self._paused:
+                # Read no more: what waits in the kernel's buffers costs nothing.
+                self._paused = True
+                self.wire.pause()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         """Forget everything; who waits for this connection is cancelled."""
@@ -404,7 +408,7 @@ class HTTPConnection:
         request, self.request = self.request, None
         if request is not None:
             request.lose(Failure(refusal))
-        self._leave(politely=True)
+        self._linger()
 
     # -- the end of an answer
 
@@ -413,8 +417,11 @@ class HTTPConnection:
         factory = self.factory
         self.request = None
         if self.closing:
-            # What the peer is still sending would make a plain close a reset.
-            self._leave(politely=self._arriving is not None or bool(self._buffer) or self._paused)
+            if self._arriving is not None or self._buffer:
+                # What the peer is still sending would make a plain close a reset.
+                self._linger()
+            else:
+                self._leave()
         else:
             self.state = HEAD
             self.deadline = factory.tick + factory.bounds.idle_seconds
@@ -439,22 +446,24 @@ class HTTPConnection:
             data, self._buffer = self._buffer, b""
             self._serve(data)
 
-    def _leave(self, *, politely: bool) -> None:
-        """Close; if ``politely``, only when the peer has had the time to read the answer (RFC 9112 §9.6)."""
-        bounds = self.factory.bounds
-        self.state = LEAVING
+    def _linger(self) -> None:
+        """Let the peer read the answer before we close (RFC 9112 §9.6); what it still sends is dropped."""
+        self.state = LINGERING
+        self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
         self._arriving = None
         self._buffer = b""
         self._progress = 0
-        if politely:
-            self.deadline = self.factory.tick + bounds.linger_seconds
-            self.wire.half_close()
-        else:
-            self.closing = True
-            self.deadline = self.factory.tick + bounds.write_seconds
-            self.wire.close()
+        self.wire.half_close()
         if self._paused:
             self._read_on()
+
+    def _leave(self) -> None:
+        """Close once all is sent."""
+        self.state = LEAVING
+        self.deadline = self.factory.tick + self.factory.bounds.write_seconds
+        if self._paused:
+            self._read_on()
+        self.wire.close()
 
     def hand_on(self, request: Request, other: Any) -> None:
         """Let another protocol have the connection, and what came after the request."""
@@ -483,8 +492,8 @@ class HTTPConnection:
         """Do what is due: the deadline has passed. Called by the factory's timer."""
         factory, bounds = self.factory, self.factory.bounds
         pending = self.wire.pending()
-        if self.state == LEAVING:
-            self._leave(politely=False) if not self.closing else self.wire.abort()
+        if self.state == LINGERING:
+            self._leave()
         elif self.state == BODY and self._arriving is not None:
             due = (factory.tick - self._arriving.since - bounds.body_seconds) * bounds.body_rate
             if self._arriving.received > due:
@@ -495,17 +504,17 @@ class HTTPConnection:
             # The peer reads its answer, if slowly; or this is the first look.
             self._progress = pending
             self.deadline = factory.tick + bounds.write_seconds
-        elif pending:
+        elif pending or self.state == LEAVING:
             self.wire.abort()
         elif self._buffer:
             self._refuse(Refused(408, "The head did not come in time."))
         else:
-            self._leave(politely=False)
+            self._leave()
 
     def rest(self) -> None:
         """Close if no request is under way: the server is stopping."""
         if self.state == HEAD and not self._buffer:
-            self._leave(politely=False)
+            self._leave()
 
     # -- what twisted.web's resources ask of a request's channel
 

@@ -104,11 +104,10 @@ class Poller:
         transport.connected, transport.disconnected = 0, 1
         del transport.socket, transport.fileno, transport.protocol
         tune(sock)
-        wire = SocketWire(self, sock, owner)
+        self._epoll.register(sock.fileno(), _IN | _ALWAYS)
         if not self._wires:
             self.reactor.addReader(self)
-        self._wires[sock.fileno()] = wire
-        self._epoll.register(sock.fileno(), _IN | _ALWAYS)
+        wire = self._wires[sock.fileno()] = SocketWire(self, sock, owner)
         return wire
 
     def watch(self, descriptor: int, events: int) -> None:
@@ -235,9 +234,9 @@ class SocketWire:
         self._owner.connectionLost(reason)
 
     def _send_more(self) -> None:
-        """Send what is unsent, as far as the socket takes it."""
+        """Send what is unsent, as far as the socket takes it; then ask the producer for more."""
         unsent = self._unsent
-        if not unsent:
+        if self._life in {_ENDED, _DEAD}:
             return
         while unsent:
             try:
@@ -250,18 +249,21 @@ class SocketWire:
                 return
             del unsent[:sent]
         self._unsent = None
-        self._watch()
         if self._producer is not None:
             self._producer.resume()
         elif self._life == _ENDING:
             self._end()
-        self._owner.drained()
+        self._watch()
+        if unsent is not None:
+            self._owner.drained()
 
     def _watch(self) -> None:
         """Tell the epoll what is waited for now."""
         if self._socket is not None:
-            events = (0 if self._paused else _IN) | (_OUT if self._unsent else 0)
-            self._poller.watch(self._socket.fileno(), events)
+            wants_out = self._unsent or (self._producer is not None and self._producer.pulls)
+            self._poller.watch(
+                self._socket.fileno(), (0 if self._paused else _IN) | (_OUT if wants_out else 0)
+            )
 
     # -- Wire
 
@@ -349,6 +351,7 @@ class SocketWire:
         self._producer = _Paced(producer, streaming)
         if not streaming:
             producer.resumeProducing()
+            self._watch()
 
     def unregister_producer(self) -> None:
         """Pace it no more; see ``Wire``."""
@@ -416,23 +419,23 @@ def _address(sock: socket.socket | None, which: str) -> IPv4Address | IPv6Addres
 
 
 class _Paced:
-    """A producer, and whether it was told to pause."""
+    """A producer, and whether it was told to pause. One that ``pulls`` is asked for each piece."""
 
-    __slots__ = ("_streaming", "_waits", "producer")
+    __slots__ = ("_waits", "producer", "pulls")
 
     def __init__(self, producer: Any, streaming: bool) -> None:
         self.producer = producer
-        self._streaming = streaming
+        self.pulls = not streaming
         self._waits = False
 
     def pause(self) -> None:
         """Much is unsent."""
-        if self._streaming and not self._waits:
+        if not self._waits and not self.pulls:
             self._waits = True
             self.producer.pauseProducing()
 
     def resume(self) -> None:
         """All is sent."""
-        if self._waits or not self._streaming:
+        if self._waits or self.pulls:
             self._waits = False
             self.producer.resumeProducing()

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, ISSLTransport
 from zope.interface import implementer
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TwistedWire:
     def gone(self) -> bool:
         """Look at the socket, where there is one; see ``Wire``."""
         inner = _inner_socket(self.transport)
-        return inner is not None and peer_is_gone(inner, tls=not hasattr(self.transport, "socket"))
+        return inner is not None and peer_is_gone(inner, tls=ISSLTransport.providedBy(self.transport))
 
     def close(self) -> None:
         """Close; see ``Wire``."""

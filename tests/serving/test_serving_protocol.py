@@ -373,9 +373,11 @@ def test_after_a_refusal_the_peer_has_some_time_to_read_it():
 def test_after_a_refusal_only_so_much_is_listened_to():
     served = Served(bounds=Bounds(linger=1_000)).send(b"bad\r\n\r\n")
     served.send(b"x" * 900)
-    assert not served.closed
+    assert served.transport.producerState == "producing"
     served.send(b"x" * 200)
-    assert served.closed
+    assert served.transport.producerState == "paused"
+    assert not served.closed
+    assert served.ticks(4).closed
 
 
 def test_reading_goes_on_after_a_refusal_that_came_while_it_was_paused():

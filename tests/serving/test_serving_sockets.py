@@ -392,13 +392,28 @@ def test_a_streaming_producer_is_paused_while_much_is_unsent(line):
     assert len(line.owner.lost) == 1
 
 
-def test_a_pull_producer_is_asked_when_all_is_sent(line):
-    producer = Producer()
+def test_a_pull_producer_is_asked_whenever_all_is_sent(line):
+    class Pull(Producer):
+        def resumeProducing(self) -> None:
+            super().resumeProducing()
+            line.wire.write(b"x" * 50_000)
+            if len(self.told) == 400:
+                line.wire.unregisterProducer()
+
+    producer = Pull()
     line.wire.registerProducer(producer, False)
     assert producer.told == ["resume"]
-    line.fill()
-    line.drain()
-    assert producer.told == ["resume", "resume"]
+    line.reactor.turn()
+    assert 1 < len(producer.told) < 400, "it waits for the peer to read"
+    assert line.drain() == 400 * 50_000
+    assert producer.told == ["resume"] * 400
+    line.wire.write(b"z")
+    assert line.peer.recv(10) == b"z"
+
+
+def test_a_producer_is_stopped_when_the_peer_is_gone(line):
+    producer = Producer()
+    line.wire.registerProducer(producer, False)
     line.peer.close()
     line.reactor.turn()
     assert producer.told[-1] == "stop"
