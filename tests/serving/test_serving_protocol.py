@@ -206,6 +206,32 @@ def test_any_requests_in_any_pieces_get_their_answers_in_order(exchanges, sizes)
     assert served.clock.getDelayedCalls() == []
 
 
+noise = some.one_of(
+    some.binary(max_size=20),
+    some.sampled_from(
+        [b"\r\n", b"\r\n\r\n", b"GET / HTTP/1.1\r\n", b"Host: x\r\n", b"Content-Length: 3\r\n", b"\n"]
+    ),
+    some.sampled_from([head(), post("/echo", b"abc"), chunked("/echo", b"a"), head("GET", "/poll/a")]),
+)
+
+
+@given(some.lists(noise, max_size=8))
+def test_whatever_comes_is_answered_or_waited_for_and_leaves_nothing_behind(pieces):
+    served = Served()
+    for piece in pieces:
+        if piece and not served.closed:
+            served.send(piece).turn()
+    while served.sent:
+        assert served.read().status in {200, 400, 404, 405, 408, 413, 414, 417, 431, 505}
+    served.ticks(100)
+    while served.sent:
+        assert served.read().status == 408
+    assert served.closed or served.connection.request is not None
+    served.lose()
+    assert served.clock.getDelayedCalls() == []
+    assert served.factory.connections == set()
+
+
 # -- lost
 
 
