@@ -140,6 +140,7 @@ class BayeuxSession(Session):
         """How many of its requests are being processed, whose answers may carry its events."""
         self.since: dict[str, int] = {}
         self.reader: Any = None
+        """Whoever holds its connect, or is its socket."""
         self.subscribed(())
 
     def subscribed(self, recipients: tuple[str, ...]) -> None:
@@ -769,9 +770,12 @@ def events_of(batch: Batch, session: BayeuxSession) -> bytes:
     """
     if session.since:
         return _events([message for message in batch.messages if session.wants(message)])
+    messages = batch.messages
+    if len(messages) == 1:
+        return event(messages[0])
     made: bytes | None = batch.rendered.get("bayeux")
     if made is None:
-        made = batch.rendered["bayeux"] = _events(batch.messages)
+        made = batch.rendered["bayeux"] = _events(messages)
     return made
 
 

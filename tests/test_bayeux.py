@@ -878,6 +878,7 @@ def test_what_all_are_told_is_rendered_once(world: World) -> None:
         session.subscribed(("a",))
     batch = Batch((at(8, "a"), at(9, "a")), Cursor(EPOCH, 9))
     assert events_of(batch, one) is events_of(batch, other)
+    assert event(batch.messages[0]) is event(batch.messages[0])
     other.since["a"] = 8
     assert events_of(batch, other) == event(at(9, "a"))
 

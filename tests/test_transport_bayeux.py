@@ -431,6 +431,22 @@ def test_a_thousand_events_and_more_come_in_several_answers(clock: Clock) -> Non
     assert got == list(range(2_500))
 
 
+def test_what_it_wants_is_found_behind_much_that_it_does_not_want(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=5_000))
+    client = server.client("/**")
+    for number in range(2_500):
+        server.push("meta/x", number)
+    held = client.hold()
+    for _ in range(1_500):
+        server.push("service/x")
+    server.push("a", 1)
+    assert held.events == [("/a", 1)]
+    for number in range(2_500):
+        server.push("meta/x", number)
+    server.push("a", 2)
+    assert client.connect().events == [("/a", 2)]
+
+
 def test_an_idle_client_does_not_read_the_same_log_again_and_again(server: Server) -> None:
     client = server.client("/quiet/*")
     for number in range(10):

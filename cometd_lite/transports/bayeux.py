@@ -147,7 +147,11 @@ class BayeuxTransport:
         ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        value = _posted(body, request.getHeader(b"content-type"))
+        media_type = request.getHeader(b"content-type")
+        try:
+            value = orjson.loads(body) if media_type == b"application/json" else _posted(body, media_type)
+        except orjson.JSONDecodeError as error:
+            raise _no_json(error) from None
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
             plain = self._plainly(message, gone)
@@ -274,8 +278,8 @@ class BayeuxTransport:
         # for seconds; but every client waits of its own accord after a failure.
         if self.hub.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
-        held = _Held(self, connect, wait, gone, form)
-        parked = held.park()
+        held = _Held(self, connect, gone, form)
+        parked = held.park(wait)
         held.wake()
         return parked
 
@@ -508,24 +512,33 @@ class _Held(_SessionReader[Answer]):
     __slots__ = ("connect", "form", "held", "left", "until")
 
     def __init__(
-        self, transport: BayeuxTransport, connect: Connect, wait: float, left: Callable[[], bool], form: Form
+        self, transport: BayeuxTransport, connect: Connect, left: Callable[[], bool], form: Form
     ) -> None:
         super().__init__(transport, connect.session)
         self.connect = connect
-        self.until = transport.hub.clock.seconds() + wait
         self.left = left
         self.form = form
+        self.until = 0.0
         self.held = False
 
-    def park(self) -> Deferred[Answer]:
+    def park(self, wait: float) -> Deferred[Answer]:
         """Hold the session and wait. Raises ``ServerFull``."""
-        session, transport = self.session, self.transport
-        parked = self.hub.registry.park(self, self.until - self.hub.clock.seconds())
+        session, hub = self.session, self.hub
+        self.until = hub.clock.seconds() + wait
+        parked = hub.registry.park(self, wait)
         self.held = True
         session.reader = self
         session.browser.held += 1
-        transport.bayeux.sessions.hold(session)
+        self.transport.bayeux.sessions.hold(session)
         return parked
+
+    def wake(self) -> Woken:
+        """Look for what is news to the session, behind what is not."""
+        seen = super().wake()
+        while self._again and self._asking is None and self.deferred is not None:
+            self._again = False
+            seen = super().wake() or seen
+        return seen
 
     def rekey(self) -> None:
         """Stand at what the session reads now."""
@@ -903,7 +916,11 @@ def _json(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise BadBody(f"A Bayeux request is JSON: {error}.") from None
+        raise _no_json(error) from None
+
+
+def _no_json(error: orjson.JSONDecodeError) -> BadBody:
+    return BadBody(f"A Bayeux request is JSON: {error}.")
 
 
 def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
