@@ -152,6 +152,12 @@ STORE_LOCK_SECONDS = 1.0
 STORE_COMMIT_BYTES = 8 * 1024 * 1024
 """Memory of the messages in one commit: more would keep the first of them waiting for the last."""
 
+STORE_GATHER_SHARE = 0.25
+"""A commit waits for as many pushes as were under way before, for this part of what the last one took."""
+
+STORE_GATHER_SECONDS = 0.005
+"""It waits no longer than this, however slow the disk."""
+
 STORE_ROWS_PER_COMMIT = 5_000
 """Rows of places, and of messages that go, in one commit: when much expires at once, pushes still pass."""
 

@@ -50,7 +50,7 @@ def directory() -> TemporaryDirectory[str]:
 class Inline:
     """A worker that does everything at once, so that nothing ever waits."""
 
-    def soon(self, call):
+    def soon(self, call, seconds=0.0):
         call()
 
     def run(self, work, done):
@@ -72,10 +72,13 @@ class Steps(Inline):
         self.turn: list[Callable[[], None]] = []
         self.works: list[tuple[Callable[[], None], Callable[[Any], None]]] = []
         self.commits = 0
+        self.waits: list[float] = []
+        """How long each commit was to be waited for."""
         self.stopped = False
 
-    def soon(self, call):
+    def soon(self, call, seconds=0.0):
         self.turn.append(call)
+        self.waits.append(seconds)
 
     def run(self, work, done):
         self.works.append((work, done))
@@ -236,6 +239,40 @@ def test_what_comes_while_a_commit_is_under_way_is_the_next_commit(place):
     assert numbers(second.value) == [2]
     assert numbers(third.value) == [3]
     assert worker.works == []
+
+
+def test_a_commit_waits_a_moment_for_those_who_were_told_by_the_last_one(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    for name in ("a", "b", "c"):
+        place.push(store, name)
+    worker.end_turn()
+    place.push(store, "d")
+    worker.step()
+    assert worker.waits[-1] > 0
+    later = [*worker.turn]
+    place.push(store, "a")
+    place.push(store, "b")
+    assert worker.turn == later
+    place.push(store, "c")  # now there are four, as there were before
+    assert len(worker.turn) == 2
+    assert worker.waits[-1] == 0
+    worker.settle()
+    assert worker.commits == 2
+    assert store.sequence == 7
+
+
+def test_what_else_changed_is_no_commit_of_its_own(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    pushed = store.append(push("bob"), place.now, place.wall())
+    pushed.addCallback(lambda _: place.take(store, "bob"))
+    worker.settle()
+    assert worker.commits == 1
+    store.expire(place.now)  # time passes
+    worker.settle()
+    assert worker.commits == 2
+    assert data(place.take(place.crash(), "bob")) == []
 
 
 def test_each_push_is_told_before_the_next_one_is_seen(place):
@@ -719,6 +756,8 @@ def test_nothing_that_goes_in_parts_is_lost_unseen(place, monkeypatch):
             found = place.read(copy, name, after=place.at(store, 0))
             assert found.gap or len(found.messages) == 2
     place.path = at
+    store.expire(place.now)
+    worker.settle()
     assert place.rows("messages") == []
     assert worker.commits > 4
 

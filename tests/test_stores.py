@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from cometd_lite.errors import MailboxFull, ServerFull
+from cometd_lite.later import Maybe
 from cometd_lite.limits import Limits
 from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
-from cometd_lite.later import Maybe
 from cometd_lite.stores import Contents, Store, Usage
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.stores.sqlite import SQLiteStore
@@ -83,7 +83,7 @@ class Turns:
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
         self.calls.append(call)
 
     def run(self, work: Callable[[], None], done: Callable[[Failure | None], None]) -> None:

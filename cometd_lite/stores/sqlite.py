@@ -37,6 +37,8 @@ from ..limits import (
     IDEMPOTENCY_SECONDS,
     MAILBOX_OVERHEAD,
     STORE_COMMIT_BYTES,
+    STORE_GATHER_SECONDS,
+    STORE_GATHER_SHARE,
     STORE_ROWS_PER_COMMIT,
     STORE_STALLED_SECONDS,
     Limits,
@@ -56,8 +58,8 @@ Done = Callable[[Failure | None], None]
 class Worker(Protocol):
     """Does what waits for the disk: one thing after the other, and away from the reactor."""
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Call in the reactor's thread, once all that has arrived by now was looked at."""
+    def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
+        """Call in the reactor's thread, once all that has arrived by now, or in so long, was looked at."""
 
     def run(self, work: Work, done: Done) -> None:
         """Do ``work`` elsewhere, then call ``done`` in the reactor's thread with None or what it raised."""
@@ -74,9 +76,9 @@ class ThreadWorker:
         self._works: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
         """See ``Worker.soon``."""
-        self._reactor().callLater(0, call)
+        self._reactor().callLater(seconds, call)
 
     def run(self, work: Work, done: Done) -> None:
         """See ``Worker.run``."""
@@ -386,8 +388,14 @@ class SQLiteStore:
         self._recalled: dict[str, list[Record]] = {}
         self._waiters: list[Deferred[None]] = []
         self._called = False
-        """Whether a commit is called for at the end of this turn."""
+        """Whether a commit is called for."""
+        self._together = 0
+        """How many pushes were under way when the last commit ended."""
+        self._gathering = False
+        """Whether the commit that is called for waits until as many are there, for a moment."""
         self._writing = False
+        self._began = 0.0
+        """When the commit under way began."""
         self._waits_since: float | None = None
         """When the first push came that waits for the commit under way and was not in it."""
         self._down = False
@@ -466,6 +474,8 @@ class SQLiteStore:
                 created_at + IDEMPOTENCY_SECONDS,
             )
         self._coming.append(coming)
+        if self._gathering and len(self._coming) >= self._together:
+            self._called = self._gathering = False
         self._write_soon()
         return coming.deferred
 
@@ -540,15 +550,15 @@ class SQLiteStore:
         kept = self._kept
         return bool(self._coming or self._waiters or self._records or kept.changed or kept.gone)
 
-    def _write_soon(self) -> None:
+    def _write_soon(self, seconds: float = 0.0) -> None:
         """Call for a commit of all that comes in this turn, unless one is under way and will see to it."""
         if not self._called and not self._writing and self._journal is not None:
             self._called = True
-            self._worker.soon(self._write)
+            self._worker.soon(self._write, seconds)
 
     def _write(self) -> None:
         """Begin a commit, or, where nothing is left to be written, what was waiting for that."""
-        self._called = False
+        self._called = self._gathering = False
         journal = self._journal
         if journal is None or self._writing:
             return
@@ -563,6 +573,7 @@ class SQLiteStore:
         records, self._records = self._records, {}
         self._add(changes, coming, records)
         self._writing = True
+        self._began = time.perf_counter()
         written = partial(self._written, coming, waiters, changes, records)
         self._worker.run(partial(journal.write, changes), written)
 
@@ -603,7 +614,9 @@ class SQLiteStore:
         failure: Failure | None,
     ) -> None:
         """Go on after a commit: show what was written and tell who waits, or tell them that it failed."""
+        took = time.perf_counter() - self._began
         self._waits_since = None
+        self._together = len(coming) + len(self._coming)
         if failure is None:
             if self._down:
                 self._down = False
@@ -623,8 +636,17 @@ class SQLiteStore:
             self._refuse_all()
         # Not before all were told: what one of them pushes in turn comes after what the others did.
         self._writing = False
-        if self._closing is not None or (self._has_work() and not self._down):
+        kept = self._kept
+        if self._closing is not None or self._waiters:
             self._write_soon()
+        elif self._down:
+            return  # until somebody pushes, or time passes
+        elif self._coming or len(kept.changed) + len(kept.gone) > STORE_ROWS_PER_COMMIT:
+            # Whoever was told just now is about to push again: two halves of them that take turns would each
+            # wait for two commits. What else changed goes along with the next push.
+            self._gathering = len(self._coming) < self._together
+            gather = min(took * STORE_GATHER_SHARE, STORE_GATHER_SECONDS)
+            self._write_soon(gather if self._gathering else 0.0)
 
     def _refuse_all(self) -> None:
         """Tell everyone who waits that nothing can be written."""
