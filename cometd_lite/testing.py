@@ -7,7 +7,7 @@
 
 No socket is opened and nothing sleeps. Requests run through the real routes, twisted.web's server and treq's
 client; ``advance`` moves the time of both sides. A network that fails is there too: ``reset``, ``stop``.
-Needs treq: ``pip install cometd-lite[client]``.
+Needs treq.
 """
 
 from __future__ import annotations

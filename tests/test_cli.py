@@ -740,7 +740,7 @@ def test_a_missing_treq_is_one_sentence(
     command = COMMANDS["info"](arguments, Client(), shell.terminal, None)
     assert shell.server.result(judged(command, shell.terminal)) == status.USAGE
     assert capsys.readouterr().err == (
-        "cometd-lite: The client needs treq: pip install 'cometd-lite[client]'.\n"
+        "cometd-lite: The client needs treq: pip install treq.\n"
     )
 
 

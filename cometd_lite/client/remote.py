@@ -363,7 +363,7 @@ class _Network:
         try:
             from treq.client import HTTPClient  # noqa: PLC0415  an extra, and not needed where one is given
         except ImportError:
-            raise ImportError("The client needs treq: pip install 'cometd-lite[client]'.") from None
+            raise ImportError("The client needs treq: pip install treq.") from None
         self.clock = IReactorTime(reactor)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
