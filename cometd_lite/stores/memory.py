@@ -127,11 +127,10 @@ class MemoryStore:
         batch = self._answers.get(key)
         if batch is None:
             batch = self._read(recipients, after, limit)
-            if not self._answers:
-                self._answers_size = 0
-            self._answers_size += MESSAGE_OVERHEAD + sum([len(message.json) for message in batch.messages])
-            if self._answers_size > ANSWERS_BYTES:
+            size = MESSAGE_OVERHEAD + sum([len(message.json) for message in batch.messages])
+            if self._answers_size + size > ANSWERS_BYTES:
                 self._answers.clear()
+            self._answers_size = self._answers_size + size if self._answers else size
             self._answers[key] = batch
         return batch
 
@@ -440,7 +439,8 @@ class _Losses:
     """Remembers up to where messages were lost, for patterns and for mailboxes that are no more.
 
     Bounded: beyond ``most`` entries the oldest is forgotten, and whoever has no entry is then told a gap
-    below the highest number that was forgotten: sometimes one too many, never one too few.
+    below the highest number that was forgotten: sometimes one too many, never one too few. Only takes, which
+    have no cursor to tell it by, are not told what was forgotten.
     """
 
     def __init__(self, most: int) -> None:
