@@ -7,7 +7,6 @@
 
 No socket is opened and nothing sleeps. Requests run through the real routes, twisted.web's server and treq's
 client; ``advance`` moves the time of both sides. A network that fails is there too: ``reset``, ``stop``.
-Needs treq.
 """
 
 from __future__ import annotations

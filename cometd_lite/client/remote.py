@@ -361,7 +361,7 @@ class _Network:
 
     def __init__(self, reactor: Any) -> None:
         try:
-            from treq.client import HTTPClient  # noqa: PLC0415  an extra, and not needed where one is given
+            from treq.client import HTTPClient  # noqa: PLC0415  not needed where one is given
         except ImportError:
             raise ImportError("The client needs treq: pip install treq.") from None
         self.clock = IReactorTime(reactor)
