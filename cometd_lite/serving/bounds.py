@@ -29,7 +29,7 @@ class Bounds:
     """The body of a request whose route declares no ``max_body``; more is a 413."""
 
     extensions: int = 1024
-    """Chunk extensions in one body: nobody uses them but attackers (CVE-2023-39326, CVE-2024-27316's kin)."""
+    """Chunk extensions in one body: nobody uses them but attackers (CVE-2023-39326)."""
 
     trailers: int = 4 * 1024
     """Trailer fields after a chunked body: checked, then dropped."""
