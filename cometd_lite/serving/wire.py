@@ -209,13 +209,17 @@ _HIDDEN_ALERT: Final = b"\x17\x03\x03\x00\x13"
 short."""
 
 
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+"""Put together once: as flags of an enum that costs more than the system call."""
+
+
 def peer_is_gone(sock: socket.socket, *, tls: bool = False) -> bool:
     """Whether the next read would tell that the peer has closed or reset the connection.
 
     Under TLS the beginning of the next record is looked at too, for a close is announced by an alert.
     """
     try:
-        data = sock.recv(5, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        data = sock.recv(5, _PEEK)
     except BlockingIOError:
         return False
     except OSError:
