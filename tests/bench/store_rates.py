@@ -25,7 +25,11 @@ from cometd_lite.bench import SCENARIOS, measure  # noqa: E402
 
 WRITERS = 64
 SQLITE = ("--store", "sqlite:comet.db")
-ONE_EACH = "import cometd_lite.stores.sqlite as store; store.STORE_COMMIT_BYTES = 1; " + TWISTD
+ONE_EACH = (
+    "import cometd_lite.stores.sqlite as store; "
+    "store.STORE_COMMIT_BYTES = 1; store.STORE_GATHER_SECONDS = 0; "
+    f"{TWISTD}"
+)
 STORES: dict[str, tuple[tuple[str, ...], str, int]] = {
     "memory": ((), TWISTD, 1),
     "sqlite, full": ((*SQLITE, "--sync", "full"), TWISTD, 1),
