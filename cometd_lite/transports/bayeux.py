@@ -4,6 +4,19 @@ What is said is ``bayeux.py``'s; here it is done. A connect is a poll of its ses
 stands at the session's keys and reads after the session's place. The place moves on when an answer is written
 to a client that is there, and under the acknowledgement extension when the client says that it has it. So
 whatever a client that vanished was not given is there when it comes back.
+
+What the protocol leaves open is done so:
+
+- An event's ``data`` is the JSON that was pushed, a text as a string, and for other types
+  ``{"data_base64": "…", "type": "image/png"}``. It has neither an ``id`` nor, but for CometD's binary extension,
+  an ``ext``: what a publisher says to the server, a password perhaps, is not told to others.
+- A client that missed something, because it was dropped, expired or deleted before it could be told, finds
+  ``ext.gap: true`` in the reply to its next connect, which is then not held.
+- Events of a client's own request come with its answer, in preference to waking its connect.
+- A connect that a later one of the same client replaced ends with 409 over HTTP and ``409::connect_replaced``
+  over a socket, without advice. One that cannot be held, because as many are as may be or the server stops, is
+  refused with 503, and clients back off of their own accord.
+- Recipients ``meta/…`` and ``service/…``, which anyone may push to over HTTP, reach no Bayeux client.
 """
 
 from __future__ import annotations
