@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from cometd_lite.errors import CometError
-from cometd_lite.message import Batch, Content, Cursor, Message, Push
 from cometd_lite.later import Maybe
+from cometd_lite.message import Batch, Content, Cursor, Message, Push
 from cometd_lite.stores import Contents, Record, Usage
 from cometd_lite.stores.memory import MemoryStore
 

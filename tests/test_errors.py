@@ -12,7 +12,8 @@ from cometd_lite.errors import CometError, MethodNotAllowed
 def tree(of: type[CometError] = CometError) -> Iterator[type[CometError]]:
     yield of
     for error in of.__subclasses__():
-        yield from tree(error)
+        if error.__module__ == errors.__name__:  # the client has errors of its own
+            yield from tree(error)
 
 
 def make(error: type[CometError]) -> CometError:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from helpers import Outcome, data, now, numbers, push
-from hypothesis import settings, strategies
+from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -1411,4 +1411,3 @@ class Crashes(RuleBasedStateMachine):
 
 
 TestCrashes = Crashes.TestCase
-TestCrashes.settings = settings(max_examples=40, stateful_step_count=40)

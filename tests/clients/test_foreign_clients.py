@@ -208,10 +208,12 @@ def test_cometd_uses_all_its_extensions(shared: Program, foreign: Make, transpor
     assert client.do("reload") is True
     shared.push(room, "after")
     heard = client.hears(1)
-    if heard == [(room, 4)]:
-        # The page that heard it was left before it could confirm it.
+    # The page that heard the last of them may have been left before it could confirm them.
+    again = []
+    while heard != [(room, "after")]:
+        again += heard
         heard = client.hears(1)
-    assert heard == [(room, "after")]
+    assert again == [(room, number) for number in range(5)][5 - len(again) :]
     client.do("close")
 
 
