@@ -8,13 +8,13 @@ whatever a client that vanished was not given is there when it comes back.
 What the protocol leaves open is done so:
 
 - An event's ``data`` is the JSON that was pushed, a text as a string, and for other types
-  ``{"data_base64": "…", "type": "image/png"}``. It has neither an ``id`` nor, but for CometD's binary extension,
-  an ``ext``: what a publisher says to the server, a password perhaps, is not told to others.
+  ``{"data_base64": "…", "type": "image/png"}``. It has neither an ``id`` nor, but for CometD's binary
+  extension, an ``ext``: what a publisher says to the server, a password perhaps, is not told to others.
 - A client that missed something, because it was dropped, expired or deleted before it could be told, finds
   ``ext.gap: true`` in the reply to its next connect, which is then not held.
 - Events of a client's own request come with its answer, in preference to waking its connect.
-- A connect that a later one of the same client replaced ends with 409 over HTTP and ``409::connect_replaced``
-  over a socket, without advice. One that cannot be held, because as many are as may be or the server stops, is
+- A connect that a later one of the same client replaced ends with 409 over HTTP and
+  ``409::connect_replaced`` over a socket, without advice. One that cannot be held, because as many are as may be or the server stops, is
   refused with 503, and clients back off of their own accord.
 - Recipients ``meta/…`` and ``service/…``, which anyone may push to over HTTP, reach no Bayeux client.
 """

@@ -1,4 +1,4 @@
-"""Tells twistd of the subcommand ``cometd-lite``; the module is named by string, so nothing is imported yet."""
+"""Tells twistd of the subcommand ``cometd-lite``; the module is named by string, so nothing is imported."""
 
 from twisted.application.service import ServiceMaker
 
