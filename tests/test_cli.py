@@ -739,9 +739,7 @@ def test_a_missing_treq_is_one_sentence(
     arguments = parse("info", [])
     command = COMMANDS["info"](arguments, Client(), shell.terminal, None)
     assert shell.server.result(judged(command, shell.terminal)) == status.USAGE
-    assert capsys.readouterr().err == (
-        "cometd-lite: The client needs treq: pip install treq.\n"
-    )
+    assert capsys.readouterr().err == ("cometd-lite: The client needs treq: pip install treq.\n")
 
 
 def test_what_was_misused_says_so() -> None:

@@ -14,8 +14,8 @@ What the protocol leaves open is done so:
   ``ext.gap: true`` in the reply to its next connect, which is then not held.
 - Events of a client's own request come with its answer, in preference to waking its connect.
 - A connect that a later one of the same client replaced ends with 409 over HTTP and
-  ``409::connect_replaced`` over a socket, without advice. One that cannot be held, because as many are as may be or the server stops, is
-  refused with 503, and clients back off of their own accord.
+  ``409::connect_replaced`` over a socket, without advice. One that cannot be held, because as many are as may
+  be or the server stops, is refused with 503, and clients back off of their own accord.
 - Recipients ``meta/…`` and ``service/…``, which anyone may push to over HTTP, reach no Bayeux client.
 """
 
