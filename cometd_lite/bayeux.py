@@ -29,6 +29,8 @@ from .limits import (
     BAYEUX_BROWSER_SESSIONS,
     BAYEUX_EVENTS_RENDERED,
     BAYEUX_SUBSCRIPTIONS,
+    BAYEUX_SUBSCRIPTIONS_IN_ALL,
+    RECIPIENT_BYTES,
 )
 from .message import JSON_TYPE, NOW, Batch, Content, Cursor, Message, Push, timestamp
 from .recipient import covering, readable, recipient
@@ -116,8 +118,8 @@ class BayeuxSession(Session):
     """
 
     __slots__ = (
-        "ack", "ack_batch", "ack_place", "browser", "connected", "crowded", "gap", "keys", "patterned",
-        "private", "reader", "reads", "since", "talking",
+        "ack", "ack_batch", "ack_place", "alive", "browser", "connected", "crowded", "gap", "keys",
+        "patterned", "private", "reader", "reads", "since", "talking",
     )  # fmt: skip
 
     def __init__(self, id: str, ttl: float, browser: Browser, *, ack: bool) -> None:  # noqa: A002
@@ -128,6 +130,8 @@ class BayeuxSession(Session):
         """The number of the last batch that was sent; the client confirms it with its next connect."""
         self.ack_place: Cursor | None = None
         """Where that batch ended."""
+        self.alive = True
+        """Whether the server still knows it."""
         self.connected = False
         """Whether a first connect was answered."""
         self.crowded = False
@@ -150,6 +154,10 @@ class BayeuxSession(Session):
         self.reads = (*recipients, PRIVATE + self.id) if self.private else recipients
         # Every reader stands at some key, so that the end of the server finds it.
         self.keys = self.reads or (PRIVATE + self.id,)
+
+    def without(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the names to which it has not subscribed yet, each once."""
+        return tuple(dict.fromkeys([name for name in names if name not in self.recipients]))
 
     def open_private(self) -> None:
         """Read also what is for it alone, from now on."""
@@ -355,6 +363,8 @@ class Bayeux:
         self.longest_wait = longest_wait
         self.sessions: Sessions[BayeuxSession] = Sessions(most)
         self.services: dict[str, Service] = {}
+        self.subscriptions = 0
+        """The subscriptions of all sessions together."""
         self._browsers: dict[str, Browser] = {}
         self._ttl = options.max_interval + options.interval / 1000
         self._meta: dict[str, Callable[[_Turn, BayeuxSession], _Effects]] = {
@@ -369,16 +379,20 @@ class Bayeux:
     def remove(self, session: BayeuxSession) -> None:
         """Forget a session."""
         self.sessions.remove(session)
-        self._forget_browser(session)
+        self._forget(session)
 
     def expire(self, now: float) -> list[BayeuxSession]:
         """Forget, and return, the sessions that did not connect for too long."""
         expired = self.sessions.expire(now)
         for session in expired:
-            self._forget_browser(session)
+            self._forget(session)
         return expired
 
-    def _forget_browser(self, session: BayeuxSession) -> None:
+    def _forget(self, session: BayeuxSession) -> None:
+        if not session.alive:
+            return  # two requests may have said goodbye
+        session.alive = False
+        self.subscriptions -= len(session.recipients)
         browser = session.browser
         browser.sessions -= 1
         if not browser.sessions:
@@ -438,7 +452,7 @@ class Bayeux:
         Where it returns None, ``converse`` is to be asked.
         """
         session = self._plain_session(message, now)
-        if session is None or len(message) != 4 or "data" not in message:
+        if session is None or len(message) != 4 or "data" not in message or len(channel) > RECIPIENT_BYTES:
             return None
         name = _plain_name(channel)
         if name is None:
@@ -606,23 +620,28 @@ class Bayeux:
         channels = turn.subscriptions()
         try:
             names = [readable(channel[1:]) for channel in channels if not _is_service(channel)]
-            new = tuple(dict.fromkeys([name for name in names if name not in session.recipients]))
+            new = session.without(names)
             if not new:
                 return
             yield from _ask(turn.peer, "poll", new)
             if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
                 turn.fail(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
                 return
+            if self.subscriptions + len(new) > BAYEUX_SUBSCRIPTIONS_IN_ALL:
+                raise ServerFull(
+                    f"There are {BAYEUX_SUBSCRIPTIONS_IN_ALL} subscriptions, which is the bound."
+                )
             here = yield Locate()
         except CometError as error:
             turn.fail(_refused(error, turn.message["subscription"]))
             return
+        new = session.without(new)  # a store that waits may have served another request meanwhile
         # They count from now on, though the session may still have to be told what came before.
         if session.place == NOW:
             session.place = here
         elif session.place != here:
             session.since.update(dict.fromkeys(new, here.sequence))
-        session.subscribed((*session.recipients, *new))
+        self._subscribed(session, (*session.recipients, *new))
 
     def _unsubscribe(self, turn: _Turn, session: BayeuxSession) -> _Effects:
         names = [channel[1:] for channel in turn.subscriptions() if not _is_service(channel)]
@@ -632,8 +651,13 @@ class Bayeux:
             return
         for name in names:
             session.since.pop(name, None)
-        session.subscribed(tuple([name for name in session.recipients if name not in names]))
+        self._subscribed(session, tuple([name for name in session.recipients if name not in names]))
         yield from ()
+
+    def _subscribed(self, session: BayeuxSession, recipients: tuple[str, ...]) -> None:
+        if session.alive:
+            self.subscriptions += len(recipients) - len(session.recipients)
+        session.subscribed(recipients)
 
     # -- publish ("Publish", "Request / Response operation with service channels")
 

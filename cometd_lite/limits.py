@@ -119,6 +119,9 @@ BAYEUX_BATCH_MESSAGES = 1_000
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
+BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
+"""Subscriptions of all Bayeux sessions: 60 MB with ordinary names, 200 MB with the longest."""
+
 BAYEUX_BROWSER_SESSIONS = 100
 """Bayeux sessions of one browser: nobody has more tabs of a program, but a page may shake hands in a loop."""
 

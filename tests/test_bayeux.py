@@ -11,6 +11,7 @@ from helpers import EPOCH
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cometd_lite import bayeux
 from cometd_lite.bayeux import (
     CONNECTION_TYPES,
     Ask,
@@ -512,6 +513,46 @@ def test_the_subscriptions_of_a_session_are_bounded(world: World) -> None:
     assert world.say(subscribe(client_id, "/0"))[0]["successful"] is True
     (reply,) = world.say(subscribe(client_id, "/more"))
     assert reply["error"] == f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions"
+
+
+def test_the_subscriptions_of_all_sessions_are_bounded_and_freed_when_they_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bayeux, "BAYEUX_SUBSCRIPTIONS_IN_ALL", 5)
+    one, other = world.connected(), world.connected()
+    assert world.say(subscribe(one, ["/a", "/b", "/c"]))[0]["successful"] is True
+    (reply,) = world.say(subscribe(other, ["/a", "/b", "/c"]))
+    assert reply["error"] == "503::server-full"
+    world.say(unsubscribe(one, "/a"))
+    assert world.say(subscribe(other, ["/a", "/b", "/c"]))[0]["successful"] is True
+    world.say(disconnect(one))
+    assert world.bayeux.subscriptions == 3
+    world.now += 60.0
+    world.bayeux.expire(world.now)
+    assert world.bayeux.subscriptions == 0
+
+
+def test_two_requests_at_once_subscribe_once(world: World) -> None:
+    # A store that waits may answer one when the other is done.
+    client_id = world.connected()
+    talks = [world.bayeux.converse([subscribe(client_id, "/a")], Peer(), NOW, WALL) for _ in range(2)]
+    for talk in talks:
+        assert next(talk) == Locate()
+    for talk in talks:
+        with pytest.raises(StopIteration):
+            talk.send(Cursor(EPOCH, 9))
+    assert world.session(client_id).recipients == ("a",)
+    assert world.bayeux.subscriptions == 1
+
+
+def test_a_subscription_that_comes_after_the_end_is_not_counted(world: World) -> None:
+    client_id = world.connected()
+    talk = world.bayeux.converse([subscribe(client_id, "/a")], Peer(), NOW, WALL)
+    assert next(talk) == Locate()
+    world.say(disconnect(client_id))
+    with pytest.raises(StopIteration):
+        talk.send(Cursor(EPOCH, 9))
+    assert world.bayeux.subscriptions == 0
 
 
 # -- a session's place

@@ -1235,6 +1235,26 @@ def test_a_socket_ends_when_its_token_does(server: Server) -> None:
     assert wire.talk.ended.called
 
 
+# -- the command's options
+
+
+def test_the_command_says_how_bayeux_is_spoken() -> None:
+    from cometd_lite.service import Options as Command  # noqa: PLC0415  it imports the reactor
+
+    command = Command()
+    command.parseOptions([])
+    assert command.bayeux == Options(timeout=30.0, interval=0, max_interval=10.0)
+    command.parseOptions(
+        ["--bayeux-timeout", "1m", "--bayeux-interval", "500", "--bayeux-max-interval", "20"]
+    )
+    assert command.bayeux == Options(timeout=60.0, interval=500, max_interval=20.0)
+    command.parseOptions(["--no-bayeux"])
+    assert command.bayeux is None
+    for wrong in (["--bayeux-timeout", "0"], ["--bayeux-interval", "-1"], ["--bayeux-max-interval", "x"]):
+        with pytest.raises(SystemExit, match="cometd-lite: --bayeux"):
+            Command().parseOptions(wrong)
+
+
 # -- a store that waits
 
 

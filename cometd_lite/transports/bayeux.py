@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
@@ -234,6 +234,9 @@ class BayeuxTransport:
         except CometError as error:
             refuse(reply, error)
             return self._answer(exchange, gone, json_answer)
+        except BaseException:
+            session.talking -= 1
+            raise
         if not waits(pushed):
             if session.reads:
                 return self._answer(exchange, gone, json_answer)
@@ -892,7 +895,6 @@ def is_callback(name: str) -> bool:
     return len(name) <= BAYEUX_CALLBACK_BYTES and _CALLBACK.fullmatch(name) is not None
 
 
-@lru_cache(maxsize=1_024)
 def browser_of(cookie: bytes | None) -> str | None:
     """Return the browser's name in the value of a Cookie header."""
     if cookie is None:
