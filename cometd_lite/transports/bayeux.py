@@ -202,9 +202,10 @@ class BayeuxTransport:
             self._drop(session)
 
     def stop(self) -> None:
-        """Close the sockets; held connects are answered by the hub."""
+        """Close the sockets that speak for no session; the others are readers, and ended by the hub."""
         for socket in tuple(self._sockets):
-            socket.close(SERVICE_RESTART, "the server is stopping")
+            if socket.reader is None:
+                socket.close(SERVICE_RESTART, "the server is stopping")
 
     def __len__(self) -> int:
         return len(self.bayeux.sessions)
@@ -743,6 +744,8 @@ class BayeuxSocket:
         self.transport.bayeux.done(exchange)
         if exchange.session is not None:
             self.transport.refresh(exchange.session)
+        if exchange.connects and self.transport.hub.stopping:
+            self.close(SERVICE_RESTART, "the server is stopping")  # nobody is held any more
 
     def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
         """Become the session's socket, if it was begun or connects here, or nobody else reads for it."""
