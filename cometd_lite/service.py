@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from twisted.application.service import Service
@@ -282,22 +282,34 @@ no pid file."""
         return Hosts(frozenset(name.lower() for name in self["host"]), only)
 
 
+class CannotStartError(Exception):
+    """The program cannot begin; its text says why."""
+
+
 class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
-    ``drain`` is the seconds within which it has stopped, whatever clients and disks do.
+    ``drain`` is the seconds within which it has stopped, whatever clients and disks do. ``daemon``: twistd
+    leaves the shell that has started it, once all has begun well.
     """
 
     log = Logger()
     name = "cometd-lite"
 
     def __init__(
-        self, comet: Comet, factory: HTTPFactory, listen: list[str], drain: float = DRAIN_SECONDS
+        self,
+        comet: Comet,
+        factory: HTTPFactory,
+        listen: list[str],
+        drain: float = DRAIN_SECONDS,
+        *,
+        daemon: bool = False,
     ) -> None:
         self.comet = comet
         self.factory = factory
         self.listen = listen
         self.drain = drain
+        self.daemon = daemon
         self.ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
@@ -314,11 +326,18 @@ class CometService(Service):
         error = failure.value
         if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
             error = error.socketError.strerror
-        self._failed = f"cometd-lite: cannot listen on {endpoint}: {error}."
+        self._failed = f"cannot listen on {endpoint}: {error}."
 
     def _exit_if_failed(self) -> None:
         if self._failed is not None:
-            raise SystemExit(self._failed)
+            self._fail(self._failed)
+
+    def _fail(self, sentence: str) -> NoReturn:
+        """End the program, which has not quite begun."""
+        if self.daemon:
+            # Who started it waits at a pipe, where twistd tells of exceptions, and of SystemExit never.
+            raise CannotStartError(sentence)
+        raise SystemExit(f"cometd-lite: {sentence}")
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
         """Open the store and begin to serve; a store that cannot be opened ends the program."""
@@ -326,7 +345,7 @@ class CometService(Service):
         try:
             self.comet.start()
         except StoreUnusable as error:
-            raise SystemExit(f"cometd-lite: {error}") from None
+            self._fail(str(error))
         reactor.callWhenRunning(self._handle_signals)
         reactor.callWhenRunning(settle_collector)
 
@@ -429,7 +448,8 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         bounds=Bounds(body=options["max-body"]),
         prefix=options["mount"].encode(),
     )
-    return CometService(comet, factory, options["listen"], options["drain"])
+    daemon = options.parent is not None and not options.parent.get("nodaemon", True)
+    return CometService(comet, factory, options["listen"], options["drain"], daemon=daemon)
 
 
 def _is_local(endpoint: str) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
-from program import PATIENCE, Program, eventually, start
+from program import ON_LOOPBACK, PATIENCE, ROOT, TWISTD, Program, eventually, start
 
 STORE = ("--store", "sqlite:comet.db")
 
@@ -120,6 +122,23 @@ def test_a_file_of_a_newer_version_is_one_sentence_and_a_failure(tmp_path):
 def test_a_damaged_file_is_one_sentence_and_a_failure(tmp_path):
     (tmp_path / "comet.db").write_bytes(b"\0" * 8192)
     assert "is no database, or a damaged one" in refusal(tmp_path, *STORE)
+
+
+def test_a_daemon_that_cannot_begin_says_so_to_its_shell(tmp_path):
+    # SystemExit in twistd's child left its parent waiting for ever.
+    (tmp_path / "comet.db").write_bytes(b"\0" * 8192)
+    words = [sys.executable, "-c", TWISTD, "--logfile=log", "--pidfile=pid", "cometd-lite", *STORE]
+    shell = subprocess.run(
+        [*words, "--listen", ON_LOOPBACK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert shell.returncode == 1
+    assert b"The store" in shell.stdout + shell.stderr
+    assert "is no database, or a damaged one" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("store", ["sqlite", "sqlite:", "postgres:x", "Memory"])
