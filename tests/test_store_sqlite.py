@@ -830,6 +830,19 @@ def test_closing_on_a_full_disk_ends_all_the_same(place):
     assert data(place.read(place.open(), "bob")) == []
 
 
+def test_what_did_not_fit_before_is_tried_once_more_at_the_end(place):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    limit_pages(store, 0)
+    refused(place.push(store, "bob", body=BIG))
+    place.take(store, "bob", limit=1)
+    store.remember("kind", "id", lambda: b"value", inf)
+    limit_pages(store, 1_000)
+    after = place.restart(store)
+    assert data(place.take(after, "bob")) == ["b"]
+    assert [record.id for record in after.recall("kind")] == ["id"]
+
+
 # -- what a loss of power leaves
 
 

@@ -678,7 +678,9 @@ class SQLiteStore:
         self._journal = None
         self._refuse_all()
         # After a failure there are changes left, as many as there may be; they are tried once more.
-        self._worker.run(partial(journal.close, self._kept.changes(None)), self._closed)
+        changes = self._kept.changes(None)
+        self._add(changes, (), self._records)
+        self._worker.run(partial(journal.close, changes), self._closed)
 
     def _closed(self, failure: Failure | None) -> None:
         if failure is not None:
