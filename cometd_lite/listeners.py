@@ -60,7 +60,7 @@ class Listener(Session):
     @property
     def keys(self) -> tuple[str, ...]:
         """Everything that the listener reads: what it named, its own mailbox, and that of all listeners."""
-        return (*self.recipients, self.id, ALL_LISTENERS)
+        return tuple(dict.fromkeys((*self.recipients, self.id, ALL_LISTENERS)))
 
 
 class Listeners:
