@@ -6,16 +6,18 @@ Python values and HTTP requests arrive; messages leave, to whoever waits for the
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
+from zope.interface import implementer
 
 from .auth import Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .bayeux import Service
+from .hooks import Calls, HookedHub, HookedRegistry, OnPush, OnReader
 from .hub import Hub, Standing
 from .later import Maybe, then
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
@@ -35,9 +37,16 @@ Recipients = str | Iterable[str]
 class Comet:
     """A comet server inside a Twisted program: push and poll from Python, and serve the same over HTTP.
 
-    ``clock`` is the reactor unless given; tests give a ``twisted.internet.task.Clock``. Messages live in
-    memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push. Bayeux is spoken
-    at ``/cometd`` unless ``bayeux`` is None.
+    Messages live in memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
+    Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``clock`` is the reactor unless given, its ages
+    measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``.
+
+    Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
+    ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
+    told each message that was accepted, over whatever road; ``on_park`` what a reader names that is held from
+    now on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its
+    client has left. These three are called a moment later, in order; they may return a Deferred or coroutine,
+    which nobody waits for; and where they fail it is logged.
     """
 
     def __init__(
@@ -50,6 +59,9 @@ class Comet:
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
         authorize: Authorize | None = None,
+        on_push: OnPush | None = None,
+        on_park: OnReader | None = None,
+        on_leave: OnReader | None = None,
         metrics: bool = True,
         console: bool = True,
         openapi: bool = True,
@@ -60,13 +72,10 @@ class Comet:
         if clock is None:
             from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
 
-            clock = IReactorTime(reactor)
+            clock = Monotonic(IReactorTime(reactor))
         self.limits = limits or Limits()
-        self.hub = Hub(
-            store or MemoryStore(self.limits, overflow=overflow),
-            Registry(clock, self.limits.max_parked),
-            clock,
-            wall=wall,
+        self.hub = self._hub(
+            store or MemoryStore(self.limits, overflow=overflow), clock, wall, on_push, on_park, on_leave
         )
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.routes = Routes(
@@ -83,6 +92,24 @@ class Comet:
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
+
+    def _hub(
+        self,
+        store: Store,
+        clock: IReactorTime,
+        wall: Callable[[], float],
+        on_push: OnPush | None,
+        on_park: OnReader | None,
+        on_leave: OnReader | None,
+    ) -> Hub:
+        """Return a hub that knows of the hooks that there are, and of no others."""
+        calls = Calls(clock)
+        registry = Registry(clock, self.limits.max_parked)
+        if on_park is not None or on_leave is not None:
+            registry = HookedRegistry(calls, on_park, on_leave, clock, self.limits.max_parked)
+        if on_push is not None:
+            return HookedHub(calls, on_push, store, registry, clock, wall=wall)
+        return Hub(store, registry, clock, wall=wall)
 
     def start(self) -> Maybe[None]:
         """Open the store, and begin to clear away, every second, what is too old.
@@ -207,14 +234,14 @@ class Comet:
     ) -> AsyncIterator[Message]:
         """Yield the recipients' messages as they come, from a cursor on, until the server stops.
 
-        ``on_gap`` is called, with the cursor to go on from, where messages before the next one are no
-        longer kept. Closing the iterator forgets the reader.
+        ``on_gap`` is called with the cursor after which messages are lost to this reader; what is still kept
+        follows. Closing the iterator forgets the reader.
         """
-        cursor: str | Cursor = after
+        cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
         while not self.hub.stopping:
             batch = await self.poll(recipients, cursor)
             if batch.gap and on_gap is not None:
-                on_gap(batch.cursor)
+                on_gap(cursor)
             for message in batch.messages:
                 yield message
             cursor = batch.cursor
@@ -226,6 +253,30 @@ class Comet:
     def delete(self, name: str) -> Deferred[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""
         return _deferred(lambda: self.hub.delete(recipient(name)))
+
+
+@implementer(IReactorTime)
+class Monotonic:
+    """A reactor's timers beside a clock that nobody sets: where the machine's is, no message gets older."""
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+
+    seconds = staticmethod(time.monotonic)
+
+    def callLater(  # noqa: N802  Twisted's name
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002  Twisted's name
+        *given: object,
+        **words: object,
+    ) -> IDelayedCall:
+        """Call something after ``delay`` seconds."""
+        return self._reactor.callLater(delay, callable, *given, **words)
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:  # noqa: N802  Twisted's name
+        """Return what is still to be called."""
+        return self._reactor.getDelayedCalls()
 
 
 def _checked(recipients: Recipients, check: Callable[[str], str]) -> tuple[str, ...]:

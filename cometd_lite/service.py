@@ -40,9 +40,6 @@ from .stores import Store, StoreUnusable
 
 reactor: Any = _reactor
 _LOOK_SECONDS = 0.05
-# Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an hour
-# would hold every poll for an hour more.
-reactor.seconds = time.monotonic
 
 GC_THRESHOLDS = (50_000, 20, 100)
 """Allocations between collections of the youngest objects, and how many of those until older ones are
@@ -289,8 +286,9 @@ class CannotStartError(Exception):
 class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
-    ``drain`` is the seconds within which it has stopped, whatever clients and disks do. ``daemon``: twistd
-    leaves the shell that has started it, once all has begun well.
+    ``drain`` is the seconds within which it has stopped, whatever clients and disks do. ``alone``: it is what
+    the process is for, and so may take over its signals and its garbage collector; beside other services it
+    leaves them alone. ``daemon``: twistd leaves the shell that has started it, once all has begun well.
     """
 
     log = Logger()
@@ -303,12 +301,14 @@ class CometService(Service):
         listen: list[str],
         drain: float = DRAIN_SECONDS,
         *,
+        alone: bool = False,
         daemon: bool = False,
     ) -> None:
         self.comet = comet
         self.factory = factory
         self.listen = listen
         self.drain = drain
+        self.alone = alone
         self.daemon = daemon
         self.ports: list[IListeningPort] = []
 
@@ -346,8 +346,9 @@ class CometService(Service):
             self.comet.start()
         except StoreUnusable as error:
             self._fail(str(error))
-        reactor.callWhenRunning(self._handle_signals)
-        reactor.callWhenRunning(settle_collector)
+        if self.alone:
+            reactor.callWhenRunning(self._handle_signals)
+            reactor.callWhenRunning(settle_collector)
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, wait until the answers have left, close the store.
@@ -363,14 +364,14 @@ class CometService(Service):
         return Deferred.fromCoroutine(self._stop([closed for closed in closing if closed is not None]))
 
     async def _stop(self, closing: list[Deferred[Any]]) -> None:
-        began = reactor.seconds()
+        began = time.monotonic()
         drained = self.comet.drain(self.drain / 2)
         await self._disconnected(began + min(DRAIN_IDLE_SECONDS, self.drain / 10))
         self.factory.shutdown()
         await drained
         await self._disconnected(began + self.drain * 3 / 4)
         closed = self.comet.stop()
-        left = self.drain - (reactor.seconds() - began)
+        left = self.drain - (time.monotonic() - began)
         try:
             await gatherResults([closed, *closing]).addTimeout(max(_LOOK_SECONDS, left), reactor)
         except DeferredTimeout:
@@ -378,7 +379,7 @@ class CometService(Service):
 
     async def _disconnected(self, until: float) -> None:
         """Wait until nobody is connected any more, or the time has come."""
-        while self.factory.connections and reactor.seconds() < until:
+        while self.factory.connections and time.monotonic() < until:
             await deferLater(reactor, _LOOK_SECONDS)
 
     def _handle_signals(self) -> None:
@@ -427,7 +428,15 @@ def settle_collector() -> None:
 
 
 def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
-    """Return the service that ``twistd`` runs."""
+    """Return the service that ``twistd`` runs, or another program beside services of its own.
+
+    Where twistd has parsed the options, the process is this service's alone.
+    """
+    twistd = options.parent
+    if twistd is not None:
+        # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an
+        # hour would hold every poll for an hour more.
+        reactor.seconds = time.monotonic
     comet = Comet(
         limits=options.limits,
         store=options.store,
@@ -439,7 +448,6 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         console=not options["no-console"],
         openapi=not options["no-openapi"],
         bayeux=options.bayeux,
-        clock=reactor,
     )
     factory = HTTPFactory(
         comet.routes.app,
@@ -448,8 +456,10 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         bounds=Bounds(body=options["max-body"]),
         prefix=options["mount"].encode(),
     )
-    daemon = options.parent is not None and not options.parent.get("nodaemon", True)
-    return CometService(comet, factory, options["listen"], options["drain"], daemon=daemon)
+    daemon = twistd is not None and not twistd.get("nodaemon", True)
+    return CometService(
+        comet, factory, options["listen"], options["drain"], alone=twistd is not None, daemon=daemon
+    )
 
 
 def _is_local(endpoint: str) -> bool:

@@ -130,8 +130,11 @@ class MemoryServer:
         return self.run(work).value
 
     def flush(self) -> None:
-        """Bring everything written to the other side, and what is written upon that, until all is quiet."""
+        """Bring everything written to the other side, and what comes of that, until all is quiet."""
         self._network.flush()
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+            self.clock.advance(0)
+            self._network.flush()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on both sides, with everything that happens meanwhile."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import fields
 
 import pytest
 from twisted.application.service import IService, IServiceMaker
 from twisted.plugin import IPlugin, getPlugins
+from twisted.scripts.twistd import ServerOptions
 from zope.interface.verify import verifyObject
 
+from cometd_lite import service
 from cometd_lite.limits import Limits
 from cometd_lite.service import Options, count, makeService, mount, one_of, size, span, with_backlog
 
@@ -189,16 +192,32 @@ def test_the_help_keeps_the_lines_of_its_opening_and_names_every_option():
 
 
 def test_the_service_is_made_of_what_was_asked_for():
-    service = makeService(
-        parsed("--capacity", "5", "--max-body", "10000", "--mount", "/comet", "--host", "x")
-    )
-    verifyObject(IService, service)
-    assert service.listen == ["tcp:8080:interface=127.0.0.1"]
-    assert service.comet.limits.capacity == 5
-    assert service.factory.bounds.body == 10_000
-    assert service.factory.routes.prefix == b"/comet"
-    assert service.comet.routes.hosts.named == {"x"}
+    made = makeService(parsed("--capacity", "5", "--max-body", "10000", "--mount", "/comet", "--host", "x"))
+    verifyObject(IService, made)
+    assert made.listen == ["tcp:8080:interface=127.0.0.1"]
+    assert made.comet.limits.capacity == 5
+    assert made.factory.bounds.body == 10_000
+    assert made.factory.routes.prefix == b"/comet"
+    assert made.comet.routes.hosts.named == {"x"}
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
+
+
+def test_beside_other_services_it_takes_over_nothing_of_the_process(monkeypatch):
+    started = []
+    monkeypatch.setattr(service.reactor, "callWhenRunning", started.append)
+    seconds = service.reactor.seconds
+    for alone in (False, True):
+        options = Options()
+        options.parent = ServerOptions() if alone else None  # twistd's own, as where it runs the plugin
+        options.parseOptions(["--listen", "tcp:0:interface=127.0.0.1"])
+        made = makeService(options)
+        made.startService()
+        assert [call.__name__ for call in started] == (
+            ["_handle_signals", "settle_collector"] if alone else []
+        )
+        assert (service.reactor.seconds is time.monotonic) == (alone or seconds is time.monotonic)
+        made.comet.stop()
+    service.reactor.seconds = seconds
 
 
 @pytest.mark.parametrize("endpoint", ["tcp:8080", "tcp6:8080:interface=\\:\\:1", "ssl:443:certKey=x"])
