@@ -41,6 +41,8 @@ PUSH_PAUSE = 0.02
 """Between two pushes of a pusher: enough to be in the middle of one most of the time."""
 CALM_SECONDS = (0.05, 1.0)
 """Between two troubles."""
+KEPT = ("--capacity", "100000", "--capacity-bytes", "64M")
+"""What one reader has read makes room in a mailbox, and another may be in a pause of half a minute."""
 PATIENCE = 120.0
 """What was not read by then will never be."""
 
@@ -250,7 +252,7 @@ async def trouble(
 async def soak(arguments: argparse.Namespace, directory: Path) -> list[str]:
     durable = arguments.store == "sqlite"
     options = ("--store", f"sqlite:{directory}/comet.db") if durable else ()
-    server = Server(directory, *options)
+    server = Server(directory, *KEPT, *options)
     server.start()
     await server.up()
     proxy = Proxy(server.port)
