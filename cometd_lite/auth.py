@@ -35,6 +35,9 @@ _JWK_ALGORITHMS: dict[tuple[str, str | None], str] = {
 }
 """The algorithm that each kind of key fixes, whatever its ``alg`` or the token says (RFC 8725 §3.1)."""
 
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "key_ops"})
+"""What makes a JSON Web Key a private one (RFC 7518 §6.2.2, §6.3.2), and what only such a key may do."""
+
 _LATEST = 1e11
 """Seconds since 1970, in the year 5138; a time in milliseconds lies beyond it, and is a mistake."""
 
@@ -246,7 +249,7 @@ def _read_keys(file: Path) -> list[PyJWK]:
         if content.startswith(b"-----BEGIN"):
             return [_pem_key(content)]
         if content.startswith(b"{"):
-            keys = [PyJWK(key, _algorithm(key)) for key in _jwks(content)]
+            keys = [PyJWK(public(key), algorithm_of(key)) for key in read_jwks(content)]
         else:
             keys = [PyJWK({"kty": "oct", "k": base64url_encode(content).decode()}, "HS256")]
     except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
@@ -256,7 +259,15 @@ def _read_keys(file: Path) -> list[PyJWK]:
     return keys
 
 
-def _algorithm(key: dict[str, Any]) -> str:
+def public(key: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON Web Key without its private part, with which nothing here is to be done."""
+    if key.get("kty") == "oct":
+        return key
+    return {name: value for name, value in key.items() if name not in _PRIVATE}
+
+
+def algorithm_of(key: dict[str, Any]) -> str:
+    """Return the algorithm that a JSON Web Key fixes. Raises ``ValueError`` for a key of no known kind."""
     kind = (str(key.get("kty")), key.get("crv"))
     if kind not in _JWK_ALGORITHMS:
         raise ValueError("a key is oct, RSA, EC on P-256, or OKP on Ed25519")
@@ -264,6 +275,8 @@ def _algorithm(key: dict[str, Any]) -> str:
 
 
 def _pem_key(content: bytes) -> PyJWK:
+    if b"PRIVATE KEY" in content.partition(b"\n")[0]:
+        raise ValueError("it is a private key, and a server needs the public one (openssl pkey -pubout)")
     key = load_pem_public_key(content)
     if isinstance(key, RSAPublicKey):
         return PyJWK(RSAAlgorithm.to_jwk(key, as_dict=True), "RS256")
@@ -274,7 +287,8 @@ def _pem_key(content: bytes) -> PyJWK:
     raise ValueError("a public key is RSA, on the curve P-256, or Ed25519")
 
 
-def _jwks(content: bytes) -> list[dict[str, Any]]:
+def read_jwks(content: bytes) -> list[dict[str, Any]]:
+    """Return the keys of a JWKS (RFC 7517 §5), or a single key as one. Raises ``ValueError``."""
     document = orjson.loads(content)
     keys = document.get("keys", [document])
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):

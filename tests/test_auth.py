@@ -13,7 +13,7 @@ import jwt
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -318,6 +318,20 @@ def test_known_tokens_are_bounded(tokens: Tokens) -> None:
 def test_a_file_that_holds_no_key_is_a_sentence(make: Make, content: bytes) -> None:
     with pytest.raises(ValueError, match="key0"):
         make(content)
+
+
+@pytest.mark.parametrize("algorithm", PRIVATE)
+def test_of_a_private_key_in_a_jwks_the_public_part_is_used(make: Make, algorithm: str) -> None:
+    key = PRIVATE[algorithm]
+    kind: Any = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}[algorithm]
+    tokens = make(orjson.dumps(kind.to_jwk(key, as_dict=True)))
+    assert tokens.grant(jwt.encode(CLAIMS, key, algorithm)).push == ("bob",)
+
+
+def test_a_private_key_in_pem_is_refused_with_what_to_do(make: Make) -> None:
+    private = ED.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(ValueError, match="it is a private key, and a server needs the public one"):
+        make(private)
 
 
 def test_a_short_secret_in_a_jwks_is_refused_as_one_in_a_file_is(make: Make) -> None:

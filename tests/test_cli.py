@@ -7,22 +7,36 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from twisted.internet.defer import Deferred, succeed
 
 from cometd_lite import __version__
+from cometd_lite.auth import Tokens
 from cometd_lite.cli import completion, main, status
 from cometd_lite.cli.commands import COMMANDS, Misused, Notes, judged
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import parse, parser_of
 from cometd_lite.cli.terminal import Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
+from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import Limits
+from cometd_lite.listeners import ALL_LISTENERS
 from cometd_lite.message import Content, Cursor, Message
 from cometd_lite.testing import MemoryServer, Outcome
 
@@ -592,6 +606,191 @@ def test_the_same_trouble_is_told_once_a_minute(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "cometd-lite: It is gone. Trying again.\n"
 
 
+# -- token
+
+NOW = 1_795_169_758.0
+SECRET = b"a secret of at least thirty-two bytes"
+PRIVATE: dict[str, Any] = {
+    "RS256": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+
+
+def private_pem(key: Any, encryption: Any = None) -> bytes:
+    made: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption())
+    return made
+
+
+def public_pem(key: Any) -> bytes:
+    made: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return made
+
+
+def jwk_of(key: Any, **words: str) -> dict[str, Any]:
+    kinds: dict[Any, Any] = {
+        rsa.RSAPrivateKey: RSAAlgorithm,
+        rsa.RSAPublicKey: RSAAlgorithm,
+        ec.EllipticCurvePrivateKey: ECAlgorithm,
+    }
+    kind: Any = next((kind for of, kind in kinds.items() if isinstance(key, of)), OKPAlgorithm)
+    return {**kind.to_jwk(key, as_dict=True), **words}
+
+
+def jwks(*keys: dict[str, Any]) -> bytes:
+    return orjson.dumps({"keys": keys})
+
+
+Signs = Callable[..., str]
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    file.write_bytes(SECRET + b"\n")
+    return file
+
+
+@pytest.fixture
+def signs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Signs:
+    """Return a function that types a command for a key of this content, and returns the token printed."""
+
+    def signs(content: bytes, *words: str) -> str:
+        (tmp_path / "key").write_bytes(content)
+        assert main(["token", "--key", str(tmp_path / "key"), *words]) == status.DONE
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert said.out.count("\n") == 1
+        return said.out.rstrip("\n")
+
+    return signs
+
+
+@pytest.mark.parametrize("algorithm", PRIVATE)
+@pytest.mark.parametrize("form", ["PEM", "JWK", "JWKS"])
+def test_a_token_of_any_kind_of_key_is_taken_by_a_server_that_has_the_public_one(
+    signs: Signs, tmp_path: Path, algorithm: str, form: str
+) -> None:
+    key = PRIVATE[algorithm]
+    private = {
+        "PEM": private_pem(key),
+        "JWK": orjson.dumps(jwk_of(key)),
+        "JWKS": jwks(jwk_of(key, kid="a"), jwk_of(PRIVATE["EdDSA"].public_key(), kid="b")),
+    }
+    token = signs(private[form], "--push", "chat/*", "--poll", "bob", "--poll", "alice", "--manage", "**")
+    (tmp_path / "public").write_bytes(public_pem(key))
+    grant = Tokens([tmp_path / "public"]).grant(token)
+    assert (grant.push, grant.poll, grant.manage) == (("chat/*",), ("bob", "alice"), ("**",))
+    assert jwt.get_unverified_header(token)["alg"] == algorithm
+
+
+def test_a_token_holds_for_its_time_is_for_somebody_and_meant_for_a_server(
+    signs: Signs, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW)
+    token = signs(SECRET, "--poll", "bob", "--ttl", "90m", "--sub", "alice", "--aud", "comet", "--kid", "k7")
+    grant = Tokens([key_file], audience="comet", wall=lambda: NOW).grant(token)
+    assert (grant.expires_at, grant.subject) == (NOW + 5_400, "alice")
+    assert jwt.get_unverified_header(token)["kid"] == "k7"
+    for tokens in (
+        Tokens([key_file], audience="other", wall=lambda: NOW),
+        Tokens([key_file], wall=lambda: NOW),
+        Tokens([key_file], audience="comet", wall=lambda: NOW + 5_400),
+    ):
+        with pytest.raises(Unauthorized):
+            tokens.grant(token)
+
+
+def test_a_server_lets_a_token_do_what_it_grants_and_nothing_else(signs: Signs, key_file: Path) -> None:
+    server = MemoryServer(tokens=Tokens([key_file]))
+    words = ("--push", "chat/*", "--poll", "bob", "--manage", "bob")
+    client = Client(token=signs(SECRET, *words), treq=server.treq, clock=server.clock)
+    server.result(client.push("chat/a", "hi"))
+    server.result(client.take("bob", wait=0))
+    server.result(client.delete("bob"))
+    for forbidden in (
+        client.push("chat/a/b", "hi"),
+        client.push("bob", "hi"),
+        client.take("chat/a", wait=0),
+        client.delete("chat/a"),
+    ):
+        with pytest.raises(Forbidden):
+            server.result(forbidden)
+    server.close()
+
+
+def test_a_token_holds_for_an_hour_unless_it_says_otherwise(signs: Signs, key_file: Path) -> None:
+    claims = jwt.decode(signs(SECRET, "--push", "$listeners"), SECRET, ["HS256"])
+    assert claims["push"] == [ALL_LISTENERS]
+    assert 3_590 < claims["exp"] - time.time() <= 3_601
+
+
+def test_of_several_keys_one_is_chosen_by_its_id(signs: Signs, tmp_path: Path) -> None:
+    first, second = jwk_of(PRIVATE["ES256"], kid="a"), jwk_of(PRIVATE["EdDSA"], kid="b")
+    token = signs(jwks(first, second), "--kid", "b", "--push", "bob")
+    assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "kid": "b", "typ": "JWT"}
+    assert Tokens([tmp_path / "key"]).grant(token).push == ("bob",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "sentence"),
+    [
+        (
+            public_pem(PRIVATE["ES256"]),
+            (),
+            "key holds a public key, which checks tokens; it takes the private",
+        ),
+        (jwks(jwk_of(PRIVATE["RS256"].public_key())), (), "key holds public keys only, which check tokens"),
+        (b"-----BEGIN CERTIFICATE-----", (), "holds a public key"),
+        (b"-----BEGIN PRIVATE KEY-----\nnonsense", (), "holds no private key that can be used: "),
+        (
+            private_pem(PRIVATE["ES256"], BestAvailableEncryption(b"x")),
+            (),
+            "is encrypted; openssl pkey -in /",
+        ),
+        (private_pem(ec.generate_private_key(ec.SECP384R1())), (), "is none of RSA, on the curve P-256, or"),
+        (private_pem(rsa.generate_private_key(65537, 1024)), (), "has less than 2048 bits (RFC 7518 §3.3)."),
+        (b"too short", (), "has less than 32 bytes (RFC 7518 §3.2)."),
+        (jwks({"kty": "oct", "k": "c2hvcnQ"}), (), "has less than 32 bytes (RFC 7518 §3.2)."),
+        (b"", (), "has less than 32 bytes"),
+        (b"{", (), "holds no key that can be used: "),
+        (b'{"keys": []}', (), "holds no key that can be used: a JWKS has a list of keys."),
+        (b'{"kty": "oct"}', (), "holds no key that can be used: "),
+        (
+            jwks({"kty": "EC", "crv": "P-521", "d": "AA"}),
+            (),
+            "a key is oct, RSA, EC on P-256, or OKP on Ed25519.",
+        ),
+        (
+            jwks(jwk_of(PRIVATE["ES256"], kid="a"), jwk_of(PRIVATE["EdDSA"])),
+            (),
+            "There are several keys in",
+        ),
+        (jwks(jwk_of(PRIVATE["ES256"], kid="a")), ("--kid", "b"), "that can sign is called 'b'."),
+        (SECRET, tuple(f"--poll={'x' * 240}{number}" for number in range(50)), "and a server takes 8192"),
+    ],
+)
+def test_what_cannot_sign_is_told_by_a_sentence(
+    content: bytes, words: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_bytes(content)
+    assert main(["token", "--key", str(tmp_path / "key"), "--push", "bob", *words]) == status.USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("cometd-lite: ")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_key_file_that_is_not_there_is_told_by_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["token", "--key", str(tmp_path / "none"), "--push", "bob"]) == status.USAGE
+    assert capsys.readouterr().err == (
+        f"cometd-lite: The key file {tmp_path}/none cannot be read: No such file or directory.\n"
+    )
+
+
 # -- the words themselves
 
 
@@ -623,6 +822,18 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["push", "bob", "--lines", "--key", "k"], "the lines have keys of their own"),
         (["follow", "bob", "--keep-going"], "--keep-going goes with --exec"),
         (["poll"], "the following arguments are required: NAME"),
+        (["token", "--push", "bob"], "the following arguments are required: --key"),
+        (["token", "--key", "k"], "the token would allow nothing; say what it may by --push, --poll or"),
+        (
+            ["token", "--key", "k", "--push", "a/*/b"],
+            "'a/*/b' is no recipient or pattern: A recipient's name",
+        ),
+        (["token", "--key", "k", "--poll", ""], "'' is no recipient or pattern"),
+        (["token", "--key", "k", "--poll", "$x"], "'$x' is no recipient or pattern: Names that begin with $"),
+        (["token", "--key", "k", "--poll", "a", "--ttl", "0"], "--ttl is a time above 0 and at most 36525d."),
+        (["token", "--key", "k", "--poll", "a", "--ttl", "99999999d"], "--ttl is a time above 0 and at most"),
+        (["token", "--key", "k", "--poll", "a", "--ttl", "soon"], "'soon' is no time in seconds"),
+        (["token", "--key", "k", "--poll", "a", "--url", "x"], "unrecognized arguments: --url x"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
         (["info", "--url", "http://x/?q=1"], "is no URL of a server"),
         (["sing"], "there is no command 'sing'; there are serve, push, poll"),
@@ -679,7 +890,7 @@ def test_examples_in_the_help_are_understood(capsys: pytest.CaptureFixture[str])
     import shlex  # noqa: PLC0415  only here
 
     understood = 0
-    for name in ("push", "poll", "follow", "listen", "info", "delete"):
+    for name in ("push", "poll", "follow", "listen", "info", "delete", "token"):
         epilog = parser_of(name).epilog or ""
         for line in epilog.splitlines():
             _, found, words = line.rpartition(f"cometd-lite {name}")
@@ -695,6 +906,7 @@ def test_the_words_are_read_without_twisted() -> None:
         from cometd_lite.cli import main
         main(["push", "--help"])
         main(["completion", "bash"])
+        main(["token", "--help"])
         imported = {name.partition(".")[0] for name in sys.modules}
         sys.exit(str(imported & {"twisted", "treq", "orjson"} or ""))
     """
@@ -758,7 +970,7 @@ def test_completion_knows_every_command_and_every_option(
     script = capsys.readouterr().out
     for name in NAMES:
         assert name in script
-    for name in ("push", "follow", "listen"):
+    for name in ("push", "follow", "listen", "token"):
         for option in completion.options(name):
             assert option.long.removeprefix("--") in script
 
@@ -806,6 +1018,8 @@ def complete(*words: str, extra: str = "") -> list[str]:
         (("cometd-lite", "follow", "x", "--c"), ["--cursor-file", "--count"]),
         (("cometd-lite", "completion", ""), ["-h", "--help", "bash", "zsh", "fish"]),
         (("cometd-lite", "push", "--event", ""), []),
+        (("cometd-lite", "push", "--key", ""), []),
+        (("cometd-lite", "token", "--p"), ["--push", "--poll"]),
         (("cometd-lite", "serve", "--cap"), ["--capacity", "--capacity-bytes"]),
     ],
 )
@@ -816,5 +1030,5 @@ def test_bash_offers_what_fits(words: tuple[str, ...], offered: list[str]) -> No
 
 def test_bash_offers_files_where_a_file_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    found = complete("cometd-lite", "push", "--file", "note", extra=f"cd {tmp_path}")
-    assert found == ["notes.txt"]
+    for words in (("push", "--file"), ("token", "--key")):
+        assert complete("cometd-lite", *words, "note", extra=f"cd {tmp_path}") == ["notes.txt"]

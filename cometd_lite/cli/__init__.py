@@ -48,6 +48,10 @@ def _do(words: list[str]) -> int:
 
         sys.stdout.write(script(arguments.shell))
         return status.DONE
+    if name == "token":
+        from .signing import token  # noqa: PLC0415  imports what makes signatures
+
+        return token(arguments)
     from .commands import run  # noqa: PLC0415  imports Twisted
 
     done = run(name, arguments)

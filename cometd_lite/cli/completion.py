@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .parser import COMMANDS, parser_of
 
-_FILES = frozenset({"--file", "--cursor-file"})
+_REPEATED = frozenset({"--rcpt", "--push", "--poll", "--manage"})
 _PROGRAMS = frozenset({"--exec"})
 _ASKED = ("serve", "bench")
 
@@ -31,6 +31,11 @@ class Option:
     def long(self) -> str:
         """Its name."""
         return self.names[-1]
+
+    @property
+    def file(self) -> bool:
+        """Whether its value is a file's name."""
+        return self.takes == "FILE"
 
 
 def options(command: str) -> list[Option]:
@@ -72,17 +77,17 @@ def _bash() -> str:
     for command in _told():
         words = [name for option in options(command) for name in option.names] + list(_values(command))
         cases.append(f"        {command}) words='{' '.join(words)}' ;;")
-    known = {option.long: option for command in _told() for option in options(command)}
     values = []
-    for name, option in sorted(known.items()):
+    for command, option in [(name, option) for name in _told() for option in options(name)]:
+        place = f"        '{command} {option.long}')"
         if option.choices:
-            values.append(f"        {name}) words='{' '.join(option.choices)}' ;;")
-        elif name in _FILES:
-            values.append(f'        {name}) COMPREPLY=($(compgen -f -- "$word")); return ;;')
-        elif name in _PROGRAMS:
-            values.append(f'        {name}) COMPREPLY=($(compgen -c -- "$word")); return ;;')
+            values.append(f"{place} words='{' '.join(option.choices)}' ;;")
+        elif option.file:
+            values.append(f'{place} COMPREPLY=($(compgen -f -- "$word")); return ;;')
+        elif option.long in _PROGRAMS:
+            values.append(f'{place} COMPREPLY=($(compgen -c -- "$word")); return ;;')
         elif option.takes:
-            values.append(f"        {name}) return ;;")
+            values.append(f"{place} return ;;")
     newline = "\n"
     return f"""\
 # bash completion for cometd-lite:  eval "$(cometd-lite completion bash)"
@@ -93,7 +98,7 @@ _cometd_lite() {{
         COMPREPLY=($(compgen -W '{" ".join(COMMANDS)} --help --version' -- "$word"))
         return
     fi
-    case $before in
+    case "${{COMP_WORDS[1]}} $before" in
 {newline.join(values)}
     esac
     [ -n "$words" ] || case ${{COMP_WORDS[1]}} in
@@ -113,13 +118,13 @@ def _zsh() -> str:
         value = ""
         if option.choices:
             value = f":{option.takes}:({' '.join(option.choices)})"
-        elif option.long in _FILES:
+        elif option.file:
             value = f":{option.takes}:_files"
         elif option.long in _PROGRAMS:
             value = f":{option.takes}:_command_names"
         elif option.takes:
             value = f":{option.takes}: "
-        repeated = "*" if option.long == "--rcpt" else ""
+        repeated = "*" if option.long in _REPEATED else ""
         return " ".join(f"'{repeated}{name}[{about}]{value}'" for name in option.names)
 
     cases = []
@@ -177,7 +182,7 @@ def _fish() -> str:
             value = ""
             if option.choices:
                 value = f" -x -a '{' '.join(option.choices)}'"
-            elif option.long in _FILES:
+            elif option.file:
                 value = " -r -F"
             elif option.long in _PROGRAMS:
                 value = " -x -a '(__fish_complete_command)'"

@@ -10,11 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
+from ..errors import BadRecipient
+from ..recipient import readable
 from . import status
 
 DEFAULT_URL = "http://localhost:8080"
 PATIENCE_SECONDS = 10.0
 """The server has this long to answer for the first time: a restart takes less, a person waits no longer."""
+TOKEN_SECONDS = 3_600.0
+"""A token holds for so long unless asked otherwise: whoever finds it later finds nothing."""
+
+TOKEN_SECONDS_MOST = 36_525 * 86_400.0
+"""A century, beyond which times are mistakes."""
+
+LISTENERS = "$listeners"
+"""What a token names that may ``POST /push?to=listeners``."""
 
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
 _SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,6 +37,7 @@ COMMANDS = {
     "listen": "register a listener with an address of its own, and follow it",
     "info": "say how the server stands, or a recipient",
     "delete": "lose what a recipient's mailbox holds",
+    "token": "sign a token that says who may push, poll and manage what",
     "bench": "measure a server",
     "completion": "print completion for bash, zsh or fish",
 }
@@ -70,6 +81,15 @@ the id reaches this listener alone. It ends with the command.""",
   cometd-lite info
   cometd-lite info bob alice --json""",
     "delete": "  cometd-lite delete bob",
+    "token": """\
+  cometd-lite token --key secret --push 'chat/*' --poll bob --ttl 1h
+  cometd-lite token --key private.pem --poll 'chat/**' --sub bob --aud comet
+  cometd-lite token --key keys.jwks --kid 2026-11 --push '**' --poll '**' --manage '**' --ttl 15m
+
+Nothing is asked of a server: the token is printed, and holds wherever the key is known. FILE is what serve
+--key takes, but for the public keys: a secret of 32 bytes or more (openssl rand -hex 32), a PEM private key
+(openssl genpkey -algorithm ed25519; its public part by openssl pkey -pubout), or a JWKS with private keys.
+Who has the token may do what it says until it expires; there is no calling it back but by another key.""",
     "completion": """\
   bash:  eval "$(cometd-lite completion bash)"                 in ~/.bashrc
   zsh:   cometd-lite completion zsh > ~/.zfunc/_cometd-lite    in a directory of $fpath
@@ -122,7 +142,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     )
     if name in _OPTIONS:
         _OPTIONS[name](parser.add_argument)
-    if name != "completion":
+    if name not in _WITHOUT_SERVER:
         _add_server(parser.add_argument)
     return parser
 
@@ -215,6 +235,33 @@ def _delete(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient")
 
 
+def _token(add: Add) -> None:
+    add("--key", metavar="FILE", required=True, help="signs: a secret, a PEM private key or a JWKS with one")
+    for action, about in (
+        ("push", "what it may push to"),
+        ("poll", "what it may read"),
+        ("manage", "what it may delete"),
+    ):
+        add(
+            f"--{action}",
+            metavar="NAME",
+            action="append",
+            default=[],
+            type=claim,
+            help=f"{about}: a recipient, or a pattern as in 'chat/*'; may be repeated",
+        )
+    add(
+        "--ttl",
+        metavar="TIME",
+        type=span,
+        default=TOKEN_SECONDS,
+        help=f"how long it holds, as in 90s, 15m, 12h or 7d; default: {TOKEN_SECONDS / 3600:g}h",
+    )
+    add("--aud", metavar="NAME", help="the audience: what the server's --audience says")
+    add("--sub", metavar="NAME", help="the subject: for whom it is")
+    add("--kid", metavar="ID", help="the key's id: which of several signs, and what the token calls it")
+
+
 def _completion(add: Add) -> None:
     add("shell", choices=("bash", "zsh", "fish"), help="the shell that is to complete")
 
@@ -226,8 +273,12 @@ _OPTIONS: dict[str, Callable[[Add], None]] = {
     "listen": _listen,
     "info": _info,
     "delete": _delete,
+    "token": _token,
     "completion": _completion,
 }
+
+_WITHOUT_SERVER = frozenset({"token", "completion"})
+"""The commands that speak to no server."""
 
 
 def _one_source(arguments: argparse.Namespace) -> str | None:
@@ -255,10 +306,23 @@ def _command_or_json(arguments: argparse.Namespace) -> str | None:
     return None
 
 
+def _allows_something(arguments: argparse.Namespace) -> str | None:
+    if not (arguments.push or arguments.poll or arguments.manage):
+        return "the token would allow nothing; say what it may by --push, --poll or --manage."
+    return None
+
+
+def _holds_for_a_while(arguments: argparse.Namespace) -> str | None:
+    if not 0 < arguments.ttl <= TOKEN_SECONDS_MOST:
+        return f"--ttl is a time above 0 and at most {TOKEN_SECONDS_MOST / 86_400:g}d."
+    return None
+
+
 _CHECKS: dict[str, tuple[Callable[[argparse.Namespace], str | None], ...]] = {
     "push": (_one_source, _one_type, _one_key),
     "follow": (_command_or_json,),
     "listen": (_command_or_json,),
+    "token": (_allows_something, _holds_for_a_while),
 }
 
 
@@ -268,6 +332,14 @@ def span(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, or as in 90s, 15m, 12h or 7d")
     return float(match[1]) * _SPANS[match[2]]
+
+
+def claim(text: str) -> str:
+    """Return a recipient or pattern as a token may name it."""
+    try:
+        return text if text == LISTENERS else readable(text)
+    except BadRecipient as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no recipient or pattern: {error.detail}") from None
 
 
 def count(text: str) -> int:

@@ -1,0 +1,139 @@
+"""``cometd-lite token``: what is to be allowed arrives, with a file that holds a key; a signed token leaves.
+
+It is taken by a server that was started with the same secret, or with the public part of the key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jwt import PyJWK
+
+from ..auth import algorithm_of, read_jwks
+from ..limits import SECRET_BYTES, TOKEN_BYTES
+from . import status
+
+ACTIONS = ("push", "poll", "manage")
+RSA_BITS = 2048
+"""An RSA key at the least (RFC 7518 §3.3)."""
+
+
+class SigningKey(NamedTuple):
+    """A key that can sign: its own algorithm fixes that of the token. ``id`` is None where it has none."""
+
+    id: str | None
+    algorithm: str
+    key: Any
+
+
+def token(arguments: argparse.Namespace) -> int:
+    """Print the token that was asked for, and return the exit status."""
+    try:
+        signed = sign(claims_of(arguments, time.time()), Path(arguments.key), arguments.kid)
+    except ValueError as error:
+        sys.stderr.write(f"cometd-lite: {error}\n")
+        return status.USAGE
+    sys.stdout.write(f"{signed}\n")
+    return status.DONE
+
+
+def claims_of(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
+    """Return the claims of a token that is made at ``now``, in seconds since 1970."""
+    claims: dict[str, Any] = {action: given for action in ACTIONS if (given := getattr(arguments, action))}
+    claims |= {name: given for name in ("aud", "sub") if (given := getattr(arguments, name)) is not None}
+    return claims | {"exp": math.ceil(now + arguments.ttl)}
+
+
+def sign(claims: Mapping[str, Any], file: Path, kid: str | None = None) -> str:
+    """Return a JSON Web Token (RFC 7519) with the claims, signed by the key in ``file``.
+
+    Of several keys ``kid`` chooses one; where the key has no id, ``kid`` is what the token calls it.
+    Raises ``ValueError`` with a sentence where there is nothing to sign with, or the token would be too long.
+    """
+    key = _chosen(_read(file), file, kid)
+    name = kid or key.id
+    signed = jwt.encode(dict(claims), key.key, key.algorithm, headers=None if name is None else {"kid": name})
+    if len(signed) > TOKEN_BYTES:
+        raise ValueError(
+            f"The token would have {len(signed)} bytes, and a server takes {TOKEN_BYTES}: "
+            "let patterns stand for many recipients, as in 'chat/**'."
+        )
+    return signed
+
+
+def _chosen(keys: list[SigningKey], file: Path, kid: str | None) -> SigningKey:
+    if kid is not None and any(key.id is not None for key in keys):
+        keys = [key for key in keys if key.id == kid]
+        if not keys:
+            raise ValueError(f"No key in {file} that can sign is called {kid!r}.")
+    elif len(keys) > 1:
+        called = ", ".join(repr(key.id) for key in keys)
+        raise ValueError(f"There are several keys in {file}; choose one by --kid: {called}.")
+    return keys[0]
+
+
+def _read(file: Path) -> list[SigningKey]:
+    """Return the keys of a file that can sign, at least one. Raises ``ValueError`` with a sentence."""
+    try:
+        content = file.read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"The key file {file} cannot be read: {error.strerror}.") from None
+    if content.startswith(b"-----BEGIN"):
+        keys = [_from_pem(content, file)]
+    elif content.startswith(b"{"):
+        keys = _from_jwks(content, file)
+    else:
+        keys = [SigningKey(None, "HS256", content)]
+    for key in keys:
+        if isinstance(key.key, bytes) and len(key.key) < SECRET_BYTES:
+            raise ValueError(f"A secret in {file} has less than {SECRET_BYTES} bytes (RFC 7518 §3.2).")
+        if isinstance(key.key, RSAPrivateKey) and key.key.key_size < RSA_BITS:
+            raise ValueError(f"The RSA key in {file} has less than {RSA_BITS} bits (RFC 7518 §3.3).")
+    return keys
+
+
+def _from_pem(content: bytes, file: Path) -> SigningKey:
+    kind = content.partition(b"\n")[0]
+    if b"PUBLIC KEY" in kind or b"CERTIFICATE" in kind:
+        raise ValueError(f"{file} holds a public key, which checks tokens; it takes the private one to sign.")
+    try:
+        key = load_pem_private_key(content, password=None)
+    except TypeError:
+        raise ValueError(
+            f"The private key in {file} is encrypted; openssl pkey -in {file} decrypts it."
+        ) from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{file} holds no private key that can be used: {error}") from None
+    if isinstance(key, RSAPrivateKey):
+        return SigningKey(None, "RS256", key)
+    if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
+        return SigningKey(None, "ES256", key)
+    if isinstance(key, Ed25519PrivateKey):
+        return SigningKey(None, "EdDSA", key)
+    raise ValueError(f"The private key in {file} is none of RSA, on the curve P-256, or Ed25519.")
+
+
+def _from_jwks(content: bytes, file: Path) -> list[SigningKey]:
+    try:
+        listed = read_jwks(content)
+        private = [key for key in listed if key.get("kty") == "oct" or "d" in key]
+        keys = [(PyJWK(key, algorithm_of(key)), key.get("kid")) for key in private]
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"The key file {file} holds no key that can be used: {error}.") from None
+    if not keys:
+        raise ValueError(
+            f"{file} holds public keys only, which check tokens; it takes a private one to sign."
+        )
+    return [SigningKey(kid, key.algorithm_name, key.key) for key, kid in keys]
