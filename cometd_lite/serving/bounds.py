@@ -74,3 +74,9 @@ class Bounds:
 
     head_known: int = 1024
     """Only blocks up to this size are remembered, so that all of them stay below 2 MB."""
+
+    lines_known: int = 4096
+    """Beginnings of request lines remembered with their routes: one for each recipient that is busy."""
+
+    line_known: int = 128
+    """Only those up to this size are remembered, so that all of them stay below 4 MB."""

@@ -12,7 +12,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 from klein import Klein
@@ -75,6 +75,15 @@ def _example() -> Any:
 _PASSES_ON: Final = _example()
 
 
+class Target(NamedTuple):
+    """What the beginning of a request line means, up to its query: method, path, and the path's route."""
+
+    method: bytes
+    path: bytes
+    route: Route
+    params: dict[str, Any]
+
+
 class _Node:
     """What may follow the beginning of a path; looked at in werkzeug's order: fixed, segment, rest."""
 
@@ -124,6 +133,21 @@ class Table:
         if "<" not in rule.rule:
             self._whole.setdefault(rule.rule.encode(), []).append(route)
 
+    def lookup(self, method: bytes, path: bytes) -> Target | None:
+        """Return what ``find`` finds of the usual shape, one fixed segment and a name; None: ask ``find``."""
+        inside = path.removeprefix(self.prefix)
+        if self.prefix and len(inside) == len(path):
+            return None
+        slash = inside.find(b"/", 1)
+        there = self._named.get(inside[:slash], {}).get(method)
+        if there is None:
+            return None
+        with contextlib.suppress(BadRequest):
+            text = _decode(inside[slash + 1 :])
+            if _is_path(text):
+                return Target(method, path, there[0], {there[1]: text})
+        return None
+
     def find(self, method: bytes, path: bytes, request: Request) -> Found:
         """Return the route of a path (as it came, without its query) and the route's parameters.
 
@@ -132,14 +156,6 @@ class Table:
         """
         if self.prefix:
             path = self._inside(path)
-        # The shape of most routes first: one fixed segment, then a name.
-        slash = path.find(b"/", 1)
-        named = self._named.get(path[:slash])
-        if named is not None:
-            text = _decode(path[slash + 1 :])
-            there = named.get(method)
-            if there is not None and _is_path(text):
-                return there[0], {there[1]: text}
         for route in self._whole.get(path, ()):
             if route.methods is None or method in route.methods:
                 return route, {}

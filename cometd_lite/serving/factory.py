@@ -12,7 +12,7 @@ from twisted.web.http import RESPONSES
 from zope.interface import implementer
 
 from .bounds import TICK, Bounds
-from .dispatch import Table
+from .dispatch import Table, Target
 from .heads import Head, parse_block
 from .protocol import HTTPConnection
 from .sockets import Poller, adoptable
@@ -65,7 +65,13 @@ class HTTPFactory:
         self.connections: set[HTTPConnection] = set()
         self.stopping = False
         self.tick = 1
+        self.idle_until = 1 + self.bounds.idle_seconds
+        """The deadline of a connection that begins to wait for its next request now."""
         self.status_lines: dict[int, bytes] = {}
+        self.last_answer: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        """Status line, head and body of an answer, and what was sent for it: a fan-out sends it often."""
+        self.targets: dict[bytes, Target] = {}
+        """What request lines mean, by all up to their query, or by the whole line where there is none."""
         self._heads: dict[bytes, Head] = {}
         self._timer: IDelayedCall | None = None
         self._poller: Poller | None = None
@@ -108,15 +114,21 @@ class HTTPFactory:
         if not self.connections and self._timer is not None:
             timer, self._timer = self._timer, None
             timer.cancel()
-            self.status_lines.clear()
+            self._forget_answers()
 
     def _pass_time(self) -> None:
         """Move every clock on by one tick, and see whose time is up."""
         self._timer = self.clock.callLater(TICK, self._pass_time)
-        self.status_lines.clear()
+        self._forget_answers()
         self.tick = tick = self.tick + 1
+        self.idle_until = tick + self.bounds.idle_seconds
         for connection in [one for one in self.connections if 0 < one.deadline <= tick]:
             connection.overdue()
+
+    def _forget_answers(self) -> None:
+        """Drop what was kept of the answers of one second."""
+        self.status_lines.clear()
+        self.last_answer = (b"", b"", b"", b"")
 
     def status_line(self, status: int) -> bytes:
         """Return the status line and the Date (RFC 9110 §6.6.1) of all such answers in this second."""
@@ -137,6 +149,13 @@ class HTTPFactory:
                     self._heads.clear()
                 self._heads[block] = head
         return head
+
+    def recognise(self, start: bytes, target: Target) -> None:
+        """Remember what a request line that begins in this way means."""
+        if len(start) <= self.bounds.line_known:
+            if len(self.targets) >= self.bounds.lines_known:
+                self.targets.clear()
+            self.targets[start] = target
 
     # -- the end
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from .dispatch import Route
     from .heads import Head
     from .protocol import HTTPConnection
 
@@ -72,7 +73,21 @@ class Extra:
 class LongWay:
     """The part of ``Request`` that bears twisted.web's names."""
 
-    __slots__ = ("body", "channel", "code", "extra", "head", "method", "minor", "segments", "uri")
+    __slots__ = (
+        "body",
+        "channel",
+        "code",
+        "extra",
+        "head",
+        "method",
+        "minor",
+        "path",
+        "query",
+        "received_at",
+        "route",
+        "sent",
+        "uri",
+    )
 
     body: bytes
     channel: HTTPConnection
@@ -82,8 +97,13 @@ class LongWay:
     method: bytes
     minor: int
     """0 or 1, of HTTP/1.0 or 1.1."""
-    segments: int
-    """How many segments of the path the route's rule takes."""
+    path: bytes
+    """The target without its query, still percent-encoded."""
+    query: bytes
+    """What follows the target's question mark, still percent-encoded; empty where there is none."""
+    received_at: float
+    route: Route | None
+    sent: int
     uri: bytes
 
     if TYPE_CHECKING:
@@ -95,21 +115,12 @@ class LongWay:
         if self.extra is None:
             self.extra = Extra()
             parts = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
-            taken = self.channel.factory.routes.prefix.count(b"/") + self.segments
+            taken = self.channel.factory.routes.prefix.count(b"/")
+            taken += 0 if self.route is None else self.route.segments
             self.extra.prepath, self.extra.postpath = parts[:taken], parts[taken:]
         return self.extra
 
     # -- what came
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query, still percent-encoded."""
-        return self.uri.partition(b"?")[0]
-
-    @property
-    def query(self) -> bytes:
-        """What follows the target's question mark, still percent-encoded; empty where there is none."""
-        return self.uri.partition(b"?")[2]
 
     @property
     def clientproto(self) -> bytes:

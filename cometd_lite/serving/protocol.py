@@ -33,6 +33,7 @@ from .wire import NOWHERE, Wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .dispatch import Route, Target
     from .factory import HTTPFactory
 
 HEAD: Final = 0
@@ -42,6 +43,8 @@ HANDED_ON: Final = 3
 LINGERING: Final = 4
 LEAVING: Final = 5
 CLOSED: Final = 6
+
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 
 
 class _Arriving:
@@ -222,10 +225,26 @@ class HTTPConnection:
     def _begin(self, line: bytes, head: Head) -> None:
         """Begin with the request of a complete head: call its route, or read its body first."""
         factory = self.factory
+        cut = line.find(b"?") + 1
+        known = factory.targets.get(line[:cut] if cut else line)
+        if known is None or head.host is None or (cut and not _ends_well(line, cut, factory.bounds.target)):
+            self._begin_anew(line, head)
+            return
+        # All that is new in the line is its query.
+        self.closing = head.close
+        uri = line[len(known.method) + 1 : -9]
+        query = line[cut:-9] if cut else b""
+        request = Request(self, head, known.method, uri, known.path, query, 1, factory.seconds())
+        self._serve_request(request, known)
+
+    def _begin_anew(self, line: bytes, head: Head) -> None:
+        """Begin with a request whose line is not known: as ``_begin``, by all of the grammar."""
+        factory = self.factory
         try:
-            method, target, minor = parse_line(line, factory.bounds)
-            if not target.startswith(b"/"):
-                target, head = split_absolute(target, head)
+            method, uri, minor = parse_line(line, factory.bounds)
+            absolute = not uri.startswith(b"/")
+            if absolute:
+                uri, head = split_absolute(uri, head)
             if minor and head.host is not None:
                 self.closing = head.close
             else:
@@ -234,15 +253,25 @@ class HTTPConnection:
         except Refused as refusal:
             self._refuse(refusal)
             return
-        self.request = request = Request(self, head, method, target, minor, factory.seconds())
+        path, mark, query = uri.partition(b"?")
+        target = None
+        if minor and not absolute:
+            target = factory.routes.lookup(method, path)
+            if target is not None:
+                factory.recognise(line[: line.find(b"?") + 1] if mark else line, target)
+        request = Request(self, head, method, uri, path, query, minor, factory.seconds())
+        self._serve_request(request, target)
+
+    def _serve_request(self, request: Request, target: Target | None) -> None:
+        """Call the request's route, or read its body first."""
+        self.request = request
         self.state = SERVING
         self.deadline = 0
         try:
-            if head.sized:
-                self._begin_body(request)
+            if request.head.sized:
+                self._begin_body(request, target)
                 return
-            route, params = factory.routes.find(method, target.partition(b"?")[0], request)
-            request.segments = route.segments
+            route, params = self._find(request, target)
             result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
@@ -250,6 +279,14 @@ class HTTPConnection:
             self._refuse(refusal)
         except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
             self.recover(request, Failure())
+
+    def _find(self, request: Request, target: Target | None) -> tuple[Route, dict[str, Any]]:
+        """Return the request's route and its parameters. Raises what ``Table.find`` does."""
+        if target is None:
+            request.route, params = self.factory.routes.find(request.method, request.path, request)
+        else:
+            _, _, request.route, params = target
+        return request.route, params
 
     def _keep(self, data: bytes) -> None:
         """Keep what came while a request is being served; stop reading when that is much."""
@@ -265,7 +302,7 @@ class HTTPConnection:
 
     # -- bodies
 
-    def _begin_body(self, request: Request) -> None:
+    def _begin_body(self, request: Request, target: Target | None) -> None:
         """Find the route, which says how long the body may be; read the body, if it may be that long."""
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
@@ -273,8 +310,7 @@ class HTTPConnection:
         missing: Failure | None = None
         proceed: Callable[[], Any]
         try:
-            route, params = factory.routes.find(request.method, request.path, request)
-            request.segments = route.segments
+            route, params = self._find(request, target)
             bound = route.bound
             if bound is not None:
                 most = bound if isinstance(bound, int) else bound(request)
@@ -285,7 +321,9 @@ class HTTPConnection:
             if head.length <= len(rest) and head.length <= most and not head.chunked:
                 request.body = rest[: head.length]
                 self._buffer = rest[head.length :]
-                request.deliver(route.call(request, **params))
+                result = route.call(request, **params)
+                if result is not None or request is self.request:
+                    request.deliver(result)
                 return
             proceed = partial(route.call, request, **params)
         chunks = Chunked(most, factory.bounds) if head.chunked else None
@@ -424,7 +462,7 @@ class HTTPConnection:
                 self._leave()
         else:
             self.state = HEAD
-            self.deadline = factory.tick + factory.bounds.idle_seconds
+            self.deadline = factory.idle_until
             if self._buffer and not self._looping:
                 # Not now: the stack is that of whoever woke this request, and others wait to be woken.
                 factory.clock.callLater(0, self._go_on)
@@ -531,3 +569,8 @@ class HTTPConnection:
         """Hand the connection on to twisted.web's WebSocket, which has no other way to ask for that."""
         if self.request is not None:
             self.request.upgrade(protocol)
+
+
+def _ends_well(line: bytes, cut: int, most: int) -> bool:
+    """Whether a request line goes on, after the question mark before ``cut``, as a good one of HTTP/1.1."""
+    return line[-9:] == b" HTTP/1.1" and len(line) < most and not line[cut:-9].translate(None, _VISIBLE)
