@@ -17,6 +17,7 @@ Errors are raised where they happen and become a response in one place (``web.py
     ├── BodyTooLarge 413
     ├── Misdirected 421       a Host that this server does not answer to
     ├── KeyReused 422         an Idempotency-Key with another body
+    ├── UpgradeRequired 426   a WebSocket of another version than 13
     ├── TooManyRequests 429
     ├── InternalError 500     ours, never the client's
     └── Unavailable 503
@@ -194,6 +195,14 @@ class KeyReused(CometError):
     status = 422
     kind = "idempotency-key-reused"
     title = "Idempotency key reused"
+
+
+class UpgradeRequired(CometError):
+    """A WebSocket was asked for in a version that is not spoken here (RFC 6455 §4.2.2)."""
+
+    status = 426
+    kind = "upgrade-required"
+    title = "Upgrade required"
 
 
 class TooManyRequests(CometError):

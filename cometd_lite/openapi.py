@@ -201,6 +201,7 @@ def _problem(status: int) -> Document:
     names += ["Retry-After"] if status in {429, 503} else []
     names += ["WWW-Authenticate"] if status == 401 else []
     names += ["Allow"] if status == 405 else []
+    names += ["Upgrade", "Sec-WebSocket-Version"] if status == 426 else []
     kinds = ", ".join(f"`{kind}`" for kind in _kinds()[status])
     return _response(
         f"{HTTPStatus(status).phrase}: {kinds}.",
@@ -233,6 +234,7 @@ _HEADERS: dict[str, Document] = {
     "Cross-Origin-Resource-Policy": _text(enum=["cross-origin"]),
     "Upgrade": _text(enum=["websocket"]),
     "Sec-WebSocket-Accept": _text(),
+    "Sec-WebSocket-Version": _text(enum=["13"]),
     "Access-Control-Allow-Origin": _text("The request's origin, where it is allowed."),
     "Access-Control-Allow-Credentials": _text(enum=["true"]),
     "Access-Control-Expose-Headers": _text(),
@@ -580,6 +582,7 @@ class Interface:
             "stream",
             (named, *_PLACES, "key", "version"),
             {101: _opened()},
+            (426,),
             changes=True,
         )
 
@@ -675,7 +678,7 @@ class Interface:
                 ),
                 409: _response("A later connect of the same client took its place.", {"text/plain": _text()}),
             },
-            (401, 403, 404) if self.tokens else (403, 404),
+            (401, 403, 404, 426) if self.tokens else (403, 404, 426),
             guarded=False,
         )
 

@@ -54,9 +54,15 @@ _NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
 
 
 def fields(request: Any) -> Fields:
-    """Return the fields of a request; ``serving/`` has one head for all requests that sent the same bytes."""
+    """Return the fields of a request; ``serving/`` has one head for all requests that sent the same bytes.
+
+    Several lines of one name are one list (RFC 9110 §5.3).
+    """
     head = getattr(request, "head", None)
-    return Fields(*map(request.getHeader, _NAMES)) if head is None else _fields_of(head)
+    if head is not None:
+        return _fields_of(head)
+    lines = request.requestHeaders.getRawHeaders
+    return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -43,6 +43,7 @@ from .errors import (
     MethodNotAllowed,
     NotFound,
     Unauthorized,
+    UpgradeRequired,
     kind_of,
     problem_type,
 )
@@ -191,19 +192,23 @@ class Routes:
     @_route(app, "/push/<path:name>", "POST", changes=True)
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
-        given = fields(request)
         asked = query.push_asked(name, request.uri.partition(b"?")[2])
-        push = Push(
-            (ALL_LISTENERS,) if asked.recipients is None else asked.recipients,
-            self._contents(request, given.content_type),
-            asked.event,
-            asked.ttl,
-            asked.queue,
-            asked.overflow,
-            query.idempotency_key(given.idempotency_key),
-        )
-        receipt = self._allowed(request, "push", push.recipients, lambda _: self.hub.push(push))
-        return then(receipt, _receipt)
+        recipients = (ALL_LISTENERS,) if asked.recipients is None else asked.recipients
+
+        def push(_: Grant | None) -> Maybe[Receipt]:
+            given = fields(request)
+            push = Push(
+                recipients,
+                self._contents(request, given.content_type),
+                asked.event,
+                asked.ttl,
+                asked.queue,
+                asked.overflow,
+                query.idempotency_key(given.idempotency_key),
+            )
+            return self.hub.push(push)
+
+        return then(self._allowed(request, "push", recipients, push), _receipt)
 
     def _contents(self, request: Request, content_type: bytes | None) -> tuple[Content, ...]:
         return query.contents(self._body(request), content_type)
@@ -278,7 +283,7 @@ class Routes:
         asked = parse_query(request.uri)
         recipients = recipients_of(name, asked)
         after = query.start(asked, given)
-        accept = (request.getHeader(b"accept") or b"").lower()
+        accept = (given.accept or b"").lower()
         form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
         head = form.head + self._cors(request)
 
@@ -382,6 +387,11 @@ class Routes:
     @_route(app, "/register", "POST", changes=True)
     def register(self, request: Request) -> Maybe[Answer]:
         """Register a listener (HTTP.md, "Listeners")."""
+        registered = self._allowed(request, "poll", (), lambda _: self._register(request))
+        under = request.path.removesuffix(b"/register")
+        return then(registered, lambda listener: _registered(listener, under))
+
+    def _register(self, request: Request) -> Maybe[Listener]:
         asked = json_object(self._body(request), {"recipients", "ttl"})
         ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
         if (
@@ -391,11 +401,7 @@ class Routes:
         ):
             raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
         named = listed(asked)
-        registered = self._allowed(
-            request, "poll", named, lambda _: self.listeners.register(named, float(ttl))
-        )
-        under = request.path.removesuffix(b"/register")
-        return then(registered, lambda listener: _registered(listener, under))
+        return self._allowed(request, "poll", named, lambda _: self.listeners.register(named, float(ttl)))
 
     @_route(app, "/listeners/<path:id>", "GET")
     def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
@@ -408,13 +414,13 @@ class Routes:
     def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
         listener = self.listeners.get(id)
-        named = listed(json_object(self._body(request), {"recipients"}))
 
-        def change(_: Grant | None) -> Maybe[Answer]:
-            changed = self.listeners.change(listener, named)
-            return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
+        def change(_: Grant | None) -> Maybe[None]:
+            named = listed(json_object(self._body(request), {"recipients"}))
+            return self._allowed(request, "poll", named, lambda _: self.listeners.change(listener, named))
 
-        return self._allowed(request, "poll", (*listener.recipients, *named), change)
+        changed = self._allowed(request, "poll", listener.recipients, change)
+        return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
 
     @_route(app, "/listeners/<path:id>", "DELETE", changes=True)
     def end_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
@@ -613,6 +619,8 @@ class Routes:
             head += self._retry_after(error.retry_after)
         if isinstance(error, Unauthorized):
             head += b"WWW-Authenticate: Bearer\r\n"
+        if isinstance(error, UpgradeRequired):
+            head += b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         if isinstance(error, MethodNotAllowed):
             head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
         return Answer(error.status, head, _dumped(error.problem()))

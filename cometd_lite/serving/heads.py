@@ -53,7 +53,18 @@ class Head:
     9110 §10.1.1). ``host`` is None where there is none. ``shared``: several connections have sent it.
     """
 
-    __slots__ = ("_last", "block", "chunked", "close", "expects", "host", "keep", "length", "shared", "sized")
+    __slots__ = (
+        "_values",
+        "block",
+        "chunked",
+        "close",
+        "expects",
+        "host",
+        "keep",
+        "length",
+        "shared",
+        "sized",
+    )
 
     def __init__(self, block: bytes) -> None:
         self.block = block
@@ -65,7 +76,7 @@ class Head:
         self.expects = False
         self.host: bytes | None = None
         self.shared = False
-        self._last: dict[bytes, bytes] | None = None
+        self._values: dict[bytes, bytes] | None = None
 
     def fields(self) -> list[tuple[bytes, bytes]]:
         """Return all fields in order: names in lower case, values without the space around them."""
@@ -73,16 +84,25 @@ class Head:
         return [(name.lower(), value.strip(b" \t")) for name, colon, value in lines if colon]
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the last value of ``name``, which is in lower case; or None."""
-        last = self._last
-        if last is None:
-            last = self._last = dict(self.fields())
-        return last.get(name)
+        """Return the value of ``name``, which is in lower case; or None.
+
+        Several lines of one name are one list (RFC 9110 §5.3).
+        """
+        values = self._values
+        if values is None:
+            fields = self.fields()
+            values = self._values = dict(fields)
+            if len(values) < len(fields):
+                values.clear()
+                for one, value in fields:
+                    apart = b"; " if one == b"cookie" else b", "  # RFC 6265 §4.2.1
+                    values[one] = values[one] + apart + value if one in values else value
+        return values.get(name)
 
     def forget(self) -> None:
         """Drop what can be read again, while a request waits; but not for those who share it."""
         if not self.shared:
-            self._last = None
+            self._values = None
 
 
 def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:

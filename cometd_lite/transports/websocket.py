@@ -16,7 +16,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 
-from ..errors import BadRequest
+from ..errors import BadRequest, UpgradeRequired
 from .stream import Heartbeats, Paced
 
 NORMAL = 1000
@@ -62,7 +62,7 @@ def accept(request: Any, converse: Callable[[], Conversation], heartbeats: Heart
     """Answer an upgrade request with 101 and return the socket that it became.
 
     ``converse`` makes its conversation, and may raise to refuse it; ``most`` bounds a message in bytes.
-    Raises ``BadRequest`` where the request asks for no WebSocket.
+    Raises ``BadRequest`` where the request asks for no WebSocket, ``UpgradeRequired`` for another version.
     """
     token = _checked(request)
     conversation = converse()
@@ -83,13 +83,14 @@ def _checked(request: Any) -> bytes:
         request.method != b"GET"
         or b"websocket" not in _tokens(request, b"upgrade")
         or b"upgrade" not in _tokens(request, b"connection")
-        or request.getHeader(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
     ):
         raise BadRequest(
             "A WebSocket is opened here: by GET with Upgrade: websocket, Connection: Upgrade, "
             "a Sec-WebSocket-Key of 16 bytes in base64, and Sec-WebSocket-Version: 13."
         )
+    if request.getHeader(b"sec-websocket-version") != b"13":
+        raise UpgradeRequired("Version 13 of the WebSocket protocol is spoken here; ask for that one.")
     return generate_accept_token(key)
 
 

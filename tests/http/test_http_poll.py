@@ -252,6 +252,17 @@ def test_a_preference_is_answered_on_204_304_and_with_messages_too(server):
         assert answer.headers["preference-applied"] == "wait=0"
 
 
+def test_several_lines_of_a_list_are_one_list(server):
+    # RFC 9110 §5.3: the second line does not take the place of the first.
+    place = server.push("/bob").json["id"]
+    poll = server.get("/poll/bob?after=now", [("Prefer", "wait=0"), ("Prefer", "respond-async")])
+    assert poll.headers["preference-applied"] == "wait=0"
+    lines = [("If-None-Match", f'"{place}"'), ("If-None-Match", '"oldest"')]
+    assert server.get("/poll/bob?wait=0", lines).status == 304
+    texts = [("Accept", "application/json"), ("Accept", "text/plain")]
+    assert server.get("/poll/bob?after=oldest", texts).headers["content-type"] == "application/json"
+
+
 def test_the_query_says_more_than_a_preference(server):
     poll = server.get("/poll/bob?after=now&wait=0", {"Prefer": "wait=50"})
     assert "preference-applied" not in poll.headers

@@ -101,6 +101,14 @@ def test_every_door_is_closed_to_a_token_that_does_not_cover_it(server, method, 
         assert kind(answer) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("target", ["/push/bob", "/register"])
+def test_whose_token_does_not_hold_is_told_so_and_nothing_about_the_body(server, target):
+    assert kind(server.ask("POST", target, "{", JSON)) == (401, "unauthorized")
+    assert kind(server.ask("POST", target, "{", JSON | ALL)) == (400, "bad-body")
+    half = bearer(push=["alice"], poll=["alice"])
+    assert kind(server.ask("POST", "/push/bob", "{", JSON | half)) == (403, "forbidden")
+
+
 @pytest.mark.parametrize("target", ["/healthz", "/metrics", "/openapi.json", "/", "/client.js"])
 def test_what_carries_no_messages_asks_for_no_token(server, target):
     assert server.get(target).status == 200

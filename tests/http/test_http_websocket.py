@@ -71,8 +71,6 @@ def test_compression_is_not_agreed_to(server):
         without("Sec-WebSocket-Key"),
         without("Sec-WebSocket-Key", **{"Sec-WebSocket-Key": "short"}),
         without("Sec-WebSocket-Key", **{"Sec-WebSocket-Key": "!" * 24}),
-        without("Sec-WebSocket-Version"),
-        without("Sec-WebSocket-Version", **{"Sec-WebSocket-Version": "8"}),
     ],
 )
 def test_what_asks_for_no_websocket_is_a_400_and_holds_nothing(server, headers):
@@ -80,6 +78,20 @@ def test_what_asks_for_no_websocket_is_a_400_and_holds_nothing(server, headers):
     connection.request("GET", "/ws/bob", headers)
     assert connection.status == 400
     assert "Sec-WebSocket-Version: 13" in connection.problem["detail"]
+    assert server.parked == 0
+
+
+@pytest.mark.parametrize("version", [None, "8", "14", "13, 8"])
+def test_another_version_is_a_426_that_says_which_one_is_spoken(server, version):
+    # RFC 6455 §4.2.2, and RFC 9110 §15.5.22 for Upgrade.
+    given = {} if version is None else {"Sec-WebSocket-Version": version}
+    connection = Connection(server)
+    connection.request("GET", "/ws/bob", without("Sec-WebSocket-Version", **given))
+    assert connection.status == 426
+    assert connection.headers["sec-websocket-version"] == "13"
+    assert connection.headers["upgrade"] == "websocket"
+    assert "upgrade" in connection.headers["connection"].lower()
+    assert connection.problem["type"].endswith(":upgrade-required")
     assert server.parked == 0
 
 

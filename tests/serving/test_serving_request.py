@@ -51,8 +51,8 @@ def test_a_request_shows_what_came():
     assert request.args == {b"a": [b"1", b"2"], b"b": [b"x y"]}
     assert (request.body, request.content.read(), request.clientproto) == (b"body", b"body", b"HTTP/1.1")
     assert (request.getHeader(b"X-ONE"), request.getHeader("x-one"), request.getHeader("y")) == (
-        b"b",
-        "b",
+        b"a, b",
+        "a, b",
         None,
     )
     assert request.requestHeaders.getRawHeaders(b"x-one") == [b"a", b"b"]
