@@ -40,13 +40,15 @@ class Route:
     """One rule of the app: ``call(request, **params)`` serves it.
 
     ``bound`` is the handler's ``max_body``: bytes, or a function of the request; None where it declares none.
-    ``segments`` are those that the rule has itself, as Klein counts them for ``postpath``.
+    ``rule`` is as the app declares it; ``segments`` are those that it has itself, as Klein counts them for
+    ``postpath``.
     """
 
-    __slots__ = ("bound", "call", "methods", "segments")
+    __slots__ = ("bound", "call", "methods", "rule", "segments")
 
     def __init__(self, app: Klein, rule: Rule) -> None:
         endpoint: Any = app.endpoints[rule.endpoint]
+        self.rule: str = rule.rule
         self.call = _direct(app._instance, endpoint) or partial(app.execute_endpoint, rule.endpoint)
         self.methods = None if rule.methods is None else frozenset(name.encode() for name in rule.methods)
         self.bound: Bound | None = _declared(endpoint, "max_body")

@@ -44,6 +44,7 @@ LINGERING: Final = 4
 LEAVING: Final = 5
 CLOSED: Final = 6
 
+_NO_HEAD: Final = Head(b"\r\n")
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 
 
@@ -65,7 +66,10 @@ class _Arriving:
 
 @implementer(IProtocol)
 class HTTPConnection:
-    """The server's end of one connection. ``closing``: the answer under way is the last one."""
+    """The server's end of one connection; ``peer`` is the address of the other, empty where it has none.
+
+    ``closing``: the answer under way is the last one.
+    """
 
     __slots__ = (
         "_arriving",
@@ -79,13 +83,15 @@ class HTTPConnection:
         "closing",
         "deadline",
         "factory",
+        "peer",
         "request",
         "state",
         "wire",
     )
 
-    def __init__(self, factory: HTTPFactory) -> None:
+    def __init__(self, factory: HTTPFactory, peer: str = "") -> None:
         self.factory = factory
+        self.peer = peer
         self.wire: Wire = NOWHERE
         self.state = HEAD
         self.deadline = 0
@@ -162,6 +168,8 @@ class HTTPConnection:
         """Forget everything; who waits for this connection is cancelled."""
         self.state = CLOSED
         self.deadline = 0
+        if self.request is not None:
+            self._tell(self.request, 499 if not self.request.startedWriting else self.request.code)
         self.wire.forget()
         self.wire = NOWHERE
         self._buffer = b""
@@ -426,8 +434,10 @@ class HTTPConnection:
 
     def failed(self, request: Request, failure: Failure) -> None:
         """Log what nobody expected, and answer 500; or cut off an answer that had begun."""
+        # The rule and not the path, of which a part may be a secret.
+        rule = None if request.route is None else request.route.rule
         self.factory.log.failure(
-            "A request failed: {method} {path}", failure, method=request.method, path=request.path
+            "A request failed: {method} {rule}", failure, method=request.method, rule=rule
         )
         if request is not self.request:
             return
@@ -446,6 +456,10 @@ class HTTPConnection:
         request, self.request = self.request, None
         if request is not None:
             request.lose(Failure(refusal))
+        else:
+            request = Request(self, _NO_HEAD, b"", b"", b"", b"", 1, self.factory.seconds())
+        request.sent = len(body)
+        self._tell(request, refusal.status)
         self._linger()
 
     # -- the end of an answer
@@ -467,9 +481,16 @@ class HTTPConnection:
                 # Not now: the stack is that of whoever woke this request, and others wait to be woken.
                 factory.clock.callLater(0, self._go_on)
         if factory.on_answer is not None:
-            factory.on_answer(request)
+            factory.on_answer(request, factory.seconds() - request.received_at)
         if request.extra is not None:
             request.end()
+
+    def _tell(self, request: Request, code: int) -> None:
+        """Tell that a request is over which was not answered in the ordinary way."""
+        factory = self.factory
+        if factory.on_answer is not None:
+            request.code = code
+            factory.on_answer(request, factory.seconds() - request.received_at)
 
     def drained(self) -> None:
         """Go on with what waited for the peer to read."""
@@ -509,8 +530,7 @@ class HTTPConnection:
         self.request = None
         self.state = HANDED_ON
         self._other = other
-        if factory.on_answer is not None:
-            factory.on_answer(request)
+        self._tell(request, request.code)
         request.end()
         other.makeConnection(self.wire.transport)
         if self._buffer and not self._looping:

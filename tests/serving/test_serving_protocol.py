@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
 from served import TEXT, Served, chunked, fired, head, post
@@ -521,15 +522,72 @@ def test_shutdown_closes_what_is_idle_and_nothing_else():
     assert arriving.ask(b"x").fields[b"connection"] == b"close"
 
 
+class Told(list):
+    """What a log is told: method, target, rule, status, bytes and seconds of each request."""
+
+    def __call__(self, request, seconds):
+        rule = request.route and request.route.rule
+        self.append((request.method, request.uri, rule, request.code, request.sent, seconds))
+
+
 def test_a_log_is_told_of_each_answer():
-    told = []
-    served = Served(
-        on_answer=lambda request: told.append((request.method, request.uri, request.code, request.sent))
-    )
-    served.send(head("GET", "/?a=b"), head("HEAD"), post("/push/x", b"y"), head("GET", "/poll/a"))
-    assert told == [(b"GET", b"/?a=b", 200, 4), (b"HEAD", b"/", 200, 0), (b"POST", b"/push/x", 201, 16)]
+    told = Told()
+    served = Served(on_answer=told)
+    served.send(head("GET", "/?a=b"), head("HEAD"), post("/push/x", b"y"), head("GET", "/nowhere"))
+    assert told == [
+        (b"GET", b"/?a=b", "/", 200, 4, 0.0),
+        (b"HEAD", b"/", "/", 200, 0, 0.0),
+        (b"POST", b"/push/x", "/push/<path:name>", 201, 16, 0.0),
+        (b"GET", b"/nowhere", None, 404, told[3][4], 0.0),
+    ]
+
+
+def test_a_log_is_told_how_long_a_request_was_held():
+    told = Told()
+    served = Served(on_answer=told).send(head("GET", "/poll/a"))
+    served.clock.advance(7.5)
+    assert told == []
+    served.routes.wake("a", b"mail")
+    assert told == [(b"GET", b"/poll/a", "/poll/<path:name>", 200, 4, 7.5)]
+
+
+def test_a_log_is_told_of_who_left_before_the_answer_and_of_what_a_stream_had_sent():
+    told = Told()
+    served = Served(on_answer=told).send(head("GET", "/poll/a"))
+    served.clock.advance(2.0)
     served.lose()
-    assert len(told) == 3
+    assert told == [(b"GET", b"/poll/a", "/poll/<path:name>", 499, 0, 2.0)]
+    served.connect().send(head("GET", "/request"))
+    served.routes.requests[-1].start(200, b"", b"12345")
+    served.lose()
+    assert told[1] == (b"GET", b"/request", "/request", 200, 5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "method", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", b"", 400),
+        (post("/echo", b"", "Transfer-Encoding: chunked") + b"x", b"", 400),
+        (head("POST", "/echo", "Transfer-Encoding: chunked") + b"nonsense\r\n", b"POST", 400),
+        (post("/echo", b"x" * 100_000), b"POST", 413),
+    ],
+)
+def test_a_log_is_told_of_what_was_refused(sent, method, status):
+    told = Told()
+    Served(on_answer=told).send(sent)
+    assert [(one[0], one[3]) for one in told] == [(method, status)]
+    assert told[0][4] > 0
+
+
+def test_a_log_is_told_once_of_a_body_that_does_not_come():
+    told = Told()
+    served = Served(on_answer=told).send(post("/echo", b"12345")[:-1])
+    for _ in range(30):
+        served.clock.advance(1.0)
+    assert [(one[0], one[3]) for one in told] == [(b"POST", 408)]
+    served.lose()
+    assert len(told) == 1
 
 
 def test_the_end_of_an_answer_is_told_to_those_who_wait():
