@@ -604,6 +604,7 @@ def test_a_check_passes_up_to_its_bound_and_is_left_open_without_its_peer() -> N
     measured.results["cometd-lite", "fanout"] = [result_of(cpu_us=17.0)]
     measured.results["nchan", "fanout"] = [result_of(cpu_us=10.0)]
     measured.results["Faye", "fanout"] = [result_of(cpu_us=20.0)]
+    measured.results["cometd-lite by Bayeux", "fanout"] = [result_of(cpu_us=12.0)]
     found = {
         check["text"]: check["passed"]
         for check in compare.verdicts(measured, [compare.RUNS["fanout"]], "cometd-lite")
@@ -612,6 +613,8 @@ def test_a_check_passes_up_to_its_bound_and_is_left_open_without_its_peer() -> N
         "fan-out, against nchan": True,
         "fan-out, against aiohttp on uvloop": None,
         "fan-out, against Faye": False,
+        "fan-out spoken as Bayeux, against Faye": True,
+        "fan-out spoken as Bayeux, against CometD's": None,
     }
 
 

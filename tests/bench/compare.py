@@ -87,8 +87,8 @@ class Run:
     ours_only: bool = False
 
     def value(self, result: Result) -> float:
-        """Return what is compared: µs of CPU per delivery, or KB per parked poll."""
-        found = result.kb_per_poll if self.scenario.name == "parked" else result.cpu_us
+        """Return what is compared: µs of CPU per delivery, or KB per parked poll or open stream."""
+        found = result.kb_per_reader if self.scenario.name in {"parked", "streams"} else result.cpu_us
         if found is None:
             raise BenchError(f"{self.name} has nothing to compare.")
         return found
@@ -106,6 +106,7 @@ RUNS = {
         Run("parked", "parked, KB", SCENARIOS["parked"], seconds=1.0),
         Run("burst", "burst, µs", SCENARIOS["burst"]),
         Run("stream", "stream, µs", SCENARIOS["stream"]),
+        Run("streams", "streams, KB", SCENARIOS["streams"], seconds=1.0),
         Run("parked-1000", "mailbox, 1,000 parked", SCENARIOS["mailbox"], parked=800, ours_only=True),
         Run("parked-15000", "mailbox, 15,000 parked", SCENARIOS["mailbox"], parked=14_800, ours_only=True),
         Run("mailboxes-100", "push, 100 mailboxes", _push(100), messages=50_000, ours_only=True),
@@ -125,7 +126,12 @@ class Check:
     peer_run: str
     bound: float
     goal: float | None = None
+    ours: str | None = None
+    """Whose cost of ours; None: that of whom the table compares the others with."""
 
+
+BY_BAYEUX = "cometd-lite by Bayeux"
+COMETD = "cometd-nodejs-server"
 
 CHECKS = (
     Check("fan-out, against nchan", "fanout", "nchan", "fanout", 1.7, 1.0),
@@ -134,7 +140,13 @@ CHECKS = (
     Check("mailbox, against aiohttp on uvloop", "mailbox", "aiohttp on uvloop", "mailbox", 0.6),
     Check("fan-out, against Faye", "fanout", "Faye", "fanout", 0.6),
     Check("mailbox, against Faye", "mailbox", "Faye", "mailbox", 0.6),
+    Check("fan-out spoken as Bayeux, against Faye", "fanout", "Faye", "fanout", 0.6, ours=BY_BAYEUX),
+    Check("mailbox spoken as Bayeux, against Faye", "mailbox", "Faye", "mailbox", 0.5, ours=BY_BAYEUX),
+    Check("fan-out spoken as Bayeux, against CometD's", "fanout", COMETD, "fanout", 0.7, ours=BY_BAYEUX),
+    Check("mailbox spoken as Bayeux, against CometD's", "mailbox", COMETD, "mailbox", 0.5, ours=BY_BAYEUX),
     Check("memory per parked poll, 10,000 parked, against nchan", "parked", "nchan", "parked", 0.5),
+    Check("fan-out to streams, against polls", "stream", None, "fanout", 0.7),
+    Check("memory per stream, 10,000 of them, against parked polls", "streams", None, "parked", 1.2),
     Check("a burst's message, against nchan's one per poll", "burst", "nchan", "burst", 0.5),
     Check("a delivery with 15,000 parked, against 1,000", "parked-15000", None, "parked-1000", 1.2),
     Check("a push with 100,000 mailboxes, against 100", "mailboxes-100000", None, "mailboxes-100", 1.2),
@@ -254,7 +266,7 @@ def _ours_version() -> str:
     return f"{cometd_lite.__version__} {commit}".strip()
 
 
-NO_STREAM = frozenset({"stream"})
+NO_STREAM = frozenset({"stream", "streams"})
 
 PEERS = (
     Peer("cometd-lite", CometLite, _twistd(), _modules("twisted", "klein"), _ours_version, ours=True),
@@ -284,11 +296,20 @@ PEERS = (
         lacks=NO_STREAM,
     ),
     Peer(
-        "cometd-nodejs-server",
+        COMETD,
         Bayeux,
         _node("cometd_peer.js"),
-        _npm_needs("cometd-nodejs-server"),
-        _npm_version("cometd-nodejs-server"),
+        _npm_needs(COMETD),
+        _npm_version(COMETD),
+        path="/cometd",
+        lacks=NO_STREAM,
+    ),
+    Peer(
+        BY_BAYEUX,
+        Bayeux,
+        _twistd("--bayeux-timeout=120"),
+        _modules("twisted", "klein"),
+        _ours_version,
         path="/cometd",
         lacks=NO_STREAM,
     ),
@@ -506,7 +527,7 @@ def verdicts(measured: Measured, runs: Sequence[Run], ours: str) -> list[dict[st
     for check in CHECKS:
         if not names >= {check.run, check.peer_run}:
             continue
-        ratio = measured.ratio(ours, check.run, check.peer or ours, check.peer_run)
+        ratio = measured.ratio(check.ours or ours, check.run, check.peer or ours, check.peer_run)
         found.append(
             {**asdict(check), "ratio": ratio, "passed": None if ratio is None else ratio <= check.bound}
         )
@@ -646,7 +667,7 @@ def main() -> int:
     out.writelines(f"{name}: {version}\n" for name, version in versions.items())
     out.write(
         f"\nMedians of {arguments.rounds} x {arguments.seconds:g} s. µs: the server's CPU time per delivery, "
-        "its push included. KB: memory per parked poll.\n"
+        "its push included. KB: memory per parked poll or stream.\n"
     )
     if about["others"] > 0.1:
         out.write(f"Other processes had {about['others']:.0%} of a core meanwhile, so all is dearer.\n")
