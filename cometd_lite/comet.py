@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
+from wsgiref.types import WSGIApplication
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,6 +30,7 @@ from .stores import Store
 from .stores.memory import MemoryStore
 from .transports.bayeux import BayeuxTransport
 from .web import Authorize, Routes, RoutesResource
+from .wsgi import Beside
 
 T = TypeVar("T")
 Recipients = str | Iterable[str]
@@ -154,6 +156,16 @@ class Comet:
     def resource(self) -> RoutesResource:
         """Return the HTTP interface as an ``IResource``, to be put anywhere into a twisted.web site."""
         return RoutesResource(self.routes)
+
+    def beside(self, application: WSGIApplication, path: str = "comet") -> Beside:
+        """Return a site's root: the HTTP interface below a path, of one segment, and everywhere else Django.
+
+        Or whatever the WSGI ``application`` is. It runs in the reactor's threads; from there
+        ``twisted.internet.threads.blockingCallFromThread(reactor, comet.push, "bob", "hi")`` pushes.
+        """
+        from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
+
+        return Beside(reactor, application, path, self.resource())
 
     def service(self, channel: str, handler: Service) -> None:
         """Let ``handler`` answer what Bayeux clients publish to a ``/service`` channel, or a pattern of such.

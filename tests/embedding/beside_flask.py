@@ -8,10 +8,7 @@ import sys
 from flask import Flask, request
 from twisted.internet import endpoints, reactor
 from twisted.internet.threads import blockingCallFromThread
-from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
-from twisted.web.wsgi import WSGIResource
 
 from cometd_lite import Comet
 
@@ -25,19 +22,8 @@ def say(room: str) -> str:
     return f"{receipt.delivered} heard it at once\n"
 
 
-class Root(Resource):
-    """Everything is Flask's, apart from what lies below /comet."""
-
-    def getChild(self, path: bytes, request: IRequest) -> IResource:
-        request.prepath.pop()
-        request.postpath.insert(0, path)
-        return WSGIResource(reactor, reactor.getThreadPool(), flask)
-
-
 if __name__ == "__main__":
-    root = Root()
-    root.putChild(b"comet", comet.resource())
     comet.start()
     reactor.addSystemEventTrigger("before", "shutdown", comet.stop)
-    endpoints.serverFromString(reactor, sys.argv[1]).listen(Site(root))
+    endpoints.serverFromString(reactor, sys.argv[1]).listen(Site(comet.beside(flask)))
     reactor.run()

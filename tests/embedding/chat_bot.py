@@ -1,7 +1,4 @@
-"""A bot in a room: it answers whoever greets, and remembers over its own restarts what it has answered.
-
-python chat_bot.py http://localhost:8080 [FILE]
-"""
+"""A bot that answers who greets, and remembers whom over its restarts: python chat_bot.py URL [FILE]."""
 
 import asyncio
 import sys
