@@ -62,7 +62,7 @@ FULL = 0.9
 """Above this share of a core, the generator itself is what limits rate and latency."""
 
 FEWEST_FOR_MEMORY = 1_000
-"""With fewer polls parked, what the server's allocator rounds up to hides what a poll costs."""
+"""With fewer readers, what the server's allocator rounds up to hides what a reader costs."""
 
 IDLE_SECONDS = 0.002
 """CPU time in a tenth of a second below which a server has read all that was sent to it."""
@@ -622,6 +622,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "stream", "1,000 readers of one recipient's event stream; a push reaches all", 1, 1000, 1, 1, True
         ),
+        Scenario(
+            "streams", "10,000 streams, each of its own recipient: the same of memory", 10_000, streams=True
+        ),
         Scenario("push", "pushes spread over 100 mailboxes where nobody waits; read back at the end", 100, 0),
         Scenario("bayeux", "mailbox, spoken as Bayeux at /cometd: a session for each reader", 200),
     )
@@ -657,8 +660,8 @@ class Result:
     """The same as a share of one core."""
     own_cpu: float
     """The generator's own CPU time as a share of one core."""
-    kb_per_poll: float | None
-    """Memory that each parked poll added to the server's processes, in units of 1,024 bytes."""
+    kb_per_reader: float | None
+    """Memory that each parked poll or stream added to the server's processes, in units of 1,024 bytes."""
 
     @property
     def own_cpu_full(self) -> bool:
@@ -1215,7 +1218,7 @@ def measure(
     gc.disable()
     try:
         say(f"opening {scenario.readers + parked:,} connections")
-        kb_per_poll = _open(load, parked, processes)
+        kb_per_reader = _open(load, parked, processes)
         if scenario.readers_each:
             say("warming up")
             load.run(warm_up, messages and -(-messages // 10))
@@ -1238,21 +1241,21 @@ def measure(
         parked=parked,
         mailboxes=scenario.recipients,
         pushers=scenario.pushers,
-        kb_per_poll=kb_per_poll,
+        kb_per_reader=kb_per_reader,
         **measured,
     )
 
 
 def _open(load: _Load, parked: int, processes: Processes) -> float | None:
-    """Open all connections; return the KB that each parked poll added to the server's memory."""
-    polls = parked + (0 if load.scenario.streams else load.scenario.readers)
-    before = processes.idle_memory() if polls >= FEWEST_FOR_MEMORY else None
+    """Open all connections; return the KB that each reader added to the server's memory."""
+    readers = parked + load.scenario.readers
+    before = processes.idle_memory() if readers >= FEWEST_FOR_MEMORY else None
     load.open_parked(parked)
     load.open_readers()
     after = None if before is None else processes.idle_memory()
     # Last, because a pusher's Bayeux session ends when it does nothing for some seconds.
     load.open_pushers()
-    return None if before is None or after is None else (after - before) / polls / 1024
+    return None if before is None or after is None else (after - before) / readers / 1024
 
 
 def _timed(
@@ -1311,8 +1314,8 @@ def report(result: Result) -> str:
         lines.append(
             f"  server CPU   {result.cpu_us:.1f} µs for each {each}, {result.server_cpu:.0%} of a core"
         )
-    if result.kb_per_poll is not None:
-        lines.append(f"  memory       {result.kb_per_poll:.1f} KB for each parked poll")
+    if result.kb_per_reader is not None:
+        lines.append(f"  memory       {result.kb_per_reader:.1f} KB for each reader that waits")
     if result.own_cpu_full:
         lines.append(
             f"  The generator's own CPU was full ({result.own_cpu:.0%}): rate and latency are its limit, "
