@@ -30,6 +30,7 @@ Errors are raised where they happen and become a response in one place (``web.py
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -80,6 +81,16 @@ class CometError(Exception):
             "status": self.status,
             "detail": self.detail,
         }
+
+
+def kinds() -> Iterator[str]:
+    """Yield the kinds of all problems that there are; some more than once."""
+    yield from map(kind_of, MALFORMED.values())
+    errors = [CometError]
+    while errors:
+        error = errors.pop()
+        yield error.kind
+        errors += error.__subclasses__()
 
 
 class InternalError(CometError):

@@ -1,22 +1,125 @@
-"""What is counted, and how it is shown: numbers arrive from the hub and the routes, Prometheus text leaves.
+"""What is counted, and how it is shown: numbers arrive from the hub and the server, Prometheus text leaves.
 
-Labels never carry a recipient, a token or an address: their number is not bounded, and they are private.
+Whoever counts adds to integers. What Prometheus wants to see is made of them when it asks. Labels never
+carry a recipient, a token or an address: their number is not bounded, and they are private.
 """
 
 from __future__ import annotations
 
+import gc
+import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Upper bounds of the latency histogram, in seconds: from a wake in memory to a store that stalls."""
+"""Upper bounds of what the server itself takes, in seconds: from a wake in memory to a store that stalls."""
+
+HELD_BUCKETS = (0.001, 0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 25.0, 30.0, 60.0, 120.0, 600.0, 3_600.0)
+"""Upper bounds of how long a request was held: the steps are those at which proxies lose their patience."""
+
+PAUSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of how long nothing at all was done, be it for the collector's or a handler's sake."""
+
+ROUTES = (
+    "/push",
+    "/poll",
+    "/stream",
+    "/ws",
+    "/cometd",
+    "/register",
+    "/listeners",
+    "/recipients",
+    "/healthz",
+    "/metrics",
+    "/openapi.json",
+)
+"""What requests are told apart by: the first segments of HTTP.md's paths."""
+
+PAGES = "pages"
+"""The label of all other routes: the console, and its parts."""
+
+NO_ROUTE = "none"
+"""The label of what no route served: unknown paths and methods, preflights, and what is no request."""
+
+HELD = frozenset({"/poll", "/stream", "/cometd"})
+"""Those whose requests may be held. That is not slowness, so their time is counted apart."""
+
+LAG_SECONDS = 0.25
+"""How often the reactor is looked at: a stop of this length is always seen."""
+
+
+class Histogram:
+    """Counts of observations, by which of ``bounds`` they do not exceed; and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count something that took so many seconds."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def shown(self) -> tuple[list[tuple[str, float]], float]:
+        """Return the cumulative buckets and the sum, as Prometheus has them."""
+        bounds = [*map(str, self.bounds), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True)), self.total
+
+
+class Tally:
+    """The requests of one route, by the status of their answers and by their time."""
+
+    __slots__ = ("statuses", "time")
+
+    def __init__(self, label: str) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.time = Histogram(HELD_BUCKETS if label in HELD else BUCKETS)
+
+    def add(self, status: int, seconds: float) -> None:
+        """Count a request that was over after so many seconds."""
+        self.statuses[status] += 1
+        self.time.observe(seconds)
+
+
+class Tallies(dict[str, Tally]):
+    """A tally by each rule of the routes, empty for none; those that begin alike have one in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = {label: Tally(label) for label in (*ROUTES, PAGES, NO_ROUTE)}
+        """All there are, by the label that Prometheus is told."""
+        self[""] = self.labels[NO_ROUTE]
+
+    def __missing__(self, rule: str) -> Tally:
+        label = f"/{rule.split('/')[1]}"
+        tally = self[rule] = self.labels.get(label, self.labels[PAGES])
+        return tally
+
+
+class _Route(Protocol):
+    rule: str
+
+
+class _Over(Protocol):
+    code: int
+    route: _Route | None
 
 
 @dataclass(slots=True)
@@ -37,36 +140,106 @@ class Metrics:
     """WebSockets that are open."""
     refusals: Counter[str] = field(default_factory=Counter)
     """Requests refused, by the kind of their error."""
-    push_to_wake: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    """Pushes by the time from their arrival until all who waited were answered; see ``BUCKETS``."""
-    push_to_wake_sum: float = 0.0
-    """Seconds of all of them together."""
+    push_to_wake: Histogram = field(default_factory=Histogram)
+    """Pushes by the time from their arrival until all who waited were answered."""
+    tallies: Tallies = field(default_factory=Tallies)
+    """Requests, by the rule of their route."""
+    reactor_lag: Histogram = field(default_factory=lambda: Histogram(PAUSE_BUCKETS))
+    """Looks at the reactor, by how late it was."""
+    collections: list[Histogram] = field(
+        default_factory=lambda: [Histogram(PAUSE_BUCKETS) for _ in range(gc_generations())]
+    )
+    """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
+    connections: Callable[[], int] | None = None
+    """Tells how many connections are open, where somebody knows."""
 
     def observe_push(self, seconds: float) -> None:
         """Count a push that woke its readers within so many seconds."""
-        self.push_to_wake[bisect_left(BUCKETS, seconds)] += 1
-        self.push_to_wake_sum += seconds
+        self.push_to_wake.observe(seconds)
+
+    def count_request(self, request: _Over, seconds: float) -> None:
+        """Count a request that is over, after so many seconds."""
+        route = request.route
+        tally = self.tallies["" if route is None else route.rule]
+        tally.statuses[request.code] += 1
+        times = tally.time
+        times.counts[bisect_left(times.bounds, seconds)] += 1
+        times.total += seconds
 
 
-def prometheus(metrics: Metrics, gauges: Callable[[], Mapping[str, tuple[str, float]]]) -> bytes:
-    """Return everything counted in Prometheus' text format.
+def gc_generations() -> int:
+    """Return how many generations of objects Python's collector tells apart."""
+    return len(gc.get_stats())
+
+
+class Pulse:
+    """Feels how late the reactor is, and how long the garbage collector keeps it waiting.
+
+    It is the process that is measured, so there is one in a process, from ``start`` to ``stop``.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Any, wall: Callable[[], float] = time.perf_counter) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._wall = wall
+        self._began = 0.0
+        self._due = 0.0
+        self._timer: Any = None
+
+    def start(self) -> None:
+        """Begin to feel."""
+        gc.callbacks.append(self._collected)
+        self._wait()
+
+    def stop(self) -> None:
+        """Leave no timer and no callback behind."""
+        gc.callbacks.remove(self._collected)
+        self._timer.cancel()
+
+    def _wait(self) -> None:
+        self._due = self._clock.seconds() + LAG_SECONDS
+        self._timer = self._clock.callLater(LAG_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self._metrics.reactor_lag.observe(max(0.0, self._clock.seconds() - self._due))
+        self._wait()
+
+    def _collected(self, phase: str, told: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = self._wall()
+        else:
+            self._metrics.collections[told["generation"]].observe(self._wall() - self._began)
+
+
+Gauges = Callable[[], Mapping[str, tuple[str, float]]]
+
+
+def prometheus(metrics: Metrics, gauges: Gauges, version: str) -> bytes:
+    """Return everything counted in Prometheus' text format, and what the system knows of the process.
 
     ``gauges`` tells what stands at this moment: by name, its sentence and its number.
     """
     registry = CollectorRegistry()
-    registry.register(_Counted(metrics, gauges))
+    registry.register(_Counted(metrics, gauges, version))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 
 class _Counted(Collector):
-    def __init__(self, metrics: Metrics, gauges: Callable[[], Mapping[str, tuple[str, float]]]) -> None:
+    def __init__(self, metrics: Metrics, gauges: Gauges, version: str) -> None:
         self._metrics = metrics
         self._gauges = gauges
+        self._version = version
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
+        yield InfoMetricFamily("cometd_lite", "The program.", value={"version": self._version})
         for name, (sentence, number) in self._gauges().items():
             yield GaugeMetricFamily(f"cometd_lite_{name}", sentence, value=number)
+        if metrics.connections is not None:
+            yield GaugeMetricFamily(
+                "cometd_lite_connections", "Connections that are open.", value=metrics.connections()
+            )
         for name, sentence, count in (
             ("pushes", "Messages accepted, one for each recipient.", metrics.pushes),
             ("deliveries", "Messages given to readers of any kind.", metrics.deliveries),
@@ -80,10 +253,52 @@ class _Counted(Collector):
         for kind, count in metrics.refusals.items():
             refusals.add_metric([kind], count)
         yield refusals
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        yield HistogramMetricFamily(
-            "cometd_lite_push_to_wake_seconds",
+        yield from _requests(metrics.tallies)
+        yield _histogram(
+            "push_to_wake_seconds",
             "Time from a push's arrival until all who waited for it were answered.",
-            buckets=list(zip(bounds, map(float, accumulate(metrics.push_to_wake)), strict=True)),
-            sum_value=metrics.push_to_wake_sum,
+            {(): metrics.push_to_wake},
         )
+        yield _histogram(
+            "reactor_lag_seconds",
+            "How late the reactor was, at each look at it.",
+            {(): metrics.reactor_lag},
+        )
+        yield _histogram(
+            "gc_pause_seconds",
+            "How long the garbage collector kept everybody waiting, by generation.",
+            {(str(number),): times for number, times in enumerate(metrics.collections)},
+            "generation",
+        )
+
+
+def _requests(tallies: Tallies) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "cometd_lite_requests",
+        "Requests that are over, by route and status; 499: the client left before its answer.",
+        labels=["route", "status"],
+    )
+    for label, tally in tallies.labels.items():
+        for status, count in sorted(tally.statuses.items()):
+            requests.add_metric([label, str(status)], count)
+    yield requests
+    times = {(label,): tally.time for label, tally in tallies.labels.items() if tally.statuses}
+    yield _histogram(
+        "request_seconds",
+        "Time from a request's head to the end of its answer, where requests are not held.",
+        {label: time for label, time in times.items() if label[0] not in HELD},
+        "route",
+    )
+    yield _histogram(
+        "held_seconds",
+        "Time from a request's head to the end of its answer, where requests are held.",
+        {label: time for label, time in times.items() if label[0] in HELD},
+        "route",
+    )
+
+
+def _histogram(name: str, sentence: str, by: Mapping[tuple[str, ...], Histogram], *labels: str) -> Metric:
+    family = HistogramMetricFamily(f"cometd_lite_{name}", sentence, labels=labels)
+    for label, times in by.items():
+        family.add_metric(label, *times.shown())
+    return family

@@ -26,8 +26,8 @@ from werkzeug.exceptions import BadHost, HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 
+from . import __version__, query
 from . import limits as bounds
-from . import query
 from .auth import Action, Grant, Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .errors import (
@@ -45,6 +45,7 @@ from .errors import (
     Unauthorized,
     UpgradeRequired,
     kind_of,
+    kinds,
     problem_type,
 )
 from .hub import Hub, Standing
@@ -52,7 +53,7 @@ from .later import Maybe, then, waits
 from .limits import Limits
 from .listeners import ALL_LISTENERS, Listener, Listeners
 from .message import Batch, Content, Cursor, Push, Receipt, timestamp
-from .metrics import prometheus
+from .metrics import ROUTES, prometheus
 from .openapi import Interface
 from .pages import pages
 from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
@@ -171,6 +172,7 @@ class Routes:
         random: Random | None = None,
     ) -> None:
         self.hub = hub
+        hub.metrics.refusals.update(dict.fromkeys(kinds(), 0))  # so that each is there before its first one
         self.limits = limits
         self.hosts = hosts or Hosts()
         self.origins = origins or Origins()
@@ -458,7 +460,7 @@ class Routes:
         """Show what is counted, as Prometheus reads it."""
         if not self.show_metrics:
             raise NotFound("The metrics are turned off.")
-        return Answer(200, _METRICS, prometheus(self.hub.metrics, self._gauges))
+        return Answer(200, _METRICS, prometheus(self.hub.metrics, self._gauges, __version__))
 
     @_route(app, "/openapi.json", "GET")
     def openapi(self, request: Request) -> Answer:
@@ -483,6 +485,7 @@ class Routes:
         )
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
+        """Return what stands at this moment, beside its bounds."""
         usage = self.hub.store.usage()
         metrics = self.hub.metrics
         limits = self.limits
@@ -490,11 +493,15 @@ class Routes:
         return {
             "parked": ("Readers that wait: polls, streams and sockets.", parked),
             "parked_max": ("The bound on readers that wait.", limits.max_parked),
-            "parked_polls": ("Polls that are held.", parked - metrics.streams - metrics.sockets),
+            "parked_polls": ("Polls that are held.", max(0, parked - metrics.streams - metrics.sockets)),
             "streams": ("Streams that are open.", metrics.streams),
             "sockets": ("WebSockets that are open.", metrics.sockets),
             "listeners": ("Listeners that are registered.", len(self.listeners)),
             "bayeux_sessions": ("Bayeux sessions.", 0 if self.bayeux is None else len(self.bayeux)),
+            "sessions_max": (
+                "The bound on listeners, and the bound on Bayeux sessions.",
+                limits.max_sessions,
+            ),
             "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
             "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
             "messages": ("Messages that are kept.", usage.messages),
@@ -705,7 +712,7 @@ class _Rights:
 
 
 class RoutesResource(KleinResource):
-    """The routes as a resource for any twisted.web site."""
+    """The routes as a resource for any twisted.web site; it counts the requests that ``serving/`` would."""
 
     def __init__(self, routes: Routes) -> None:
         super().__init__(routes.app)
@@ -713,11 +720,27 @@ class RoutesResource(KleinResource):
 
     def render(self, request: Any) -> Any:
         """Render as Klein does, but refuse as the interface does what Klein cannot route at all."""
+        if self._routes.show_metrics:
+            self._count(request)
         try:
             b"/".join(request.postpath).decode()
             return super().render(request)
         except (UnicodeDecodeError, BadHost):
             return self._routes.unrouted(request, Failure())
+
+    def _count(self, request: Any) -> None:
+        """Count the request when it is over, as ``serving/`` does."""
+        hub = self._routes.hub
+        began = hub.clock.seconds()
+        first = request.postpath[0].decode("latin-1") if request.postpath else ""
+        known = not first or f"/{first}" in ROUTES or first in pages()
+        tally = hub.metrics.tallies[f"/{first}" if known else ""]
+
+        def over(left: object) -> None:
+            lost = isinstance(left, Failure) and not request.startedWriting
+            tally.add(499 if lost else request.code, hub.clock.seconds() - began)
+
+        request.notifyFinish().addBoth(over)
 
 
 def _token(request: Request) -> str:

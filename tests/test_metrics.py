@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import dataclass
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.task import Clock
 
-from cometd_lite.metrics import BUCKETS, Metrics, prometheus
+from cometd_lite.metrics import (
+    BUCKETS,
+    HELD,
+    HELD_BUCKETS,
+    LAG_SECONDS,
+    NO_ROUTE,
+    PAGES,
+    PAUSE_BUCKETS,
+    ROUTES,
+    Metrics,
+    Pulse,
+    Tallies,
+    gc_generations,
+    prometheus,
+)
+from cometd_lite.pages import pages
+from cometd_lite.web import Routes
 
 
 def shown(metrics: Metrics, gauges: dict[str, tuple[str, float]] | None = None) -> dict[str, float]:
     """Return the samples that a scrape finds; labels stand behind the name."""
-    text = prometheus(metrics, lambda: gauges or {}).decode()
+    text = prometheus(metrics, lambda: gauges or {}, "1.2.3").decode()
     return {
         sample.name + "".join(f"[{value}]" for value in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -63,19 +83,142 @@ def test_a_push_slower_than_every_bucket_is_counted_too() -> None:
     assert found["cometd_lite_push_to_wake_seconds_sum"] == 60.5
 
 
-def test_buckets_grow() -> None:
-    assert list(BUCKETS) == sorted(set(BUCKETS))
+@pytest.mark.parametrize("bounds", [BUCKETS, HELD_BUCKETS, PAUSE_BUCKETS])
+def test_buckets_grow(bounds: tuple[float, ...]) -> None:
+    assert list(bounds) == sorted(set(bounds))
 
 
 def test_every_metric_is_explained() -> None:
-    text = prometheus(Metrics(), lambda: {"parked": ("Readers that wait.", 0)}).decode()
+    text = prometheus(Metrics(), lambda: {"parked": ("Readers that wait.", 0)}, "1.2.3").decode()
     families = list(text_string_to_metric_families(text))
     assert len(families) >= 7
     for family in families:
         assert family.documentation.endswith("."), family.name
-        assert family.name.startswith("cometd_lite_")
+        assert family.name.startswith(("cometd_lite", "process_"))
 
 
 def test_a_scrape_changes_nothing() -> None:
     metrics = Metrics(pushes=1)
-    assert shown(metrics) == shown(metrics)
+    first, second = shown(metrics), shown(metrics)
+    assert own(first) == own(second)
+
+
+def own(found: dict[str, float]) -> dict[str, float]:
+    return {name: number for name, number in found.items() if not name.startswith("process_")}
+
+
+def test_the_version_is_told() -> None:
+    assert shown(Metrics())["cometd_lite_info[1.2.3]"] == 1
+
+
+def test_the_process_has_files_and_memory_with_their_bounds() -> None:
+    found = shown(Metrics())
+    assert 0 < found["process_open_fds"] < found["process_max_fds"]
+    assert found["process_resident_memory_bytes"] > 1_000_000
+
+
+def test_connections_are_shown_where_somebody_knows_them() -> None:
+    assert "cometd_lite_connections" not in shown(Metrics())
+    assert shown(Metrics(connections=lambda: 7))["cometd_lite_connections"] == 7
+
+
+# -- requests
+
+
+@dataclass
+class Route:
+    rule: str
+
+
+@dataclass
+class Over:
+    code: int
+    route: Route | None
+
+
+def test_requests_are_counted_by_route_and_status() -> None:
+    metrics = Metrics()
+    for rule, code in (
+        ("/push", 201),
+        ("/push/<path:name>", 201),
+        ("/push/<path:name>", 413),
+        ("/", 200),
+        ("/console.js", 304),
+    ):
+        metrics.count_request(Over(code, Route(rule)), 0.0)
+    metrics.count_request(Over(404, None), 0.0)
+    found = shown(metrics)
+    assert found["cometd_lite_requests_total[/push][201]"] == 2
+    assert found["cometd_lite_requests_total[/push][413]"] == 1
+    assert found[f"cometd_lite_requests_total[{PAGES}][200]"] == 1
+    assert found[f"cometd_lite_requests_total[{PAGES}][304]"] == 1
+    assert found[f"cometd_lite_requests_total[{NO_ROUTE}][404]"] == 1
+
+
+def test_the_time_of_what_may_be_held_is_counted_apart() -> None:
+    metrics = Metrics()
+    metrics.count_request(Over(200, Route("/poll/<path:name>")), 24.0)
+    metrics.count_request(Over(202, Route("/push/<path:name>")), 0.0002)
+    found = shown(metrics)
+    assert found["cometd_lite_held_seconds_bucket[20.0][/poll]"] == 0
+    assert found["cometd_lite_held_seconds_bucket[25.0][/poll]"] == 1
+    assert found["cometd_lite_held_seconds_sum[/poll]"] == 24.0
+    assert found["cometd_lite_request_seconds_bucket[0.0001][/push]"] == 0
+    assert found["cometd_lite_request_seconds_bucket[0.00025][/push]"] == 1
+    assert "cometd_lite_request_seconds_count[/poll]" not in found
+    assert "cometd_lite_held_seconds_count[/push]" not in found
+
+
+def test_every_route_of_the_interface_has_a_label_and_every_label_a_route() -> None:
+    beginnings = {f"/{rule.rule.split('/')[1]}" for rule in Routes.app.url_map.iter_rules()}
+    assert set(ROUTES) < beginnings
+    assert set(ROUTES) > HELD
+    tallies = Tallies()
+    for beginning in beginnings - set(ROUTES):
+        assert tallies[beginning] is tallies.labels[PAGES]
+        assert beginning.removeprefix("/") in {"", *pages()}
+
+
+def test_labels_do_not_grow_with_what_clients_ask_for() -> None:
+    metrics = Metrics()
+    labels = len(metrics.tallies.labels)
+    for rule in Routes.app.url_map.iter_rules():
+        metrics.count_request(Over(200, Route(rule.rule)), 0.0)
+    assert len(metrics.tallies.labels) == labels
+
+
+# -- the process
+
+
+def test_the_reactors_lag_is_how_late_its_timers_are() -> None:
+    clock, metrics = Clock(), Metrics()
+    pulse = Pulse(metrics, clock)
+    pulse.start()
+    clock.advance(LAG_SECONDS)
+    clock.advance(LAG_SECONDS + 0.5)
+    pulse.stop()
+    assert sum(metrics.reactor_lag.counts) == 2
+    assert metrics.reactor_lag.total == pytest.approx(0.5)
+    assert shown(metrics)["cometd_lite_reactor_lag_seconds_bucket[0.25]"] == 1
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_collectors_pauses_are_counted_by_generation() -> None:
+    metrics = Metrics()
+    moments = iter([1.0, 1.25])
+    pulse = Pulse(metrics, Clock(), wall=lambda: next(moments))
+    gc.disable()
+    try:
+        pulse.start()
+        gc.collect(0)
+        pulse.stop()
+        gc.collect(0)
+    finally:
+        gc.enable()
+    assert metrics.collections[0].total == 0.25
+    found = shown(metrics)
+    assert found["cometd_lite_gc_pause_seconds_count[0]"] == 1
+    assert [
+        found[f"cometd_lite_gc_pause_seconds_count[{other}]"] for other in range(1, gc_generations())
+    ] == [0] * (gc_generations() - 1)
+    assert pulse._collected not in gc.callbacks

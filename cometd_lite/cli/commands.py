@@ -387,15 +387,18 @@ async def _server(arguments: argparse.Namespace, client: Client, terminal: Termi
     return "".join([f"{line}\n" for line in lines]).encode()
 
 
+_NO_GAUGES = ("_total", "_created", "_sum", "_count")
+
+
 def _gauges(text: bytes) -> dict[str, int]:
     """Return the server's own gauges out of Prometheus' text."""
     gauges = {}
     for line in text.decode().splitlines():
         name, _, number = line.partition(" ")
-        if name.startswith("cometd_lite_") and "{" not in name and not name.endswith(("_total", "_created")):
+        if name.startswith("cometd_lite_") and "{" not in name and not name.endswith(_NO_GAUGES):
             with suppress(ValueError):
                 gauges[name.removeprefix("cometd_lite_")] = int(float(number))
-    return {name: number for name, number in gauges.items() if not name.startswith("push_to_wake")}
+    return gauges
 
 
 def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Terminal) -> bytes:

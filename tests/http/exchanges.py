@@ -233,7 +233,14 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
 def by_serving(comet: Comet) -> WireDriver:
     routes = comet.routes
     bounds = Bounds(body=comet.limits.max_body)
-    return WireDriver(HTTPFactory(routes.app, clock=Clock(), malformed=routes.malformed, bounds=bounds))
+    factory = HTTPFactory(
+        routes.app,
+        clock=Clock(),
+        malformed=routes.malformed,
+        bounds=bounds,
+        on_answer=comet.hub.metrics.count_request,
+    )
+    return WireDriver(factory)
 
 
 DRIVERS: dict[str, Callable[[Comet], Driver]] = {"twisted.web": by_twisted_web, "serving": by_serving}

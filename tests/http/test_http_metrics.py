@@ -108,6 +108,39 @@ def test_refusals_are_counted_by_kind(server, method, target, kind):
     assert scrape(server)[f"refusals_total[{kind}]"] == 1
 
 
+def test_every_kind_of_refusal_is_there_before_its_first_one(server):
+    found = scrape(server)
+    for kind in ("mailbox-full", "server-full", "too-many-requests", "unauthorized", "request-timeout"):
+        assert found[f"refusals_total[{kind}]"] == 0
+
+
+def test_requests_are_counted_by_route_and_status(server):
+    server.push("/bob")
+    server.ask("POST", "/push?rcpt=bob", b"x" * 70_000)
+    server.get("/poll/bob?after=oldest")
+    parked = server.park("/poll/alice")
+    parked.hang_up()
+    server.get("/")
+    server.get("/nowhere")
+    found = scrape(server)
+    assert found["requests_total[/push][202]"] == 1
+    assert found["requests_total[/push][413]"] == 1
+    assert found["requests_total[/poll][200]"] == 1
+    assert found["requests_total[/poll][499]"] == 1
+    assert found["requests_total[pages][200]"] == 1
+    assert found["requests_total[none][404]"] == 1
+    assert found["request_seconds_count[/push]"] == 2
+    assert found["held_seconds_count[/poll]"] == 2
+
+
+def test_the_time_for_which_a_poll_was_held_is_no_slowness(server):
+    server.park("/poll/bob?wait=20")
+    server.advance(20)
+    found = scrape(server)
+    assert found["held_seconds_count[/poll]"] == 1
+    assert "request_seconds_count[/poll]" not in found
+
+
 def test_labels_tell_of_nobody(serve, tmp_path: Path):
     secret = b"a secret of at least thirty-two bytes"
     (tmp_path / "key").write_bytes(secret)
