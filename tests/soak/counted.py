@@ -23,6 +23,8 @@ KINDS = (
     "cometd_lite.serving.protocol.HTTPConnection",
     "cometd_lite.serving.request.Request",
     "cometd_lite.serving.sockets.SocketWire",
+    "cometd_lite.transports.stream.Stream",
+    "cometd_lite.transports.websocket.Socket",
     "twisted.internet.tcp.Server",
 )
 CODE = (
@@ -42,19 +44,21 @@ def install() -> None:
     def make(options: Any) -> Any:
         made = make_service(options)
         reactor.callWhenRunning(reactor.listenUNIX, COUNTS, Factory.forProtocol(Window))
-        Window.registry = made.comet.hub.registry
+        Window.comet = made.comet
         return made
 
     class Window(Protocol):
-        registry: Any
+        comet: Any
 
         def connectionMade(self) -> None:
             gc.collect()
             found = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
             living = {kind: found[kind] for kind in KINDS}
+            registry, routes = self.comet.hub.registry, self.comet.routes
             living |= {
-                "parked": self.registry.parked,
-                "places": len(self.registry._places),
+                "parked": registry.parked,
+                "places": len(registry._places),
+                "sessions": len(routes.listeners) + len(routes.bayeux),
                 "timers": len(reactor.getDelayedCalls()),
                 "files": len(list(Path("/proc/self/fd").iterdir())),
             }

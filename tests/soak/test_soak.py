@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import soak_coming_and_going
 import soak_delivery
 import soak_parked
 
@@ -18,3 +19,9 @@ def test_every_reader_hears_everything_once_and_in_order_while_connections_are_r
 
 def test_nothing_is_left_of_polls_whose_clients_left(tmp_path: Path) -> None:
     assert soak_parked.soak(tmp_path, polls=300, rounds=2).wrong == []
+
+
+def test_those_who_come_and_go_hear_everything_and_leave_nothing_behind(tmp_path: Path) -> None:
+    crowd = asyncio.run(soak_coming_and_going.soak(tmp_path, clients=200, seconds=5, rate=50, seed=7))
+    assert crowd.wrong == []
+    assert crowd.seen["left"] > 100
