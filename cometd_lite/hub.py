@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -20,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .errors import BodyTooLarge, KeyReused, NobodyWaits, Stopping
+from .errors import BodyTooLarge, KeyReused, NobodyWaits, Stopping, StoreDown
 from .later import Maybe, shielded, then, total, waits
 from .limits import (
     IDEMPOTENCY_IDS,
@@ -34,7 +35,7 @@ from .limits import (
 from .message import NOW, OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
 from .registry import Parked, Registry, Woken
-from .stores import Contents, Store
+from .stores import Contents, Record, Repeated, SharedStore, Store
 from .stores.records import RECEIPTS, fingerprint, receipt_id, receipt_of, receipt_value
 
 T = TypeVar("T")
@@ -301,6 +302,8 @@ class Hub:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
+        self.shared = store if isinstance(store, SharedStore) else None
+        """The store again, where other processes use it too; None where all readers are here."""
         self.registry = registry
         self.clock = clock
         self.metrics = metrics or Metrics()
@@ -309,6 +312,8 @@ class Hub:
         self._receipts: dict[_Key, _Remembered] = {}
         self._ids = 0
         """The ids in all receipts that are remembered."""
+        if self.shared is not None:
+            self.shared.share(registry)
 
     # -- push
 
@@ -332,7 +337,7 @@ class Hub:
         earlier = self._receipts.get(key)
         if earlier is not None and earlier.until > now:
             if earlier.fingerprint != digest:
-                raise KeyReused("This Idempotency-Key came with another body; a new push needs a new key.")
+                raise _reused()
             return earlier.again()
         receipt = self._push(push)
         remembered = _Remembered(digest, now + IDEMPOTENCY_SECONDS, len(push.contents))
@@ -341,6 +346,8 @@ class Hub:
             remembered.receipt = receipt
             return receipt
         mine = remembered.again()
+        if self.shared is not None:
+            receipt.addErrback(self._repeated, key, digest)
         receipt.addCallback(self._keep_receipt, key, remembered)
         receipt.addErrback(self._forget_key, key, remembered)
         receipt.addBoth(remembered.arrived)
@@ -357,12 +364,24 @@ class Hub:
         remembered = self._receipts.pop(key, None)
         if remembered is not None:
             self._ids -= remembered.ids * len(key[1])
-            self.store.forget(RECEIPTS, receipt_id(*key))
+            if self.shared is None:  # else it is the others', too, and goes when its time is over
+                self.store.forget(RECEIPTS, receipt_id(*key))
 
     def _keep_receipt(self, receipt: Receipt, key: _Key, remembered: _Remembered) -> Receipt:
         if receipt.delivered:  # else the store has kept the same with the messages
             value = partial(receipt_value, remembered.fingerprint, receipt)
             self.store.remember(RECEIPTS, receipt_id(*key), value, remembered.until)
+        return receipt
+
+    @staticmethod
+    def _repeated(failure: Failure, key: _Key, digest: bytes) -> Receipt:
+        """Return the receipt of a push that another process, or one before this, has taken already."""
+        repeated = failure.value
+        if not isinstance(repeated, Repeated):
+            failure.raiseException()
+        _, earlier, receipt = receipt_of(Record(receipt_id(*key), repeated.value, inf))
+        if earlier != digest:
+            raise _reused()
         return receipt
 
     def recall(self) -> None:
@@ -394,6 +413,8 @@ class Hub:
         recipients = push.recipients
         wake = self.registry.wake
         woken = wake(recipients[0]) if len(recipients) == 1 else total([wake(name) for name in recipients])
+        if self.shared is not None:
+            woken = total([woken, self.shared.elsewhere(messages)])
         if waits(woken):
             return woken.addCallback(self._woken, messages, push, created_at, began)
         return self._woken(woken, messages, push, created_at, began)
@@ -526,7 +547,8 @@ class Hub:
 
     def store_failed(self, failure: Failure) -> None:
         """Note that the store failed at what nobody waits to be told of."""
-        self.log.failure("The store failed", failure)
+        if not failure.check(StoreDown):  # that it is away, it says itself
+            self.log.failure("The store failed", failure)
 
     def _note_failure(self, result: Maybe[object]) -> None:
         if waits(result):
@@ -564,6 +586,10 @@ class _Remembered:
 def _tell(asking: list[Deferred[int]], seen: int) -> None:
     for told in asking:
         told.callback(seen)
+
+
+def _reused() -> KeyReused:
+    return KeyReused("This Idempotency-Key came with another body; a new push needs a new key.")
 
 
 def _unqueued(receipt: Receipt) -> Receipt:

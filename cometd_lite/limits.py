@@ -191,6 +191,33 @@ class Limits:
     """Messages in one mailbox (HTTP.md)."""
 
     capacity_bytes: int = 1024 * 1024
+REDIS_MESSAGE_COST = 400
+"""What a message takes in Redis besides its name, type, body and event: entries of two streams."""
+
+REDIS_MAILBOX_COST = 1_000
+"""What a mailbox takes in Redis besides its messages: a stream, a hash and a place in two sorted sets."""
+
+REDIS_LOOK = 1_000
+"""Messages of others that are looked through for the reader of a pattern in one step of Redis."""
+
+REDIS_EXPIRED_AT_ONCE = 100
+"""Mailboxes in which messages expire in one step of Redis."""
+
+REDIS_RUNS = 100
+"""Starts and failovers of Redis that are remembered: a process that was away for more is told a gap."""
+
+REDIS_COUNT_SECONDS = 1.0
+"""A push is answered after this long, though other processes have not said how many readers they woke."""
+
+REDIS_STAND_SECONDS = 60.0
+"""Wakes of a mailbox are listened to this long after its last reader left: most come back at once."""
+
+REDIS_RETRY_SECONDS = 1.0
+"""The longest pause between two attempts to reach a Redis that is away."""
+
+WOKEN_AT_ONCE = 200
+"""Parked readers that look again in one step, when a store is back that was away."""
+
     """Bytes of bodies in one mailbox (HTTP.md)."""
 
     ttl: float = 86_400.0

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from .errors import ServerFull
 from .later import Maybe, total
-from .limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
+from .limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
 from .recipient import covering
 
 T = TypeVar("T")
@@ -163,6 +163,21 @@ class Registry:
             if key in places:
                 woken += [reader.wake() for reader in tuple(places[key])]
         return total(woken) if woken else 0
+
+    def wake_all(self) -> None:
+        """Make everyone look again, some at a time: what was pushed meanwhile, nobody has told."""
+        readers = list({reader: None for place in self._places.values() for reader in place})
+
+        def wake_some() -> None:
+            some = readers[-WOKEN_AT_ONCE:]
+            del readers[-WOKEN_AT_ONCE:]
+            for reader in some:
+                if reader.deferred is not None:
+                    reader.wake()
+            if readers:
+                self.clock.callLater(0, wake_some)
+
+        wake_some()
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""

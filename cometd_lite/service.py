@@ -6,6 +6,7 @@ Wires everything together. What is wrong with an option, or with a port, is one 
 from __future__ import annotations
 
 import gc
+import os
 import re
 import signal
 import sys
@@ -27,6 +28,7 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -34,6 +36,7 @@ from . import __version__
 from .auth import Hosts, Tokens, is_loopback
 from .bayeux import Options as BayeuxOptions
 from .comet import Comet
+from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .serving import Bounds, HTTPFactory
 from .stores import Store, StoreUnusable
@@ -47,6 +50,7 @@ walked too. In a fan-out to 1,000 the collector took a quarter of the time with 
 
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?")
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
+_REDIS = frozenset({"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
 _SIZES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -93,11 +97,21 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def store(text: str) -> str:
-    """Return the store that ``memory`` or ``sqlite:PATH`` says. Raises ``ValueError``."""
-    kind, colon, path = text.partition(":")
-    if text != "memory" and not (kind == "sqlite" and colon and path):
-        raise ValueError("memory, or sqlite: and the path of a file, as in sqlite:/var/lib/comet/messages.db")
-    return text
+    """Return what ``memory``, ``sqlite:PATH`` or the URL of a Redis says. Raises ``ValueError``."""
+    kind, colon, rest = text.partition(":")
+    if text == "memory" or (kind == "sqlite" and colon and rest):
+        return text
+    if colon and kind in _REDIS:
+        try:
+            from .stores.resp import Address  # noqa: PLC0415  hiredis is only there where it was asked for
+        except ImportError:
+            raise ValueError("a Redis only with hiredis: pip install 'cometd-lite[redis]'") from None
+        Address.parse(text)
+        return text
+    raise ValueError(
+        "memory, sqlite: and the path of a file, as in sqlite:/var/lib/comet/messages.db, "
+        "or a Redis, as in redis://localhost:6379 or unix:/run/redis/redis.sock"
+    )
 
 
 def mount(text: str) -> str:
@@ -160,7 +174,7 @@ no pid file."""
         _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", milliseconds),
         _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", span),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
-        _parameter("store", "memory", "Where messages live: memory or sqlite:PATH.", store),
+        _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),
         _parameter(
             "sync",
             "full",
@@ -259,8 +273,12 @@ no pid file."""
     @property
     def store(self) -> Store | None:
         """The store that was asked for, not opened; None for memory."""
-        _, _, path = self["store"].partition(":")
-        if not path:
+        kind, _, path = self["store"].partition(":")
+        if kind in _REDIS:
+            from .stores.redis import RedisStore  # noqa: PLC0415  as in ``store``
+
+            return RedisStore(self["store"], self.limits, overflow=self["overflow"], clock=reactor)
+        if kind == "memory":
             return None
         from .stores.sqlite import SQLiteStore  # noqa: PLC0415  some Pythons are built without sqlite3
 
@@ -343,12 +361,22 @@ class CometService(Service):
         """Open the store and begin to serve; a store that cannot be opened ends the program."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         try:
-            self.comet.start()
+            opened = self.comet.start()
         except StoreUnusable as error:
             self._fail(str(error))
+        if waits(opened):
+            opened.addErrback(self._cannot_open)
         if self.alone:
             reactor.callWhenRunning(self._handle_signals)
             reactor.callWhenRunning(settle_collector)
+
+    def _cannot_open(self, failure: Failure) -> None:
+        """End the program, which runs already, because what it has reached is not what it needs."""
+        failure.trap(StoreUnusable)
+        self.log.error("cometd-lite: {sentence}", sentence=str(failure.value))
+        # A reactor that was stopped leaves the status 0, which tells a service manager that all is well.
+        reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self._stop_reactor()
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, wait until the answers have left, close the store.

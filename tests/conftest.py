@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from redis_server import RedisServer
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
@@ -36,6 +37,14 @@ def expected_failures() -> Iterator[list[type[BaseException]]]:
         gc.collect()  # the Deferreds that failed unheard say so when they go
     failures = [event["log_failure"] for event in events if "log_failure" in event]
     assert [failure for failure in failures if not failure.check(*expected)] == []
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that keeps nothing; tests share it, and each uses a prefix of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.start()
+    server.kill()
 
 
 @pytest.fixture

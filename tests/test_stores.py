@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from helpers import EPOCH, Outcome, data, numbers, push
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from wires import Wires
 
 from cometd_lite.errors import MailboxFull, ServerFull
 from cometd_lite.later import Maybe
@@ -18,6 +20,7 @@ from cometd_lite.limits import Limits
 from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
 from cometd_lite.stores import Contents, Store, Usage
 from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.stores.redis import RedisStore
 from cometd_lite.stores.sqlite import SQLiteStore
 
 KIND = "test"
@@ -108,7 +111,7 @@ class Turns:
 Shelves = Callable[..., Shelf]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]:
     """Return a function that makes a store with what it is given as ``Limits``."""
     made: list[Shelf] = []
@@ -121,7 +124,15 @@ def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]
         path = tmp_path / f"{len(made)}.db"
         return Shelf(SQLiteStore(path, limits, overflow=overflow, worker=turns), turns.settle)
 
-    makers = {"memory": memory, "sqlite": sqlite}
+    def redis(limits: Limits, overflow: str) -> Shelf:
+        server = request.getfixturevalue("redis")
+        address = f"{server.address}?prefix={tmp_path.name}.{len(made)}:"
+        clock = Clock()
+        wires = Wires(server.socket, clock)
+        store = RedisStore(address, limits, overflow=overflow, clock=clock, endpoint=wires)
+        return Shelf(store, wires.settle)
+
+    makers = {"memory": memory, "sqlite": sqlite, "redis": redis}
 
     def make(*, overflow: str = "reject", **limits: Any) -> Shelf:
         made.append(makers[request.param](Limits(**limits), overflow))

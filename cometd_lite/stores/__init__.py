@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..later import Maybe
 from ..message import Batch, Cursor, Message, Push
@@ -45,6 +45,14 @@ class Record:
 
 class StoreUnusable(Exception):
     """A store cannot be opened; its text is a sentence for whoever starts the server."""
+
+
+class Repeated(Exception):
+    """A push was made before, under the same idempotency key; ``value`` is the record of its receipt."""
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__()
+        self.value = value
 
 
 class Store(Protocol):
@@ -111,3 +119,36 @@ class Store(Protocol):
 
     def recall(self, kind: str) -> Sequence[Record]:
         """Return, once, the records of a kind that were there when the store was opened."""
+
+
+class Readers(Protocol):
+    """The readers of this process, as a store sees them that other processes push to."""
+
+    def wake(self, recipient: str) -> Maybe[int]:
+        """Make everyone look again who waits for the recipient; return how many were answered."""
+
+    def wake_all(self) -> None:
+        """Make everyone look again: nobody knows what was pushed."""
+
+    def waiting(self, recipient: str) -> int:
+        """Count those who wait for a recipient or pattern."""
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that other processes use at the same time."""
+
+    def share(self, readers: Readers) -> None:
+        """Wake these when another process has pushed."""
+
+    def elsewhere(self, messages: Sequence[Message]) -> Maybe[int]:
+        """Return how many readers of other processes were woken by what ``append`` has returned."""
+
+    def look_up(self, kind: str, id: str) -> Maybe[bytes | None]:  # noqa: A002
+        """Return the value of a record that any process remembers; None where there is none."""
+
+    def tell(self, kind: str, id: str) -> None:  # noqa: A002
+        """Tell every other process something about a record."""
+
+    def hear(self, kind: str, heard: Callable[[str], None]) -> None:
+        """Call ``heard`` with the id of each record of a kind of which another process tells."""

@@ -1,0 +1,78 @@
+"""A Redis of one's own: in a directory, at a unix socket; it may be killed, paused and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+PATIENCE = 20.0
+PROGRAM = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or "redis-server"
+
+
+class RedisServer:
+    """``options`` are those of redis-server, as in ``"--appendonly", "yes"``."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.socket = directory / "redis.sock"
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    def start(self) -> RedisServer:
+        """Start it, and wait until it answers."""
+        files = ["--dir", self.directory, "--unixsocket", self.socket]
+        files += ["--logfile", self.directory / "redis.log"]
+        kept = () if "--save" in self.options or "--appendonly" in self.options else ("--save", "")
+        self.process = subprocess.Popen(
+            [PROGRAM, "--port", "0", *map(str, files), *kept, *self.options], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            assert self.process.poll() is None, (self.directory / "redis.log").read_text()
+            assert time.monotonic() < deadline, "redis-server does not answer"
+            time.sleep(0.01)
+        return self
+
+    def kill(self) -> None:
+        """End it as a power switch would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self) -> None:
+        """Let it answer nothing until it is told to go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: Any) -> Any:
+        """Return the reply to one command."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(self.socket))
+            connection.sendall(hiredis.pack_command(words))
+            reader = hiredis.Reader()
+            while (reply := reader.gets()) is False:
+                reader.feed(connection.recv(65_536))
+            return reply
+
+    def _answers(self) -> bool:
+        try:
+            return self.ask("PING") == b"PONG"
+        except OSError:
+            return False
