@@ -179,18 +179,6 @@ STORE_LOG_BYTES = 16 * 1024 * 1024
 STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds that an operator may set; the command's options have the same names.
-
-    The defaults hold a server within half a gigabyte.
-    """
-
-    capacity: int = 1_000
-    """Messages in one mailbox (HTTP.md)."""
-
-    capacity_bytes: int = 1024 * 1024
 REDIS_MESSAGE_COST = 400
 """What a message takes in Redis besides its name, type, body and event: entries of two streams."""
 
@@ -218,6 +206,18 @@ REDIS_RETRY_SECONDS = 1.0
 WOKEN_AT_ONCE = 200
 """Parked readers that look again in one step, when a store is back that was away."""
 
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that an operator may set; the command's options have the same names.
+
+    The defaults hold a server within half a gigabyte.
+    """
+
+    capacity: int = 1_000
+    """Messages in one mailbox (HTTP.md)."""
+
+    capacity_bytes: int = 1024 * 1024
     """Bytes of bodies in one mailbox (HTTP.md)."""
 
     ttl: float = 86_400.0
