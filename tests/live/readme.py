@@ -1,0 +1,238 @@
+"""The README as a walk: its sections and code blocks in order, each block run as a reader would run it.
+
+A walk has a directory, in which the commands that the README installs are found, and ports of its own: where
+a block says 8080, a free port stands in its place, the same for the whole section.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from program import PATIENCE, ROOT, TWISTD, eventually
+
+README = ROOT / "README.md"
+SHELL = "sh"
+"""The language of an indented block."""
+
+LISTEN = "tcp:8080:interface=127.0.0.1"
+"""Where a server listens unless it is told: on another port here."""
+
+_PORT = re.compile(r"(?<=[:= ])(80\d\d)\b")
+_COMMANDS = {
+    "cometd-lite": f'exec {sys.executable} -m cometd_lite "$@"',
+    "python": f'exec {sys.executable} "$@"',
+    "twistd": f'exec {sys.executable} -c "{TWISTD}" "$@"',
+}
+"""What ``pip install`` puts into ``.venv/bin``."""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"README.md:{self.line}"
+
+
+def sections(text: str) -> dict[str, list[Block]]:
+    """Return the code blocks under each heading that has some, in order."""
+    found: dict[str, list[Block]] = {}
+    heading = ""
+    tokens = MarkdownIt().parse(text)
+    for before, token in pairwise(tokens):
+        if before.type == "heading_open":
+            heading = token.content
+        elif token.type in {"fence", "code_block"}:
+            assert token.map is not None
+            language = SHELL if token.type == "code_block" else token.info
+            found.setdefault(heading, []).append(Block(language, token.content, token.map[0] + 1))
+    return found
+
+
+class Running:
+    """What a block has started and what does not end by itself; ``said`` is what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def said(self) -> str:
+        return self._output.read_text()
+
+    def says(self, text: str) -> None:
+        """Wait until it has printed the text."""
+
+        def holds() -> bool:
+            assert text in self.said or self.process.poll() is None, self.said
+            return text in self.said
+
+        eventually(holds, f"{text!r}; it said {self.said!r}")
+
+    def stop(self) -> None:
+        """End it, and all that it has started; what has ended already stays so."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(PATIENCE)
+        assert "Traceback" not in self.said, self.said
+
+
+class Walk:
+    """One section's blocks, to be run one after the other."""
+
+    def __init__(self, directory: Path, blocks: Sequence[Block]) -> None:
+        self.directory = directory
+        self._blocks = iter(blocks)
+        self._ports: dict[str, int] = {}
+        self._running: list[Running] = []
+        self._environment = os.environ | {
+            "PATH": f"{directory}/.venv/bin:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "COMETD_LITE_URL": f"http://localhost:{self.port('8080')}",
+        }
+        commands = directory / ".venv" / "bin"
+        commands.mkdir(parents=True)
+        for name, script in _COMMANDS.items():
+            command = commands / name
+            command.write_text(f"#!/bin/sh\n{script}\n")
+            command.chmod(0o755)
+
+    def port(self, written: str) -> int:
+        """Return the port that stands in the place of the one that is written."""
+        if written not in self._ports:
+            with socket.create_server(("127.0.0.1", 0)) as found:
+                self._ports[written] = found.getsockname()[1]
+        return self._ports[written]
+
+    def next(self, language: str) -> str:
+        """Return the text of the next block, which must be in the language."""
+        block = next(self._blocks)
+        assert block.language == language, f"{block.where} is {block.language}, not {language}"
+        return self.here(block.text)
+
+    def here(self, text: str) -> str:
+        """Return a text with this walk's ports."""
+        return _PORT.sub(lambda match: str(self.port(match[1])), text)
+
+    def rest(self) -> list[Block]:
+        """Return the blocks that nobody has run."""
+        return list(self._blocks)
+
+    # -- shells
+
+    def shell(self, *shows: str, status: int = 0) -> str:
+        """Run the next block to its end; it must show the texts, in that order. Return all that it shows."""
+        return self.run(self.next(SHELL), *shows, status=status)
+
+    def run(self, script: str, *shows: str, status: int = 0) -> str:
+        """Run a script as ``shell`` runs a block."""
+        done = subprocess.run(
+            ["bash", "-uo", "pipefail", "-c", self.here(script)],
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+        said = done.stdout.decode()
+        assert done.returncode == status, said
+        in_order(said, shows)
+        return said
+
+    def serve(self, script: str | None = None, *, port: str = "8080") -> Running:
+        """Start the next block, which serves on the port until the section's end."""
+        running = self.start(self.next(SHELL) if script is None else script)
+
+        def listens() -> bool:
+            assert running.process.poll() is None, running.said
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port(port))):
+                return True
+            return False
+
+        eventually(listens, f"somebody at {port}")
+        return running
+
+    def start(self, script: str | None = None) -> Running:
+        """Start the next block, which does not end by itself."""
+        script = self.next(SHELL) if script is None else script
+        output = self.directory / f"output-{len(self._running)}"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-uo", "pipefail", "-c", self.here(script)],
+                cwd=self.directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._running.append(Running(process, output))
+        return self._running[-1]
+
+    def server(self) -> Running:
+        """Start the server as "Run it" does."""
+        return self.serve(f"exec .venv/bin/twistd -n --pidfile= cometd-lite --listen {LISTEN}")
+
+    # -- Python and other files
+
+    def python(self, *shows: str, name: str = "program.py") -> str:
+        """Run the next block as a program to its end."""
+        self.write(name, self.next("python"))
+        return self.run(f"python {name}", *shows)
+
+    def program_that_serves(self, name: str, port: str = "8000") -> Running:
+        """Start the next block as a program, which serves on the port."""
+        self.write(name, self.next("python"))
+        return self.serve(f"exec python {name}", port=port)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the directory."""
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def stop(self) -> None:
+        """End whatever is still running, the last one first."""
+        for running in reversed(self._running):
+            running.stop()
+
+
+def in_order(said: str, shows: Sequence[str]) -> None:
+    """Assert that the texts are in what was said, one after the other."""
+    rest = said
+    for text in shows:
+        assert text in rest, f"{text!r} is not, or not there, in:\n{said}"
+        rest = rest.partition(text)[2]
+
+
+def needs(tool: str) -> str:
+    """Return where a tool is that a block is checked with; .ci/run installs it."""
+    found = shutil.which(tool)
+    assert found, f"{tool} is missing"
+    return found
+
+
+def walked(directory: Path, blocks: Sequence[Block]) -> Iterator[Walk]:
+    """Yield a walk, and end what it has started."""
+    walk = Walk(directory, blocks)
+    try:
+        yield walk
+    finally:
+        walk.stop()
