@@ -133,3 +133,26 @@ def test_a_bot(program: Program, tmp_path: Path) -> None:
     finally:
         bot.terminate()
         bot.wait(PATIENCE)
+
+
+def test_a_script_that_waits_for_a_build(program: Program, tmp_path: Path) -> None:
+    command = tmp_path / "cometd-lite"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cometd_lite "$@"\n')
+    command.chmod(0o755)
+    program.push("/builds/7", "compiling")
+    with subprocess.Popen(
+        [str(PROGRAMS / "wait_for_build.sh"), "7"],
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        | {"COMETD_LITE_URL": f"http://localhost:{program.port}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as script:
+        eventually(lambda: program.waiting("builds/7") == 1, "the script waits")
+        program.push("/builds/7", "testing")
+        program.push("/builds/7", '{"done":true,"status":2,"took":"3m"}', Content_Type="application/json")
+        said, progress = script.communicate(timeout=PATIENCE)
+    assert said == "build 7 took 3m\n"
+    assert progress == "build 7: compiling\nbuild 7: testing\n"
+    assert script.returncode == 2, "as the build ended"
