@@ -1,14 +1,11 @@
-"""A comet under /comet of a twisted.web site, and a page that shows what is pushed to ``news``.
-
-python in_a_site.py tcp:8080:interface=127.0.0.1
-"""
+"""A comet under /comet of a site whose page shows what is pushed to ``news``: python in_a_site.py ENDPOINT."""
 
 import sys
 
 from twisted.internet import endpoints, reactor
+from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
-from twisted.web.static import Data
 
 from cometd_lite import Comet
 
@@ -23,9 +20,14 @@ PAGE = b"""<!doctype html><title>News</title><ul id="news"></ul>
 </script>"""
 
 
+class Page(Resource):
+    def render_GET(self, request: IRequest) -> bytes:
+        return PAGE
+
+
 def site(comet: Comet) -> IResource:
     root = Resource()
-    root.putChild(b"", Data(PAGE, "text/html; charset=utf-8"))
+    root.putChild(b"", Page())
     root.putChild(b"comet", comet.resource())
     return root
 
