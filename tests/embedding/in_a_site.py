@@ -1,4 +1,4 @@
-"""A comet under /comet of a site whose page shows what is pushed to ``news``: python in_a_site.py ENDPOINT."""
+"""A comet under /comet of a site whose page shows what is pushed to `news`: python in_a_site.py ENDPOINT."""
 
 import sys
 
