@@ -72,11 +72,13 @@ class Page:
 
 @cache
 def pages() -> Mapping[str, Page]:
-    """Return every page by its file's name, ``index.html`` among them."""
+    """Return every page by the name that it is asked for by, ``index.html`` among them."""
     found = {}
     for file in files(__name__).iterdir():
         media_type = _MEDIA_TYPES.get(file.name.rpartition(".")[2])
         if media_type is not None:
             body = file.read_bytes()
             found[file.name] = Page(file.name, media_type, body, f'"{sha256(body).hexdigest()[:20]}"')
+    # Where a browser looks for the icon of what is no page and cannot name it: an answer that somebody opened.
+    found["favicon.ico"] = found["icon.svg"]
     return MappingProxyType(found)

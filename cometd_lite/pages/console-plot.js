@@ -46,8 +46,7 @@ export class Plot {
   #base;
   #drawing;
   #values;
-  #most = element("span", { class: "level most", "aria-hidden": "true" });
-  #lowest = element("span", { class: "level lowest", "aria-hidden": "true" });
+  #levels = element("div", { "aria-hidden": "true" });
   #nothing;
 
   /**
@@ -85,7 +84,7 @@ export class Plot {
       "aria-label": title,
     });
     const sheet = element("div", { class: "sheet" });
-    sheet.append(this.#drawing, this.#most, this.#lowest, this.#nothing);
+    sheet.append(this.#drawing, this.#levels, this.#nothing);
     const times = element(
       "div",
       { class: "times", "aria-hidden": "true" },
@@ -113,7 +112,10 @@ export class Plot {
       this.#shown < 120_000 ? `${Math.round(this.#shown / 1000)} s ago` : minutesAgo(this.#shown);
     const values = samples.flatMap((sample) => sample.values).filter((value) => value !== null);
     const highest = Math.max(this.#least, ...values);
-    const most = this.#floor ? 10 ** Math.ceil(Math.log10(highest)) : niceAbove(highest, this.#base);
+    // A little above the highest, so that no line runs along the edge.
+    const most = this.#floor
+      ? 10 ** Math.ceil(Math.log10(highest * 1.1))
+      : niceAbove(highest * 1.05, this.#base);
     const x = (/** @type {number} */ at) => ((at - from) / this.#shown) * WIDTH;
     const y = (/** @type {number} */ value) => {
       if (!this.#floor) return HEIGHT - (value / most) * HEIGHT;
@@ -145,13 +147,27 @@ export class Plot {
       children.push(svg("line", { class: "here", x1: place, x2: place, y1: "0", y2: String(HEIGHT) }));
     }
     this.#drawing.replaceChildren(...children);
-    this.#most.textContent = values.length ? this.#format(most) : "";
-    this.#lowest.textContent = values.length && this.#floor ? this.#format(this.#floor) : "";
+    this.#levels.replaceChildren(...(values.length ? this.#levelsOf(most, steps) : []));
     this.#nothing.hidden = values.some((value) => value > 0);
     for (const [index, target] of this.#values.entries()) {
       const value = shown?.values[index];
       target.textContent = value === null || value === undefined ? "–" : this.#format(value);
     }
+  }
+
+  /**
+   * What the rules stand for: each of them where a step is ten times the last, else the highest.
+   *
+   * @param {number} most
+   * @param {number} steps
+   */
+  #levelsOf(most, steps) {
+    const values = this.#floor ? Array.from({ length: steps + 1 }, (_, step) => most / 10 ** step) : [most];
+    return values.map((value, step) => {
+      const level = element("span", { class: step === steps ? "level lowest" : "level" }, this.#format(value));
+      level.style.insetBlockStart = `${(100 * step) / steps}%`;
+      return level;
+    });
   }
 
   /** @param {number | null} moment that is pointed at; null: the latest */

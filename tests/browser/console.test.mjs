@@ -156,6 +156,14 @@ test("it works under a path as at the root", async (t) => {
   await page.waitForFunction(() => document.getElementById("kept")?.textContent === "1");
 });
 
+test("an answer that somebody opens has an icon too, and logs no error", async (t) => {
+  const proxy = await Proxy.start(t, await Server.start(t));
+  const page = await open(t, `${proxy.url}poll/bob?after=now&wait=0`);
+  // Chromium asks for it where no page names one, and logs what it does not find.
+  while (!proxy.asked("/favicon.ico").length) await page.waitForTimeout(20);
+  await page.goto(`${proxy.url}metrics`);
+});
+
 test("what could not be sent comes back into its field, with the reason", async (t) => {
   const server = await Server.start(t, "--max-body", "200");
   const page = await open(t, server.url, { expected: /413/ });

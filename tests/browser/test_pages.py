@@ -74,6 +74,10 @@ def test_every_label_and_reference_of_the_page_leads_somewhere(elements):
                 assert target in ids, f"{name}={target}"
 
 
+def test_the_icon_is_found_by_its_name_and_where_browsers_look_for_one():
+    assert pages()["favicon.ico"] is pages()["icon.svg"]
+
+
 def test_only_the_console_carries_the_policy():
     assert pages()["index.html"].headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
     assert "unsafe" not in CONTENT_SECURITY_POLICY
@@ -85,9 +89,10 @@ def test_each_page_has_the_type_and_the_validator_that_a_browser_needs():
     assert types == {
         "css": "text/css; charset=utf-8",
         "html": "text/html; charset=utf-8",
+        "ico": "image/svg+xml",
         "js": "text/javascript; charset=utf-8",
         "svg": "image/svg+xml",
     }
     validators = {page.headers["ETag"] for page in pages().values()}
-    assert len(validators) == len(pages())
+    assert len(validators) == len({page.name for page in pages().values()})
     assert all(re.fullmatch(r'"[0-9a-f]{20}"', validator) for validator in validators)
