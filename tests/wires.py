@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,17 @@ class Wire:
     def abortConnection(self) -> None:
         self._end()
 
-    def look(self, seconds: float) -> bool:
-        """Take in what has come within so many seconds; return whether something has."""
-        if not self.open or not select.select([self.socket], [], [], seconds)[0]:
-            return False
-        try:
-            data = self.socket.recv(65_536)
-        except OSError:
-            data = b""
-        if data:
-            self.protocol.dataReceived(data)
-        else:
-            self._end()
-        return True
+    def look(self, seconds: float) -> bytes:
+        """Take in, and return, what comes within so many seconds; nothing where the connection has ended."""
+        data = b""
+        if self.open and select.select([self.socket], [], [], seconds)[0]:
+            with suppress(OSError):
+                data = self.socket.recv(65_536)
+            if data:
+                self.protocol.dataReceived(data)
+            else:
+                self._end()
+        return data
 
     def _end(self) -> None:
         if self.open:
@@ -68,6 +67,7 @@ class Wires:
         self.path = path
         self.clock = clock
         self.wires: list[Wire] = []
+        self.patience = 10.0
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
@@ -80,12 +80,20 @@ class Wires:
         return succeed(protocol)
 
     def settle(self) -> None:
-        """Take in what comes, until everything is answered and nothing more has come."""
-        while sum(wire.look(self._patience(wire)) for wire in self.wires):
-            self.wires = [wire for wire in self.wires if wire.open]
-            self.clock.advance(0)
+        """Take in what comes, until nothing but answers to our own question has come at any connection.
 
-    @staticmethod
-    def _patience(wire: Wire) -> float:
-        connection = getattr(wire.protocol, "_wrappedProtocol", wire.protocol)
-        return 10.0 if wire.open and getattr(connection, "waiting", 0) else 0.0
+        What was published before Redis came to that question has come before its answer.
+        """
+        busy = True
+        while busy:
+            busy = False
+            for wire in [wire for wire in self.wires if wire.open]:
+                wire.protocol.ask("PING").addErrback(lambda _: None)
+                heard = b""
+                while wire.open and wire.protocol.waiting:
+                    came = wire.look(self.patience)
+                    heard += came
+                    if wire.open and not came:
+                        return  # it is made to answer nothing
+                busy |= heard != b"+PONG\r\n"
+            self.clock.advance(0)

@@ -220,7 +220,7 @@ class RedisStore:
         info = await connection.ask("INFO", "server")
         run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
-        connection.published = self._published
+        connection.tell(self._published, self._lost)
         prefix = self._prefix
         channels = [f"{prefix}reports:{self.process}", f"{prefix}all", f"{prefix}told"]
         connection.subscribe("SUBSCRIBE", *channels, *[f"{prefix}wake:{key}" for key in self._standing])
@@ -231,7 +231,6 @@ class RedisStore:
         self._offset = float(time) - self._clock.seconds()
         self._newest = 0
         self._learn(reply[1])
-        connection.lost = self._lost
         self._connection = connection
         self._entered()
 
@@ -261,8 +260,8 @@ class RedisStore:
             )
 
     def _lost(self) -> None:
-        self._connection = None
-        if not self._closing:
+        entered, self._connection = self._connection is not None, None
+        if entered and not self._closing:
             self.log.error(
                 "The store {address} is not reached; pushes are refused until it is.", address=self.address
             )
