@@ -79,6 +79,6 @@ def pages() -> Mapping[str, Page]:
         if media_type is not None:
             body = file.read_bytes()
             found[file.name] = Page(file.name, media_type, body, f'"{sha256(body).hexdigest()[:20]}"')
-    # Where a browser looks for the icon of what is no page and cannot name it: an answer that somebody opened.
+    # Where a browser looks for the icon of what is no page that names one: of an answer that was opened.
     found["favicon.ico"] = found["icon.svg"]
     return MappingProxyType(found)
