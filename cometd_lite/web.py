@@ -711,6 +711,24 @@ class _Rights:
         return routes._allowed(self._request, action, names, seconds)
 
 
+class _Over:
+    """A request of twisted.web's that is over, with what is counted of it; it is its own route."""
+
+    def __init__(self, rule: str, status: int, seconds: float) -> None:
+        self.rule = rule
+        self.code = status
+        self._seconds = seconds
+
+    @property
+    def route(self) -> _Over:
+        """What has the rule."""
+        return self
+
+    def age(self) -> float:
+        """Return the seconds that it took."""
+        return self._seconds
+
+
 class RoutesResource(KleinResource):
     """The routes as a resource for any twisted.web site; it counts the requests that ``serving/`` would."""
 
@@ -734,11 +752,12 @@ class RoutesResource(KleinResource):
         began = hub.clock.seconds()
         first = request.postpath[0].decode("latin-1") if request.postpath else ""
         known = not first or f"/{first}" in ROUTES or first in pages()
-        tally = hub.metrics.tallies[f"/{first}" if known else ""]
+        rule = f"/{first}" if known else ""
 
         def over(left: object) -> None:
             lost = isinstance(left, Failure) and not request.startedWriting
-            tally.add(499 if lost else request.code, hub.clock.seconds() - began)
+            status = 499 if lost else request.code
+            hub.metrics.count_request(_Over(rule, status, hub.clock.seconds() - began))
 
         request.notifyFinish().addBoth(over)
 

@@ -18,6 +18,7 @@ from cometd_lite.metrics import (
     PAGES,
     PAUSE_BUCKETS,
     ROUTES,
+    TIMED,
     Metrics,
     Pulse,
     Tallies,
@@ -134,6 +135,10 @@ class Route:
 class Over:
     code: int
     route: Route | None
+    seconds: float = 0.0
+
+    def age(self) -> float:
+        return self.seconds
 
 
 def test_requests_are_counted_by_route_and_status() -> None:
@@ -145,8 +150,8 @@ def test_requests_are_counted_by_route_and_status() -> None:
         ("/", 200),
         ("/console.js", 304),
     ):
-        metrics.count_request(Over(code, Route(rule)), 0.0)
-    metrics.count_request(Over(404, None), 0.0)
+        metrics.count_request(Over(code, Route(rule)))
+    metrics.count_request(Over(404, None))
     found = shown(metrics)
     assert found["cometd_lite_requests_total[/push][201]"] == 2
     assert found["cometd_lite_requests_total[/push][413]"] == 1
@@ -157,8 +162,8 @@ def test_requests_are_counted_by_route_and_status() -> None:
 
 def test_the_time_of_what_may_be_held_is_counted_apart() -> None:
     metrics = Metrics()
-    metrics.count_request(Over(200, Route("/poll/<path:name>")), 24.0)
-    metrics.count_request(Over(202, Route("/push/<path:name>")), 0.0002)
+    metrics.count_request(Over(200, Route("/poll/<path:name>"), 24.0))
+    metrics.count_request(Over(202, Route("/push/<path:name>"), 0.0002))
     found = shown(metrics)
     assert found["cometd_lite_held_seconds_bucket[20.0][/poll]"] == 0
     assert found["cometd_lite_held_seconds_bucket[25.0][/poll]"] == 1
@@ -167,6 +172,16 @@ def test_the_time_of_what_may_be_held_is_counted_apart() -> None:
     assert found["cometd_lite_request_seconds_bucket[0.00025][/push]"] == 1
     assert "cometd_lite_request_seconds_count[/poll]" not in found
     assert "cometd_lite_held_seconds_count[/push]" not in found
+
+
+def test_the_time_is_taken_of_the_first_request_of_a_kind_and_then_of_some() -> None:
+    metrics = Metrics()
+    for number in range(3 * TIMED):
+        for status in (201, 202):
+            metrics.count_request(Over(status, Route("/push"), float(number)))
+    tally = metrics.tallies.labels["/push"]
+    assert tally.statuses == {201: 3 * TIMED, 202: 3 * TIMED}
+    assert (sum(tally.counts), tally.total) == (6, 2.0 * (0 + TIMED + 2 * TIMED))
 
 
 def test_every_route_of_the_interface_has_a_label_and_every_label_a_route() -> None:
@@ -183,7 +198,7 @@ def test_labels_do_not_grow_with_what_clients_ask_for() -> None:
     metrics = Metrics()
     labels = len(metrics.tallies.labels)
     for rule in Routes.app.url_map.iter_rules():
-        metrics.count_request(Over(200, Route(rule.rule)), 0.0)
+        metrics.count_request(Over(200, Route(rule.rule)))
     assert len(metrics.tallies.labels) == labels
 
 

@@ -34,9 +34,9 @@ class HTTPFactory:
     ``app`` may be bound to an instance. ``malformed(status, sentence)`` renders an answer where there is no
     request to speak of (400, 408, 414, 431, 500, 505): a block of ``Name: value`` lines, each with its CRLF,
     and a body. ``prefix`` is the path under which the app is mounted; what lies outside is not found.
-    ``on_answer`` is called with each request that is over, and the seconds that it took, for metrics and an
-    access log: answered, handed on to another protocol, refused as malformed (then it may have neither
-    method nor target), or left by its client before the answer (then its code is 499, as nginx has it).
+    ``on_answer`` is called with each request that is over, for metrics and an access log: answered, handed
+    on to another protocol, refused as malformed (then it may have neither method nor target), or left by
+    its client before the answer (then its code is 499, as nginx has it).
     ``clock`` is for deadlines, ``wall`` for the Date.
 
     ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
@@ -53,7 +53,7 @@ class HTTPFactory:
         malformed: Callable[[int, str], tuple[bytes, bytes]],
         bounds: Bounds | None = None,
         prefix: bytes = b"",
-        on_answer: Callable[[Request, float], None] | None = None,
+        on_answer: Callable[[Request], None] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.app = app

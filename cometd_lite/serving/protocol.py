@@ -481,16 +481,15 @@ class HTTPConnection:
                 # Not now: the stack is that of whoever woke this request, and others wait to be woken.
                 factory.clock.callLater(0, self._go_on)
         if factory.on_answer is not None:
-            factory.on_answer(request, factory.seconds() - request.received_at)
+            factory.on_answer(request)
         if request.extra is not None:
             request.end()
 
     def _tell(self, request: Request, code: int) -> None:
         """Tell that a request is over which was not answered in the ordinary way."""
-        factory = self.factory
-        if factory.on_answer is not None:
+        if self.factory.on_answer is not None:
             request.code = code
-            factory.on_answer(request, factory.seconds() - request.received_at)
+            self.factory.on_answer(request)
 
     def drained(self) -> None:
         """Go on with what waited for the peer to read."""

@@ -84,6 +84,10 @@ class Request(LongWay):
         # Whether there is nothing to say but the answer and its length.
         self._plain = minor == 1 and not head.close and not self._bodyless
 
+    def age(self) -> float:
+        """Return how many seconds ago it came."""
+        return self.channel.factory.seconds() - self.received_at
+
     def getHeader(self, key: Any) -> Any:  # noqa: N802  IRequest's name
         """Return a field's value or None; bytes for a name in bytes, str for a str."""
         if isinstance(key, str):

@@ -525,9 +525,9 @@ def test_shutdown_closes_what_is_idle_and_nothing_else():
 class Told(list):
     """What a log is told: method, target, rule, status, bytes and seconds of each request."""
 
-    def __call__(self, request, seconds):
+    def __call__(self, request):
         rule = request.route and request.route.rule
-        self.append((request.method, request.uri, rule, request.code, request.sent, seconds))
+        self.append((request.method, request.uri, rule, request.code, request.sent, request.age()))
 
 
 def test_a_log_is_told_of_each_answer():
