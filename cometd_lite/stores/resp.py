@@ -59,7 +59,7 @@ class Connection(Protocol):
         return len(self._asked)
 
     def tell(self, published: Callable[[bytes, bytes], None], lost: Callable[[], None]) -> None:
-        """Call ``published`` with a channel and what was said there, and ``lost`` when the connection ends."""
+        """Call ``published`` with a channel and what was said there, and ``lost`` when all is over."""
         self._published, self._lost = published, lost
 
     def ask(self, *words: Any) -> Deferred[Any]:

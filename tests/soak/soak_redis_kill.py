@@ -2,12 +2,12 @@
 
     python tests/soak/soak_redis_kill.py 50
 
-Redis keeps everything (``appendonly yes``, ``appendfsync always``). Eight writers push to four rooms, each push
-at one of the two servers at random. Half of them give each push a key and repeat it, at either server, until it
-is confirmed: those are there exactly once. The others go on to the next push: what was not confirmed may be
-there or not. Eight readers poll by cursor, each poll at one of the two: rooms, two rooms at once, and all of
-them by a pattern. Each must read what was confirmed for it in the one order, once, with no gap told. Exits 1
-where that is not so.
+Redis keeps everything (``appendonly yes``, ``appendfsync always``). Eight writers push to four rooms, each
+push at one of the two servers at random. Half of them give each push a key and repeat it, at either server,
+until it is confirmed: those are there exactly once. The others go on to the next push: what was not confirmed
+may be there or not. Eight readers poll by cursor, each poll at one of the two: rooms, two rooms at once, and
+all of them by a pattern. Each must read what was confirmed for it in the one order, once, with no gap told.
+Exits 1 where that is not so.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from redis_server import RedisServer  # noqa: E402  it lies above this file
-from server import Answer, Broken, Client, Server  # noqa: E402
-from soak_sqlite_kill import KEPT_SECONDS, ROOMS, WRITERS, Reader, Truth, number, say  # noqa: E402
+from redis_server import RedisServer
+from server import Answer, Broken, Client, Server
+from soak_sqlite_kill import KEPT_SECONDS, ROOMS, WRITERS, Reader, Truth, number, say
 
 READERS = (
     ("room0",),
@@ -107,19 +107,56 @@ class Rover(Reader):
         client.close()
 
 
-async def soak(rounds: int, directory: Path) -> int:
-    """Run so many rounds; return the exit code."""
-    redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    redis.start()
-    options = ("--store", redis.address, "--ttl", str(KEPT_SECONDS))
+async def start(directory: Path, address: str) -> list[Server]:
+    """Start two servers, and wait until both have reached their Redis."""
+    options = ("--store", address, "--ttl", str(KEPT_SECONDS), "--max-memory", "4G")
     servers = []
     for name in ("one", "two"):
         (directory / name).mkdir()
-        bounds = ("--capacity", "1000000", "--capacity-bytes", "1G", "--max-memory", "4G")
-        servers.append(Server(directory / name, *options, *bounds))
+        servers.append(Server(directory / name, *options, "--capacity", "1000000", "--capacity-bytes", "1G"))
         servers[-1].start()
     for server in servers:
         await server.up()
+        client = Client(server.port)
+        while (await client.ask("GET", "/poll/room0?after=now&wait=0")).status != 200:
+            await asyncio.sleep(PAUSE_SECONDS)
+        client.close()
+    return servers
+
+
+async def kill_one(redis: RedisServer, servers: list[Server], killed: Counter[str]) -> None:
+    """Kill one of the three at random, and start it again."""
+    victim = random.choice(["redis", "one", "two"])
+    killed[victim] += 1
+    if victim == "redis":
+        redis.kill()
+        await asyncio.sleep(random.uniform(0, 0.5))
+        await asyncio.to_thread(redis.start)
+        return
+    server = servers[["one", "two"].index(victim)]
+    server.kill()
+    server.start()
+    if random.random() < 0.7:
+        await server.up()  # else the next kill may come as it starts
+
+
+async def stop(servers: list[Server]) -> list[str]:
+    """End the servers; return what was wrong with that, and what they have logged."""
+    faults = []
+    for server in servers:
+        code = await server.stop()
+        log = server.log.read_text()
+        if code != 0:
+            faults.append(f"the server ended with {code}")
+        if "Traceback" in log or "Unhandled" in log:
+            faults.append(f"the log has a failure: {log[-2_000:]}")
+    return faults
+
+
+async def soak(rounds: int, directory: Path) -> int:
+    """Run so many rounds; return the exit code."""
+    redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always", "--save", "").start()
+    servers = await start(directory, redis.address)
     truth = Truth()
     head = (await Client(servers[0].port).ask("GET", "/poll/room0?after=now&wait=0")).json["cursor"]
     readers = [Rover(rooms, head) for rooms in READERS]
@@ -129,18 +166,7 @@ async def soak(rounds: int, directory: Path) -> int:
     began = time.monotonic()
     for turn in range(rounds):
         await asyncio.sleep(random.uniform(*LIFE_SECONDS))
-        victim = random.choice(["redis", "one", "two"])
-        killed[victim] += 1
-        if victim == "redis":
-            redis.kill()
-            await asyncio.sleep(random.uniform(0, 0.5))
-            await asyncio.to_thread(redis.start)
-        else:
-            server = servers[["one", "two"].index(victim)]
-            server.kill()
-            server.start()
-            if turn % 3:
-                await server.up()
+        await kill_one(redis, servers, killed)
         if turn % 10 == 9 or truth.faults:
             took = time.monotonic() - began
             say(f"{turn + 1} kills {dict(killed)} in {took:.0f} s, {len(truth.confirmed)} confirmed")
@@ -155,13 +181,7 @@ async def soak(rounds: int, directory: Path) -> int:
     truth.reading = False
     await asyncio.gather(*polling)
     faults = [*truth.faults, *[fault for reader in readers for fault in reader.faults(truth)]]
-    for server in servers:
-        code = await server.stop()
-        log = server.log.read_text()
-        if code != 0:
-            faults.append(f"the server ended with {code}")
-        if "Traceback" in log or "Unhandled" in log:
-            faults.append(f"the log has a failure: {log[-2_000:]}")
+    faults += await stop(servers)
     redis.kill()
     say(
         f"{rounds} kills {dict(killed)}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "
