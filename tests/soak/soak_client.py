@@ -226,11 +226,17 @@ async def until(holds: Callable[[], bool]) -> bool:
 async def trouble(
     run: Run, server: Server, proxy: Proxy, resets: int, restarts: int, *, durable: bool
 ) -> None:
-    """Reset and restart, in any order, and say how far it is."""
+    """Reset and restart, in any order, and say how far it is.
+
+    Something is pushed between two troubles, however long a loaded machine takes for that.
+    """
     troubles = ["reset"] * resets + ["restart"] * restarts
     random.shuffle(troubles)
     for number, what in enumerate(troubles, 1):
+        before = sum(run.pushed.values())
         await asyncio.sleep(random.uniform(*CALM_SECONDS))
+        if not await until(lambda before=before: sum(run.pushed.values()) > before):
+            return
         if what == "reset":
             proxy.reset()
         else:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_type
+from random import Random
+from typing import Any, assert_type
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 import cometd_lite
@@ -27,19 +30,49 @@ from cometd_lite.client import (
     WholeBody,
     is_passing,
 )
-from cometd_lite.testing import MemoryServer, Outcome
+from cometd_lite.hooks import OnPush, OnReader
+from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 
 # -- the server as an object
 
-limits = Limits(capacity=100, ttl=3_600.0)
+limits = Limits(
+    capacity=100,
+    capacity_bytes=1_000_000,
+    ttl=3_600.0,
+    max_body=10_000,
+    max_wait=60.0,
+    max_parked=1_000,
+    max_recipients=1_000,
+    max_sessions=100,
+    max_memory=10_000_000,
+)
+assert_type(limits.max_body + limits.max_parked + limits.max_memory, int)
 
 
 def authorize(request: object, action: str, recipient: str) -> bool:
     return action == "poll" or recipient.startswith("open/")
 
 
+def pushed(message: Message) -> None:
+    assert_type(message.event, str | None)
+
+
+async def parked(recipients: tuple[str, ...]) -> None:
+    assert_type((await comet.describe(recipients[0])).waiting, int)
+
+
+on_push: OnPush = pushed
+on_park: OnReader = parked
+
 comet = Comet(
     limits=limits,
+    store=MemoryStore(limits),
+    on_push=on_push,
+    on_park=on_park,
+    on_leave=len,
+    openapi=False,
+    wall=lambda: 0.0,
     overflow="drop-oldest",
     hosts=Hosts(frozenset({"comet.example"}), loopback_only=True),
     origins=["https://example.org"],
@@ -51,6 +84,19 @@ comet = Comet(
     clock=Clock(),
 )
 assert_type(comet.resource().isLeaf, bool)
+comet.start()
+assert_type(comet.drain(1.0), Deferred[None])
+assert_type(comet.stop(), Deferred[None])
+comet.routes.log.info("routes")
+assert_type(comet.hub.stopping, bool)
+
+
+def application_of_wsgi(environment: WSGIEnvironment, start: StartResponse) -> list[bytes]:
+    start("200 OK", [])
+    return []
+
+
+beside: IResource = comet.beside(application_of_wsgi, path="comet")
 
 
 def shout(call: Call) -> str:
@@ -58,6 +104,7 @@ def shout(call: Call) -> str:
 
 
 comet.service("/service/shout", shout)
+assert_type(comet.deliver("client", "/service/shout", "HI"), Deferred[bool])
 
 
 async def inside() -> None:
@@ -66,12 +113,24 @@ async def inside() -> None:
     batch = await comet.poll("bob", "oldest", wait=5, limit=10)
     assert_type(batch, Batch)
     assert_type(batch.cursor, Cursor)
+    assert_type((batch.gap, batch.more), tuple[bool, bool])
+    assert_type((batch.json, batch.rendered), tuple[bytes, dict[str, Any]])
+    assert_type((batch.cursor.epoch, batch.cursor.sequence), tuple[str, int])
+    assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])
+    assert_type(receipt.recipients, tuple[str, ...])
     assert_type(await comet.take("bob"), Batch)
     standing = await comet.describe("bob")
     assert_type(standing.online, bool)
     await comet.delete("bob")
     async for message in comet.follow("bob", after=batch.cursor):
         assert_type(message, Message)
+        assert_type((message.recipient, message.event, message.json), tuple[str, str | None, bytes])
+        assert_type((message.created_at, message.expires_at), tuple[float, float])
+        assert_type((message.id, message.cursor, message.sequence), tuple[str, Cursor, int])
+        assert_type((message.content.body, message.content.type), tuple[bytes, str])
+        assert_type(message.content.data(), bytes)
+    made = Message(batch.cursor, "bob", Content.parse(b"hi", "text/plain"), created_at=0.0, expires_at=1.0)
+    assert_type(Batch((made,), made.cursor, gap=False, more=False), Batch)
 
 
 # -- the client
@@ -94,8 +153,8 @@ def token() -> Deferred[str]:
 
 
 async def outside(treq: Treq) -> None:
-    async with Client("http://localhost:8080", token=token, patience=5) as client:
-        assert_type(client, Client)
+    async with Client("http://localhost:8080", token=token, patience=5, random=Random(1)) as client:
+        assert_type(client.url, str)
         pushing = client.push("bob", b"\x89PNG", type="image/png", idempotency_key="k", on_retry=told)
         assert_type(pushing, Reply[Receipt])
         receipt = await pushing
@@ -106,11 +165,16 @@ async def outside(treq: Treq) -> None:
         assert_type(await client.take(["bob", "alice"], limit=1), Batch)
         presence = await client.describe("bob")
         assert_type(presence, Presence)
-        assert_type(presence.newest, Cursor | None)
+        assert_type((presence.oldest, presence.newest), tuple[Cursor | None, Cursor | None])
+        assert_type((presence.waiting, presence.queued, presence.size), tuple[int, int, int])
+        assert_type((presence.recipient, presence.online), tuple[str, bool])
+        assert_type(presence.last_seen, float | None)
         await client.delete("bob")
         answer = await client.request("GET", "healthz")
         assert_type(answer, Answer)
         assert_type(answer.header("date"), str | None)
+        assert_type((answer.status, answer.headers, answer.body), tuple[int, Headers, bytes])
+        assert_type(answer.json(), Any)
 
         following = client.follow(
             ["bob", "chat/**"],
@@ -133,7 +197,10 @@ async def outside(treq: Treq) -> None:
 
         listener = await client.register(["lobby"], ttl=60)
         assert_type(listener, Listener)
+        assert_type((listener.recipients, listener.expires_in), tuple[tuple[str, ...], float])
+        assert_type((listener.cursor, list(listener.query)), tuple[Cursor, list[tuple[str, str]]])
         await listener.change("hall")
+        await listener.register_again()
         assert_type(await listener.poll(wait=0), Batch)
         async for message in listener.follow(on_gap=lost, on_registered=renewed):
             assert_type(message.recipient, str)
@@ -148,15 +215,23 @@ def place(file: CursorFile) -> None:
 
 
 def what_went_wrong(error: errors.CometError) -> str:
+    assert_type((error.status, error.problem()), tuple[int, dict[str, Any]])
     match error:
-        case NoAnswer() | NotComet():
+        case NoAnswer() | NotComet() | errors.NotFound() | errors.ListenerGone() | errors.UpgradeRequired():
             return "not there"
         case errors.MethodNotAllowed():
             assert_type(error.allowed, tuple[str, ...])
-        case errors.Unavailable():
+        case errors.MailboxFull() | errors.ServerFull() | errors.StoreDown():
             assert_type(error.retry_after, int | None)
-        case errors.BadRequest() | errors.Forbidden():
+        case errors.NobodyWaits() | errors.Stopping() | errors.TooManyRequests() | errors.Unavailable():
+            return "later"
+        case errors.Unauthorized() | errors.ForbiddenOrigin() | errors.Misdirected() | errors.Forbidden():
+            return "not for us"
+        case errors.BadRecipient() | errors.BadCursor() | errors.BadParameter() | errors.BadBody():
             return error.detail
+        case errors.BodyTooLarge() | errors.KeyReused() | errors.BadRequest() | errors.InternalError():
+            return errors.problem_type(errors.kind_of(error.title))
+    assert error.kind in set(errors.kinds())
     return error.kind
 
 
@@ -172,7 +247,10 @@ def application(comet: Comet) -> IResource:
 
 
 def test_a_program() -> None:
-    server = MemoryServer(url="http://localhost/", resource=application, limits=limits)
+    server = MemoryServer(url="http://localhost/", resource=application, random=Random(1), limits=limits)
+    assert server.wall() == STARTED_AT
+    assert_type(server.clock, Clock)
+    assert_type(server.client, Client)
     assert_type(server.result(server.client.push("bob", "hi")), Receipt)
     polling = server.run(server.client.poll("bob", "oldest"))
     assert_type(polling, Outcome[Batch])
