@@ -32,7 +32,7 @@ from .limits import (
     BAYEUX_SUBSCRIPTIONS_IN_ALL,
     RECIPIENT_BYTES,
 )
-from .message import JSON_TYPE, NOW, Batch, Content, Cursor, Message, Push, timestamp
+from .message import JSON_TYPE, NOW, Batch, Content, Cursor, Message, Push, dumps, timestamp
 from .recipient import covering, readable, recipient
 from .sessions import Session, Sessions, new_id
 
@@ -458,7 +458,7 @@ class Bayeux:
         if name is None:
             return None
         try:
-            body = orjson.dumps(message["data"])
+            body = dumps(message["data"])
         except TypeError:
             return None
         push = Push((name,), (Content(body, JSON_TYPE, "json"),), overflow="drop-oldest")
@@ -846,7 +846,7 @@ def _quoted_channel(name: str) -> bytes:
     # Whoever may push over HTTP must not forge the protocol's own messages.
     if name.startswith(("meta/", "service/")):
         return b""
-    return orjson.dumps("/" + name)
+    return dumps("/" + name)
 
 
 def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
@@ -957,6 +957,6 @@ def _types_error(message: _Reply) -> str | None:
 def _content(data: Any, media_type: str = JSON_TYPE) -> Content:
     """Return what is published as content. Raises ``BadBody`` where it is nested too deeply."""
     try:
-        return Content(orjson.dumps(data), media_type, "json")
+        return Content(dumps(data), media_type, "json")
     except TypeError as error:
         raise BadBody(f"Not data that JSON can say: {error}.") from None

@@ -105,7 +105,7 @@ class Content(NamedTuple):
         if isinstance(data, str):
             return cls.parse(data.encode(), TEXT_TYPE)
         try:
-            return cls(_dumps(data), JSON_TYPE, "json")
+            return cls(dumps(data), JSON_TYPE, "json")
         except TypeError as error:
             raise ValueError(f"Not a value that JSON can say: {error}.") from None
 
@@ -268,11 +268,14 @@ def _second(seconds: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> bytes:
-    return _dumps(text)
+    return dumps(text)
 
 
-def _dumps(value: Any) -> bytes:
-    # A copy for keeping: orjson's own bytes hold on to the 4 KB of the buffer that they were made in.
+def dumps(value: Any) -> bytes:
+    """Return a value as JSON, in bytes that may be kept. Raises ``TypeError`` where JSON cannot say it.
+
+    They are a copy: orjson's own bytes hold on to the 4 KB of the buffer that they were made in.
+    """
     return b"%b" % orjson.dumps(value)
 
 

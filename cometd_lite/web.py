@@ -338,7 +338,11 @@ class Routes:
     def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
         """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
         return self._bayeux().post(
-            self._body(request), request, partial(_has_left, request), self._rights(request)
+            self._body(request),
+            fields(request).content_type,
+            request,
+            partial(_has_left, request),
+            self._rights(request),
         )
 
     @_route(app, "/cometd", "GET", changes=True)

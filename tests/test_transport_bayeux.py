@@ -90,7 +90,8 @@ class Asked:
         *,
         secure: bool = False,
     ) -> None:
-        self.headers = {b"content-type": media_type, b"cookie": cookie}
+        self.media_type = media_type
+        self.headers = {b"cookie": cookie}
         self.secure = secure
 
     def getHeader(self, name: bytes) -> bytes | None:
@@ -98,6 +99,12 @@ class Asked:
 
     def isSecure(self) -> bool:
         return self.secure
+
+
+def post(
+    server: Server, body: bytes, asked: Asked, gone: Callable[[], bool] = lambda: False, rights: Any = None
+) -> Any:
+    return server.bayeux.post(body, asked.media_type, asked, gone, rights)
 
 
 class Request:
@@ -156,7 +163,7 @@ class Client:
 
     def send(self, *messages: Any) -> Request:
         body = orjson.dumps(list(messages))
-        answer = self.server.bayeux.post(body, Asked(cookie=self.cookie), lambda: self.gone)
+        answer = post(self.server, body, Asked(cookie=self.cookie), lambda: self.gone)
         return Request(Outcome(answer))
 
     def message(self, channel: str, **fields: Any) -> dict[str, Any]:
@@ -643,7 +650,7 @@ def test_the_cookie_cannot_be_read_by_scripts_and_stays_on_this_site(server: Ser
         {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
     )
     for secure in (False, True):
-        answer = server.bayeux.post(asked, Asked(secure=secure), lambda: False)
+        answer = post(server, asked, Asked(secure=secure))
         assert isinstance(answer, Answer)
         (line,) = [line for line in answer.head.split(b"\r\n") if line.startswith(b"Set-Cookie")]
         assert line.startswith(b"Set-Cookie: BAYEUX_BROWSER=")
@@ -896,14 +903,14 @@ def test_a_program_delivers_to_one_session_alone(server: Server) -> None:
 )
 def test_what_is_no_batch_is_a_bad_request(server: Server, body: bytes, media_type: bytes | None) -> None:
     with pytest.raises(BadBody):
-        server.bayeux.post(body, Asked(media_type), lambda: False)
+        post(server, body, Asked(media_type))
     with pytest.raises((BadBody, BadParameter)):
         server.bayeux.get({"message": [body.decode("latin-1")]}, Asked(), lambda: False)
 
 
 def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
     with pytest.raises(BodyTooLarge):
-        server.bayeux.post(b"[" + b"{}," * 1_000 + b"{}]", Asked(), lambda: False)
+        post(server, b"[" + b"{}," * 1_000 + b"{}]", Asked())
 
 
 @pytest.mark.parametrize(
@@ -917,14 +924,14 @@ def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
 )
 def test_a_form_with_messages_is_taken_as_old_clients_send_it(server: Server, body: bytes) -> None:
     form = Asked(b"application/x-www-form-urlencoded; charset=UTF-8")
-    answer = server.bayeux.post(body, form, lambda: False)
+    answer = post(server, body, form)
     assert isinstance(answer, Answer)
     assert orjson.loads(answer.body)[0]["channel"] == "/a"
 
 
 def test_a_form_may_have_several_messages_and_arrays_of_them(server: Server) -> None:
     body = b"message=%7B%22id%22%3A1%7D&message=%5B%7B%22id%22%3A2%7D%2C%7B%22id%22%3A3%7D%5D&message=%5B4%5D"
-    answer = server.bayeux.post(body, Asked(b"application/x-www-form-urlencoded"), lambda: False)
+    answer = post(server, body, Asked(b"application/x-www-form-urlencoded"))
     assert isinstance(answer, Answer)
     assert [reply.get("id") for reply in orjson.loads(answer.body)] == [1, 2, 3, None]
 
@@ -935,7 +942,7 @@ def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> No
         b'[{"channel":"/a","channel":"/a","clientId":"ID","data":{"n":123456789012345678901234567890,"n":1}},'
         b'{"channel":"/a","clientId":"ID","data":-99999999999999999999,"id":18446744073709551616}]'
     )
-    answer = server.bayeux.post(body.replace(b"ID", client.id.encode()), Asked(None), lambda: False)
+    answer = post(server, body.replace(b"ID", client.id.encode()), Asked(None))
     assert isinstance(answer, Answer)
     replies = orjson.loads(answer.body)
     assert [message["successful"] for message in replies if "successful" in message] == [True, True]
@@ -1503,6 +1510,6 @@ class Denied:
 
 def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
     message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
-    outcome = Outcome(server.bayeux.post(orjson.dumps(message), Asked(), lambda: False, Denied()))
+    outcome = Outcome(post(server, orjson.dumps(message), Asked(), rights=Denied()))
     (reply,) = orjson.loads(outcome.value.body)
     assert reply["error"] == "401::unauthorized"

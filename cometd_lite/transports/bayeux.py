@@ -151,6 +151,7 @@ class BayeuxTransport:
     def post(
         self,
         body: bytes,
+        media_type: bytes | None,
         request: Asking,
         gone: Callable[[], bool],
         rights: Rights | None = None,
@@ -160,7 +161,6 @@ class BayeuxTransport:
         ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        media_type = request.getHeader(b"content-type")
         try:
             value = orjson.loads(body) if media_type == b"application/json" else _posted(body, media_type)
         except orjson.JSONDecodeError as error:
@@ -229,20 +229,19 @@ class BayeuxTransport:
     ) -> Maybe[Answer]:
         """Push what a session published, and answer with the reply and the events that there are for it."""
         session.talking += 1
-        exchange = Exchange([reply], session=session)
         try:
             pushed = self.hub.push(push)
         except CometError as error:
             refuse(reply, error)
-            return self._answer(exchange, gone, json_answer)
+            return self._answer(Exchange([reply], session=session), gone, json_answer)
         except BaseException:
             session.talking -= 1
             raise
         if not waits(pushed):
             if session.reads:
-                return self._answer(exchange, gone, json_answer)
+                return self._answer(Exchange([reply], session=session), gone, json_answer)
             session.talking -= 1
-            return json_answer(exchange.json())  # with nothing to read, nothing comes with the answer
+            return json_answer(orjson.dumps([reply]))  # with nothing to read, nothing comes with the answer
 
         def refused(failure: Failure) -> None:
             error = self._translated(failure).value
@@ -250,7 +249,7 @@ class BayeuxTransport:
             refuse(reply, error)
 
         def answer(_: object) -> Maybe[Answer]:
-            return self._answer(exchange, gone, json_answer)
+            return self._answer(Exchange([reply], session=session), gone, json_answer)
 
         return shielded(pushed.addErrback(refused).addCallback(answer))
 
@@ -295,10 +294,7 @@ class BayeuxTransport:
         # for seconds; but every client waits of its own accord after a failure.
         if self.hub.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
-        held = _Held(self, connect, gone, form)
-        parked = held.park(wait)
-        held.wake()
-        return parked
+        return _Held(self, connect, gone, form).begin(wait)
 
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
         """Answer an exchange now, with the events that there are for its session."""
@@ -538,8 +534,8 @@ class _Held(_SessionReader[Answer]):
         self.until = 0.0
         self.held = False
 
-    def park(self, wait: float) -> Deferred[Answer]:
-        """Hold the session and wait. Raises ``ServerFull``."""
+    def begin(self, wait: float) -> Deferred[Answer]:
+        """Hold the session and wait, unless there is something already. Raises ``ServerFull``."""
         session, hub = self.session, self.hub
         self.until = hub.clock.seconds() + wait
         parked = hub.registry.park(self, wait)
@@ -547,6 +543,11 @@ class _Held(_SessionReader[Answer]):
         session.reader = self
         session.browser.held += 1
         self.transport.bayeux.sessions.hold(session)
+        found = self.ask()
+        if waits(found):
+            self.expect(found)
+        elif found or session.gap:
+            self.wake()  # which looks again, behind what it does not want too
         return parked
 
     def wake(self) -> Woken:
