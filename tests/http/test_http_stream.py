@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wires import Connection, EventSource, Stream
 
-from cometd_lite.limits import Limits
+from cometd_lite.limits import STREAM_MESSAGES, Limits
 from cometd_lite.message import Batch, Content, Cursor, Message
 from cometd_lite.transports import sse
 
@@ -271,7 +271,18 @@ def test_a_gap_with_nothing_behind_it_is_told_once(server):
     assert again.told == []
 
 
-def test_a_gap_while_the_stream_is_open_is_told_with_the_next_push(server):
+def test_what_is_lost_while_a_stream_is_behind_is_told_as_a_gap_between_the_messages(server):
+    backlog = [server.push("/bob", f"{number} {'.' * 1_000}") for number in range(STREAM_MESSAGES + 1)]
+    stream = Stream(server, "/stream/bob?after=oldest", room=1_000)
+    lose(server)
+    server.push("/bob", "later")
+    stream.take()
+    assert [event.type for event in stream.told] == ["message"] * STREAM_MESSAGES + ["gap", "message"]
+    assert stream.told[STREAM_MESSAGES - 1].id == backlog[-2].json["id"]
+    assert stream.told[-1].data == "later"
+
+
+def test_what_is_deleted_when_a_stream_was_told_all_of_it_is_no_gap(server):
     stream = Stream(server, "/stream/bob?after=oldest")
     server.push("/bob", "1")
     stream.socket.room = 0

@@ -14,6 +14,8 @@ from wires import ACCEPT, UPGRADE, Connection, WebSocket, leave
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from cometd_lite.limits import Limits
+from cometd_lite.transports import ws
+from cometd_lite.transports.websocket import text_frame
 
 
 @pytest.fixture(autouse=True)
@@ -223,10 +225,13 @@ def test_a_push_over_http_is_delivered_to_sockets(server):
     assert (answer.status, answer.json["delivered"]) == (201, 1)
 
 
-def test_a_fan_out_renders_each_message_once(server):
+def test_a_fan_out_frames_each_message_once(server, monkeypatch):
+    framed = []
+    monkeypatch.setattr(ws, "text_frame", lambda text: framed.append(text) or text_frame(text))
     sockets = [WebSocket(server, "/ws/bob?after=now") for _ in range(20)]
     server.push("/bob", "hi")
     assert all(socket.data == ["hi"] for socket in sockets)
+    assert len(framed) == 1
 
 
 # -- what the client says

@@ -142,6 +142,46 @@ def test_messages_at_every_moment_around_the_ends_of_waits_all_come_once_and_in_
     assert got == [str(n) for n in range(200)]
 
 
+def registered(program, *recipients, **asked):
+    """Return the path at which a new listener polls."""
+    answer = program.ask("POST", "/register", json.dumps({"recipients": recipients} | asked))
+    assert answer.status == 201
+    return f"/poll?listener={answer.json['id']}"
+
+
+def test_a_registered_listener_misses_neither_of_two_messages_around_an_answer(program):
+    target = registered(program, "c-dave")
+    poll = program.park(target, "c-dave")
+    pusher = program.connect()
+    pusher.request("POST", "/push/c-dave", "first").request("POST", "/push/c-dave", "second")
+    got = poll.answer().data
+    while len(got) < 2:
+        got += poll.ask("GET", target).data
+    assert got == ["first", "second"]
+    assert poll.ask("GET", f"{target}&wait=0.1").data == []
+
+
+def test_a_push_to_listeners_reaches_who_waits_and_who_is_between_two_polls(program):
+    waits, is_away, has_left = (registered(program, f"c-listener{number}") for number in range(3))
+    listener = has_left.rpartition("=")[2]
+    assert program.ask("DELETE", f"/listeners/{listener}").status == 204
+    poll = program.park(waits, "c-listener0")
+    assert program.push("?to=listeners", "to all").json["delivered"] == 1
+    assert poll.answer().data == ["to all"]
+    assert program.get(is_away).data == ["to all"]
+    assert program.get(has_left).status == 410
+
+
+def test_a_listener_that_does_not_come_back_in_time_is_gone_and_may_register_again(program):
+    target = registered(program, "c-late", ttl=0.2)
+    listener = target.rpartition("=")[2]
+    eventually(lambda: program.get(f"/listeners/{listener}").status == 410)
+    assert program.get(target).status == 410
+    again = registered(program, "c-late")
+    program.push("/c-late", "welcome back")
+    assert program.get(again).data == ["welcome back"]
+
+
 # -- (d) POST /push/messages, GET /poll/messages?after=…
 
 
