@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Chromium
 from program import PATIENCE, ROOT, TWISTD, Answer, Connection, Program, eventually
 
 PROGRAMS = ROOT / "tests" / "embedding"
@@ -103,9 +104,12 @@ def test_beside_flask(start: Start) -> None:
         assert poll.answer().data == ["hello"]
 
 
-def test_beside_django(start: Start) -> None:
+def test_beside_django(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("django")
     port = start(str(PROGRAMS / "beside_django.py"), "LISTEN")
+    with Chromium(tmp_path / "profile") as browser:
+        page = browser.open(f"http://127.0.0.1:{port}/jobs/six")
+        page.until("document.title === 'Job' && bar.value === 100")
     assert b'<progress id="bar"' in unframed(port, "GET", "/jobs/seven")
 
     def done() -> Any:
