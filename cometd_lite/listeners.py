@@ -69,6 +69,8 @@ class Listeners:
     def __init__(self, hub: Hub, most: int) -> None:
         self._hub = hub
         self._sessions: Sessions[Listener] = Sessions(most)
+        if hub.shared is not None:
+            hub.shared.hear(LISTENERS, self._told)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -88,12 +90,32 @@ class Listeners:
 
         return then(self._hub.store.read(recipients, NOW, 1, now), add)
 
-    def get(self, id: str) -> Listener:  # noqa: A002
-        """Return the listener with this id. Raises ``ListenerGone``."""
+    def get(self, id: str) -> Maybe[Listener]:  # noqa: A002
+        """Return the listener with this id. Raises ``ListenerGone``, also where it comes later."""
+        shared = self._hub.shared
+        if shared is not None:
+            return then(shared.look_up(LISTENERS, id), partial(self._looked_up, id))
         listener = self._sessions.get(id, self._hub.clock.seconds())
         if listener is None:
-            raise ListenerGone("There is no such listener (any more); register again by POST /register.")
+            raise _gone()
         return listener
+
+    def _looked_up(self, id: str, value: bytes | None) -> Listener:  # noqa: A002
+        """Return the listener as the store knows it, because another process may have served it since."""
+        now = self._hub.clock.seconds()
+        here = self._sessions.get(id, now)
+        if value is None:
+            if here is not None:
+                self._sessions.remove(here)
+            raise _gone()
+        known = Listener.recalled(Record(id, value, inf))
+        if here is None:
+            self._sessions.add(known, now)
+            return known
+        here.recipients = known.recipients
+        if here.parked is None:
+            here.place, here.answered = known.place, known.answered
+        return here
 
     def poll(
         self,
@@ -111,23 +133,25 @@ class Listeners:
         self._end_poll(listener)
         listener.place = after or listener.answered or listener.place
         listener.answered = None
+        self._tell(listener, wait)
         poll = Poll(self._hub, listener.keys, listener.place, limit)
         self._sessions.hold(listener)
         listener.parked = poll
 
         def left(batch: Batch) -> Batch:
-            release()
-            if written():
-                listener.answered = batch.cursor
-            self._remember(listener)
+            if release():
+                self._answered(listener, batch.cursor if written() else None)
             return batch
 
-        def release() -> None:
+        def release() -> bool:
+            """Let go of the listener; return whether it was not taken away by a poll at another process."""
             self._sessions.release(listener, self._hub.clock.seconds())
             if listener.place == NOW:
                 listener.place = poll.after  # what that was, so that nothing is missed until the next poll
-            if listener.parked is poll:
+            mine = listener.parked is poll
+            if mine:
                 listener.parked = None
+            return mine
 
         def failed(failure: object) -> object:
             release()
@@ -145,6 +169,12 @@ class Listeners:
             return left(found)
         return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
 
+    def _answered(self, listener: Listener, cursor: Cursor | None) -> None:
+        """Note what the listener was answered, if that could be written."""
+        if cursor is not None:
+            listener.answered = cursor
+        self._remember(listener)
+
     def change(self, listener: Listener, recipients: tuple[str, ...]) -> Maybe[None]:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
 
@@ -152,6 +182,7 @@ class Listeners:
         """
         listener.recipients = recipients
         self._remember(listener)
+        self._tell(listener, 0.0)
         self._end_poll(listener)
         return self._hub.store.flush()
 
@@ -161,11 +192,14 @@ class Listeners:
         if listener.parked is not None:
             listener.parked.refuse(ListenerGone("The listener was ended."))
         self._forget(listener)
+        if self._hub.shared is not None:
+            self._hub.shared.tell(LISTENERS, listener.id)
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
         for listener in self._sessions.expire(self._hub.clock.seconds()):
-            self._forget(listener)
+            if self._hub.shared is None:  # else another process may still be polled, and the store lets it go
+                self._forget(listener)
 
     def recall(self) -> None:
         """Bring back the listeners that the store, which is open now, has remembered.
@@ -179,8 +213,10 @@ class Listeners:
             else:
                 self._hub.store.forget(LISTENERS, record.id)
 
-    def _remember(self, listener: Listener) -> None:
-        self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), inf)
+    def _remember(self, listener: Listener, wait: float = 0.0) -> None:
+        """Let the store remember the listener; a shared one lets it go, if nobody polls after ``wait``."""
+        until = inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
+        self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), until)
 
     def _forget(self, listener: Listener) -> None:
         self._hub.store.forget(LISTENERS, listener.id)
@@ -188,7 +224,24 @@ class Listeners:
         if isinstance(deleted, Deferred):
             deleted.addErrback(self._hub.store_failed)
 
+    def _tell(self, listener: Listener, wait: float) -> None:
+        """Let the other processes know that the listener is polled here from now on."""
+        if self._hub.shared is not None:
+            self._remember(listener, wait)
+            self._hub.shared.tell(LISTENERS, listener.id)
+
+    def _told(self, id: str) -> None:  # noqa: A002
+        """End a poll, because the listener polls elsewhere now, or has changed; its place is theirs."""
+        listener = self._sessions.get(id, self._hub.clock.seconds())
+        if listener is not None and listener.parked is not None:
+            poll, listener.parked = listener.parked, None
+            poll.answer(poll.over())
+
     @staticmethod
     def _end_poll(listener: Listener) -> None:
         if listener.parked is not None:
             listener.parked.answer(listener.parked.over())
+
+
+def _gone() -> ListenerGone:
+    return ListenerGone("There is no such listener (any more); register again by POST /register.")

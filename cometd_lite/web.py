@@ -236,8 +236,13 @@ class Routes:
             self.limits.max_wait,
             look=request.method == b"HEAD",
         )
-        named = asked.recipients if asked.listener is None else self.listeners.get(asked.listener).recipients
-        found = self._allowed(request, "poll", named, lambda grant: self._poll(request, asked, after, grant))
+        if asked.listener is not None:
+            listener = self.listeners.get(asked.listener)
+            found = then(listener, partial(self._listen, request, asked, after))
+        else:
+            found = self._allowed(
+                request, "poll", asked.recipients, partial(self._poll, request, asked, after)
+            )
         if waits(found):
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
@@ -246,16 +251,22 @@ class Routes:
         self, request: Request, asked: PollAsked, after: Cursor | None, grant: Grant | None
     ) -> Maybe[Batch]:
         wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
-        if asked.listener is not None:
-            listener = self.listeners.get(asked.listener)
-            if asked.look:
-                return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
-            return self.listeners.poll(listener, after, wait, asked.limit, lambda: not _has_left(request))
         if after is not None:
             return self.hub.poll(asked.recipients, after, wait, asked.limit)
         self._check_taker(request)
         taken = self.hub.take(asked.recipients, wait, asked.limit, lambda: _has_left(request))
         return then(taken, lambda batch: self._give(batch, request))
+
+    def _listen(
+        self, request: Request, asked: PollAsked, after: Cursor | None, listener: Listener
+    ) -> Maybe[Batch]:
+        def poll(grant: Grant | None) -> Maybe[Batch]:
+            if asked.look:
+                return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
+            wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
+            return self.listeners.poll(listener, after, wait, asked.limit, lambda: not _has_left(request))
+
+        return self._allowed(request, "poll", listener.recipients, poll)
 
     def _check_taker(self, request: Request) -> None:
         """Raise ``ForbiddenOrigin`` where a page of a foreign origin makes its reader's browser take.
@@ -412,18 +423,25 @@ class Routes:
     @_route(app, "/listeners/<path:id>", "GET")
     def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Show a listener."""
-        listener = self.listeners.get(id)
-        shown = Answer(200, _JSON, _described(listener))
-        return self._allowed(request, "poll", listener.recipients, lambda _: shown)
+
+        def show(listener: Listener) -> Maybe[Answer]:
+            shown = Answer(200, _JSON, _described(listener))
+            return self._allowed(request, "poll", listener.recipients, lambda _: shown)
+
+        return then(self.listeners.get(id), show)
 
     @_route(app, "/listeners/<path:id>", "PUT", changes=True)
     def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
         listener = self.listeners.get(id)
 
-        def change(_: Grant | None) -> Maybe[None]:
-            named = listed(json_object(self._body(request), {"recipients"}))
-            return self._allowed(request, "poll", named, lambda _: self.listeners.change(listener, named))
+        def change(listener: Listener) -> Maybe[Answer]:
+            def set_recipients(_: Grant | None) -> Maybe[None]:
+                named = listed(json_object(self._body(request), {"recipients"}))
+                return self._allowed(request, "poll", named, lambda _: self.listeners.change(listener, named))
+
+            changed = self._allowed(request, "poll", listener.recipients, set_recipients)
+            return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
 
         changed = self._allowed(request, "poll", listener.recipients, change)
         return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
@@ -431,9 +449,11 @@ class Routes:
     @_route(app, "/listeners/<path:id>", "DELETE", changes=True)
     def end_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """End a listener."""
-        listener = self.listeners.get(id)
-        ended = self._allowed(request, "poll", listener.recipients, lambda _: self.listeners.end(listener))
-        return then(ended, lambda _: Answer(204, _COMMON))
+
+        def end(listener: Listener) -> Maybe[None]:
+            return self._allowed(request, "poll", listener.recipients, lambda _: self.listeners.end(listener))
+
+        return then(then(self.listeners.get(id), end), lambda _: Answer(204, _COMMON))
 
     # -- recipients
 

@@ -12,13 +12,21 @@ from redis_server import RedisServer
 from twisted.internet.task import Clock
 from wires import Wires
 
+from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
 from cometd_lite.hub import Hub
 from cometd_lite.later import Maybe
-from cometd_lite.limits import Limits
+from cometd_lite.limits import (
+    REDIS_COUNT_SECONDS,
+    REDIS_RETRY_SECONDS,
+    REDIS_STAND_SECONDS,
+    STORE_STALLED_SECONDS,
+    Limits,
+)
 from cometd_lite.listeners import Listeners
-from cometd_lite.message import NOW, OLDEST, Cursor, Push
+from cometd_lite.message import NOW, OLDEST, Cursor
 from cometd_lite.registry import Registry
 from cometd_lite.stores.redis import RedisStore
+from cometd_lite.stores.resp import Address
 
 
 class Cluster:
@@ -83,3 +91,329 @@ def test_a_push_at_one_process_wakes_one_take_of_all(cluster: Cluster) -> None:
     receipts = [cluster.ask(here.push(push("bob", body=str(number)))) for number in range(3)]
     assert sorted(data(take.value)[0] for take in takes) == ["0", "1", "2"]
     assert [receipt.delivered for receipt in receipts] == [1, 1, 1]
+
+
+# -- listeners and idempotency keys
+
+
+def test_a_listener_goes_on_at_any_process(cluster: Cluster) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",)))
+    cluster.ask(here._hub.push(push("bob", body="1")))
+    elsewhere = cluster.ask(there.get(listener.id))
+    assert data(cluster.ask(there.poll(elsewhere, None, 10.0, 100))) == ["1"]
+    cluster.ask(there._hub.push(push(listener.id, body="2")))
+    back = cluster.ask(here.get(listener.id))
+    parked = cluster.begin(here.poll(back, None, 10.0, 100))
+    assert data(parked.value) == ["2"]
+
+
+def test_what_an_answer_carried_is_sent_again_by_another_process_where_it_could_not_be_written(
+    cluster: Cluster,
+) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",)))
+    cluster.ask(here._hub.push(push("bob", body="1")))
+    cluster.ask(here.poll(listener, None, 10.0, 100, lambda: False))
+    again = cluster.ask(there.get(listener.id))
+    assert data(cluster.ask(there.poll(again, None, 10.0, 100))) == ["1"]
+
+
+def test_the_newer_poll_of_a_listener_wins_at_whatever_process(cluster: Cluster) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",)))
+    older = cluster.begin(here.poll(listener, None, 10.0, 100))
+    assert older.parked
+    newer = cluster.begin(there.poll(cluster.ask(there.get(listener.id)), None, 10.0, 100))
+    assert not older.value
+    cluster.ask(here._hub.push(push("bob", body="1")))
+    assert data(newer.value) == ["1"]
+
+
+def test_a_listener_that_was_changed_or_ended_is_so_everywhere(cluster: Cluster) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",)))
+    cluster.ask(here.change(listener, ("eve",)))
+    assert cluster.ask(there.get(listener.id)).recipients == ("eve",)
+    there.end(cluster.ask(there.get(listener.id)))
+    with pytest.raises(ListenerGone):
+        cluster.ask(here.get(listener.id))
+
+
+def test_a_listener_that_nobody_polls_is_gone_after_its_time(cluster: Cluster) -> None:
+    here = Listeners(cluster.join(), 100)
+    listener = cluster.ask(here.register(("bob",), ttl=0.001))
+    while cluster.server.ask("EXISTS", f"{cluster.prefix}:record:listener:{listener.id}"):
+        pass  # the time of records is Redis' own
+    with pytest.raises(ListenerGone):
+        cluster.ask(here.get(listener.id))
+
+
+def test_a_push_that_is_repeated_at_another_process_adds_nothing(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    first = cluster.ask(here.push(push("bob", "eve", body=["1", "2"], key="k")))
+    assert cluster.ask(there.push(push("bob", "eve", body=["1", "2"], key="k"))) == first
+    assert data(cluster.ask(there.poll(("bob",), OLDEST))) == ["1", "2"]
+    with pytest.raises(KeyReused):
+        cluster.ask(there.push(push("bob", "eve", body="3", key="k")))
+    assert cluster.ask(there.push(push("bob", body="3", key="k"))).id != first.id
+
+
+# -- a Redis that goes and comes
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that keeps everything."""
+    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    yield server.start()
+    server.kill()
+
+
+def come_back(cluster: Cluster) -> None:
+    """Let the time pass in which every process finds Redis again."""
+    cluster.server.start()
+    for _ in range(5):
+        cluster.clock.advance(REDIS_RETRY_SECONDS)
+        cluster.wires.settle()
+
+
+def test_parked_polls_stay_parked_while_redis_is_away_and_hear_what_is_pushed_afterwards(
+    kept: RedisServer,
+) -> None:
+    cluster = Cluster(kept, "p")
+    here, there = cluster.join(), cluster.join()
+    parked = [cluster.begin(hub.poll(("bob",), OLDEST, 100.0)) for hub in (here, there)]
+    kept.kill()
+    cluster.wires.settle()
+    with pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    late = cluster.begin(there.poll(("bob",), OLDEST, 100.0))
+    with pytest.raises(StoreDown):
+        cluster.ask(there.poll(("bob",), OLDEST, 0.0))
+    come_back(cluster)
+    assert all(poll.parked for poll in [*parked, late])
+    assert cluster.ask(here.push(push("bob", body="1"))).delivered == 3
+    assert [data(poll.value) for poll in [*parked, late]] == [["1"]] * 3
+
+
+def test_what_was_confirmed_is_there_when_redis_is_back_and_nobody_is_told_a_gap(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here, there = cluster.join(), cluster.join()
+    before = cluster.end(here)
+    cluster.ask(here.push(push("bob", body="1")))
+    parked = cluster.begin(there.poll(("bob",), cluster.end(there), 100.0))
+    kept.kill()
+    cluster.wires.settle()
+    come_back(cluster)
+    batch = cluster.ask(there.poll(("bob",), before))
+    assert data(batch) == ["1"]
+    assert not batch.gap
+    assert parked.parked
+
+
+def test_a_push_that_redis_kept_though_nobody_heard_is_not_made_twice(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here, there = cluster.join(), cluster.join()
+    cluster.wires.patience = 0.0
+    kept.pause()
+    pushed = cluster.begin(here.push(push("bob", body="1", key="k")))
+    assert pushed.parked
+    kept.go_on()
+    cluster.wires.wires[0].abortConnection()
+    cluster.wires.patience = 10.0
+    with pytest.raises(StoreDown):
+        _ = pushed.value
+    receipt = cluster.ask(there.push(push("bob", body="1", key="k")))
+    assert data(cluster.ask(there.poll(("bob",), OLDEST))) == ["1"]
+    assert receipt.id == str(cluster.end(there))
+
+
+def test_a_redis_that_does_not_answer_is_let_go_of(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.wires.patience = 0.0
+    kept.pause()
+    pushed = cluster.begin(here.push(push("bob")))
+    here.sweep()
+    cluster.clock.advance(STORE_STALLED_SECONDS)
+    with pytest.raises(StoreDown):
+        _ = pushed.value
+    kept.go_on()
+    cluster.wires.patience = 10.0
+    for _ in range(5):
+        cluster.clock.advance(REDIS_RETRY_SECONDS)
+        cluster.wires.settle()
+    cluster.ask(here.push(push("bob")))
+
+
+def test_a_redis_without_room_refuses_pushes_until_there_is(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    kept.ask("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    kept.ask("CONFIG", "SET", "maxmemory", 0)
+    cluster.ask(here.push(push("bob")))
+
+
+# -- a Redis that has lost something
+
+
+def test_what_redis_has_lost_is_told_as_a_gap_by_every_process(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--save", "3600 1").start()
+    cluster = Cluster(server, "p")
+    here, there = cluster.join(), cluster.join()
+    cluster.ask(here.push(push("bob", body="1")))
+    kept = cluster.end(here)
+    server.ask("SAVE")
+    lost = cluster.ask(there.push(push("bob", body="2"))).id
+    parked = [cluster.begin(hub.poll(("eve",), cluster.end(there), 100.0)) for hub in (here, there)]
+    server.kill()
+    cluster.wires.settle()
+    come_back(cluster)
+    assert all(poll.value.gap for poll in parked)
+    for hub in (here, there, cluster.join()):
+        for place in (kept, Cursor.parse(lost)):
+            batch = cluster.ask(hub.poll(("bob",), place))
+            assert batch.gap
+    again = cluster.ask(here.push(push("bob", body="3"))).id
+    assert Cursor.parse(again).sequence > Cursor.parse(lost).sequence
+    batch = cluster.ask(there.poll(("bob",), Cursor.parse(lost)))
+    assert (data(batch), batch.gap) == (["3"], True)
+    assert not cluster.ask(there.poll(("bob",), batch.cursor, 0.0)).gap
+    server.kill()
+
+
+def test_a_process_that_comes_late_knows_that_something_was_lost_though_numbers_went_on(
+    tmp_path: Path,
+) -> None:
+    server = RedisServer(tmp_path, "--save", "3600 1").start()
+    cluster = Cluster(server, "p")
+    early, late = cluster.join(), cluster.join()
+    server.ask("SAVE")
+    for body in "123":
+        cluster.ask(late.push(push("bob", body=body)))
+    seen = cluster.end(late)
+    assert seen.sequence == 3
+    server.kill()
+    server.start()
+    cluster.wires.wires = []  # of none of them anything is heard any more
+    another = cluster.join()  # it knows of nothing, and enters first
+    for body in "456789":
+        cluster.ask(another.push(push("bob", body=body)))
+    assert not cluster.ask(another.poll(("bob",), seen)).gap  # nobody can know it yet
+    for hub in (early, late):
+        hub.store._reconnect()
+    for _ in range(5):
+        cluster.clock.advance(REDIS_RETRY_SECONDS)
+        cluster.wires.settle()
+    assert cluster.ask(another.poll(("bob",), seen)).gap
+    server.kill()
+
+
+def test_a_redis_that_was_emptied_is_another_log(redis: RedisServer, cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    cluster.ask(here.push(push("bob")))
+    before = cluster.end(here)
+    for key in redis.ask("KEYS", f"{cluster.prefix}:*"):
+        redis.ask("DEL", key)
+    for hub in (here, there):
+        with pytest.raises(StoreDown):
+            cluster.ask(hub.push(push("bob")))
+    for _ in range(5):
+        cluster.clock.advance(REDIS_RETRY_SECONDS)
+        cluster.wires.settle()
+    cluster.ask(here.push(push("bob", body="new")))
+    batch = cluster.ask(there.poll(("bob",), before))
+    assert (data(batch), batch.gap) == (["new"], True)
+
+
+# -- what it keeps here
+
+
+def test_who_asks_the_same_at_the_same_time_is_answered_by_one_look(cluster: Cluster) -> None:
+    here = cluster.join()
+    cluster.ask(here.push(push("bob", body="1")))
+    asked = [here.store.read(("bob",), OLDEST, 10, 0.0) for _ in range(100)]
+    batches = {id(cluster.ask(one)) for one in asked}
+    assert len(batches) == 1
+
+
+def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluster) -> None:
+    here = cluster.join()
+    parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
+    for number in range(50):
+        cluster.ask(here.poll((f"eve{number}",), OLDEST, 0.0))
+    assert cluster.server.ask("PUBSUB", "NUMSUB", f"{cluster.prefix}:wake:eve7")[1] == 1
+    cluster.clock.advance(REDIS_STAND_SECONDS + 1)
+    here.sweep()
+    cluster.wires.settle()
+    assert cluster.server.ask("PUBSUB", "NUMSUB", f"{cluster.prefix}:wake:eve7")[1] == 0
+    assert list(here.store._standing) == ["bob"]
+    assert cluster.ask(here.push(push("bob"))).delivered == 1
+    assert data(parked.value) == ["hi"]
+
+
+def test_a_process_that_does_not_report_holds_up_a_push_for_a_moment_only(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    cluster.begin(there.poll(("bob",), OLDEST, 100.0))
+    there.store._readers = None  # it hears, and wakes nobody
+    there.store._report = lambda *_: None
+    pushed = cluster.begin(here.push(push("bob")))
+    assert pushed.parked
+    cluster.clock.advance(REDIS_COUNT_SECONDS)
+    assert pushed.value.delivered == 0
+    assert not here.store._counts
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("redis://localhost", Address(hosts=(("localhost", 6379),))),
+        (
+            "redis://:p%40ss@10.0.0.1:6380/2",
+            Address(hosts=(("10.0.0.1", 6380),), password="p@ss", database=2),
+        ),
+        (
+            "rediss://me:secret@[::1]:6380/0?prefix=chat:&ca=/etc/ca.pem",
+            Address(
+                hosts=(("::1", 6380),),
+                tls=True,
+                ca="/etc/ca.pem",
+                username="me",
+                password="secret",
+                prefix="chat:",
+            ),
+        ),
+        ("unix:/run/redis/redis.sock?db=3", Address(path="/run/redis/redis.sock", database=3)),
+        ("unix:///run/redis.sock", Address(path="/run/redis.sock")),
+        (
+            "redis+sentinel://:x@one,two:26380/mymaster/1",
+            Address(hosts=(("one", 26379), ("two", 26380)), service="mymaster", password="x", database=1),
+        ),
+        ("rediss+sentinel://one/m", Address(hosts=(("one", 26379),), service="m", tls=True)),
+    ],
+)
+def test_an_address_says_where_and_how(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    for text in ("redis://me:secret@localhost:6379/1", "redis+sentinel://me:secret@one,[::1]/m"):
+        assert "secret" not in str(Address.parse(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://", "redis://a,b", "redis://a:x", "redis://a:99999", "redis://a/x", "redis://a/1/2", "unix:",
+        "unix:here.sock", "redis+sentinel://a", "redis://a?pool=3", "redis://a?prefix=", "redis://a?=",
+    ],
+)  # fmt: skip
+def test_an_address_that_says_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"as in|only|host|behind"):
+        Address.parse(text)

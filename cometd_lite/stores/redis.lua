@@ -445,6 +445,8 @@ local verbs = {}
 -- stands before and after the number in its value, its seconds, most records, recipients, their number before
 -- them, then the type, form and body of each content.
 function verbs.append()
+  -- Redis asks whether it has room at the first thing that is written, and this is refused where it has none.
+  call('HSETNX', LOG, 'epoch', epoch)
   local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
   local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
   if id ~= '' then

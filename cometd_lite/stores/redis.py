@@ -143,9 +143,11 @@ class RedisStore:
         self._script = _script(self.limits)
         self._sha = ""
         self._prefix = self.address.prefix
+        factory = Factory.forProtocol(Connection)
+        factory.noisy = False
         self._service = ClientService(
             endpoint or self.address.endpoint(clock),
-            Factory.forProtocol(Connection),
+            factory,
             retryPolicy=backoffPolicy(0.05, REDIS_RETRY_SECONDS, 1.5),
             clock=clock,
             prepareConnection=self._prepare,

@@ -7,6 +7,7 @@ both, and its order is what the store stands on: who subscribes and then reads h
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,17 +29,19 @@ from ..errors import StoreDown
 from ..limits import STORE_STALLED_SECONDS
 
 _NOT_YET = object()
+_IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 PREFIX = "cometd-lite:"
 DOWN = "The store is not reached now; try again later."
 
 
 class Refused(Exception):
-    """Redis answered a command with an error; ``code`` is its first word, as in ``OOM`` or ``NOSCRIPT``."""
+    """Redis answered a command with an error."""
 
     @property
     def code(self) -> str:
-        """The kind of error."""
-        return str(self).partition(" ")[0]
+        """The kind of error, as in ``OOM`` or ``NOSCRIPT``; before 7 a script's error holds another."""
+        inner = _IN_SCRIPT.search(str(self))
+        return inner[1] if inner else str(self).partition(" ")[0]
 
 
 class Connection(Protocol):

@@ -148,8 +148,10 @@ async def stop(servers: list[Server]) -> list[str]:
         log = server.log.read_text()
         if code != 0:
             faults.append(f"the server ended with {code}")
-        if "Traceback" in log or "Unhandled" in log:
-            faults.append(f"the log has a failure: {log[-2_000:]}")
+        for word in ("Traceback", "Unhandled"):
+            before, found, behind = log.partition(word)
+            if found:
+                faults.append(f"the log has a failure: {before[-500:]}{found}{behind[:2_000]}")
     return faults
 
 
