@@ -111,11 +111,9 @@ export class Plot {
     this.#since.textContent =
       this.#shown < 120_000 ? `${Math.round(this.#shown / 1000)} s ago` : minutesAgo(this.#shown);
     const values = samples.flatMap((sample) => sample.values).filter((value) => value !== null);
-    const highest = Math.max(this.#least, ...values);
     // A little above the highest, so that no line runs along the edge.
-    const most = this.#floor
-      ? 10 ** Math.ceil(Math.log10(highest * 1.1))
-      : niceAbove(highest * 1.05, this.#base);
+    const highest = Math.max(this.#least, 1.05 * Math.max(0, ...values));
+    const most = this.#floor ? 10 ** Math.ceil(Math.log10(highest)) : niceAbove(highest, this.#base);
     const x = (/** @type {number} */ at) => ((at - from) / this.#shown) * WIDTH;
     const y = (/** @type {number} */ value) => {
       if (!this.#floor) return HEIGHT - (value / most) * HEIGHT;

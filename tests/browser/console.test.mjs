@@ -435,6 +435,27 @@ test("on a phone nothing is wider than the screen", async (t) => {
   assert.equal(await overhang(), 0);
 });
 
+test("on a phone a long reason of a failure is not wider than the screen either", async (t) => {
+  const server = await Server.start(t);
+  const phone = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+  const page = await open(t, server.url, { ...phone, expected: /403/ });
+  const detail = "This token does not cover the recipient that was asked for, nor any like it.";
+  await page.route(/\/stream\b/, (route) =>
+    route.fulfill({
+      status: 403,
+      contentType: "application/problem+json",
+      body: JSON.stringify({ type: "urn:cometd-lite:problem:not-allowed", status: 403, detail }),
+    }),
+  );
+  await page.getByLabel("Your name").fill("Ada");
+  await page.getByRole("button", { name: "Join" }).click();
+  await page.locator("#chat-state").getByText(detail).waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth), 0);
+  const card = await page.locator("#room-card").boundingBox();
+  const state = await page.locator("#chat-state").boundingBox();
+  assert.ok(state.x + state.width <= card.x + card.width);
+});
+
 test("colours are the system's, or those that were chosen, also after a reload", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, server.url, { colorScheme: "dark" });
