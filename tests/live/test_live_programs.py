@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from chromium import Chromium
 from program import PATIENCE, ROOT, TWISTD, Answer, Connection, Program, eventually
+from readme import needs
 
 PROGRAMS = ROOT / "tests" / "embedding"
 
@@ -140,6 +141,7 @@ def test_a_bot(program: Program, tmp_path: Path) -> None:
 
 
 def test_a_script_that_waits_for_a_build(program: Program, tmp_path: Path) -> None:
+    needs("jq")
     command = tmp_path / "cometd-lite"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cometd_lite "$@"\n')
     command.chmod(0o755)
