@@ -433,7 +433,6 @@ class Routes:
     @_route(app, "/listeners/<path:id>", "PUT", changes=True)
     def change_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Set the recipients of a listener."""
-        listener = self.listeners.get(id)
 
         def change(listener: Listener) -> Maybe[Answer]:
             def set_recipients(_: Grant | None) -> Maybe[None]:
@@ -443,8 +442,7 @@ class Routes:
             changed = self._allowed(request, "poll", listener.recipients, set_recipients)
             return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
 
-        changed = self._allowed(request, "poll", listener.recipients, change)
-        return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
+        return then(self.listeners.get(id), change)
 
     @_route(app, "/listeners/<path:id>", "DELETE", changes=True)
     def end_listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
