@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from helpers import Outcome, data, push
 from redis_server import RedisServer
+from redis_wires import Wires
 from twisted.internet.task import Clock
-from wires import Wires
 
 from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
 from cometd_lite.hub import Hub

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from helpers import EPOCH, Outcome, data, numbers, push
+from redis_wires import Wires
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from wires import Wires
 
 from cometd_lite.errors import MailboxFull, ServerFull
 from cometd_lite.later import Maybe
