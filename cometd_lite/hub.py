@@ -422,7 +422,7 @@ class Hub:
     def _woken(
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> Maybe[Receipt]:
-        self.metrics.observe_push(time.perf_counter() - began)
+        self.metrics.push_to_wake.observe(time.perf_counter() - began)
         ids = tuple([message.id for message in messages])
         receipt = Receipt(ids, created_at, delivered, push.recipients)
         return receipt if push.queue else then(self.store.retract(messages), lambda _: _unqueued(receipt))

@@ -156,10 +156,6 @@ class Metrics:
     connections: Callable[[], int] | None = None
     """Tells how many connections are open, where somebody knows."""
 
-    def observe_push(self, seconds: float) -> None:
-        """Count a push that woke its readers within so many seconds."""
-        self.push_to_wake.observe(seconds)
-
     def count_request(self, request: _Over) -> None:
         """Count a request that is over."""
         route = request.route
@@ -195,8 +191,10 @@ class Pulse:
 
     def stop(self) -> None:
         """Leave no timer and no callback behind."""
-        gc.callbacks.remove(self._collected)
-        self._timer.cancel()
+        if self._timer is not None:
+            gc.callbacks.remove(self._collected)
+            timer, self._timer = self._timer, None
+            timer.cancel()
 
     def _wait(self) -> None:
         self._due = self._clock.seconds() + LAG_SECONDS

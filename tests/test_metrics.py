@@ -66,7 +66,7 @@ def test_refusals_are_told_apart_by_their_kind() -> None:
 )
 def test_a_push_is_counted_in_every_bucket_that_holds_it(seconds: float, bucket: float) -> None:
     metrics = Metrics()
-    metrics.observe_push(seconds)
+    metrics.push_to_wake.observe(seconds)
     found = shown(metrics)
     for bound in BUCKETS:
         assert found[f"cometd_lite_push_to_wake_seconds_bucket[{bound}]"] == (bound >= bucket)
@@ -75,8 +75,8 @@ def test_a_push_is_counted_in_every_bucket_that_holds_it(seconds: float, bucket:
 
 def test_a_push_slower_than_every_bucket_is_counted_too() -> None:
     metrics = Metrics()
-    metrics.observe_push(60.0)
-    metrics.observe_push(0.5)
+    metrics.push_to_wake.observe(60.0)
+    metrics.push_to_wake.observe(0.5)
     found = shown(metrics)
     assert found["cometd_lite_push_to_wake_seconds_bucket[1.0]"] == 1
     assert found["cometd_lite_push_to_wake_seconds_bucket[+Inf]"] == 2
