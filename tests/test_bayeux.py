@@ -183,7 +183,7 @@ def test_a_handshake_is_answered_with_all_that_the_specification_demands(world: 
     assert reply["successful"] is True
     assert reply["version"] == "1.0"
     assert reply["id"] == "1"
-    assert "long-polling" in reply["supportedConnectionTypes"]
+    assert {"long-polling", "callback-polling"} <= set(reply["supportedConnectionTypes"])
     assert reply["advice"] == {"reconnect": "retry", "interval": 0, "timeout": 30_000, "maxInterval": 10_000}
 
 
@@ -289,6 +289,44 @@ def test_the_acknowledgement_extension_is_agreed_on_only_if_it_is_asked_for(worl
         assert world.say({**HANDSHAKE, "ext": {"ack": asked}})[0]["ext"] == {"ack": True}
     for other in (False, {"enabled": 1}, "yes", 1, None, []):
         assert "ext" not in world.say({**HANDSHAKE, "ext": {"ack": other}})[0]
+
+
+def test_an_id_comes_back_in_every_reply_be_it_good_or_bad(world: World) -> None:
+    for id in ("7", 7, 1.5):  # noqa: A001  the protocol's name
+        client_id = world.connected()
+        good = (
+            connect(client_id),
+            subscribe(client_id, "/a"),
+            unsubscribe(client_id, "/a"),
+            publish(client_id, "/a"),
+            publish(client_id, "/service/x"),
+            disconnect(client_id),
+        )
+        bad = (
+            connect("nobody"),
+            subscribe("nobody", "/a"),
+            unsubscribe("nobody", "/a"),
+            publish("nobody", "/a"),
+            disconnect("nobody"),
+            {"channel": "/meta/foo"},
+            {"clientId": client_id},
+        )
+        for successful, messages in ((True, good), (False, bad)):
+            for message in messages:
+                (reply,) = world.say({**message, "id": id})
+                assert (reply["successful"], reply["id"]) == (successful, id), message
+        (reply,) = world.say({**HANDSHAKE, "version": None, "id": id})
+        assert (reply["successful"], reply["id"]) == (False, id)
+
+
+def test_channels_that_only_clients_know_are_never_on_the_wire(world: World) -> None:
+    client_id = world.connected()
+    for message in (publish(client_id, "/a b"), subscribe(client_id, "/a b"), publish("nobody", "/a")):
+        (reply,) = world.say(message)
+        assert reply["channel"] == message["channel"]
+    for channel in ("/meta/unsuccessful", "/meta/publish"):
+        assert world.say(publish(client_id, channel))[0]["error"] == f"404:{channel}:channel_unknown"
+        assert world.effects == []
 
 
 # -- connect
@@ -853,7 +891,7 @@ def test_a_synchronisation_that_is_none_is_ignored(world: World, timesync: Any) 
 
 def test_unknown_extensions_and_fields_are_ignored(world: World) -> None:
     client_id = world.shake_hands(ext={"com.acme.auth": {"a": [1]}}, foo="bar", authScheme=None)
-    for ext in ({"x": 1}, [], "x", None, 7):
+    for ext in ({"x": 1}, {"activity": {"max": 1}}, [], "x", None, 7):
         assert world.say(connect(client_id, ext=ext, advice={"timeout": 0}))[0]["successful"] is True
 
 

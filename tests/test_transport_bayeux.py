@@ -811,6 +811,14 @@ def test_a_service_answers_in_the_same_response(server: Server) -> None:
     assert other.hold()
 
 
+def test_what_is_published_to_a_service_is_broadcast_to_nobody(server: Server) -> None:
+    client = server.client("/service/**", "/service/x", "/**", "/*/x")
+    held = client.hold()
+    assert server.client().publish("/service/x") == [{"channel": "/service/x", "successful": True, "id": "2"}]
+    assert held.held
+    assert server.store.usage().messages == 0
+
+
 def test_a_service_may_answer_later(server: Server) -> None:
     later: Deferred[Any] = Deferred()
     server.bayeux.service("/service/slow", lambda _: later)

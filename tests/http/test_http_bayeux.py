@@ -9,7 +9,7 @@ import jwt
 import orjson
 import pytest
 from exchanges import STARTED, Server
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from wires import WebSocket, leave
 
@@ -158,6 +158,69 @@ def test_a_connect_beyond_the_bound_is_refused_like_a_poll(serve):
     assert int(answer.headers["retry-after"]) > 0
 
 
+def test_a_publication_to_a_full_mailbox_drops_the_oldest_and_a_poll_is_told_the_gap(serve):
+    server = serve(Limits(capacity=2))
+    client = Client(server)
+    first = server.push("/a", "first").json["id"]
+    for number in range(3):
+        assert client.say(client.message("/a", data=number))[0]["successful"] is True
+    answer = server.get(f"/poll/a?after={first}&wait=0").json
+    assert [message["data"] for message in answer["messages"]] == [1, 2]
+    assert answer["gap"] is True
+    assert server.ask("POST", "/push/a", "one more").status == 503  # HTTP's own pushes are refused, as ever
+
+
+def test_a_later_client_of_a_browser_is_told_that_there_are_several(server):
+    answer = server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON)
+    cookie, *attributes = answer.headers["set-cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(attributes)
+    first, second = (Client(server, {"Cookie": cookie}) for _ in range(2))
+    held = first.post(first.connection())
+    assert held.answer is None
+    (reply,) = second.say(second.connection())
+    assert reply["advice"]["multiple-clients"] is True
+    assert reply["advice"]["interval"] == 2_000
+
+
+def test_only_a_browser_without_a_name_is_given_one(server):
+    named = server.ask(
+        "POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Cookie": "BAYEUX_BROWSER=abcdefgh"}
+    )
+    assert "set-cookie" not in named.headers
+
+
+def test_without_a_session_nothing_is_published_unless_that_is_allowed(serve):
+    message = orjson.dumps({"channel": "/a", "data": "hi", "id": "1"})
+    closed, opened = serve(), serve(bayeux=Options(anonymous_publish=True))
+    assert closed.ask("POST", "/cometd", message, JSON).json[0]["error"] == "401::client_id_missing"
+    assert closed.read("/poll/a?after=oldest&wait=0") == []
+    assert opened.ask("POST", "/cometd", message, JSON).json == [
+        {"channel": "/a", "successful": True, "id": "1"}
+    ]
+    assert opened.read("/poll/a?after=oldest&wait=0") == ["hi"]
+
+
+def test_a_session_goes_on_whichever_transport_it_changes_to(server):
+    client = Client(server)
+    client.subscribe("/a")
+    held = client.post(client.connection())
+    script = server.send("GET", asked(client.connection(), jsonp="cb"))
+    server.driver.flush()
+    assert held.answer.status == 409
+    assert script.answer is None
+    socket = WebSocket(server, "/cometd")
+    assert hear(socket, client.connection()) == []
+    server.driver.flush()
+    assert script.answer.status == 409
+    server.push("/a", "1")
+    assert socket.texts[-1] == [{"channel": "/a", "data": "1"}]
+    held = client.post(client.connection())
+    assert socket.texts[-1][0]["error"] == "409::connect_replaced"
+    server.push("/a", "2")
+    server.driver.flush()
+    assert held.answer.json[0] == {"channel": "/a", "data": "2"}
+
+
 # -- what is no batch
 
 
@@ -183,6 +246,104 @@ def test_a_batch_of_too_many_messages_is_too_large(server):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_whatever_fails_the_server(server, body):
     assert server.ask("POST", "/cometd", body, JSON).status in {200, 400}
+
+
+WRONG = st.sampled_from(
+    [
+        "null", "17", "true", '"x"', "[]", "{}", "-1", "1e300", "123456789012345678901234567890", '""',
+        '"/a"', '"/a/*"', '"/meta/connect"', '["/a",7]', '{"timeout":-1}', '{"timeout":1e308}',
+        '{"ack":1e300}', '{"timesync":{"tc":1e300}}', '{"ack":{"enabled":1}}', '"\\u0000"',
+        '"\\ud83d\\ude00"', "[" * 200 + "]" * 200, "[" * 900 + "]" * 900, '{"a":' * 300 + "1" + "}" * 300,
+    ]
+)  # fmt: skip
+NAMES = st.sampled_from(
+    [
+        "channel", "clientId", "connectionType", "subscription", "data", "id", "ext", "advice", "timestamp",
+        "version", "minimumVersion", "supportedConnectionTypes", "successful", "error", "\\u0061",
+    ]
+)  # fmt: skip
+CHANNELS = st.sampled_from(
+    ["connect", "subscribe", "unsubscribe", "disconnect", "publish", "", "unsuccessful"]
+).map("/meta/{}".format) | st.sampled_from(
+    ["/a", "/a/*", "/service/x", "a", "", "/$x", "/..", "/" + "a" * 300]
+)
+NO_JSON = st.sampled_from(
+    [
+        '{"channel":"\\ud800"}', "{", '{"a" 1}', '{"a":1,}', "[1e999]", '{"data":NaN}', "nul", "'x'", "\x00",
+        "", "[" * 1_100 + "]" * 1_100,
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def malformed(draw: Any) -> str:
+    """Draw the JSON of a message whose fields are wrong in every way; some are there twice."""
+    fields = draw(st.lists(st.tuples(NAMES, WRONG), max_size=6))
+    channel = draw(st.none() | CHANNELS)
+    if channel is not None:
+        fields.append(("channel", f'"{channel}"'))
+    if draw(st.booleans()):
+        fields.append(("clientId", '"ME"'))
+    written = ",".join([f'"{name}":{value}' for name, value in draw(st.permutations(fields))])
+    return draw(st.just("{" + written + "}") | WRONG)
+
+
+def sent_by_post(server: Server, body: str) -> tuple[int, Any]:
+    answer = server.ask("POST", "/cometd", body.encode(), JSON)
+    return answer.status, answer.json
+
+
+def sent_by_form(server: Server, body: str) -> tuple[int, Any]:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = server.ask("POST", "/cometd", f"message={quote(body)}", form)
+    return answer.status, answer.json
+
+
+def sent_by_script(server: Server, body: str) -> tuple[int, Any]:
+    assume(len(quote(body)) < 7_000)  # else no address has room for it
+    answer = server.get(f"/cometd?jsonp=cb&message={quote(body)}")
+    script = answer.status == 200
+    return answer.status, orjson.loads(
+        answer.body.removeprefix(b"/**/cb(").removesuffix(b");")
+    ) if script else None
+
+
+def sent_by_socket(server: Server, body: str) -> tuple[int, Any]:
+    socket = WebSocket(server, "/cometd")
+    socket.text(body)
+    told = [message for text in socket.texts for message in text]
+    assert socket.goodbye is None
+    socket.hang_up()
+    return (400 if [reply.get("error") for reply in told] == ["400::bad-body"] else 200), told
+
+
+@pytest.mark.parametrize("sent", [sent_by_post, sent_by_form, sent_by_script, sent_by_socket])
+@given(before=st.lists(malformed(), max_size=3), after=st.lists(malformed(), max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_no_message_costs_its_neighbours_anything(server, sent, before, after):
+    client, other = Client(server), Client(server)
+    neighbour = orjson.dumps(other.message("/neighbour", data="hi")).decode()
+    batch = [message.replace("ME", client.id) for message in (*before, neighbour, *after)]
+    status, told = sent(server, f"[{','.join(batch)}]")
+    assert status == 200
+    replies = [reply for reply in told if "data" not in reply]
+    assert len(replies) == len(batch)
+    assert replies[len(before)] == {"channel": "/neighbour", "successful": True, "id": "9"}
+    assert all(reply["successful"] or reply["error"][:3].isdigit() for reply in replies)
+    assert server.read("/poll/neighbour?after=oldest&wait=0")[-1] == "hi"
+    server.ask("DELETE", "/recipients/neighbour")
+    for one in (client, other):
+        one.say(one.message("/meta/disconnect"))
+
+
+@pytest.mark.parametrize("sent", [sent_by_post, sent_by_form, sent_by_script, sent_by_socket])
+@given(wrong=NO_JSON)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_batch_that_is_no_json_is_refused_as_a_whole(server, sent, wrong):
+    other = Client(server)
+    neighbour = orjson.dumps(other.message("/neighbour", data="hi")).decode()
+    assert sent(server, f"[{neighbour},{wrong}]")[0] == 400
+    assert server.read("/poll/neighbour?after=oldest&wait=0") == []
 
 
 # -- callback-polling
@@ -275,6 +436,34 @@ def test_another_host_is_misdirected(server):
     )
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"Origin": "https://evil.example"}, 403), ({"Host": "evil.example"}, 421)],
+)
+def test_origin_and_host_are_looked_at_with_each_message_and_not_only_at_the_handshake(
+    server, headers, status
+):
+    client = Client(server)
+    client.subscribe("/a")
+    held = client.post(client.connection())
+    client.headers = client.headers | headers
+    for message in (
+        HANDSHAKE,
+        client.message("/meta/subscribe", subscription="/b"),
+        client.message("/meta/unsubscribe", subscription="/a"),
+        client.message("/a", data=1),
+        client.message("/service/x", data=1),
+        client.connection(),
+        client.message("/meta/disconnect"),
+    ):
+        assert client.post(message).answer.status == status
+    assert held.answer is None
+    server.push("/b", "not subscribed to")
+    server.push("/a", "first")
+    server.driver.flush()
+    assert held.answer.json[0] == {"channel": "/a", "data": "first"}
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_other_methods_are_told_which_there_are(server, method):
     answer = server.ask(method, "/cometd/connect")
@@ -320,6 +509,32 @@ def guarded(serve, tmp_path) -> Server:
 def bearer(seconds: float = 1_000.0, **claims: Any) -> dict[str, str]:
     token = jwt.encode({"exp": STARTED + seconds, **claims}, SECRET, "HS256")
     return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_token_is_asked_for_with_each_message_and_not_only_at_the_handshake(guarded):
+    (refused,) = guarded.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).json
+    assert refused["error"] == "401::unauthorized"
+    assert refused["advice"] == {"reconnect": "none"}
+    client = Client(guarded, bearer(poll=["a"], push=["b"]))
+    allowed = client.headers
+    subscription = client.message("/meta/subscribe", subscription="/a")
+    publication, call = client.message("/b", data=1), client.message("/service/x", data=1)
+    for headers, error in ((JSON, "401"), (JSON | bearer(poll=["x"], push=["x"]), "403")):
+        client.headers = headers
+        told = client.say(subscription, publication, call)
+        assert [reply["error"][:3] for reply in told] == [error] * 3
+    client.headers = allowed
+    told = client.say(subscription, publication)
+    assert [reply["successful"] for reply in told] == [True, True]
+    assert guarded.read("/poll/b?after=oldest&wait=0", bearer(poll=["b"])) == [1]
+
+
+def test_a_token_may_come_in_the_address_for_scripts_and_sockets(guarded):
+    token = bearer(poll=["a"])["Authorization"].removeprefix("Bearer ")
+    answer = guarded.get(asked(HANDSHAKE, jsonp="cb", token=token))
+    assert b'"successful":true' in answer.body
+    socket = WebSocket(guarded, f"/cometd?token={token}")
+    assert hear(socket, HANDSHAKE)[0]["successful"] is True
 
 
 def test_a_held_connect_ends_when_its_token_does(guarded):
@@ -380,6 +595,20 @@ def test_a_socket_shakes_hands_is_told_events_and_publishes(server):
     assert server.read("/poll/chat/room2?after=oldest&wait=0") == [[1]]
     server.advance(30.0)
     assert socket.texts[-1] == [{"channel": "/meta/connect", "successful": True, "id": "4"}]
+
+
+def test_a_socket_agrees_to_no_subprotocol_and_needs_no_cookie(server):
+    # Faye opens its socket before it shakes hands (BAYEUX.md, rule 3).
+    socket = WebSocket(server, "/cometd", {"Sec-WebSocket-Protocol": "bayeux"})
+    assert "sec-websocket-protocol" not in socket.headers
+    assert hear(socket, HANDSHAKE)[0]["successful"] is True
+
+
+def test_a_batch_of_too_many_messages_is_too_large_for_a_socket_too(server):
+    socket = WebSocket(server, "/cometd")
+    (reply,) = hear(socket, *([1] * 1_001))
+    assert reply["error"] == "413::body-too-large"
+    assert hear(socket, HANDSHAKE)[0]["successful"] is True
 
 
 def test_a_socket_of_a_foreign_origin_is_not_opened(server):
