@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from chromium import Chromium
 from program import ROOT, eventually
-from readme import LISTEN, README, SHELL, Block, Walk, needs, sections, walked
+from readme import LISTEN, README, SHELL, Block, Walk, sections, walked
 
 from cometd_lite.service import Options
 
@@ -166,7 +166,6 @@ def test_the_options_in_the_readme_are_those_that_there_are() -> None:
 
 @under("From the shell")
 def from_the_shell(walk: Walk) -> None:
-    needs("jq")
     walk.server()
     walk.shell("hello there\n", "bob  online: 0 waiting")
     log = walk.write("log", "first\n")
@@ -178,7 +177,7 @@ def from_the_shell(walk: Walk) -> None:
         file.write("second\n")
     follow.says("second\n")
     walk.shell()
-    assert (walk.directory / "totals").read_text() == "7\n"
+    assert (walk.directory / "totals").read_text() == '{"total":7}'
     walk.run("cometd-lite push builds/7 compiling; cometd-lite push builds/7 done")
     walk.shell("build 7 is there")
     token = walk.shell().split()[-1]
