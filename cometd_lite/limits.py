@@ -146,6 +146,18 @@ DRAIN_SECONDS = 10.0
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""
 
+LOG_SECONDS = 1.0
+"""Lines of the access log are gathered for so long: one write for all of them, and few are lost in a crash."""
+
+LOG_LINES = 1_000
+"""Or until there are so many."""
+
+LOG_FIELD_BYTES = 512
+"""What the access log has of a ``User-Agent`` or ``Referer``; longer ones are somebody's joke."""
+
+FAILURES_TOLD_SECONDS = 60.0
+"""What goes wrong again and again is told in the log this often."""
+
 RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
 

@@ -38,7 +38,9 @@ from .bayeux import Options as BayeuxOptions
 from .comet import Comet
 from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
-from .serving import Bounds, HTTPFactory
+from .logs import FORMATS, AccessLog, Refusals
+from .metrics import Pulse
+from .serving import Bounds, HTTPFactory, Request
 from .stores import Store, StoreUnusable
 
 reactor: Any = _reactor
@@ -182,6 +184,13 @@ no pid file."""
             one_of("full", "normal"),
         ),
         _parameter("drain", "10", "Time in which clients are let go of when the server stops.", span),
+        ("access-log", None, None, "Write a line for each request into this file."),
+        _parameter(
+            "access-log-format",
+            "combined",
+            "What a line is: combined, as of nginx and Apache, or json, with the time it took.",
+            one_of(*FORMATS),
+        ),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 
@@ -286,6 +295,14 @@ no pid file."""
         return SQLiteStore(file, self.limits, overflow=self["overflow"], sync=self["sync"])
 
     @property
+    def access_log(self) -> AccessLog | None:
+        """The access log that was asked for, not opened."""
+        if self["access-log"] is None:
+            return None
+        file = Path(self["access-log"]).expanduser().absolute()  # a daemon leaves its directory
+        return AccessLog(file, self["access-log-format"], reactor)
+
+    @property
     def limits(self) -> Limits:
         """The bounds that were given, each under its option's name."""
         return Limits(**{field.name: self[field.name.replace("_", "-")] for field in fields(Limits)})
@@ -307,6 +324,7 @@ class CometService(Service):
     ``drain`` is the seconds within which it has stopped, whatever clients and disks do. ``alone``: it is what
     the process is for, and so may take over its signals and its garbage collector; beside other services it
     leaves them alone. ``daemon``: twistd leaves the shell that has started it, once all has begun well.
+    ``access_log`` is what the factory tells of requests, ``pulse`` what feels the process; None for neither.
     """
 
     log = Logger()
@@ -321,6 +339,8 @@ class CometService(Service):
         *,
         alone: bool = False,
         daemon: bool = False,
+        access_log: AccessLog | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.comet = comet
         self.factory = factory
@@ -328,6 +348,9 @@ class CometService(Service):
         self.drain = drain
         self.alone = alone
         self.daemon = daemon
+        self.access_log = access_log
+        self.pulse = pulse
+        self.refusals = Refusals(comet.hub.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
@@ -366,6 +389,15 @@ class CometService(Service):
             self._fail(str(error))
         if waits(opened):
             opened.addErrback(self._cannot_open)
+        if self.access_log is not None:
+            try:
+                self.access_log.open()
+            except OSError as error:
+                self._fail(f"the access log {error.filename} cannot be written: {error.strerror}.")
+        self.refusals.start()
+        if self.pulse is not None:
+            self.pulse.start()
+        self.log.info("cometd-lite {version} begins", version=__version__)
         if self.alone:
             reactor.callWhenRunning(self._handle_signals)
             reactor.callWhenRunning(settle_collector)
@@ -393,6 +425,7 @@ class CometService(Service):
 
     async def _stop(self, closing: list[Deferred[Any]]) -> None:
         began = time.monotonic()
+        self.log.info("Stopping, with {parked} who wait", parked=self.comet.hub.registry.parked)
         drained = self.comet.drain(self.drain / 2)
         await self._disconnected(began + min(DRAIN_IDLE_SECONDS, self.drain / 10))
         self.factory.shutdown()
@@ -404,6 +437,12 @@ class CometService(Service):
             await gatherResults([closed, *closing]).addTimeout(max(_LOOK_SECONDS, left), reactor)
         except DeferredTimeout:
             self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
+        self.refusals.stop()
+        if self.pulse is not None:
+            self.pulse.stop()
+        if self.access_log is not None:
+            self.access_log.close()
+        self.log.info("Stopped")
 
     async def _disconnected(self, until: float) -> None:
         """Wait until nobody is connected any more, or the time has come."""
@@ -414,9 +453,19 @@ class CometService(Service):
         # Twisted would end the process by the signal itself, which service managers report as a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: reactor.callFromThread(self._stop_reactor))
-        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self._reload_keys))
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self._reload))
 
-    def _reload_keys(self) -> None:
+    def _reload(self) -> None:
+        """Go on in a new access log where the old one was renamed, and read the keys again."""
+        if self.access_log is not None:
+            try:
+                self.access_log.open()
+            except OSError as error:
+                self.log.error(  # noqa: TRY400  all is said
+                    "The access log stays where it was: {file}: {error}.",
+                    file=error.filename,
+                    error=error.strerror,
+                )
         tokens = self.comet.routes.tokens
         if tokens is None:
             return
@@ -477,17 +526,45 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         openapi=not options["no-openapi"],
         bayeux=options.bayeux,
     )
+    access_log = options.access_log
+    observers: list[Callable[[Request], None]] = []
+    if not options["no-metrics"]:
+        observers.append(comet.hub.metrics.count_request)
+    if access_log is not None:
+        observers.append(access_log.add)
     factory = HTTPFactory(
         comet.routes.app,
         clock=reactor,
         malformed=comet.routes.malformed,
         bounds=Bounds(body=options["max-body"]),
         prefix=options["mount"].encode(),
+        on_answer=_telling(observers),
     )
+    if not options["no-metrics"]:
+        comet.hub.metrics.connections = lambda: len(factory.connections)
     daemon = twistd is not None and not twistd.get("nodaemon", True)
     return CometService(
-        comet, factory, options["listen"], options["drain"], alone=twistd is not None, daemon=daemon
+        comet,
+        factory,
+        options["listen"],
+        options["drain"],
+        alone=twistd is not None,
+        daemon=daemon,
+        access_log=access_log,
+        pulse=None if options["no-metrics"] else Pulse(comet.hub.metrics, reactor),
     )
+
+
+def _telling(observers: list[Callable[[Request], None]]) -> Callable[[Request], None] | None:
+    """Return one function that tells all observers of a request; None where there are none."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def tell(request: Request) -> None:
+        for observer in observers:
+            observer(request)
+
+    return tell
 
 
 def _is_local(endpoint: str) -> bool:

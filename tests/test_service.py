@@ -230,3 +230,51 @@ def test_more_connections_may_wait_than_twisted_lets(endpoint: str) -> None:
 )
 def test_an_endpoint_keeps_the_queue_that_it_asks_for(endpoint: str) -> None:
     assert with_backlog(endpoint) == endpoint
+
+
+# -- metrics and the access log
+
+
+class Over:
+    """A request that is over, as observers are told of it."""
+
+    route = None
+    code = 200
+
+    def age(self):
+        return 0.0
+
+
+def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
+    made = makeService(parsed())
+    made.factory.on_answer(Over())
+    metrics = made.comet.hub.metrics
+    assert metrics.tallies.labels["none"].statuses == {200: 1}
+    assert metrics.connections() == 0
+    assert made.pulse is not None
+
+
+def test_without_metrics_and_access_log_nobody_is_told_of_requests():
+    made = makeService(parsed("--no-metrics"))
+    assert made.factory.on_answer is None
+    assert made.pulse is None
+    assert made.access_log is None
+
+
+def test_the_access_log_and_the_metrics_are_both_told(monkeypatch):
+    seen = []
+    monkeypatch.setattr("cometd_lite.logs.AccessLog.add", lambda self, request: seen.append(request))
+    request = Over()
+    made = makeService(parsed("--access-log", "unopened"))
+    made.factory.on_answer(request)
+    assert made.comet.hub.metrics.tallies.labels["none"].statuses == {200: 1}
+    alone = makeService(parsed("--access-log", "unopened", "--no-metrics"))
+    alone.factory.on_answer(request)
+    assert seen == [request, request]
+
+
+def test_an_access_log_has_one_of_two_formats():
+    assert parsed()["access-log-format"] == "combined"
+    assert refusal("--access-log-format", "xml") == (
+        "cometd-lite: --access-log-format xml: it takes combined or json."
+    )

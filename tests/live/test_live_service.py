@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
 
+import jwt
+import orjson
 import pytest
-from program import PATIENCE, Connection, start
+from program import PATIENCE, Connection, eventually, start
 
 
 def refused(directory, *options):
@@ -70,6 +73,8 @@ def test_the_help_is_worth_reading(tmp_path):
         "host",
         "mount",
         "store",
+        "access-log",
+        "access-log-format",
     ):
         assert f"--{option}" in said
     assert "tcp:8080:interface=127.0.0.1" in said
@@ -191,3 +196,81 @@ def test_after_the_end_nobody_listens(run):
     assert program.stop() == 0
     with pytest.raises(ConnectionRefusedError):
         Connection(program.port)
+
+
+# -- logs, and what SIGHUP does
+
+
+def test_sighup_reads_the_keys_again(run, tmp_path):
+    (tmp_path / "key").write_bytes(b"a secret of at least thirty-two bytes")
+    program = run("--key", str(tmp_path / "key"))
+
+    def status(secret):
+        token = jwt.encode({"poll": ["bob"]}, secret, "HS256")
+        return program.get("/poll/bob?wait=0", Authorization=f"Bearer {token}").status
+
+    other = b"another secret of at least thirty-two bytes"
+    assert (status((tmp_path / "key").read_bytes()), status(other)) == (200, 401)
+    old = (tmp_path / "key").read_bytes()
+    (tmp_path / "key").write_bytes(other)
+    program.process.send_signal(signal.SIGHUP)
+    eventually(lambda: status(other) == 200, "the new key")
+    assert status(old) == 401
+    (tmp_path / "key").write_bytes(b"too short")
+    program.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "The keys stay as they were" in program.log.read_text(), "the refusal of a wrong key")
+    assert status(other) == 200
+
+
+def test_sighup_begins_a_new_access_log_and_no_line_is_lost(run, tmp_path):
+    log, rotated = tmp_path / "access.log", tmp_path / "access.log.1"
+    program = run("--access-log", str(log), "--access-log-format", "json")
+
+    def targets(file):
+        return [orjson.loads(line)["target"] for line in file.read_text().splitlines()]
+
+    program.get("/poll/before?wait=0&token=SECRET")
+    log.rename(rotated)
+    program.get("/poll/between?wait=0")
+    program.process.send_signal(signal.SIGHUP)
+    eventually(log.exists, "the new log")
+    program.get("/poll/after?wait=0")
+    eventually(log.read_text, "a line")
+    assert targets(rotated) == ["/", "/poll/before?wait=0&token=-", "/poll/between?wait=0"]
+    assert targets(log) == ["/poll/after?wait=0"]
+    program.park("/poll/parked", "parked").close()
+    assert program.stop() == 0
+    assert "/poll/parked" in targets(log)
+
+
+def test_an_access_log_that_cannot_be_written_is_one_sentence_and_a_failure(tmp_path):
+    said = refused(tmp_path, "--access-log", str(tmp_path / "no" / "such"))
+    assert said.endswith(
+        f" cometd-lite: the access log {tmp_path}/no/such cannot be written: No such file or directory.\n"
+    )
+    assert "Traceback" not in said
+
+
+def test_begin_end_and_refusals_are_a_line_each(run):
+    program = run()
+    for _ in range(5):
+        program.get("/poll/bob?wait=x")
+    eventually(lambda: "bad-parameter" in program.log.read_text(), "the refusal")
+    program.park("/poll/bob", "bob")
+    assert program.stop() == 0
+    log = program.log.read_text()
+    for line in ("cometd-lite 0", "Stopping, with 1 who wait", "Stopped"):
+        assert log.count(line) == 1
+    told = sum(int(number) for number in re.findall(r"Refused (\d+): bad-parameter", log))
+    assert told == 5
+
+
+def test_the_process_is_felt(run):
+    program = run()
+
+    def counted(name):
+        match = re.search(rf"^cometd_lite_{name} (\S+)$", program.get("/metrics").body.decode(), re.MULTILINE)
+        return float(match[1])
+
+    eventually(lambda: counted("reactor_lag_seconds_count") > 1, "looks at the reactor")
+    assert counted("connections") >= 1
