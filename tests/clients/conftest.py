@@ -15,6 +15,7 @@ from program import Program
 
 PROGRAMS = {
     "cometd": ["node", str(HERE / "cometd_client.mjs")],
+    "eventsource": ["node", str(HERE / "eventsource_client.mjs")],
     "faye": ["node", str(HERE / "faye_client.mjs")],
     "aiocometd": [str(PYTHON), str(HERE / "aiocometd_client.py")],
 }
@@ -58,7 +59,7 @@ def foreign() -> Iterator[Callable[..., Foreign]]:
     """Return a function that starts a client: its kind, the port of the server, and how it speaks."""
     made: list[Foreign] = []
 
-    def make(kind: str, port: int, transport: str, *extensions: str, host: str = "127.0.0.1") -> Foreign:
+    def make(kind: str, port: int, transport: str = "", *extensions: str, host: str = "127.0.0.1") -> Foreign:
         url = f"http://{host}:{port}/cometd"
         made.append(Foreign(PROGRAMS[kind], url, transport, *extensions))
         return made[-1]

@@ -1,4 +1,4 @@
-"""CometD's own browser client in Chromium, over every transport, chatting with what curl would send."""
+"""CometD's own browser client in Chromium, over every transport, chatting with a curl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
-from foreign import HERE, eventually, find_chromium
+from foreign import HERE, curl, eventually, find_chromium
 from program import Program
 
 
@@ -82,7 +82,7 @@ def test_a_page_of_an_allowed_origin_chats_with_a_curl(
 
     eventually(lambda: said() == ["here"], "the page")
     for number in range(3):
-        program.push("/chat/curl", f"hello {number}")
+        curl(program.port, "/chat/curl", f"hello {number}")
         heard = {"heard": f"hello {number}", "over": transport}
         eventually(lambda heard=heard: said()[-1:] == [heard], "what the page heard")
     assert len(said()) == 4

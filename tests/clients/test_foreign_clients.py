@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import Cable, Failed, Foreign, Make, eventually
+from foreign import Cable, Failed, Foreign, Make, curl, eventually
 from program import Program
 
 CLIENTS = [
@@ -301,14 +300,12 @@ def test_what_curl_pushes_reaches_faye_and_an_event_source(shared: Program, fore
     client = foreign("faye", shared.port, "long-polling")
     client.do("open")
     client.do("subscribe", room)
-    stream = shared.connect().send(f"GET /stream{room} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    source = foreign("eventsource", shared.port)
+    source.do("follow", room)
     eventually(lambda: shared.waiting(room[1:]) == 2, "both readers")
-    shared.push(room, json.dumps({"text": "hi"}), content_type="application/json")
-    assert client.hears(1) == [(room, {"text": "hi"})]
-    seen = b""
-    while b'data: {"text":' not in seen.replace(b" ", b"").replace(b"data:", b"data: "):
-        seen += stream.socket.recv(65_536)
-    stream.close()
+    curl(shared.port, room, {"text": "hi"})
+    for each in (client, source):
+        assert each.hears(1) == [(room, {"text": "hi"})]
 
 
 def test_what_cometd_publishes_reaches_a_poll_that_waits(shared: Program, foreign: Make, room: str) -> None:
