@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -84,11 +84,10 @@ class HookedRegistry(Registry):
         self._on_park = on_park
         self._on_leave = on_leave
 
-    def park(self, reader: Parked[T], wait: float | None) -> Deferred[T]:
+    def hold(self, reader: Parked[T], wait: float | None) -> None:
         """Hold ``reader``, and tell of it."""
-        parked = super().park(reader, wait)
+        super().hold(reader, wait)
         self._tell(self._on_park, reader)
-        return parked
 
     def forget(self, reader: Parked[T]) -> None:
         """Take ``reader`` out of every table, and tell of it where it was in one."""

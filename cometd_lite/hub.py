@@ -162,7 +162,15 @@ class Poll(Reader[Batch]):
     __slots__ = ("after", "limit")
 
     def __init__(self, hub: Hub, recipients: tuple[str, ...], after: Cursor, limit: int) -> None:
-        super().__init__(hub, recipients)
+        # All at once, and not by one constructor after the other: there is one of these for each poll.
+        self.keys = recipients
+        self.deferred = None
+        self._registry = None
+        self._timer = None
+        self.hub = hub
+        self._asking = None
+        self._again = False
+        self._ended = False
         self.after = after
         self.limit = limit
 
@@ -170,6 +178,24 @@ class Poll(Reader[Batch]):
         """Read after the cursor."""
         hub = self.hub
         return hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
+
+    def wake(self) -> Woken:
+        """Look for what there is now; where the store has it at once, on a straight road."""
+        if self.deferred is None or self._asking is not None:
+            return super().wake()
+        hub = self.hub
+        try:
+            found = hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
+        except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
+            self._failed(Failure())
+            return False
+        if waits(found):
+            return self.expect(found)
+        if found.messages or found.gap:
+            self.answer(hub.counted(found))
+            return True
+        self.after = found.cursor
+        return False
 
     def see(self, found: Batch) -> bool:
         """Answer with messages or a gap."""
@@ -235,10 +261,10 @@ class Follower(Reader[None]):
     """A stream or socket: parked until it leaves, it is told every batch that comes after its cursor.
 
     ``tell`` is given each batch and returns whether there may be another one at once; where it said no,
-    ``go_on`` is to be called when there may. ``deferred`` fires when the server stops.
+    ``go_on`` is to be called when there may. ``ended`` fires when the server stops.
     """
 
-    __slots__ = ("after", "ready", "tell")
+    __slots__ = ("after", "ended", "ready", "tell")
 
     def __init__(
         self, hub: Hub, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]
@@ -247,6 +273,8 @@ class Follower(Reader[None]):
         self.after = after
         self.tell = tell
         self.ready = False
+        self.ended: Deferred[None] = Deferred(self.cancel)
+        self.deferred = self.ended
 
     def wake(self) -> Woken:
         """Tell what came after the cursor; return whether there was something."""
@@ -441,7 +469,6 @@ class Hub:
         Held for up to ``wait`` seconds; then, or when the server stops, the batch is empty and its cursor
         is the place to go on from. Cancelling the Deferred forgets the reader. Raises ``ServerFull``.
         """
-        self.registry.seen(recipients)
         return self.park(Poll(self, recipients, after, limit), wait)
 
     def take(
@@ -456,20 +483,19 @@ class Hub:
         What cannot be handed on afterwards is to be given back by ``give_back``. ``gone`` is asked before
         anything is taken: whether the client has left, though nobody was told yet.
         """
-        self.registry.seen(recipients)
         return self.park(Take(self, recipients, limit, gone), wait)
 
     def follow(self, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]) -> Follower:
         """Park a reader that is told everything after a cursor, as it comes, until it leaves.
 
-        It begins when its ``go_on`` is called for the first time. Cancelling its ``deferred`` forgets it;
-        that fires when the server stops. Raises ``ServerFull`` or ``Stopping``.
+        It begins when its ``go_on`` is called for the first time. Cancelling its ``ended`` forgets it; that
+        fires when the server stops. Raises ``ServerFull`` or ``Stopping``.
         """
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
         follower = Follower(self, recipients, after, tell)
-        self.registry.park(follower, None)
+        self.registry.hold(follower, None)
         return follower
 
     def give_back(self, batch: Batch) -> None:
@@ -484,17 +510,33 @@ class Hub:
 
         Raises ``ServerFull`` where it would have to be held and as many are as may be.
         """
+        deferred: Deferred[Batch] = Deferred(reader.cancel)
+        reader.deferred = deferred
+        found = self.hold(reader, wait)
+        return deferred if found is None else found
+
+    def hold(self, reader: Reader[Batch], wait: float) -> Maybe[Batch] | None:
+        """Return what there is for a reader, or hold it; then None, and its ``deferred`` is told.
+
+        That is set already, and need not be a Deferred; otherwise as ``park``.
+        """
         found = reader.ask()
         if not waits(found):
-            if found:
-                return reader.counted(found)
-            reader.see(found)
-            return self.registry.park(reader, wait) if wait > 0 and not self.stopping else found
+            if not (found.messages or found.gap):
+                reader.see(found)
+                if wait > 0 and not self.stopping:
+                    self.registry.hold(reader, wait)
+                    return None
+            reader.deferred = None
+            self.registry.seen(reader.keys)
+            return reader.counted(found)
         # The store answers later, when the reader is parked already: see the module's opening.
         if wait > 0 and not self.stopping and not self.registry.full:
-            parked = self.registry.park(reader, wait)
+            self.registry.hold(reader, wait)
             reader.expect(found)
-            return parked
+            return None
+        reader.deferred = None
+        self.registry.seen(reader.keys)
         return then(shielded(found, reader.unseen), partial(self._unparked, reader, wait))
 
     def _unparked(self, reader: Reader[Batch], wait: float, found: Batch) -> Batch:
@@ -504,8 +546,10 @@ class Hub:
 
     def counted(self, batch: Batch) -> Batch:
         """Count what a reader is given, and return it."""
-        self.metrics.deliveries += len(batch.messages)
-        self.metrics.gaps += batch.gap
+        metrics = self.metrics
+        metrics.deliveries += len(batch.messages)
+        if batch.gap:
+            metrics.gaps += 1
         return batch
 
     # -- manage

@@ -18,11 +18,9 @@ from .hub import Hub, Poll
 from .later import Maybe, then
 from .limits import LISTENER_SECONDS
 from .message import NOW, Batch, Cursor
+from .recipient import ALL_LISTENERS
 from .sessions import Session, Sessions, new_id
 from .stores import Record
-
-ALL_LISTENERS = "$listeners"
-"""The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
 
 LISTENERS = "listener"
 """The kind of their records in a store."""

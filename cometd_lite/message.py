@@ -140,6 +140,7 @@ class _Accepted(NamedTuple):
 
     cursor: Cursor
     sequence: int
+    id: str
     recipient: str
     content: Content
     created_at: float
@@ -153,7 +154,8 @@ class Message(_Accepted):
 
     ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
     clock (for the server), so that setting the wall clock neither loses nor revives a message.
-    ``sequence`` is its number in the one order. ``json`` is the message object of a poll's answer (HTTP.md,
+    ``sequence`` is its number in the one order; ``id`` the text of its cursor, which means "everything after
+    this message". ``json`` is the message object of a poll's answer (HTTP.md,
     "Poll"), one line, rendered once.
     """
 
@@ -169,22 +171,17 @@ class Message(_Accepted):
         event: str | None = None,
     ) -> Self:
         """Make and render a message; its arguments are the fields of the same names."""
-        json = b'{"id":"%b","recipient":%b,"created_at":"%b","type":%b,%b"%b":%b}' % (
-            str(cursor).encode(),
+        epoch, sequence = cursor
+        id = f"{epoch}-{sequence}"  # noqa: A001  that is the field's name
+        json = b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
+            id.encode(),
             _quoted(recipient),
             timestamp(created_at).encode(),
-            _quoted(content.type),
-            b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
-            b"data_base64" if content.form == "octets" else b"data",
+            _what(content.type, content.form, event),
             content.data(),
         )
-        fields = (cursor, cursor.sequence, recipient, content, created_at, expires_at, event, json)
+        fields = (cursor, sequence, id, recipient, content, created_at, expires_at, event, json)
         return tuple.__new__(cls, fields)
-
-    @property
-    def id(self) -> str:
-        """The message's id, which is also the cursor that means "everything after this message"."""
-        return str(self.cursor)
 
     @property
     def data(self) -> Any:
@@ -216,8 +213,9 @@ class Batch:
     @property
     def json(self) -> bytes:
         """The body of a poll's answer (HTTP.md, "Poll"), with a line's end, for terminals."""
+        messages = self.messages
         return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
-            b",".join([message.json for message in self.messages]),
+            messages[0].json if len(messages) == 1 else b",".join([message.json for message in messages]),
             str(self.cursor).encode(),
             b"true" if self.gap else b"false",
             b"true" if self.more else b"false",
@@ -269,6 +267,16 @@ def _second(seconds: int) -> str:
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> bytes:
     return dumps(text)
+
+
+@lru_cache(maxsize=256)
+def _what(media_type: str, form: str, event: str | None) -> bytes:
+    """Return what precedes the data in a message object: most messages are of few kinds."""
+    return b'"type":%b,%b"%b":' % (
+        _quoted(media_type),
+        b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
+        b"data_base64" if form == "octets" else b"data",
+    )
 
 
 def dumps(value: Any) -> bytes:

@@ -16,7 +16,7 @@ import orjson
 from . import limits as bounds
 from .errors import BadBody, BadCursor, BadParameter, BadRecipient
 from .message import JSON_TYPE, NOW, OLDEST, Content, Cursor
-from .recipient import is_pattern, readable, recipient
+from .recipient import ALL_LISTENERS, is_pattern, readable, recipient
 
 Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
@@ -34,7 +34,6 @@ _VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 _REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
-_AFTER = re.compile(rb"(?:^|&)after=([0-9a-z-]+)(?=&|$)")
 
 
 class Fields(NamedTuple):
@@ -65,6 +64,12 @@ def fields(request: Any) -> Fields:
     return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
 
 
+def text_of(request: Any) -> bytes:
+    """Return a request's query as it came, still percent-encoded."""
+    text: bytes | None = getattr(request, "query", None)  # twisted.web's has none
+    return cast(bytes, request.uri).partition(b"?")[2] if text is None else text
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _fields_of(head: Any) -> Fields:
     return Fields(*map(head.get, _NAMES))
@@ -88,9 +93,9 @@ class PollAsked(NamedTuple):
 
 
 class PushAsked(NamedTuple):
-    """What the target of a push asks for. The recipients are None where it is for all listeners."""
+    """What the target of a push asks for."""
 
-    recipients: tuple[str, ...] | None
+    recipients: tuple[str, ...]
     event: str | None
     ttl: float | None
     queue: bool
@@ -105,11 +110,12 @@ def poll_asked(
     It comes by its path's name, its query and its fields; ``most`` bounds the wait, in seconds.
     """
     after = None
-    match = _AFTER.search(text)
-    if match is not None:
-        after = cursor(match[1].decode(), "after")
-        start, end = match.span()
-        text = text[:start] + text[end if start else end + 1 :]
+    before, found, behind = text.partition(b"after=")
+    if found and before[-1:] in b"&":
+        value, _, behind = behind.partition(b"&")
+        if b"%" not in value and b"+" not in value:
+            after = cursor(value.decode("latin-1"), "after")
+            text = before + behind
     asked = _poll_asked(name, text, given.accept, given.prefer, given.if_none_match, most, look)
     if after is None:
         after = place(parsed(text), given)
@@ -156,8 +162,9 @@ def _poll_asked(
 def push_asked(name: str | None, text: bytes) -> PushAsked:
     """Return what the target of a push asks for, by its path's name and its query."""
     query = parsed(text)
-    addressed: tuple[str, ...] | None = None
+    addressed: tuple[str, ...]
     if "to" in query:
+        addressed = (ALL_LISTENERS,)
         _choice(query, "to", ("listeners",), "listeners")
         if name is not None or "rcpt" in query:
             raise BadRecipient("to=listeners is for all of them; name no recipient besides.")

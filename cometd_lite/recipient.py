@@ -13,6 +13,9 @@ from functools import lru_cache
 from .errors import BadRecipient
 from .limits import RECIPIENT_BYTES
 
+ALL_LISTENERS = "$listeners"
+"""The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LISTENER = re.compile(r"~[0-9a-f]{40}")
 _RESERVED = frozenset({"", ".", "..", "*", "**"})

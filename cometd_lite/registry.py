@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 from random import Random
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -21,6 +21,7 @@ from .limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPR
 from .recipient import covering
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 Woken: TypeAlias = Maybe[int]
 """How many readers a wake answered; known only later where they look into a store that waits."""
 
@@ -28,18 +29,28 @@ _TICK = 0.1
 """Waits of many readers end on common ticks, so that they share timers."""
 
 
+class Waiting(Protocol[T_contra]):
+    """What a reader's answer is told to: a Deferred, or whatever can do without one."""
+
+    def callback(self, result: T_contra, /) -> object:
+        """Take the answer."""
+
+    def errback(self, fail: Any, /) -> object:
+        """Take the exception or ``Failure`` that there is instead."""
+
+
 class Parked(Generic[T]):
     """A reader that is held: the keys at which a push finds it, and the Deferred that will answer it.
 
-    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse``, or the cancelling of
-    ``deferred``, which is None from then on; after that it is nowhere any more.
+    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse`` or ``cancel``;
+    ``deferred`` is None from then on, and it is nowhere any more.
     """
 
     __slots__ = ("_registry", "_timer", "deferred", "keys")
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
-        self.deferred: Deferred[T] | None = None
+        self.deferred: Waiting[T] | None = None
         self._registry: Registry | None = None
         self._timer: _Timer | None = None
 
@@ -67,8 +78,11 @@ class Parked(Generic[T]):
         if deferred is not None:
             deferred.errback(error)
 
-    def _cancelled(self, _: Deferred[T]) -> None:
-        # The canceller forgets and never raises; Deferred.cancel itself then fires CancelledError.
+    def cancel(self, _: object = None) -> None:
+        """Forget the reader: nobody waits for it any more.
+
+        This is also the canceller of its Deferred, which itself fires ``CancelledError`` then.
+        """
         if self._registry is not None:
             self._registry.forget(self)
         self.deferred = None
@@ -107,11 +121,16 @@ class Registry:
         The Deferred fires with what the reader is answered with; cancelling it forgets the reader. Raises
         ``ServerFull`` where as many are parked as may be.
         """
-        if self.full:
+        deferred = reader.deferred = Deferred(reader.cancel)
+        self.hold(reader, wait)
+        return deferred
+
+    def hold(self, reader: Parked[T], wait: float | None) -> None:
+        """Hold a reader that has its ``deferred`` already; see ``park``."""
+        if self.parked >= self.most:
             raise self.refusal()
         self.parked += 1
         reader._registry = self
-        reader.deferred = Deferred(reader._cancelled)
         for key in reader.keys:
             place = self._places.get(key)
             if place is None:
@@ -119,7 +138,6 @@ class Registry:
             place[reader] = None
         if wait is not None:
             self._set_timer(reader, wait)
-        return reader.deferred
 
     @property
     def full(self) -> bool:
@@ -137,14 +155,13 @@ class Registry:
         reader._registry = None
         self.parked -= 1
         places = self._places
-        now = self.clock.seconds()
         for key in reader.keys:
             place = places.get(key)
             if place is not None:  # a key that was named twice is gone already
                 place.pop(reader, None)
                 if not place:
                     del places[key]
-            self._see(key, now)
+                    self._see(key, self.clock.seconds())
         timer, reader._timer = reader._timer, None
         if timer is not None:
             timer.parked.discard(reader)
@@ -157,12 +174,19 @@ class Registry:
 
         Those who wait are taken out first and called then, in the order in which they came.
         """
-        woken: list[Woken] = []
+        answered = 0
+        later: list[Woken] = []
         places = self._places
         for key in covering(recipient):
-            if key in places:
-                woken += [reader.wake() for reader in tuple(places[key])]
-        return total(woken) if woken else 0
+            place = places.get(key)
+            if place is not None:
+                for reader in tuple(place):
+                    woken = reader.wake()
+                    if woken.__class__ is bool:
+                        answered += woken
+                    else:
+                        later.append(woken)
+        return total([answered, *later]) if later else answered
 
     def wake_all(self) -> None:
         """Make everyone look again, some at a time: what was pushed meanwhile, nobody has told."""

@@ -22,6 +22,7 @@ from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import BadHost, HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
@@ -48,15 +49,25 @@ from .errors import (
     kinds,
     problem_type,
 )
-from .hub import Hub, Standing
+from .hub import Hub, Poll, Standing
 from .later import Maybe, then, waits
 from .limits import Limits
-from .listeners import ALL_LISTENERS, Listener, Listeners
-from .message import Batch, Content, Cursor, Push, Receipt, timestamp
+from .listeners import Listener, Listeners
+from .message import Batch, Cursor, Push, Receipt, timestamp
 from .metrics import ROUTES, prometheus
 from .openapi import Interface
 from .pages import pages
-from .query import PollAsked, event_name, fields, json_object, listed, one, parse_query, recipients_of
+from .query import (
+    PollAsked,
+    PushAsked,
+    event_name,
+    fields,
+    json_object,
+    listed,
+    one,
+    parse_query,
+    recipients_of,
+)
 from .recipient import recipient
 from .transports import Answer, longpoll, websocket
 from .transports.bayeux import BayeuxSocket, BayeuxTransport
@@ -128,6 +139,10 @@ def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Calla
                 answer = handler(self, request, **names)
             except CometError as error:
                 return self.send(self.problem(error), request)
+            if answer.__class__ is Answer:
+                return self.send(answer, request)
+            if answer is NOT_DONE_YET:
+                return answer  # whoever holds the request answers it
             if waits(answer):
                 there = (request,)
                 return answer.addCallbacks(self.send, self.failed, callbackArgs=there, errbackArgs=there)
@@ -175,6 +190,8 @@ class Routes:
         hub.metrics.refusals.update(dict.fromkeys(kinds(), 0))  # so that each is there before its first one
         self.limits = limits
         self.hosts = hosts or Hosts()
+        self._host: bytes | None = None
+        """The last Host that was let in: the next one is probably the same."""
         self.origins = origins or Origins()
         self.tokens = tokens
         self.authorize = authorize
@@ -188,32 +205,31 @@ class Routes:
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
+    @property
+    def open(self) -> bool:
+        """Whether everybody may do everything."""
+        return self.tokens is None and self.authorize is None
+
     # -- push
 
     @_route(app, "/push", "POST", changes=True)
     @_route(app, "/push/<path:name>", "POST", changes=True)
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
-        asked = query.push_asked(name, request.uri.partition(b"?")[2])
-        recipients = (ALL_LISTENERS,) if asked.recipients is None else asked.recipients
+        asked = query.push_asked(name, query.text_of(request))
+        if self.open:
+            receipt = self._push(request, asked)
+        else:
+            recipients = asked.recipients
+            receipt = self._allowed(request, "push", recipients, lambda _: self._push(request, asked))
+        return receipt.addCallback(_receipt) if waits(receipt) else _receipt(receipt)
 
-        def push(_: Grant | None) -> Maybe[Receipt]:
-            given = fields(request)
-            push = Push(
-                recipients,
-                self._contents(request, given.content_type),
-                asked.event,
-                asked.ttl,
-                asked.queue,
-                asked.overflow,
-                query.idempotency_key(given.idempotency_key),
-            )
-            return self.hub.push(push)
-
-        return then(self._allowed(request, "push", recipients, push), _receipt)
-
-    def _contents(self, request: Request, content_type: bytes | None) -> tuple[Content, ...]:
-        return query.contents(self._body(request), content_type)
+    def _push(self, request: Request, asked: PushAsked) -> Maybe[Receipt]:
+        given = fields(request)
+        contents = query.contents(self._body(request), given.content_type)
+        key = query.idempotency_key(given.idempotency_key)
+        recipients, event, ttl, queue, overflow = asked
+        return self.hub.push(Push(recipients, contents, event, ttl, queue, overflow, key))
 
     def _body(self, request: Request) -> bytes:
         body: bytes | None = getattr(request, "body", None)
@@ -227,25 +243,33 @@ class Routes:
 
     @_route(app, "/poll", "GET")
     @_route(app, "/poll/<path:name>", "GET")
-    def poll(self, request: Request, name: str | None = None) -> Maybe[Answer]:
+    def poll(self, request: Request, name: str | None = None) -> Maybe[Answer] | int:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
-        asked, after = query.poll_asked(
-            name,
-            request.uri.partition(b"?")[2],
-            fields(request),
-            self.limits.max_wait,
-            look=request.method == b"HEAD",
-        )
+        text = query.text_of(request)
+        look = request.method == b"HEAD"
+        asked, after = query.poll_asked(name, text, fields(request), self.limits.max_wait, look=look)
+        found: Maybe[Batch] | None
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
             found = then(listener, partial(self._listen, request, asked, after))
+        elif after is not None and self.open and hasattr(request, "hold"):
+            found = self._hold(request, asked, after)
+            if found is None:
+                return int(NOT_DONE_YET)
         else:
-            found = self._allowed(
-                request, "poll", asked.recipients, partial(self._poll, request, asked, after)
-            )
+            polled = partial(self._poll, request, asked, after)
+            found = self._allowed(request, "poll", asked.recipients, polled)
         if waits(found):
             return found.addCallback(_poll_answer, asked)
         return _poll_answer(found, asked)
+
+    def _hold(self, request: Any, asked: PollAsked, after: Cursor) -> Maybe[Batch] | None:
+        """Return what a poll is answered with; None where a reader holds the request, and answers it."""
+        held = _Held(self, request, asked, after)
+        found = self.hub.hold(held, asked.wait)
+        if held.deferred is not None:
+            request.hold(held)
+        return found
 
     def _poll(
         self, request: Request, asked: PollAsked, after: Cursor | None, grant: Grant | None
@@ -549,7 +573,9 @@ class Routes:
     def admit(self, request: Request, *, changes: bool) -> None:
         """Raise the refusal of a request whose Host or Origin may not come in."""
         given = fields(request)
-        self.hosts.check(given.host)
+        if given.host != self._host:
+            self.hosts.check(given.host)
+            self._host = given.host
         if changes and given.origin is not None:
             self.origins.check(given.origin, given.host, secure=request.isSecure())
 
@@ -564,7 +590,7 @@ class Routes:
 
         Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, None without keys.
         """
-        if self.tokens is None and self.authorize is None:
+        if self.open:
             return act(None)
         grant = None
         if self.tokens is not None:
@@ -607,12 +633,11 @@ class Routes:
         if answer is None:
             finish = getattr(request, "respond", None) and request.finish
             return finish() if finish else b""
-        cors = self._cors(request)
-        if cors:
-            answer = answer.with_head(cors)
+        if fields(request).origin is not None:
+            answer = answer.with_head(self._cors(request))
         respond = getattr(request, "respond", None)
         if respond is not None:
-            respond(answer.status, answer.head, answer.body)
+            respond(*answer)
             return None
         _set_head(request, answer.status, answer.head)
         if self.hub.stopping:
@@ -714,6 +739,30 @@ class Routes:
         if isinstance(error, BadHost):
             return BadRequest("The Host header is not the name of a host.")
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
+
+
+class _Held(Poll):
+    """A poll that answers its request itself: over ``serving/`` it need not pay for a Deferred."""
+
+    __slots__ = ("_asked", "_request", "_routes")
+
+    def __init__(self, routes: Routes, request: Any, asked: PollAsked, after: Cursor) -> None:
+        super().__init__(routes.hub, asked.recipients, after, asked.limit)
+        self.deferred = self
+        self._routes = routes
+        self._request = request
+        self._asked = asked
+
+    def callback(self, batch: Batch) -> None:
+        """Answer the request."""
+        try:
+            self._routes.send(_poll_answer(batch, self._asked), self._request)
+        except Exception:  # noqa: BLE001  it must not harm whoever has woken this
+            self._routes.log.failure("A poll could not be answered")
+
+    def errback(self, fail: Any) -> None:
+        """Tell the client what went wrong."""
+        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), self._request)
 
 
 class _Rights:

@@ -36,8 +36,8 @@ from cometd_lite.cli.terminal import Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
 from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import Limits
-from cometd_lite.listeners import ALL_LISTENERS
 from cometd_lite.message import Content, Cursor, Message
+from cometd_lite.recipient import ALL_LISTENERS
 from cometd_lite.testing import MemoryServer, Outcome
 
 ROOT = Path(__file__).parents[1]

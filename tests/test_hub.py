@@ -422,9 +422,7 @@ class Told:
         self.batches: list[Batch] = []
         self.keeps_up = True
         self.follower: Follower = hub.follow(recipients, after, self._tell)
-        assert self.follower.deferred is not None
-        self.deferred = self.follower.deferred
-        self.ended = Outcome(self.deferred)
+        self.ended = Outcome(self.follower.ended)
 
     def _tell(self, batch: Batch) -> bool:
         self.batches.append(batch)
@@ -488,9 +486,8 @@ def test_a_follower_that_leaves_while_it_is_told_is_told_no_more(here: Here) -> 
     follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave())
 
     def leave() -> bool:
-        assert follower.deferred is not None
-        follower.deferred.addErrback(lambda failure: failure.trap(CancelledError))
-        follower.deferred.cancel()
+        follower.ended.addErrback(lambda failure: failure.trap(CancelledError))
+        follower.ended.cancel()
         return True
 
     follower.go_on()

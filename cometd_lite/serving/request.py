@@ -48,8 +48,8 @@ class Request(LongWay):
     of its body, for a log. ``route`` is what serves it, None where nothing was found.
 
     A route that returns a Deferred has it cancelled when the peer is gone. One that would rather not pay for
-    a Deferred (3 µs and 1 KB) puts anything with a ``cancel()`` into ``parked``, returns
-    ``NOT_DONE_YET`` and responds later; what it raises then is its own affair.
+    a Deferred (3 µs and 1 KB) gives anything with a ``cancel()`` to ``hold``, returns ``NOT_DONE_YET`` and
+    responds later; what it raises then is its own affair.
     """
 
     __slots__ = ("_bodyless", "_chunked", "_phase", "_plain", "parked")
@@ -270,6 +270,11 @@ class Request(LongWay):
         if self._phase != GONE:
             self.channel.wire.unregister_producer()
 
+    def hold(self, parked: Cancellable) -> None:
+        """Wait: ``parked`` answers later, or is cancelled when the peer is gone."""
+        self.parked = parked
+        self.head.forget()
+
     # -- what the connection does with a request
 
     def deliver(self, result: Any) -> None:
@@ -278,8 +283,7 @@ class Request(LongWay):
             return
         if isinstance(result, Deferred):
             if self._phase < DONE:
-                self.parked = result
-                self.head.forget()
+                self.hold(result)
             result.addCallbacks(self._fired, self._fired)
             return
         if self._phase >= DONE or result is NOT_DONE_YET:

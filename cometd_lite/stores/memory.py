@@ -105,8 +105,7 @@ class MemoryStore:
                 heapify(self._expiries)
         self._log[message.sequence] = message
         self.memory += cost(message)
-        if self._answers:
-            self._answers.clear()
+        self._answers.clear()
 
     def retract(self, messages: Sequence[Message]) -> None:
         """See ``Store.retract``."""
@@ -122,12 +121,16 @@ class MemoryStore:
 
     def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
         """See ``Store.read``."""
-        self._expire_soon(now)
+        if self._expiries and self._expiries[0][0] <= now:
+            self._expire_soon(now)
         key = (recipients, after, limit)
         batch = self._answers.get(key)
         if batch is None:
             batch = self._read(recipients, after, limit)
-            size = MESSAGE_OVERHEAD + sum([len(message.json) for message in batch.messages])
+            messages = batch.messages
+            if not messages:
+                return batch
+            size = MESSAGE_OVERHEAD + sum([len(message.json) for message in messages])
             if self._answers_size + size > ANSWERS_BYTES:
                 self._answers.clear()
             self._answers_size = self._answers_size + size if self._answers else size
@@ -144,9 +147,12 @@ class MemoryStore:
             if mailbox.acknowledged < place:
                 mailbox.acknowledged = place
                 self._reclaimable[mailbox.recipient] = None
-            new = mailbox.read(place, limit + 1)
-            if len(new) == 1:
-                return Batch((new[0],), new[0].cursor, mailbox.gap(place))
+            kept = mailbox.messages
+            newest = kept[-1]
+            if newest.sequence <= place >= mailbox.lost:
+                return Batch((), after)
+            if place < newest.sequence and (len(kept) == 1 or kept[-2].sequence <= place):
+                return Batch((newest,), newest.cursor, place < mailbox.lost)
         elif known:
             self._acknowledge(recipients, place)
         messages, more = _bounded(self._found(recipients, place, limit + 1), limit)

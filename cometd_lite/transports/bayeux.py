@@ -620,9 +620,10 @@ class _Held(_SessionReader[Answer]):
             session.browser.held -= 1
             transport.bayeux.sessions.release(session, self.hub.clock.seconds())
 
-    def _cancelled(self, deferred: Deferred[Answer]) -> None:
+    def cancel(self, _: object = None) -> None:
+        """Leave the session, and forget the connect: its client is gone."""
         self.leave()
-        super()._cancelled(deferred)
+        super().cancel()
 
     def _made(self, news: News | None) -> Answer:
         events = self.transport.complete_connect(self.connect, news)

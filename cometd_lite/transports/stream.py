@@ -236,8 +236,7 @@ class Stream(Paced):
         once the reader is admitted, ``start`` is called to write the head of the response.
         """
         follower = self._follower = self._hub.follow(recipients, after, self._tell)
-        ended = follower.deferred
-        assert ended is not None, "who was parked just now has a Deferred"
+        ended = follower.ended
         self._hub.metrics.streams += 1
         self._open = True
         start()

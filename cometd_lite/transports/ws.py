@@ -40,11 +40,9 @@ class Talk:
         self._push = push
         self._socket: Socket | None = None
         self._follower = hub.follow(recipients, after, self._tell)
-        deferred = self._follower.deferred
-        assert deferred is not None, "who was parked just now has a Deferred"
-        self.ended: Deferred[None] = deferred
+        self.ended: Deferred[None] = self._follower.ended
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
-        deferred.addCallbacks(self._stopped, self._broken)
+        self.ended.addCallbacks(self._stopped, self._broken)
 
     def opened(self, socket: Socket) -> None:
         """Begin to tell."""
@@ -59,8 +57,7 @@ class Talk:
     def lost(self) -> None:
         """Forget the reader."""
         self._hub.metrics.sockets -= 1
-        if self._follower.deferred is not None:
-            self._follower.deferred.cancel()
+        self.ended.cancel()
 
     def end(self) -> None:
         """End the conversation, because its token has expired."""
