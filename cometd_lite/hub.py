@@ -166,7 +166,7 @@ class Poll(Reader[Batch]):
         self.keys = recipients
         self.deferred = None
         self._registry = None
-        self._timer = None
+        self._ends_at = None
         self.hub = hub
         self._asking = None
         self._again = False

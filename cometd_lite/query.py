@@ -7,6 +7,8 @@ was understood once is remembered, all but the cursor, which is new each time.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
@@ -36,8 +38,12 @@ _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-
 _REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
 
 
-class Fields(NamedTuple):
-    """The header fields that the interface knows, None where one is missing."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """The header fields that the interface knows, None where one is missing.
+
+    Compared by identity: requests with the same fields share them, so that what was asked is soon recognised.
+    """
 
     host: bytes | None
     origin: bytes | None
@@ -49,7 +55,7 @@ class Fields(NamedTuple):
     idempotency_key: bytes | None
 
 
-_NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
+_NAMES = tuple(field.name.replace("_", "-").encode() for field in dataclass_fields(Fields))
 
 
 def fields(request: Any) -> Fields:
@@ -114,9 +120,9 @@ def poll_asked(
     if found and before[-1:] in b"&":
         value, _, behind = behind.partition(b"&")
         if b"%" not in value and b"+" not in value:
-            after = cursor(value.decode("latin-1"), "after")
+            after = _cursor(value)
             text = before + behind
-    asked = _poll_asked(name, text, given.accept, given.prefer, given.if_none_match, most, look)
+    asked = _poll_asked(given, name, text, most, look)
     if after is None:
         after = place(parsed(text), given)
     elif b"after" in text and "after" in parsed(text):
@@ -132,20 +138,12 @@ def poll_asked(
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _poll_asked(
-    name: str | None,
-    text: bytes,
-    accept: bytes | None,
-    prefer: bytes | None,
-    if_none_match: bytes | None,
-    most: float,
-    look: bool,
-) -> PollAsked:
+def _poll_asked(given: Fields, name: str | None, text: bytes, most: float, look: bool) -> PollAsked:
     query = parsed(text)
-    conditional = if_none_match is not None and "after" not in query
-    form = _format(query, accept)
+    conditional = given.if_none_match is not None and "after" not in query
+    form = _format(query, given.accept)
     limit = _limit(one(query, "limit"))
-    wait, preferred = _wait(query, prefer, most)
+    wait, preferred = _wait(query, given.prefer, most)
     listener = one(query, "listener")
     if listener is None:
         recipients = recipients_of(name, query)
@@ -337,6 +335,11 @@ def _limit(text: str | None) -> int:
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
         raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
     return int(text)
+
+
+@lru_cache(maxsize=64)  # those who were told the same come back with the same
+def _cursor(text: bytes) -> Cursor:
+    return cursor(text.decode("latin-1"), "after")
 
 
 def cursor(text: str, name: str) -> Cursor:

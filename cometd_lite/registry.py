@@ -7,7 +7,8 @@ messages: a wake carries no mail, it only makes a reader look again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
+from heapq import heapify, heappop, heappush
+from math import ceil, inf
 from random import Random
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -26,7 +27,13 @@ Woken: TypeAlias = Maybe[int]
 """How many readers a wake answered; known only later where they look into a store that waits."""
 
 _TICK = 0.1
-"""Waits of many readers end on common ticks, so that they share timers."""
+"""Waits of many readers end on common ticks, so that there are few times to remember."""
+
+_SOON = 0.001
+"""What is due within that is due now: a timer may be early by a rounding error."""
+
+_STALE = 64
+"""So many times at which nobody's wait ends any more are kept before they are cleared away."""
 
 
 class Waiting(Protocol[T_contra]):
@@ -46,13 +53,13 @@ class Parked(Generic[T]):
     ``deferred`` is None from then on, and it is nowhere any more.
     """
 
-    __slots__ = ("_registry", "_timer", "deferred", "keys")
+    __slots__ = ("_ends_at", "_registry", "deferred", "keys")
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
         self.deferred: Waiting[T] | None = None
         self._registry: Registry | None = None
-        self._timer: _Timer | None = None
+        self._ends_at: float | None = None
 
     def wake(self) -> Woken:
         """Look for what there is now, and answer with it; return whether there was something."""
@@ -88,17 +95,6 @@ class Parked(Generic[T]):
         self.deferred = None
 
 
-class _Timer:
-    """One delayed call that ends the waits of all who share its time."""
-
-    __slots__ = ("at", "call", "parked")
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.call: IDelayedCall | None = None
-        self.parked: set[Parked[Any]] = set()
-
-
 class Registry:
     """The table of parked readers, one place for each recipient or pattern.
 
@@ -111,7 +107,13 @@ class Registry:
         self.parked = 0
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._places: dict[str, dict[Parked[Any], None]] = {}
-        self._timers: dict[float, _Timer] = {}
+        self._ends: dict[float, set[Parked[Any]]] = {}
+        """Whose waits end at each time."""
+        self._times: list[float] = []
+        """A heap of these times; at some of them nobody's wait ends any more."""
+        self._timer: IDelayedCall | None = None
+        """The one delayed call, for the first of them: to have one for each reader costs 2 µs a poll."""
+        self._timer_at = inf
         self._seen: dict[str, float] = {}
         """When each recipient was last asked for, longest ago first."""
 
@@ -137,7 +139,7 @@ class Registry:
                 place = self._places[key] = {}
             place[reader] = None
         if wait is not None:
-            self._set_timer(reader, wait)
+            self._end_after(reader, wait)
 
     @property
     def full(self) -> bool:
@@ -162,12 +164,16 @@ class Registry:
                 if not place:
                     del places[key]
                     self._see(key, self.clock.seconds())
-        timer, reader._timer = reader._timer, None
-        if timer is not None:
-            timer.parked.discard(reader)
-            if not timer.parked and timer.call is not None:
-                del self._timers[timer.at]
-                timer.call.cancel()
+        at = reader._ends_at
+        if at is not None:
+            reader._ends_at = None
+            ends = self._ends[at]
+            ends.discard(reader)
+            if not ends:
+                del self._ends[at]
+                if not self._ends:
+                    self._times.clear()
+                    self._set_timer()
 
     def wake(self, recipient: str) -> Woken:
         """Make everyone look again who waits for the recipient; return how many were answered.
@@ -273,23 +279,45 @@ class Registry:
         if len(seen) > self.most:
             del seen[next(iter(seen))]
 
-    def _set_timer(self, reader: Parked[T], wait: float) -> None:
-        now = self.clock.seconds()
+    def _end_after(self, reader: Parked[T], wait: float) -> None:
+        """Remember when a reader's wait ends: within ``wait`` seconds, at a moment of its own."""
+        latest = self.clock.seconds() + wait
         spread = wait * WAIT_SPREAD
-        at = now + wait - spread * (1 - self._random.random())
+        at = latest - spread * (1 - self._random.random())
         tick = at // _TICK * _TICK
-        if tick >= now + wait - spread:
+        if tick >= latest - spread:
             at = tick
-        timer = self._timers.get(at)
-        if timer is None:
-            timer = self._timers[at] = _Timer(at)
-            timer.call = self.clock.callLater(max(0.0, at - now), self._waits_are_over, timer)
-        reader._timer = timer
-        timer.parked.add(reader)
+        reader._ends_at = at
+        ends = self._ends.get(at)
+        if ends is not None:
+            ends.add(reader)
+            return
+        self._ends[at] = {reader}
+        heappush(self._times, at)
+        if len(self._times) > 2 * len(self._ends) + _STALE:
+            self._times = list(self._ends)
+            heapify(self._times)
+        if at < self._timer_at:
+            self._set_timer()
 
-    def _waits_are_over(self, timer: _Timer) -> None:
-        timer.call = None
-        del self._timers[timer.at]
-        for reader in tuple(timer.parked):
-            if reader.deferred is not None:
+    def _set_timer(self) -> None:
+        """Have the timer fire at the first time; where there is none, have no timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, inf
+        if self._times:
+            self._timer_at = self._times[0]
+            delay = max(0.0, self._timer_at - self.clock.seconds())
+            self._timer = self.clock.callLater(delay, self._waits_are_over)
+
+    def _waits_are_over(self) -> None:
+        self._timer, self._timer_at = None, inf
+        due = self.clock.seconds() + _SOON
+        over: list[Parked[Any]] = []
+        while self._times and self._times[0] <= due:
+            over += self._ends.get(heappop(self._times), ())
+        for reader in over:
+            if reader._registry is self:
                 reader.end()
+        if self._timer is None:
+            self._set_timer()

@@ -409,11 +409,12 @@ class Core(RuleBasedStateMachine):
         registry = self.hub.registry
         assert registry.parked == len(self.waiting)
         assert all(reader.outcome.parked for reader in self.waiting)
-        assert len(self.clock.getDelayedCalls()) == len(registry._timers) <= len(self.waiting)
+        assert len(self.clock.getDelayedCalls()) == bool(self.waiting)
+        assert len(registry._ends) <= len(self.waiting)
         places = {key for reader in self.waiting for key in reader.recipients}
         assert set(registry._places) == places
         assert sum(map(len, registry._places.values())) == sum(len(one.recipients) for one in self.waiting)
-        assert sum(len(timer.parked) for timer in registry._timers.values()) == len(self.waiting)
+        assert sum(map(len, registry._ends.values())) == len(self.waiting)
 
     @invariant()
     def what_is_kept_is_what_the_model_keeps(self) -> None:
