@@ -205,11 +205,6 @@ class Routes:
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
-    @property
-    def open(self) -> bool:
-        """Whether everybody may do everything."""
-        return self.tokens is None and self.authorize is None
-
     # -- push
 
     @_route(app, "/push", "POST", changes=True)
@@ -217,14 +212,13 @@ class Routes:
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
         asked = query.push_asked(name, query.text_of(request))
-        if self.open:
-            receipt = self._push(request, asked)
+        if self._is_open:
+            receipt = self._push(request, asked, None)
         else:
-            recipients = asked.recipients
-            receipt = self._allowed(request, "push", recipients, lambda _: self._push(request, asked))
+            receipt = self._allowed(request, "push", asked.recipients, partial(self._push, request, asked))
         return receipt.addCallback(_receipt) if waits(receipt) else _receipt(receipt)
 
-    def _push(self, request: Request, asked: PushAsked) -> Maybe[Receipt]:
+    def _push(self, request: Request, asked: PushAsked, _: Grant | None) -> Maybe[Receipt]:
         given = fields(request)
         contents = query.contents(self._body(request), given.content_type)
         key = query.idempotency_key(given.idempotency_key)
@@ -252,7 +246,7 @@ class Routes:
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
             found = then(listener, partial(self._listen, request, asked, after))
-        elif after is not None and self.open and hasattr(request, "hold"):
+        elif after is not None and self._is_open and hasattr(request, "hold"):
             found = self._hold(request, asked, after)
             if found is None:
                 return int(NOT_DONE_YET)
@@ -590,7 +584,7 @@ class Routes:
 
         Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, None without keys.
         """
-        if self.open:
+        if self._is_open:
             return act(None)
         grant = None
         if self.tokens is not None:
@@ -607,6 +601,11 @@ class Routes:
 
         verdicts = gatherResults(asked, consumeErrors=True).addErrback(_first_error)
         return cast("Deferred[T]", verdicts.addCallback(judge))  # type: ignore[call-overload]
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether everyone may do everything."""
+        return self.tokens is None and self.authorize is None
 
     def _time_left(self, grant: Grant) -> float:
         """Return the seconds for which a grant still holds."""
