@@ -228,14 +228,14 @@ async def trouble(
 ) -> None:
     """Reset and restart, in any order, and say how far it is.
 
-    Something is pushed between two troubles, however long a loaded machine takes for that.
+    Between two troubles something is pushed to everyone, however long a loaded machine takes for that.
     """
     troubles = ["reset"] * resets + ["restart"] * restarts
     random.shuffle(troubles)
     for number, what in enumerate(troubles, 1):
-        before = sum(run.pushed.values())
+        before = run.pushed.copy()
         await asyncio.sleep(random.uniform(*CALM_SECONDS))
-        if not await until(lambda before=before: sum(run.pushed.values()) > before):
+        if not await until(lambda before=before: all(run.pushed[name] > before[name] for name in before)):
             return
         if what == "reset":
             proxy.reset()
