@@ -40,7 +40,8 @@ from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .logs import FORMATS, AccessLog, Refusals
 from .metrics import Pulse
-from .serving import Bounds, HTTPFactory, Request
+from .serving import Bounds, HTTPFactory, Proxies, Refused, Request
+from .serving.reuse import ReusingReactor
 from .stores import Store, StoreUnusable
 
 reactor: Any = _reactor
@@ -155,6 +156,7 @@ no pid file."""
         ("no-metrics", None, "Do not show the counts at /metrics."),
         ("no-openapi", None, "Do not describe the interface at /openapi.json."),
         ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
+        ("reuse-port", None, "Let several processes listen at the same TCP port (SO_REUSEPORT)."),
     )
     optParameters = (  # noqa: N815  Twisted's name
         _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
@@ -325,6 +327,7 @@ class CometService(Service):
     the process is for, and so may take over its signals and its garbage collector; beside other services it
     leaves them alone. ``daemon``: twistd leaves the shell that has started it, once all has begun well.
     ``access_log`` is what the factory tells of requests, ``pulse`` what feels the process; None for neither.
+    ``reuse_port``: other processes listen at the same ports.
     """
 
     log = Logger()
@@ -339,6 +342,7 @@ class CometService(Service):
         *,
         alone: bool = False,
         daemon: bool = False,
+        reuse_port: bool = False,
         access_log: AccessLog | None = None,
         pulse: Pulse | None = None,
     ) -> None:
@@ -348,6 +352,7 @@ class CometService(Service):
         self.drain = drain
         self.alone = alone
         self.daemon = daemon
+        self.reuse_port = reuse_port
         self.access_log = access_log
         self.pulse = pulse
         self.refusals = Refusals(comet.hub.metrics.refusals, reactor)
@@ -356,6 +361,7 @@ class CometService(Service):
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
         """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
+        listener = ReusingReactor(reactor) if self.reuse_port else reactor
         for endpoint in self.listen:
             listening = serverFromString(reactor, with_backlog(endpoint)).listen(self.factory)
             listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
@@ -550,6 +556,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         options["drain"],
         alone=twistd is not None,
         daemon=daemon,
+        reuse_port=options["reuse-port"],
         access_log=access_log,
         pulse=None if options["no-metrics"] else Pulse(comet.hub.metrics, reactor),
     )

@@ -20,10 +20,12 @@ PROGRAM = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or "red
 class RedisServer:
     """``options`` are those of redis-server, as in ``"--appendonly", "yes"``."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    program = PROGRAM
+
+    def __init__(self, directory: Path, *options: str, port: int = 0) -> None:
         self.directory = directory
         self.socket = directory / "redis.sock"
-        self.options = options
+        self.options = ("--port", str(port), *options)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,7 +38,7 @@ class RedisServer:
         files += ["--logfile", self.directory / "redis.log"]
         kept = () if "--save" in self.options or "--appendonly" in self.options else ("--save", "")
         self.process = subprocess.Popen(
-            [PROGRAM, "--port", "0", *map(str, files), *kept, *self.options], stdout=subprocess.DEVNULL
+            [PROGRAM, *map(str, files), *kept, *self.options], stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
@@ -73,6 +75,13 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            return self.ask("PING") == b"PONG"
+            reply = self.ask("PING")
+            return reply == b"PONG" or str(reply).startswith("NOAUTH")
         except OSError:
             return False
+
+
+def free_port() -> int:
+    """Return the number of a port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])

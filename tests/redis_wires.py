@@ -24,7 +24,11 @@ class Wire:
     def __init__(self, path: Path, protocol: Any) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
         self.protocol = protocol
         self.open = True
 

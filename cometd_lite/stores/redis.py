@@ -20,10 +20,11 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -56,6 +57,8 @@ _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN",
 
 
 _OLDEST = (6, 2)
+_AWAY = "The store {address} is not reached; pushes are refused until it is."
+_NOT_YET = "The store {address} is not reached yet ({error}); it is tried until it is there."
 
 
 class Appended(list[Message]):
@@ -143,18 +146,14 @@ class RedisStore:
         self._script = _script(self.limits)
         self._sha = ""
         self._prefix = self.address.prefix
-        factory = Factory.forProtocol(Connection)
-        factory.noisy = False
-        self._service = ClientService(
-            endpoint or self.address.endpoint(clock),
-            factory,
-            retryPolicy=backoffPolicy(0.05, REDIS_RETRY_SECONDS, 1.5),
-            clock=clock,
-            prepareConnection=self._prepare,
-        )
+        self._endpoint = endpoint or self.address.endpoint(clock)
+        self._running: Deferred[None] | None = None
+        """What keeps the connection up; fires when that is over."""
         self._connection: Connection | None = None
         self._opened: Deferred[None] | None = None
         self._closing = False
+        self._said = False
+        """Whether it was said that Redis is not there yet."""
         self._offset = 0.0
         """What is added to a time of this process's clock to make it one of Redis' clock."""
         self._run = ""
@@ -176,17 +175,26 @@ class RedisStore:
     def open(self, now: float) -> Deferred[None]:  # noqa: ARG002  the store has its own clock
         """See ``Store.open``. Fires when Redis is reached; one that is away is tried until it is there."""
         opened = self._opened = Deferred()
-        self._service.startService()
-        self._service.whenConnected(failAfterFailures=1).addErrback(self._not_reached)
+        self._running = Deferred.fromCoroutine(self._stay_connected())
         return opened
 
     def close(self) -> Deferred[None]:
         """See ``Store.close``."""
         self._closing = True
-        flushed = then(self._flushed(), lambda _: None)
-        closing: Deferred[None] = flushed if isinstance(flushed, Deferred) else succeed(None)
-        closing.addErrback(lambda failure: failure.trap(StoreDown))
-        return closing.addCallback(lambda _: self._service.stopService()).addCallback(lambda _: None)
+        flushed = self._flushed()
+        closing = flushed if isinstance(flushed, Deferred) else succeed(None)
+        return closing.addErrback(_unheard).addCallback(self._end)
+
+    def _end(self, _: None) -> Deferred[None] | None:
+        running, self._running = self._running, None
+        if running is None:
+            return None
+        ended = running.addErrback(_was_cancelled)
+        if self._connection is not None:
+            self._connection.end()
+        else:
+            running.cancel()
+        return ended
 
     def flush(self) -> Maybe[None]:
         """See ``Store.flush``."""
@@ -201,13 +209,38 @@ class RedisStore:
 
     # -- the connection
 
-    def _prepare(self, connection: Any) -> Deferred[None]:
-        """Say who we are, see what Redis this is, and enter the log."""
-        prepared = Deferred.fromCoroutine(self._enter(connection))
-        prepared.addTimeout(STORE_STALLED_SECONDS, self._clock)
-        return prepared.addErrback(self._not_entered)
+    async def _stay_connected(self) -> None:
+        """Connect, and connect again, for as long as the store is open."""
+        factory = Factory.forProtocol(Connection)
+        factory.noisy = False
+        pause = backoffPolicy(0.05, REDIS_RETRY_SECONDS, 1.5)
+        failures = 0
+        while not self._closing:
+            try:
+                connection: Any = await self._endpoint.connect(factory)
+                entering = Deferred.fromCoroutine(self._enter(connection))
+                await entering.addTimeout(STORE_STALLED_SECONDS, self._clock)
+            except Exception as error:  # noqa: BLE001  whatever it was, it is tried again
+                if self._is_unusable(error):
+                    return
+                await deferLater(self._clock, pause(failures))
+                failures += 1
+            else:
+                failures = 0
+                await connection.ended
+                self._connection = None
+                if not self._closing:
+                    self.log.error(_AWAY, address=self.address)
 
     async def _enter(self, connection: Connection) -> None:
+        """Say who we are, see what Redis this is, and enter the log."""
+        try:
+            await self._greet(connection)
+        except BaseException:
+            connection.end()
+            raise
+
+    async def _greet(self, connection: Connection) -> None:
         address = self.address
         words: list[Any] = ["HELLO", 3]
         if address.password:
@@ -222,7 +255,7 @@ class RedisStore:
         info = await connection.ask("INFO", "server")
         run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
-        connection.tell(self._published, self._lost)
+        connection.published = self._published
         prefix = self._prefix
         channels = [f"{prefix}reports:{self.process}", f"{prefix}all", f"{prefix}told"]
         connection.subscribe("SUBSCRIBE", *channels, *[f"{prefix}wake:{key}" for key in self._standing])
@@ -244,29 +277,19 @@ class RedisStore:
         if self._readers is not None:
             self._readers.wake_all()
 
-    def _not_entered(self, failure: Failure) -> Failure:
-        error = failure.value
+    def _is_unusable(self, error: Exception) -> bool:
+        """Whether the store cannot even be opened, as whoever opens it is told."""
         opened = self._opened
-        if opened is not None and isinstance(error, Refused) and error.code not in _TRANSIENT:
+        if opened is None:
+            return False
+        if isinstance(error, Refused) and error.code not in _TRANSIENT:
             self._opened = None
-            self._service.stopService()
             opened.errback(StoreUnusable(f"The store {self.address} cannot be used: {error}."))
-        return failure
-
-    def _not_reached(self, failure: Failure) -> None:
-        if not self._closing and self._opened is not None:
-            self.log.error(
-                "The store {address} is not reached yet ({error}); it is tried until it is there.",
-                address=self.address,
-                error=failure.getErrorMessage(),
-            )
-
-    def _lost(self) -> None:
-        entered, self._connection = self._connection is not None, None
-        if entered and not self._closing:
-            self.log.error(
-                "The store {address} is not reached; pushes are refused until it is.", address=self.address
-            )
+            return True
+        if not self._said:
+            self._said = True
+            self.log.error(_NOT_YET, address=self.address, error=error)
+        return False
 
     def _ask(self, now: float, verb: str, *words: Any) -> Deferred[list[Any]]:
         """Run the script; fires with what it answers. Fails with ``StoreDown`` and what the verbs say."""
@@ -644,6 +667,10 @@ def _named(messages: Sequence[Message]) -> list[Any]:
 
 def _nothing(_: object) -> None:
     """Return nothing, of whatever was answered."""
+
+
+def _was_cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 def _unheard(failure: Failure) -> None:

@@ -45,13 +45,13 @@ class Refused(Exception):
 
 
 class Connection(Protocol):
-    """One connection, on which commands are answered in their order."""
+    """A connection: ``published`` is called with a channel and what was said, ``ended`` fires at its end."""
 
     transport: Any
 
     def __init__(self) -> None:
-        self._published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
-        self._lost: Callable[[], None] = lambda: None
+        self.published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
+        self.ended: Deferred[None] = Deferred()
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
         self._asked: deque[Deferred[Any]] = deque()
         self._ended = False
@@ -60,10 +60,6 @@ class Connection(Protocol):
     def waiting(self) -> int:
         """How many commands are not answered yet."""
         return len(self._asked)
-
-    def tell(self, published: Callable[[bytes, bytes], None], lost: Callable[[], None]) -> None:
-        """Call ``published`` with a channel and what was said there, and ``lost`` when all is over."""
-        self._published, self._lost = published, lost
 
     def ask(self, *words: Any) -> Deferred[Any]:
         """Send a command; fires with its reply. Fails with ``Refused``, or ``StoreDown`` where none comes."""
@@ -100,7 +96,7 @@ class Connection(Protocol):
     def _take_in(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
             if reply[0] == b"message":
-                self._published(reply[1], reply[2])
+                self.published(reply[1], reply[2])
         elif not self._asked:
             self.end()  # whatever this is, it does not speak the protocol
         elif isinstance(reply, hiredis.ReplyError):
@@ -114,7 +110,7 @@ class Connection(Protocol):
         asked, self._asked = self._asked, deque()
         for one in asked:
             one.errback(StoreDown(DOWN))
-        self._lost()
+        self.ended.callback(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,188 @@
+"""The program with its mailboxes in Redis: two of them serve as one, through failures and failovers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from program import PATIENCE, eventually, start
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from redis_server import RedisServer, free_port
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A Redis that keeps everything."""
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always")
+    yield server.start()
+    server.kill()
+
+
+@pytest.fixture
+def pair(kept, run):
+    """Two programs at one Redis."""
+    programs = run("--store", kept.address), run("--store", kept.address)
+    for program in programs:
+        reached(program)
+    return programs
+
+
+def reached(program):
+    """Wait until a program has reached its store."""
+    eventually(lambda: program.get("/poll/nobody?after=now&wait=0").status == 200, "the store")
+
+
+def push(program, target, body="hello", **headers):
+    """Push until that is confirmed."""
+    return eventually(
+        lambda: (answer := program.ask("POST", f"/push{target}", body, **headers)).status < 300 and answer
+    )
+
+
+def test_a_push_at_one_wakes_a_poll_at_the_other(pair):
+    here, there = pair
+    parked = there.park("/poll/bob", "bob")
+    answer = here.push("/bob")
+    assert (answer.status, answer.json["delivered"]) == (201, 1)
+    assert parked.answer().data == ["hello"]
+    assert here.push("/bob", "2").status == 202
+    assert there.get("/poll/bob").data == ["2"]
+
+
+def test_one_cursor_serves_both(pair):
+    ids = [pair[number % 2].push("/bob", f"{number}").json["id"] for number in range(6)]
+    for program in pair:
+        found = program.get(f"/poll/bob?after={ids[2]}").json
+        assert [message["data"] for message in found["messages"]] == ["3", "4", "5"]
+        assert found["gap"] is False
+
+
+def test_a_stream_at_one_tells_what_is_pushed_at_the_other(pair):
+    here, there = pair
+    stream = there.connect().request("GET", "/stream/bob", Accept="application/x-ndjson")
+    eventually(lambda: there.waiting("bob") == 1)
+    assert here.push("/bob").status == 201
+    assert b'"recipient":"bob"' in stream._until(b'"data":"hello"')
+
+
+def test_only_for_whoever_waits_counts_those_of_both(pair):
+    here, there = pair
+    assert here.ask("POST", "/push/bob?queue=no", "x").status == 503
+    parked = there.park("/poll/bob", "bob")
+    assert here.push("/bob?queue=no").status == 201
+    assert parked.answer().data == ["hello"]
+    assert here.get("/poll/bob?after=oldest&wait=0").data == []
+
+
+def test_a_listener_and_a_key_are_known_to_both(pair):
+    here, there = pair
+    registered = here.ask("POST", "/register", b'{"recipients":["bob"]}').json
+    first = here.push("/bob", "1", Idempotency_Key="k")
+    assert there.push("/bob", "1", Idempotency_Key="k").json == first.json
+    assert there.get(f"/poll?listener={registered['id']}").data == ["1"]
+    assert here.get(f"/poll?listener={registered['id']}&wait=0").data == []
+    assert there.ask("DELETE", f"/listeners/{registered['id']}").status == 204
+    assert here.get(f"/poll?listener={registered['id']}").status == 410
+
+
+def test_while_redis_is_away_polls_wait_and_pushes_are_refused(kept, pair):
+    here, there = pair
+    parked = there.park("/poll/bob", "bob")
+    kept.kill()
+    refused = eventually(lambda: (answer := here.ask("POST", "/push/bob", "x")).status == 503 and answer)
+    assert refused.json["type"] == "urn:cometd-lite:problem:store-down"
+    assert int(refused.headers["retry-after"]) >= 1
+    late = there.connect().request("GET", "/poll/bob?after=oldest")
+    assert there.get("/poll/bob?after=oldest&wait=0").status == 503
+    kept.start()
+    push(here, "/bob")
+    assert parked.answer().data == late.answer().data == ["hello"]
+    assert here.log.read_text().count("is not reached; pushes are refused") == 1
+
+
+def test_a_program_starts_before_its_redis(kept, run):
+    kept.kill()
+    program = run("--store", kept.address)
+    assert program.get("/poll/bob?wait=0").status == 503
+    kept.start()
+    push(program, "/bob")
+    assert program.get("/poll/bob").data == ["hello"]
+
+
+@pytest.mark.parametrize("options", [("--requirepass", "x"), ("--rename-command", "HELLO", "")])
+def test_a_redis_that_cannot_be_used_is_one_sentence_and_a_failure(tmp_path, options):
+    # A Redis before version 6 knows no HELLO.
+    server = RedisServer(tmp_path, *options).start()
+    process = start(tmp_path, "--store", server.address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate(timeout=PATIENCE)[0].decode()
+    server.kill()
+    assert process.returncode == 1
+    assert f"The store unix:{server.socket} cannot be used: " in said
+    assert "Traceback" not in said
+
+
+def test_a_password_and_tls_lead_to_redis(tmp_path, run):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*words.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    tls = (
+        "--tls-port",
+        port,
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-auth-clients",
+        "no",
+    )
+    server = RedisServer(tmp_path, *map(str, tls), "--requirepass", "secret")
+    server.start()
+    program = run("--store", f"rediss://:secret@localhost:{port}/1?ca={certificate}")
+    push(program, "/bob")
+    assert program.get("/poll/bob").data == ["hello"]
+    assert "secret" not in program.log.read_text()
+    server.kill()
+
+
+def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
+    ports = [free_port() for _ in range(3)]
+    servers = []
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        follows = ("--replicaof", "127.0.0.1", str(ports[0])) if number else ()
+        servers.append(RedisServer(tmp_path / name, *follows, port=ports[number]).start())
+    (tmp_path / "sentinel.conf").write_text(
+        f"port {ports[2]}\nsentinel monitor comet 127.0.0.1 {ports[0]} 1\n"
+        "sentinel down-after-milliseconds comet 500\nsentinel failover-timeout comet 2000\n"
+    )
+    sentinel = subprocess.Popen(
+        [servers[0].program, tmp_path / "sentinel.conf", "--sentinel"], stdout=subprocess.DEVNULL
+    )
+    eventually(lambda: b"master_link_status:up" in servers[1].ask("INFO", "replication"))
+    store = f"redis+sentinel://127.0.0.1:{ports[2]}/comet"
+    here, there = run("--store", store), run("--store", store)
+    first = push(here, "/bob", "1").json["id"]
+    parked = there.park(f"/poll/bob?after={first}&wait=100", "bob")
+    eventually(lambda: b"slave0:" in servers[0].ask("INFO", "replication"))
+    assert servers[0].ask("WAIT", 1, 1_000) == 1
+    servers[0].kill()
+    deadline = time.monotonic() + PATIENCE
+    while here.ask("POST", "/push/bob", "2").status >= 300:
+        assert time.monotonic() < deadline, "no failover"
+    answer = parked.answer().json
+    assert [message["data"] for message in answer["messages"]] == ["2"]
+    assert answer["gap"] is False
+    sentinel.kill()
+    sentinel.wait()
+    servers[1].kill()

@@ -1,0 +1,49 @@
+"""One port for several processes, and one socket for a process and the next one."""
+
+from __future__ import annotations
+
+import socket
+
+from program import ON_LOOPBACK, TWISTD, Connection, Program, eventually
+
+ACTIVATED = (
+    "import os; os.dup2(int(os.environ['LISTEN_FD']), 3, inheritable=False); "
+    "os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='comet', LISTEN_PID=str(os.getpid())); "
+)
+"""What systemd does before it starts a program (sd_listen_fds(3))."""
+
+
+def epoch(port):
+    """Return the name of the log of whoever answers at a port."""
+    connection = Connection(port)
+    found = connection.ask("GET", "/poll/nobody?after=now&wait=0").json["cursor"].partition("-")[0]
+    connection.close()
+    return found
+
+
+def test_two_processes_share_a_port(tmp_path, run):
+    first = run("--reuse-port", "--listen", ON_LOOPBACK)
+    second = Program(tmp_path, "--reuse-port", "--listen", f"tcp:{first.port}:interface=127.0.0.1")
+    seen = set()
+    eventually(lambda: seen.add(epoch(first.port)) or len(seen) == 2, "both have answered")
+    assert second.stop() == 0
+    assert len({epoch(first.port) for _ in range(20)}) == 1
+
+
+def test_a_restart_with_a_socket_of_systemds_loses_no_connection(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        number = listening.fileno()
+        code = f"import os; os.environ['LISTEN_FD'] = '{number}'; {ACTIVATED}{TWISTD}"
+        words = ("--listen", "systemd:domain=INET:index=0", "--store", "sqlite:comet.db")
+        before = Program(tmp_path, *words, code=code, pass_fds=(number,))
+        cursor = before.push("/bob", "1").json["id"]
+        assert before.stop() == 0
+        port = listening.getsockname()[1]
+        waiting = [Connection(port).request("GET", f"/poll/bob?after={cursor}") for _ in range(20)]
+        pushing = Connection(port).request("POST", "/push/bob", "2")
+        after = Program(tmp_path, *words, code=code, pass_fds=(number,))
+        assert pushing.answer().status in {201, 202}
+        assert [poll.answer().data for poll in waiting] == [["2"]] * 20
+        for connection in (*waiting, pushing):
+            connection.close()
+        assert after.stop() == 0
