@@ -363,7 +363,7 @@ class CometService(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
         listener = ReusingReactor(reactor) if self.reuse_port else reactor
         for endpoint in self.listen:
-            listening = serverFromString(reactor, with_backlog(endpoint)).listen(self.factory)
+            listening = serverFromString(listener, with_backlog(endpoint)).listen(self.factory)
             listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
         self._exit_if_failed()
 
