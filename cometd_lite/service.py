@@ -40,7 +40,7 @@ from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
 from .logs import FORMATS, AccessLog, Refusals
 from .metrics import Pulse
-from .serving import Bounds, HTTPFactory, Proxies, Refused, Request
+from .serving import Bounds, HTTPFactory, Request
 from .serving.reuse import ReusingReactor
 from .stores import Store, StoreUnusable
 
