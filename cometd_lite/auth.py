@@ -24,6 +24,7 @@ from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
+from .clients import Client
 from .errors import Forbidden, ForbiddenOrigin, Misdirected, Unauthorized
 from .limits import SECRET_BYTES, TOKEN_BYTES, TOKENS_KNOWN
 
@@ -120,7 +121,8 @@ class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say.
+    token was made for, None where it does not say. ``client`` is what a request with it counts against, None
+    where nobody counts.
     """
 
     push: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ class Grant:
     manage: tuple[str, ...] = ()
     expires_at: float | None = None
     subject: str | None = None
+    client: Client | None = None
 
     def covers(self, action: Action, name: str) -> bool:
         """Whether the token allows the action on a recipient, or on everything that a pattern stands for."""
@@ -224,7 +227,7 @@ class Tokens:
                 raise Unauthorized("The token's exp and nbf are numbers of seconds.")
         if not_before is not None and not_before > self._wall():
             raise Unauthorized("The token is not valid yet.")
-        covered = {}
+        covered: dict[str, Any] = {}
         for action in ("push", "poll", "manage"):
             names = claims.get(action, [])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
+from .clients import Share
 from .errors import BadBody, BadRecipient, BodyTooLarge, CometError, ServerFull
 from .limits import (
     BAYEUX_BATCH_MESSAGES,
@@ -195,6 +196,16 @@ class Rights(Protocol):
 
         Without names it is about being here at all. Raises, or fails with, a ``CometError`` where it is not.
         """
+
+    def charge(self, messages: int, size: int) -> None:
+        """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
+
+    def hold(self, act: Callable[[], Any]) -> Any:
+        """Do what may be held, and count it until it has come to its end. Raises ``TooManyRequests``."""
+
+    @property
+    def registrations(self) -> Share | None:
+        """What a session counts against; None where nobody counts."""
 
 
 @dataclass(slots=True, eq=False)
@@ -572,6 +583,7 @@ class Bayeux:
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
         session = BayeuxSession(new_id(), self._ttl, browser, ack=acks)
+        session.share = None if turn.peer.rights is None else turn.peer.rights.registrations
         self.sessions.add(session, turn.now)
         self._browsers[name] = browser
         browser.sessions += 1
@@ -672,11 +684,16 @@ class Bayeux:
         try:
             name = recipient(channel[1:])
             yield from _ask(turn.peer, "push", (name,))
+            rights = turn.peer.rights
             if _is_service(channel):
+                if rights is not None:
+                    rights.charge(1, 0)
                 yield from self._serve(turn, channel, session)
             else:
                 is_binary = isinstance(turn.ext.get("binary"), dict)
                 content = _content(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
+                if rights is not None:
+                    rights.charge(1, len(content.body))
                 yield Give(Push((name,), (content,), overflow="drop-oldest"))
         except CometError as error:
             turn.fail(_refused(error, channel))

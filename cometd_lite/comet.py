@@ -18,6 +18,7 @@ from zope.interface import implementer
 from .auth import Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .bayeux import Service
+from .clients import Clients
 from .hooks import Calls, HookedHub, HookedRegistry, OnPush, OnReader
 from .hub import Hub, Standing
 from .later import Maybe, then
@@ -26,6 +27,7 @@ from .message import Batch, Content, Cursor, Message, Push, Receipt
 from .query import event_name
 from .recipient import readable, recipient
 from .registry import Registry
+from .serving import Proxies
 from .stores import Store
 from .stores.memory import MemoryStore
 from .transports.bayeux import BayeuxTransport
@@ -41,7 +43,8 @@ class Comet:
 
     Messages live in memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
     Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``clock`` is the reactor unless given, its ages
-    measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``.
+    measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the
+    proxies, by address or network, that are believed whom they speak for.
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
@@ -61,6 +64,7 @@ class Comet:
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
         authorize: Authorize | None = None,
+        proxied: Iterable[str] = (),
         on_push: OnPush | None = None,
         on_park: OnReader | None = None,
         on_leave: OnReader | None = None,
@@ -80,6 +84,8 @@ class Comet:
             store or MemoryStore(self.limits, overflow=overflow), clock, wall, on_push, on_park, on_leave
         )
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
+        self.proxies = Proxies(proxied)
+        self.clients = Clients(self.limits, clock, self.proxies.trusts)
         self.routes = Routes(
             self.hub,
             self.limits,
@@ -87,6 +93,8 @@ class Comet:
             origins=Origins(allowed),
             tokens=tokens,
             authorize=authorize,
+            clients=self.clients if self.clients.counts_requests else None,
+            proxies=self.proxies or None,
             metrics=metrics,
             console=console,
             openapi=openapi,

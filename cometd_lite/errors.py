@@ -49,8 +49,10 @@ MALFORMED: dict[int, str] = {
     408: "Request timeout",
     414: "URI too long",
     417: "Expectation failed",
+    429: "Too many requests",
     431: "Request header fields too large",
     500: "Internal error",
+    503: "Server full",
     505: "HTTP version not supported",
 }
 """Titles of what is wrong below the routes: ``serving/`` knows only statuses. Not the phrases of ``http``,

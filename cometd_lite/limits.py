@@ -95,6 +95,18 @@ SOCKET_MESSAGE_BYTES_OVER_BODY = 2_048
 LISTEN_BACKLOG = 4_096
 """Connections that wait to be accepted, as far as the kernel's own bound lets them."""
 
+CLIENTS_KNOWN = 20_000
+"""Clients remembered that hold nothing, 1 KB each: one that comes back finds its debts, or a fresh start."""
+
+CLIENT_BURST_SECONDS = 5.0
+"""What a client did not push in the last seconds it may push at once, as it comes back or starts."""
+
+CLIENT_CONNECTIONS_SHARE = 0.25
+"""The part of all connections that one public address may have, unless told: not even three stop the rest."""
+
+FILES_RESERVED = 64
+"""Files kept for what is no connection: ports, logs, stores, threads' pipes; a fresh server has a dozen."""
+
 TOKEN_BYTES = 8_192
 """A JSON Web Token at the most: with dozens of patterns one has 2 KB, and a header fits no more."""
 
@@ -244,6 +256,10 @@ class Limits:
     max_parked: int = 15_000
     """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes."""
 
+    max_connections: int = 20_000
+    """Connections that are open: those of all parked readers, and some thousands that push or are idle. Fewer
+    where the process may not open as many files."""
+
     max_recipients: int = 100_000
     """Mailboxes that exist at once: 50 MB of overhead."""
 
@@ -252,3 +268,19 @@ class Limits:
 
     max_memory: int = 256 * 1024 * 1024
     """Bytes of all messages and mailboxes, overhead included."""
+
+    client_connections: int | None = None
+    """Connections of one address. None: of one public address, a quarter of all; it may be a proxy else."""
+
+    client_parked: int | None = None
+    """Parked polls, streams and sockets of one client. None for any number: a benchmark is one client."""
+
+    client_pushes: int | None = None
+    """Messages that one client pushes a second, each counted for each recipient. None: a web application is
+    one client, and pushes for all its users."""
+
+    client_bytes: int | None = None
+    """Bytes of bodies that one client pushes a second. None for any number, as above."""
+
+    client_registrations: int | None = None
+    """Listeners and Bayeux sessions of one client. None for any number, as above."""

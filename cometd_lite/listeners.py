@@ -13,6 +13,7 @@ from math import inf
 import orjson
 from twisted.internet.defer import Deferred
 
+from .clients import Share
 from .errors import ListenerGone
 from .hub import Hub, Poll
 from .later import Maybe, then
@@ -73,15 +74,18 @@ class Listeners:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def register(self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS) -> Maybe[Listener]:
+    def register(
+        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Share | None = None
+    ) -> Maybe[Listener]:
         """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
 
-        Raises ``ServerFull``.
+        It counts against ``share``, where one is given. Raises ``ServerFull`` or ``TooManyRequests``.
         """
         now = self._hub.clock.seconds()
 
         def add(head: Batch) -> Maybe[Listener]:
             listener = Listener("~" + new_id(), recipients, head.cursor, ttl)
+            listener.share = share
             self._sessions.add(listener, now)
             self._remember(listener)
             return then(self._hub.store.flush(), lambda _: listener)

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
-from functools import cached_property
+from dataclasses import fields, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from twisted.application.service import Service
@@ -35,14 +35,21 @@ from twisted.python.usage import UsageError
 from . import __version__
 from .auth import Hosts, Tokens, is_loopback
 from .bayeux import Options as BayeuxOptions
+from .clients import Clients, Share
 from .comet import Comet
+from .errors import TooManyRequests
 from .later import waits
-from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, LISTEN_BACKLOG, Limits
+from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
 from .logs import FORMATS, AccessLog, Refusals
 from .metrics import Pulse
-from .serving import Bounds, HTTPFactory, Request
+from .serving import Bounds, HTTPFactory, Proxies, Refused, Request
 from .serving.reuse import ReusingReactor
 from .stores import Store, StoreUnusable
+
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None  # type: ignore[assignment]
 
 reactor: Any = _reactor
 _LOOK_SECONDS = 0.05
@@ -125,7 +132,7 @@ def mount(text: str) -> str:
     return "" if path == "/" else path
 
 
-def _parameter(name: str, default: str, sentence: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
+def _parameter(name: str, default: str | None, sentence: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
     """Return one of twisted's option tuples; a wrong value is told by the option's name."""
 
     def coerce(text: str) -> Any:
@@ -165,6 +172,7 @@ no pid file."""
         _parameter("max-body", "64k", "Bytes of one push's body.", size),
         _parameter("max-wait", "120", "Time that a poll may ask to be held.", span),
         _parameter("max-parked", "15000", "Polls, streams and sockets that wait at once.", count),
+        _parameter("max-connections", "20000", "Connections that are open at once, if files suffice.", count),
         _parameter("max-recipients", "100000", "Mailboxes that exist at once.", count),
         _parameter("max-sessions", "50000", "Listeners and Bayeux clients remembered at once.", count),
         _parameter("max-memory", "256M", "Bytes that all messages take, with overhead.", size),
@@ -193,18 +201,29 @@ no pid file."""
             "What a line is: combined, as of nginx and Apache, or json, with the time it took.",
             one_of(*FORMATS),
         ),
+        _parameter(
+            "client-connections",
+            None,
+            "Connections of one address at once [default: a quarter of all, of a public address].",
+            count,
+        ),
+        _parameter("client-parked", None, "Polls, streams and sockets of one client that wait.", count),
+        _parameter("client-pushes", None, "Messages that one client pushes a second.", count),
+        _parameter("client-bytes", None, "Bytes that one client pushes a second.", size),
+        _parameter("client-registrations", None, "Listeners and Bayeux sessions of one client.", count),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         for name, _, default, _, *coerce in self.optParameters:
-            if coerce:
+            if coerce and default is not None:
                 self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
         self["listen"] = []
         self["allow-origin"] = []
         self["host"] = []
         self["key"] = []
+        self["proxied"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen there; may be given again. A Twisted endpoint [default: tcp:8080:interface=127.0.0.1]."""
@@ -221,6 +240,10 @@ no pid file."""
     def opt_key(self, file: str) -> None:
         """Check tokens against this key file: a secret, a PEM public key or a JWKS; may be given again."""
         self["key"].append(file)
+
+    def opt_proxied(self, network: str) -> None:
+        """Believe this proxy whom it speaks for: an address, a network or unix; may be given again."""
+        self["proxied"].append(network)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -247,6 +270,13 @@ no pid file."""
             parts = urlsplit(origin)
             if origin != "*" and not (parts.scheme and parts.netloc and parts.path in {"", "/"}):
                 raise UsageError(f"--allow-origin {origin}: not an origin, as in https://example.com.")
+        for network in self["proxied"]:
+            try:
+                Proxies([network])
+            except ValueError:
+                raise UsageError(
+                    f"--proxied {network}: not an address or network, as in 10.1.2.3 or 10.0.0.0/8, nor unix."
+                ) from None
         _ = self.tokens  # a wrong key file is told before anything is served
 
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
@@ -520,13 +550,16 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an
         # hour would hold every poll for an hour more.
         reactor.seconds = time.monotonic
+    limits = options.limits
+    room = connections_within_files(limits.max_connections, settle=twistd is not None)
     comet = Comet(
-        limits=options.limits,
+        limits=replace(limits, max_connections=room.connections),
         store=options.store,
         overflow=options["overflow"],
         hosts=options.hosts,
         origins=options["allow-origin"],
         tokens=options.tokens,
+        proxied=options["proxied"],
         metrics=not options["no-metrics"],
         console=not options["no-console"],
         openapi=not options["no-openapi"],
@@ -542,8 +575,11 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         comet.routes.app,
         clock=reactor,
         malformed=comet.routes.malformed,
-        bounds=Bounds(body=options["max-body"]),
+        bounds=Bounds(body=options["max-body"], refused=room.refused),
         prefix=options["mount"].encode(),
+        proxies=comet.proxies or None,
+        most=room.connections,
+        admit=partial(_admit, comet.clients),
         on_answer=_telling(observers),
     )
     if not options["no-metrics"]:
@@ -572,6 +608,40 @@ def _telling(observers: list[Callable[[Request], None]]) -> Callable[[Request], 
             observer(request)
 
     return tell
+
+
+class Room(NamedTuple):
+    """The connections that are served at once, and those besides that may read why they are not."""
+
+    connections: int
+    refused: int
+
+
+def connections_within_files(wanted: int, *, settle: bool) -> Room:
+    """Return how many connections there may be, so that files are left for all else; ``wanted`` at the most.
+
+    ``settle``: raise the process's own limit where it is in the way, as far as the system lets it.
+    """
+    refused = Bounds().refused
+    if resource is None:
+        return Room(wanted, refused)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return Room(wanted, refused)
+    needed = wanted + refused + FILES_RESERVED
+    if settle and files < needed:
+        files = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    refused = min(refused, files // 8)
+    return Room(min(wanted, files - refused - min(FILES_RESERVED, files // 4)), refused)
+
+
+def _admit(clients: Clients, address: str) -> Share | None:
+    """Count a connection in, or refuse it as ``serving/`` does."""
+    try:
+        return clients.connect(address)
+    except TooManyRequests as error:
+        raise Refused(429, error.detail) from None
 
 
 def _is_local(endpoint: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
+from .clients import Share
 from .errors import ServerFull
 from .limits import SESSION_ID_BYTES
 from .message import Cursor
@@ -29,16 +30,18 @@ def new_id() -> str:
 class Session:
     """One remembered reader: its id, what it reads, and its place.
 
-    ``used`` counts the polls or sockets that hold it now; while there is one it does not expire.
+    ``used`` counts the polls or sockets that hold it now; while there is one it does not expire. ``share`` is
+    that of the client that it counts against, None where nobody counts.
     """
 
-    __slots__ = ("expires_at", "id", "place", "recipients", "ttl", "used")
+    __slots__ = ("expires_at", "id", "place", "recipients", "share", "ttl", "used")
 
     def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
         self.id = id
         self.recipients = recipients
         self.place = place
         self.ttl = ttl
+        self.share: Share | None = None
         self.used = 0
         self.expires_at = float("inf")
 
@@ -59,9 +62,14 @@ class Sessions(Generic[S]):
         return iter(tuple(self._sessions.values()))
 
     def add(self, session: S, now: float) -> None:
-        """Remember a new session from now on. Raises ``ServerFull`` where there are as many as may be."""
+        """Remember a new session from now on.
+
+        Raises ``ServerFull`` where there are as many as may be, ``TooManyRequests`` where its client has.
+        """
         if len(self._sessions) >= self.most:
             raise ServerFull(f"{self.most} readers are registered already, which is the server's bound.")
+        if session.share is not None:
+            session.share.take()
         self._sessions[session.id] = session
         session.expires_at = now + session.ttl
         heappush(self._expiries, (session.expires_at, session.id))
@@ -92,7 +100,8 @@ class Sessions(Generic[S]):
 
     def remove(self, session: S) -> None:
         """Forget a session."""
-        self._sessions.pop(session.id, None)
+        if self._sessions.pop(session.id, None) is not None and session.share is not None:
+            session.share.release()
 
     def expire(self, now: float) -> list[S]:
         """Forget, and return, the sessions whose time is over."""
@@ -107,7 +116,7 @@ class Sessions(Generic[S]):
                 again = now + session.ttl if session.used else session.expires_at
                 later.append((again, session.id))
                 continue
-            del self._sessions[session.id]
+            self.remove(session)
             expired.append(session)
         for entry in later:
             heappush(self._expiries, entry)

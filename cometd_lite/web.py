@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from http import HTTPStatus
+from math import inf
 from random import Random
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
@@ -31,6 +33,7 @@ from . import __version__, query
 from . import limits as bounds
 from .auth import Action, Grant, Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
+from .clients import Clients, Share
 from .errors import (
     MALFORMED,
     BadParameter,
@@ -69,6 +72,7 @@ from .query import (
     recipients_of,
 )
 from .recipient import recipient
+from .serving import Proxies, ip_endpoint
 from .transports import Answer, longpoll, websocket
 from .transports.bayeux import BayeuxSocket, BayeuxTransport
 from .transports.ndjson import NDJSON
@@ -115,7 +119,10 @@ class Request(Protocol):
     responseHeaders: Any  # noqa: N815  twisted.web's name
 
     def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
-        """Return a header's last value; names are lower case."""
+        """Return a header's value; names are lower case."""
+
+    def getClientAddress(self) -> Any:  # noqa: N802  twisted.web's name
+        """Return the address of whoever sent it."""
 
     def setResponseCode(self, code: int) -> None:  # noqa: N802  twisted.web's name
         """Set the status of the response."""
@@ -180,6 +187,8 @@ class Routes:
         origins: Origins | None = None,
         tokens: Tokens | None = None,
         authorize: Authorize | None = None,
+        clients: Clients | None = None,
+        proxies: Proxies | None = None,
         metrics: bool = True,
         console: bool = True,
         openapi: bool = True,
@@ -195,6 +204,8 @@ class Routes:
         self.origins = origins or Origins()
         self.tokens = tokens
         self.authorize = authorize
+        self.clients = clients
+        self.proxies = proxies
         self.show_metrics = metrics
         self.show_console = console
         self.show_openapi = openapi
@@ -218,12 +229,15 @@ class Routes:
             receipt = self._allowed(request, "push", asked.recipients, partial(self._push, request, asked))
         return receipt.addCallback(_receipt) if waits(receipt) else _receipt(receipt)
 
-    def _push(self, request: Request, asked: PushAsked, _: Grant | None) -> Maybe[Receipt]:
+    def _push(self, request: Request, asked: PushAsked, grant: Grant | None) -> Maybe[Receipt]:
         given = fields(request)
         contents = query.contents(self._body(request), given.content_type)
         key = query.idempotency_key(given.idempotency_key)
         recipients, event, ttl, queue, overflow = asked
-        return self.hub.push(Push(recipients, contents, event, ttl, queue, overflow, key))
+        push = Push(recipients, contents, event, ttl, queue, overflow, key)
+        if grant is not None:
+            _charge(grant, push)
+        return self.hub.push(push)
 
     def _body(self, request: Request) -> bytes:
         body: bytes | None = getattr(request, "body", None)
@@ -268,7 +282,12 @@ class Routes:
     def _poll(
         self, request: Request, asked: PollAsked, after: Cursor | None, grant: Grant | None
     ) -> Maybe[Batch]:
-        wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
+        if grant is None:
+            return self._read(request, asked, after, asked.wait)
+        wait = min(asked.wait, self._time_left(grant))
+        return _hold(grant, wait, partial(self._read, request, asked, after, wait))
+
+    def _read(self, request: Request, asked: PollAsked, after: Cursor | None, wait: float) -> Maybe[Batch]:
         if after is not None:
             return self.hub.poll(asked.recipients, after, wait, asked.limit)
         self._check_taker(request)
@@ -282,7 +301,9 @@ class Routes:
             if asked.look:
                 return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
             wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
-            return self.listeners.poll(listener, after, wait, asked.limit, lambda: not _has_left(request))
+            written = lambda: not _has_left(request)  # noqa: E731  it is said in one line
+            read = partial(self.listeners.poll, listener, after, wait, asked.limit, written)
+            return read() if grant is None else _hold(grant, wait, read)
 
         return self._allowed(request, "poll", listener.recipients, poll)
 
@@ -322,6 +343,7 @@ class Routes:
             if request.method == b"HEAD":
                 _begin(request, head)
                 return None
+            _check_room(grant)
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
             ended = stream.begin(recipients, after, lambda: _begin(request, head))
             self._end_with(grant, ended, stream.end)
@@ -341,10 +363,16 @@ class Routes:
 
         def begin(grant: Grant | None) -> Maybe[None]:
             def push(push: Push) -> Maybe[Receipt]:
+                def give(grant: Grant | None) -> Maybe[Receipt]:
+                    if grant is not None:
+                        _charge(grant, push)
+                    return self.hub.push(push)
+
                 self._check_push(push)
-                return self._allowed(request, "push", push.recipients, lambda _: self.hub.push(push))
+                return self._allowed(request, "push", push.recipients, give)
 
             def talk() -> Talk:
+                _check_room(grant)
                 talk = Talk(self.hub, recipients, after, push)
                 self._end_with(grant, talk.ended, talk.end)
                 return talk
@@ -395,6 +423,7 @@ class Routes:
         bayeux = self._bayeux()
 
         def converse() -> BayeuxSocket:
+            _check_room(grant)
             socket = bayeux.socket(request, self._rights(request))
             self._end_with(grant, socket.ended, socket.end)
             return socket
@@ -403,7 +432,7 @@ class Routes:
         return Deferred()  # the connection is the socket's now
 
     def _rights(self, request: Request) -> _Rights | None:
-        return None if self.tokens is None and self.authorize is None else _Rights(self, request)
+        return None if self._is_open else _Rights(self, request)
 
     def _check_script(self, request: Request) -> None:
         """Raise ``ForbiddenOrigin`` where a page of a foreign origin asks for a script.
@@ -436,7 +465,11 @@ class Routes:
         ):
             raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
         named = listed(asked)
-        return self._allowed(request, "poll", named, lambda _: self.listeners.register(named, float(ttl)))
+
+        def add(grant: Grant | None) -> Maybe[Listener]:
+            return self.listeners.register(named, float(ttl), _registrations(grant))
+
+        return self._allowed(request, "poll", named, add)
 
     @_route(app, "/listeners/<path:id>", "GET")
     def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
@@ -582,7 +615,8 @@ class Routes:
     ) -> Maybe[T]:
         """Do ``act`` if the request's token, and the embedding program, allow the action on all the names.
 
-        Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, None without keys.
+        Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, and what the request
+        counts against; None where everyone may do everything.
         """
         if self._is_open:
             return act(None)
@@ -590,6 +624,10 @@ class Routes:
         if self.tokens is not None:
             grant = self.tokens.grant(_token(request))
             grant.check(action, names)
+        if self.clients is not None:
+            address = getattr(request.getClientAddress(), "host", None)
+            grant = grant or Grant()
+            grant = replace(grant, client=self.clients.of(address or None, grant.subject))
         if self.authorize is None:
             return act(grant)
         asked = [maybeDeferred(self.authorize, request, action, name) for name in names]
@@ -604,16 +642,20 @@ class Routes:
 
     @property
     def _is_open(self) -> bool:
-        """Whether everyone may do everything."""
-        return self.tokens is None and self.authorize is None
+        """Whether everyone may do everything, as much as they like."""
+        return self.tokens is None and self.authorize is None and self.clients is None
 
     def _time_left(self, grant: Grant) -> float:
         """Return the seconds for which a grant still holds."""
         return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.hub.wall())
 
     def _end_with(self, grant: Grant | None, ended: Deferred[None], end: Callable[[], None]) -> None:
-        """End a stream or socket when its token does."""
-        if grant is None or grant.expires_at is None:
+        """End a stream or socket when its token does, and count it until it has ended."""
+        if grant is None:
+            return
+        if grant.client is not None:
+            grant.client.parked.hold_until(ended)
+        if grant.expires_at is None:
             return
         timer = self.hub.clock.callLater(self._time_left(grant), end)
 
@@ -687,7 +729,8 @@ class Routes:
         kind = kind_of(title)
         self.hub.metrics.refusals[kind] += 1
         problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
-        return _PROBLEM, _dumped(problem)
+        head = _PROBLEM + self._retry_after(1) if status in {429, 503} else _PROBLEM
+        return head, _dumped(problem)
 
     def too_large(self) -> BodyTooLarge:
         """Return the error for a body over the bound."""
@@ -754,14 +797,44 @@ class _Held(Poll):
 
     def callback(self, batch: Batch) -> None:
         """Answer the request."""
+        request = self._request
+        request.parked = None  # which is this: a cycle would live until old garbage is collected
         try:
-            self._routes.send(_poll_answer(batch, self._asked), self._request)
+            self._routes.send(_poll_answer(batch, self._asked), request)
         except Exception:  # noqa: BLE001  it must not harm whoever has woken this
             self._routes.log.failure("A poll could not be answered")
 
     def errback(self, fail: Any) -> None:
         """Tell the client what went wrong."""
-        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), self._request)
+        request = self._request
+        request.parked = None
+        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), request)
+
+
+# -- what clients may hold and push
+
+
+def _charge(grant: Grant, push: Push) -> None:
+    """Count a push. Raises ``TooManyRequests``."""
+    if grant.client is not None:
+        size = sum([len(content.body) for content in push.contents])
+        grant.client.charge(len(push.contents) * len(push.recipients), size)
+
+
+def _hold(grant: Grant, wait: float, act: Callable[[], Maybe[T]]) -> Maybe[T]:
+    """Do what is held for up to ``wait`` seconds, and count it until then. Raises ``TooManyRequests``."""
+    return act() if grant.client is None or wait <= 0 else grant.client.parked.hold(act)
+
+
+def _check_room(grant: Grant | None) -> None:
+    """Raise ``TooManyRequests`` where a client may not have one stream or socket more."""
+    if grant is not None and grant.client is not None:
+        grant.client.parked.check()
+
+
+def _registrations(grant: Grant | None) -> Share | None:
+    """Return what a listener or session counts against; None where nobody counts."""
+    return None if grant is None or grant.client is None else grant.client.registrations
 
 
 class _Rights:
@@ -770,15 +843,34 @@ class _Rights:
     def __init__(self, routes: Routes, request: Request) -> None:
         self._routes = routes
         self._request = request
+        self._grant = Grant()
+        """What was granted at the last check; whoever is counted was checked before."""
 
     def check(self, action: Action, names: tuple[str, ...]) -> Maybe[float]:
         """Return for how many seconds the action on the names is allowed. Raises where it is not."""
         routes = self._routes
 
         def seconds(grant: Grant | None) -> float:
-            return float("inf") if grant is None else routes._time_left(grant)
+            if grant is None:
+                return inf
+            self._grant = grant
+            return routes._time_left(grant)
 
         return routes._allowed(self._request, action, names, seconds)
+
+    def charge(self, messages: int, size: int) -> None:
+        """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
+        if self._grant.client is not None:
+            self._grant.client.charge(messages, size)
+
+    def hold(self, act: Callable[[], Maybe[T]]) -> Maybe[T]:
+        """Do what may be held, and count it until it has come to its end. Raises ``TooManyRequests``."""
+        return _hold(self._grant, inf, act)
+
+    @property
+    def registrations(self) -> Share | None:
+        """What a session counts against; None where nobody counts."""
+        return _registrations(self._grant)
 
 
 class _Over:
@@ -808,6 +900,8 @@ class RoutesResource(KleinResource):
 
     def render(self, request: Any) -> Any:
         """Render as Klein does, but refuse as the interface does what Klein cannot route at all."""
+        if self._routes.proxies is not None:
+            _forward(request, self._routes.proxies)
         if self._routes.show_metrics:
             self._count(request)
         try:
@@ -830,6 +924,19 @@ class RoutesResource(KleinResource):
             hub.metrics.count_request(_Over(rule, status, hub.clock.seconds() - began))
 
         request.notifyFinish().addBoth(over)
+
+
+def _forward(request: Any, proxies: Proxies) -> None:
+    """Let a request of twisted.web's say who sent it in truth, as those of ``serving/`` do by themselves."""
+    lines = request.requestHeaders.getRawHeaders
+    peer = getattr(request.getClientAddress(), "host", None)
+    origin = proxies.origin(peer, lambda name: b", ".join(found) if (found := lines(name)) else None)
+    if origin.address is not None and origin.address != peer:
+        request.client = ip_endpoint(origin.address)
+    if origin.secure:
+        _, colon, port = (request.getHeader(b"host") or b"").rpartition(b":")
+        is_port = bool(colon) and port.isdigit()
+        request.setHost(request.getRequestHostname(), int(port) if is_port else 443, ssl=True)
 
 
 def _token(request: Request) -> str:

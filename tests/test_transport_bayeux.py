@@ -1515,6 +1515,14 @@ class Denied:
     def check(self, action: str, names: tuple[str, ...]) -> Any:
         return fail(Unauthorized("no"))
 
+    registrations = None
+
+    def charge(self, messages: int, size: int) -> None:
+        raise AssertionError("nothing is published")
+
+    def hold(self, act: Callable[[], Any]) -> Any:
+        raise AssertionError("nothing is held")
+
 
 def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
     message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}

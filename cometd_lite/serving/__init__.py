@@ -2,14 +2,16 @@
 
 ``HTTPFactory`` is listened with like any Twisted factory. A request's road: ``protocol.py`` reads its head
 (``heads.py``) and body (``bodies.py``), ``dispatch.py`` finds its route, ``request.py`` is what the route
-sees and answers with, ``wire.py`` and ``sockets.py`` send the answer. ``bounds.py`` bounds all of it. Nothing
-of cometd_lite is imported here.
+sees and answers with, ``wire.py`` and ``sockets.py`` send the answer. ``bounds.py`` bounds all of it, and
+``forwarded.py`` tells who is behind a proxy. Nothing of cometd_lite is imported here.
 """
 
 from __future__ import annotations
 
 from .bounds import Bounds
 from .factory import HTTPFactory
+from .forwarded import Proxies, ip_endpoint
+from .heads import Refused
 from .request import Request
 
-__all__ = ["Bounds", "HTTPFactory", "Request"]
+__all__ = ["Bounds", "HTTPFactory", "Proxies", "Refused", "Request", "ip_endpoint"]

@@ -59,6 +59,9 @@ class Bounds:
     pipelined: int = 32 * 1024
     """Bytes read ahead while a request is being served; then reading stops. Holds any head, or 100 polls."""
 
+    refused: int = 64
+    """Connections over a bound that may read why they are refused, at once; more are dropped unheard."""
+
     linger_seconds: int = 3
     """After a refusal the rest of a body is read and dropped this long, so that the peer reads the answer and
     not a reset (RFC 9112 §9.6)."""

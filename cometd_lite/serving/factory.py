@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.handlers import format_date_time
 
 from twisted.internet.interfaces import IProtocolFactory, IProtocolNegotiationFactory
@@ -13,7 +14,7 @@ from zope.interface import implementer
 
 from .bounds import TICK, Bounds
 from .dispatch import Table, Target
-from .heads import Head, parse_block
+from .heads import Head, Refused, parse_block
 from .protocol import HTTPConnection
 from .sockets import Poller, adoptable
 from .wire import Owner, TwistedWire, Wire
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
     from klein import Klein
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 
+    from .forwarded import Proxies
     from .request import Request
+
+
+class Admitted(Protocol):
+    """What was counted for a connection."""
+
+    def release(self) -> None:
+        """Count it out: the connection has ended."""
 
 
 @implementer(IProtocolFactory, IProtocolNegotiationFactory)
@@ -37,7 +46,11 @@ class HTTPFactory:
     ``on_answer`` is called with each request that is over, for metrics and an access log: answered, handed
     on to another protocol, refused as malformed (then it may have neither method nor target), or left by
     its client before the answer (then its code is 499, as nginx has it).
-    ``clock`` is for deadlines, ``wall`` for the Date.
+    ``clock`` is for deadlines, ``wall`` for the Date. ``proxies`` are those that are believed.
+
+    ``most`` connections are served at once; ``admit`` is asked about the address of each: it returns what is
+    released when the connection has ended, or None, and raises ``Refused``. Those that are refused are told
+    why, a few at a time, and dropped beyond that.
 
     ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
     ``shutdown`` closes those that are idle.
@@ -54,6 +67,9 @@ class HTTPFactory:
         bounds: Bounds | None = None,
         prefix: bytes = b"",
         on_answer: Callable[[Request], None] | None = None,
+        proxies: Proxies | None = None,
+        most: float = inf,
+        admit: Callable[[str], Admitted | None] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.app = app
@@ -63,6 +79,11 @@ class HTTPFactory:
         self.malformed = malformed
         self.bounds = bounds or Bounds()
         self.on_answer = on_answer
+        self.proxies = proxies
+        self.most = most
+        self._admit = admit
+        self._admitted: dict[HTTPConnection, Admitted] = {}
+        self._refused: set[HTTPConnection] = set()
         self.routes = Table(app, prefix)
         self.connections: set[HTTPConnection] = set()
         self.stopping = False
@@ -104,6 +125,30 @@ class HTTPFactory:
             self._poller = Poller(transport.reactor)
         return self._poller.adopt(transport, owner)
 
+    def refusal(self, connection: HTTPConnection) -> Refused | None:
+        """Return why a new connection is not served, None where it is; then it is counted."""
+        if len(self.connections) - len(self._refused) >= self.most:
+            return Refused(503, f"{self.most:g} connections are open, which is the server's bound.")
+        return self.admission(connection)
+
+    def admission(self, connection: HTTPConnection) -> Refused | None:
+        """Return why one more connection of a peer is not served; None where it is, or nobody counts."""
+        if self._admit is not None and connection.peer:
+            try:
+                admitted = self._admit(connection.peer)
+            except Refused as refusal:
+                return refusal
+            if admitted is not None:
+                self._admitted[connection] = admitted
+        return None
+
+    def may_hear(self, connection: HTTPConnection) -> bool:
+        """Whether one that is refused may read why; those before it do so still."""
+        if len(self._refused) >= self.bounds.refused:
+            return False
+        self._refused.add(connection)
+        return True
+
     def opened(self, connection: HTTPConnection) -> None:
         """Count a connection in; the first one starts the timer."""
         self.connections.add(connection)
@@ -113,6 +158,11 @@ class HTTPFactory:
     def closed(self, connection: HTTPConnection) -> None:
         """Count a connection out; the last one stops the timer."""
         self.connections.discard(connection)
+        self._refused.discard(connection)
+        if self._admit is not None:
+            admitted = self._admitted.pop(connection, None)
+            if admitted is not None:
+                admitted.release()
         if not self.connections and self._timer is not None:
             timer, self._timer = self._timer, None
             timer.cancel()

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from klein.interfaces import IKleinRequest
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address
 from twisted.python.components import getAdapterFactory
 from twisted.web import http
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
+
+from .forwarded import Origin, ip_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,19 +188,27 @@ class LongWay:
 
     # -- who sent it, and where to
 
+    def origin(self) -> Origin:
+        """Return whence the request comes: from its peer, or from whom a trusted proxy names."""
+        proxies = self.channel.factory.proxies
+        peer = self.channel.peer or None
+        return Origin(peer, None) if proxies is None else proxies.origin(peer, self.head.get)
+
     @property
     def client(self) -> Any:
-        """The peer's address."""
-        return self.channel.transport.getPeer()
+        """The client's address; see ``getClientAddress``."""
+        return self.getClientAddress()
 
     def getClientAddress(self) -> Any:  # noqa: N802  IRequest's name
-        """Return the peer's address."""
-        return self.channel.transport.getPeer()
+        """Return the peer's address, or that of whom a trusted proxy names."""
+        address = self.origin().address
+        if address is None or address == self.channel.peer:
+            return self.channel.transport.getPeer()
+        return ip_endpoint(address)
 
     def getClientIP(self) -> str | None:  # noqa: N802  IRequest's name
-        """Return the peer's IP address, or None where it has none."""
-        peer = self.channel.transport.getPeer()
-        return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
+        """Return the client's IP address, or None where it has none."""
+        return self.origin().address
 
     def getHost(self) -> Any:  # noqa: N802  IRequest's name
         """Return the address that the request came to, or what ``setHost`` set."""
@@ -218,10 +228,11 @@ class LongWay:
         return str(getattr(self.getHost(), "host", "localhost")).encode()
 
     def isSecure(self) -> bool:  # noqa: N802  IRequest's name
-        """Whether the request came over TLS."""
+        """Whether the client used TLS."""
         if self.extra is not None and self.extra.forced is not None:
             return self.extra.forced[1]
-        return self.channel.isSecure()
+        secure = self.origin().secure
+        return self.channel.isSecure() if secure is None else secure
 
     @property
     def prepath(self) -> list[bytes]:

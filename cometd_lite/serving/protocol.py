@@ -8,6 +8,8 @@ A connection is always in one of the states below::
     any ───> LINGERING ─────────> LEAVING      refused: the peer has some time to read why
     any ───> CLOSED
 
+Behind the PROXY protocol it begins with UNKNOWN: whose it is comes with its first bytes.
+
 While a request is SERVING, what comes after it is kept up to a bound, and then not read. So pipelined
 requests are answered in order, and cost nothing but their bytes. No timer belongs to a connection: it has a
 ``deadline``, in ticks of its factory, which is 0 while a route may take its time.
@@ -28,7 +30,8 @@ from zope.interface import implementer
 from .bodies import Chunked, TooLarge
 from .heads import Head, Refused, check_unfinished, check_version, parse_line, split_absolute
 from .request import Request
-from .wire import NOWHERE, Wire
+from .sockets import drop
+from .wire import NOWHERE, Wire, peer_comes_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +46,7 @@ HANDED_ON: Final = 3
 LINGERING: Final = 4
 LEAVING: Final = 5
 CLOSED: Final = 6
+UNKNOWN: Final = 7
 
 _NO_HEAD: Final = Head(b"\r\n")
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
@@ -117,9 +121,21 @@ class HTTPConnection:
     def makeConnection(self, transport: Any) -> None:  # noqa: N802  Twisted's name
         """Begin to serve what comes over ``transport``."""
         factory = self.factory
+        comes_later = peer_comes_later(transport)
+        if comes_later:
+            self.peer = ""
+        refusal = factory.refusal(self)
+        if refusal is not None and not factory.may_hear(self):
+            self.state = CLOSED
+            drop(transport)
+            return
         self.wire = factory.wire(transport, self)
         self.deadline = factory.tick + factory.bounds.head_seconds
         factory.opened(self)
+        if refusal is not None:
+            self._refuse(refusal)
+        elif comes_later:
+            self.state = UNKNOWN
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: ``makeConnection`` has done it."""
@@ -157,12 +173,26 @@ class HTTPConnection:
                 self._buffer += data
             else:
                 self._other.dataReceived(data)
+        elif state == UNKNOWN:
+            self._meet(data)
         elif state == LINGERING:
             self._progress += len(data)
             if self._progress > self.factory.bounds.linger and not self._paused:
                 # Read no more: what waits in the kernel's buffers costs nothing.
                 self._paused = True
                 self.wire.pause()
+
+    def _meet(self, data: bytes) -> None:
+        """Take in the first bytes of a connection: now its transport knows the peer."""
+        self.peer = getattr(self.transport.getPeer(), "host", "")
+        refusal = self.factory.admission(self)
+        if refusal is None:
+            self.state = HEAD
+            self.dataReceived(data)
+        elif self.factory.may_hear(self):
+            self._refuse(refusal)
+        else:
+            self.wire.abort()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         """Forget everything; who waits for this connection is cancelled."""
@@ -570,7 +600,7 @@ class HTTPConnection:
 
     def rest(self) -> None:
         """Close if no request is under way: the server is stopping."""
-        if self.state == HEAD and not self._buffer:
+        if self.state in {HEAD, UNKNOWN} and not self._buffer:
             self._leave()
 
     # -- what twisted.web's resources ask of a request's channel

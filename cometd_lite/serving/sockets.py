@@ -85,6 +85,24 @@ def adoptable(transport: Any) -> bool:
     )
 
 
+def drop(transport: Any) -> None:
+    """Close a connection that was accepted just now, without a word, and if possible before the next one."""
+    if adoptable(transport):
+        _release(transport).close()
+    else:
+        transport.abortConnection()
+
+
+def _release(transport: Any) -> socket.socket:
+    """Take the socket from an ``adoptable`` transport, which is good for nothing then."""
+    transport.stopReading()
+    sock: socket.socket = transport.socket
+    # What its connectionLost does, but for closing the socket.
+    transport.connected, transport.disconnected = 0, 1
+    del transport.socket, transport.fileno, transport.protocol
+    return sock
+
+
 @implementer(IReadDescriptor)
 class Poller:
     """One epoll over many sockets, which is one descriptor of the reactor."""
@@ -98,11 +116,7 @@ class Poller:
 
     def adopt(self, transport: Any, owner: Owner) -> SocketWire:
         """Take an ``adoptable`` transport's socket, and read and write it from now on."""
-        transport.stopReading()
-        sock: socket.socket = transport.socket
-        # What its connectionLost does, but for closing the socket.
-        transport.connected, transport.disconnected = 0, 1
-        del transport.socket, transport.fileno, transport.protocol
+        sock = _release(transport)
         tune(sock)
         self._epoll.register(sock.fileno(), _IN | _ALWAYS)
         if not self._wires:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from zope.interface import implementer
 
 if TYPE_CHECKING:
@@ -225,6 +226,11 @@ def peer_is_gone(sock: socket.socket, *, tls: bool = False) -> bool:
     except OSError:
         return True
     return not data or (tls and (data[0] == _ALERT or data == _HIDDEN_ALERT))
+
+
+def peer_comes_later(transport: Any) -> bool:
+    """Whether a transport knows its peer only once something was received: the PROXY protocol says it."""
+    return isinstance(transport, HAProxyProtocolWrapper)
 
 
 def tune(sock: socket.socket) -> None:

@@ -268,7 +268,8 @@ class BayeuxTransport:
                 return form(exchange.json()).with_head(_set_cookie(exchange.cookie, request.isSecure()))
             if exchange.wait > 0:
                 self.bayeux.done(exchange)
-                return self._hold(exchange.connects[0], exchange.wait, gone, form)
+                hold = partial(self._hold, exchange.connects[0], exchange.wait, gone, form)
+                return hold() if rights is None else rights.hold(hold)
             return self._answer(exchange, gone, form)
 
         if not waits(exchanged):
@@ -661,6 +662,7 @@ class BayeuxSocket:
     def lost(self) -> None:
         """Leave the session, which lives until its time is over."""
         self.socket = None
+        self.peer.socket = None  # a cycle would live until old garbage is collected
         self._texts.clear()
         self.transport._sockets.discard(self)
         self.transport.hub.metrics.sockets -= 1

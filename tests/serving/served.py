@@ -226,7 +226,7 @@ class Served:
     def connect(self, transport: Any = None) -> Served:
         """Open a connection, in the place of the one before."""
         self.transport: Any = transport or StringTransport()
-        self.connection = self.factory.buildProtocol(None)
+        self.connection = self.factory.buildProtocol(self.transport.getPeer())
         self.connection.makeConnection(self.transport)
         return self
 
