@@ -189,7 +189,7 @@ class Poll(Reader[Batch]):
         except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
             self._failed(Failure())
             return False
-        if waits(found):
+        if found.__class__ is not Batch and waits(found):
             return self.expect(found)
         if found.messages or found.gap:
             self.answer(hub.counted(found))
@@ -521,7 +521,7 @@ class Hub:
         That is set already, and need not be a Deferred; otherwise as ``park``.
         """
         found = reader.ask()
-        if not waits(found):
+        if found.__class__ is Batch or not waits(found):  # the former is cheap, and means the latter
             if not (found.messages or found.gap):
                 reader.see(found)
                 if wait > 0 and not self.stopping:

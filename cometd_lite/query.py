@@ -65,7 +65,10 @@ def fields(request: Any) -> Fields:
     """
     head = getattr(request, "head", None)
     if head is not None:
-        return _fields_of(head)
+        known: Fields | None = head.meaning
+        if known is None:
+            known = head.meaning = Fields(*map(head.get, _NAMES))
+        return known
     lines = request.requestHeaders.getRawHeaders
     return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
 
@@ -74,11 +77,6 @@ def text_of(request: Any) -> bytes:
     """Return a request's query as it came, still percent-encoded."""
     text: bytes | None = getattr(request, "query", None)  # twisted.web's has none
     return cast(bytes, request.uri).partition(b"?")[2] if text is None else text
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _fields_of(head: Any) -> Fields:
-    return Fields(*map(head.get, _NAMES))
 
 
 class PollAsked(NamedTuple):

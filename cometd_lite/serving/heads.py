@@ -12,7 +12,7 @@ into Python, and the strict checks would still be a second pass. The tests hold 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .bounds import Bounds
@@ -51,6 +51,7 @@ class Head:
     ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks; ``sized``: there is a body,
     of either kind. ``close`` and ``keep`` say what Connection asks for. ``expects``: a 100 is waited for (RFC
     9110 §10.1.1). ``host`` is None where there is none. ``shared``: several connections have sent it.
+    ``meaning`` is the app's: whatever it has made of the fields and would make of them again.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Head:
         "host",
         "keep",
         "length",
+        "meaning",
         "shared",
         "sized",
     )
@@ -76,6 +78,7 @@ class Head:
         self.expects = False
         self.host: bytes | None = None
         self.shared = False
+        self.meaning: Any = None
         self._values: dict[bytes, bytes] | None = None
 
     def fields(self) -> list[tuple[bytes, bytes]]:

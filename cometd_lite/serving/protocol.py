@@ -265,15 +265,20 @@ class HTTPConnection:
         factory = self.factory
         cut = line.find(b"?") + 1
         known = factory.targets.get(line[:cut] if cut else line)
-        if known is None or head.host is None or (cut and not _ends_well(line, cut, factory.bounds.target)):
+        if known is None or head.host is None:
             self._begin_anew(line, head)
             return
         # All that is new in the line is its query.
-        self.closing = head.close
-        uri = line[len(known.method) + 1 : -9]
         query = line[cut:-9] if cut else b""
-        request = Request(self, head, known.method, uri, known.path, query, 1, factory.seconds())
-        self._serve_request(request, known)
+        if cut and (
+            line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE) or len(line) >= factory.bounds.target
+        ):
+            self._begin_anew(line, head)
+            return
+        self.closing = head.close
+        method, path, _, _ = known
+        uri = line[len(method) + 1 : -9]
+        self._serve_request(Request(self, head, method, uri, path, query, 1, factory.seconds()), known)
 
     def _begin_anew(self, line: bytes, head: Head) -> None:
         """Begin with a request whose line is not known: as ``_begin``, by all of the grammar."""
@@ -309,7 +314,11 @@ class HTTPConnection:
             if request.head.sized:
                 self._begin_body(request, target)
                 return
-            route, params = self._find(request, target)
+            if target is None:
+                route, params = self._find(request, None)
+            else:
+                _, _, route, params = target
+                request.route = route
             result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
@@ -618,8 +627,3 @@ class HTTPConnection:
         """Hand the connection on to twisted.web's WebSocket, which has no other way to ask for that."""
         if self.request is not None:
             self.request.upgrade(protocol)
-
-
-def _ends_well(line: bytes, cut: int, most: int) -> bool:
-    """Whether a request line goes on, after the question mark before ``cut``, as a good one of HTTP/1.1."""
-    return line[-9:] == b" HTTP/1.1" and len(line) < most and not line[cut:-9].translate(None, _VISIBLE)

@@ -84,10 +84,11 @@ class MemoryStore:
         expires_at = now + (limits.ttl if push.ttl is None else min(push.ttl, limits.ttl))
         cursor = Cursor(self.epoch, self.sequence + 1)
         message = Message(cursor, mailbox.recipient, content, created_at, expires_at, push.event)
-        if self.memory + cost(message) > limits.max_memory:
+        size = cost(message)
+        if self.memory + size > limits.max_memory:
             return None
         self.sequence = cursor.sequence
-        self.keep(message)
+        self._put(mailbox, message, size)
         return message
 
     def keep(self, message: Message) -> None:
@@ -95,6 +96,9 @@ class MemoryStore:
         mailbox = self._mailboxes.get(message.recipient)
         if mailbox is None:
             mailbox = self._create(message.recipient)
+        self._put(mailbox, message, cost(message))
+
+    def _put(self, mailbox: Mailbox, message: Message, size: int) -> None:
         expiry = mailbox.next_expiry
         mailbox.append(message)
         if message.expires_at < expiry:
@@ -104,7 +108,7 @@ class MemoryStore:
                 self._expiries = [(box.next_expiry, box.recipient) for box in self._mailboxes.values()]
                 heapify(self._expiries)
         self._log[message.sequence] = message
-        self.memory += cost(message)
+        self.memory += size
         self._answers.clear()
 
     def retract(self, messages: Sequence[Message]) -> None:

@@ -269,6 +269,7 @@ class Stream(Paced):
 
     def _leave(self) -> None:
         self._open = False
+        self._follower = None  # which knows this one too: a cycle would live until old garbage is collected
         self._hub.metrics.streams -= 1
         self._heartbeats.remove(self, self._number)
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import BadBody, BadRecipient, CometError, InternalError
-from ..hub import Hub
+from ..hub import Follower, Hub
 from ..later import Maybe
 from ..limits import RECIPIENTS_PER_REQUEST
 from ..message import Batch, Content, Cursor, Push, Receipt
@@ -39,7 +39,7 @@ class Talk:
         self._hub = hub
         self._push = push
         self._socket: Socket | None = None
-        self._follower = hub.follow(recipients, after, self._tell)
+        self._follower: Follower | None = hub.follow(recipients, after, self._tell)
         self.ended: Deferred[None] = self._follower.ended
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
         self.ended.addCallbacks(self._stopped, self._broken)
@@ -48,15 +48,17 @@ class Talk:
         """Begin to tell."""
         self._hub.metrics.sockets += 1
         self._socket = socket
-        self._follower.go_on()
+        self.drained()
 
     def drained(self) -> None:
         """Go on with a backlog."""
-        self._follower.go_on()
+        if self._follower is not None:
+            self._follower.go_on()
 
     def lost(self) -> None:
-        """Forget the reader."""
+        """Forget the reader, and all that knows this one too: cycles live until old garbage is collected."""
         self._hub.metrics.sockets -= 1
+        self._follower = self._socket = None
         self.ended.cancel()
 
     def end(self) -> None:

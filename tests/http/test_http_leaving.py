@@ -1,0 +1,133 @@
+"""Readers that leave are gone at once: what waits for the collector of cycles waits for a very long time.
+
+It is told to look at old objects seldom (``service.settle_collector``), because thousands of parked readers
+are no garbage. So whoever left must be none either.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+
+import orjson
+import pytest
+from exchanges import Server, by_serving
+from twisted.internet.task import Clock
+from wires import OPENED, UPGRADE, Connection, WebSocket
+
+from cometd_lite.comet import Comet
+
+LONG_POLLING = {"supportedConnectionTypes": ["long-polling"], "version": "1.0"}
+
+
+def asks(target: str, **fields: str) -> Callable[[Server], Connection]:
+    """Return what sends a GET."""
+
+    def ask(server: Server) -> Connection:
+        connection = Connection(server)
+        connection.request("GET", target, {name.replace("_", "-"): text for name, text in fields.items()})
+        return connection
+
+    return ask
+
+
+def bayeux(server: Server, *messages: object) -> Connection:
+    """Send messages by long-polling."""
+    connection = Connection(server)
+    body = orjson.dumps(messages)
+    fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    connection.request("POST", "/cometd", fields, body)
+    return connection
+
+
+def connect(server: Server) -> Connection:
+    """Begin a Bayeux session, and have a connect of it held."""
+    greeted = bayeux(server, {"channel": "/meta/handshake"} | LONG_POLLING)
+    client = greeted.problem[0]["clientId"]
+    greeted.hang_up()
+    for message in ({"channel": "/meta/subscribe", "subscription": "/bob"}, {"channel": "/meta/connect"}):
+        asked = {"clientId": client, "connectionType": "long-polling", "advice": {"timeout": 9_000}}
+        connection = bayeux(server, message | asked)
+    return connection
+
+
+def talk(server: Server) -> Connection:
+    """Push over a WebSocket."""
+    socket = WebSocket(server, "/ws/bob")
+    socket.push(push="bob", data="hi", ref=1)
+    return socket
+
+
+def speak(server: Server) -> Connection:
+    """Begin a Bayeux session over a WebSocket, and have a connect of it held."""
+    socket = WebSocket(server, "/cometd")
+    socket.text(orjson.dumps([{"channel": "/meta/handshake"} | LONG_POLLING]))
+    client = socket.texts[0][0]["clientId"]
+    asked = {"clientId": client, "connectionType": "websocket"}
+    socket.text(orjson.dumps([{"channel": "/meta/subscribe", "subscription": "/bob"} | asked]))
+    socket.text(orjson.dumps([{"channel": "/meta/connect"} | asked]))
+    return socket
+
+
+READERS: dict[str, Callable[[Server], Connection]] = {
+    "poll": asks("/poll/bob?after=now"),
+    "take": asks("/poll/bob"),
+    "pattern": asks("/poll/bob/**?after=now"),
+    "SSE": asks("/stream/bob"),
+    "NDJSON": asks("/stream/bob", Accept="application/x-ndjson"),
+    "WebSocket": talk,
+    "WebSocket that is not opened": asks("/ws/bob?after=x", **UPGRADE),
+    "Bayeux by long-polling": connect,
+    "Bayeux by WebSocket": speak,
+}
+
+
+def leaves(server: Server, connection: Connection) -> None:
+    """The connection is lost."""
+    connection.hang_up()
+
+
+def is_told(server: Server, connection: Connection) -> None:
+    """A message comes, and then the connection is lost."""
+    server.push("/bob", "hello")
+    connection.turn()
+    leaves(server, connection)
+
+
+def is_let_go(server: Server, connection: Connection) -> None:
+    """The wait is over, or the session's time; then the connection is lost."""
+    for _ in range(60):
+        server.clock.advance(1)
+    connection.turn()
+    leaves(server, connection)
+
+
+@pytest.mark.parametrize("goes", [leaves, is_told, is_let_go])
+@pytest.mark.parametrize("reader", READERS)
+def test_who_has_left_is_no_garbage(reader: str, goes: Callable[[Server, Connection], None]) -> None:
+    clock = Clock()
+    clock.advance(1_000)
+    comet = Comet(clock=clock)
+    comet.start()
+    server = Server(comet, clock, by_serving(comet))
+
+    def come_and_go() -> None:
+        goes(server, READERS[reader](server))
+        OPENED.clear()
+        server.driver.flush()
+
+    come_and_go()  # what is made once is made now
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        come_and_go()
+        gc.collect()
+        found = Counter(type(one).__qualname__ for one in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    comet.stop()
+    assert found == {}
