@@ -74,7 +74,8 @@ from .query import (
 from .recipient import recipient
 from .serving import Proxies, ip_endpoint
 from .transports import Answer, longpoll, websocket
-from .transports.bayeux import BayeuxSocket, BayeuxTransport
+from .transports.bayeux import BayeuxTransport
+from .transports.bayeux_socket import BayeuxSocket
 from .transports.ndjson import NDJSON
 from .transports.sse import SSE
 from .transports.stream import Heartbeats, Stream
@@ -424,7 +425,7 @@ class Routes:
 
         def converse() -> BayeuxSocket:
             _check_room(grant)
-            socket = bayeux.socket(request, self._rights(request))
+            socket = BayeuxSocket(bayeux, request, self._rights(request))
             self._end_with(grant, socket.ended, socket.end)
             return socket
 

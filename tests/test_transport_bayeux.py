@@ -30,13 +30,8 @@ from cometd_lite.message import Content, Push
 from cometd_lite.registry import Registry
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.transports import Answer
-from cometd_lite.transports.bayeux import (
-    BayeuxSocket,
-    BayeuxTransport,
-    browser_of,
-    is_callback,
-    script_answer,
-)
+from cometd_lite.transports.bayeux import BayeuxTransport
+from cometd_lite.transports.bayeux_socket import BayeuxSocket
 
 WALL = 1_795_169_758.123
 
@@ -659,23 +654,6 @@ def test_the_cookie_cannot_be_read_by_scripts_and_stays_on_this_site(server: Ser
         assert (b"; Secure" in line) is secure
 
 
-@pytest.mark.parametrize(
-    ("header", "browser"),
-    [
-        (b"BAYEUX_BROWSER=abcdefgh", "abcdefgh"),
-        (b'x=1; BAYEUX_BROWSER="abcdefgh"; y=2', "abcdefgh"),
-        (b"XBAYEUX_BROWSER=abcdefgh", None),
-        (b"BAYEUX_BROWSER=short", None),
-        (b"BAYEUX_BROWSER=" + b"a" * 65, None),
-        (b"BAYEUX_BROWSER=abc\r\nSet-Cookie: x", None),
-        (b"\xff", None),
-        (None, None),
-    ],
-)
-def test_a_browser_is_known_by_a_well_formed_cookie(header: bytes | None, browser: str | None) -> None:
-    assert browser_of(header) == browser
-
-
 # -- acknowledgements
 
 
@@ -992,7 +970,6 @@ def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
     "name", ["", "a b", "a()", "alert(1)//", "a;b", "1a", "a..b", ".a", "a.", "a-b", "ä", "a\n", "a" * 129]
 )
 def test_a_callback_is_a_name_and_nothing_else(server: Server, name: str) -> None:
-    assert not is_callback(name)
     with pytest.raises(BadParameter):
         server.bayeux.get({"message": ["[]"], "jsonp": [name]}, Asked(), lambda: False)
 
@@ -1002,11 +979,6 @@ def test_a_get_without_a_message_says_what_is_missing(server: Server) -> None:
         server.bayeux.get({}, Asked(), lambda: False)
     with pytest.raises(BadParameter):
         server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, Asked(), lambda: False)
-
-
-def test_a_script_has_no_raw_line_separators() -> None:
-    body = script_answer("f", '["\u2028\u2029"]'.encode()).body
-    assert body == b'/**/f(["\\u2028\\u2029"]);'
 
 
 # -- sockets
@@ -1020,7 +992,7 @@ class Wire:
         self.congested = False
         self.closed: int | None = None
         self.frames: list[Any] = []
-        self.talk: BayeuxSocket = server.bayeux.socket(Asked(cookie=cookie), rights)
+        self.talk: BayeuxSocket = BayeuxSocket(server.bayeux, Asked(cookie=cookie), rights)
         self.talk.opened(self)  # type: ignore[arg-type]  # it has what a conversation uses
 
     def send_text(self, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Bayeux over HTTP and WebSocket: requests and texts arrive, arrays of messages leave (HTTP.md, "Bayeux").
+"""Bayeux over a hub: requests arrive, arrays of messages leave (HTTP.md, "Bayeux").
 
 What is said is ``bayeux.py``'s; here it is done. A connect is a poll of its session: a parked reader that
 stands at the session's keys and reads after the session's place. The place moves on when an answer is written
@@ -21,13 +21,10 @@ What the protocol leaves open is done so:
 
 from __future__ import annotations
 
-import re
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutine
-from typing import Any, Protocol, TypeAlias, TypeVar
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -57,53 +54,35 @@ from ..bayeux import (
     events_of,
     refuse,
 )
-from ..errors import BadBody, BadParameter, CometError, InternalError, ServerFull, Stopping
+from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..hub import Hub, Reader
 from ..later import Maybe, shielded, then, waits
-from ..limits import (
-    BAYEUX_BATCH_MESSAGES,
-    BAYEUX_CALLBACK_BYTES,
-    BAYEUX_SOCKET_BACKLOG,
-    POLL_MESSAGES_MOST,
-    Limits,
-)
+from ..limits import POLL_MESSAGES_MOST, Limits
 from ..message import NOW, Batch, Push
 from ..recipient import readable
 from ..registry import Woken
 from . import Answer
-from .websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+from .bayeux_http import (
+    REPLACED_ANSWER,
+    Asking,
+    browser_of,
+    is_callback,
+    json_answer,
+    parsed,
+    posted,
+    script_answer,
+    set_cookie,
+)
+from .websocket import SERVICE_RESTART
+
+if TYPE_CHECKING:
+    from .bayeux_socket import BayeuxSocket
 
 T = TypeVar("T")
 News: TypeAlias = tuple[Batch, bytes]
 """What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
 Form: TypeAlias = Callable[[bytes], Answer]
 """Makes an HTTP response of an array of messages."""
-
-COOKIE = "BAYEUX_BROWSER"
-
-
-class Asking(Protocol):
-    """What is used of a request, be it twisted.web's or that of ``serving/``."""
-
-    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
-        """Return a header's last value; names are lower case."""
-
-    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
-        """Whether it came over TLS."""
-
-
-_INTERNAL_ERROR = 1011
-_TRY_AGAIN_LATER = 1013
-_COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
-_JSON = b"Content-Type: application/json\r\n" + _COMMON
-_SCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + _COMMON
-# Not 408, at which Chrome sends the request again (cometd#883), and no JSON, which Faye takes for messages.
-_REPLACED = Answer(
-    409, b"Content-Type: text/plain\r\n" + _COMMON, b"A later connect of the same client took its place.\n"
-)
-_REPLACED_ERROR = "409::connect_replaced"
-_BROWSER = re.compile(rf'(?:^|;)\s*{COOKIE}="?([A-Za-z0-9_-]{{8,64}})"?\s*(?:;|$)')
-_CALLBACK = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*", re.ASCII)
 
 
 class BayeuxTransport:
@@ -115,7 +94,7 @@ class BayeuxTransport:
         self.hub = hub
         self.options = options or Options()
         self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
-        self._sockets: set[BayeuxSocket] = set()
+        self.sockets: set[BayeuxSocket] = set()
 
     # -- for embedding programs
 
@@ -161,10 +140,7 @@ class BayeuxTransport:
         ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        try:
-            value = orjson.loads(body) if media_type == b"application/json" else _posted(body, media_type)
-        except orjson.JSONDecodeError as error:
-            raise _no_json(error) from None
+        value = posted(body, media_type)
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
             plain = self._plainly(message, gone)
@@ -188,13 +164,9 @@ class BayeuxTransport:
             raise BadParameter("jsonp is the name of a JavaScript function.")
         if "message" not in query:
             raise BadParameter("A GET here polls by callback and needs message; other clients POST.")
-        batch = batch_of(_parsed(query["message"]))
+        batch = batch_of(parsed(query["message"]))
         form = partial(script_answer, callback[0])
         return self._respond(batch, request, gone, form, rights)
-
-    def socket(self, request: Asking, rights: Rights | None = None) -> BayeuxSocket:
-        """Return the conversation of a WebSocket."""
-        return BayeuxSocket(self, Peer(browser_of(request.getHeader(b"cookie")), rights))
 
     def sweep(self) -> None:
         """Let go of the sessions that did not connect again in time; to be called every second."""
@@ -203,7 +175,7 @@ class BayeuxTransport:
 
     def stop(self) -> None:
         """Close the sockets that speak for no session; the others are readers, and ended by the hub."""
-        for socket in tuple(self._sockets):
+        for socket in tuple(self.sockets):
             if socket.reader is None:
                 socket.close(SERVICE_RESTART, "the server is stopping")
 
@@ -265,7 +237,7 @@ class BayeuxTransport:
 
         def answer(exchange: Exchange) -> Maybe[Answer]:
             if exchange.cookie is not None:
-                return form(exchange.json()).with_head(_set_cookie(exchange.cookie, request.isSecure()))
+                return form(exchange.json()).with_head(set_cookie(exchange.cookie, request.isSecure()))
             if exchange.wait > 0:
                 self.bayeux.done(exchange)
                 hold = partial(self._hold, exchange.connects[0], exchange.wait, gone, form)
@@ -482,7 +454,7 @@ class BayeuxTransport:
                 deleted.addErrback(self.hub.store_failed)
 
 
-class _SessionReader(Reader[T]):
+class SessionReader(Reader[T]):
     """A parked reader of what there is for a session."""
 
     __slots__ = ("place", "session", "transport")
@@ -520,7 +492,7 @@ class _SessionReader(Reader[T]):
         raise NotImplementedError
 
 
-class _Held(_SessionReader[Answer]):
+class _Held(SessionReader[Answer]):
     """A connect that is held over HTTP: a poll of its session."""
 
     __slots__ = ("connect", "form", "held", "left", "until")
@@ -604,7 +576,7 @@ class _Held(_SessionReader[Answer]):
 
     def replaced(self, peer: Peer) -> None:  # noqa: ARG002  as at a socket
         """End, because there is a later connect (BAYEUX.md, rule 9)."""
-        self.answer(_REPLACED)
+        self.answer(REPLACED_ANSWER)
 
     def disconnected(self) -> None:
         """Answer in a way that ends the client without an error (BAYEUX.md, rule 10)."""
@@ -629,327 +601,3 @@ class _Held(_SessionReader[Answer]):
     def _made(self, news: News | None) -> Answer:
         events = self.transport.complete_connect(self.connect, news)
         return self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
-
-
-class BayeuxSocket:
-    """What is said over a WebSocket: the same arrays, and events as soon as they come.
-
-    It speaks for one session at a time. A lost socket leaves the session to whoever comes next with its id.
-    """
-
-    def __init__(self, transport: BayeuxTransport, peer: Peer) -> None:
-        self.transport = transport
-        self.peer = peer
-        peer.socket = self
-        self.socket: Socket | None = None
-        self.reader: _AtSocket | None = None
-        self.ended: Deferred[None] = Deferred()
-        """Fires when the socket is gone."""
-        self._texts: deque[str] = deque()
-        self._busy = False
-
-    def opened(self, socket: Socket) -> None:
-        """Begin: texts may be sent from now on."""
-        self.socket = socket
-        self.transport._sockets.add(self)
-        self.transport.hub.metrics.sockets += 1
-
-    def drained(self) -> None:
-        """Go on with a backlog."""
-        if self.reader is not None:
-            self.reader.wake()
-
-    def lost(self) -> None:
-        """Leave the session, which lives until its time is over."""
-        self.socket = None
-        self.peer.socket = None  # a cycle would live until old garbage is collected
-        self._texts.clear()
-        self.transport._sockets.discard(self)
-        self.transport.hub.metrics.sockets -= 1
-        if self.reader is not None:
-            self.reader.leave()
-        self.ended.callback(None)
-
-    def end(self) -> None:
-        """End the conversation, because its token has expired."""
-        self.close(POLICY_VIOLATION, "the token has expired")
-
-    def text_received(self, text: str) -> None:
-        """Answer one array of messages, when those before it are answered."""
-        self._texts.append(text)
-        if len(self._texts) > BAYEUX_SOCKET_BACKLOG:
-            self._texts.clear()
-            self.close(POLICY_VIOLATION, "too many messages wait for their answers")
-        elif not self._busy:
-            self._go_on()
-
-    def send(self, text: bytes) -> None:
-        """Send an array of messages, if the socket is still there."""
-        if self.socket is not None:
-            self.socket.send_text(text)
-
-    def close(self, code: int, reason: str) -> None:
-        """Close the socket."""
-        if self.socket is not None:
-            self.socket.close(code, reason)
-
-    def _go_on(self) -> None:
-        while self._texts and not self._busy:
-            text = self._texts.popleft()
-            try:
-                exchanged = self.transport.exchange(batch_of(_parsed([text])), self.peer)
-            except CometError as error:
-                self._refuse(error)
-                continue
-            if waits(exchanged):
-                self._busy = True
-                exchanged.addCallback(self._say).addErrback(self._failed).addCallback(self._free)
-            else:
-                said = self._say(exchanged)
-                if waits(said):
-                    self._busy = True
-                    said.addErrback(self._failed).addCallback(self._free)
-
-    def _free(self, _: object) -> None:
-        self._busy = False
-        self._go_on()
-
-    def _failed(self, failure: Failure) -> None:
-        self.transport.log.failure("A Bayeux socket failed", failure)
-        self.close(_INTERNAL_ERROR, "the server failed")
-
-    def _refuse(self, error: CometError) -> None:
-        self.transport.hub.metrics.refusals[error.kind] += 1
-        reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
-        self.send(orjson.dumps([reply]))
-
-    def _say(self, exchange: Exchange) -> Maybe[None]:
-        """Answer an exchange now, or hold its connect."""
-        transport = self.transport
-        session = exchange.session or exchange.greeted
-        try:
-            if session is not None and self.socket is not None:
-                self._bind(session, exchange)
-            reader = self.reader if session is not None and session.reader is self.reader else None
-            if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
-                reader.hold(exchange.connects[0], exchange.wait)
-                transport.bayeux.done(exchange)
-                reader.wake()
-                return None
-        except ServerFull:
-            self.close(_TRY_AGAIN_LATER, "the server is full")
-        news: Maybe[News | None] = None
-        if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
-            news = transport.news_if_any(exchange.session)
-        return then(news, partial(self._finish, exchange))
-
-    def _finish(self, exchange: Exchange, news: News | None) -> None:
-        self.send(exchange.json(self.transport.complete(exchange, news)))
-        self.transport.bayeux.done(exchange)
-        if exchange.session is not None:
-            self.transport.refresh(exchange.session)
-        if exchange.connects and self.transport.hub.stopping:
-            self.close(SERVICE_RESTART, "the server is stopping")  # nobody is held any more
-
-    def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
-        """Become the session's socket, if it was begun or connects here, or nobody else reads for it."""
-        if session.reader is not None and (session.reader is self.reader or not exchange.connects):
-            return
-        if self.reader is not None:
-            self.reader.leave()
-        self.reader = _AtSocket(self, session)
-
-
-class _AtSocket(_SessionReader[None]):
-    """A session at its socket: parked as long as the socket is there, and told whatever comes.
-
-    Under the acknowledgement extension it is told only in answers to its connects. The connect that is held
-    is ``connect``; the end of its wait is the reader's.
-    """
-
-    __slots__ = ("connect", "home", "until")
-
-    def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
-        super().__init__(home.transport, session)
-        self.home = home
-        self.connect: Connect | None = None
-        self.until: float | None = None
-        self.hub.registry.park(self, None)
-        session.reader = self
-
-    def hold(self, connect: Connect, wait: float) -> None:
-        """Hold a connect for ``wait`` seconds."""
-        self.connect = connect
-        self.until = self.hub.clock.seconds() + wait
-        self.transport.bayeux.sessions.hold(self.session)
-        self.rekey()
-
-    def rekey(self) -> None:
-        """Stand at what the session reads now."""
-        registry = self.hub.registry
-        registry.forget(self)
-        self.keys = self.session.keys
-        registry.park(self, None if self.until is None else max(0.0, self.until - self.hub.clock.seconds()))
-
-    def wake(self) -> Woken:
-        """Tell what there is for the session, and look again until there is no more."""
-        seen: Woken = False
-        while self._ready():
-            seen = super().wake() or seen
-            if self._asking is not None or not self._again:
-                break
-            self._again = False
-        return seen
-
-    def tell(self, news: News | None) -> bool:
-        """Send it, or answer the connect with it."""
-        session = self.session
-        if not self._ready():
-            return False
-        if session.ack or news is None:
-            if self.connect is not None:
-                self._answer(news)
-            return news is not None
-        found, events = news
-        if events and self.home.socket is not None:
-            self.home.socket.send_frame(_frame(found, events, shared=not session.since))
-        session.gap |= found.gap
-        session.advance(found.cursor)
-        self.hub.counted(found)
-        self._again = True  # there may be more; and coming back says that this was read
-        return True
-
-    def over(self) -> None:
-        """Return nothing: the answer is sent by ``answer``."""
-
-    def end(self) -> None:
-        """Answer the connect whose wait is over; where the server stops, say so and end."""
-        if not self.hub.stopping:
-            self._answer(None)
-            return
-        self._answer(None)
-        self.hub.registry.forget(self)
-        self.home.close(SERVICE_RESTART, "the server is stopping")
-
-    def replaced(self, peer: Peer) -> None:
-        """End the connect that is held; where the later one came elsewhere, the session moves there."""
-        if self.connect is not None:
-            self.connect.fail(_REPLACED_ERROR)
-            self._answer(None)
-        if peer.socket is not self.home:
-            self.leave()
-
-    def disconnected(self) -> None:
-        """Answer the connect that is held in a way that ends the client without an error."""
-        if self.connect is not None:
-            self.connect.reply["advice"] = {"reconnect": "none"}
-            self._answer(None)
-
-    def leave(self) -> None:
-        """Leave the session, whose time runs from now on if it had a connect."""
-        self.hub.registry.forget(self)
-        self.deferred = None
-        if self.session.reader is self:
-            self.session.reader = None
-        if self.home.reader is self:
-            self.home.reader = None
-        if self.connect is not None:
-            self.connect = None
-            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
-
-    def _ready(self) -> bool:
-        """Whether something may be told now."""
-        socket = self.home.socket
-        return (
-            self.deferred is not None
-            and socket is not None
-            and not socket.congested
-            and not self.session.talking
-            and (self.connect is not None or not self.session.ack)
-        )
-
-    def _answer(self, news: News | None) -> None:
-        """Answer the connect that is held, if there is one, and stay."""
-        connect, self.connect = self.connect, None
-        self.until = None
-        if connect is not None:
-            events = self.transport.complete_connect(connect, news)
-            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
-            self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
-        self.rekey()
-
-
-# -- what requests and answers are made of
-
-
-def json_answer(body: bytes) -> Answer:
-    """Return the response of the long-polling transport."""
-    return Answer(200, _JSON, body)
-
-
-def script_answer(callback: str, body: bytes) -> Answer:
-    """Return the response of the callback-polling transport: a script that calls back.
-
-    It begins with a comment, so that no plug-in takes a callback's name for the beginning of its own format.
-    """
-    # These two end a line in JavaScript before ES2019, but not in JSON.
-    body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    return Answer(200, _SCRIPT, b"/**/%b(%b);" % (callback.encode(), body))
-
-
-def is_callback(name: str) -> bool:
-    """Whether a string is a JavaScript name, or such names with dots between, and nothing else."""
-    return len(name) <= BAYEUX_CALLBACK_BYTES and _CALLBACK.fullmatch(name) is not None
-
-
-def browser_of(cookie: bytes | None) -> str | None:
-    """Return the browser's name in the value of a Cookie header."""
-    if cookie is None:
-        return None
-    match = _BROWSER.search(cookie.decode("latin-1"))
-    return None if match is None else match[1]
-
-
-def _set_cookie(browser: str, secure: bool) -> bytes:
-    attributes = "; Secure" if secure else ""
-    return f"Set-Cookie: {COOKIE}={browser}; Path=/; HttpOnly; SameSite=Lax{attributes}\r\n".encode()
-
-
-def _posted(body: bytes, media_type: bytes | None) -> Any:
-    """Return what is in a body: JSON, or a form with one or several ``message``."""
-    is_form = media_type is not None and media_type.lower().startswith(b"application/x-www-form-urlencoded")
-    if not is_form or body[:1] in {b"[", b"{"}:  # curl says that it is a form, whatever it sends
-        return _json(body)
-    try:
-        fields = parse_qsl(body.decode(), errors="strict", max_num_fields=BAYEUX_BATCH_MESSAGES)
-    except ValueError as error:
-        raise BadBody(f"The body is not the form that its type says: {error}.") from None
-    return _parsed([value for name, value in fields if name == "message"])
-
-
-def _parsed(texts: list[Any]) -> Any:
-    """Return what is in one JSON text, or the messages in several, each a message or an array of them."""
-    if len(texts) == 1:
-        return _json(texts[0])
-    return [message for text in texts for message in batch_of(_json(text))]
-
-
-def _json(text: bytes | str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise _no_json(error) from None
-
-
-def _no_json(error: orjson.JSONDecodeError) -> BadBody:
-    return BadBody(f"A Bayeux request is JSON: {error}.")
-
-
-def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
-    """Return the frame that carries a batch's events; what all get who read the same is made once."""
-    if not shared:
-        return text_frame(b"[%b]" % events[:-1])
-    made: bytes | None = found.rendered.get("bayeux-frame")
-    if made is None:
-        made = found.rendered["bayeux-frame"] = text_frame(b"[%b]" % events[:-1])
-    return made
