@@ -437,14 +437,20 @@ local function names_from(first)
   return names
 end
 
+-- ARGV: pairs of a number and a name.
+local function each_named(use)
+  for at = 4, #ARGV, 2 do use(tonumber(ARGV[at]), box_of(ARGV[at + 1])) end
+end
+
 -- -- what is asked
 
-local verbs = {}
+load_log()
+if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 
--- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
--- stands before and after the number in its value, its seconds, most records, recipients, their number before
--- them, then the type, form and body of each content.
-function verbs.append()
+if verb == 'append' then
+  -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
+  -- stands before and after the number in its value, its seconds, most records, recipients, their number before
+  -- them, then the type, form and body of each content.
   -- Redis asks whether it has room at the first thing that is written, and this is refused where it has none.
   call('HSETNX', LOG, 'epoch', epoch)
   local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -520,14 +526,8 @@ function verbs.append()
   local receivers = 0
   for _, name in ipairs(names) do receivers = receivers + wake(name, origin, ask) end
   return answer(first, receivers)
-end
 
--- ARGV: pairs of a number and a name.
-local function each_named(use)
-  for at = 4, #ARGV, 2 do use(tonumber(ARGV[at]), box_of(ARGV[at + 1])) end
-end
-
-function verbs.retract()
+elseif verb == 'retract' then
   each_named(function(number, box)
     local found = box.alive and range(box, whole(number) .. '-0', 1)[1]
     if found and entry(found).number == number then
@@ -537,10 +537,9 @@ function verbs.retract()
     end
   end)
   return answer()
-end
 
--- ARGV: the epoch and number after which to read, where to go on looking, limit, names.
-function verbs.read()
+elseif verb == 'read' then
+  -- ARGV: the epoch and number after which to read, where to go on looking, limit, names.
   local place, from, limit, names = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), names_from(8)
   if ARGV[4] == 'now' then return answer(log.sequence, 0, 0, {}) end
   local known = ARGV[4] == log.epoch and place <= log.sequence
@@ -564,10 +563,9 @@ function verbs.read()
   end
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages))
-end
 
--- ARGV: limit, names.
-function verbs.take()
+elseif verb == 'take' then
+  -- ARGV: limit, names.
   local limit, gap, sources = tonumber(ARGV[4]), 0, {}
   for _, name in ipairs(names_from(5)) do
     local box = box_of(name)
@@ -592,9 +590,8 @@ function verbs.take()
     reclaimable(one.box)
   end
   return answer(#messages > 0 and messages[#messages].number or log.sequence, gap, more, shown(messages))
-end
 
-function verbs.give_back()
+elseif verb == 'give_back' then
   each_named(function(number, box)
     if not box.alive then
       if number <= tonumber(call('ZSCORE', LOST, box.name) or 0) then call('SADD', MISSED, box.name) end
@@ -609,9 +606,8 @@ function verbs.give_back()
   end)
   for name in pairs(boxes) do wake(name, '-', '0') end
   return answer()
-end
 
-function verbs.delete()
+elseif verb == 'delete' then
   local box = box_of(ARGV[4])
   if box.alive then
     local all = {}
@@ -619,9 +615,8 @@ function verbs.delete()
     drop(box, all)
   end
   return answer()
-end
 
-function verbs.describe()
+elseif verb == 'describe' then
   local box = box_of(ARGV[4])
   if not box.alive then return answer(0, 0, 0, 0) end
   hear_of_patterns(box)
@@ -632,32 +627,28 @@ function verbs.describe()
     if not is_read(box, one.number) then queued, size = queued + 1, size + #one.body end
   end
   return answer(queued, size, oldest, newest)
-end
 
--- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
-function verbs.expire()
+elseif verb == 'expire' then
+  -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
   local names = call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
   for _, name in ipairs(names) do box_of(name) end
   for at = 4, #ARGV do call('ZREMRANGEBYSCORE', PREFIX .. 'records:' .. ARGV[at], '-inf', ARGV[3]) end
   return answer(#names == EXPIRED_AT_ONCE and 1 or 0)
-end
 
--- ARGV: kind, id, value, seconds, most of the kind.
-function verbs.remember()
+elseif verb == 'remember' then
+  -- ARGV: kind, id, value, seconds, most of the kind.
   remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer()
-end
 
-function verbs.forget()
+elseif verb == 'forget' then
   call('DEL', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5])
   call('ZREM', PREFIX .. 'records:' .. ARGV[4], ARGV[5])
   return answer()
-end
 
--- A process has connected. ARGV: the run of Redis that it found; the epoch, run and last number that it heard of
--- before; a name for the log's life if it is new. Where a run ended before a number that somebody has heard of
--- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
-function verbs.attach()
+elseif verb == 'attach' then
+  -- A process has connected. ARGV: the run of Redis that it found; the epoch, run and last number that it heard of
+  -- before; a name for the log's life if it is new. Where a run ended before a number that somebody has heard of
+  -- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
   if not log.epoch then set_log('epoch', ARGV[8]) end
   if string.match(log.run, '[^ ]*$') ~= run then
@@ -677,8 +668,5 @@ function verbs.attach()
   end
   local time = call('TIME')
   return answer(log.epoch, log.run, time[1] .. '.' .. string.format('%06d', time[2]))
-end
 
-load_log()
-if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
-return verbs[verb]()
+end

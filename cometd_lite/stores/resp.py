@@ -19,7 +19,7 @@ import hiredis
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
@@ -55,6 +55,11 @@ class Connection(Protocol):
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
         self._asked: deque[Deferred[Any]] = deque()
         self._ended = False
+
+    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
+        """Let small commands leave at once; Twisted gathers those of one turn by itself."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
 
     @property
     def waiting(self) -> int:
