@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
@@ -171,6 +172,7 @@ no pid file."""
         _parameter("ttl", "1d", "Time that a message is kept, at the most.", span),
         _parameter("max-body", "64k", "Bytes of one push's body.", size),
         _parameter("max-wait", "120", "Time that a poll may ask to be held.", span),
+        _parameter("keep-alive", "75", "Time that a connection is kept open between two requests.", span),
         _parameter("max-parked", "15000", "Polls, streams and sockets that wait at once.", count),
         _parameter("max-connections", "20000", "Connections that are open at once, if files suffice.", count),
         _parameter("max-recipients", "100000", "Mailboxes that exist at once.", count),
@@ -575,7 +577,9 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         comet.routes.app,
         clock=reactor,
         malformed=comet.routes.malformed,
-        bounds=Bounds(body=options["max-body"], refused=room.refused),
+        bounds=Bounds(
+            body=options["max-body"], idle_seconds=ceil(options["keep-alive"]), refused=room.refused
+        ),
         prefix=options["mount"].encode(),
         proxies=comet.proxies or None,
         most=room.connections,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
+from cometd_lite.comet import Comet
 from cometd_lite.metrics import (
     BUCKETS,
     HELD,
@@ -237,3 +241,66 @@ def test_the_collectors_pauses_are_counted_by_generation() -> None:
         found[f"cometd_lite_gc_pause_seconds_count[{other}]"] for other in range(1, gc_generations())
     ] == [0] * (gc_generations() - 1)
     assert pulse._collected not in gc.callbacks
+
+
+# -- what asks for them
+
+ROOT = Path(__file__).parents[1]
+_NAMED = re.compile(r"\b(?:cometd_lite|process)_\w+")
+_CHOSEN = re.compile(r'(kind|status|route|le)=~?"([^"$]+)"')
+
+
+@pytest.fixture
+def there() -> dict[str, list[dict[str, str]]]:
+    """Return the labels of all samples, by name, of a server that has been asked for everything."""
+    comet = Comet(clock=Clock())
+    metrics = comet.hub.metrics
+    metrics.connections = lambda: 0
+    for rule in Routes.app.url_map.iter_rules():
+        for status in (200, 499, 500):
+            metrics.count_request(Over(status, Route(rule.rule)))
+    found: dict[str, list[dict[str, str]]] = {}
+    text = prometheus(metrics, comet.routes._gauges, "1.2.3").decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found
+
+
+def hold(query: str, there: dict[str, list[dict[str, str]]]) -> None:
+    """Assert that a query asks for what there is: names, and labels with the values that it chooses."""
+    names = _NAMED.findall(query)
+    assert names or query.startswith("up{"), query
+    for name in names:
+        assert name in there, query
+    labels = [label for name in names for label in there[name]]
+    for label, values in _CHOSEN.findall(query):
+        for value in values.split("|"):
+            assert any(one.get(label) == value for one in labels), f"{label}={value} in {query}"
+    for grouped in re.findall(r"by \(([^)]*)\)", query):
+        for label in set(grouped.split(", ")) - {"instance", "job"}:
+            assert any(label in one for one in labels), f"{label} in {query}"
+
+
+def test_the_dashboard_asks_for_what_there_is(there: dict[str, list[dict[str, str]]]) -> None:
+    board = orjson.loads((ROOT / "cometd_lite" / "pages" / "grafana.json").read_bytes())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    for query in queries:
+        hold(query, there)
+    shown = {name for query in queries for name in _NAMED.findall(query)}
+    assert {f"cometd_lite_{name}" for name in ("parked", "memory_bytes", "refusals_total")} < shown
+    missing = {name for name in there if name.startswith("cometd_lite_")} - shown
+    assert {name for name in missing if not name.endswith(("_count", "_sum", "_bucket"))} == set()
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_alerts_in_the_readme_ask_for_what_there_is(there: dict[str, list[dict[str, str]]]) -> None:
+    (block,) = re.findall(
+        r"^```yaml\n(groups:.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    rules = re.split(r"- alert: ", block)[1:]
+    assert len(rules) >= 10
+    for rule in rules:
+        (query,) = re.findall(r"expr: (?:>-\n)?(.*?)(?=\n {8}\w|\n$|\Z)", rule, re.DOTALL)
+        hold(query.strip(), there)

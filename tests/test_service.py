@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from cometd_lite import service
 from cometd_lite.limits import Limits
 from cometd_lite.service import Options, count, makeService, mount, one_of, size, span, with_backlog
+from cometd_lite.serving import Bounds
 
 
 def parsed(*words):
@@ -230,6 +231,11 @@ def test_more_connections_may_wait_than_twisted_lets(endpoint: str) -> None:
 )
 def test_an_endpoint_keeps_the_queue_that_it_asks_for(endpoint: str) -> None:
     assert with_backlog(endpoint) == endpoint
+
+
+def test_idle_connections_are_kept_for_as_long_as_a_load_balancer_wants():
+    assert makeService(parsed()).factory.bounds.idle_seconds == Bounds().idle_seconds
+    assert makeService(parsed("--keep-alive", "10.5m")).factory.bounds.idle_seconds == 630
 
 
 # -- metrics and the access log

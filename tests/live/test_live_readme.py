@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from chromium import Chromium
-from program import ROOT, eventually
-from readme import LISTEN, README, SHELL, Block, Walk, sections, walked
+from program import ROOT, Connection, eventually
+from readme import LISTEN, README, SHELL, Block, Walk, needs, sections, walked
 
 from cometd_lite.service import Options
 
@@ -159,6 +159,99 @@ def test_the_options_in_the_readme_are_those_that_there_are() -> None:
     named = set(re.findall(r"`--([a-z-]+)`", text))
     there = {option.rstrip("=") for option in Options().longOpt} - {"version", "help"}
     assert named == there
+
+
+# -- operating
+
+
+def through(walk: Walk, front: str) -> None:
+    """Push, poll, stream and talk through what listens at ``front`` in the place of the server."""
+    port = walk.port(front)
+    with Connection(port) as poll, Connection(port) as other:
+        poll.request("GET", "/poll/bob?wait=60")
+        eventually(lambda: other.ask("GET", "/recipients/bob").json["waiting"] == 1, "parked")
+        assert other.ask("POST", "/push/bob", "hello").json["delivered"] == 1
+        assert poll.answer().data == ["hello"]
+        assert other.ask("GET", "/metrics").status == 403
+        # A stream's bytes come as they are sent, however few.
+        poll.request("GET", "/stream/bob")
+        assert b"text/event-stream" in poll._until(b"\r\n\r\n").lower()
+        poll._until(b"retry: ")
+        for words in ("one", "two"):
+            assert other.ask("POST", "/push/bob", words).json["delivered"] == 1
+            poll._until(b"data: " + words.encode())
+    with Connection(port) as socket, Connection(port) as other:
+        socket.send(
+            "GET /ws/carol HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert b"101 Switching Protocols" in socket._until(b"\r\n\r\n")
+        assert other.ask("POST", "/push/carol", "over a socket").json["delivered"] == 1
+        socket._until(b'"data":"over a socket"')
+
+
+@under("nginx")
+def behind_nginx(walk: Walk) -> None:
+    needs("nginx")
+    walk.server()
+    block = walk.next("nginx").replace("listen 80;", f"listen 127.0.0.1:{walk.port('8090')};")
+    block = block.replace("/var/log/nginx", str(walk.directory))
+    places = "".join(
+        f"{kind}_temp_path {walk.directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    walk.write(
+        "nginx.conf",
+        f"daemon off; pid {walk.directory}/pid; error_log stderr; events {{}} http {{ {places} {block} }}",
+    )
+    command = f"nginx -p {walk.directory} -c nginx.conf"
+    walk.run(f"{command} -t", "test is successful")
+    running = walk.serve(f"exec {command}", port="8090")
+    through(walk, "8090")
+    walk.run("curl -s 'localhost:8090/poll/bob?wait=0&token=SECRET'")
+    running.stop()
+    assert "SECRET" not in (walk.directory / "comet.log").read_text()
+
+
+@under("Caddy")
+def behind_caddy(walk: Walk) -> None:
+    needs("caddy")
+    walk.server()
+    site = walk.next("caddy").replace("comet.example.com", f"http://localhost:{walk.port('8090')}")
+    walk.write("Caddyfile", "{\n\tadmin off\n\tgrace_period 1s\n}\n" + site)
+    walk.serve("exec env HOME=. caddy run --config Caddyfile --adapter caddyfile", port="8090")
+    through(walk, "8090")
+
+
+@under("HAProxy")
+def behind_haproxy(walk: Walk) -> None:
+    needs("haproxy")
+    walk.server()
+    walk.write("haproxy.cfg", walk.next("haproxy").replace("bind :80", f"bind 127.0.0.1:{walk.port('8090')}"))
+    assert walk.run("haproxy -c -f haproxy.cfg").count("WARNING") == 0
+    walk.serve("exec haproxy -db -f haproxy.cfg", port="8090")
+    through(walk, "8090")
+
+
+@under("As a service of systemd")
+def as_a_service(walk: Walk) -> None:
+    needs("systemd-analyze")
+    unit = walk.next("ini")
+    options = re.findall(r"--[a-z-]+", unit)
+    assert {option.lstrip("-") + "=" for option in options} <= {*Options().longOpt, "pidfile="}
+    # What cannot be here is the program and a kernel that systemd has started.
+    walk.write("cometd-lite.service", unit.replace("/opt/cometd-lite/bin/twistd", "/bin/true"))
+    said = walk.run("systemd-analyze verify ./cometd-lite.service 2>&1 || true")
+    assert "cometd-lite.service" not in said, said
+    said = walk.run("systemd-analyze security --offline=true --threshold=20 ./cometd-lite.service 2>&1")
+    assert "OK" in said, said
+
+
+@under("Metrics and alerts")
+def alerts(walk: Walk) -> None:
+    walk.shell()
+    assert b'"uid": "cometd-lite"' in (walk.directory / "grafana.json").read_bytes()
+    walk.write("alerts.yml", walk.next("yaml"))  # tests/test_metrics.py holds it to what there is
 
 
 # -- from the shell
