@@ -130,6 +130,7 @@ class Registry:
     def hold(self, reader: Parked[T], wait: float | None) -> None:
         """Hold a reader that has its ``deferred`` already; see ``park``."""
         if self.parked >= self.most:
+            reader.deferred = None  # which nobody will tell, and which may be the reader itself
             raise self.refusal()
         self.parked += 1
         reader._registry = self

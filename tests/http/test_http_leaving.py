@@ -70,8 +70,15 @@ def speak(server: Server) -> Connection:
     return socket
 
 
+def is_refused(server: Server) -> Connection:
+    """Poll where as many wait as may."""
+    server.comet.hub.registry.most = 0
+    return asks("/poll/bob?after=now")(server)
+
+
 READERS: dict[str, Callable[[Server], Connection]] = {
     "poll": asks("/poll/bob?after=now"),
+    "poll that is refused": is_refused,
     "take": asks("/poll/bob"),
     "pattern": asks("/poll/bob/**?after=now"),
     "SSE": asks("/stream/bob"),
