@@ -134,7 +134,7 @@ class AccessLog:
     def _combined(self, request: Request) -> bytes:
         line = b"%b %b HTTP/1.%d" % (request.method, shown_target(request.uri), request.minor)
         return b'%b - - %b "%b" %d %d "%b" "%b"\n' % (
-            _escaped(_client(request).encode() or b"-"),
+            (request.getClientIP() or "-").encode(),
             datetimeToLogString(self._wall()).encode(),
             _escaped(line) if request.method else b"-",
             request.code,
@@ -147,7 +147,7 @@ class AccessLog:
         return orjson.dumps(
             {
                 "time": timestamp(self._wall()),
-                "client": _client(request),
+                "client": request.getClientIP() or "",
                 "method": _text(request.method),
                 "target": _text(shown_target(request.uri)),
                 "version": f"1.{request.minor}",
@@ -159,11 +159,6 @@ class AccessLog:
             },
             option=orjson.OPT_APPEND_NEWLINE,
         )
-
-
-def _client(request: Request) -> str:
-    """Return the client's address; one that has left is known by the connection's."""
-    return getattr(request.getClientAddress(), "host", "") or request.channel.peer
 
 
 def _field(request: Request, name: bytes) -> bytes:

@@ -236,10 +236,6 @@ class _Counted(Collector):
         yield InfoMetricFamily("cometd_lite", "The program.", value={"version": self._version})
         for name, (sentence, number) in self._gauges().items():
             yield GaugeMetricFamily(f"cometd_lite_{name}", sentence, value=number)
-        if metrics.connections is not None:
-            yield GaugeMetricFamily(
-                "cometd_lite_connections", "Connections that are open.", value=metrics.connections()
-            )
         for name, sentence, count in (
             ("pushes", "Messages accepted, one for each recipient.", metrics.pushes),
             ("deliveries", "Messages given to readers of any kind.", metrics.deliveries),

@@ -564,7 +564,7 @@ class Routes:
         metrics = self.hub.metrics
         limits = self.limits
         parked = self.hub.registry.parked
-        return {
+        gauges: dict[str, tuple[str, float]] = {
             "parked": ("Readers that wait: polls, streams and sockets.", parked),
             "parked_max": ("The bound on readers that wait.", limits.max_parked),
             "parked_polls": ("Polls that are held.", max(0, parked - metrics.streams - metrics.sockets)),
@@ -582,6 +582,10 @@ class Routes:
             "memory_bytes": ("Memory that messages and mailboxes take, with overhead.", usage.memory),
             "memory_bytes_max": ("The bound on that memory.", limits.max_memory),
         }
+        if metrics.connections is not None:
+            gauges["connections"] = ("Connections that are open.", metrics.connections())
+            gauges["connections_max"] = ("The bound on connections.", limits.max_connections)
+        return gauges
 
     @_route(app, "/", "GET")
     @_routes_of_pages(app)

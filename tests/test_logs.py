@@ -20,7 +20,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from cometd_lite.comet import Comet
 from cometd_lite.limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
 from cometd_lite.logs import AccessLog, Refusals, shown_target
-from cometd_lite.serving import HTTPFactory
+from cometd_lite.serving import HTTPFactory, Proxies
 
 NOW = 1_795_169_758.123
 LISTENER = "~0123456789abcdef0123456789abcdef01234567"
@@ -33,7 +33,7 @@ COMBINED = re.compile(
 class Logged:
     """A server in memory with an access log, and one connection to it at a time."""
 
-    def __init__(self, directory: Path, form: str) -> None:
+    def __init__(self, directory: Path, form: str, **words: Any) -> None:
         self.file = directory / "access.log"
         self.clock = Clock()
         self.comet = Comet(clock=self.clock, wall=lambda: NOW)
@@ -41,7 +41,7 @@ class Logged:
         self.log.open()
         routes = self.comet.routes
         self.factory = HTTPFactory(
-            routes.app, clock=self.clock, malformed=routes.malformed, on_answer=self.log.add
+            routes.app, clock=self.clock, malformed=routes.malformed, on_answer=self.log.add, **words
         )
 
     def send(self, data: str | bytes) -> Any:
@@ -129,6 +129,14 @@ def test_a_poll_whose_client_left_is_a_499(combined: Logged) -> None:
     combined.ask("GET", "/poll/bob").connectionLost(None)
     (line,) = combined.lines
     assert (line["status"], line["bytes"], line["client"]) == ("499", "0", "192.0.2.7")
+
+
+def test_behind_a_trusted_proxy_the_client_is_whom_it_speaks_for(tmp_path: Path) -> None:
+    logged = Logged(tmp_path, "combined", proxies=Proxies(["192.0.2.7"]))
+    logged.ask("GET", "/healthz", X_Forwarded_For="198.51.100.1")
+    logged.ask("GET", "/poll/bob", X_Forwarded_For="198.51.100.2").connectionLost(None)
+    logged.ask("GET", "/healthz", X_Forwarded_For='"evil"')
+    assert [line["client"] for line in logged.lines] == ["198.51.100.1", "198.51.100.2", "192.0.2.7"]
 
 
 def test_a_web_socket_is_a_line_when_it_opens(combined: Logged) -> None:
@@ -268,13 +276,12 @@ def test_a_terminal_does_not_obey_a_line_of_json(json: Logged) -> None:
 def test_a_line_is_one_line_of_visible_characters(agent: bytes, form: str) -> None:
     class Request:
         method, uri, minor, code, sent = b"GET", agent, 1, 200, 0
-        channel = None
 
         def getHeader(self, name: bytes) -> bytes:
             return agent
 
-        def getClientAddress(self) -> IPv4Address:
-            return IPv4Address("TCP", "192.0.2.7", 1)
+        def getClientIP(self) -> str:
+            return "192.0.2.7"
 
         def age(self) -> float:
             return 0.0

@@ -122,11 +122,6 @@ def test_the_process_has_files_and_memory_with_their_bounds() -> None:
     assert found["process_resident_memory_bytes"] > 1_000_000
 
 
-def test_connections_are_shown_where_somebody_knows_them() -> None:
-    assert "cometd_lite_connections" not in shown(Metrics())
-    assert shown(Metrics(connections=lambda: 7))["cometd_lite_connections"] == 7
-
-
 # -- requests
 
 

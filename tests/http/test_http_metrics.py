@@ -108,6 +108,14 @@ def test_refusals_are_counted_by_kind(server, method, target, kind):
     assert scrape(server)[f"refusals_total[{kind}]"] == 1
 
 
+def test_connections_are_shown_beside_their_bound_where_somebody_knows_them(serve):
+    server = serve(Limits(max_connections=9))
+    assert "connections" not in scrape(server)
+    server.comet.hub.metrics.connections = lambda: 7
+    found = scrape(server)
+    assert (found["connections"], found["connections_max"]) == (7, 9)
+
+
 def test_every_kind_of_refusal_is_there_before_its_first_one(server):
     found = scrape(server)
     for kind in ("mailbox-full", "server-full", "too-many-requests", "unauthorized", "request-timeout"):
