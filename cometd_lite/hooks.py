@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,6 +19,9 @@ from .hub import Hub
 from .later import Maybe, then
 from .message import Message, Push, Receipt
 from .registry import Parked, Registry
+
+if TYPE_CHECKING:
+    from .web import Authorize
 
 T = TypeVar("T")
 
@@ -30,6 +33,15 @@ A push that is repeated under its idempotency key, or that ``queue=no`` kept for
 
 OnReader: TypeAlias = Callable[[tuple[str, ...]], object]
 """Called with the recipients and patterns that a reader names: a poll, a stream, a socket, a session."""
+
+
+class Hooks(TypedDict, total=False):
+    """The hooks that a program may give, by their names; ``Comet`` says what each is told."""
+
+    authorize: Authorize
+    on_push: OnPush
+    on_park: OnReader
+    on_leave: OnReader
 
 
 class Calls:

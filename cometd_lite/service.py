@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Unpack
 from urllib.parse import urlsplit
 
 from twisted.application.service import Service
@@ -39,6 +39,7 @@ from .bayeux import Options as BayeuxOptions
 from .clients import Clients, Share
 from .comet import Comet
 from .errors import TooManyRequests
+from .hooks import Hooks
 from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
 from .logs import FORMATS, AccessLog, Refusals
@@ -542,8 +543,8 @@ def settle_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
-    """Return the service that ``twistd`` runs, or another program beside services of its own.
+def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # noqa: N802  Twisted's name
+    """Return the service that ``twistd`` runs, or another program beside its own, with ``hooks``.
 
     Where twistd has parsed the options, the process is this service's alone.
     """
@@ -566,6 +567,7 @@ def makeService(options: Options) -> CometService:  # noqa: N802  Twisted's name
         console=not options["no-console"],
         openapi=not options["no-openapi"],
         bayeux=options.bayeux,
+        **hooks,
     )
     access_log = options.access_log
     observers: list[Callable[[Request], None]] = []

@@ -203,6 +203,13 @@ def test_the_service_is_made_of_what_was_asked_for():
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
 
 
+def test_a_program_gives_its_hooks_along():
+    made = makeService(parsed(), authorize=lambda *_: False, on_push=print, on_park=print)
+    assert made.comet.routes.authorize is not None
+    assert type(made.comet.hub).__name__ == "HookedHub"
+    assert type(made.comet.hub.registry).__name__ == "HookedRegistry"
+
+
 def test_beside_other_services_it_takes_over_nothing_of_the_process(monkeypatch):
     started = []
     monkeypatch.setattr(service.reactor, "callWhenRunning", started.append)

@@ -31,6 +31,7 @@ from cometd_lite.client import (
     is_passing,
 )
 from cometd_lite.hooks import OnPush, OnReader
+from cometd_lite.service import CometService, Options, makeService
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 
@@ -46,6 +47,12 @@ limits = Limits(
     max_recipients=1_000,
     max_sessions=100,
     max_memory=10_000_000,
+    max_connections=2_000,
+    client_connections=100,
+    client_parked=50,
+    client_pushes=10,
+    client_bytes=100_000,
+    client_registrations=10,
 )
 assert_type(limits.max_body + limits.max_parked + limits.max_memory, int)
 
@@ -72,6 +79,7 @@ comet = Comet(
     on_park=on_park,
     on_leave=len,
     openapi=False,
+    proxied=["127.0.0.1"],
     wall=lambda: 0.0,
     overflow="drop-oldest",
     hosts=Hosts(frozenset({"comet.example"}), loopback_only=True),
@@ -96,6 +104,9 @@ def application_of_wsgi(environment: WSGIEnvironment, start: StartResponse) -> l
     return []
 
 
+service = makeService(Options(), authorize=authorize, on_push=on_push, on_park=on_park, on_leave=len)
+assert_type(service, CometService)
+assert_type(service.comet, Comet)
 beside: IResource = comet.beside(application_of_wsgi, path="comet")
 
 
