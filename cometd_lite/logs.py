@@ -11,8 +11,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import orjson
@@ -23,7 +24,9 @@ from twisted.web.http import datetimeToLogString
 
 from .limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
 from .message import timestamp
-from .serving import Request
+
+if TYPE_CHECKING:
+    from .serving import Request
 
 FORMATS = ("combined", "json")
 MODE = 0o640
@@ -37,6 +40,8 @@ _SECRET = frozenset({b"token", b"listener", b"message", b"jsonp"})
 """Those that are shown without. Of any other not even the name is: it may be a token in the wrong place."""
 _ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+")
 """Where a path names a listener: whoever knows the id reads what the listener reads."""
+_AND = re.compile(rb"[&;]")
+_AFTER_PATH = re.compile(rb"[?#]")
 _ESCAPED = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
 _UNSEEN = re.compile("[\x7f-\x9f]")
 """What JSON lets through, and a terminal may obey."""
@@ -46,7 +51,7 @@ def shown_target(uri: bytes) -> bytes:
     """Return a request's target as a log may have it."""
     path, mark, query = uri.partition(b"?")
     path = _shown_path(path)
-    return path + mark + b"&".join(map(_shown_pair, re.split(b"[&;]", query))) if mark else path
+    return path + mark + b"&".join(map(_shown_pair, _AND.split(query))) if mark else path
 
 
 def _shown_path(path: bytes) -> bytes:
@@ -64,7 +69,7 @@ def _shown_pair(pair: bytes) -> bytes:
 
 
 def _shown_referer(referer: bytes) -> bytes:
-    return _shown_path(re.split(b"[?#]", referer, maxsplit=1)[0])
+    return _shown_path(_AFTER_PATH.split(referer, maxsplit=1)[0]) if referer else b""
 
 
 class AccessLog:
@@ -135,7 +140,7 @@ class AccessLog:
         line = b"%b %b HTTP/1.%d" % (request.method, shown_target(request.uri), request.minor)
         return b'%b - - %b "%b" %d %d "%b" "%b"\n' % (
             (request.getClientIP() or "-").encode(),
-            datetimeToLogString(self._wall()).encode(),
+            _moment(int(self._wall())),
             _escaped(line) if request.method else b"-",
             request.code,
             request.sent,
@@ -159,6 +164,11 @@ class AccessLog:
             },
             option=orjson.OPT_APPEND_NEWLINE,
         )
+
+
+@lru_cache(maxsize=4)
+def _moment(seconds: int) -> bytes:
+    return datetimeToLogString(seconds).encode()
 
 
 def _field(request: Request, name: bytes) -> bytes:

@@ -4,6 +4,8 @@
 its parts by relative addresses and so works under any ``--mount``. ``client.js`` stands alone: it is the
 browser client for everyone's pages, and may be loaded by pages of other origins.
 
+``grafana.json``, a dashboard for the numbers at ``/metrics``, is for operators and not served.
+
 The files are read once. They are few, small and the same for everyone.
 """
 
