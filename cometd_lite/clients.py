@@ -32,10 +32,20 @@ class Share:
         self.what = what
         self.held = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there may not be one more."""
+        return self.held >= self.most
+
+    @property
+    def refusal(self) -> str:
+        """What whoever wants one more is told."""
+        return f"One client has at most {self.most:g} {self.what} here."
+
     def check(self) -> None:
         """Raise ``TooManyRequests`` where there may not be one more."""
-        if self.held >= self.most:
-            raise TooManyRequests(f"One client has at most {self.most:g} {self.what} here.")
+        if self.is_full:
+            raise TooManyRequests(self.refusal)
 
     def take(self) -> None:
         """Count one more. Raises ``TooManyRequests``."""
@@ -156,8 +166,8 @@ class Clients:
     def __len__(self) -> int:
         return len(self._holding) + len(self._others)
 
-    def connect(self, address: str) -> Share | None:
-        """Count a connection from an address in; None where it is not counted. Raises ``TooManyRequests``.
+    def connections_from(self, address: str) -> Share | None:
+        """Return what a connection from an address counts against; None where it is not counted.
 
         Unless a bound was given, only public addresses are counted: what comes from this machine or a
         private network may be a proxy, or a program that serves many.
@@ -166,9 +176,7 @@ class Clients:
             return None
         if self.limits.client_connections is None and not _is_public(address):
             return None
-        share = self._known(address_key(address)).connections
-        share.take()
-        return share
+        return self._known(address_key(address)).connections
 
     def of(self, address: str | None, subject: str | None) -> Client | None:
         """Return the client with this token subject, else the one with this address.

@@ -642,12 +642,17 @@ def connections_within_files(wanted: int, *, settle: bool) -> Room:
     return Room(min(wanted, files - refused - min(FILES_RESERVED, files // 4)), refused)
 
 
-def _admit(clients: Clients, address: str) -> Share | None:
-    """Count a connection in, or refuse it as ``serving/`` does."""
-    try:
-        return clients.connect(address)
-    except TooManyRequests as error:
-        raise Refused(429, error.detail) from None
+def _admit(clients: Clients, address: str) -> Share | Refused | None:
+    """Count a connection from an address in, or say why it is refused.
+
+    Nothing is raised: an attacker would decide how much there is to do for the garbage collector.
+    """
+    share = clients.connections_from(address)
+    if share is not None and share.is_full:
+        return Refused(TooManyRequests.status, share.refusal)
+    if share is not None:
+        share.take()
+    return share
 
 
 def _is_local(endpoint: str) -> bool:

@@ -49,8 +49,8 @@ class HTTPFactory:
     ``clock`` is for deadlines, ``wall`` for the Date. ``proxies`` are those that are believed.
 
     ``most`` connections are served at once; ``admit`` is asked about the address of each: it returns what is
-    released when the connection has ended, or None, and raises ``Refused``. Those that are refused are told
-    why, a few at a time, and dropped beyond that.
+    released when the connection has ended, None for nothing, or why it is refused. Those that are refused
+    are told so, a few at a time, and dropped beyond that.
 
     ``connections`` are all that are open. Set ``stopping`` and every answer is its connection's last;
     ``shutdown`` closes those that are idle.
@@ -69,7 +69,7 @@ class HTTPFactory:
         on_answer: Callable[[Request], None] | None = None,
         proxies: Proxies | None = None,
         most: float = inf,
-        admit: Callable[[str], Admitted | None] | None = None,
+        admit: Callable[[str], Admitted | Refused | None] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.app = app
@@ -134,10 +134,9 @@ class HTTPFactory:
     def admission(self, connection: HTTPConnection) -> Refused | None:
         """Return why one more connection of a peer is not served; None where it is, or nobody counts."""
         if self._admit is not None and connection.peer:
-            try:
-                admitted = self._admit(connection.peer)
-            except Refused as refusal:
-                return refusal
+            admitted = self._admit(connection.peer)
+            if isinstance(admitted, Refused):
+                return admitted
             if admitted is not None:
                 self._admitted[connection] = admitted
         return None

@@ -39,10 +39,11 @@ class Answer:
 
 
 class Client:
-    """One connection, opened when it is needed."""
+    """One connection, opened when it is needed, from a given address where there is one."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str | None = None) -> None:
         self.port = port
+        self._local = None if address is None else (address, 0)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
@@ -52,7 +53,7 @@ class Client:
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
             if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+                self._streams = await asyncio.open_connection("127.0.0.1", self.port, local_addr=self._local)
             reader, writer = self._streams
             writer.write(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import soak_attack
 import soak_coming_and_going
 import soak_delivery
 import soak_parked
@@ -25,3 +26,9 @@ def test_those_who_come_and_go_hear_everything_and_leave_nothing_behind(tmp_path
     crowd = asyncio.run(soak_coming_and_going.soak(tmp_path, clients=200, seconds=5, rate=50, seed=7))
     assert crowd.wrong == []
     assert crowd.seen["left"] > 100
+
+
+def test_one_address_that_takes_all_it_gets_harms_nobody_else(tmp_path: Path) -> None:
+    # A quarter of a second: the tests' machine has other things to do than to measure latencies.
+    attack = soak_attack.soak(tmp_path, clients=20, seconds=2.5, rate=500, bound=50, floor=0.25)
+    assert asyncio.run(attack) == []
