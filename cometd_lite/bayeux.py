@@ -376,6 +376,8 @@ class Bayeux:
         self.services: dict[str, Service] = {}
         self.subscriptions = 0
         """The subscriptions of all sessions together."""
+        self.prefix = ""
+        """What the ids of its sessions begin with."""
         self._browsers: dict[str, Browser] = {}
         self._ttl = options.max_interval + options.interval / 1000
         self._meta: dict[str, Callable[[_Turn, BayeuxSession], _Effects]] = {
@@ -582,7 +584,7 @@ class Bayeux:
             raise ServerFull(f"This browser has {BAYEUX_BROWSER_SESSIONS} sessions, which is the bound.")
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
-        session = BayeuxSession(new_id(), self._ttl, browser, ack=acks)
+        session = BayeuxSession(self.prefix + new_id(), self._ttl, browser, ack=acks)
         session.share = None if turn.peer.rights is None else turn.peer.rights.registrations
         self.sessions.add(session, turn.now)
         self._browsers[name] = browser

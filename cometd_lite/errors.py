@@ -269,6 +269,9 @@ class StoreDown(Unavailable):
     kind = "store-down"
     title = "Store down"
 
+    def __init__(self, detail: str = "The store is not reached now; try again later.") -> None:
+        super().__init__(detail)
+
 
 class Stopping(Unavailable):
     """The server is going away; another one, or the next one, will answer."""

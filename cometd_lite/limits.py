@@ -204,10 +204,10 @@ STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
 
 REDIS_MESSAGE_COST = 100
-"""What a message takes in Redis besides its name, type, body and event: entries of two streams, 65 measured."""
+"""What a message takes in Redis besides its name, type, body and event, 65 measured: it is in two streams."""
 
 REDIS_MAILBOX_COST = 4_500
-"""What a mailbox takes in Redis besides its messages: a stream begins with 4 KB (``stream-node-max-bytes``)."""
+"""What a mailbox takes in Redis besides its messages: its stream begins with 4 KB (README, "Scale")."""
 
 REDIS_LOOK = 1_000
 """Messages of others that are looked through for the reader of a pattern in one step of Redis."""

@@ -75,6 +75,7 @@ from .recipient import recipient
 from .serving import Proxies, ip_endpoint
 from .transports import Answer, longpoll, websocket
 from .transports.bayeux import BayeuxTransport
+from .transports.bayeux_elsewhere import Borrowed, Elsewhere
 from .transports.bayeux_socket import BayeuxSocket
 from .transports.ndjson import NDJSON
 from .transports.sse import SSE
@@ -213,6 +214,11 @@ class Routes:
         self._document: tuple[bytes, bytes] | None = None
         self.listeners = Listeners(hub, limits.max_sessions)
         self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux)
+        self._elsewhere: Elsewhere | None = None
+        """Where the Bayeux sessions of other processes live; None where there are none."""
+        if self.bayeux is not None and hub.shared is not None:
+            self._elsewhere = Elsewhere(hub.shared.process, hub.shared.calls, self._bayeux_borrowed)
+            self.bayeux.bayeux.prefix = self._elsewhere.prefix
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
@@ -395,13 +401,11 @@ class Routes:
     @_route(app, "/cometd/<path:kind>", "POST", changes=True)
     def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
         """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
-        return self._bayeux().post(
-            self._body(request),
-            fields(request).content_type,
-            request,
-            partial(_has_left, request),
-            self._rights(request),
-        )
+        body = self._body(request)
+        if self._elsewhere is None:
+            return self._bayeux_post(request, body, partial(_has_left, request))
+        here = partial(self._bayeux_post, request, body, partial(_has_left, request))
+        return self._elsewhere.hand_on(request, body, here)
 
     @_route(app, "/cometd", "GET", changes=True)
     @_route(app, "/cometd/", "GET", changes=True)
@@ -411,9 +415,32 @@ class Routes:
         if request.getHeader(b"upgrade") is not None:
             return self._allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
         self._check_script(request)
-        return self._bayeux().get(
-            parse_query(request.uri), request, partial(_has_left, request), self._rights(request)
-        )
+        here = partial(self._bayeux_get, request, partial(_has_left, request))
+        return here() if self._elsewhere is None else self._elsewhere.hand_on(request, b"", here)
+
+    def _bayeux_post(self, request: Any, body: bytes, gone: Callable[[], bool]) -> Maybe[Answer]:
+        media_type = fields(request).content_type
+        return self._bayeux().post(body, media_type, request, gone, self._rights(request))
+
+    def _bayeux_get(self, request: Any, gone: Callable[[], bool]) -> Maybe[Answer]:
+        return self._bayeux().get(parse_query(request.uri), request, gone, self._rights(request))
+
+    def _bayeux_borrowed(self, request: Borrowed) -> Maybe[Answer]:
+        """Answer a request that another process received, and has let in."""
+        try:
+            if request.method == b"GET":
+                answer = self._bayeux_get(request, request.gone)
+            else:
+                answer = self._bayeux_post(request, request.body, request.gone)
+        except CometError as error:
+            return self.problem(error)
+        return answer.addErrback(self._bayeux_refused) if waits(answer) else answer
+
+    def _bayeux_refused(self, failure: Failure) -> Answer:
+        error = failure.value
+        if not isinstance(error, CometError):
+            failure.raiseException()
+        return self.problem(error)
 
     def _bayeux(self) -> BayeuxTransport:
         if self.bayeux is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ class RedisServer:
     def __init__(self, directory: Path, *options: str, port: int = 0) -> None:
         self.directory = directory
         self.socket = directory / "redis.sock"
-        self.options = ("--port", str(port), *options)
+        self.options = ("--bind", "127.0.0.1", "--port", str(port), *options)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,6 +84,8 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """Return the number of a port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    """Return the number of a port at which nobody listens, and that no outgoing connection is given."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

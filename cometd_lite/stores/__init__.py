@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from ..later import Maybe
 from ..message import Batch, Cursor, Message, Push
+from .calls import Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class Readers(Protocol):
 @runtime_checkable
 class SharedStore(Store, Protocol):
     """A store that other processes use at the same time."""
+
+    process: str
+    """The name of this process among them: 16 hexadecimal digits."""
+    calls: Calls
+    """What processes ask each other."""
 
     def share(self, readers: Readers) -> None:
         """Wake these when another process has pushed."""

@@ -12,7 +12,7 @@
 --   acknowledged    sorted set: how far the readers of each pattern came back
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
--- Channels: wake:KEY, where readers stand at a name or pattern; all; reports:PROCESS; told.
+-- Channels: wake:KEY, where readers stand at a name or pattern; all; told; process:PROCESS, for one alone.
 
 local PREFIX = KEYS[1]
 local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'

@@ -48,9 +48,10 @@ from ..limits import (
 )
 from ..message import Batch, Content, Cursor, Message, Push, Receipt
 from . import Contents, Readers, Record, Repeated, StoreUnusable, Usage
+from .calls import Calls
 from .memory import new_epoch
 from .records import RECEIPTS, fingerprint, receipt_id, receipt_value
-from .resp import DOWN, Address, Connection, Refused
+from .resp import Address, Connection, Refused
 
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
 """Errors of a Redis that starts or follows another one: it may be asked again soon."""
@@ -167,6 +168,7 @@ class RedisStore:
         self._asks = 0
         self._counts: dict[int, _Count] = {}
         self._last_wake = b""
+        self.calls = Calls(self.process, self._call)
         self._readers: Readers | None = None
         self._heard: dict[str, Callable[[str], None]] = {}
 
@@ -202,7 +204,7 @@ class RedisStore:
 
     def _flushed(self) -> Maybe[None]:
         if self._connection is None:
-            return fail(StoreDown(DOWN))
+            return fail(StoreDown())
         if not self._connection.waiting:
             return None
         return self._connection.ask("PING").addCallback(lambda _: None)
@@ -229,6 +231,7 @@ class RedisStore:
                 failures = 0
                 await connection.ended
                 self._connection = None
+                self.calls.cut_off()
                 if not self._closing:
                     self.log.error(_AWAY, address=self.address)
 
@@ -257,7 +260,7 @@ class RedisStore:
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
         connection.published = self._published
         prefix = self._prefix
-        channels = [f"{prefix}reports:{self.process}", f"{prefix}all", f"{prefix}told"]
+        channels = [f"{prefix}process:{self.process}", f"{prefix}all", f"{prefix}told"]
         connection.subscribe("SUBSCRIBE", *channels, *[f"{prefix}wake:{key}" for key in self._standing])
         words = ["attach", "", "0", run, self.epoch, self._run, self._newest, new_epoch()]
         reply = await connection.ask("EVALSHA", self._sha, 1, prefix, *words)
@@ -295,7 +298,7 @@ class RedisStore:
         """Run the script; fires with what it answers. Fails with ``StoreDown`` and what the verbs say."""
         connection = self._connection
         if connection is None:
-            return fail(StoreDown(DOWN))
+            return fail(StoreDown())
         time = repr(now + self._offset)
         asked = connection.ask("EVALSHA", self._sha, 1, self._prefix, verb, self.epoch, time, *words)
         return asked.addCallbacks(self._answered, self._refused)
@@ -327,7 +330,7 @@ class RedisStore:
             return ServerFull(f"The messages kept reach the server's bound of {limits.max_memory} bytes.")
         # The log is another one than we knew: somebody has emptied Redis. We enter the new one.
         self._reconnect()
-        return StoreDown(DOWN)
+        return StoreDown()
 
     def _refused(self, failure: Failure) -> Failure:
         """Translate an error of Redis."""
@@ -339,7 +342,7 @@ class RedisStore:
         if error.code not in _TRANSIENT | {"NOSCRIPT"}:
             self.log.error("The store {address} says: {error}", address=self.address, error=error)
         self._reconnect()
-        return Failure(StoreDown(DOWN))
+        return Failure(StoreDown())
 
     def _reconnect(self) -> None:
         if self._connection is not None:
@@ -495,6 +498,7 @@ class RedisStore:
         if self._connection is None:
             return None
         self._leave(now)
+        self._look_for_processes()
         expired = self._ask(now, "expire", RECEIPTS)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._reconnect)
 
@@ -542,7 +546,7 @@ class RedisStore:
     def look_up(self, kind: str, id: str) -> Deferred[bytes | None]:  # noqa: A002
         """See ``SharedStore.look_up``."""
         if self._connection is None:
-            return fail(StoreDown(DOWN))
+            return fail(StoreDown())
         found = self._connection.ask("GET", f"{self._prefix}record:{kind}:{id}")
         return found.addErrback(self._refused)
 
@@ -564,6 +568,23 @@ class RedisStore:
     def hear(self, kind: str, heard: Callable[[str], None]) -> None:
         """See ``SharedStore.hear``."""
         self._heard[kind] = heard
+
+    def _call(self, process: str, said: bytes) -> Deferred[int]:
+        if self._connection is None:
+            return fail(StoreDown())
+        return self._connection.ask("PUBLISH", f"{self._prefix}process:{process}", said)
+
+    def _look_for_processes(self) -> None:
+        """See whether those who are asked something are still there."""
+        asked = sorted(self.calls.asked)
+        if asked and self._connection is not None:
+            channels = [f"{self._prefix}process:{process}" for process in asked]
+            self._connection.ask("PUBSUB", "NUMSUB", *channels).addCallbacks(self._missed, _unheard)
+
+    def _missed(self, found: list[Any]) -> None:
+        for channel, listening in zip(found[::2], found[1::2], strict=True):
+            if not listening:
+                self.calls.gone(channel.decode().rpartition(":")[2])
 
     def _publish(self, channel: str, said: str) -> None:
         if self._connection is not None:
@@ -600,15 +621,18 @@ class RedisStore:
         kind = channel[len(self._prefix) :].partition(b":")[0]
         if kind == b"wake":
             self._wake(said)
-        elif kind == b"reports":
-            ask, woken = map(int, said.split())
-            self._reported(ask, woken)
+        elif kind == b"process":
+            about, _, rest = said.partition(b" ")
+            if about == b"woken":
+                self._reported(*map(int, rest.split()))
+            else:
+                self.calls.heard(about, rest)
         elif self._readers is not None and kind == b"all":
             self._readers.wake_all()
         elif kind == b"told":
-            process, about, id_ = said.decode().split(" ", 2)
-            if process != self.process and about in self._heard:
-                self._heard[about](id_)
+            process, kind_, id_ = said.decode().split(" ", 2)
+            if process != self.process and kind_ in self._heard:
+                self._heard[kind_](id_)
 
     def _wake(self, said: bytes) -> None:
         process, ask, name = said.split(b" ", 2)
@@ -631,7 +655,7 @@ class RedisStore:
                 del self._counts[ask]
 
     def _report(self, process: str, ask: str, woken: int) -> None:
-        self._publish(f"reports:{process}", f"{ask} {woken}")
+        self._publish(f"process:{process}", f"woken {ask} {woken}")
 
 
 @cache

@@ -31,7 +31,6 @@ from ..limits import STORE_STALLED_SECONDS
 _NOT_YET = object()
 _IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 PREFIX = "cometd-lite:"
-DOWN = "The store is not reached now; try again later."
 
 
 class Refused(Exception):
@@ -70,7 +69,7 @@ class Connection(Protocol):
         """Send a command; fires with its reply. Fails with ``Refused``, or ``StoreDown`` where none comes."""
         asked: Deferred[Any] = Deferred()
         if self._ended:
-            asked.errback(StoreDown(DOWN))
+            asked.errback(StoreDown())
             return asked
         command = hiredis.pack_command(words)
         self._asked.append(asked)
@@ -114,7 +113,7 @@ class Connection(Protocol):
         self._ended = True
         asked, self._asked = self._asked, deque()
         for one in asked:
-            one.errback(StoreDown(DOWN))
+            one.errback(StoreDown())
         self.ended.callback(None)
 
 

@@ -4,8 +4,8 @@ Latency: a poll is parked, a push is sent, and the time until the poll is answer
 process that keeps its mailboxes in memory, within one on Redis, and from one to the other of two. Rate: 64
 pushers, all at one process or half of them at each of two, push to 100 mailboxes as fast as they are
 answered; besides, the CPU time that a push costs the servers and Redis, which holds on a machine where all of
-them share the cores. At the end stands what a message and a mailbox take in Redis. The rounds are interleaved;
-what is printed is the median.
+them share the cores. At the end stands what a message and a mailbox take in Redis. The rounds are
+interleaved; what is printed is the median.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ http {{
         location ~ ^/poll/(.*)$ {{
             nchan_subscriber longpoll;
             nchan_channel_id $1;
-            nchan_subscriber_first_message newest;
+            nchan_subscriber_first_message oldest;
             {store}
         }}
     }}
@@ -182,7 +182,7 @@ def ours(stack: ExitStack, work: Path, count: int, *options: str) -> Site:
     for one in servers:
         asyncio.run(reached(one))
     running = [one.process.pid for one in servers if one.process is not None]
-    return Site([one.port for one in servers], "?after=now", running, pids)
+    return Site([one.port for one in servers], "?after=oldest", running, pids)
 
 
 def nchan(stack: ExitStack, work: Path, count: int, *options: str) -> Site:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import orjson
 import pytest
-from program import PATIENCE, eventually, start
+from program import PATIENCE, Program, eventually, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -186,3 +188,93 @@ def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
     sentinel.kill()
     sentinel.wait()
     servers[1].kill()
+
+
+# -- Bayeux
+
+
+class Client:
+    """A Bayeux client of several programs: each request goes to the next of them."""
+
+    def __init__(self, *programs):
+        self.programs = itertools.cycle(programs)
+        self.id = None
+
+    def send(self, channel, **words):
+        """Send one message, without waiting for the answer."""
+        message = {"channel": channel, **words}
+        if self.id is not None:
+            message["clientId"] = self.id
+        connection = next(self.programs).connect()
+        return connection.request("POST", "/cometd", orjson.dumps([message]), Content_Type="application/json")
+
+    def ask(self, channel, **words):
+        """Send one message; return its reply, and what came with it."""
+        connection = self.send(channel, **words)
+        *events, reply = connection.answer().json
+        connection.close()
+        assert reply["channel"] == channel
+        return reply, events
+
+    def begin(self):
+        words = {"version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+        reply, _ = self.ask("/meta/handshake", **words)
+        self.id = reply["clientId"]
+        self.connect()
+        return self
+
+    def connect(self):
+        return self.ask("/meta/connect", connectionType="long-polling")
+
+
+def test_a_bayeux_client_may_send_each_request_to_another_process(pair):
+    here, there = pair
+    client = Client(*pair).begin()
+    for room in ("/chat/a", "/chat/b"):
+        assert client.ask("/meta/subscribe", subscription=room)[0]["successful"]
+    for program in (here, there, there):
+        held = client.send("/meta/connect", connectionType="long-polling")
+        next(client.programs)  # so that the two take turns differently
+        eventually(lambda: here.waiting("chat/a") + there.waiting("chat/a") == 1)
+        assert program.push("/chat/a", "hello").status == 201
+        *events, reply = held.answer().json
+        held.close()
+        assert [event["data"] for event in events] == ["hello"]
+        assert reply["successful"]
+    published, _ = client.ask("/chat/b", data={"n": 1})
+    assert published["successful"]
+    assert there.get("/poll/chat/b").data == [{"n": 1}]
+    assert client.ask("/meta/disconnect")[0]["successful"]
+    assert client.connect()[0]["error"].startswith("402")
+
+
+def test_a_bayeux_client_that_leaves_is_known_to_have_left_by_the_process_that_holds_it(pair):
+    here, there = pair
+    client = Client(*pair).begin()
+    client.ask("/meta/subscribe", subscription="/chat/a")
+    for _ in range(2):  # once at the process that knows it, once at the other
+        held = client.send("/meta/connect", connectionType="long-polling")
+        eventually(lambda: here.waiting("chat/a") + there.waiting("chat/a") == 1)
+        held.close()
+        eventually(lambda: here.waiting("chat/a") + there.waiting("chat/a") == 0)
+    here.push("/chat/a", "kept")
+    assert [event["data"] for event in client.connect()[1]] == ["kept"]
+
+
+def test_a_bayeux_client_is_told_to_shake_hands_where_its_process_is_no_more(tmp_path, kept, run):
+    gone = Program(tmp_path, "--store", kept.address)
+    there = run("--store", kept.address)
+    for program in (gone, there):
+        reached(program)
+    client = Client(gone).begin()
+    assert gone.process.poll() is None
+    client.programs = itertools.cycle([there])
+    client.ask("/meta/subscribe", subscription="/chat/a")
+    held = client.send("/meta/connect", connectionType="long-polling")
+    eventually(lambda: gone.waiting("chat/a") == 1)
+    gone.process.kill()
+    gone.process.wait(PATIENCE)
+    (reply,) = held.answer().json
+    held.close()
+    assert (reply["error"], reply["advice"]["reconnect"]) == ("402::session_unknown", "handshake")
+    assert client.begin().ask("/meta/subscribe", subscription="/chat/a")[0]["successful"]
