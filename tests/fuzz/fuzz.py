@@ -5,8 +5,7 @@
 Atheris, which looks at what of ``cometd_lite`` an input reaches, makes new inputs of those in
 ``corpus/NAME.jsonl``: one a line, its bytes as the characters of a JSON string. The targets share the time.
 What breaks a promise is printed in the same form, to be put there with the mending; ``test_fuzz.py`` tries
-all of them every day. ``--keep`` adds what was found worth keeping, the fewest inputs that reach as much.
-Exits 1 where something was found.
+all of them every day. ``--keep`` adds to it what reached anything new. Exits 1 where something was found.
 """
 
 from __future__ import annotations
@@ -79,18 +78,9 @@ def fuzz(name: str, seconds: int, directory: Path) -> bool:
 
 
 def keep(name: str, directory: Path) -> None:
-    """Add the fewest inputs that reach what the kept ones do not."""
-    few, old, short = directory / "few", directory / "old", directory / "short"
-    for one in (few, old, short):
-        one.mkdir()
-    for number, data in enumerate(inputs(name)):
-        (few / f"{number:04}").write_bytes(data)
-    before = set(inputs(name))
-    for file in (directory / "kept").iterdir():
-        if file.stat().st_size <= KEPT_BYTES:
-            (short / file.name).write_bytes(file.read_bytes())
-    run(name, "-merge=1", str(few), str(short))
-    new = sorted({file.read_bytes() for file in few.iterdir()} - before, key=lambda data: (len(data), data))
+    """Add to the corpus what reached what nothing before it did."""
+    found = {file.read_bytes() for file in (directory / "kept").iterdir()}.difference(inputs(name))
+    new = sorted([data for data in found if len(data) <= KEPT_BYTES], key=lambda data: (len(data), data))
     with (CORPUS / f"{name}.jsonl").open("a") as file:
         file.writelines(f"{line(data)}\n" for data in new)
     say(f"{name}: {len(new)} kept")
@@ -107,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="target", help=f"of {', '.join(NAMES)}; all unless given")
     parser.add_argument("--seconds", type=int, default=60, help="for all of them together")
-    parser.add_argument("--keep", action="store_true", help="add what is worth it to the corpus")
+    parser.add_argument("--keep", action="store_true", help="add what reached anything new to the corpus")
     parser.add_argument("--inside", choices=NAMES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
