@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -61,6 +61,7 @@ HELD = frozenset({"/poll", "/stream", "/cometd"})
 TIMED = 16
 """Of so many requests of one route and status the time of one is taken, beginning with the first: to count
 a request costs 0.2 µs, and to put its time into a bucket twice as much besides."""
+_UNTIMED = TIMED - 1
 
 LAG_SECONDS = 0.25
 """How often the reactor is looked at: a stop of this length is always seen."""
@@ -94,22 +95,7 @@ class Tally(Histogram):
 
     def __init__(self, label: str) -> None:
         super().__init__(HELD_BUCKETS if label in HELD else BUCKETS)
-        self.statuses: defaultdict[int, int] = defaultdict(int)
-
-
-class Tallies(dict[str, Tally]):
-    """A tally by each rule of the routes, empty for none; those that begin alike have one in common."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.labels = {label: Tally(label) for label in (*ROUTES, PAGES, NO_ROUTE)}
-        """All there are, by the label that Prometheus is told."""
-        self[""] = self.labels[NO_ROUTE]
-
-    def __missing__(self, rule: str) -> Tally:
-        label = f"/{rule.split('/')[1]}"
-        tally = self[rule] = self.labels.get(label, self.labels[PAGES])
-        return tally
+        self.statuses: dict[int, int] = {}
 
 
 class _Route(Protocol):
@@ -145,8 +131,10 @@ class Metrics:
     """Requests refused, by the kind of their error."""
     push_to_wake: Histogram = field(default_factory=Histogram)
     """Pushes by the time from their arrival until all who waited were answered."""
-    tallies: Tallies = field(default_factory=Tallies)
-    """Requests, by the rule of their route."""
+    requests: dict[str, Tally] = field(
+        default_factory=lambda: {label: Tally(label) for label in (*ROUTES, PAGES, NO_ROUTE)}
+    )
+    """Requests, by the label that Prometheus is told."""
     reactor_lag: Histogram = field(default_factory=lambda: Histogram(PAUSE_BUCKETS))
     """Looks at the reactor, by how late it was."""
     collections: list[Histogram] = field(
@@ -155,14 +143,29 @@ class Metrics:
     """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
     connections: Callable[[], int] | None = None
     """Tells how many connections are open, where somebody knows."""
+    _by_rule: dict[str | None, Tally] = field(default_factory=dict)
+    """The same tallies as in ``requests``; those of rules that begin alike are one."""
 
     def count_request(self, request: _Over) -> None:
         """Count a request that is over."""
         route = request.route
-        tally = self.tallies["" if route is None else route.rule]
-        tally.statuses[request.code] = count = tally.statuses[request.code] + 1
-        if count % TIMED == 1:
+        rule = None if route is None else route.rule
+        try:
+            tally = self._by_rule[rule]
+        except KeyError:
+            tally = self._by_rule[rule] = self.requests[label_of(rule)]
+        code = request.code
+        tally.statuses[code] = count = tally.statuses.get(code, 0) + 1
+        if count & _UNTIMED == 1:
             tally.observe(request.age())
+
+
+def label_of(rule: str | None) -> str:
+    """Return the label of a route, by its rule; None for none."""
+    if rule is None:
+        return NO_ROUTE
+    beginning = f"/{rule.split('/')[1]}"
+    return beginning if beginning in ROUTES else PAGES
 
 
 def gc_generations() -> int:
@@ -249,7 +252,7 @@ class _Counted(Collector):
         for kind, count in metrics.refusals.items():
             refusals.add_metric([kind], count)
         yield refusals
-        yield from _requests(metrics.tallies)
+        yield from _requests(metrics.requests)
         yield _histogram(
             "push_to_wake_seconds",
             "Time from a push's arrival until all who waited for it were answered.",
@@ -268,17 +271,17 @@ class _Counted(Collector):
         )
 
 
-def _requests(tallies: Tallies) -> Iterator[Metric]:
+def _requests(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "cometd_lite_requests",
         "Requests that are over, by route and status; 499: the client left before its answer.",
         labels=["route", "status"],
     )
-    for label, tally in tallies.labels.items():
+    for label, tally in tallies.items():
         for status, count in sorted(tally.statuses.items()):
             requests.add_metric([label, str(status)], count)
     yield requests
-    times = {(label,): tally for label, tally in tallies.labels.items() if tally.statuses}
+    times = {(label,): tally for label, tally in tallies.items() if tally.statuses}
     yield _histogram(
         "request_seconds",
         f"Time from a request's head to the end of its answer, of one in {TIMED}, where none is held.",

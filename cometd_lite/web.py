@@ -906,7 +906,10 @@ class _Rights:
 
 
 class _Over:
-    """A request of twisted.web's that is over, with what is counted of it; it is its own route."""
+    """A request of twisted.web's that is over, with what is counted of it; it is its own route.
+
+    ``rule`` is empty where nothing has served it.
+    """
 
     def __init__(self, rule: str, status: int, seconds: float) -> None:
         self.rule = rule
@@ -914,9 +917,9 @@ class _Over:
         self._seconds = seconds
 
     @property
-    def route(self) -> _Over:
+    def route(self) -> _Over | None:
         """What has the rule."""
-        return self
+        return self if self.rule else None
 
     def age(self) -> float:
         """Return the seconds that it took."""

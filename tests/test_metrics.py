@@ -25,8 +25,8 @@ from cometd_lite.metrics import (
     TIMED,
     Metrics,
     Pulse,
-    Tallies,
     gc_generations,
+    label_of,
     prometheus,
 )
 from cometd_lite.pages import pages
@@ -178,7 +178,7 @@ def test_the_time_is_taken_of_the_first_request_of_a_kind_and_then_of_some() -> 
     for number in range(3 * TIMED):
         for status in (201, 202):
             metrics.count_request(Over(status, Route("/push"), float(number)))
-    tally = metrics.tallies.labels["/push"]
+    tally = metrics.requests["/push"]
     assert tally.statuses == {201: 3 * TIMED, 202: 3 * TIMED}
     assert (sum(tally.counts), tally.total) == (6, 2.0 * (0 + TIMED + 2 * TIMED))
 
@@ -187,18 +187,17 @@ def test_every_route_of_the_interface_has_a_label_and_every_label_a_route() -> N
     beginnings = {f"/{rule.rule.split('/')[1]}" for rule in Routes.app.url_map.iter_rules()}
     assert set(ROUTES) < beginnings
     assert set(ROUTES) > HELD
-    tallies = Tallies()
     for beginning in beginnings - set(ROUTES):
-        assert tallies[beginning] is tallies.labels[PAGES]
+        assert label_of(beginning) == PAGES
         assert beginning.removeprefix("/") in {"", *pages()}
 
 
 def test_labels_do_not_grow_with_what_clients_ask_for() -> None:
     metrics = Metrics()
-    labels = len(metrics.tallies.labels)
+    labels = len(metrics.requests)
     for rule in Routes.app.url_map.iter_rules():
         metrics.count_request(Over(200, Route(rule.rule)))
-    assert len(metrics.tallies.labels) == labels
+    assert len(metrics.requests) == labels
 
 
 # -- the process

@@ -262,7 +262,7 @@ def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
     made = makeService(parsed())
     made.factory.on_answer(Over())
     metrics = made.comet.hub.metrics
-    assert metrics.tallies.labels["none"].statuses == {200: 1}
+    assert metrics.requests["none"].statuses == {200: 1}
     assert metrics.connections() == 0
     assert made.pulse is not None
 
@@ -280,7 +280,7 @@ def test_the_access_log_and_the_metrics_are_both_told(monkeypatch):
     request = Over()
     made = makeService(parsed("--access-log", "unopened"))
     made.factory.on_answer(request)
-    assert made.comet.hub.metrics.tallies.labels["none"].statuses == {200: 1}
+    assert made.comet.hub.metrics.requests["none"].statuses == {200: 1}
     alone = makeService(parsed("--access-log", "unopened", "--no-metrics"))
     alone.factory.on_answer(request)
     assert seen == [request, request]
