@@ -432,6 +432,21 @@ def test_a_cursor_from_the_future_reads_as_oldest_with_a_gap(server):
     assert (answer.json["gap"], [message["data"] for message in answer.json["messages"]]) == (True, ["1"])
 
 
+def test_a_cursor_is_all_that_a_server_started_anew_needs_of_its_reader(serve):
+    # miguelgrinberg/python-engineio#91: a session was known to one process only, and after a restart its
+    # clients asked again and again, each time for a 400.
+    before, anew = serve(), serve()
+    before.push("/bob", "lost with the process")
+    place = before.get("/poll/bob?after=oldest").json["cursor"]
+    told = anew.get(f"/poll/bob?after={place}").json
+    assert (told["gap"], told["messages"]) == (True, [])
+    poll = anew.park(f"/poll/bob?after={told['cursor']}")
+    anew.push("/bob", "hi")
+    anew.driver.flush()
+    assert data(poll) == ["hi"]
+    assert poll.answer.json["gap"] is False
+
+
 def test_a_gap_is_told_at_once_where_nothing_is_kept(server):
     answer = server.get("/poll/nobody?after=abcdefghij-7")
     assert (answer.status, answer.json["gap"], answer.json["messages"]) == (200, True, [])
@@ -649,6 +664,16 @@ def test_overlapping_polls_of_one_reader_lose_nothing(server):
     assert server.push("/bob", "1").json["delivered"] == 2
     server.driver.flush()
     assert data(old) == data(new) == ["1"]
+
+
+def test_any_number_may_poll_one_recipient_at_once(server):
+    # leafduo/chatgpt-telegram-bot#8: of two pollers each was ended by the other with a 409, forever.
+    for turn in ("1", "2"):
+        place = cursor(server)
+        polls = [server.park(f"/poll/bob?after={place}") for _ in range(3)]
+        assert server.push("/bob", turn).json["delivered"] == 3
+        server.driver.flush()
+        assert [data(poll) for poll in polls] == [[turn]] * 3
 
 
 def test_two_messages_in_the_same_moment_are_two(server):

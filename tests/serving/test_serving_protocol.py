@@ -315,6 +315,21 @@ def test_a_connection_is_kept_idle_for_longer_than_a_balancer_keeps_it():
     assert served.sent == b""
 
 
+def test_a_request_that_is_held_is_ended_by_no_timer():
+    # twisted/twisted#9532, #9653: over HTTP/2 twisted.web's idle timer ends polls that wait.
+    served = Served().send(head("GET", "/poll/a"), head("GET", "/poll/b"))
+    served.ticks(300)
+    assert (served.sent, served.closed, served.routes.cancelled) == (b"", False, [])
+    served.routes.wake("a", b"there")
+    assert served.turn().read().body == b"there"
+    assert not served.ticks(300).closed
+
+
+def test_a_browser_that_offers_http_2_is_told_to_speak_http_1():
+    # The same threads: a proxy may speak HTTP/2 to the browser, and this server does not.
+    assert Served().factory.acceptableProtocols() == [b"http/1.1"]
+
+
 def test_a_head_that_begins_late_has_its_time():
     served = Served()
     served.ask(head())
