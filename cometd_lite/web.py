@@ -74,7 +74,7 @@ from .query import (
 from .recipient import recipient
 from .serving import Proxies, ip_endpoint
 from .transports import Answer, longpoll, websocket
-from .transports.bayeux import BayeuxTransport
+from .transports.bayeux import HELD, BayeuxTransport
 from .transports.bayeux_elsewhere import Borrowed, Elsewhere
 from .transports.bayeux_socket import BayeuxSocket
 from .transports.ndjson import NDJSON
@@ -399,13 +399,17 @@ class Routes:
     @_route(app, "/cometd", "POST", changes=True)
     @_route(app, "/cometd/", "POST", changes=True)
     @_route(app, "/cometd/<path:kind>", "POST", changes=True)
-    def bayeux_post(self, request: Request, kind: str = "") -> Maybe[Answer]:
+    def bayeux_post(self, request: Any, kind: str = "") -> Maybe[Answer] | int:
         """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
         body = self._body(request)
-        if self._elsewhere is None:
+        if self._elsewhere is not None:
+            here = partial(self._bayeux_post, request, body, partial(_has_left, request))
+            return self._elsewhere.hand_on(request, body, here)
+        if not (self._is_open and hasattr(request, "hold")):
             return self._bayeux_post(request, body, partial(_has_left, request))
-        here = partial(self._bayeux_post, request, body, partial(_has_left, request))
-        return self._elsewhere.hand_on(request, body, here)
+        media_type, caller = fields(request).content_type, _Caller(self, request)
+        answer = self._bayeux().post(body, media_type, request, request.gone, None, caller)
+        return int(NOT_DONE_YET) if answer is HELD else answer
 
     @_route(app, "/cometd", "GET", changes=True)
     @_route(app, "/cometd/", "GET", changes=True)
@@ -835,6 +839,32 @@ class _Held(Poll):
             self._routes.send(_poll_answer(batch, self._asked), request)
         except Exception:  # noqa: BLE001  it must not harm whoever has woken this
             self._routes.log.failure("A poll could not be answered")
+
+    def errback(self, fail: Any) -> None:
+        """Tell the client what went wrong."""
+        request = self._request
+        request.parked = None
+        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), request)
+
+
+class _Caller:
+    """The sender of a Bayeux request over ``serving/``, which is held and answered without a Deferred."""
+
+    __slots__ = ("_request", "_routes", "hold")
+
+    def __init__(self, routes: Routes, request: Any) -> None:
+        self._routes = routes
+        self._request = request
+        self.hold = request.hold
+
+    def callback(self, answer: Answer) -> None:
+        """Answer the request."""
+        request = self._request
+        request.parked = None
+        try:
+            self._routes.send(answer, request)
+        except Exception:  # noqa: BLE001  it must not harm whoever has woken this
+            self._routes.log.failure("A connect could not be answered")
 
     def errback(self, fail: Any) -> None:
         """Tell the client what went wrong."""

@@ -279,14 +279,14 @@ class Request(LongWay):
 
     def deliver(self, result: Any) -> None:
         """Make the answer of what a route returned; where it is a Deferred, of what that fires with."""
-        if result is None and self._phase == DONE:
+        if result is NOT_DONE_YET or (result is None and self._phase == DONE):
             return
         if isinstance(result, Deferred):
             if self._phase < DONE:
                 self.hold(result)
             result.addCallbacks(self._fired, self._fired)
             return
-        if self._phase >= DONE or result is NOT_DONE_YET:
+        if self._phase >= DONE:
             return
         if isinstance(result, str):
             result = result.encode()

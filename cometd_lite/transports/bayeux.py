@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -60,7 +60,7 @@ from ..later import Maybe, shielded, then, waits
 from ..limits import POLL_MESSAGES_MOST, Limits
 from ..message import NOW, Batch, Push
 from ..recipient import readable
-from ..registry import Woken
+from ..registry import Waiting, Woken
 from . import Answer
 from .bayeux_http import (
     REPLACED_ANSWER,
@@ -83,6 +83,17 @@ News: TypeAlias = tuple[Batch, bytes]
 """What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
 Form: TypeAlias = Callable[[bytes], Answer]
 """Makes an HTTP response of an array of messages."""
+
+
+HELD = Answer(0, b"")
+"""Returned where the caller is held, or was told the answer."""
+
+
+class Caller(Waiting[Answer], Protocol):
+    """A request that may be held by whoever answers it, who need not pay for a Deferred then."""
+
+    def hold(self, reader: _Held, /) -> None:
+        """Wait: the reader answers later, or is cancelled when the client is gone."""
 
 
 class BayeuxTransport:
@@ -134,18 +145,28 @@ class BayeuxTransport:
         request: Asking,
         gone: Callable[[], bool],
         rights: Rights | None = None,
+        caller: Caller | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
-        ``gone`` tells whether the client has left. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
-        or ``Stopping`` where a connect cannot be held.
+        ``gone`` tells whether the client has left. Returns ``HELD`` only where there is a ``caller``. Raises
+        ``BadBody`` or ``BodyTooLarge``, and ``ServerFull`` or ``Stopping`` where a connect cannot be held.
         """
         value = posted(body, media_type)
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
-            plain = self._plainly(message, gone)
-            if plain is not None:
-                return plain
+            now = self.hub.clock.seconds()
+            channel = message.get("channel")
+            if channel == CONNECT:
+                connect = self.bayeux.plain_connect(message, now)
+                if connect is not None and caller is not None:
+                    return self._hold_caller(connect, gone, caller)
+                if connect is not None:
+                    return self._hold(connect, self.options.timeout, gone, json_answer)
+            elif channel.__class__ is str:
+                publication = self.bayeux.plain_publication(message, channel, now)
+                if publication is not None:
+                    return self._publish(*publication, gone)
         return self._respond(batch_of(value), request, gone, json_answer, rights)
 
     def get(
@@ -183,18 +204,6 @@ class BayeuxTransport:
         return len(self.bayeux.sessions)
 
     # -- a request
-
-    def _plainly(self, message: dict[str, Any], gone: Callable[[], bool]) -> Maybe[Answer] | None:
-        """Answer a single message that is as nearly all are; None for any other."""
-        now = self.hub.clock.seconds()
-        channel = message.get("channel")
-        if channel == CONNECT:
-            connect = self.bayeux.plain_connect(message, now)
-            return None if connect is None else self._hold(connect, self.options.timeout, gone, json_answer)
-        publication = None
-        if channel.__class__ is str:
-            publication = self.bayeux.plain_publication(message, channel, now)
-        return None if publication is None else self._publish(*publication, gone)
 
     def _publish(
         self, session: BayeuxSession, push: Push, reply: dict[str, Any], gone: Callable[[], bool]
@@ -256,6 +265,32 @@ class BayeuxTransport:
 
     def _hold(self, connect: Connect, wait: float, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
         """Hold a connect until there is something for its session, for ``wait`` seconds at the most."""
+        answer = self._unheld(connect, gone, form)
+        if answer is not None:
+            return answer
+        held = _Held(self, connect, gone, form)
+        parked: Deferred[Answer] = Deferred(held.cancel)
+        held.deferred = parked
+        held.begin(wait)
+        return parked
+
+    def _hold_caller(self, connect: Connect, gone: Callable[[], bool], caller: Caller) -> Maybe[Answer]:
+        """Do so without a Deferred."""
+        answer = self._unheld(connect, gone, json_answer)
+        if answer is not None:
+            return answer
+        held = _Held(self, connect, gone, json_answer)
+        held.deferred = caller
+        held.begin(self.options.timeout)
+        if held.deferred is not None:
+            caller.hold(held)
+        return HELD
+
+    def _unheld(self, connect: Connect, gone: Callable[[], bool], form: Form) -> Maybe[Answer] | None:
+        """Answer the connect of a browser that has another one held; None for any other.
+
+        Raises ``Stopping``.
+        """
         session = connect.session
         if session.browser.held >= self.options.held_for_a_browser:
             self.bayeux.crowd(session, connect.reply)
@@ -267,7 +302,7 @@ class BayeuxTransport:
         # for seconds; but every client waits of its own accord after a failure.
         if self.hub.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
-        return _Held(self, connect, gone, form).begin(wait)
+        return None
 
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> Maybe[Answer]:
         """Answer an exchange now, with the events that there are for its session."""
@@ -507,11 +542,14 @@ class _Held(SessionReader[Answer]):
         self.until = 0.0
         self.held = False
 
-    def begin(self, wait: float) -> Deferred[Answer]:
-        """Hold the session and wait, unless there is something already. Raises ``ServerFull``."""
+    def begin(self, wait: float) -> None:
+        """Hold the session and wait, unless there is something already. Raises ``ServerFull``.
+
+        ``deferred``, which is set already, is told the answer.
+        """
         session, hub = self.session, self.hub
         self.until = hub.clock.seconds() + wait
-        parked = hub.registry.park(self, wait)
+        hub.registry.hold(self, wait)
         self.held = True
         session.reader = self
         session.browser.held += 1
@@ -521,7 +559,6 @@ class _Held(SessionReader[Answer]):
             self.expect(found)
         elif found or session.gap:
             self.wake()  # which looks again, behind what it does not want too
-        return parked
 
     def wake(self) -> Woken:
         """Look for what is news to the session, behind what is not."""
