@@ -38,7 +38,7 @@ _HARMLESS = frozenset(
 """Parameters that are shown with their values."""
 _SECRET = frozenset({b"token", b"listener", b"message", b"jsonp"})
 """Those that are shown without. Of any other not even the name is: it may be a token in the wrong place."""
-_ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+")
+_ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+", re.DOTALL)
 """Where a path names a listener: whoever knows the id reads what the listener reads."""
 _AND = re.compile(rb"[&;]")
 _AFTER_PATH = re.compile(rb"[?#]")
