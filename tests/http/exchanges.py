@@ -239,6 +239,7 @@ def by_serving(comet: Comet) -> WireDriver:
         malformed=routes.malformed,
         bounds=bounds,
         on_answer=comet.hub.metrics.count_request,
+        proxies=comet.proxies or None,
     )
     return WireDriver(factory)
 

@@ -206,7 +206,7 @@ async def soak(
     directory: Path, clients: int, seconds: float, rate: float, bound: int, floor: float = FLOOR
 ) -> list[str]:
     """Attack in each way; return what went wrong. Latencies below ``floor`` are as good as none."""
-    server = Server(directory, "--client-connections", str(bound))
+    server = Server(directory, "--client-connections", str(bound), "--capacity", "20")
     server.start()
     try:
         await server.up()
