@@ -27,13 +27,18 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 
-from redis_server import RedisServer, free_port  # noqa: E402  they lie above this file
+from redis_server import RedisServer, free_port  # noqa: E402
 from server import Server  # noqa: E402
+
+from cometd_lite.bench import SCENARIOS, allow_files, measure  # noqa: E402  they lie above this file
 
 PUSHERS = 64
 MAILBOXES = 100
 BODY = b"x" * 100
 PARK_SECONDS = 0.01
+PARKED = 5_000
+DELIVERIES = {"mailbox": 5_000, "fanout": 20}
+"""Messages that are pushed in each of these scenarios; a message of the second has a thousand deliveries."""
 NGINX = """
 load_module {module};
 daemon off;
@@ -285,33 +290,102 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def memory() -> None:
-    """Say what messages and mailboxes take in Redis."""
-    with ExitStack() as stack:
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process takes."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024
+
+
+class Costs:
+    """What deliveries, polls, messages, mailboxes and waiting readers cost one process and its Redis."""
+
+    def __init__(self, stack: ExitStack) -> None:
         work = Path(stack.enter_context(TemporaryDirectory()))
-        server, port = redis_at(stack, work, *KEPT_NOWHERE)
-        one = Server(work, "--store", f"redis://127.0.0.1:{port}", "--max-memory", "1G")
-        one.start()
-        stack.callback(one.kill)
-        asyncio.run(reached(one))
+        self.redis, port = redis_at(stack, work, *KEPT_NOWHERE)
+        self.server = Server(work, "--store", f"redis://127.0.0.1:{port}", "--max-memory", "1G")
+        self.server.start()
+        stack.callback(self.server.kill)
+        assert self.server.process is not None
+        assert self.redis.process is not None
+        self.pids = self.server.process.pid, self.redis.process.pid
+        asyncio.run(reached(self.server))
 
-        def used() -> int:
-            return int(server.ask("INFO", "memory").partition(b"used_memory:")[2].split()[0])
+    def run(self) -> None:
+        """Say all of it."""
+        for name in DELIVERIES:
+            self.deliver(name)
+        asyncio.run(self.poll(10_000))
+        before = self.used()
+        asyncio.run(self.fill(5_000, 1))
+        between = self.used()
+        asyncio.run(self.fill(100, 500))
+        behind = self.used()
+        say(f"a mailbox with one message of {len(BODY)} bytes: {(between - before) / 5_000:,.0f} of Redis")
+        say(f"a message of {len(BODY)} bytes more: {(behind - between) / 50_000:,.0f} of Redis")
+        allow_files(PARKED)
+        asyncio.run(self.park(PARKED))
 
-        async def fill(names: int, each: int) -> None:
-            wire = await connect(one.port)
-            for number in range(names):
-                for _ in range(each):
-                    assert await wire.ask(push_of(f"{each}.{number}")) == 202
+    def used(self) -> int:
+        """Return the bytes that Redis uses."""
+        return int(self.redis.ask("INFO", "memory").partition(b"used_memory:")[2].split()[0])
+
+    def spent(self) -> tuple[float, float]:
+        """Return the seconds of CPU of the process and of Redis."""
+        return cpu([self.pids[0]]), cpu([self.pids[1]])
+
+    def deliver(self, name: str) -> None:
+        """Say what a delivery costs in a scenario of the load generator."""
+        before = self.spent()
+        url = f"http://localhost:{self.server.port}"
+        result = measure(url, SCENARIOS[name], messages=DELIVERIES[name], warm_up=0)
+        own, its = [(now - then) / result.deliveries * 1e6 for now, then in pairs(self.spent(), before)]
+        say(f"{name}: {own:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+
+    async def poll(self, times: int) -> None:
+        """Say what a poll costs that finds nothing."""
+        wires = [await connect(self.server.port) for _ in range(PUSHERS)]
+
+        async def ask(number: int) -> None:
+            for _ in range(times // PUSHERS):
+                request = poll_of(f"empty{number}", "?after=oldest&wait=0")
+                assert await wires[number].ask(request) == 200
+
+        before = self.spent()
+        await asyncio.gather(*map(ask, range(PUSHERS)))
+        own, its = [(now - then) / times * 1e6 for now, then in pairs(self.spent(), before)]
+        say(f"a poll that finds nothing: {own:.0f} µs of CPU, and {its:.0f} of Redis")
+        for wire in wires:
             wire.close()
 
-        begun = used()
-        asyncio.run(fill(5_000, 1))
-        single = used()
-        asyncio.run(fill(100, 500))
-        many = used()
-        say(f"a mailbox with one message of {len(BODY)} bytes: {(single - begun) / 5_000:,.0f} bytes")
-        say(f"a message of {len(BODY)} bytes more: {(many - single) / 50_000:,.0f} bytes")
+    async def fill(self, names: int, each: int) -> None:
+        """Push so many messages to each of so many mailboxes."""
+        wire = await connect(self.server.port)
+        for number in range(names):
+            for _ in range(each):
+                assert await wire.ask(push_of(f"{each}.{number}")) == 202
+        wire.close()
+
+    async def park(self, count: int) -> None:
+        """Say what a poll takes that waits."""
+        before = resident(self.pids[0]), self.used()
+        wires = [await connect(self.server.port) for _ in range(count)]
+        for number, wire in enumerate(wires):
+            wire.ask(poll_of(f"waits{number}", "?after=oldest&wait=100")).add_done_callback(ignored)
+        while self.redis.ask("PUBSUB", "NUMSUB", f"cometd-lite:wake:waits{count - 1}")[1] == 0:
+            await asyncio.sleep(PARK_SECONDS)
+        grown = [(now - then) / count for now, then in pairs((resident(self.pids[0]), self.used()), before)]
+        say(f"a poll that waits: {grown[0]:,.0f} bytes, and {grown[1]:,.0f} of Redis")
+        for wire in wires:
+            wire.close()
+
+
+def pairs(now: tuple[float, float], then: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return what there is now and was then of the process, and of Redis."""
+    return [(now[0], then[0]), (now[1], then[1])]
+
+
+def ignored(answered: asyncio.Future[int]) -> None:
+    """Take what became of an answer that nobody waits for."""
+    answered.exception()
 
 
 def main() -> int:
@@ -329,7 +403,8 @@ def main() -> int:
     for name, runs in found.items():
         latency_ms, pushes, servers, redis = [statistics.median(values) for values in zip(*runs, strict=True)]
         say(f"{name:<32} {latency_ms:8.2f} {pushes:9,.0f} {servers:8.0f} {redis:13.0f}")
-    memory()
+    with ExitStack() as stack:
+        Costs(stack).run()
     return 0
 
 
