@@ -527,7 +527,8 @@ def with_backlog(endpoint: str) -> str:
     Twisted's 50 is short for a thousand clients that come back in one second: whoever finds no place waits
     for the next second.
     """
-    if endpoint.partition(":")[0] in {"tcp", "tcp6", "ssl"} and "backlog=" not in endpoint:
+    kind = endpoint.removeprefix("haproxy:").partition(":")[0]
+    if kind in {"tcp", "tcp6", "ssl"} and "backlog=" not in endpoint:
         return f"{endpoint}:backlog={LISTEN_BACKLOG}"
     return endpoint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -14,9 +15,20 @@ from twisted.scripts.twistd import ServerOptions
 from zope.interface.verify import verifyObject
 
 from cometd_lite import service
-from cometd_lite.limits import Limits
-from cometd_lite.service import Options, count, makeService, mount, one_of, size, span, with_backlog
+from cometd_lite.limits import FILES_RESERVED, Limits
+from cometd_lite.service import (
+    Options,
+    connections_within_files,
+    count,
+    makeService,
+    mount,
+    one_of,
+    size,
+    span,
+    with_backlog,
+)
 from cometd_lite.serving import Bounds
+from cometd_lite.serving.protocol import HTTPConnection
 
 
 def parsed(*words):
@@ -228,7 +240,9 @@ def test_beside_other_services_it_takes_over_nothing_of_the_process(monkeypatch)
     service.reactor.seconds = seconds
 
 
-@pytest.mark.parametrize("endpoint", ["tcp:8080", "tcp6:8080:interface=\\:\\:1", "ssl:443:certKey=x"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp:8080", "tcp6:8080:interface=\\:\\:1", "ssl:443:certKey=x", "haproxy:tcp:8080"]
+)
 def test_more_connections_may_wait_than_twisted_lets(endpoint: str) -> None:
     assert with_backlog(endpoint) == f"{endpoint}:backlog=4096"
 
@@ -238,6 +252,65 @@ def test_more_connections_may_wait_than_twisted_lets(endpoint: str) -> None:
 )
 def test_an_endpoint_keeps_the_queue_that_it_asks_for(endpoint: str) -> None:
     assert with_backlog(endpoint) == endpoint
+
+
+# -- connections, and the files of the process
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """Return a function that pretends other limits on the process's files; what was set is kept."""
+    limits = []
+
+    def pretend(soft, hard):
+        limits[:] = [(soft, hard)]
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    pretend.limits = limits
+    return pretend
+
+
+def test_the_limit_on_files_is_raised_as_far_as_the_connections_need_it(files):
+    files(1_024, 524_288)
+    assert connections_within_files(20_000, settle=True) == (20_000, 64)
+    assert files.limits[-1] == (20_000 + 64 + FILES_RESERVED, 524_288)
+    files(1_024, resource.RLIM_INFINITY)
+    assert connections_within_files(20_000, settle=True) == (20_000, 64)
+
+
+def test_where_it_cannot_be_raised_there_are_fewer_connections(files):
+    files(1_024, 4_096)
+    assert connections_within_files(20_000, settle=True) == (4_096 - 64 - FILES_RESERVED, 64)
+    files(64, 64)
+    assert connections_within_files(20_000, settle=True) == (40, 8)
+
+
+def test_what_is_enough_and_what_belongs_to_others_is_left_alone(files):
+    files(1_024, 524_288)
+    assert connections_within_files(100, settle=True) == (100, 64)
+    assert connections_within_files(20_000, settle=False) == (1_024 - 64 - FILES_RESERVED, 64)
+    files(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert connections_within_files(20_000, settle=True) == (20_000, 64)
+    assert len(files.limits) == 1
+
+
+def test_the_service_counts_connections_and_believes_the_proxies_that_were_named():
+    made = makeService(
+        parsed("--max-connections", "50", "--proxied", "10.0.0.0/8", "--client-connections", "1")
+    )
+    assert made.factory.most == made.comet.limits.max_connections == 50
+    assert made.factory.proxies.trusts("10.1.2.3")
+    admitted = made.factory.admission(HTTPConnection(made.factory, "192.0.2.1"))
+    refused = made.factory.admission(HTTPConnection(made.factory, "192.0.2.1"))
+    assert (admitted, refused.status) == (None, 429)
+    assert made.factory.admission(HTTPConnection(made.factory, "10.1.2.3")) is None
+    assert makeService(parsed()).factory.proxies is None
+
+
+@pytest.mark.parametrize("wrong", ["localhost", "10.0.0.1/8", "nginx"])
+def test_a_wrong_proxy_is_told_with_one_that_is_right(wrong):
+    assert "10.0.0.0/8" in refusal("--proxied", wrong)
 
 
 def test_idle_connections_are_kept_for_as_long_as_a_load_balancer_wants():

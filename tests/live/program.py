@@ -58,8 +58,9 @@ class Answer:
 class Connection:
     """A socket that speaks HTTP by hand."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, port: int, address: str | None = None) -> None:
+        source = None if address is None else (address, 0)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=source)
         self._buffer = b""
 
     def __enter__(self) -> Connection:
@@ -159,8 +160,9 @@ class Program:
         match = re.search(r"starting on (\d+)", self.log.read_text())
         return match and match[1]
 
-    def connect(self) -> Connection:
-        connection = Connection(self.port)
+    def connect(self, address: str | None = None) -> Connection:
+        """Open a connection, from a given address where there is one."""
+        connection = Connection(self.port, address)
         self._connections.append(connection)
         return connection
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 import time
 
 import pytest
-from program import eventually
+from program import ON_LOOPBACK, Connection, eventually
 
 HOST = " HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = "POST /push/{}" + HOST + "Transfer-Encoding: chunked\r\n\r\n"
@@ -282,6 +283,8 @@ def test_more_connections_than_files_do_not_wedge_the_server(run):
     program = run(preexec_fn=few_files)
     kept = program.park("/poll/kept?wait=120", "kept")
     crowd = [program.connect() for _ in range(100)]
+    eventually(lambda: program.files() > 50, "the crowd accepted")
+    assert program.files() < 64
     begun, used = time.monotonic(), program.cpu()
     eventually(lambda: time.monotonic() - begun > 0.5)
     assert program.cpu() - used < 0.3
@@ -290,7 +293,60 @@ def test_more_connections_than_files_do_not_wedge_the_server(run):
     eventually(lambda: program.files() < 30, "the crowd forgotten")
     assert program.push("/kept").json["delivered"] == 1
     assert kept.answer().data == ["hello"]
-    program.log.write_text("")  # that it could not accept is said there, with a traceback
+    assert "EMFILE" not in program.log.read_text()
+
+
+def test_over_the_bound_a_connection_is_answered_and_ended_while_the_others_go_on(run):
+    program = run("--max-connections", "3")
+    kept = [program.park(f"/poll/{name}?wait=120", name) for name in ("a", "b")]
+    third = program.connect()
+    assert third.ask("GET", "/healthz").status == 200
+    refused = program.connect().request("GET", "/poll/c")
+    answer = refused.answer()
+    assert (answer.status, answer.json["type"]) == (503, "urn:cometd-lite:problem:server-full")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert refused.ended()
+    assert third.ask("POST", "/push/a", "hello").json["delivered"] == 1
+    assert kept[0].answer().data == ["hello"]
+    third.close()
+    eventually(lambda: program.connect().ask("GET", "/healthz").status == 200)
+
+
+def test_one_address_has_so_many_connections_and_another_is_served(run):
+    program = run("--client-connections", "2", "--proxied", "127.0.0.3")
+    eventually(lambda: program.files() < 20)
+    kept = [program.park(f"/poll/{name}?wait=120", name) for name in ("a",)]
+    kept.append(program.connect().request("GET", "/poll/b?wait=120"))
+    answer = program.connect().answer()
+    assert (answer.status, answer.json["type"]) == (429, "urn:cometd-lite:problem:too-many-requests")
+    assert int(answer.headers["retry-after"]) >= 1
+    others = [program.connect("127.0.0.2") for _ in range(2)]
+    assert others[0].ask("POST", "/push/a", "hello").json["delivered"] == 1
+    trusted = [program.connect("127.0.0.3") for _ in range(5)]
+    assert all(one.ask("GET", "/healthz").status == 200 for one in trusted)
+    kept[0].reset()
+    eventually(lambda: others[1].ask("GET", "/recipients/a").json["waiting"] == 0)
+    assert program.connect().ask("GET", "/healthz").status == 200
+
+
+def test_a_proxy_tells_by_the_proxy_protocol_whom_it_speaks_for(run):
+    by_proxy = "haproxy:tcp:0:interface=127.0.0.1"
+    program = run("--listen", ON_LOOPBACK, "--listen", by_proxy, "--client-parked", "1")
+    _, port = re.findall(r"starting on (\d+)", program.log.read_text())
+
+    def speak_for(address: str) -> Connection:
+        connection = Connection(int(port))
+        return connection.send(f"PROXY TCP4 {address} 192.0.2.9 5555 80\r\n")
+
+    with speak_for("192.0.2.1") as first, speak_for("192.0.2.1") as again, speak_for("192.0.2.2") as other:
+        first.request("GET", "/poll/a?after=now&wait=120")
+        eventually(lambda: program.waiting("a") == 1)
+        assert again.ask("GET", "/poll/a?after=now").status == 429
+        assert other.ask("GET", "/poll/a?after=now&wait=0.1").status == 200
+        assert other.ask("POST", "/push/a", "hello").json["delivered"] == 1
+        assert first.answer().data == ["hello"]
+    with Connection(int(port)) as stranger:
+        assert stranger.request("GET", "/healthz").ended()
 
 
 def test_more_polls_than_may_be_parked_are_told_to_come_back(run):
