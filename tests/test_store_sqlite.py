@@ -118,6 +118,7 @@ class Place:
         """What is added to this process's clock to make it the wall clock."""
         self.copies = count(1)
         self.stores: list[SQLiteStore] = []
+        self.journals: list[Any] = []
 
     def wall(self) -> float:
         return self.now + self.shift
@@ -126,6 +127,7 @@ class Place:
         store = SQLiteStore(self.path, limits, worker=worker or Inline(), wall=self.wall, **words)
         store.open(self.now)
         self.stores.append(store)
+        self.journals.append(store._journal)
         return store
 
     def restart(self, store: SQLiteStore, *args: Any, **words: Any) -> SQLiteStore:
@@ -181,6 +183,8 @@ def place():
         yield place
         for store in place.stores:
             store.close()
+        for journal in place.journals:
+            journal.disconnect()  # where the test's worker has not come to it
 
 
 def limit_pages(store, pages):
