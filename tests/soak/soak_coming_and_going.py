@@ -29,7 +29,7 @@ import statistics
 import struct
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,8 @@ PAUSE_SECONDS = (0.5, 5.0)
 PATIENCE = 120.0
 """Who has not heard everything by then never will."""
 LATE = 15.0
-"""Much less than the wait of a poll, and the heartbeat of nobody tells what there is."""
+"""Much less than the wait of a poll. As much as a plain request took in the last minute comes on top: where
+the machine gives neither side its turn, nobody is deaf."""
 LOOK_SECONDS = 5.0
 TOLERANCE = 1.03
 SPARE = {"twisted.internet.defer.Deferred": 5, "timers": 2}
@@ -99,6 +100,8 @@ class Crowd:
     seen: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
+    lags: deque[float] = field(default_factory=lambda: deque([0.0], maxlen=60))
+    """How many seconds a plain request took, each second of the last minute."""
     coming: bool = True
     """Whether clients still leave and come back."""
 
@@ -233,7 +236,7 @@ class Reader:
         now = time.monotonic()
         if self.waits_since < told["at"]:
             self.crowd.delays.append(now - told["at"])
-            if now - told["at"] > LATE:
+            if now - told["at"] > LATE + max(self.crowd.lags):
                 self.crowd.fault(f"{self.who} heard {number} of {recipient} after {now - told['at']:.1f} s")
 
     def gap(self) -> None:
@@ -408,11 +411,28 @@ class Look:
     megabytes: float
 
 
+async def feel(crowd: Crowd) -> None:
+    """Measure every second how long both sides need for nothing at all."""
+    client = Client(crowd.port)
+    try:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(1)
+            await client.ask("GET", "/healthz")
+            crowd.lags.append(time.monotonic() - began - 1)
+    finally:
+        client.close()
+
+
 async def watch(crowd: Crowd, server: Server, looks: list[Look], note: Callable[[str], None]) -> None:
     """Look at the server's memory every few seconds, and say every minute how it goes."""
     began = time.monotonic()
     minute = 0
+    faults = 0
     while True:
+        for sentence in crowd.wrong[faults:]:
+            note(f"WRONG: {sentence}")
+        faults = len(crowd.wrong)
         looks.append(Look(time.monotonic() - began, server.memory()))
         if looks[-1].at >= minute * 60:
             minute += 1
@@ -424,7 +444,10 @@ async def watch(crowd: Crowd, server: Server, looks: list[Look], note: Callable[
                 for what in ("parked", "listeners", "messages")
             }
             standing = ", ".join(f"{int(number)} {what}" for what, number in held.items())
-            note(f"{looks[-1].at:5.0f} s: {looks[-1].megabytes:.1f} MB, {standing}; {told(crowd.seen)}")
+            lag = f"a request took up to {max(crowd.lags):.1f} s"
+            note(
+                f"{looks[-1].at:5.0f} s: {looks[-1].megabytes:.1f} MB, {standing}; {told(crowd.seen)}; {lag}"
+            )
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -486,9 +509,12 @@ async def soak(
         pace = min(1.0, seconds / UNHURRIED_SECONDS)
         crowd = Crowd(server.port, random.Random(seed), [0] * math.ceil(clients / EACH), pace)
         looks: list[Look] = []
-        watching = asyncio.create_task(watch(crowd, server, looks, note))
+        watching = [asyncio.create_task(watch(crowd, server, looks, note)), asyncio.create_task(feel(crowd))]
         await run(crowd, clients, rate, seconds)
-        watching.cancel()
+        crowd.wrong += [f"watching failed: {task.exception()!r}" for task in watching if task.done()]
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         left = await settled(directory, before)
         note("left: " + ", ".join(f"{count} {kind.rpartition('.')[2]}" for kind, count in left.items()))
         crowd.wrong += [
