@@ -15,32 +15,44 @@ the module together:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
+from .bayeux_events import BINARY_TYPE
+from .bayeux_fields import (
+    CHANNEL,
+    CONNECTION_TYPES,
+    PATTERN,
+    VERSION,
+    argument,
+    content_of,
+    is_service,
+    is_texts,
+    milliseconds,
+    plain_name,
+    refused,
+    time_of,
+    types_error,
+    unknown,
+    version_error,
+)
+from .bayeux_sessions import PRIVATE, BayeuxSession, Browser
 from .clients import Share
-from .errors import BadBody, BadRecipient, BodyTooLarge, CometError, ServerFull
+from .errors import BadBody, BodyTooLarge, CometError, ServerFull
 from .limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_BROWSER_SESSIONS,
-    BAYEUX_EVENTS_RENDERED,
     BAYEUX_SUBSCRIPTIONS,
     BAYEUX_SUBSCRIPTIONS_IN_ALL,
     RECIPIENT_BYTES,
 )
-from .message import JSON_TYPE, NOW, Batch, Content, Cursor, Message, Push, dumps, timestamp
+from .message import JSON_TYPE, NOW, Content, Cursor, Push, dumps, timestamp
 from .recipient import covering, readable, recipient
-from .sessions import Session, Sessions, new_id
+from .sessions import Sessions, new_id
 
-CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
-"""What this server offers, the best first ("The supportedConnectionTypes field")."""
-
-VERSION = "1.0"
 MULTIPLE_CLIENTS_INTERVAL = 2_000
 """Milliseconds between the polls of a browser's further clients, which are not held (CometD's default)."""
 
@@ -50,26 +62,10 @@ SUBSCRIBE = "/meta/subscribe"
 UNSUBSCRIBE = "/meta/unsubscribe"
 DISCONNECT = "/meta/disconnect"
 
-BINARY_TYPE = "application/vnd.cometd.binary+json"
-"""The type of what a client's binary extension has made JSON of; readers that have it must know.
-
-Nothing else of a publication's ``ext`` is told to others: that is between the client and the server, and may
-well be a password.
-"""
-
-PRIVATE = "$bayeux/"
-"""The recipients of what is for one session only; its id follows. Their bodies are whole Bayeux messages."""
-
 REPLACED = "409::connect_replaced"
 
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
-
-# CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
-_CHANNEL = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)+")
-_PATTERN = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)*/\*\*?")
-_VERSION = re.compile(r"[0-9]{1,9}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}){0,7}")
-_NOT_IN_ERRORS = re.compile(r"[^A-Za-z0-9\-_!~()$@ /*.]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,94 +94,6 @@ class Reader(Protocol):
 
     def disconnected(self) -> None:
         """Answer the connect that is held, because the session ended at its client's wish."""
-
-
-class Browser:
-    """What is known of a browser: how many sessions it has, and how many of their connects are held."""
-
-    __slots__ = ("held", "name", "sessions")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.sessions = 0
-        self.held = 0
-
-
-class BayeuxSession(Session):
-    """A client that shook hands. ``recipients`` are what it subscribed to, as names and patterns.
-
-    ``place`` is ``NOW`` until it reads anything. A subscription counts from when it was made, though the
-    session's place may lie before: ``since`` has the sequence number for each of which that is so.
-    """
-
-    __slots__ = (
-        "ack", "ack_batch", "ack_place", "alive", "browser", "connected", "crowded", "gap", "keys",
-        "patterned", "private", "reader", "reads", "since", "talking",
-    )  # fmt: skip
-
-    def __init__(self, id: str, ttl: float, browser: Browser, *, ack: bool) -> None:  # noqa: A002
-        super().__init__(id, (), NOW, ttl)
-        self.browser = browser
-        self.ack = ack
-        self.ack_batch = 0
-        """The number of the last batch that was sent; the client confirms it with its next connect."""
-        self.ack_place: Cursor | None = None
-        """Where that batch ended."""
-        self.alive = True
-        """Whether the server still knows it."""
-        self.connected = False
-        """Whether a first connect was answered."""
-        self.crowded = False
-        """Whether it was told that its browser has several clients."""
-        self.gap = False
-        """Whether it is still to be told that it missed something."""
-        self.private = False
-        """Whether there may be something for it alone."""
-        self.talking = 0
-        """How many of its requests are being processed, whose answers may carry its events."""
-        self.since: dict[str, int] = {}
-        self.reader: Any = None
-        """Whoever holds its connect, or is its socket."""
-        self.subscribed(())
-
-    def subscribed(self, recipients: tuple[str, ...]) -> None:
-        """Set what it subscribes to."""
-        self.recipients = recipients
-        self.patterned = any(name.endswith("*") for name in recipients)
-        self.reads = (*recipients, PRIVATE + self.id) if self.private else recipients
-        # Every reader stands at some key, so that the end of the server finds it.
-        self.keys = self.reads or (PRIVATE + self.id,)
-
-    def without(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the names to which it has not subscribed yet, each once."""
-        return tuple(dict.fromkeys([name for name in names if name not in self.recipients]))
-
-    def open_private(self) -> None:
-        """Read also what is for it alone, from now on."""
-        self.private = True
-        self.subscribed(self.recipients)
-
-    def advance(self, cursor: Cursor) -> None:
-        """Note that it has everything up to a cursor; never goes back."""
-        number = cursor.sequence
-        if cursor.epoch != self.place.epoch:
-            self.since.clear()
-        elif number < self.place.sequence:
-            return
-        elif self.since:
-            self.since = {name: since for name, since in self.since.items() if since > number}
-        self.place = cursor
-
-    @property
-    def is_peculiar(self) -> bool:
-        """Whether there is more to telling it something than to send it and go on from there."""
-        return bool(self.talking or self.since or self.ack or self.gap)
-
-    def wants(self, message: Message) -> bool:
-        """Whether one of its subscriptions to the message is older than the message."""
-        since = self.since
-        number = message.sequence
-        return any(since.get(name, 0) < number for name in covering(message.recipient) if name in self.reads)
 
 
 class Rights(Protocol):
@@ -452,7 +360,7 @@ class Bayeux:
             ext = message.get("ext")
             if ext.__class__ is not dict or len(ext) != 1 or "ack" not in ext or len(message) != 5:
                 return None
-            _confirm(session, ext["ack"])
+            session.confirm(ext["ack"])
         elif len(message) != 4:
             return None  # there is more in it than was looked at
         return Connect(session, {"channel": CONNECT, "successful": True, "id": message["id"]}, now)
@@ -467,7 +375,7 @@ class Bayeux:
         session = self._plain_session(message, now)
         if session is None or len(message) != 4 or "data" not in message or len(channel) > RECIPIENT_BYTES:
             return None
-        name = _plain_name(channel)
+        name = plain_name(channel)
         if name is None:
             return None
         try:
@@ -520,17 +428,17 @@ class Bayeux:
         session = self._session(turn)
         if not channel.startswith("/meta/"):
             if session is None and not (self.options.anonymous_publish and "clientId" not in message):
-                turn.fail(_unknown(message))
+                turn.fail(unknown(message))
             else:
                 yield from self._publish(turn, session)
         elif session is None:
             if channel == CONNECT:
                 reply["advice"] = {"reconnect": "handshake", "interval": 0}
-            turn.fail(_unknown(message))
+            turn.fail(unknown(message))
         elif channel in self._meta:
             yield from self._meta[channel](turn, session)
         else:
-            turn.fail(f"404:{_argument(channel)}:channel_unknown")
+            turn.fail(f"404:{argument(channel)}:channel_unknown")
         return reply
 
     def _session(self, turn: _Turn) -> BayeuxSession | None:
@@ -552,7 +460,7 @@ class Bayeux:
         turn = _Turn(message, peer, exchange, now)
         reply = turn.reply
         exchange.replies.append(reply)
-        error = turn.begin(wall) or _version_error(message) or _types_error(message)
+        error = turn.begin(wall) or version_error(message) or types_error(message)
         reply["version"] = reply["minimumVersion"] = VERSION
         reply["supportedConnectionTypes"] = CONNECTION_TYPES
         if error is not None:
@@ -566,7 +474,7 @@ class Bayeux:
             reply["advice"] = {"reconnect": "none"}
             if refusal.retry_after is not None:
                 reply["advice"] = {"reconnect": "handshake", "interval": refusal.retry_after * 1000}
-            turn.fail(_refused(refusal))
+            turn.fail(refused(refusal))
             return
         if session.ack:
             reply.setdefault("ext", {})["ack"] = True
@@ -597,22 +505,22 @@ class Bayeux:
         message, reply = turn.message, turn.reply
         if message.get("connectionType") not in CONNECTION_TYPES:
             reply["advice"] = {"reconnect": "none"}
-            turn.fail(f"400:{_argument(message.get('connectionType'))}:connection_type_invalid")
+            turn.fail(f"400:{argument(message.get('connectionType'))}:connection_type_invalid")
             return
         try:
             left = yield from _ask(turn.peer, "poll", session.recipients)
         except CometError as error:
             reply["advice"] = {"reconnect": "handshake", "interval": 0}
-            turn.fail(_refused(error))
+            turn.fail(refused(error))
             return
         if session.reader is not None:
             yield Replace(session, turn.peer)
         if session.ack:
-            _confirm(session, turn.ext.get("ack"))
+            session.confirm(turn.ext.get("ack"))
         wait = min(self.options.timeout, left)
         advice = message.get("advice")
         if isinstance(advice, dict):
-            asked = _milliseconds(advice.get("timeout"))
+            asked = milliseconds(advice.get("timeout"))
             if asked is not None:
                 wait = min(asked / 1000, self.longest_wait, left)
             # Whoever gives advice may have forgotten ours, as after a reload.
@@ -633,7 +541,7 @@ class Bayeux:
     def _subscribe(self, turn: _Turn, session: BayeuxSession) -> _Effects:
         channels = turn.subscriptions()
         try:
-            names = [readable(channel[1:]) for channel in channels if not _is_service(channel)]
+            names = [readable(channel[1:]) for channel in channels if not is_service(channel)]
             new = session.without(names)
             if not new:
                 return
@@ -647,7 +555,7 @@ class Bayeux:
                 )
             here = yield Locate()
         except CometError as error:
-            turn.fail(_refused(error, turn.message["subscription"]))
+            turn.fail(refused(error, turn.message["subscription"]))
             return
         new = session.without(new)  # a store that waits may have served another request meanwhile
         # They count from now on, though the session may still have to be told what came before.
@@ -658,10 +566,10 @@ class Bayeux:
         self._subscribed(session, (*session.recipients, *new))
 
     def _unsubscribe(self, turn: _Turn, session: BayeuxSession) -> _Effects:
-        names = [channel[1:] for channel in turn.subscriptions() if not _is_service(channel)]
+        names = [channel[1:] for channel in turn.subscriptions() if not is_service(channel)]
         unknown = [name for name in names if name not in session.recipients]
         if unknown:
-            turn.fail(f"404:{_argument('/' + unknown[0])}:subscription_unknown")
+            turn.fail(f"404:{argument('/' + unknown[0])}:subscription_unknown")
             return
         for name in names:
             session.since.pop(name, None)
@@ -677,28 +585,28 @@ class Bayeux:
 
     def _publish(self, turn: _Turn, session: BayeuxSession | None) -> _Effects:
         channel: str = turn.reply["channel"]
-        if not _CHANNEL.fullmatch(channel):
-            turn.fail(f"405:{_argument(channel)}:channel_invalid")
+        if not CHANNEL.fullmatch(channel):
+            turn.fail(f"405:{argument(channel)}:channel_invalid")
             return
         if "data" not in turn.message:
-            turn.fail(f"400:{_argument(channel)}:data_missing")
+            turn.fail(f"400:{argument(channel)}:data_missing")
             return
         try:
             name = recipient(channel[1:])
             yield from _ask(turn.peer, "push", (name,))
             rights = turn.peer.rights
-            if _is_service(channel):
+            if is_service(channel):
                 if rights is not None:
                     rights.charge(1, 0)
                 yield from self._serve(turn, channel, session)
             else:
                 is_binary = isinstance(turn.ext.get("binary"), dict)
-                content = _content(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
+                content = content_of(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
                 if rights is not None:
                     rights.charge(1, len(content.body))
                 yield Give(Push((name,), (content,), overflow="drop-oldest"))
         except CometError as error:
-            turn.fail(_refused(error, channel))
+            turn.fail(refused(error, channel))
 
     def _serve(self, turn: _Turn, channel: str, session: BayeuxSession | None) -> _Effects:
         services = self.services
@@ -713,11 +621,11 @@ class Bayeux:
         if session is not None:
             yield from self.tell(session, call.event(answer))
         else:
-            turn.exchange.replies.append(orjson.loads(_content(call.event(answer)).body))
+            turn.exchange.replies.append(orjson.loads(content_of(call.event(answer)).body))
 
     def tell(self, session: BayeuxSession, event: _Reply) -> _Effects:
         """Give one session alone an event. Raises ``BadBody`` where JSON cannot say it."""
-        content = _content(event)
+        content = content_of(event)
         if session.place == NOW:
             session.place = yield Locate()
         if not session.private:
@@ -762,7 +670,7 @@ class _Turn:
                 self._synchronise(ext["timesync"], int(wall * 1000))
         if "subscription" in message and channel in {SUBSCRIBE, UNSUBSCRIBE}:
             subscription = message["subscription"]
-            reply["subscription"] = subscription if _is_texts(subscription) else ""
+            reply["subscription"] = subscription if is_texts(subscription) else ""
         return None
 
     def fail(self, error: str) -> None:
@@ -777,14 +685,14 @@ class _Turn:
         error = None
         if subscription is None:
             error = "403::subscription_missing"
-        elif not channels or not _is_texts(channels):
+        elif not channels or not is_texts(channels):
             error = "403::subscription_invalid"
         else:
             for channel in channels:
-                if not (_CHANNEL.fullmatch(channel) or _PATTERN.fullmatch(channel)):
-                    error = f"405:{_argument(channel)}:subscription_invalid"
+                if not (CHANNEL.fullmatch(channel) or PATTERN.fullmatch(channel)):
+                    error = f"405:{argument(channel)}:subscription_invalid"
                 elif channel.startswith("/meta/"):
-                    error = f"403:{_argument(channel)}:subscribe_denied"
+                    error = f"403:{argument(channel)}:subscribe_denied"
         if error is None:
             return list(channels or ())
         self.fail(error)
@@ -794,78 +702,13 @@ class _Turn:
         """Answer the time synchronisation extension (CometD's reference, "Timesync Extension")."""
         if not isinstance(asked, dict):
             return
-        client_time, lag, offset = [_time(asked.get(name)) for name in ("tc", "l", "o")]
+        client_time, lag, offset = [time_of(asked.get(name)) for name in ("tc", "l", "o")]
         if client_time is None:
             return
         answer: _Reply = {"tc": asked["tc"], "ts": server_time, "p": 0}
         if lag is not None and offset is not None:
             answer["a"] = int(client_time + offset + lag - server_time)
         self.reply["ext"] = {"timesync": answer}
-
-
-# -- events ("Delivery")
-
-
-def events_of(batch: Batch, session: BayeuxSession) -> bytes:
-    """Return what a batch tells a session: Bayeux messages, each with a comma behind it.
-
-    What all get who read the same is rendered once.
-    """
-    if session.since:
-        return _events([message for message in batch.messages if session.wants(message)])
-    messages = batch.messages
-    if len(messages) == 1:
-        return event(messages[0])
-    made: bytes | None = batch.rendered.get("bayeux")
-    if made is None:
-        made = batch.rendered["bayeux"] = _events(messages)
-    return made
-
-
-def _events(messages: Iterable[Message]) -> bytes:
-    return b"".join([event(message) for message in messages])
-
-
-_rendered: dict[int, tuple[Message, bytes]] = {}
-"""Events by the messages' numbers: a fan-out to readers of different patterns is busy with the same few."""
-
-
-def event(message: Message) -> bytes:
-    """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
-
-    JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
-    has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
-    """
-    known = _rendered.get(message.sequence)
-    if known is not None and known[0] is message:
-        return known[1]
-    if len(_rendered) >= BAYEUX_EVENTS_RENDERED:
-        _rendered.clear()
-    made = _event(message)
-    _rendered[message.sequence] = (message, made)
-    return made
-
-
-def _event(message: Message) -> bytes:
-    name = message.recipient
-    content = message.content
-    if name.startswith("$"):
-        return content.body + b"," if name.startswith(PRIVATE) else b""
-    channel = _quoted_channel(name)
-    data = content.data()
-    if content.form == "octets":
-        data = b'{"data_base64":%b,"type":%b}' % (data, orjson.dumps(content.type))
-    elif content.type == BINARY_TYPE:
-        data += b',"ext":{"binary":{}}'
-    return channel and b'{"channel":%b,"data":%b},' % (channel, data)
-
-
-@lru_cache(maxsize=4_096)
-def _quoted_channel(name: str) -> bytes:
-    # Whoever may push over HTTP must not forge the protocol's own messages.
-    if name.startswith(("meta/", "service/")):
-        return b""
-    return dumps("/" + name)
 
 
 def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
@@ -876,106 +719,7 @@ def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
     return seconds
 
 
-# -- the fields of messages
-
-
-def _confirm(session: BayeuxSession, number: Any) -> None:
-    """Let go of what the client says it has ("Acknowledge Extension"); the rest will be sent again."""
-    if (
-        isinstance(number, int)
-        and not isinstance(number, bool)
-        and session.ack_place is not None
-        and number >= session.ack_batch
-    ):
-        session.advance(session.ack_place)
-        session.ack_place = None
-
-
-def _unknown(message: _Reply) -> str:
-    return "402::session_unknown" if "clientId" in message else "401::client_id_missing"
-
-
 def refuse(reply: _Reply, error: CometError) -> None:
     """Make the reply to a publication say that it was refused."""
     reply["successful"] = False
-    reply["error"] = _refused(error, reply["channel"])
-
-
-def _refused(error: CometError, argument: Any = None) -> str:
-    """Return an error as the protocol writes it ("The error field")."""
-    return f"{error.status}:{_argument(argument)}:{error.kind}"
-
-
-def _argument(value: Any) -> str:
-    return _NOT_IN_ERRORS.sub("_", value[:64]) if isinstance(value, str) else ""
-
-
-def _is_texts(value: Any) -> bool:
-    """Whether a value is a string, or an array of strings."""
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(text, str) for text in value)
-    )
-
-
-@lru_cache(maxsize=4_096)
-def _plain_name(channel: str) -> str | None:
-    """Return the recipient that a channel stands for; None where it is none, or not an ordinary one."""
-    if not _CHANNEL.fullmatch(channel) or channel.startswith(("/meta/", "/service/")):
-        return None
-    try:
-        return recipient(channel[1:])
-    except BadRecipient:
-        return None
-
-
-def _is_service(channel: str) -> bool:
-    return channel.startswith("/service/")
-
-
-def _milliseconds(value: Any) -> float | None:
-    """Return a time that a client advises; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        return None
-    return value
-
-
-def _time(value: Any) -> float | None:
-    """Return a point or a span of time in milliseconds; None where it is none, or beyond all history."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e15:
-        return None
-    return value
-
-
-def _version_error(message: _Reply) -> str | None:
-    """Return what is wrong with the versions of a handshake ("Version"); None where we have one in common."""
-    versions = [message.get("version"), message.get("minimumVersion", VERSION)]
-    if not all(isinstance(version, str) and _VERSION.fullmatch(version) for version in versions):
-        return "400::version_invalid"
-    newest, oldest = map(_comparable, versions)
-    ours = _comparable(VERSION)
-    if not oldest <= ours <= newest or ("minimumVersion" not in message and newest[0] != ours[0]):
-        return f"300:{_argument(message['version'])}:version_mismatch"
-    return None
-
-
-def _comparable(version: str) -> list[tuple[int, bool, str]]:
-    """Return a version so that versions compare element by element, with ``1.0beta`` below ``1.0``."""
-    elements = [re.match(r"([0-9]*)(.*)", element) for element in version.split(".")]
-    return [(int(match[1] or 0), not match[2], match[2]) for match in elements if match]
-
-
-def _types_error(message: _Reply) -> str | None:
-    types = message.get("supportedConnectionTypes")
-    if not isinstance(types, list) or not _is_texts(types):
-        return "400::supported_connection_types_invalid"
-    if not any(name in CONNECTION_TYPES for name in types):
-        return "301::no_common_connection_type"
-    return None
-
-
-def _content(data: Any, media_type: str = JSON_TYPE) -> Content:
-    """Return what is published as content. Raises ``BadBody`` where it is nested too deeply."""
-    try:
-        return Content(dumps(data), media_type, "json")
-    except TypeError as error:
-        raise BadBody(f"Not data that JSON can say: {error}.") from None
+    reply["error"] = refused(error, reply["channel"])

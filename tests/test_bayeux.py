@@ -9,15 +9,14 @@ from typing import Any
 import orjson
 import pytest
 from helpers import EPOCH
+from helpers import message as at
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cometd_lite import bayeux
 from cometd_lite.bayeux import (
-    CONNECTION_TYPES,
     Ask,
     Bayeux,
-    BayeuxSession,
     Call,
     Effect,
     Exchange,
@@ -29,16 +28,17 @@ from cometd_lite.bayeux import (
     Replace,
     Serve,
     batch_of,
-    event,
-    events_of,
 )
+from cometd_lite.bayeux_events import BINARY_TYPE
+from cometd_lite.bayeux_fields import CONNECTION_TYPES
+from cometd_lite.bayeux_sessions import BayeuxSession
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
 from cometd_lite.limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_BROWSER_SESSIONS,
     BAYEUX_SUBSCRIPTIONS,
 )
-from cometd_lite.message import Batch, Content, Cursor, Message
+from cometd_lite.message import Cursor
 
 NOW = 5_000.0
 WALL = 1_795_169_758.123
@@ -659,6 +659,20 @@ def test_a_publication_needs_data(world: World) -> None:
     assert reply == {"channel": "/a", "successful": False, "error": "400:/a:data_missing", "id": "1"}
 
 
+def test_of_ext_only_the_binary_extension_is_kept_for_the_readers(world: World) -> None:
+    client_id = world.connected()
+    data = {"data": "HelloWorld", "last": True}
+    for ext, kept in (
+        ({"binary": {}, "token": "secret"}, BINARY_TYPE),
+        ({"binary": True}, "application/json"),
+    ):
+        world.say(publish(client_id, "/a", data, ext=ext))
+        (effect,) = world.effects
+        assert isinstance(effect, Give)
+        (content,) = effect.push.contents
+        assert (content.type, orjson.loads(content.body)) == (kept, data)
+
+
 @pytest.mark.parametrize("channel", ["/a/*", "/**", "a", "", "/", "/a/", "/a b", "/a\n", "/ä", "/a:b"])
 def test_what_is_no_channel_cannot_be_published_to(world: World, channel: str) -> None:
     client_id = world.connected()
@@ -909,66 +923,6 @@ def test_a_timestamp_is_answered_with_one(world: World) -> None:
     (reply,) = world.say(publish(client_id, "/a", timestamp=7))
     assert reply["timestamp"] == "2026-11-20T10:15:58.123Z"
     assert "timestamp" not in world.say(publish(client_id, "/a"))[0]
-
-
-# -- events
-
-
-def at(number: int, recipient: str, content: Content | None = None) -> Message:
-    return Message(Cursor(EPOCH, number), recipient, content or Content.of({"n": number}), 0.0, 1e9)
-
-
-def told(*messages: Message) -> Any:
-    return orjson.loads(b"[%b]" % b"".join(map(event, messages))[:-1])
-
-
-def test_an_event_is_its_channel_and_its_data_and_nothing_else() -> None:
-    assert told(at(1, "chat/room1")) == [{"channel": "/chat/room1", "data": {"n": 1}}]
-    assert told(at(2, "a", Content.of("text"))) == [{"channel": "/a", "data": "text"}]
-    octets = Content.parse(b"\x00\xff", "image/png")
-    assert told(at(3, "a", octets)) == [
-        {"channel": "/a", "data": {"data_base64": "AP8=", "type": "image/png"}}
-    ]
-
-
-def test_the_binary_extension_is_kept_for_the_readers_and_nothing_else_of_ext(world: World) -> None:
-    client_id = world.connected()
-    data = {"data": "HelloWorld", "last": True}
-    world.say(publish(client_id, "/a", data, ext={"binary": {}, "token": "secret"}))
-    (effect,) = world.effects
-    assert isinstance(effect, Give)
-    (content,) = effect.push.contents
-    assert told(at(1, "a", content)) == [{"channel": "/a", "data": data, "ext": {"binary": {}}}]
-    assert b"secret" not in event(at(1, "a", content))
-    world.say(publish(client_id, "/a", data, ext={"binary": True}))
-    (effect,) = world.effects
-    assert isinstance(effect, Give)
-    assert effect.push.contents[0].type == "application/json"
-
-
-def test_names_and_texts_are_escaped() -> None:
-    name = 'über "alles" \\ 😀'
-    assert told(at(1, name, Content.of('"\n\u2028'))) == [{"channel": "/" + name, "data": '"\n\u2028'}]
-
-
-@pytest.mark.parametrize("name", ["meta/handshake", "meta/connect", "service/x", "$listeners"])
-def test_nobody_forges_the_protocols_own_messages_by_a_push(name: str) -> None:
-    assert event(at(1, name)) == b""
-
-
-def test_a_mailbox_called_meta_is_an_ordinary_channel() -> None:
-    assert told(at(1, "meta"), at(2, "service"), at(3, "metal/x"))[0]["channel"] == "/meta"
-
-
-def test_what_all_are_told_is_rendered_once(world: World) -> None:
-    one, other = world.session(world.connected()), world.session(world.connected())
-    for session in (one, other):
-        session.subscribed(("a",))
-    batch = Batch((at(8, "a"), at(9, "a")), Cursor(EPOCH, 9))
-    assert events_of(batch, one) is events_of(batch, other)
-    assert event(batch.messages[0]) is event(batch.messages[0])
-    other.since["a"] = 8
-    assert events_of(batch, other) == event(at(9, "a"))
 
 
 # -- the beaten path, which must lead where all others do

@@ -33,10 +33,8 @@ from twisted.python.failure import Failure
 
 from ..bayeux import (
     CONNECT,
-    PRIVATE,
     Ask,
     Bayeux,
-    BayeuxSession,
     Call,
     Connect,
     Effect,
@@ -51,9 +49,10 @@ from ..bayeux import (
     Serve,
     Service,
     batch_of,
-    events_of,
     refuse,
 )
+from ..bayeux_events import events_of
+from ..bayeux_sessions import PRIVATE, BayeuxSession
 from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..hub import Hub, Reader
 from ..later import Maybe, shielded, then, waits

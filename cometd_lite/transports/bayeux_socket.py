@@ -13,7 +13,8 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ..bayeux import REPLACED, BayeuxSession, Connect, Exchange, Peer, Rights, batch_of
+from ..bayeux import REPLACED, Connect, Exchange, Peer, Rights, batch_of
+from ..bayeux_sessions import BayeuxSession
 from ..errors import CometError, ServerFull
 from ..later import Maybe, then, waits
 from ..limits import BAYEUX_SOCKET_BACKLOG

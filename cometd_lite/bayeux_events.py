@@ -1,0 +1,81 @@
+"""What was pushed, as Bayeux events ("Delivery"): messages arrive, JSON leaves, made once for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import orjson
+
+from .bayeux_sessions import PRIVATE, BayeuxSession
+from .limits import BAYEUX_EVENTS_RENDERED
+from .message import Batch, Message, dumps
+
+BINARY_TYPE = "application/vnd.cometd.binary+json"
+"""The type of what a client's binary extension has made JSON of; readers that have it must know.
+
+Nothing else of a publication's ``ext`` is told to others: that is between the client and the server, and may
+well be a password.
+"""
+
+
+def events_of(batch: Batch, session: BayeuxSession) -> bytes:
+    """Return what a batch tells a session: Bayeux messages, each with a comma behind it.
+
+    What all get who read the same is rendered once.
+    """
+    if session.since:
+        return _events([message for message in batch.messages if session.wants(message)])
+    messages = batch.messages
+    if len(messages) == 1:
+        return event(messages[0])
+    made: bytes | None = batch.rendered.get("bayeux")
+    if made is None:
+        made = batch.rendered["bayeux"] = _events(messages)
+    return made
+
+
+def _events(messages: Iterable[Message]) -> bytes:
+    return b"".join([event(message) for message in messages])
+
+
+_rendered: dict[int, tuple[Message, bytes]] = {}
+"""Events by the messages' numbers: a fan-out to readers of different patterns is busy with the same few."""
+
+
+def event(message: Message) -> bytes:
+    """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
+
+    JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
+    has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
+    """
+    known = _rendered.get(message.sequence)
+    if known is not None and known[0] is message:
+        return known[1]
+    if len(_rendered) >= BAYEUX_EVENTS_RENDERED:
+        _rendered.clear()
+    made = _event(message)
+    _rendered[message.sequence] = (message, made)
+    return made
+
+
+def _event(message: Message) -> bytes:
+    name = message.recipient
+    content = message.content
+    if name.startswith("$"):
+        return content.body + b"," if name.startswith(PRIVATE) else b""
+    channel = _quoted_channel(name)
+    data = content.data()
+    if content.form == "octets":
+        data = b'{"data_base64":%b,"type":%b}' % (data, orjson.dumps(content.type))
+    elif content.type == BINARY_TYPE:
+        data += b',"ext":{"binary":{}}'
+    return channel and b'{"channel":%b,"data":%b},' % (channel, data)
+
+
+@lru_cache(maxsize=4_096)
+def _quoted_channel(name: str) -> bytes:
+    # Whoever may push over HTTP must not forge the protocol's own messages.
+    if name.startswith(("meta/", "service/")):
+        return b""
+    return dumps("/" + name)
