@@ -556,6 +556,12 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         reactor.seconds = time.monotonic
     limits = options.limits
     room = connections_within_files(limits.max_connections, settle=twistd is not None)
+    if room.connections < limits.max_connections:
+        CometService.log.warn(
+            "{connections} connections may be open, not {wanted}: the process may open no more files.",
+            connections=room.connections,
+            wanted=limits.max_connections,
+        )
     comet = Comet(
         limits=replace(limits, max_connections=room.connections),
         store=options.store,
