@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..errors import StoreDown
+from ..errors import InternalError, StoreDown
 from ..later import Maybe, waits
 
 Publish = Callable[[str, bytes], Deferred[int]]
@@ -44,7 +44,7 @@ class Calls:
         return {process for process, _ in self._asked.values()}
 
     def ask(self, process: str, question: bytes) -> Deferred[bytes]:
-        """Return the answer of another process. Fails with ``ProcessGone`` or ``StoreDown``."""
+        """Return the answer of another process. Fails as the module says, or with ``InternalError``."""
         self._number += 1
         number = self._number
         answer: Deferred[bytes] = Deferred(lambda _: self._leave(number))
@@ -67,6 +67,9 @@ class Calls:
             _, asked = self._asked.pop(int(number), ("", None))
             if asked is not None:
                 asked.callback(answer)
+
+        elif kind == b"failed":
+            self._fail(int(said), InternalError("The server failed at this request, and has noted why."))
 
     def gone(self, process: str) -> None:
         """Let go of what a process was asked that is no more."""
@@ -96,13 +99,16 @@ class Calls:
     def _leave(self, number: int) -> None:
         process, _ = self._asked.pop(number, ("", None))
         if process:
-            left = b"left %b %d" % (self._process.encode(), number)
-            self._publish(process, left).addErrback(lambda failure: failure.trap(StoreDown) and None)
+            self._send(process, b"left %b %d" % (self._process.encode(), number))
 
     def _answer(self, caller: bytes, number: bytes, question: bytes) -> None:
         if self.answerer is None:
             return
-        answer = self.answerer(question)
+        try:
+            answer = self.answerer(question)
+        except Exception:  # noqa: BLE001  whatever it is, whoever asked is told
+            self._say_failed(caller, number, Failure())
+            return
         if not waits(answer):
             self._say(caller, number, answer)
             return
@@ -116,10 +122,20 @@ class Calls:
         def failed(failure: Failure) -> None:
             self._answering.pop(key, None)
             if not failure.check(CancelledError):
-                self.log.failure("What another process asked could not be answered", failure)
+                self._say_failed(caller, number, failure)
 
         answer.addCallbacks(answered, failed)
 
     def _say(self, caller: bytes, number: bytes, answer: bytes) -> None:
-        said = self._publish(caller.decode(), b"answer %b %b" % (number, answer))
-        said.addErrback(lambda failure: failure.trap(StoreDown) and None)
+        self._send(caller.decode(), b"answer %b %b" % (number, answer))
+
+    def _say_failed(self, caller: bytes, number: bytes, failure: Failure) -> None:
+        self.log.failure("What another process asked could not be answered", failure)
+        self._send(caller.decode(), b"failed %b" % number)
+
+    def _send(self, process: str, said: bytes) -> None:
+        self._publish(process, said).addErrback(_unheard)
+
+
+def _unheard(failure: Failure) -> None:
+    failure.trap(StoreDown)

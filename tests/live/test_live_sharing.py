@@ -30,18 +30,34 @@ def test_two_processes_share_a_port(tmp_path, run):
     assert len({epoch(first.port) for _ in range(20)}) == 1
 
 
+def activated(directory, listening, *options):
+    """Run the program as systemd does, which holds its listening socket."""
+    number = listening.fileno()
+    code = f"import os; os.environ['LISTEN_FD'] = '{number}'; {ACTIVATED}{TWISTD}"
+    words = ("--listen", "systemd:domain=INET:index=0", *options)
+    return Program(directory, *words, code=code, pass_fds=(number,))
+
+
+def test_two_processes_share_a_socket_of_systemds(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        first, second = [activated(tmp_path, listening) for _ in range(2)]
+        seen = set()
+        eventually(lambda: seen.add(epoch(first.port)) or len(seen) == 2, "both have answered")
+        assert first.stop() == 0
+        assert len({epoch(second.port) for _ in range(20)}) == 1
+        assert second.stop() == 0
+
+
 def test_a_restart_with_a_socket_of_systemds_loses_no_connection(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        number = listening.fileno()
-        code = f"import os; os.environ['LISTEN_FD'] = '{number}'; {ACTIVATED}{TWISTD}"
-        words = ("--listen", "systemd:domain=INET:index=0", "--store", "sqlite:comet.db")
-        before = Program(tmp_path, *words, code=code, pass_fds=(number,))
+        store = ("--store", "sqlite:comet.db")
+        before = activated(tmp_path, listening, *store)
         cursor = before.push("/bob", "1").json["id"]
         assert before.stop() == 0
         port = listening.getsockname()[1]
         waiting = [Connection(port).request("GET", f"/poll/bob?after={cursor}") for _ in range(20)]
         pushing = Connection(port).request("POST", "/push/bob", "2")
-        after = Program(tmp_path, *words, code=code, pass_fds=(number,))
+        after = activated(tmp_path, listening, *store)
         assert pushing.answer().status in {201, 202}
         assert [poll.answer().data for poll in waiting] == [["2"]] * 20
         for connection in (*waiting, pushing):

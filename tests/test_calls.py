@@ -1,0 +1,105 @@
+"""What processes ask each other: an answer, or to be told why there is none."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import Outcome
+from twisted.internet.defer import Deferred, fail, succeed
+
+from cometd_lite.errors import InternalError, StoreDown
+from cometd_lite.stores.calls import Calls, ProcessGone
+
+
+class Exchange:
+    """Processes that hear each other at once, and the processes that are there."""
+
+    def __init__(self, *names: str) -> None:
+        self.calls = {name: Calls(name, self.publish) for name in names}
+        self.down = False
+
+    def publish(self, process: str, said: bytes) -> Deferred[int]:
+        if self.down:
+            return fail(StoreDown())
+        if process not in self.calls:
+            return succeed(0)
+        kind, _, rest = said.partition(b" ")
+        self.calls[process].heard(kind, rest)
+        return succeed(1)
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    return Exchange("one", "two")
+
+
+def test_a_question_is_answered_at_once_or_later(exchange: Exchange) -> None:
+    later: Deferred[bytes] = Deferred()
+    answers = iter([b"a b\r\n", later])
+    exchange.calls["two"].answerer = lambda question: next(answers)
+    assert Outcome(exchange.calls["one"].ask("two", b"x")).value == b"a b\r\n"
+    asked = Outcome(exchange.calls["one"].ask("two", b"y z"))
+    assert asked.parked
+    assert exchange.calls["one"].asked == {"two"}
+    later.callback(b"")
+    assert asked.value == b""
+    assert exchange.calls["one"].asked == set()
+
+
+def test_who_asks_a_process_that_is_no_more_is_told_so(exchange: Exchange) -> None:
+    with pytest.raises(ProcessGone):
+        _ = Outcome(exchange.calls["one"].ask("three", b"x")).value
+    exchange.calls["two"].answerer = lambda question: Deferred()
+    asked = [Outcome(exchange.calls["one"].ask("two", b"x")) for _ in range(2)]
+    exchange.calls["one"].gone("three")
+    assert all(one.parked for one in asked)
+    exchange.calls["one"].gone("two")
+    for one in asked:
+        with pytest.raises(ProcessGone):
+            _ = one.value
+
+
+def test_who_leaves_is_known_to_have_left(exchange: Exchange) -> None:
+    left = []
+    exchange.calls["two"].answerer = lambda question: Deferred(left.append)
+    asked = Outcome(exchange.calls["one"].ask("two", b"x"))
+    asked.cancel()
+    assert len(left) == 1
+    assert not exchange.calls["two"]._answering
+
+
+def test_without_a_connection_nobody_waits_for_an_answer(exchange: Exchange) -> None:
+    left = []
+    exchange.calls["two"].answerer = lambda question: Deferred(left.append)
+    asked = Outcome(exchange.calls["one"].ask("two", b"x"))
+    exchange.down = True
+    for calls in exchange.calls.values():
+        calls.cut_off()
+    for late in (asked, Outcome(exchange.calls["one"].ask("two", b"x"))):
+        with pytest.raises(StoreDown):
+            _ = late.value
+    assert len(left) == 1
+
+
+def test_an_answer_that_comes_when_nobody_can_hear_it_is_let_go_of(exchange: Exchange) -> None:
+    answer: Deferred[bytes] = Deferred()
+    exchange.calls["two"].answerer = lambda question: answer
+    asked = Outcome(exchange.calls["one"].ask("two", b"x"))
+    exchange.down = True
+    answer.callback(b"late")
+    assert asked.parked
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_an_answer_failed_with_is_logged_where_that_was_and_whoever_asked_is_told(
+    exchange: Exchange, expected_failures: list[type[BaseException]], *, later: bool
+) -> None:
+    expected_failures.append(ZeroDivisionError)
+
+    def answer(question: bytes) -> Deferred[bytes]:
+        if later:
+            return fail(ZeroDivisionError())
+        raise ZeroDivisionError
+
+    exchange.calls["two"].answerer = answer
+    with pytest.raises(InternalError):
+        _ = Outcome(exchange.calls["one"].ask("two", b"x")).value
