@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from exchanges import DRIVERS, STARTED, Server
+from exchanges import DRIVERS, STARTED, TLS, Server
 from twisted.internet.task import Clock
 
 from cometd_lite.auth import Hosts
@@ -24,7 +24,17 @@ def quick_collections() -> None:
     gc.freeze()
 
 
-@pytest.fixture(params=list(DRIVERS))
+OVER_TLS = {f"test_http_{name}" for name in ("push", "poll", "take", "names", "everything_else")}
+"""What is tried over TLS as well, which changes nothing but when bytes come, and in what pieces."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "serve" in metafunc.fixturenames:
+        drivers = DRIVERS | (TLS if metafunc.module.__name__ in OVER_TLS else {})
+        metafunc.parametrize("serve", drivers.values(), ids=drivers, indirect=True)
+
+
+@pytest.fixture
 def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     """Return a function that starts a server with what it is given as a ``Comet`` is."""
     servers = []
@@ -42,7 +52,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
             wall=lambda: STARTED + clock.seconds() - 1_000,
             **words,
         )
-        servers.append(Server(comet, clock, DRIVERS[request.param](comet)))
+        servers.append(Server(comet, clock, request.param(comet)))
         return servers[-1]
 
     yield serve

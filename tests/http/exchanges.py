@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 from hyperlink import EncodedURL
+from tls import Tunnel
 from treq.testing import StubTreq
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
@@ -145,7 +147,7 @@ class WireExchange:
     """A connection that carries one request; what the server wrote is parsed strictly."""
 
     protocol: Any
-    transport: StringTransport
+    transport: Any
     method: str
     answer: Answer | None = None
     lost: bool = False
@@ -205,14 +207,17 @@ class WireDriver:
 
     def connect(self, method: str = "GET") -> WireExchange:
         """Open a connection on which nothing was sent yet."""
-        client = IPv4Address("TCP", "127.0.0.1", 31337)
-        protocol = self._factory.buildProtocol(client)
-        transport = StringTransport(IPv4Address("TCP", "127.0.0.1", 8080), client)
-        assert protocol is not None
-        protocol.makeConnection(transport)
-        exchange = WireExchange(protocol, transport, method)
+        client, server = IPv4Address("TCP", "127.0.0.1", 31337), IPv4Address("TCP", "127.0.0.1", 8080)
+        exchange = WireExchange(*self._ends(client, server), method)
         self._exchanges.append(exchange)
         return exchange
+
+    def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
+        """Return what a client writes to, and what it reads."""
+        protocol = self._factory.buildProtocol(client)
+        transport = StringTransport(server, client)
+        protocol.makeConnection(transport)
+        return protocol, transport
 
     def flush(self) -> None:
         for exchange in self._exchanges:
@@ -223,6 +228,14 @@ class WireDriver:
         self._factory.stopping = True
 
 
+class TLSDriver(WireDriver):
+    """The same through TLS."""
+
+    def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
+        tunnel = Tunnel(self._factory, client, server)
+        return tunnel, tunnel
+
+
 # -- a server, and whatever talks to it
 
 
@@ -230,7 +243,7 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
     return TreqDriver(comet.resource())
 
 
-def by_serving(comet: Comet) -> WireDriver:
+def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver) -> WireDriver:
     routes = comet.routes
     bounds = Bounds(body=comet.limits.max_body)
     factory = HTTPFactory(
@@ -241,10 +254,11 @@ def by_serving(comet: Comet) -> WireDriver:
         on_answer=comet.hub.metrics.count_request,
         proxies=comet.proxies or None,
     )
-    return WireDriver(factory)
+    return driver(factory)
 
 
 DRIVERS: dict[str, Callable[[Comet], Driver]] = {"twisted.web": by_twisted_web, "serving": by_serving}
+TLS: dict[str, Callable[[Comet], Driver]] = {"serving over TLS": partial(by_serving, driver=TLSDriver)}
 
 
 class Server:

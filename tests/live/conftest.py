@@ -18,6 +18,14 @@ def check(program: Program) -> None:
 
 
 @pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Return the program behind an ``ssl:`` endpoint."""
+    program = Program(tmp_path_factory.mktemp("secured"), tls=True)
+    yield program
+    check(program)
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     program = Program(tmp_path_factory.mktemp("program"))
     yield program

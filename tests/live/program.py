@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tls import certificate, client_context
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -58,9 +60,11 @@ class Answer:
 class Connection:
     """A socket that speaks HTTP by hand."""
 
-    def __init__(self, port: int, address: str | None = None) -> None:
+    def __init__(self, port: int, address: str | None = None, *, tls: bool = False) -> None:
         source = None if address is None else (address, 0)
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=source)
+        if tls:
+            self.socket = client_context().wrap_socket(self.socket, server_hostname="localhost")
         self._buffer = b""
 
     def __enter__(self) -> Connection:
@@ -98,8 +102,9 @@ class Connection:
 
     def ended(self) -> bool:
         """Send no more, and wait for the server to close; return whether no further byte came before."""
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)  # else it lingers for what is still to be dropped
+        if not isinstance(self.socket, ssl.SSLSocket):  # TLS cannot be ended on one side
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)  # else it lingers for what is still to be dropped
         return self._buffer == b"" and self._more() == b""
 
     def quiet(self) -> bool:
@@ -107,7 +112,7 @@ class Connection:
         self.socket.setblocking(False)
         try:
             self._buffer += self.socket.recv(65_536)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             pass
         finally:
             self.socket.settimeout(PATIENCE)
@@ -124,7 +129,7 @@ class Connection:
     def _more(self) -> bytes:
         try:
             return self.socket.recv(65_536)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return b""
 
     def _until(self, mark: bytes) -> bytes:
@@ -147,7 +152,12 @@ class Connection:
 class Program:
     """One run of ``twistd cometd-lite``, on a free port."""
 
-    def __init__(self, directory: Path, *options: str, **popen: Any) -> None:
+    def __init__(self, directory: Path, *options: str, tls: bool = False, **popen: Any) -> None:
+        self._tls = tls
+        if tls:
+            pem = directory / "certificate.pem"
+            pem.write_bytes(certificate())
+            options = (*options, f"--listen=ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}")
         self.log = directory / f"twistd-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = start(directory, *options, stdout=log, stderr=subprocess.STDOUT, **popen)
@@ -162,7 +172,7 @@ class Program:
 
     def connect(self, address: str | None = None) -> Connection:
         """Open a connection, from a given address where there is one."""
-        connection = Connection(self.port, address)
+        connection = Connection(self.port, address, tls=self._tls)
         self._connections.append(connection)
         return connection
 

@@ -8,10 +8,17 @@ import socket
 import time
 
 import pytest
-from program import ON_LOOPBACK, Connection, eventually
+from program import ON_LOOPBACK, Connection, Program, eventually
 
 HOST = " HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = "POST /push/{}" + HOST + "Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(params=["shared", "secured"], ids=["tcp", "ssl"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """Return the program, once as it listens by itself and once behind TLS."""
+    found: Program = request.getfixturevalue(request.param)
+    return found
 
 
 # -- one connection, many requests
@@ -234,7 +241,9 @@ def test_clients_may_be_reset_in_every_state_and_leave_nothing_behind(program):
 def test_a_push_is_not_undone_because_its_sender_was_reset(program):
     # twisted/klein#546: a lost connection cancels the route's Deferred in the middle of its work.
     poll = program.park("/poll/shielded?after=now", "shielded")
-    program.connect().request("POST", "/push/shielded", "hello").reset()
+    sender = program.connect()
+    assert sender.ask("GET", "/healthz").status == 200  # so that TLS is ready, whatever becomes of the rest
+    sender.request("POST", "/push/shielded", "hello").reset()
     assert poll.answer().data == ["hello"]
 
 

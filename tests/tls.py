@@ -1,0 +1,118 @@
+"""TLS in memory: a client of Python's ssl at one end, the server behind Twisted's TLS at the other."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+import warnings
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+
+@lru_cache
+def certificate() -> bytes:
+    """Make a key and a certificate of its own for localhost, in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private + made.public_bytes(serialization.Encoding.PEM)
+
+
+@lru_cache
+def client_context() -> ssl.SSLContext:
+    """Return what a client knows that trusts this certificate, and no other."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "certificate.pem"
+        path.write_bytes(certificate())
+        return ssl.create_default_context(cafile=str(path))
+
+
+@lru_cache
+def _server_options() -> Any:
+    options = PrivateCertificate.loadPEM(certificate()).options()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Twisted's way to speak with pyOpenSSL
+        options.getContext()
+    return options
+
+
+class Tunnel:
+    """A client's end of one connection: plain bytes go in by ``dataReceived``, and come out as ``value``.
+
+    It stands for both the protocol that tests write to and the transport that they read.
+    """
+
+    def __init__(self, factory: Any, client: Any, server: Any) -> None:
+        self._clock = Clock()
+        wrapped = TLSMemoryBIOFactory(_server_options(), False, factory, clock=self._clock)
+        protocol = wrapped.buildProtocol(client)
+        assert IProtocol.providedBy(protocol)
+        self._protocol: Any = protocol
+        self._transport = StringTransport(server, client)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = client_context().wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        self._plain = b""
+        self._protocol.makeConnection(self._transport)
+        for _ in range(4):
+            with suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+            self._move()
+        assert self._tls.version() == "TLSv1.3"
+
+    def _move(self) -> None:
+        """Carry records both ways."""
+        sent = self._outgoing.read()
+        if sent:
+            self._protocol.dataReceived(sent)
+        self._clock.advance(0)
+        self._incoming.write(self._transport.value())
+        self._transport.clear()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._move()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._protocol.connectionLost(reason)
+
+    def value(self) -> bytes:
+        """Return what came and was not cleared."""
+        self._move()
+        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            while data := self._tls.read(65_536):
+                self._plain += data
+        return self._plain
+
+    def clear(self) -> None:
+        self._plain = b""
+
+    def write(self, data: bytes) -> None:
+        """Put back what was read too early."""
+        self._plain += data
