@@ -48,10 +48,10 @@ class Comet:
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
-    told each message that was accepted, over whatever road; ``on_park`` what a reader names that is held from
-    now on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its
-    client has left. These three are called a moment later, in order; they may return a Deferred or coroutine,
-    which nobody waits for; and where they fail it is logged.
+    told each message that this process has accepted; ``on_park`` what a reader names that is held from now
+    on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its client
+    has left. These three are called a moment later, in order; they may return a Deferred or coroutine, which
+    nobody waits for; and where they fail it is logged.
     """
 
     def __init__(

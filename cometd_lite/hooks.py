@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OnPush: TypeAlias = Callable[[Message], object]
-"""Called with each message that was accepted, over whatever road, once those who waited were woken.
+"""Called with each message that this process has accepted, over whatever road, once it has woken who waited.
 
 A push that is repeated under its idempotency key, or that ``queue=no`` kept for nobody, is none.
 """
