@@ -123,7 +123,7 @@ class Client:
         """Count a push of so many messages, whose bodies have ``size`` bytes. Raises ``TooManyRequests``."""
         now = self.table.clock.seconds()
         wait = max(self.pushes.wait(now), self.bytes.wait(now))
-        if wait > 0:
+        if wait:
             raise TooManyRequests("This client pushes too much; push again later.", ceil(wait))
         self.pushes.take(messages)
         self.bytes.take(size)

@@ -270,7 +270,8 @@ class Limits:
     """Bytes of all messages and mailboxes, overhead included."""
 
     client_connections: int | None = None
-    """Connections of one address. None: of one public address, a quarter of all; it may be a proxy else."""
+    """Connections of one address, where the server is our own and not a site of twisted.web. None: of one
+    public address, a quarter of all; any other may be a proxy."""
 
     client_parked: int | None = None
     """Parked polls, streams and sockets of one client. None for any number: a benchmark is one client."""

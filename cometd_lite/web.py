@@ -662,8 +662,8 @@ class Routes:
             grant.check(action, names)
         if self.clients is not None:
             address = getattr(request.getClientAddress(), "host", None)
-            grant = grant or Grant()
-            grant = replace(grant, client=self.clients.of(address or None, grant.subject))
+            client = self.clients.of(address or None, None if grant is None else grant.subject)
+            grant = Grant(client=client) if grant is None else replace(grant, client=client)
         if self.authorize is None:
             return act(grant)
         asked = [maybeDeferred(self.authorize, request, action, name) for name in names]
