@@ -15,6 +15,7 @@ import pytest
 from chromium import Chromium
 from program import ROOT, Connection, eventually
 from readme import LISTEN, README, SHELL, Block, Walk, needs, sections, walked
+from redis_server import RedisServer
 
 from cometd_lite.service import Options
 
@@ -245,6 +246,26 @@ def as_a_service(walk: Walk) -> None:
     assert "cometd-lite.service" not in said, said
     said = walk.run("systemd-analyze security --offline=true --threshold=20 ./cometd-lite.service 2>&1")
     assert "OK" in said, said
+
+
+@under("One process per core")
+def one_per_core(walk: Walk) -> None:
+    needs("systemd-analyze")
+    redis = RedisServer(walk.directory).start()
+    walk.serve(walk.next(SHELL).replace("unix:/run/redis/redis.sock", redis.address))
+    walk.run("curl -s --retry 9 --retry-all-errors -d 'at one' localhost:8080/push/bob", '"delivered":0')
+    for _ in range(10):
+        walk.run("curl -s 'localhost:8080/poll/bob?after=oldest'", '"data":"at one"')
+    walk.write("comet.socket", walk.next("ini"))
+    walk.write("comet@.service", walk.next("ini").replace("/opt/cometd-lite/bin/twistd", "/bin/true"))
+    said = walk.run(
+        "ln -s comet@.service comet@1.service; systemd-analyze verify ./comet.socket 2>&1 || true"
+    )
+    said += walk.run("systemd-analyze verify ./comet@1.service 2>&1 || true")
+    assert "comet.socket" not in said, said
+    assert "comet@" not in said, said
+    walk.stop()
+    redis.kill()
 
 
 @under("Metrics and alerts")
