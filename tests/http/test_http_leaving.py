@@ -9,15 +9,21 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+import jwt
 import orjson
 import pytest
-from exchanges import Server, by_serving
+from exchanges import STARTED, Server, by_serving
 from twisted.internet.task import Clock
 from wires import OPENED, UPGRADE, Connection, WebSocket
 
+from cometd_lite.auth import Tokens
 from cometd_lite.comet import Comet
 
+SECRET = b"a secret of no less than 32 bytes!"
+TOKEN = jwt.encode({"push": ["**"], "poll": ["**"], "exp": STARTED + 1_000}, SECRET)
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 LONG_POLLING = {"supportedConnectionTypes": ["long-polling"], "version": "1.0"}
 
 
@@ -26,7 +32,7 @@ def asks(target: str, **fields: str) -> Callable[[Server], Connection]:
 
     def ask(server: Server) -> Connection:
         connection = Connection(server)
-        connection.request("GET", target, {name.replace("_", "-"): text for name, text in fields.items()})
+        connection.request("GET", target, fields | BEARER)
         return connection
 
     return ask
@@ -36,7 +42,7 @@ def bayeux(server: Server, *messages: object) -> Connection:
     """Send messages by long-polling."""
     connection = Connection(server)
     body = orjson.dumps(messages)
-    fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    fields = {"Content-Type": "application/json", "Content-Length": str(len(body))} | BEARER
     connection.request("POST", "/cometd", fields, body)
     return connection
 
@@ -54,14 +60,14 @@ def connect(server: Server) -> Connection:
 
 def talk(server: Server) -> Connection:
     """Push over a WebSocket."""
-    socket = WebSocket(server, "/ws/bob")
+    socket = WebSocket(server, "/ws/bob", BEARER)
     socket.push(push="bob", data="hi", ref=1)
     return socket
 
 
 def speak(server: Server) -> Connection:
     """Begin a Bayeux session over a WebSocket, and have a connect of it held."""
-    socket = WebSocket(server, "/cometd")
+    socket = WebSocket(server, "/cometd", BEARER)
     socket.text(orjson.dumps([{"channel": "/meta/handshake"} | LONG_POLLING]))
     client = socket.texts[0][0]["clientId"]
     asked = {"clientId": client, "connectionType": "websocket"}
@@ -97,7 +103,7 @@ def leaves(server: Server, connection: Connection) -> None:
 
 def is_told(server: Server, connection: Connection) -> None:
     """A message comes, and then the connection is lost."""
-    server.push("/bob", "hello")
+    server.push("/bob", "hello", BEARER)
     connection.turn()
     leaves(server, connection)
 
@@ -112,10 +118,16 @@ def is_let_go(server: Server, connection: Connection) -> None:
 
 @pytest.mark.parametrize("goes", [leaves, is_told, is_let_go])
 @pytest.mark.parametrize("reader", READERS)
-def test_who_has_left_is_no_garbage(reader: str, goes: Callable[[Server, Connection], None]) -> None:
+@pytest.mark.parametrize("guarded", [False, True], ids=["open", "by token"])
+def test_who_has_left_is_no_garbage(
+    reader: str, goes: Callable[[Server, Connection], None], guarded: bool, tmp_path: Path
+) -> None:
     clock = Clock()
     clock.advance(1_000)
-    comet = Comet(clock=clock)
+    (tmp_path / "key").write_bytes(SECRET)
+    wall = lambda: STARTED + clock.seconds() - 1_000  # noqa: E731  it is said in one line
+    tokens = Tokens([tmp_path / "key"], wall=wall) if guarded else None
+    comet = Comet(clock=clock, wall=wall, tokens=tokens)
     comet.start()
     server = Server(comet, clock, by_serving(comet))
 
