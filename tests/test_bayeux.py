@@ -622,17 +622,6 @@ def test_a_message_of_two_subscriptions_counts_by_the_older_one(world: World) ->
     assert session.wants(at(8, "b/1")) is True
 
 
-def test_a_place_never_goes_back_within_the_life_of_a_log(world: World) -> None:
-    session = world.session(world.connected())
-    session.advance(Cursor(EPOCH, 9))
-    session.advance(Cursor(EPOCH, 5))
-    assert session.place == Cursor(EPOCH, 9)
-    session.since["a"] = 12
-    session.advance(Cursor("another000", 1))
-    assert session.place == Cursor("another000", 1)
-    assert session.since == {}
-
-
 # -- publish
 
 
