@@ -169,7 +169,8 @@ class Comet:
         """Return a site's root: the HTTP interface below a path, of one segment, and everywhere else Django.
 
         Or whatever the WSGI ``application`` is. It runs in the reactor's threads; from there
-        ``twisted.internet.threads.blockingCallFromThread(reactor, comet.push, "bob", "hi")`` pushes.
+        ``twisted.internet.threads.blockingCallFromThread(reactor, comet.push, "bob", "hi")`` pushes. Raises
+        ``ValueError`` for a path of none or several segments.
         """
         from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
 

@@ -18,8 +18,11 @@ class Beside(Resource):
 
     def __init__(self, reactor: Any, application: WSGIApplication, path: str, comet: IResource) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        segment = path.strip("/")
+        if not segment or "/" in segment:
+            raise ValueError(f"{path!r} is no path of one segment, as in comet.")
         self._application = WSGIResource(reactor, reactor.getThreadPool(), application)
-        self.putChild(path.strip("/").encode(), comet)
+        self.putChild(segment.encode(), comet)
 
     def getChild(self, path: bytes, request: IRequest) -> IResource:  # noqa: N802  Twisted's name
         """Return the application, for which the path begins here."""

@@ -241,6 +241,13 @@ def test_a_comet_is_a_resource_for_any_site(comet: Comet) -> None:
     verifyObject(IResource, comet.resource())
 
 
+@pytest.mark.parametrize("path", ["", "/", "a/b"])
+def test_beside_an_application_a_comet_lies_below_one_segment(comet: Comet, path: str) -> None:
+    with pytest.raises(ValueError, match="one segment"):
+        comet.beside(lambda *_: [], path)
+    assert list(comet.beside(lambda *_: [], "/live/").children) == [b"live"]
+
+
 def test_two_comets_in_one_program_are_two_servers(clock: Clock) -> None:
     one, other = Comet(clock=clock), Comet(clock=clock)
     now(one.push("bob", "hi"))
