@@ -83,7 +83,6 @@ News: TypeAlias = tuple[Batch, bytes]
 Form: TypeAlias = Callable[[bytes], Answer]
 """Makes an HTTP response of an array of messages."""
 
-
 HELD = Answer(0, b"")
 """Returned where the caller is held, or was told the answer."""
 
@@ -569,11 +568,10 @@ class _Held(SessionReader[Answer]):
 
     def rekey(self) -> None:
         """Stand at what the session reads now."""
-        deferred = self.deferred
-        self.hub.registry.forget(self)
+        registry = self.hub.registry
+        registry.forget(self)
         self.keys = self.session.keys
-        self.hub.registry.park(self, max(0.0, self.until - self.hub.clock.seconds()))
-        self.deferred = deferred  # of whoever waits already
+        registry.hold(self, max(0.0, self.until - self.hub.clock.seconds()))
 
     def see(self, found: Batch) -> bool:
         """Answer with what is news to the session; return whether there was something."""

@@ -185,7 +185,7 @@ class _AtSocket(SessionReader[None]):
         registry = self.hub.registry
         registry.forget(self)
         self.keys = self.session.keys
-        registry.park(self, None if self.until is None else max(0.0, self.until - self.hub.clock.seconds()))
+        registry.hold(self, None if self.until is None else max(0.0, self.until - self.hub.clock.seconds()))
 
     def wake(self) -> Woken:
         """Tell what there is for the session, and look again until there is no more."""
