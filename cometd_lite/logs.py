@@ -168,7 +168,8 @@ class AccessLog:
 
 @lru_cache(maxsize=4)
 def _moment(seconds: int) -> bytes:
-    return datetimeToLogString(seconds).encode()
+    said: str = datetimeToLogString(seconds)
+    return said.encode()
 
 
 def _field(request: Request, name: bytes) -> bytes:
