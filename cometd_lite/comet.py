@@ -19,6 +19,7 @@ from .auth import Hosts, Origins, Tokens
 from .bayeux import Options as BayeuxOptions
 from .bayeux import Service
 from .clients import Clients
+from .door import Authorize, Door
 from .hooks import Calls, HookedHub, HookedRegistry, OnPush, OnReader
 from .hub import Hub, Standing
 from .later import Maybe, then
@@ -31,7 +32,7 @@ from .serving import Proxies
 from .stores import Store
 from .stores.memory import MemoryStore
 from .transports.bayeux import BayeuxTransport
-from .web import Authorize, Routes, RoutesResource
+from .web import Routes, RoutesResource
 from .wsgi import Beside
 
 T = TypeVar("T")
@@ -89,11 +90,15 @@ class Comet:
         self.routes = Routes(
             self.hub,
             self.limits,
-            hosts=hosts,
-            origins=Origins(allowed),
-            tokens=tokens,
-            authorize=authorize,
-            clients=self.clients if self.clients.counts_requests else None,
+            door=Door(
+                clock,
+                wall,
+                hosts=hosts,
+                origins=Origins(allowed),
+                tokens=tokens,
+                authorize=authorize,
+                clients=self.clients if self.clients.counts_requests else None,
+            ),
             proxies=self.proxies or None,
             metrics=metrics,
             console=console,

@@ -21,7 +21,7 @@ from .message import Message, Push, Receipt
 from .registry import Parked, Registry
 
 if TYPE_CHECKING:
-    from .web import Authorize
+    from .door import Authorize
 
 T = TypeVar("T")
 

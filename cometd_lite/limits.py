@@ -159,7 +159,7 @@ SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""
 
 LOG_SECONDS = 1.0
-"""Lines of the access log are gathered for so long: one write for all of them, and few are lost in a crash."""
+"""Lines of the access log are gathered for so long: one write for all, and few are lost in a crash."""
 
 LOG_LINES = 1_000
 """Or until there are so many."""

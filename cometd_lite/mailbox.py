@@ -50,8 +50,7 @@ class Mailbox:
             self.in_order = False
         messages.append(message)
         self.size += len(message.content.body)
-        if message.expires_at < self.next_expiry:
-            self.next_expiry = message.expires_at
+        self.next_expiry = min(self.next_expiry, message.expires_at)
 
     def read(self, after: int, limit: int) -> Sequence[Message]:
         """Return up to ``limit`` messages whose sequence number is above ``after``; take nothing away."""

@@ -505,7 +505,7 @@ class CometService(Service):
                     file=error.filename,
                     error=error.strerror,
                 )
-        tokens = self.comet.routes.tokens
+        tokens = self.comet.routes.door.tokens
         if tokens is None:
             return
         try:

@@ -10,18 +10,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial, wraps
 from http import HTTPStatus
-from math import inf
 from random import Random
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, cast
 
-import orjson
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
@@ -29,11 +25,11 @@ from werkzeug.exceptions import BadHost, HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 
-from . import __version__, query
+from . import __version__, answers, query
 from . import limits as bounds
-from .auth import Action, Grant, Hosts, Origins, Tokens
+from .auth import Grant
 from .bayeux import Options as BayeuxOptions
-from .clients import Clients, Share
+from .door import Door, Request, charge, check_room, hold_for, registrations_of
 from .errors import (
     MALFORMED,
     BadParameter,
@@ -41,22 +37,18 @@ from .errors import (
     BadRequest,
     BodyTooLarge,
     CometError,
-    Forbidden,
-    ForbiddenOrigin,
     InternalError,
     MethodNotAllowed,
     NotFound,
-    Unauthorized,
-    UpgradeRequired,
     kind_of,
     kinds,
     problem_type,
 )
-from .hub import Hub, Poll, Standing
+from .hub import Hub, Poll
 from .later import Maybe, then, waits
 from .limits import Limits
 from .listeners import Listener, Listeners
-from .message import Batch, Cursor, Push, Receipt, timestamp
+from .message import Batch, Cursor, Push, Receipt
 from .metrics import ROUTES, prometheus
 from .openapi import Interface
 from .pages import pages
@@ -67,13 +59,12 @@ from .query import (
     fields,
     json_object,
     listed,
-    one,
     parse_query,
     recipients_of,
 )
 from .recipient import recipient
 from .serving import Proxies, ip_endpoint
-from .transports import Answer, longpoll, websocket
+from .transports import Answer, websocket
 from .transports.bayeux import HELD, BayeuxTransport
 from .transports.bayeux_elsewhere import Borrowed, Elsewhere
 from .transports.bayeux_socket import BayeuxSocket
@@ -82,55 +73,12 @@ from .transports.sse import SSE
 from .transports.stream import Heartbeats, Stream
 from .transports.ws import Talk
 
-_COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
-_JSON = b"Content-Type: application/json\r\n" + _COMMON
-_PROBLEM = (
-    b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
-)
-_ALLOWED_ORIGIN = (
-    b"Access-Control-Allow-Credentials: true\r\n"
-    b"Access-Control-Expose-Headers: Comet-Cursor, Comet-Gap, Comet-Id, Comet-Recipient, Comet-Created-At, "
-    b"ETag, Location, Preference-Applied, Retry-After\r\n"
-)
-_PREFLIGHT = (
-    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
-    b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
-    b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
-    b"Access-Control-Max-Age: 7200\r\n"
-)
-_METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + _COMMON
 _NOTHING_HERE = "Nothing is at this path; the interface begins at /push/NAME and /poll/NAME."
 _NAMING = frozenset({b"push", b"poll", b"stream", b"ws", b"recipients"})
 """First segments of paths that name a recipient."""
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 T = TypeVar("T")
-Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
-"""An embedding program's own word on who may do what: request, action and recipient arrive."""
-
-
-class Request(Protocol):
-    """What the routes use of a request, be it twisted.web's or that of ``serving/``."""
-
-    method: bytes
-    uri: bytes
-    path: bytes
-    postpath: list[bytes]
-    content: BinaryIO
-    transport: Any
-    responseHeaders: Any  # noqa: N815  twisted.web's name
-
-    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
-        """Return a header's value; names are lower case."""
-
-    def getClientAddress(self) -> Any:  # noqa: N802  twisted.web's name
-        """Return the address of whoever sent it."""
-
-    def setResponseCode(self, code: int) -> None:  # noqa: N802  twisted.web's name
-        """Set the status of the response."""
-
-    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
-        """Whether it came over TLS."""
 
 
 def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Callable[[Route], Route]:
@@ -144,7 +92,7 @@ def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Calla
         @wraps(handler)
         def endpoint(self: Routes, request: Request, **names: str) -> Any:
             try:
-                self.admit(request, changes=changes)
+                self.door.admit(request, changes=changes)
                 answer = handler(self, request, **names)
             except CometError as error:
                 return self.send(self.problem(error), request)
@@ -185,11 +133,7 @@ class Routes:
         hub: Hub,
         limits: Limits,
         *,
-        hosts: Hosts | None = None,
-        origins: Origins | None = None,
-        tokens: Tokens | None = None,
-        authorize: Authorize | None = None,
-        clients: Clients | None = None,
+        door: Door | None = None,
         proxies: Proxies | None = None,
         metrics: bool = True,
         console: bool = True,
@@ -200,13 +144,7 @@ class Routes:
         self.hub = hub
         hub.metrics.refusals.update(dict.fromkeys(kinds(), 0))  # so that each is there before its first one
         self.limits = limits
-        self.hosts = hosts or Hosts()
-        self._host: bytes | None = None
-        """The last Host that was let in: the next one is probably the same."""
-        self.origins = origins or Origins()
-        self.tokens = tokens
-        self.authorize = authorize
-        self.clients = clients
+        self.door = door or Door(hub.clock, hub.wall)
         self.proxies = proxies
         self.show_metrics = metrics
         self.show_console = console
@@ -230,11 +168,13 @@ class Routes:
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
         asked = query.push_asked(name, query.text_of(request))
-        if self._is_open:
+        if self.door.is_open:
             receipt = self._push(request, asked, None)
         else:
-            receipt = self._allowed(request, "push", asked.recipients, partial(self._push, request, asked))
-        return receipt.addCallback(_receipt) if waits(receipt) else _receipt(receipt)
+            receipt = self.door.allowed(
+                request, "push", asked.recipients, partial(self._push, request, asked)
+            )
+        return receipt.addCallback(answers.of_push) if waits(receipt) else answers.of_push(receipt)
 
     def _push(self, request: Request, asked: PushAsked, grant: Grant | None) -> Maybe[Receipt]:
         given = fields(request)
@@ -243,7 +183,7 @@ class Routes:
         recipients, event, ttl, queue, overflow = asked
         push = Push(recipients, contents, event, ttl, queue, overflow, key)
         if grant is not None:
-            _charge(grant, push)
+            charge(grant, push)
         return self.hub.push(push)
 
     def _body(self, request: Request) -> bytes:
@@ -267,16 +207,16 @@ class Routes:
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
             found = then(listener, partial(self._listen, request, asked, after))
-        elif after is not None and self._is_open and hasattr(request, "hold"):
+        elif after is not None and self.door.is_open and hasattr(request, "hold"):
             found = self._hold(request, asked, after)
             if found is None:
                 return int(NOT_DONE_YET)
         else:
             polled = partial(self._poll, request, asked, after)
-            found = self._allowed(request, "poll", asked.recipients, polled)
+            found = self.door.allowed(request, "poll", asked.recipients, polled)
         if waits(found):
-            return found.addCallback(_poll_answer, asked)
-        return _poll_answer(found, asked)
+            return found.addCallback(answers.of_poll, asked)
+        return answers.of_poll(found, asked)
 
     def _hold(self, request: Any, asked: PollAsked, after: Cursor) -> Maybe[Batch] | None:
         """Return what a poll is answered with; None where a reader holds the request, and answers it."""
@@ -291,13 +231,13 @@ class Routes:
     ) -> Maybe[Batch]:
         if grant is None:
             return self._read(request, asked, after, asked.wait)
-        wait = min(asked.wait, self._time_left(grant))
-        return _hold(grant, wait, partial(self._read, request, asked, after, wait))
+        wait = min(asked.wait, self.door.time_left(grant))
+        return hold_for(grant, wait, partial(self._read, request, asked, after, wait))
 
     def _read(self, request: Request, asked: PollAsked, after: Cursor | None, wait: float) -> Maybe[Batch]:
         if after is not None:
             return self.hub.poll(asked.recipients, after, wait, asked.limit)
-        self._check_taker(request)
+        self.door.check_taker(request)
         taken = self.hub.take(asked.recipients, wait, asked.limit, lambda: _has_left(request))
         return then(taken, lambda batch: self._give(batch, request))
 
@@ -307,24 +247,12 @@ class Routes:
         def poll(grant: Grant | None) -> Maybe[Batch]:
             if asked.look:
                 return self.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
-            wait = asked.wait if grant is None else min(asked.wait, self._time_left(grant))
+            wait = asked.wait if grant is None else min(asked.wait, self.door.time_left(grant))
             written = lambda: not _has_left(request)  # noqa: E731  it is said in one line
             read = partial(self.listeners.poll, listener, after, wait, asked.limit, written)
-            return read() if grant is None else _hold(grant, wait, read)
+            return read() if grant is None else hold_for(grant, wait, read)
 
-        return self._allowed(request, "poll", listener.recipients, poll)
-
-    def _check_taker(self, request: Request) -> None:
-        """Raise ``ForbiddenOrigin`` where a page of a foreign origin makes its reader's browser take.
-
-        A take changes the mailbox, and an image's address can be one; such a request has no Origin, but
-        browsers say where it comes from (W3C Fetch Metadata). A request of an allowed Origin may.
-        """
-        if request.getHeader(b"sec-fetch-site") in {b"cross-site", b"same-site"} and not self._cors(request):
-            raise ForbiddenOrigin(
-                "Pages of other origins may not take messages; they may read by cursor, as in ?after=oldest, "
-                "and the server may be started with --allow-origin."
-            )
+        return self.door.allowed(request, "poll", listener.recipients, poll)
 
     def _give(self, taken: Batch, request: Request) -> Batch:
         """Return what a take is answered with; what cannot be written stays where it was."""
@@ -344,19 +272,19 @@ class Routes:
         after = query.start(asked, given)
         accept = (given.accept or b"").lower()
         form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
-        head = form.head + self._cors(request)
+        head = form.head + self.door.cors(request)
 
         def begin(grant: Grant | None) -> Maybe[None]:
             if request.method == b"HEAD":
                 _begin(request, head)
                 return None
-            _check_room(grant)
+            check_room(grant)
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
             ended = stream.begin(recipients, after, lambda: _begin(request, head))
-            self._end_with(grant, ended, stream.end)
+            self.door.end_with(grant, ended, stream.end)
             return ended
 
-        return self._allowed(request, "poll", recipients, begin)
+        return self.door.allowed(request, "poll", recipients, begin)
 
     @_route(app, "/ws", "GET", changes=True)
     @_route(app, "/ws/<path:name>", "GET", changes=True)
@@ -372,22 +300,22 @@ class Routes:
             def push(push: Push) -> Maybe[Receipt]:
                 def give(grant: Grant | None) -> Maybe[Receipt]:
                     if grant is not None:
-                        _charge(grant, push)
+                        charge(grant, push)
                     return self.hub.push(push)
 
                 self._check_push(push)
-                return self._allowed(request, "push", push.recipients, give)
+                return self.door.allowed(request, "push", push.recipients, give)
 
             def talk() -> Talk:
-                _check_room(grant)
+                check_room(grant)
                 talk = Talk(self.hub, recipients, after, push)
-                self._end_with(grant, talk.ended, talk.end)
+                self.door.end_with(grant, talk.ended, talk.end)
                 return talk
 
             websocket.accept(request, talk, self._pings, most)
             return Deferred()  # the connection is the socket's now; nothing is left to answer
 
-        return self._allowed(request, "poll", recipients, begin)
+        return self.door.allowed(request, "poll", recipients, begin)
 
     def _check_push(self, push: Push) -> None:
         event_name(push.event)
@@ -405,7 +333,7 @@ class Routes:
         if self._elsewhere is not None:
             here = partial(self._bayeux_post, request, body, partial(_has_left, request))
             return self._elsewhere.hand_on(request, body, here)
-        if not (self._is_open and hasattr(request, "hold")):
+        if not (self.door.is_open and hasattr(request, "hold")):
             return self._bayeux_post(request, body, partial(_has_left, request))
         media_type, caller = fields(request).content_type, _Caller(self, request)
         answer = self._bayeux().post(body, media_type, request, request.gone, None, caller)
@@ -417,17 +345,17 @@ class Routes:
     def bayeux_get(self, request: Request, kind: str = "") -> Any:
         """Open a Bayeux WebSocket, or answer a poll by callback."""
         if request.getHeader(b"upgrade") is not None:
-            return self._allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
-        self._check_script(request)
+            return self.door.allowed(request, "poll", (), lambda grant: self._bayeux_socket(request, grant))
+        self.door.check_script(request)
         here = partial(self._bayeux_get, request, partial(_has_left, request))
         return here() if self._elsewhere is None else self._elsewhere.hand_on(request, b"", here)
 
     def _bayeux_post(self, request: Any, body: bytes, gone: Callable[[], bool]) -> Maybe[Answer]:
         media_type = fields(request).content_type
-        return self._bayeux().post(body, media_type, request, gone, self._rights(request))
+        return self._bayeux().post(body, media_type, request, gone, self.door.rights(request))
 
     def _bayeux_get(self, request: Any, gone: Callable[[], bool]) -> Maybe[Answer]:
-        return self._bayeux().get(parse_query(request.uri), request, gone, self._rights(request))
+        return self._bayeux().get(parse_query(request.uri), request, gone, self.door.rights(request))
 
     def _bayeux_borrowed(self, request: Borrowed) -> Maybe[Answer]:
         """Answer a request that another process received, and has let in."""
@@ -455,37 +383,22 @@ class Routes:
         bayeux = self._bayeux()
 
         def converse() -> BayeuxSocket:
-            _check_room(grant)
-            socket = BayeuxSocket(bayeux, request, self._rights(request))
-            self._end_with(grant, socket.ended, socket.end)
+            check_room(grant)
+            socket = BayeuxSocket(bayeux, request, self.door.rights(request))
+            self.door.end_with(grant, socket.ended, socket.end)
             return socket
 
         websocket.accept(request, converse, self._pings, self.limits.max_body)
         return Deferred()  # the connection is the socket's now
-
-    def _rights(self, request: Request) -> _Rights | None:
-        return None if self._is_open else _Rights(self, request)
-
-    def _check_script(self, request: Request) -> None:
-        """Raise ``ForbiddenOrigin`` where a page of a foreign origin asks for a script.
-
-        A script is loaded without an Origin, and so is not stopped by what stops other requests.
-        """
-        page = urlsplit((request.getHeader(b"referer") or b"").decode("latin-1"))
-        origin = f"{page.scheme}://{page.netloc}".lower().encode("latin-1") if page.netloc else None
-        if origin is None and request.getHeader(b"sec-fetch-site") in {b"cross-site", b"same-site"}:
-            origin = b"null"
-        if origin is not None:
-            self.origins.check(origin, request.getHeader(b"host"), secure=request.isSecure())
 
     # -- listeners
 
     @_route(app, "/register", "POST", changes=True)
     def register(self, request: Request) -> Maybe[Answer]:
         """Register a listener (HTTP.md, "Listeners")."""
-        registered = self._allowed(request, "poll", (), lambda _: self._register(request))
+        registered = self.door.allowed(request, "poll", (), lambda _: self._register(request))
         under = request.path.removesuffix(b"/register")
-        return then(registered, lambda listener: _registered(listener, under))
+        return then(registered, lambda listener: answers.registered(listener, under))
 
     def _register(self, request: Request) -> Maybe[Listener]:
         asked = json_object(self._body(request), {"recipients", "ttl"})
@@ -499,17 +412,17 @@ class Routes:
         named = listed(asked)
 
         def add(grant: Grant | None) -> Maybe[Listener]:
-            return self.listeners.register(named, float(ttl), _registrations(grant))
+            return self.listeners.register(named, float(ttl), registrations_of(grant))
 
-        return self._allowed(request, "poll", named, add)
+        return self.door.allowed(request, "poll", named, add)
 
     @_route(app, "/listeners/<path:id>", "GET")
     def listener(self, request: Request, id: str) -> Maybe[Answer]:  # noqa: A002
         """Show a listener."""
 
         def show(listener: Listener) -> Maybe[Answer]:
-            shown = Answer(200, _JSON, _described(listener))
-            return self._allowed(request, "poll", listener.recipients, lambda _: shown)
+            shown = answers.of_listener(listener)
+            return self.door.allowed(request, "poll", listener.recipients, lambda _: shown)
 
         return then(self.listeners.get(id), show)
 
@@ -520,10 +433,12 @@ class Routes:
         def change(listener: Listener) -> Maybe[Answer]:
             def set_recipients(_: Grant | None) -> Maybe[None]:
                 named = listed(json_object(self._body(request), {"recipients"}))
-                return self._allowed(request, "poll", named, lambda _: self.listeners.change(listener, named))
+                return self.door.allowed(
+                    request, "poll", named, lambda _: self.listeners.change(listener, named)
+                )
 
-            changed = self._allowed(request, "poll", listener.recipients, set_recipients)
-            return then(changed, lambda _: Answer(200, _JSON, _described(listener)))
+            changed = self.door.allowed(request, "poll", listener.recipients, set_recipients)
+            return then(changed, lambda _: answers.of_listener(listener))
 
         return then(self.listeners.get(id), change)
 
@@ -532,9 +447,11 @@ class Routes:
         """End a listener."""
 
         def end(listener: Listener) -> Maybe[None]:
-            return self._allowed(request, "poll", listener.recipients, lambda _: self.listeners.end(listener))
+            return self.door.allowed(
+                request, "poll", listener.recipients, lambda _: self.listeners.end(listener)
+            )
 
-        return then(then(self.listeners.get(id), end), lambda _: Answer(204, _COMMON))
+        return then(then(self.listeners.get(id), end), lambda _: Answer(204, answers.COMMON))
 
     # -- recipients
 
@@ -542,14 +459,16 @@ class Routes:
     def recipient(self, request: Request, name: str) -> Maybe[Answer]:
         """Say how a recipient stands (HTTP.md, "Everything else")."""
         names = (recipient(name),)
-        return then(self._allowed(request, "poll", names, lambda _: self.hub.describe(name)), _standing)
+        return then(
+            self.door.allowed(request, "poll", names, lambda _: self.hub.describe(name)), answers.of_recipient
+        )
 
     @_route(app, "/recipients/<path:name>", "DELETE", changes=True)
     def delete_recipient(self, request: Request, name: str) -> Maybe[Answer]:
         """Lose what a recipient's mailbox holds (HTTP.md, "Everything else")."""
         names = (recipient(name),)
-        deleted = self._allowed(request, "manage", names, lambda _: self.hub.delete(name))
-        return then(deleted, lambda _: Answer(204, _COMMON))
+        deleted = self.door.allowed(request, "manage", names, lambda _: self.hub.delete(name))
+        return then(deleted, lambda _: Answer(204, answers.COMMON))
 
     # -- the server
 
@@ -557,15 +476,16 @@ class Routes:
     def health(self, request: Request) -> Answer:
         """Say whether this server takes requests: 200, or 503 while it stops."""
         if self.hub.stopping:
-            return Answer(503, _JSON + self._retry_after(1), b'{"status":"stopping"}\n')
-        return Answer(200, _JSON, b'{"status":"ok"}\n')
+            head = answers.JSON + answers.retry_after(self._spread(1))
+            return Answer(503, head, b'{"status":"stopping"}\n')
+        return Answer(200, answers.JSON, b'{"status":"ok"}\n')
 
     @_route(app, "/metrics", "GET")
     def metrics(self, request: Request) -> Answer:
         """Show what is counted, as Prometheus reads it."""
         if not self.show_metrics:
             raise NotFound("The metrics are turned off.")
-        return Answer(200, _METRICS, prometheus(self.hub.metrics, self._gauges, __version__))
+        return Answer(200, answers.METRICS, prometheus(self.hub.metrics, self._gauges, __version__))
 
     @_route(app, "/openapi.json", "GET")
     def openapi(self, request: Request) -> Answer:
@@ -574,16 +494,16 @@ class Routes:
             raise NotFound("The description of the interface is turned off.")
         under = request.path.rpartition(b"/")[0]
         if self._document is None or self._document[0] != under:
-            self._document = under, _dumped(self.interface.document(under.decode("latin-1")))
-        return Answer(200, _JSON, self._document[1])
+            self._document = under, answers.dumped(self.interface.document(under.decode("latin-1")))
+        return Answer(200, answers.JSON, self._document[1])
 
     @property
     def interface(self) -> Interface:
         """What is turned on here."""
         return Interface(
             self.limits,
-            tokens=self.tokens is not None,
-            judged=self.authorize is not None,
+            tokens=self.door.tokens is not None,
+            judged=self.door.authorize is not None,
             metrics=self.show_metrics,
             console=self.show_console,
             bayeux=self.bayeux is not None,
@@ -633,75 +553,6 @@ class Routes:
 
     # -- what all of them need
 
-    def admit(self, request: Request, *, changes: bool) -> None:
-        """Raise the refusal of a request whose Host or Origin may not come in."""
-        given = fields(request)
-        if given.host != self._host:
-            self.hosts.check(given.host)
-            self._host = given.host
-        if changes and given.origin is not None:
-            self.origins.check(given.origin, given.host, secure=request.isSecure())
-
-    def _allowed(
-        self,
-        request: Request,
-        action: Action,
-        names: tuple[str, ...],
-        act: Callable[[Grant | None], Maybe[T]],
-    ) -> Maybe[T]:
-        """Do ``act`` if the request's token, and the embedding program, allow the action on all the names.
-
-        Raises ``Unauthorized`` or ``Forbidden``. ``act`` is given what the token grants, and what the request
-        counts against; None where everyone may do everything.
-        """
-        if self._is_open:
-            return act(None)
-        grant = None
-        if self.tokens is not None:
-            grant = self.tokens.grant(_token(request))
-            grant.check(action, names)
-        if self.clients is not None:
-            address = getattr(request.getClientAddress(), "host", None)
-            client = self.clients.of(address or None, None if grant is None else grant.subject)
-            grant = Grant(client=client) if grant is None else replace(grant, client=client)
-        if self.authorize is None:
-            return act(grant)
-        asked = [maybeDeferred(self.authorize, request, action, name) for name in names]
-
-        def judge(verdicts: list[bool]) -> Maybe[T]:
-            if not all(verdicts):
-                raise Forbidden(f"To {action} here is not allowed to this client.")
-            return act(grant)
-
-        verdicts = gatherResults(asked, consumeErrors=True).addErrback(_first_error)
-        return cast("Deferred[T]", verdicts.addCallback(judge))  # type: ignore[call-overload]
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether everyone may do everything, as much as they like."""
-        return self.tokens is None and self.authorize is None and self.clients is None
-
-    def _time_left(self, grant: Grant) -> float:
-        """Return the seconds for which a grant still holds."""
-        return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.hub.wall())
-
-    def _end_with(self, grant: Grant | None, ended: Deferred[None], end: Callable[[], None]) -> None:
-        """End a stream or socket when its token does, and count it until it has ended."""
-        if grant is None:
-            return
-        if grant.client is not None:
-            grant.client.parked.hold_until(ended)
-        if grant.expires_at is None:
-            return
-        timer = self.hub.clock.callLater(self._time_left(grant), end)
-
-        def cancel(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            return result
-
-        ended.addBoth(cancel)
-
     def send(self, answer: Answer | None, request: Any) -> bytes | None:
         """Write ``answer``, with what the request's origin needs to read it.
 
@@ -711,7 +562,7 @@ class Routes:
             finish = getattr(request, "respond", None) and request.finish
             return finish() if finish else b""
         if fields(request).origin is not None:
-            answer = answer.with_head(self._cors(request))
+            answer = answer.with_head(self.door.cors(request))
         respond = getattr(request, "respond", None)
         if respond is not None:
             respond(*answer)
@@ -722,15 +573,6 @@ class Routes:
         if answer.status not in {204, 304}:
             request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(answer.body)])
         return answer.body
-
-    def _cors(self, request: Request) -> bytes:
-        """Return the header lines that let a page of an allowed origin read the answer."""
-        given = fields(request)
-        if given.origin is None or not self.origins.allow(
-            given.origin, given.host, secure=request.isSecure()
-        ):
-            return b""
-        return b"Access-Control-Allow-Origin: %b\r\n" % given.origin + _ALLOWED_ORIGIN
 
     def failed(self, failure: Failure, request: Request) -> Any:
         """Send the problem that a route's Deferred failed with."""
@@ -745,16 +587,8 @@ class Routes:
     def problem(self, error: CometError) -> Answer:
         """Return the response that tells a client of an error (RFC 9457)."""
         self.hub.metrics.refusals[error.kind] += 1
-        head = _PROBLEM
-        if error.retry_after is not None:
-            head += self._retry_after(error.retry_after)
-        if isinstance(error, Unauthorized):
-            head += b"WWW-Authenticate: Bearer\r\n"
-        if isinstance(error, UpgradeRequired):
-            head += b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        if isinstance(error, MethodNotAllowed):
-            head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
-        return Answer(error.status, head, _dumped(error.problem()))
+        seconds = None if error.retry_after is None else self._spread(error.retry_after)
+        return answers.problem(error, seconds)
 
     def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
         """Return the head and body of the problem that answers what is not even a request.
@@ -765,21 +599,21 @@ class Routes:
         kind = kind_of(title)
         self.hub.metrics.refusals[kind] += 1
         problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
-        head = _PROBLEM + self._retry_after(1) if status in {429, 503} else _PROBLEM
-        return head, _dumped(problem)
+        later = answers.retry_after(self._spread(1)) if status in {429, 503} else b""
+        return answers.PROBLEM + later, answers.dumped(problem)
 
     def too_large(self) -> BodyTooLarge:
         """Return the error for a body over the bound."""
         return BodyTooLarge(f"A body has at most {self.limits.max_body} bytes here.")
 
-    def _retry_after(self, seconds: int) -> bytes:
-        return b"Retry-After: %d\r\n" % (seconds + self._random.randrange(bounds.RETRY_SPREAD))
+    def _spread(self, seconds: int) -> int:
+        return seconds + self._random.randrange(bounds.RETRY_SPREAD)
 
     @app.handle_errors(HTTPException)
     def unrouted(self, request: Any, failure: Failure) -> Any:
         """Answer what no route has answered: preflights, unknown paths and methods, bodies too large."""
         try:
-            self.admit(request, changes=False)
+            self.door.admit(request, changes=False)
             error = failure.value
             if request.method == b"OPTIONS" and isinstance(error, (NoSuchPath, NoSuchMethod)):
                 return self.send(self._preflight(error, request), request)
@@ -796,7 +630,7 @@ class Routes:
         allow = b""
         if isinstance(error, NoSuchMethod):
             allow = b"Allow: %b\r\n" % ", ".join(_allowed(error)).encode()
-        return Answer(204, _COMMON + allow + (_PREFLIGHT if self._cors(request) else b""))
+        return Answer(204, answers.COMMON + allow + (answers.PREFLIGHT if self.door.cors(request) else b""))
 
     def _translated(self, error: BaseException | None, request: Request) -> CometError:
         if isinstance(error, RequestEntityTooLarge):
@@ -819,26 +653,21 @@ class Routes:
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
 
 
-class _Held(Poll):
-    """A poll that answers its request itself: over ``serving/`` it need not pay for a Deferred."""
+class _Waiting:
+    """Whoever holds a request of ``serving/``, and answers it without a Deferred, which costs 3 µs."""
 
-    __slots__ = ("_asked", "_request", "_routes")
+    __slots__ = ()
 
-    def __init__(self, routes: Routes, request: Any, asked: PollAsked, after: Cursor) -> None:
-        super().__init__(routes.hub, asked.recipients, after, asked.limit)
-        self.deferred = self
-        self._routes = routes
-        self._request = request
-        self._asked = asked
+    _request: Any
+    _routes: Routes
 
-    def callback(self, batch: Batch) -> None:
-        """Answer the request."""
+    def _tell(self, answer: Answer) -> None:
         request = self._request
-        request.parked = None  # which is this: a cycle would live until old garbage is collected
+        request.parked = None  # which may be this: a cycle would live until old garbage is collected
         try:
-            self._routes.send(_poll_answer(batch, self._asked), request)
+            self._routes.send(answer, request)
         except Exception:  # noqa: BLE001  it must not harm whoever has woken this
-            self._routes.log.failure("A poll could not be answered")
+            self._routes.log.failure("A request that was held could not be answered")
 
     def errback(self, fail: Any) -> None:
         """Tell the client what went wrong."""
@@ -847,8 +676,25 @@ class _Held(Poll):
         self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), request)
 
 
-class _Caller:
-    """The sender of a Bayeux request over ``serving/``, which is held and answered without a Deferred."""
+class _Held(_Waiting, Poll):
+    """A poll that answers its request itself."""
+
+    __slots__ = ("_asked", "_request", "_routes")
+
+    def __init__(self, routes: Routes, request: Any, asked: PollAsked, after: Cursor) -> None:
+        Poll.__init__(self, routes.hub, asked.recipients, after, asked.limit)
+        self.deferred = self
+        self._routes = routes
+        self._request = request
+        self._asked = asked
+
+    def callback(self, batch: Batch) -> None:
+        """Answer the request."""
+        self._tell(answers.of_poll(batch, self._asked))
+
+
+class _Caller(_Waiting):
+    """The sender of a Bayeux request, whose connect may be held."""
 
     __slots__ = ("_request", "_routes", "hold")
 
@@ -859,80 +705,7 @@ class _Caller:
 
     def callback(self, answer: Answer) -> None:
         """Answer the request."""
-        request = self._request
-        request.parked = None
-        try:
-            self._routes.send(answer, request)
-        except Exception:  # noqa: BLE001  it must not harm whoever has woken this
-            self._routes.log.failure("A connect could not be answered")
-
-    def errback(self, fail: Any) -> None:
-        """Tell the client what went wrong."""
-        request = self._request
-        request.parked = None
-        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), request)
-
-
-# -- what clients may hold and push
-
-
-def _charge(grant: Grant, push: Push) -> None:
-    """Count a push. Raises ``TooManyRequests``."""
-    if grant.client is not None:
-        size = sum([len(content.body) for content in push.contents])
-        grant.client.charge(len(push.contents) * len(push.recipients), size)
-
-
-def _hold(grant: Grant, wait: float, act: Callable[[], Maybe[T]]) -> Maybe[T]:
-    """Do what is held for up to ``wait`` seconds, and count it until then. Raises ``TooManyRequests``."""
-    return act() if grant.client is None or wait <= 0 else grant.client.parked.hold(act)
-
-
-def _check_room(grant: Grant | None) -> None:
-    """Raise ``TooManyRequests`` where a client may not have one stream or socket more."""
-    if grant is not None and grant.client is not None:
-        grant.client.parked.check()
-
-
-def _registrations(grant: Grant | None) -> Share | None:
-    """Return what a listener or session counts against; None where nobody counts."""
-    return None if grant is None or grant.client is None else grant.client.registrations
-
-
-class _Rights:
-    """What the sender of a Bayeux request may do, by its token and the embedding program."""
-
-    def __init__(self, routes: Routes, request: Request) -> None:
-        self._routes = routes
-        self._request = request
-        self._grant = Grant()
-        """What was granted at the last check; whoever is counted was checked before."""
-
-    def check(self, action: Action, names: tuple[str, ...]) -> Maybe[float]:
-        """Return for how many seconds the action on the names is allowed. Raises where it is not."""
-        routes = self._routes
-
-        def seconds(grant: Grant | None) -> float:
-            if grant is None:
-                return inf
-            self._grant = grant
-            return routes._time_left(grant)
-
-        return routes._allowed(self._request, action, names, seconds)
-
-    def charge(self, messages: int, size: int) -> None:
-        """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
-        if self._grant.client is not None:
-            self._grant.client.charge(messages, size)
-
-    def hold(self, act: Callable[[], Maybe[T]]) -> Maybe[T]:
-        """Do what may be held, and count it until it has come to its end. Raises ``TooManyRequests``."""
-        return _hold(self._grant, inf, act)
-
-    @property
-    def registrations(self) -> Share | None:
-        """What a session counts against; None where nobody counts."""
-        return _registrations(self._grant)
+        self._tell(answer)
 
 
 class _Over:
@@ -1004,63 +777,6 @@ def _forward(request: Any, proxies: Proxies) -> None:
         request.setHost(request.getRequestHostname(), int(port) if is_port else 443, ssl=True)
 
 
-def _token(request: Request) -> str:
-    """Return the request's token. Raises ``Unauthorized`` where it brings none."""
-    scheme, _, token = (request.getHeader(b"authorization") or b"").partition(b" ")
-    if scheme.lower() == b"bearer" and token.strip():
-        return token.strip().decode("latin-1")
-    given = one(parse_query(request.uri), "token")
-    if not given:
-        raise Unauthorized("A token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN.")
-    return given
-
-
-def _first_error(failure: Failure) -> Failure:
-    """Return what an ``authorize`` of the embedding program failed with."""
-    first = failure.value
-    return first.subFailure if isinstance(first, FirstError) else failure
-
-
-# -- answering
-
-
-def _dumped(document: dict[str, Any]) -> bytes:
-    """Return a JSON document as a line of text: on a terminal the prompt comes on the next."""
-    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _poll_answer(batch: Batch, asked: PollAsked) -> Answer:
-    if asked.conditional and not batch:
-        made = longpoll.not_modified(batch)
-    else:
-        made = longpoll.answer(batch, asked.form)
-    return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
-
-
-def _receipt(receipt: Receipt) -> Answer:
-    return Answer(201 if receipt.delivered else 202, _JSON, receipt.json + b"\n")
-
-
-def _standing(standing: Standing) -> Answer:
-    contents = standing.contents
-    return Answer(
-        200,
-        _JSON,
-        _dumped(
-            {
-                "recipient": standing.recipient,
-                "waiting": standing.waiting,
-                "queued": contents.queued,
-                "bytes": contents.size,
-                "oldest": contents.oldest and str(contents.oldest),
-                "newest": contents.newest and str(contents.newest),
-                "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
-                "online": standing.online,
-            }
-        ),
-    )
-
-
 def _allowed(error: NoSuchMethod) -> tuple[str, ...]:
     return tuple(sorted({*(error.valid_methods or ()), "OPTIONS"}))
 
@@ -1080,22 +796,6 @@ def _set_head(request: Any, status: int, head: bytes) -> None:
     for line in head.split(b"\r\n")[:-1]:
         field, _, value = line.partition(b": ")
         request.responseHeaders.addRawHeader(field, value)
-
-
-def _registered(listener: Listener, under: bytes) -> Answer:
-    location = b"Location: %b/listeners/%b\r\n" % (under, listener.id.encode())
-    return Answer(201, location + _JSON, _described(listener))
-
-
-def _described(listener: Listener) -> bytes:
-    return _dumped(
-        {
-            "id": listener.id,
-            "recipients": listener.recipients,
-            "expires_in": int(listener.ttl) if listener.ttl.is_integer() else listener.ttl,
-            "cursor": str(listener.place),
-        }
-    )
 
 
 def _has_left(request: Request) -> bool:
