@@ -118,7 +118,7 @@ def store(text: str) -> str:
             from .stores.resp import Address  # noqa: PLC0415  hiredis is only there where it was asked for
         except ImportError:
             raise ValueError("a Redis only with hiredis: pip install 'cometd-lite[redis]'") from None
-        Address.parse(text)
+        Address.parse(text).check()
         return text
     raise ValueError(
         "memory, sqlite: and the path of a file, as in sqlite:/var/lib/comet/messages.db, "

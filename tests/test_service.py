@@ -30,6 +30,7 @@ from cometd_lite.service import (
 )
 from cometd_lite.serving import Bounds
 from cometd_lite.serving.protocol import HTTPConnection
+from cometd_lite.stores.resp import Address
 
 
 def parsed(*words):
@@ -125,6 +126,36 @@ def test_a_wrong_value_is_told_with_the_option_and_what_is_right(name, values, r
         assert f"--{name} {value}" in sentence
         assert right in sentence
         assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "address", ["redis://localhost", "unix:/run/redis.sock", "redis+sentinel://a,b/m", "rediss://me:x@h/1"]
+)
+def test_a_store_may_be_a_redis(address):
+    store = parsed("--store", address, "--overflow", "drop-oldest", "--ttl", "60").store
+    assert store.address == Address.parse(address)
+    assert (store.overflow, store.limits.ttl) == ("drop-oldest", 60)
+
+
+@pytest.mark.parametrize(
+    ("address", "right"),
+    [
+        ("redis://", "redis://localhost:6379"),
+        ("unix:redis.sock", "unix:/run/redis/redis.sock"),
+        ("redis+sentinel://a", "redis+sentinel://one,two/mymaster"),
+        ("rediss://a?ca=/nowhere.pem", "a PEM file"),
+        ("valkey://a", "redis://localhost:6379"),
+    ],
+)
+def test_a_wrong_address_of_a_redis_is_told_with_what_is_right(address, right):
+    sentence = refusal("--store", address)
+    assert f"--store {address}: it takes " in sentence
+    assert right in sentence
+
+
+def test_a_redis_without_what_it_needs_is_told_with_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cometd_lite.stores.resp", None)
+    assert "pip install 'cometd-lite[redis]'" in refusal("--store", "redis://localhost")
 
 
 @pytest.mark.parametrize(

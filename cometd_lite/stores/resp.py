@@ -186,8 +186,18 @@ class Address:
         hosts = ",".join(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in self.hosts)
         return "/".join([f"{kind}://{hosts}", *([self.service] if self.service else []), str(self.database)])
 
+    def check(self) -> None:
+        """Raise ``ValueError`` where the authority's file holds no certificate."""
+        try:
+            self._trust()
+        except Exception:  # noqa: BLE001  the file may be missing, and pyOpenSSL raises what it likes
+            raise ValueError("behind ca= a PEM file with a certificate") from None
+
+    def _trust(self) -> Certificate | None:
+        return Certificate.loadPEM(Path(self.ca).read_bytes()) if self.ca else None
+
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
-        """Return where to connect. Raises ``ValueError`` for a file that is no certificate."""
+        """Return where to connect."""
         if self.path:
             return UNIXClientEndpoint(reactor, self.path, timeout=STORE_STALLED_SECONDS)
         if self.service:
@@ -199,8 +209,7 @@ class Address:
         plain = HostnameEndpoint(reactor, host, port, timeout=STORE_STALLED_SECONDS)
         if not self.tls:
             return plain
-        trust = Certificate.loadPEM(Path(self.ca).read_bytes()) if self.ca else None
-        return wrapClientTLS(optionsForClientTLS(host, trustRoot=trust), plain)
+        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust()), plain)
 
 
 @implementer(IStreamClientEndpoint)
