@@ -27,6 +27,7 @@ from .limits import (
     IDEMPOTENCY_IDS,
     IDEMPOTENCY_KEYS,
     IDEMPOTENCY_SECONDS,
+    ONLINE_SECONDS,
     POLL_MESSAGES,
     PUSH_MESSAGES,
     STREAM_MESSAGES,
@@ -561,15 +562,25 @@ class Hub:
     def describe(self, recipient: str) -> Maybe[Standing]:
         """Say what a recipient's mailbox holds, and who reads it."""
         contents = self.store.describe(recipient, self.clock.seconds())
-        return then(contents, lambda contents: self._standing(recipient, contents))
+        shared = self.shared
+        if shared is None:
+            return then(contents, lambda contents: self._standing(recipient, contents))
 
-    def _standing(self, recipient: str, contents: Contents) -> Standing:
+        def ask_others(contents: Contents) -> Maybe[Standing]:
+            return then(shared.presence(recipient), lambda there: self._standing(recipient, contents, *there))
+
+        return then(contents, ask_others)
+
+    def _standing(
+        self, recipient: str, contents: Contents, waiting_elsewhere: int = 0, ago_elsewhere: float = inf
+    ) -> Standing:
         registry = self.registry
-        ago = registry.last_seen(recipient)
-        last_seen = None if ago is None else self.wall() - ago
-        return Standing(
-            recipient, registry.waiting(recipient), contents, last_seen, registry.online(recipient)
-        )
+        here = registry.last_seen(recipient)
+        ago = ago_elsewhere if here is None else min(here, ago_elsewhere)
+        last_seen = None if ago == inf else self.wall() - ago
+        online = registry.online(recipient) or waiting_elsewhere > 0 or ago_elsewhere <= ONLINE_SECONDS
+        waiting = registry.waiting(recipient) + waiting_elsewhere
+        return Standing(recipient, waiting, contents, last_seen, online)
 
     def sweep(self) -> None:
         """Let go of what is too old; to be called every second."""

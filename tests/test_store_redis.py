@@ -16,6 +16,7 @@ from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
 from cometd_lite.hub import Hub
 from cometd_lite.later import Maybe
 from cometd_lite.limits import (
+    ONLINE_SECONDS,
     REDIS_COUNT_SECONDS,
     REDIS_RETRY_SECONDS,
     REDIS_STAND_SECONDS,
@@ -91,6 +92,24 @@ def test_a_push_at_one_process_wakes_one_take_of_all(cluster: Cluster) -> None:
     receipts = [cluster.ask(here.push(push("bob", body=str(number)))) for number in range(3)]
     assert sorted(data(take.value)[0] for take in takes) == ["0", "1", "2"]
     assert [receipt.delivered for receipt in receipts] == [1, 1, 1]
+
+
+def test_who_waits_is_counted_over_all_processes(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    assert not cluster.ask(here.describe("a/b")).online
+    polls = [cluster.begin(there.poll((name,), OLDEST, 100.0)) for name in ("a/b", "a/*", "**")]
+    polls.append(cluster.begin(here.poll(("a/b",), OLDEST, 100.0)))
+    for hub in (here, there):
+        standing = cluster.ask(hub.describe("a/b"))
+        assert (standing.waiting, standing.online) == (4, True)
+    for poll in polls:
+        poll.cancel()
+    cluster.clock.advance(ONLINE_SECONDS)
+    standing = cluster.ask(here.describe("a/b"))
+    assert (standing.waiting, standing.online) == (0, True)
+    assert standing.last_seen == cluster.clock.seconds() - ONLINE_SECONDS
+    cluster.clock.advance(1)
+    assert not cluster.ask(here.describe("a/b")).online
 
 
 # -- listeners and idempotency keys

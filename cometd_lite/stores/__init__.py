@@ -134,6 +134,9 @@ class Readers(Protocol):
     def waiting(self, recipient: str) -> int:
         """Count those who wait for a recipient or pattern."""
 
+    def last_seen(self, recipient: str) -> float | None:
+        """Return how many seconds ago a reader was here; None where that is not known."""
+
 
 @runtime_checkable
 class SharedStore(Store, Protocol):
@@ -149,6 +152,12 @@ class SharedStore(Store, Protocol):
 
     def elsewhere(self, messages: Sequence[Message]) -> Maybe[int]:
         """Return how many readers of other processes were woken by what ``append`` has returned."""
+
+    def presence(self, recipient: str) -> Maybe[tuple[int, float]]:
+        """Return how many wait at other processes, and how many seconds ago somebody was there.
+
+        Infinity where nobody was within about a minute.
+        """
 
     def look_up(self, kind: str, id: str) -> Maybe[bytes | None]:  # noqa: A002
         """Return the value of a record that any process remembers; None where there is none."""

@@ -628,6 +628,10 @@ elseif verb == 'describe' then
   end
   return answer(queued, size, oldest, newest)
 
+elseif verb == 'who' then
+  -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
+  return answer(wake(ARGV[6], ARGV[4], '?' .. ARGV[5]))
+
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
   local names = call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -73,11 +74,15 @@ class Appended(list[Message]):
 
 
 class _Count:
-    """Counts the readers that a push wakes in other processes, each of which reports once for each wake."""
+    """Counts the readers that a push wakes in other processes, each of which reports once for each wake.
+
+    Or those who wait there, and how many seconds ago the last one was there: ``ago``.
+    """
 
     def __init__(self) -> None:
         self.expected: int | None = None
         self.woken = 0
+        self.ago = inf
         self._heard = 0
         self._done: Deferred[int] | None = None
         self._timer: IDelayedCall | None = None
@@ -87,10 +92,11 @@ class _Count:
         """Whether all have reported."""
         return self.expected is not None and self._heard >= self.expected
 
-    def report(self, woken: int) -> None:
+    def report(self, woken: int, ago: float = inf) -> None:
         """Take in what one process reports."""
         self._heard += 1
         self.woken += woken
+        self.ago = min(self.ago, ago)
         if self.complete:
             self._finish()
 
@@ -409,11 +415,15 @@ class RedisStore:
             Message(Cursor(epoch, number), recipient, content, created_at, expires_at, push.event)
             for number, (content, recipient) in enumerate(addressed, first)
         ]
+        return Appended(messages, self._counted(receivers, count, ask))
+
+    def _counted(self, receivers: int, count: _Count, ask: int) -> Maybe[int]:
+        """Return what the processes report that have heard of an ask."""
         count.expected = receivers
         if count.complete:
             del self._counts[ask]
-            return Appended(messages, count.woken)
-        return Appended(messages, count.wait(self._clock, lambda: self._counts.pop(ask, None)))
+            return count.woken
+        return count.wait(self._clock, lambda: self._counts.pop(ask, None))
 
     def _not_appended(self, failure: Failure, ask: int) -> Failure:
         self._counts.pop(ask, None)
@@ -561,6 +571,17 @@ class RedisStore:
         assert isinstance(messages, Appended), "they come from append"
         return messages.elsewhere
 
+    def presence(self, recipient: str) -> Deferred[tuple[int, float]]:
+        """See ``SharedStore.presence``."""
+        self._asks += 1
+        ask = self._asks
+        count = self._counts[ask] = _Count()
+        asked = self._ask(self._clock.seconds(), "who", self.process, ask, recipient)
+        counted = asked.addCallback(lambda reply: self._counted(reply[0], count, ask))
+        return counted.addCallbacks(
+            lambda waiting: (waiting, count.ago), self._not_appended, errbackArgs=(ask,)
+        )
+
     def tell(self, kind: str, id: str) -> None:  # noqa: A002
         """See ``SharedStore.tell``."""
         self._publish("told", f"{self.process} {kind} {id}")
@@ -624,7 +645,8 @@ class RedisStore:
         elif kind == b"process":
             about, _, rest = said.partition(b" ")
             if about == b"woken":
-                self._reported(*map(int, rest.split()))
+                ask, woken, ago = rest.split()
+                self._reported(int(ask), int(woken), float(ago))
             else:
                 self.calls.heard(about, rest)
         elif self._readers is not None and kind == b"all":
@@ -635,27 +657,35 @@ class RedisStore:
                 self._heard[kind_](id_)
 
     def _wake(self, said: bytes) -> None:
+        """Wake readers of this process, or say who waits, as another process has asked; and report."""
         process, ask, name = said.split(b" ", 2)
+        asks = ask.startswith(b"?")
+        number = int(ask[asks:])
         if process == self.process.encode():
-            self._reported(int(ask), 0)  # the hub sees to its own readers
+            self._reported(number, 0)  # the hub sees to its own readers
             return
         woken: Maybe[int] = 0
+        ago: float | None = None
         if said != self._last_wake and self._readers is not None:
             # It comes once for each key at which readers stand here, and the first finds all of them.
             self._last_wake = said
-            woken = self._readers.wake(name.decode())
+            recipient = name.decode()
+            if asks:
+                woken, ago = self._readers.waiting(recipient), self._readers.last_seen(recipient)
+            else:
+                woken = self._readers.wake(recipient)
         if process != b"-":
-            then(woken, partial(self._report, process.decode(), ask.decode()))
+            then(woken, partial(self._report, process.decode(), number, inf if ago is None else ago))
 
-    def _reported(self, ask: int, woken: int) -> None:
+    def _reported(self, ask: int, woken: int, ago: float = inf) -> None:
         count = self._counts.get(ask)
         if count is not None:
-            count.report(woken)
+            count.report(woken, ago)
             if count.complete:
                 del self._counts[ask]
 
-    def _report(self, process: str, ask: str, woken: int) -> None:
-        self._publish(f"process:{process}", f"woken {ask} {woken}")
+    def _report(self, process: str, ask: int, ago: float, woken: int) -> None:
+        self._publish(f"process:{process}", f"woken {ask} {woken} {ago}")
 
 
 @cache
