@@ -224,6 +224,12 @@ REDIS_COUNT_SECONDS = 1.0
 REDIS_STAND_SECONDS = 60.0
 """Wakes of a mailbox are listened to this long after its last reader left: most come back at once."""
 
+REDIS_STANDING = 100_000
+"""Names whose wakes are listened to, apart from those where readers wait, however many are asked for."""
+
+REDIS_LEFT_AT_ONCE = 100
+"""Beyond that each poll of a new name lets go of so many, those that were asked for longest ago."""
+
 REDIS_RETRY_SECONDS = 1.0
 """The longest pause between two attempts to reach a Redis that is away."""
 

@@ -1,4 +1,8 @@
-"""A Redis of one's own: in a directory, at a unix socket; it may be killed, paused and started again."""
+"""A Redis of one's own: in a directory, at a unix socket; it may be killed, paused and started again.
+
+``REDIS_SERVER`` in the environment names another program than ``redis-server``: the tests have been run with
+Redis 6.2.14 and 7.0.15 and Valkey 9.1.2.
+"""
 
 from __future__ import annotations
 

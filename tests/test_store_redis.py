@@ -374,6 +374,19 @@ def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluste
     assert data(parked.value) == ["hi"]
 
 
+def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_where_readers_wait(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cometd_lite.stores.redis.REDIS_STANDING", 10)
+    here = cluster.join()
+    parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
+    for number in range(200):
+        cluster.ask(here.poll((f"eve{number}",), OLDEST, 0.0))
+        assert len(here.store._standing) <= 11
+    assert cluster.ask(here.push(push("bob"))).delivered == 1
+    assert data(parked.value) == ["hi"]
+
+
 def test_a_process_that_does_not_report_holds_up_a_push_for_a_moment_only(cluster: Cluster) -> None:
     here, there = cluster.join(), cluster.join()
     cluster.begin(there.poll(("bob",), OLDEST, 100.0))

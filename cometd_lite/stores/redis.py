@@ -16,6 +16,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import islice, takewhile
 from math import inf
 from pathlib import Path
 from sys import intern
@@ -37,12 +38,14 @@ from ..limits import (
     POLL_BYTES,
     REDIS_COUNT_SECONDS,
     REDIS_EXPIRED_AT_ONCE,
+    REDIS_LEFT_AT_ONCE,
     REDIS_LOOK,
     REDIS_MAILBOX_COST,
     REDIS_MESSAGE_COST,
     REDIS_RETRY_SECONDS,
     REDIS_RUNS,
     REDIS_STAND_SECONDS,
+    REDIS_STANDING,
     STORE_NUMBERS_RESERVED,
     STORE_STALLED_SECONDS,
     Limits,
@@ -507,7 +510,7 @@ class RedisStore:
         """See ``Store.expire``; sees also whether Redis still answers, and who need not be listened to."""
         if self._connection is None:
             return None
-        self._leave(now)
+        self._leave_old(now)
         self._look_for_processes()
         expired = self._ask(now, "expire", RECEIPTS)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._reconnect)
@@ -619,17 +622,19 @@ class RedisStore:
             standing[key] = now
         if new and self._connection is not None:
             self._connection.subscribe("SUBSCRIBE", *[f"{self._prefix}wake:{key}" for key in new])
+        if len(standing) > REDIS_STANDING:
+            self._leave(list(islice(standing, REDIS_LEFT_AT_ONCE)), now)
 
-    def _leave(self, now: float) -> None:
+    def _leave_old(self, now: float) -> None:
         """Listen no longer where nobody has waited for some time."""
+        old = now - REDIS_STAND_SECONDS
+        self._leave(list(takewhile(lambda key: self._standing[key] <= old, self._standing)), now)
+
+    def _leave(self, keys: Iterable[str], now: float) -> None:
+        """Listen no longer at those of the keys where nobody waits."""
         standing = self._standing
-        old = []
-        for key, asked in standing.items():
-            if asked > now - REDIS_STAND_SECONDS:
-                break
-            old.append(key)
         gone = []
-        for key in old:
+        for key in keys:
             del standing[key]
             if self._readers is not None and self._readers.waiting(key):
                 standing[key] = now

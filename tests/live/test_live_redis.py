@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -246,6 +247,17 @@ def test_a_bayeux_client_may_send_each_request_to_another_process(pair):
     assert there.get("/poll/chat/b").data == [{"n": 1}]
     assert client.ask("/meta/disconnect")[0]["successful"]
     assert client.connect()[0]["error"].startswith("402")
+
+
+def test_a_bayeux_client_that_polls_by_callback_may_ask_any_process(pair):
+    here, there = pair
+    client = Client(here).begin()
+    message = [{"channel": "/meta/subscribe", "subscription": "/chat/a", "clientId": client.id}]
+    said = quote(orjson.dumps(message))
+    answer = there.get(f"/cometd?jsonp=told&message={said}")
+    assert answer.status == 200
+    assert b"told([{" in answer.body
+    assert b'"successful":true' in answer.body
 
 
 def test_a_bayeux_client_that_leaves_is_known_to_have_left_by_the_process_that_holds_it(pair):
