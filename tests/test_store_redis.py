@@ -276,6 +276,22 @@ def test_a_redis_without_room_refuses_pushes_until_there_is(kept: RedisServer) -
     cluster.ask(here.push(push("bob")))
 
 
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_store_can_be_closed_while_redis_is_away(kept: RedisServer, *, was_there: bool) -> None:
+    cluster = Cluster(kept, "p")
+    if was_there:
+        here = cluster.join()
+        kept.kill()
+    else:
+        kept.kill()
+        with pytest.raises(AssertionError, match="still parked"):
+            cluster.join()
+        here = cluster.hubs[0]
+    cluster.wires.settle()
+    cluster.ask(here.store.close())
+    assert not cluster.clock.getDelayedCalls()
+
+
 # -- a Redis that has lost something
 
 

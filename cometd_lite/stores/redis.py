@@ -231,6 +231,8 @@ class RedisStore:
                 connection: Any = await self._endpoint.connect(factory)
                 entering = Deferred.fromCoroutine(self._enter(connection))
                 await entering.addTimeout(STORE_STALLED_SECONDS, self._clock)
+            except CancelledError:
+                return  # the store was closed
             except Exception as error:  # noqa: BLE001  whatever it was, it is tried again
                 if self._is_unusable(error):
                     return
