@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -86,10 +86,15 @@ class Running:
         eventually(holds, f"{text!r}; it said {self.said!r}")
 
     def stop(self) -> None:
-        """End it, and all that it has started; what has ended already stays so."""
+        """End it, and all that it has started; it must not have failed. What has ended already stays so."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(PATIENCE)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            raise
         assert "Traceback" not in self.said, self.said
 
 
@@ -210,9 +215,10 @@ class Walk:
         return path
 
     def stop(self) -> None:
-        """End whatever is still running, the last one first."""
-        for running in reversed(self._running):
-            running.stop()
+        """End whatever is still running, the last one first; none of it must have failed."""
+        with ExitStack() as ends:
+            for running in self._running:
+                ends.callback(running.stop)
 
 
 def in_order(said: str, shows: Sequence[str]) -> None:
