@@ -72,6 +72,7 @@ class Wires:
         self.clock = clock
         self.wires: list[Wire] = []
         self.patience = 10.0
+        self._made: list[Wire] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
@@ -80,8 +81,14 @@ class Wires:
         except OSError:
             return fail(ConnectError())
         self.wires.append(wire)
+        self._made.append(wire)
         protocol.makeConnection(wire)
         return succeed(protocol)
+
+    def close(self) -> None:
+        """End every connection that was made."""
+        for wire in self._made:
+            wire.abortConnection()
 
     def settle(self) -> None:
         """Take in what comes, until nothing but answers to our own question has come at any connection.

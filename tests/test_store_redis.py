@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from helpers import Outcome, data, push
@@ -33,6 +33,8 @@ from cometd_lite.stores.resp import Address
 class Cluster:
     """Several processes at one Redis, each a hub with a store, on one clock."""
 
+    made: ClassVar[list[Cluster]] = []
+
     def __init__(self, server: RedisServer, prefix: str, **limits: Any) -> None:
         self.server = server
         self.prefix = prefix
@@ -41,6 +43,7 @@ class Cluster:
         self.clock.advance(1_000)
         self.wires = Wires(server.socket, self.clock)
         self.hubs: list[Hub] = []
+        self.made.append(self)
 
     def join(self) -> Hub:
         """Start one more process."""
@@ -67,7 +70,11 @@ class Cluster:
             self.ask(hub.store.close())
 
 
-Clusters = Callable[..., Cluster]
+@pytest.fixture(autouse=True)
+def no_connection_is_left() -> Iterator[None]:
+    yield
+    while Cluster.made:
+        Cluster.made.pop().wires.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -160,35 +160,35 @@ def test_a_password_and_tls_lead_to_redis(tmp_path, run):
 
 def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
     ports = [free_port() for _ in range(3)]
-    servers = []
-    for number, name in enumerate(("one", "two")):
-        (tmp_path / name).mkdir()
-        follows = ("--replicaof", "127.0.0.1", str(ports[0])) if number else ()
-        servers.append(RedisServer(tmp_path / name, *follows, port=ports[number]).start())
-    (tmp_path / "sentinel.conf").write_text(
-        f"port {ports[2]}\nsentinel monitor comet 127.0.0.1 {ports[0]} 1\n"
-        "sentinel down-after-milliseconds comet 500\nsentinel failover-timeout comet 2000\n"
-    )
-    sentinel = subprocess.Popen(
-        [servers[0].program, tmp_path / "sentinel.conf", "--sentinel"], stdout=subprocess.DEVNULL
-    )
-    eventually(lambda: b"master_link_status:up" in servers[1].ask("INFO", "replication"))
-    store = f"redis+sentinel://127.0.0.1:{ports[2]}/comet"
-    here, there = run("--store", store), run("--store", store)
-    first = push(here, "/bob", "1").json["id"]
-    parked = there.park(f"/poll/bob?after={first}&wait=100", "bob")
-    eventually(lambda: b"slave0:" in servers[0].ask("INFO", "replication"))
-    assert servers[0].ask("WAIT", 1, 1_000) == 1
-    servers[0].kill()
-    deadline = time.monotonic() + PATIENCE
-    while here.ask("POST", "/push/bob", "2").status >= 300:
-        assert time.monotonic() < deadline, "no failover"
-    answer = parked.answer().json
-    assert [message["data"] for message in answer["messages"]] == ["2"]
-    assert answer["gap"] is False
-    sentinel.kill()
-    sentinel.wait()
-    servers[1].kill()
+    with ExitStack() as stack:
+        servers = []
+        for number, name in enumerate(("one", "two")):
+            (tmp_path / name).mkdir()
+            follows = ("--replicaof", "127.0.0.1", str(ports[0])) if number else ()
+            servers.append(RedisServer(tmp_path / name, *follows, port=ports[number]).start())
+            stack.callback(servers[-1].kill)
+        (tmp_path / "sentinel.conf").write_text(
+            f"port {ports[2]}\nsentinel monitor comet 127.0.0.1 {ports[0]} 1\n"
+            "sentinel down-after-milliseconds comet 500\nsentinel failover-timeout comet 2000\n"
+        )
+        sentinel = subprocess.Popen(
+            [servers[0].program, tmp_path / "sentinel.conf", "--sentinel"], stdout=subprocess.DEVNULL
+        )
+        stack.callback(sentinel.wait)
+        stack.callback(sentinel.kill)
+        eventually(lambda: b"master_link_status:up" in servers[1].ask("INFO", "replication"))
+        store = f"redis+sentinel://127.0.0.1:{ports[2]}/comet"
+        here, there = run("--store", store), run("--store", store)
+        for program in (here, there):
+            reached(program)
+        first = push(here, "/bob", "1").json["id"]
+        parked = there.park(f"/poll/bob?after={first}&wait=100", "bob")
+        eventually(lambda: servers[0].ask("WAIT", 1, 1_000) == 1, "the replica has all")
+        servers[0].kill()
+        push(here, "/bob", "2")
+        answer = parked.answer().json
+        assert [message["data"] for message in answer["messages"]] == ["2"]
+        assert answer["gap"] is False
 
 
 # -- Bayeux
