@@ -82,8 +82,8 @@ class Door:
         self.authorize = authorize
         self.clients = clients
 
-    def admit(self, request: Request, *, changes: bool) -> None:
-        """Raise the refusal of a request whose Host or Origin may not come in."""
+    def admit(self, request: Request, changes: bool) -> None:
+        """Raise the refusal of a request whose Host or Origin may not come in, or may not change anything."""
         given = fields(request)
         if given.host != self._host:
             self.hosts.check(given.host)

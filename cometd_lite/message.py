@@ -11,7 +11,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import orjson
 
@@ -58,6 +58,9 @@ NOW = Cursor("now", 0)
 _WORDS = {"oldest": OLDEST, "now": NOW}
 
 
+Form: TypeAlias = Literal["json", "text", "octets"]
+
+
 class Content(NamedTuple):
     """A body and its media type, checked to be what the type says.
 
@@ -66,7 +69,7 @@ class Content(NamedTuple):
 
     body: bytes
     type: str
-    form: Literal["json", "text", "octets"]
+    form: Form
 
     @classmethod
     def parse(cls, body: bytes, media_type: str | None) -> Self:
@@ -77,22 +80,19 @@ class Content(NamedTuple):
         """
         if not body:
             raise ValueError("The body is empty; a message has at least one byte.")
-        essence = (media_type or "").partition(";")[0].strip().lower()
-        if media_type is None or essence in {"", "application/x-www-form-urlencoded"}:
+        form = None if media_type is None else _form(media_type)
+        if media_type is None or form is None:
             if _is_utf8(body):
                 return cls(body, TEXT_TYPE, "text")
             return cls(body, OCTETS_TYPE, "octets")
-        if _JSON.fullmatch(essence):
+        if form == "json":
             try:
                 orjson.loads(body)
             except orjson.JSONDecodeError as error:
                 raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
-            return cls(body, media_type, "json")
-        if essence.startswith("text/"):
-            if not _is_utf8(body):
-                raise ValueError("The body of a text type must be UTF-8.")
-            return cls(body, media_type, "text")
-        return cls(body, media_type, "octets")
+        elif form == "text" and not _is_utf8(body):
+            raise ValueError("The body of a text type must be UTF-8.")
+        return cls(body, media_type, form)
 
     @classmethod
     def of(cls, data: Any) -> Self:
@@ -211,12 +211,19 @@ class Batch:
         return bool(self.messages) or self.gap
 
     @property
+    def place(self) -> bytes:
+        """The text of the cursor, which is mostly the id of the last message."""
+        if self.messages and self.messages[-1].cursor is self.cursor:
+            return self.messages[-1].id.encode()
+        return str(self.cursor).encode()
+
+    @property
     def json(self) -> bytes:
         """The body of a poll's answer (HTTP.md, "Poll"), with a line's end, for terminals."""
         messages = self.messages
         return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
             messages[0].json if len(messages) == 1 else b",".join([message.json for message in messages]),
-            str(self.cursor).encode(),
+            self.place,
             b"true" if self.gap else b"false",
             b"true" if self.more else b"false",
         )
@@ -247,6 +254,17 @@ class Receipt(NamedTuple):
                 "recipients": self.recipients,
             }
         )
+
+
+@lru_cache(maxsize=256)
+def _form(media_type: str) -> Form | None:
+    """Return how a body of a media type is shown; None where the type says nothing of it."""
+    essence = media_type.partition(";")[0].strip().lower()
+    if essence in {"", "application/x-www-form-urlencoded"}:
+        return None
+    if _JSON.fullmatch(essence):
+        return "json"
+    return "text" if essence.startswith("text/") else "octets"
 
 
 def timestamp(seconds: float) -> str:

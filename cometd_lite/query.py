@@ -207,23 +207,19 @@ def start(query: Query, given: Fields) -> Cursor:
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
     """Return the messages of a push's body: one, or one for each line of NDJSON."""
-    media_type = None if content_type is None else _media_type(content_type)
-    if media_type is not None and _is_lines(media_type):
-        return _lines(body)
-    return (content(body, media_type),)
+    if content_type is None:
+        return (content(body, None),)
+    media_type, is_lines = _media_type(content_type)
+    return _lines(body) if is_lines else (content(body, media_type),)
 
 
 @lru_cache(maxsize=256)
-def _media_type(content_type: bytes) -> str:
+def _media_type(content_type: bytes) -> tuple[str, bool]:
+    """Return a media type as text, and whether it is NDJSON's."""
     text = content_type.decode("latin-1")
     if len(text) > bounds.MEDIA_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(text):
         raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
-    return text
-
-
-@lru_cache(maxsize=256)
-def _is_lines(media_type: str) -> bool:
-    return media_type.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
+    return text, text.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
 
 
 def idempotency_key(key: bytes | None) -> str | None:

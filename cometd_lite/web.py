@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from http import HTTPStatus
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from klein import Klein
 from klein.resource import KleinResource
@@ -53,6 +53,7 @@ from .metrics import ROUTES, prometheus
 from .openapi import Interface
 from .pages import pages
 from .query import (
+    Fields,
     PollAsked,
     PushAsked,
     event_name,
@@ -92,7 +93,7 @@ def _route(app: Klein, path: str, *methods: str, changes: bool = False) -> Calla
         @wraps(handler)
         def endpoint(self: Routes, request: Request, **names: str) -> Any:
             try:
-                self.door.admit(request, changes=changes)
+                self.door.admit(request, changes)
                 answer = handler(self, request, **names)
             except CometError as error:
                 return self.send(self.problem(error), request)
@@ -149,6 +150,7 @@ class Routes:
         self.show_metrics = metrics
         self.show_console = console
         self.show_openapi = openapi
+        self._last_poll: _LastPoll | None = None
         self._document: tuple[bytes, bytes] | None = None
         self.listeners = Listeners(hub, limits.max_sessions)
         self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux)
@@ -200,9 +202,7 @@ class Routes:
     @_route(app, "/poll/<path:name>", "GET")
     def poll(self, request: Request, name: str | None = None) -> Maybe[Answer] | int:
         """Hold the request until the recipients have a message for it (HTTP.md, "Poll")."""
-        text = query.text_of(request)
-        look = request.method == b"HEAD"
-        asked, after = query.poll_asked(name, text, fields(request), self.limits.max_wait, look=look)
+        asked, after = self._poll_asked(request, name)
         found: Maybe[Batch] | None
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
@@ -217,6 +217,16 @@ class Routes:
         if waits(found):
             return found.addCallback(answers.of_poll, asked)
         return answers.of_poll(found, asked)
+
+    def _poll_asked(self, request: Request, name: str | None) -> tuple[PollAsked, Cursor | None]:
+        text, given, look = query.text_of(request), fields(request), request.method == b"HEAD"
+        last = self._last_poll
+        # serving/ has one query for all who come with the same line, as those do who were woken together.
+        if last is not None and (last[0] is text and last[1] is given and last[2] == (name, look)):
+            return last[3], last[4]
+        asked, after = query.poll_asked(name, text, given, self.limits.max_wait, look=look)
+        self._last_poll = _LastPoll(text, given, (name, look), asked, after)
+        return asked, after
 
     def _hold(self, request: Any, asked: PollAsked, after: Cursor) -> Maybe[Batch] | None:
         """Return what a poll is answered with; None where a reader holds the request, and answers it."""
@@ -613,7 +623,7 @@ class Routes:
     def unrouted(self, request: Any, failure: Failure) -> Any:
         """Answer what no route has answered: preflights, unknown paths and methods, bodies too large."""
         try:
-            self.door.admit(request, changes=False)
+            self.door.admit(request, False)
             error = failure.value
             if request.method == b"OPTIONS" and isinstance(error, (NoSuchPath, NoSuchMethod)):
                 return self.send(self._preflight(error, request), request)
@@ -651,6 +661,17 @@ class Routes:
         if isinstance(error, BadHost):
             return BadRequest("The Host header is not the name of a host.")
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
+
+
+class _LastPoll(NamedTuple):
+    """What a poll has asked for, and by what: the next one often comes with the very same."""
+
+    text: bytes
+    given: Fields
+    target: tuple[str | None, bool]
+    """The name in the path, and whether it is a HEAD: a query of one byte or none is that of many lines."""
+    asked: PollAsked
+    after: Cursor | None
 
 
 class _Waiting:

@@ -93,6 +93,9 @@ class HTTPFactory:
         self.status_lines: dict[int, bytes] = {}
         self.last_answer: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         """Status line, head and body of an answer, and what was sent for it: a fan-out sends it often."""
+        self.last_line: tuple[bytes, Target, bytes, bytes] | None = None
+        """The last request line that was recognised, its target, URI and query: those woken by one push come
+        back with the same."""
         self.targets: dict[bytes, Target] = {}
         """What request lines mean, by all up to their query, or by the whole line where there is none."""
         self._heads: dict[bytes, Head] = {}

@@ -263,22 +263,31 @@ class HTTPConnection:
     def _begin(self, line: bytes, head: Head) -> None:
         """Begin with the request of a complete head: call its route, or read its body first."""
         factory = self.factory
-        cut = line.find(b"?") + 1
-        known = factory.targets.get(line[:cut] if cut else line)
-        if known is None or head.host is None:
+        last = factory.last_line
+        if last is None or last[0] != line:
+            last = self._recognised(line)
+        if last is None or head.host is None:
             self._begin_anew(line, head)
             return
-        # All that is new in the line is its query.
+        self.closing = head.close
+        _, target, uri, query = last
+        request = Request(self, head, target[0], uri, target[1], query, 1, factory.seconds())
+        self._serve_request(request, target)
+
+    def _recognised(self, line: bytes) -> tuple[bytes, Target, bytes, bytes] | None:
+        """Return what a line means of which all but the query was seen before; None for any other."""
+        factory = self.factory
+        cut = line.find(b"?") + 1
+        known = factory.targets.get(line[:cut] if cut else line)
+        if known is None:
+            return None
         query = line[cut:-9] if cut else b""
         if cut and (
             line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE) or len(line) >= factory.bounds.target
         ):
-            self._begin_anew(line, head)
-            return
-        self.closing = head.close
-        method, path, _, _ = known
-        uri = line[len(method) + 1 : -9]
-        self._serve_request(Request(self, head, method, uri, path, query, 1, factory.seconds()), known)
+            return None
+        factory.last_line = last = (line, known, line[len(known.method) + 1 : -9], query)
+        return last
 
     def _begin_anew(self, line: bytes, head: Head) -> None:
         """Begin with a request whose line is not known: as ``_begin``, by all of the grammar."""

@@ -56,7 +56,8 @@ class MemoryStore:
 
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
         """See ``Store.append``."""
-        self._expire_soon(now)
+        if self._expiries and self._expiries[0][0] <= now:
+            self._expire_soon(now)
         message = self._append_one(push, now, created_at)
         if message is not None:
             return (message,)
@@ -109,7 +110,8 @@ class MemoryStore:
                 heapify(self._expiries)
         self._log[message.sequence] = message
         self.memory += size
-        self._answers.clear()
+        if self._answers:
+            self._answers.clear()
 
     def retract(self, messages: Sequence[Message]) -> None:
         """See ``Store.retract``."""
@@ -134,7 +136,9 @@ class MemoryStore:
             messages = batch.messages
             if not messages:
                 return batch
-            size = MESSAGE_OVERHEAD + sum([len(message.json) for message in messages])
+            size = MESSAGE_OVERHEAD + (
+                len(messages[0].json) if len(messages) == 1 else sum([len(one.json) for one in messages])
+            )
             if self._answers_size + size > ANSWERS_BYTES:
                 self._answers.clear()
             self._answers_size = self._answers_size + size if self._answers else size

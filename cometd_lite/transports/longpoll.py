@@ -49,6 +49,6 @@ def _raw(batch: Batch) -> Answer:
 
 
 def _head(batch: Batch) -> bytes:
-    cursor = str(batch.cursor).encode()
+    cursor = batch.place
     gap = b"Comet-Gap: true\r\n" if batch.gap else b""
     return b'%bComet-Cursor: %b\r\nETag: "%b"\r\n%b' % (_COMMON, cursor, cursor, gap)

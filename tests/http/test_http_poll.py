@@ -723,3 +723,24 @@ def test_a_push_while_the_server_stops_is_a_503(server):
     assert answer.status == 503
     assert answer.json["type"].endswith("stopping")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("query", ["", "?", "?x", "?wait=0"])
+def test_polls_that_are_alike_but_for_the_name_are_each_their_own(server, query):
+    server.push("/bob", "for bob")
+    server.push("/alice", "for alice")
+    assert server.ask("HEAD", f"/poll/bob{query}").status == 200
+    assert server.read(f"/poll/bob{query}") == ["for bob"]
+    assert server.read(f"/poll/alice{query}") == ["for alice"]
+
+
+def test_readers_who_come_back_with_the_same_line_are_told_the_same(server):
+    place = server.get("/poll/bob?after=now&wait=0").json["cursor"]
+    polls = [server.park(f"/poll/bob?after={place}") for _ in range(3)]
+    server.push("/bob", "one")
+    assert [poll.answer.json["messages"][0]["data"] for poll in polls] == ["one"] * 3
+    again = polls[0].answer.json["cursor"]
+    polls = [server.park(f"/poll/bob?after={again}") for _ in range(3)]
+    assert server.read(f"/poll/bob?after={place}&wait=0") == ["one"]
+    server.push("/bob", "two")
+    assert [poll.answer.json["messages"][0]["data"] for poll in polls] == ["two"] * 3
