@@ -115,17 +115,27 @@ class _Coming:
     """A push that has its numbers and its room, and waits for its commit.
 
     ``size`` is the bytes that each of its recipients gets, ``memory`` what all of it is counted with.
-    ``offset`` makes its times seconds since 1970.
+    ``offset`` makes its times seconds since 1970. ``crowded``: there may be room only where something goes.
     """
 
-    __slots__ = ("deferred", "memory", "messages", "offset", "push", "receipt", "size")
+    __slots__ = ("crowded", "deferred", "memory", "messages", "offset", "push", "receipt", "size")
 
-    def __init__(self, push: Push, messages: list[Message], size: int, memory: int, offset: float) -> None:
+    def __init__(
+        self,
+        push: Push,
+        messages: list[Message],
+        size: int,
+        memory: int,
+        offset: float,
+        *,
+        crowded: bool,
+    ) -> None:
         self.push = push
         self.messages = messages
         self.size = size
         self.memory = memory
         self.offset = offset
+        self.crowded = crowded
         self.receipt: KeptRecord | None = None
         self.deferred: Deferred[Sequence[Message]] = Deferred()
 
@@ -166,16 +176,17 @@ class _Watched(MemoryStore):
                 makes_room = push
         messages = self._numbered(push, now, created_at, self.numbered)
         memory = sum([cost(message) for message in messages])
-        made = [name for name in recipients if name not in self._mailboxes and name not in self._made_soon]
-        mailboxes = len(self._mailboxes) + len(self._made_soon) + len(made)
+        mailboxes, soon = self._mailboxes, self._made_soon
+        made = [name for name in recipients if name not in mailboxes and name not in soon]
         if (
             self.memory + memory + len(made) * MAILBOX_OVERHEAD > limits.max_memory
-            or mailboxes > limits.max_recipients
+            or len(mailboxes) + len(soon) + len(made) > limits.max_recipients
         ):
-            self._check_server(messages, self._made_soon, makes_room=makes_room)
+            self._check_server(messages, soon, makes_room=makes_room)
         self.numbered += len(messages)
         self.memory += memory
-        self._made_soon.update(made)
+        if made:
+            soon.update(made)
         count = len(push.contents)
         for recipient in recipients:
             held = self._coming.get(recipient)
@@ -184,7 +195,7 @@ class _Watched(MemoryStore):
             else:
                 held[0] += count
                 held[1] += size
-        return _Coming(push, messages, size, memory, created_at - now)
+        return _Coming(push, messages, size, memory, created_at - now, crowded=crowded)
 
     def drop(self, coming: _Coming) -> None:
         """Give up the room of a push that does not come after all."""
@@ -202,14 +213,15 @@ class _Watched(MemoryStore):
         """Put a push into its mailboxes, where readers see it."""
         self.drop(coming)
         push = coming.push
-        if push.queue and self._is_crowded(push, coming.size):
-            # It had room when it was accepted. A take may have given back since what was to make room;
+        if coming.crowded:
+            # There was something that may go when it was accepted. A take may have given that back since;
             # then the mailbox holds a little more, until the next push.
             with suppress(MailboxFull):
                 self._make_room(push)
         for message in coming.messages:
             self.keep(message)
-        self._made_soon.difference_update(push.recipients)
+        if self._made_soon:
+            self._made_soon.difference_update(push.recipients)
         self.sequence = coming.messages[-1].sequence
 
     def _is_crowded(self, push: Push, size: int) -> bool:
