@@ -200,11 +200,11 @@ class Poll(Reader[Batch]):
 
     def see(self, found: Batch) -> bool:
         """Answer with messages or a gap."""
-        if found:
+        if found.messages or found.gap:
             self.answer(self.counted(found))
-        else:
-            self.after = found.cursor
-        return bool(found)
+            return True
+        self.after = found.cursor
+        return False
 
     def settled(self) -> bool:
         """Whether it is known where ``now`` was."""

@@ -48,6 +48,8 @@ class MemoryStore:
         self._answers: dict[tuple[tuple[str, ...], Cursor, int], Batch] = {}
         """What readers were given since the last change: those of a fan-out all ask the same."""
         self._answers_size = 0
+        self._nothing = Batch((), OLDEST)
+        """What the last reader was given who had everything: the next one often stands where it does."""
         self._lost = _Losses(limits.max_recipients)
         self._acknowledged: dict[str, int] = {}
         """How far the readers of each pattern came back."""
@@ -158,7 +160,9 @@ class MemoryStore:
             kept = mailbox.messages
             newest = kept[-1]
             if newest.sequence <= place >= mailbox.lost:
-                return Batch((), after)
+                if self._nothing.cursor is not after:
+                    self._nothing = Batch((), after)
+                return self._nothing
             if place < newest.sequence and (len(kept) == 1 or kept[-2].sequence <= place):
                 return Batch((newest,), newest.cursor, place < mailbox.lost)
         elif known:
