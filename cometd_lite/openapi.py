@@ -522,7 +522,7 @@ class Interface:
             },
             "text/plain": text,
             "application/octet-stream": text,
-            _ANY_TYPE: {},
+            _ANY_TYPE: {"schema": {"minLength": 1}},
         }
         receipt = {"recipient": "$response.body#/recipients/0", "after": "$response.body#/id"}
         links = {"poll": {"operationId": "pollRecipient", "parameters": receipt}}

@@ -138,7 +138,8 @@ def test_a_daemon_that_cannot_begin_says_so_to_its_shell(tmp_path):
     )
     assert shell.returncode == 1
     assert b"The store" in shell.stdout + shell.stderr
-    assert "is no database, or a damaged one" in (tmp_path / "log").read_text()
+    # The shell is told first, and the log then.
+    eventually(lambda: "is no database, or a damaged one" in (tmp_path / "log").read_text())
 
 
 @pytest.mark.parametrize("store", ["sqlite", "sqlite:", "postgres:x", "Memory"])
