@@ -77,11 +77,7 @@ class RedisServer:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(str(self.socket))
-            connection.sendall(hiredis.pack_command(words))
-            reader = hiredis.Reader()
-            while (reply := reader.gets()) is False:
-                reader.feed(connection.recv(65_536))
-            return reply
+            return ask(connection, *words)
 
     def _answers(self) -> bool:
         try:
@@ -89,6 +85,15 @@ class RedisServer:
             return reply == b"PONG" or str(reply).startswith("NOAUTH")
         except OSError:
             return False
+
+
+def ask(connection: socket.socket, *words: Any) -> Any:
+    """Return the reply to one command on a connection to a Redis or a Sentinel."""
+    connection.sendall(hiredis.pack_command(words))
+    reader = hiredis.Reader()
+    while (reply := reader.gets()) is False:
+        reader.feed(connection.recv(65_536))
+    return reply
 
 
 def free_port() -> int:

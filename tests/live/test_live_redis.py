@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from program import PATIENCE, Program, eventually, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from redis_server import RedisServer, free_port
+from redis_server import RedisServer, ask, free_port
 
 
 @pytest.fixture
@@ -158,6 +159,14 @@ def test_a_password_and_tls_lead_to_redis(tmp_path, run):
     server.kill()
 
 
+def knows_a_replica(sentinel):
+    """Whether a Sentinel has heard of a replica that hears its master, though it asks only now and then."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", sentinel), timeout=5) as connection:
+        replicas = ask(connection, "SENTINEL", "REPLICAS", "comet")
+        return any(b"ok" in fields[fields.index(b"master-link-status") + 1] for fields in replicas)
+    return False
+
+
 def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
     ports = [free_port() for _ in range(3)]
     with ExitStack() as stack:
@@ -177,6 +186,7 @@ def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
         stack.callback(sentinel.wait)
         stack.callback(sentinel.kill)
         eventually(lambda: b"master_link_status:up" in servers[1].ask("INFO", "replication"))
+        eventually(lambda: knows_a_replica(ports[2]), "the Sentinel knows whom to promote")
         store = f"redis+sentinel://127.0.0.1:{ports[2]}/comet"
         here, there = run("--store", store), run("--store", store)
         for program in (here, there):
