@@ -304,7 +304,9 @@ def _parameters(limits: Limits) -> Document:
         ),
         "id": _path("id", "A listener's id.", _text(pattern=_LISTENER)),
         "kind": _path(
-            "kind", "What a client puts behind the path: its kind of message.", _text(pattern=f"^{_ANY}+$")
+            "kind",
+            "What a client puts behind the path: its kind of message.",
+            _text(pattern=r"^[^/\n][^\n]*$"),
         ),
         "to-rcpt": _query("rcpt", rcpt, _schema("Names")),
         "of-rcpt": _query("rcpt", rcpt, _schema("Readables")),
@@ -522,7 +524,7 @@ class Interface:
             },
             "text/plain": text,
             "application/octet-stream": text,
-            _ANY_TYPE: {"schema": {"minLength": 1}},
+            _ANY_TYPE: {},
         }
         receipt = {"recipient": "$response.body#/recipients/0", "after": "$response.body#/id"}
         links = {"poll": {"operationId": "pollRecipient", "parameters": receipt}}
