@@ -243,7 +243,7 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
     return TreqDriver(comet.resource())
 
 
-def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver) -> WireDriver:
+def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver, prefix: bytes = b"") -> WireDriver:
     routes = comet.routes
     bounds = Bounds(body=comet.limits.max_body)
     factory = HTTPFactory(
@@ -251,6 +251,7 @@ def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver) -> WireDrive
         clock=Clock(),
         malformed=routes.malformed,
         bounds=bounds,
+        prefix=prefix,
         on_answer=comet.hub.metrics.count_request,
         proxies=comet.proxies or None,
     )

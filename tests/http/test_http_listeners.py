@@ -6,7 +6,7 @@ import re
 
 import orjson
 import pytest
-from exchanges import Server, TreqDriver
+from exchanges import Server, TreqDriver, by_serving
 from twisted.web.resource import Resource
 
 from cometd_lite.limits import LISTENER_SECONDS, LISTENER_SECONDS_MOST, Limits
@@ -477,11 +477,13 @@ def test_other_methods_are_a_405(server):
 
 
 def test_a_location_is_where_the_listener_is_even_below_another_path(server):
-    if not isinstance(server.driver, TreqDriver):
-        pytest.skip("only twisted.web mounts the routes below a path")
-    root = Resource()
-    root.putChild(b"comet", server.comet.resource())
-    below = Server(server.comet, server.clock, TreqDriver(root))
+    if isinstance(server.driver, TreqDriver):
+        root = Resource()
+        root.putChild(b"comet", server.comet.resource())
+        driver = TreqDriver(root)
+    else:
+        driver = by_serving(server.comet, prefix=b"/comet")
+    below = Server(server.comet, server.clock, driver)
     location = below.ask("POST", "/comet/register").headers["location"]
     assert location.startswith("/comet/listeners/")
     assert below.get(location).status == 200
