@@ -35,7 +35,7 @@ from .limits import (
 )
 from .message import NOW, OLDEST, Batch, Cursor, Message, Push, Receipt
 from .metrics import Metrics
-from .registry import Parked, Registry, Woken
+from .registry import Parked, Registry, Waiting, Woken
 from .stores import Contents, Record, Repeated, SharedStore, Store
 from .stores.records import RECEIPTS, fingerprint, receipt_id, receipt_of, receipt_value
 
@@ -262,20 +262,26 @@ class Follower(Reader[None]):
     """A stream or socket: parked until it leaves, it is told every batch that comes after its cursor.
 
     ``tell`` is given each batch and returns whether there may be another one at once; where it said no,
-    ``go_on`` is to be called when there may. ``ended`` fires when the server stops.
+    ``go_on`` is to be called when there may. ``waiting`` is told when the server stops; where it is None, the
+    Deferred ``ended`` is.
     """
 
     __slots__ = ("after", "ended", "ready", "tell")
 
     def __init__(
-        self, hub: Hub, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]
+        self,
+        hub: Hub,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        tell: Callable[[Batch], bool],
+        waiting: Waiting[None] | None,
     ) -> None:
         super().__init__(hub, recipients)
         self.after = after
         self.tell = tell
         self.ready = False
-        self.ended: Deferred[None] = Deferred(self.cancel)
-        self.deferred = self.ended
+        self.ended: Deferred[None] | None = None if waiting else Deferred(self.cancel)
+        self.deferred = waiting or self.ended
 
     def wake(self) -> Woken:
         """Tell what came after the cursor; return whether there was something."""
@@ -486,16 +492,23 @@ class Hub:
         """
         return self.park(Take(self, recipients, limit, gone), wait)
 
-    def follow(self, recipients: tuple[str, ...], after: Cursor, tell: Callable[[Batch], bool]) -> Follower:
+    def follow(
+        self,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        tell: Callable[[Batch], bool],
+        waiting: Waiting[None] | None = None,
+    ) -> Follower:
         """Park a reader that is told everything after a cursor, as it comes, until it leaves.
 
-        It begins when its ``go_on`` is called for the first time. Cancelling its ``ended`` forgets it; that
-        fires when the server stops. Raises ``ServerFull`` or ``Stopping``.
+        It begins when its ``go_on`` is called for the first time. ``waiting`` is told when the server stops,
+        and ``cancel`` forgets the reader. Without it that is the reader's Deferred ``ended``, which fires
+        then, and is to be cancelled. Raises ``ServerFull`` or ``Stopping``.
         """
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
-        follower = Follower(self, recipients, after, tell)
+        follower = Follower(self, recipients, after, tell, waiting)
         self.registry.hold(follower, None)
         return follower
 

@@ -274,7 +274,7 @@ class Routes:
 
     @_route(app, "/stream", "GET")
     @_route(app, "/stream/<path:name>", "GET")
-    def stream(self, request: Any, name: str | None = None) -> Maybe[None]:
+    def stream(self, request: Any, name: str | None = None) -> Maybe[None] | int:
         """Tell the recipients' messages as they come (HTTP.md, "Stream")."""
         given = fields(request)
         asked = parse_query(request.uri)
@@ -290,10 +290,14 @@ class Routes:
                 return None
             check_room(grant)
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
-            ended = stream.begin(recipients, after, lambda: _begin(request, head))
+            ended = stream.begin(recipients, after, partial(_begin, request, head))
             self.door.end_with(grant, ended, stream.end)
             return ended
 
+        if self.door.is_open and hasattr(request, "hold") and request.method != b"HEAD":
+            stream = Stream(request, self.hub, form, self._heartbeats, self._random)
+            stream.hold(recipients, after, partial(_begin, request, head))
+            return int(NOT_DONE_YET)
         return self.door.allowed(request, "poll", recipients, begin)
 
     @_route(app, "/ws", "GET", changes=True)

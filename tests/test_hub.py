@@ -486,6 +486,7 @@ def test_a_follower_that_leaves_while_it_is_told_is_told_no_more(here: Here) -> 
     follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave())
 
     def leave() -> bool:
+        assert follower.ended is not None
         follower.ended.addErrback(lambda failure: failure.trap(CancelledError))
         follower.ended.cancel()
         return True

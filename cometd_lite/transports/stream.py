@@ -237,15 +237,44 @@ class Stream(Paced):
         """
         follower = self._follower = self._hub.follow(recipients, after, self._tell)
         ended = follower.ended
+        assert ended is not None, "who follows without something that waits has a Deferred"
+        self._start(start)
+        ended.addCallbacks(self._say_goodbye, self._failed)
+        then(follower.go_on(), self._say_place)
+        return ended
+
+    def hold(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> None:
+        """Do as ``begin``, for a request of ``serving/``: that is held, and needs no Deferred (1 KB)."""
+        follower = self._follower = self._hub.follow(recipients, after, self._tell, self)
+        self._request.hold(self)
+        self._start(start)
+        then(follower.go_on(), self._say_place)
+
+    def callback(self, _: None) -> None:
+        """End the response: the server stops, or the stream's time is over."""
+        self._say_goodbye(None)
+        self._request.parked = None  # which is this: a cycle would live until old garbage is collected
+        self._request.finish()
+
+    def errback(self, fail: Any) -> None:
+        """Let a reader come back for whom it could not be found out where it begins."""
+        self._hub.store_failed(fail if isinstance(fail, Failure) else Failure(fail))
+        self.callback(None)
+
+    def cancel(self) -> None:
+        """Forget the reader: its connection is lost."""
+        follower = self._follower
+        self._leave()
+        if follower is not None:
+            follower.cancel()
+
+    def _start(self, start: Callable[[], None]) -> None:
         self._hub.metrics.streams += 1
         self._open = True
         start()
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
         self._number = self._heartbeats.add(self)
-        ended.addCallbacks(self._say_goodbye, self._failed)
-        then(follower.go_on(), self._say_place)
-        return ended
 
     def _tell(self, batch: Batch) -> bool:
         self._told = True

@@ -40,6 +40,7 @@ class Talk:
         self._push = push
         self._socket: Socket | None = None
         self._follower: Follower | None = hub.follow(recipients, after, self._tell)
+        assert self._follower.ended is not None, "who follows without something that waits has a Deferred"
         self.ended: Deferred[None] = self._follower.ended
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
         self.ended.addCallbacks(self._stopped, self._broken)
