@@ -113,7 +113,9 @@ class Reader(Parked[T]):
         except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
             self._failed(Failure())
             return False
-        return self.expect(found) if waits(found) else self.see(found)
+        if found.__class__ is not Batch and waits(found):  # the former is cheap, and mostly says it
+            return self.expect(found)
+        return self.see(found)
 
     def expect(self, found: Deferred[Batch]) -> Deferred[int]:
         """Look at what was asked for once it is there; return whether there was something."""
@@ -180,28 +182,10 @@ class Poll(Reader[Batch]):
         hub = self.hub
         return hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
 
-    def wake(self) -> Woken:
-        """Look for what there is now; where the store has it at once, on a straight road."""
-        if self.deferred is None or self._asking is not None:
-            return super().wake()
-        hub = self.hub
-        try:
-            found = hub.store.read(self.keys, self.after, self.limit, hub.clock.seconds())
-        except Exception:  # noqa: BLE001  one reader's failure must not keep the others from being woken
-            self._failed(Failure())
-            return False
-        if found.__class__ is not Batch and waits(found):
-            return self.expect(found)
-        if found.messages or found.gap:
-            self.answer(hub.counted(found))
-            return True
-        self.after = found.cursor
-        return False
-
     def see(self, found: Batch) -> bool:
         """Answer with messages or a gap."""
         if found.messages or found.gap:
-            self.answer(self.counted(found))
+            self.answer(self.hub.counted(found))
             return True
         self.after = found.cursor
         return False
@@ -262,11 +246,10 @@ class Follower(Reader[None]):
     """A stream or socket: parked until it leaves, it is told every batch that comes after its cursor.
 
     ``tell`` is given each batch and returns whether there may be another one at once; where it said no,
-    ``go_on`` is to be called when there may. ``waiting`` is told when the server stops; where it is None, the
-    Deferred ``ended`` is.
+    ``go_on`` is to be called when there may. ``waiting`` is told when the server stops.
     """
 
-    __slots__ = ("after", "ended", "ready", "tell")
+    __slots__ = ("after", "ready", "tell")
 
     def __init__(
         self,
@@ -274,14 +257,13 @@ class Follower(Reader[None]):
         recipients: tuple[str, ...],
         after: Cursor,
         tell: Callable[[Batch], bool],
-        waiting: Waiting[None] | None,
+        waiting: Waiting[None],
     ) -> None:
         super().__init__(hub, recipients)
         self.after = after
         self.tell = tell
         self.ready = False
-        self.ended: Deferred[None] | None = None if waiting else Deferred(self.cancel)
-        self.deferred = waiting or self.ended
+        self.deferred = waiting
 
     def wake(self) -> Woken:
         """Tell what came after the cursor; return whether there was something."""
@@ -497,13 +479,12 @@ class Hub:
         recipients: tuple[str, ...],
         after: Cursor,
         tell: Callable[[Batch], bool],
-        waiting: Waiting[None] | None = None,
+        waiting: Waiting[None],
     ) -> Follower:
         """Park a reader that is told everything after a cursor, as it comes, until it leaves.
 
-        It begins when its ``go_on`` is called for the first time. ``waiting`` is told when the server stops,
-        and ``cancel`` forgets the reader. Without it that is the reader's Deferred ``ended``, which fires
-        then, and is to be cancelled. Raises ``ServerFull`` or ``Stopping``.
+        It begins when its ``go_on`` is called for the first time. ``waiting``, a Deferred or the like, is
+        told when the server stops; ``cancel`` forgets the reader. Raises ``ServerFull`` or ``Stopping``.
         """
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
@@ -535,7 +516,7 @@ class Hub:
         That is set already, and need not be a Deferred; otherwise as ``park``.
         """
         found = reader.ask()
-        if found.__class__ is Batch or not waits(found):  # the former is cheap, and means the latter
+        if found.__class__ is Batch or not waits(found):
             if not (found.messages or found.gap):
                 reader.see(found)
                 if wait > 0 and not self.stopping:

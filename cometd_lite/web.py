@@ -183,7 +183,10 @@ class Routes:
         contents = query.contents(self._body(request), given.content_type)
         key = query.idempotency_key(given.idempotency_key)
         recipients, event, ttl, queue, overflow = asked
-        push = Push(recipients, contents, event, ttl, queue, overflow, key)
+        return self._charged(Push(recipients, contents, event, ttl, queue, overflow, key), grant)
+
+    def _charged(self, push: Push, grant: Grant | None) -> Maybe[Receipt]:
+        """Push, and count it against whoever pushes."""
         if grant is not None:
             charge(grant, push)
         return self.hub.push(push)
@@ -222,8 +225,8 @@ class Routes:
         text, given, look = query.text_of(request), fields(request), request.method == b"HEAD"
         last = self._last_poll
         # serving/ has one query for all who come with the same line, as those do who were woken together.
-        if last is not None and (last[0] is text and last[1] is given and last[2] == (name, look)):
-            return last[3], last[4]
+        if last is not None and last.text is text and last.given is given and last.target == (name, look):
+            return last.asked, last.after
         asked, after = query.poll_asked(name, text, given, self.limits.max_wait, look=look)
         self._last_poll = _LastPoll(text, given, (name, look), asked, after)
         return asked, after
@@ -290,13 +293,15 @@ class Routes:
                 return None
             check_room(grant)
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
-            ended = stream.begin(recipients, after, partial(_begin, request, head))
+            ended: Deferred[None] = Deferred(stream.cancel)
+            stream.begin(recipients, after, partial(_begin, request, head), partial(ended.callback, None))
             self.door.end_with(grant, ended, stream.end)
             return ended
 
         if self.door.is_open and hasattr(request, "hold") and request.method != b"HEAD":
+            # Over serving/ it need not pay for a Deferred, which takes as much memory as all the rest.
             stream = Stream(request, self.hub, form, self._heartbeats, self._random)
-            stream.hold(recipients, after, partial(_begin, request, head))
+            stream.begin(recipients, after, partial(_begin, request, head, stream), request.finish)
             return int(NOT_DONE_YET)
         return self.door.allowed(request, "poll", recipients, begin)
 
@@ -312,13 +317,8 @@ class Routes:
 
         def begin(grant: Grant | None) -> Maybe[None]:
             def push(push: Push) -> Maybe[Receipt]:
-                def give(grant: Grant | None) -> Maybe[Receipt]:
-                    if grant is not None:
-                        charge(grant, push)
-                    return self.hub.push(push)
-
                 self._check_push(push)
-                return self.door.allowed(request, "push", push.recipients, give)
+                return self.door.allowed(request, "push", push.recipients, partial(self._charged, push))
 
             def talk() -> Talk:
                 check_room(grant)
@@ -687,18 +687,14 @@ class _Waiting:
     _routes: Routes
 
     def _tell(self, answer: Answer) -> None:
-        request = self._request
-        request.parked = None  # which may be this: a cycle would live until old garbage is collected
         try:
-            self._routes.send(answer, request)
+            self._routes.send(answer, self._request)
         except Exception:  # noqa: BLE001  it must not harm whoever has woken this
             self._routes.log.failure("A request that was held could not be answered")
 
     def errback(self, fail: Any) -> None:
         """Tell the client what went wrong."""
-        request = self._request
-        request.parked = None
-        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), request)
+        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), self._request)
 
 
 class _Held(_Waiting, Poll):
@@ -806,8 +802,10 @@ def _allowed(error: NoSuchMethod) -> tuple[str, ...]:
     return tuple(sorted({*(error.valid_methods or ()), "OPTIONS"}))
 
 
-def _begin(request: Any, head: bytes) -> None:
-    """Begin a response that does not end."""
+def _begin(request: Any, head: bytes, held_by: Stream | None = None) -> None:
+    """Begin a response that does not end; ``held_by`` is what is told that its client has left."""
+    if held_by is not None:
+        request.hold(held_by)
     start = getattr(request, "start", None)
     if start is not None:
         start(200, head)

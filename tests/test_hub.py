@@ -421,8 +421,9 @@ class Told:
     def __init__(self, hub: Hub, *recipients: str, after: Cursor = BEGIN) -> None:
         self.batches: list[Batch] = []
         self.keeps_up = True
-        self.follower: Follower = hub.follow(recipients, after, self._tell)
-        self.ended = Outcome(self.follower.ended)
+        ended: Deferred[None] = Deferred(lambda _: self.follower.cancel())
+        self.follower: Follower = hub.follow(recipients, after, self._tell, ended)
+        self.ended = Outcome(ended)
 
     def _tell(self, batch: Batch) -> bool:
         self.batches.append(batch)
@@ -483,12 +484,12 @@ def test_a_long_backlog_is_told_in_steps_and_waits_for_a_slow_reader(clock: Cloc
 def test_a_follower_that_leaves_while_it_is_told_is_told_no_more(here: Here) -> None:
     here.push("bob", body=["x"] * (STREAM_MESSAGES * 3))
     told: list[Batch] = []
-    follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave())
+    ended: Deferred[None] = Deferred(lambda _: follower.cancel())
+    follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave(), ended)
 
     def leave() -> bool:
-        assert follower.ended is not None
-        follower.ended.addErrback(lambda failure: failure.trap(CancelledError))
-        follower.ended.cancel()
+        ended.addErrback(lambda failure: failure.trap(CancelledError))
+        ended.cancel()
         return True
 
     follower.go_on()
@@ -502,7 +503,7 @@ def test_a_follower_ends_when_the_server_stops_and_none_begins_then(here: Here) 
     here.hub.stop()
     assert told.ended.value is None
     with pytest.raises(Stopping):
-        here.hub.follow(("bob",), NOW, lambda _: True)
+        here.hub.follow(("bob",), NOW, lambda _: True, Deferred())
     here.assert_quiet()
 
 

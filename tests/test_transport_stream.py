@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import Any
 
 import pytest
 from helpers import Outcome, SlowStore, push
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.errors import StoreDown
@@ -60,7 +62,10 @@ class Setting:
 
     def begin(self, after: Any = NOW, form: Any = SSE) -> Outcome:
         stream = Stream(self.request, self.hub, form, self.heartbeats, Random(1))
-        return Outcome(stream.begin(("bob",), after, lambda: self.request.write(b"head\n")))
+        ended: Deferred[None] = Deferred(stream.cancel)
+        done = partial(ended.callback, None)
+        stream.begin(("bob",), after, lambda: self.request.write(b"head\n"), done)
+        return Outcome(ended)
 
 
 # -- heartbeats

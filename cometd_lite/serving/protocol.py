@@ -516,6 +516,8 @@ class HTTPConnection:
         """Read the next request, or close: the answer is written."""
         factory = self.factory
         self.request = None
+        # What was parked knows the request, and a cycle would live until old garbage is collected.
+        request.parked = None
         if self.closing:
             if self._arriving is not None or self._buffer:
                 # What the peer is still sending would make a plain close a reset.

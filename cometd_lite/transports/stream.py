@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -216,7 +215,17 @@ class Stream(Paced):
     is new piles up, until it takes it or is disconnected.
     """
 
-    __slots__ = ("_follower", "_form", "_heartbeats", "_hub", "_number", "_random", "_request", "_told")
+    __slots__ = (
+        "_done",
+        "_follower",
+        "_form",
+        "_heartbeats",
+        "_hub",
+        "_number",
+        "_random",
+        "_request",
+        "_told",
+    )
 
     def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
         super().__init__()
@@ -226,55 +235,51 @@ class Stream(Paced):
         self._heartbeats = heartbeats
         self._random = random
         self._follower: Follower | None = None
+        self._done: Callable[[], object] = _nothing
         self._told = False
         self._number = 0
 
-    def begin(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> Deferred[None]:
-        """Follow the recipients from a cursor on; the Deferred fires when the server ends the stream.
+    def begin(
+        self,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        start: Callable[[], None],
+        done: Callable[[], object],
+    ) -> None:
+        """Follow the recipients from a cursor on, until the server ends the stream or it is cancelled.
 
-        Cancelling it, as a lost connection does, forgets the reader. Raises ``ServerFull`` or ``Stopping``;
-        once the reader is admitted, ``start`` is called to write the head of the response.
+        Raises ``ServerFull`` or ``Stopping``; once the reader is admitted, ``start`` is called to write the
+        head of the response. ``done`` is called when the server has ended it.
         """
-        follower = self._follower = self._hub.follow(recipients, after, self._tell)
-        ended = follower.ended
-        assert ended is not None, "who follows without something that waits has a Deferred"
-        self._start(start)
-        ended.addCallbacks(self._say_goodbye, self._failed)
-        then(follower.go_on(), self._say_place)
-        return ended
-
-    def hold(self, recipients: tuple[str, ...], after: Cursor, start: Callable[[], None]) -> None:
-        """Do as ``begin``, for a request of ``serving/``: that is held, and needs no Deferred (1 KB)."""
         follower = self._follower = self._hub.follow(recipients, after, self._tell, self)
-        self._request.hold(self)
-        self._start(start)
-        then(follower.go_on(), self._say_place)
-
-    def callback(self, _: None) -> None:
-        """End the response: the server stops, or the stream's time is over."""
-        self._say_goodbye(None)
-        self._request.parked = None  # which is this: a cycle would live until old garbage is collected
-        self._request.finish()
-
-    def errback(self, fail: Any) -> None:
-        """Let a reader come back for whom it could not be found out where it begins."""
-        self._hub.store_failed(fail if isinstance(fail, Failure) else Failure(fail))
-        self.callback(None)
-
-    def cancel(self) -> None:
-        """Forget the reader: its connection is lost."""
-        follower = self._follower
-        self._leave()
-        if follower is not None:
-            follower.cancel()
-
-    def _start(self, start: Callable[[], None]) -> None:
+        self._done = done
         self._hub.metrics.streams += 1
         self._open = True
         start()
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
         self._number = self._heartbeats.add(self)
+        then(follower.go_on(), self._say_place)
+
+    def callback(self, _: None) -> None:
+        """Say good-bye: the server stops, or the stream's time is over."""
+        done = self._leave()
+        self._flush()
+        self._put(self._form.closing(self._retry()))
+        self._request.unregisterProducer()
+        done()
+
+    def errback(self, fail: Any) -> None:
+        """Let a reader come back for whom it could not be found out where it begins."""
+        self._hub.store_failed(fail if isinstance(fail, Failure) else Failure(fail))
+        self.callback(None)
+
+    def cancel(self, _: object = None) -> None:
+        """Forget the reader: its connection is lost. This is also the canceller of a Deferred."""
+        follower = self._follower
+        self._leave()
+        if follower is not None:
+            follower.cancel()
 
     def _tell(self, batch: Batch) -> bool:
         self._told = True
@@ -296,26 +301,14 @@ class Stream(Paced):
         else:
             self._write(self._form.heartbeat)
 
-    def _leave(self) -> None:
+    def _leave(self) -> Callable[[], object]:
+        """Be a stream no more; return what is to be called at the end of one that the server ends."""
+        done, self._done = self._done, _nothing
         self._open = False
         self._follower = None  # which knows this one too: a cycle would live until old garbage is collected
         self._hub.metrics.streams -= 1
         self._heartbeats.remove(self, self._number)
-
-    def _say_goodbye(self, _: None) -> None:
-        self._leave()
-        self._flush()
-        self._put(self._form.closing(self._retry()))
-        self._request.unregisterProducer()
-
-    def _failed(self, failure: Failure) -> Failure | None:
-        """Let a reader come back for whom it could not be found out where it begins."""
-        if failure.check(CancelledError):
-            self._leave()
-            return failure
-        self._hub.store_failed(failure)
-        self._say_goodbye(None)
-        return None
+        return done
 
     def _retry(self) -> int:
         return self._random.randint(*RETRY_MILLISECONDS)
@@ -340,3 +333,7 @@ class Stream(Paced):
     def _caught_up(self) -> None:
         if self._follower is not None:
             self._follower.go_on()
+
+
+def _nothing() -> None:
+    """Do nothing: the stream has not begun, or is over."""

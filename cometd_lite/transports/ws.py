@@ -39,10 +39,9 @@ class Talk:
         self._hub = hub
         self._push = push
         self._socket: Socket | None = None
-        self._follower: Follower | None = hub.follow(recipients, after, self._tell)
-        assert self._follower.ended is not None, "who follows without something that waits has a Deferred"
-        self.ended: Deferred[None] = self._follower.ended
+        self.ended: Deferred[None] = Deferred()
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
+        self._follower: Follower | None = hub.follow(recipients, after, self._tell, self.ended)
         self.ended.addCallbacks(self._stopped, self._broken)
 
     def opened(self, socket: Socket) -> None:
@@ -59,7 +58,9 @@ class Talk:
     def lost(self) -> None:
         """Forget the reader, and all that knows this one too: cycles live until old garbage is collected."""
         self._hub.metrics.sockets -= 1
-        self._follower = self._socket = None
+        follower, self._follower, self._socket = self._follower, None, None
+        if follower is not None:
+            follower.cancel()
         self.ended.cancel()
 
     def end(self) -> None:
