@@ -175,7 +175,7 @@ class Message(_Accepted):
         id = f"{epoch}-{sequence}"  # noqa: A001  that is the field's name
         json = b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
             id.encode(),
-            _quoted(recipient),
+            orjson.dumps(recipient),
             timestamp(created_at).encode(),
             _what(content.type, content.form, event),
             content.data(),
@@ -282,16 +282,11 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-@lru_cache(maxsize=4096)
-def _quoted(text: str) -> bytes:
-    return dumps(text)
-
-
 @lru_cache(maxsize=256)
 def _what(media_type: str, form: str, event: str | None) -> bytes:
     """Return what precedes the data in a message object: most messages are of few kinds."""
     return b'"type":%b,%b"%b":' % (
-        _quoted(media_type),
+        orjson.dumps(media_type),
         b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
         b"data_base64" if form == "octets" else b"data",
     )

@@ -24,9 +24,6 @@ Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
 Query: TypeAlias = dict[str, list[str]]
 
-_REMEMBERED = 1_024
-"""Questions that are remembered: as many as there are kinds of readers at one time, each some 500 bytes."""
-
 # As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -63,20 +60,32 @@ def fields(request: Any) -> Fields:
 
     Several lines of one name are one list (RFC 9110 §5.3).
     """
-    head = getattr(request, "head", None)
-    if head is not None:
-        known: Fields | None = head.meaning
-        if known is None:
-            known = head.meaning = Fields(*map(head.get, _NAMES))
-        return known
-    lines = request.requestHeaders.getRawHeaders
-    return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
+    try:
+        known: Fields | None = request.head.meaning
+    except AttributeError:  # it is twisted.web's; to ask first costs more than all the rest
+        lines = request.requestHeaders.getRawHeaders
+        return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
+    if known is None:
+        head = request.head
+        known = head.meaning = Fields(*map(head.get, _NAMES))
+    return known
 
 
 def text_of(request: Any) -> bytes:
     """Return a request's query as it came, still percent-encoded."""
-    text: bytes | None = getattr(request, "query", None)  # twisted.web's has none
-    return cast(bytes, request.uri).partition(b"?")[2] if text is None else text
+    try:
+        text: bytes = request.query
+    except AttributeError:  # it is twisted.web's
+        text = request.uri.partition(b"?")[2]
+    return text
+
+
+def target_of(request: Any) -> Any:
+    """Return what ``serving/`` has recognised a request's line as, and which has a ``meaning``; else None."""
+    try:
+        return request.target
+    except AttributeError:  # it is twisted.web's
+        return None
 
 
 class PollAsked(NamedTuple):
@@ -113,20 +122,9 @@ def poll_asked(
 
     It comes by its path's name, its query and its fields; ``most`` bounds the wait, in seconds.
     """
-    after = None
-    before, found, behind = text.partition(b"after=")
-    if found and before[-1:] in b"&":
-        value, _, behind = behind.partition(b"&")
-        if b"%" not in value and b"+" not in value:
-            after = _cursor(value)
-            text = before + behind
-    asked = _poll_asked(given, name, text, most, look)
-    if after is None:
-        after = place(parsed(text), given)
-    elif b"after" in text and "after" in parsed(text):
-        raise BadParameter("after is given once.")
-    elif asked.conditional:
-        asked = asked._replace(conditional=False)
+    query = parsed(text)
+    asked = _poll_asked(query, given, name, most, look)
+    after = place(query, given)
     if after is None:
         if look:
             return asked, OLDEST
@@ -135,9 +133,7 @@ def poll_asked(
     return asked, after
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _poll_asked(given: Fields, name: str | None, text: bytes, most: float, look: bool) -> PollAsked:
-    query = parsed(text)
+def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look: bool) -> PollAsked:
     conditional = given.if_none_match is not None and "after" not in query
     form = _format(query, given.accept)
     limit = _limit(one(query, "limit"))
@@ -154,9 +150,53 @@ def _poll_asked(given: Fields, name: str | None, text: bytes, most: float, look:
     return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+class LastPoll:
+    """What the last poll of a target has asked for: the next one mostly asks the same, after another cursor.
+
+    ``after`` and ``asked`` are what ``poll_asked`` has returned for ``text`` and ``given``.
+    """
+
+    __slots__ = ("_rest", "after", "asked", "given", "text")
+
+    def __init__(self, text: bytes, given: Fields, asked: PollAsked, after: Cursor | None) -> None:
+        self.text = text
+        self.given = given
+        self.asked = asked
+        self.after = after
+        cursor_in_it, rest = _apart(text)
+        # A cursor in the query outweighs those in the fields: it does not take the place of one of these.
+        self._rest = None if cursor_in_it is None else rest
+
+    def again(self, text: bytes, given: Fields) -> bool:
+        """Whether a poll asks the same; then ``after`` is its cursor.
+
+        Raises ``BadCursor`` where that is none.
+        """
+        if given is not self.given:
+            return False
+        if text == self.text:
+            return True
+        after, rest = _apart(text)
+        if after is None or rest != self._rest:
+            return False
+        self.text, self.after = text, cursor(after.decode("latin-1"), "after")
+        return True
+
+
+def _apart(text: bytes) -> tuple[bytes | None, bytes]:
+    """Return the cursor in a query, and the rest; no cursor where it is not plain to see."""
+    before, found, behind = text.partition(b"after=")
+    if found and before[-1:] in b"&":
+        after, _, behind = behind.partition(b"&")
+        if b"%" not in after and b"+" not in after and b"after" not in behind:
+            return after, before + behind
+    return None, text
+
+
 def push_asked(name: str | None, text: bytes) -> PushAsked:
     """Return what the target of a push asks for, by its path's name and its query."""
+    if name is not None and not text:
+        return PushAsked((recipient(name),), None, None, True, None)
     query = parsed(text)
     addressed: tuple[str, ...]
     if "to" in query:
@@ -329,11 +369,6 @@ def _limit(text: str | None) -> int:
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
         raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
     return int(text)
-
-
-@lru_cache(maxsize=64)  # those who were told the same come back with the same
-def _cursor(text: bytes) -> Cursor:
-    return cursor(text.decode("latin-1"), "after")
 
 
 def cursor(text: str, name: str) -> Cursor:

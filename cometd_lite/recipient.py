@@ -16,14 +16,17 @@ from .limits import RECIPIENT_BYTES
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
 
+_PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.@:+-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.@:+-]*)*").fullmatch
+"""Most names, of which nothing else need be looked at."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LISTENER = re.compile(r"~[0-9a-f]{40}")
 _RESERVED = frozenset({"", ".", "..", "*", "**"})
 
 
-@lru_cache(maxsize=16_384)
 def recipient(name: str) -> str:
     """Return ``name`` if a mailbox can have it; raise ``BadRecipient`` with what is wrong if not."""
+    if len(name) <= RECIPIENT_BYTES and _PLAIN(name):
+        return name
     if not name:
         raise BadRecipient("A recipient is needed: name it in the path, as in /push/bob, or by ?rcpt=bob.")
     if len(name) > RECIPIENT_BYTES or len(name.encode("utf-8", "surrogatepass")) > RECIPIENT_BYTES:
@@ -41,9 +44,10 @@ def recipient(name: str) -> str:
     return name
 
 
-@lru_cache(maxsize=16_384)
 def readable(name: str) -> str:
     """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``."""
+    if not name.endswith("*"):
+        return recipient(name)
     head, slash, last = name.rpartition("/")
     if last in {"*", "**"}:
         if slash:

@@ -107,6 +107,8 @@ class Registry:
         self.parked = 0
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._places: dict[str, dict[Parked[Any], None]] = {}
+        self._stars = 0
+        """Places whose keys end in ``*``, as all patterns do: without them none need be looked for."""
         self._ends: dict[float, set[Parked[Any]]] = {}
         """Whose waits end at each time."""
         self._times: list[float] = []
@@ -138,6 +140,8 @@ class Registry:
             place = self._places.get(key)
             if place is None:
                 place = self._places[key] = {}
+                if key[-1] == "*":
+                    self._stars += 1
             place[reader] = None
         if wait is not None:
             self._end_after(reader, wait)
@@ -164,6 +168,8 @@ class Registry:
                 place.pop(reader, None)
                 if not place:
                     del places[key]
+                    if key[-1] == "*":
+                        self._stars -= 1
                     self._see(key, self.clock.seconds())
         at = reader._ends_at
         if at is not None:
@@ -184,7 +190,7 @@ class Registry:
         answered = 0
         later: list[Woken] = []
         places = self._places
-        for key in covering(recipient):
+        for key in self._keys(recipient):
             place = places.get(key)
             if place is not None:
                 for reader in tuple(place):
@@ -194,6 +200,10 @@ class Registry:
                     else:
                         later.append(woken)
         return total([answered, *later]) if later else answered
+
+    def _keys(self, recipient: str) -> tuple[str, ...]:
+        """Return the keys under which somebody may wait for a recipient."""
+        return covering(recipient) if self._stars else (recipient,)
 
     def wake_all(self) -> None:
         """Make everyone look again, some at a time: what was pushed meanwhile, nobody has told."""
@@ -212,7 +222,7 @@ class Registry:
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""
-        places = [self._places[key] for key in covering(recipient) if key in self._places]
+        places = [self._places[key] for key in self._keys(recipient) if key in self._places]
         return len(places[0]) if len(places) == 1 else len({reader for place in places for reader in place})
 
     def end_all(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from http import HTTPStatus
 from random import Random
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from klein import Klein
 from klein.resource import KleinResource
@@ -53,7 +53,7 @@ from .metrics import ROUTES, prometheus
 from .openapi import Interface
 from .pages import pages
 from .query import (
-    Fields,
+    LastPoll,
     PollAsked,
     PushAsked,
     event_name,
@@ -150,7 +150,6 @@ class Routes:
         self.show_metrics = metrics
         self.show_console = console
         self.show_openapi = openapi
-        self._last_poll: _LastPoll | None = None
         self._document: tuple[bytes, bytes] | None = None
         self.listeners = Listeners(hub, limits.max_sessions)
         self.bayeux = None if bayeux is None else BayeuxTransport(hub, limits, bayeux)
@@ -169,7 +168,7 @@ class Routes:
     @_route(app, "/push/<path:name>", "POST", changes=True)
     def push(self, request: Request, name: str | None = None) -> Maybe[Answer]:
         """Give the body to the recipients (HTTP.md, "Push")."""
-        asked = query.push_asked(name, query.text_of(request))
+        asked = self._push_asked(request, name)
         if self.door.is_open:
             receipt = self._push(request, asked, None)
         else:
@@ -177,6 +176,17 @@ class Routes:
                 request, "push", asked.recipients, partial(self._push, request, asked)
             )
         return receipt.addCallback(answers.of_push) if waits(receipt) else answers.of_push(receipt)
+
+    def _push_asked(self, request: Request, name: str | None) -> PushAsked:
+        text, target = query.text_of(request), query.target_of(request)
+        if target is not None:
+            last: tuple[bytes, PushAsked] | None = target.meaning
+            if last is not None and last[0] == text:
+                return last[1]
+        asked = query.push_asked(name, text)
+        if target is not None and _is_small(request):
+            target.meaning = (text, asked)
+        return asked
 
     def _push(self, request: Request, asked: PushAsked, grant: Grant | None) -> Maybe[Receipt]:
         given = fields(request)
@@ -222,13 +232,15 @@ class Routes:
         return answers.of_poll(found, asked)
 
     def _poll_asked(self, request: Request, name: str | None) -> tuple[PollAsked, Cursor | None]:
-        text, given, look = query.text_of(request), fields(request), request.method == b"HEAD"
-        last = self._last_poll
-        # serving/ has one query for all who come with the same line, as those do who were woken together.
-        if last is not None and last.text is text and last.given is given and last.target == (name, look):
-            return last.asked, last.after
+        text, given, target = query.text_of(request), fields(request), query.target_of(request)
+        if target is not None:
+            last: LastPoll | None = target.meaning
+            if last is not None and last.again(text, given):
+                return last.asked, last.after
+        look = request.method == b"HEAD"
         asked, after = query.poll_asked(name, text, given, self.limits.max_wait, look=look)
-        self._last_poll = _LastPoll(text, given, (name, look), asked, after)
+        if target is not None and _is_small(request):
+            target.meaning = LastPoll(text, given, asked, after)
         return asked, after
 
     def _hold(self, request: Any, asked: PollAsked, after: Cursor) -> Maybe[Batch] | None:
@@ -667,15 +679,9 @@ class Routes:
         return BadRequest("The request cannot be understood; its path must be percent-encoded UTF-8.")
 
 
-class _LastPoll(NamedTuple):
-    """What a poll has asked for, and by what: the next one often comes with the very same."""
-
-    text: bytes
-    given: Fields
-    target: tuple[str | None, bool]
-    """The name in the path, and whether it is a HEAD: a query of one byte or none is that of many lines."""
-    asked: PollAsked
-    after: Cursor | None
+def _is_small(request: Any) -> bool:
+    """Whether it may be remembered what a request of ``serving/`` asks."""
+    return len(request.uri) + len(request.head.block) <= bounds.REMEMBERED_BYTES
 
 
 class _Waiting:

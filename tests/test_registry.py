@@ -105,6 +105,21 @@ def test_readers_of_patterns_are_woken_by_every_recipient_that_these_cover(regis
     assert_empty(registry)
 
 
+def test_who_is_called_like_a_pattern_hides_none(registry: Registry) -> None:
+    star = park(registry, Reader("a*"))
+    pattern = park(registry, Reader("chat/*", "chat/*"))
+    assert registry.wake("a*") == 1
+    assert not star.parked
+    assert registry.wake("chat/a") == 1
+    assert not pattern.parked
+    again = park(registry, Reader("**"))
+    assert registry.waiting("bob") == 1
+    assert registry.wake("bob") == 1
+    assert not again.parked
+    assert registry._stars == 0
+    assert_empty(registry)
+
+
 def test_a_reader_that_finds_nothing_stays_parked(registry: Registry, clock: Clock) -> None:
     reader = Reader("bob", finds=None)
     outcome = park(registry, reader)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 from klein import Klein
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Bound: TypeAlias = "int | Callable[[Request], int]"
 Found: TypeAlias = "tuple[Route, dict[str, Any]]"
 Named: TypeAlias = "list[tuple[Route, tuple[str, ...]]]"
+Beginnings: TypeAlias = "dict[bytes, tuple[bytes, bytes, Route, str]]"
+"""Method, path up to the name, route and parameter of the name, by what comes before the name in a line."""
+Usual: TypeAlias = "tuple[Callable[[bytes], re.Match[bytes] | None], Beginnings]"
 
 # What the tree below understands: `/`, or segments that are fixed or wholly a variable, a path only at the
 # end; a slash at the end where all are fixed.
@@ -77,13 +80,20 @@ def _example() -> Any:
 _PASSES_ON: Final = _example()
 
 
-class Target(NamedTuple):
-    """What the beginning of a request line means, up to its query: method, path, and the path's route."""
+class Target:
+    """What the beginning of a request line means, up to its query: method, path, and the path's route.
 
-    method: bytes
-    path: bytes
-    route: Route
-    params: dict[str, Any]
+    ``meaning`` is the app's, as that of a ``Head``: whatever it has made of the last such request.
+    """
+
+    __slots__ = ("meaning", "method", "params", "path", "route")
+
+    def __init__(self, method: bytes, path: bytes, route: Route, params: dict[str, Any]) -> None:
+        self.method = method
+        self.path = path
+        self.route = route
+        self.params = params
+        self.meaning: Any = None
 
 
 class _Node:
@@ -114,6 +124,19 @@ class Table:
         for segment, node in self._root.fixed.items():
             if node.rest and not node.fixed and node.segment is None:
                 self._named[b"/" + segment.encode()] = _by_method(node.rest)
+        self._usual, self._beginnings = _usual_lines(self.prefix, self._named)
+
+    def recognise(self, start: bytes) -> Target | None:
+        """Return what a request line of the usual shape means, from its beginning up to its query, if any.
+
+        That is one fixed segment and a name in plain characters. None: ``lookup`` may know it.
+        """
+        match = self._usual(start)
+        if match is None:
+            return None
+        beginning, name = match.groups()
+        method, before, route, parameter = self._beginnings[beginning]
+        return Target(method, before + name, route, {parameter: name.decode()})
 
     def _add(self, rule: Rule) -> None:
         """Put one rule into the tree, and into the dict of whole paths where it has no variable."""
@@ -214,6 +237,18 @@ def _by_method(choices: Named) -> dict[bytes, tuple[Route, str]]:
         for method in route.methods:
             found.setdefault(method, (route, names[-1]))
     return found
+
+
+def _usual_lines(prefix: bytes, named: Mapping[bytes, Mapping[bytes, tuple[Route, str]]]) -> Usual:
+    """Return a pattern for request lines of the usual shape, and what each of their beginnings means."""
+    beginnings = {
+        b"%b %b%b/" % (method, prefix, segment): (method, b"%b%b/" % (prefix, segment), *there)
+        for segment, by_method in named.items()
+        for method, there in by_method.items()
+    }
+    plain = rb"[0-9A-Za-z_.~@:-]+(?:/[0-9A-Za-z_.~@:-]+)*"
+    pattern = rb"(%b)(%b)(?: HTTP/1\.1|\?)" % (b"|".join(map(re.escape, beginnings)) or b"(?!)", plain)
+    return re.compile(pattern).fullmatch, beginnings
 
 
 def _declared(handler: Any, name: str) -> Any:

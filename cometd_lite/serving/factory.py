@@ -98,6 +98,8 @@ class HTTPFactory:
         back with the same."""
         self.targets: dict[bytes, Target] = {}
         """What request lines mean, by all up to their query, or by the whole line where there is none."""
+        self._lines_once: set[bytes] = set()
+        """Of lines that came once of late, what would be their key in ``targets``."""
         self._heads: dict[bytes, Head] = {}
         self._timer: IDelayedCall | None = None
         self._poller: Poller | None = None
@@ -204,12 +206,23 @@ class HTTPFactory:
                 self._heads[block] = head
         return head
 
-    def recognise(self, start: bytes, target: Target) -> None:
-        """Remember what a request line that begins in this way means."""
-        if len(start) <= self.bounds.line_known:
-            if len(self.targets) >= self.bounds.lines_known:
-                self.targets.clear()
-            self.targets[start] = target
+    def remember(self, start: bytes, target: Target) -> None:
+        """Remember what a request line that begins in this way means, where it has come before.
+
+        Where each comes once, to remember them costs more than to recognise them.
+        """
+        bounds, once = self.bounds, self._lines_once
+        if len(start) > bounds.line_known:
+            return
+        if start not in once:
+            if len(once) >= bounds.lines_known:
+                once.clear()
+            once.add(start)
+            return
+        once.discard(start)
+        if len(self.targets) >= bounds.lines_known:
+            self.targets.clear()
+        self.targets[start] = target
 
     # -- the end
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from .dispatch import Route
+    from .dispatch import Route, Target
     from .heads import Head
     from .protocol import HTTPConnection
 
@@ -88,6 +88,7 @@ class LongWay:
         "received_at",
         "route",
         "sent",
+        "target",
         "uri",
     )
 
@@ -106,6 +107,8 @@ class LongWay:
     received_at: float
     route: Route | None
     sent: int
+    target: Target | None
+    """What its line was recognised as, if it was; see ``Target.meaning``."""
     uri: bytes
 
     if TYPE_CHECKING:

@@ -271,20 +271,24 @@ class HTTPConnection:
             return
         self.closing = head.close
         _, target, uri, query = last
-        request = Request(self, head, target[0], uri, target[1], query, 1, factory.seconds())
+        request = Request(self, head, target.method, uri, target.path, query, 1, factory.seconds())
         self._serve_request(request, target)
 
     def _recognised(self, line: bytes) -> tuple[bytes, Target, bytes, bytes] | None:
-        """Return what a line means of which all but the query was seen before; None for any other."""
+        """Return what a line means that was seen before, but for its query, or is plain; else None."""
         factory = self.factory
-        cut = line.find(b"?") + 1
-        known = factory.targets.get(line[:cut] if cut else line)
-        if known is None:
+        if len(line) >= factory.bounds.target:
             return None
+        cut = line.find(b"?") + 1
+        start = line[:cut] if cut else line
+        known = factory.targets.get(start)
+        if known is None:
+            known = factory.routes.recognise(start)
+            if known is None:
+                return None
+            factory.remember(start, known)
         query = line[cut:-9] if cut else b""
-        if cut and (
-            line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE) or len(line) >= factory.bounds.target
-        ):
+        if cut and (line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE)):
             return None
         factory.last_line = last = (line, known, line[len(known.method) + 1 : -9], query)
         return last
@@ -310,7 +314,7 @@ class HTTPConnection:
         if minor and not absolute:
             target = factory.routes.lookup(method, path)
             if target is not None:
-                factory.recognise(line[: line.find(b"?") + 1] if mark else line, target)
+                factory.remember(line[: line.find(b"?") + 1] if mark else line, target)
         request = Request(self, head, method, uri, path, query, minor, factory.seconds())
         self._serve_request(request, target)
 
@@ -319,15 +323,12 @@ class HTTPConnection:
         self.request = request
         self.state = SERVING
         self.deadline = 0
+        request.target = target
         try:
             if request.head.sized:
-                self._begin_body(request, target)
+                self._begin_body(request)
                 return
-            if target is None:
-                route, params = self._find(request, None)
-            else:
-                _, _, route, params = target
-                request.route = route
+            route, params = self._find(request)
             result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
@@ -336,13 +337,14 @@ class HTTPConnection:
         except Exception:  # noqa: BLE001  the app's own handlers take whatever is raised
             self.recover(request, Failure())
 
-    def _find(self, request: Request, target: Target | None) -> tuple[Route, dict[str, Any]]:
+    def _find(self, request: Request) -> tuple[Route, dict[str, Any]]:
         """Return the request's route and its parameters. Raises what ``Table.find`` does."""
+        target = request.target
         if target is None:
             request.route, params = self.factory.routes.find(request.method, request.path, request)
-        else:
-            _, _, request.route, params = target
-        return request.route, params
+            return request.route, params
+        route = request.route = target.route
+        return route, target.params
 
     def _keep(self, data: bytes) -> None:
         """Keep what came while a request is being served; stop reading when that is much."""
@@ -358,7 +360,7 @@ class HTTPConnection:
 
     # -- bodies
 
-    def _begin_body(self, request: Request, target: Target | None) -> None:
+    def _begin_body(self, request: Request) -> None:
         """Find the route, which says how long the body may be; read the body, if it may be that long."""
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
@@ -366,7 +368,7 @@ class HTTPConnection:
         missing: Failure | None = None
         proceed: Callable[[], Any]
         try:
-            route, params = self._find(request, target)
+            route, params = self._find(request)
             bound = route.bound
             if bound is not None:
                 most = bound if isinstance(bound, int) else bound(request)

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from .irequest import BODYLESS, Extra, LongWay
 
 if TYPE_CHECKING:
-    from .dispatch import Route
+    from .dispatch import Route, Target
     from .heads import Head
     from .protocol import HTTPConnection
 
@@ -77,6 +77,7 @@ class Request(LongWay):
         self.code = 200
         self.sent = 0
         self.route: Route | None = None
+        self.target: Target | None = None
         self.parked: Cancellable | None = None
         self.extra: Extra | None = None
         self._phase = PENDING

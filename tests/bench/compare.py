@@ -477,8 +477,10 @@ def _once(peer: Peer, run: Run, seconds: float) -> Result:
 
 
 def table(peers: Sequence[Peer], runs: Sequence[Run], measured: Measured, ours: str) -> str:
-    """Return the table, as Markdown: costs, and ``ours`` as a multiple of each."""
+    """Return the table, as Markdown: costs, and ``ours`` as a multiple of each; if any was run."""
     columns = [run for run in runs if not run.ours_only]
+    if not columns:
+        return ""
     rows = [["server", *(heading for run in columns for heading in (run.heading, "ours is"))]]
     for peer in peers:
         missing = peer.needs()

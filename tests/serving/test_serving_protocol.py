@@ -625,3 +625,55 @@ def test_a_known_head_is_recognised_in_every_connection():
     first = served.connection._head
     served.connect().ask(head("GET", "/", "X: y"))
     assert served.connection._head is first
+
+
+def targets(served: Served) -> list[bytes]:
+    return list(served.factory.targets)
+
+
+@pytest.mark.parametrize("name", ["bob", "chat/room1", "%62ob"])
+def test_a_line_that_comes_again_is_remembered_up_to_its_query(name):
+    served = Served()
+    for number in range(3):
+        served.send(head("GET", f"/poll/{name}?after={number}"))
+        served.lose()
+        served.connect()
+    assert targets(served) == [f"GET /poll/{name}?".encode()]
+    assert served.routes.calls == [name.replace("%62", "b")] * 3
+
+
+def test_lines_that_each_come_once_are_not_remembered():
+    served = Served(bounds=Bounds(lines_known=10))
+    for number in range(100):
+        served.send(head("GET", f"/poll/{number % 25}"))
+        served.lose()
+        served.connect()
+    assert targets(served) == []
+    assert len(served.factory._lines_once) <= 10
+
+
+def test_no_more_lines_are_remembered_than_may_be():
+    served = Served(bounds=Bounds(lines_known=10))
+    for number in range(100):
+        for _ in range(2):
+            served.send(head("GET", f"/poll/{number}"))
+            served.lose()
+            served.connect()
+        assert len(targets(served)) <= 10
+    assert served.routes.calls == [str(number // 2) for number in range(200)]
+
+
+def test_a_long_line_is_served_and_not_remembered():
+    served = Served()
+    for _ in range(3):
+        served.send(head("GET", "/poll/" + "x" * 200))
+        served.lose()
+        served.connect()
+    assert targets(served) == []
+    assert served.routes.calls == ["x" * 200] * 3
+
+
+def test_a_plain_line_beyond_the_bound_is_refused_too():
+    served = Served(bounds=Bounds(target=100))
+    assert served.ask(head("GET", "/poll/" + "x" * 100)).status == 414
+    assert served.connect().ask(head("GET", "/poll/x?" + "x" * 100)).status == 414
