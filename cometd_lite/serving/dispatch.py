@@ -116,15 +116,15 @@ class Table:
         self._app = app
         self._root = _Node()
         self._whole: dict[bytes, list[Route]] = {}
-        self._named: dict[bytes, dict[bytes, tuple[Route, str]]] = {}
+        named: dict[bytes, dict[bytes, tuple[Route, str]]] = {}
         rules = list(app.url_map.iter_rules())
         if not app.url_map.host_matching and all(map(_compiles, rules)):
             for rule in rules:
                 self._add(rule)
         for segment, node in self._root.fixed.items():
             if node.rest and not node.fixed and node.segment is None:
-                self._named[b"/" + segment.encode()] = _by_method(node.rest)
-        self._usual, self._beginnings = _usual_lines(self.prefix, self._named)
+                named[b"/" + segment.encode()] = _by_method(node.rest)
+        self._usual, self._beginnings = _usual_lines(self.prefix, named)
 
     def recognise(self, start: bytes) -> Target | None:
         """Return what a request line of the usual shape means, from its beginning up to its query, if any.
@@ -159,18 +159,11 @@ class Table:
             self._whole.setdefault(rule.rule.encode(), []).append(route)
 
     def lookup(self, method: bytes, path: bytes) -> Target | None:
-        """Return what ``find`` finds of the usual shape, one fixed segment and a name; None: ask ``find``."""
-        inside = path.removeprefix(self.prefix)
-        if self.prefix and len(inside) == len(path):
-            return None
-        slash = inside.find(b"/", 1)
-        there = self._named.get(inside[:slash], {}).get(method)
-        if there is None:
-            return None
-        with contextlib.suppress(BadRequest):
-            text = _decode(inside[slash + 1 :])
-            if _is_path(text):
-                return Target(method, path, there[0], {there[1]: text})
+        """Return what ``find`` finds without werkzeug; None: ask ``find``."""
+        with contextlib.suppress(NotFound, BadRequest):
+            found = self._followed(method, self._inside(path))
+            if found is not None:
+                return Target(method, path, *found)
         return None
 
     def find(self, method: bytes, path: bytes, request: Request) -> Found:
@@ -179,24 +172,28 @@ class Table:
         Raises werkzeug's ``NotFound``, ``MethodNotAllowed`` and ``RequestRedirect``, and its ``BadRequest``
         where the decoded path is not UTF-8.
         """
-        if self.prefix:
-            path = self._inside(path)
+        path = self._inside(path)
+        found = self._followed(method, path)
+        if found is not None:
+            return found
+        rule, params = self.adapter(request, method, _text(path)).match(return_rule=True)
+        return Route(self._app, rule), dict(params)
+
+    def _followed(self, method: bytes, path: bytes) -> Found | None:
+        """Return what the rules that were read once say of a path. Raises ``BadRequest``."""
         for route in self._whole.get(path, ()):
             if route.methods is None or method in route.methods:
                 return route, {}
-        text = "/" if path == b"*" else _decode(path)
+        text = _text(path)
         if text.startswith("/"):
             with contextlib.suppress(_SlashWanted):
-                found = _search(self._root, method, text.lstrip("/").split("/"), ())
-                if found is not None:
-                    return found
-        rule, params = self.adapter(request, method, text).match(return_rule=True)
-        return Route(self._app, rule), dict(params)
+                return _search(self._root, method, text.lstrip("/").split("/"), ())
+        return None
 
     def _inside(self, path: bytes) -> bytes:
         """Return a path without the prefix. Raises ``NotFound`` for one that lies outside."""
         length = len(self.prefix)
-        if path == b"*":
+        if not length or path == b"*":
             return path
         if not path.startswith(self.prefix) or path[length : length + 1] not in {b"/", b""}:
             raise NotFound
@@ -261,8 +258,10 @@ def _declared(handler: Any, name: str) -> Any:
     return None
 
 
-def _decode(path: bytes) -> str:
+def _text(path: bytes) -> str:
     """Return a path without percent-encoding. Raises ``BadRequest`` where it is not UTF-8."""
+    if path == b"*":
+        return "/"
     if b"%" in path:
         path = unquote_to_bytes(path)
     try:
