@@ -5,6 +5,9 @@ the event was, reads into 64 KB, and sends only in the next turn. Here all conne
 epoll that is a single descriptor to the reactor. Behind it, an event costs a dict look-up and a ``recv``; an
 answer costs a ``send``, in the turn in which it is written. The reactor (any that watches descriptors) still
 owns the port, the timers, and the moment at which anything is read.
+
+What many sockets have to say is read first, then understood and answered, and the answers are sent together:
+so the processor's caches hold the kernel's code or ours, and a delivery costs a tenth less.
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ _SEND: Final = 128 * 1024
 
 _EVENTS: Final = 256
 """Events taken from the epoll at once."""
+
+_TOGETHER: Final = 64
+"""Answers that are sent together. Of a thousand that are woken, the first need not wait for the last."""
+
+_SMALL: Final = 16 * 1024
+"""Bytes that may wait until others are sent: less than anybody who asks what is ``pending`` cares about."""
 
 _ROUNDS: Final = 8
 """How often the epoll is asked again before the reactor has its turn: under load such a turn costs as much as
@@ -113,6 +122,8 @@ class Poller:
         self.reactor = reactor
         self._epoll = select.epoll()
         self._wires: dict[int, SocketWire] = {}
+        self.together: list[SocketWire] | None = None
+        """Those with something to send with the others of this turn; None where no turn is on."""
 
     def adopt(self, transport: Any, owner: Owner) -> SocketWire:
         """Take an ``adoptable`` transport's socket, and read and write it from now on."""
@@ -148,19 +159,37 @@ class Poller:
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Serve the sockets that have something to say."""
         wires, poll = self._wires, self._epoll.poll
-        for _ in range(_ROUNDS):
-            events = poll(0, _EVENTS)
-            for descriptor, event in events:
-                # One that was closed in another's turn is not there any more.
-                wire = wires.get(descriptor)
-                if wire is not None:
+        self.together = []
+        try:
+            for _ in range(_ROUNDS):
+                events = poll(0, _EVENTS)
+                if not events:
+                    return
+                for wire, event, data in [
+                    (wire, event, wire.read() if event == _IN else None)
+                    for descriptor, event in events
+                    if (wire := wires.get(descriptor)) is not None
+                ]:
                     try:
-                        wire.happened(event)
+                        if data is not None:
+                            wire.received(data)
+                        elif event != _IN:
+                            wire.happened(event)
                     except Exception:  # noqa: BLE001  one connection's fault must not end the others
                         self.log.failure("A connection failed.")
                         wire.abort()
-            if not events:
-                return
+                self.send_together()
+        finally:
+            self.send_together()
+            self.together = None
+
+    def send_together(self) -> None:
+        """Send what was kept to be sent together."""
+        together = self.together
+        if together:
+            self.together = []
+            for wire in together:
+                wire.send_kept()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         """End all connections: the reactor stops."""
@@ -172,13 +201,20 @@ class Poller:
 class SocketWire:
     """A wire that is its own transport: what takes a connection over gets this as its ``transport``."""
 
-    __slots__ = ("_life", "_owner", "_paused", "_poller", "_producer", "_shuts", "_socket", "_unsent")
+    __slots__ = (
+        "_broken", "_kept", "_life", "_owner", "_paused",
+        "_poller", "_producer", "_shuts", "_socket", "_unsent",
+    )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
         self._poller = poller
         self._socket: Any = sock
         self._owner = owner
+        self._broken = False
         self._unsent: bytearray | None = None
+        """What the socket has not taken."""
+        self._kept: bytes | None = None
+        """What is to be sent with what others have to send in this turn; then nothing is unsent."""
         self._producer: _Paced | None = None
         self._life = _OPEN
         self._shuts = socket.SHUT_RDWR
@@ -191,27 +227,38 @@ class SocketWire:
 
     # -- what the poller calls
 
-    def happened(self, event: int) -> None:
-        """Do what an event of the epoll asks for."""
-        if event != _IN and not self._happened_besides(event):
-            return
+    def read(self) -> bytes | None:
+        """Return what came; empty where nothing will come any more, None where nothing came."""
         try:
-            data = self._socket.recv(_READ)
+            data: bytes = self._socket.recv(_READ)
         except BlockingIOError:
-            return
+            return None
         except OSError:
-            self.lose(_LOST)
+            self._broken = True
+            return b""
+        return data
+
+    def received(self, data: bytes) -> None:
+        """Give what was read to the owner, unless another's turn has closed the socket meanwhile."""
+        if self._socket is None:
             return
         if len(data) == _READ:
             data += self._read_more()
         if not data:
-            self.lose(_DONE)
-            return
-        if self._life == _OPEN or self._shuts == socket.SHUT_WR:
+            self.lose(_LOST if self._broken else _DONE)
+        elif self._life == _OPEN or self._shuts == socket.SHUT_WR:
             self._owner.dataReceived(data)
-        if event != _IN and not self._paused:
-            # The peer has closed, after what it has just said: have that told again.
-            self._watch()
+
+    def happened(self, event: int) -> None:
+        """Do what an event of the epoll asks for that is not only to read."""
+        if self._socket is None or not self._happened_besides(event):
+            return
+        data = self.read()
+        if data is not None:
+            self.received(data)
+            if not self._paused:
+                # The peer has closed, after what it has just said: have that told again.
+                self._watch()
 
     def _happened_besides(self, event: int) -> bool:
         """Do what is not to read; return whether there is something to read as well."""
@@ -249,6 +296,7 @@ class SocketWire:
 
     def _send_more(self) -> None:
         """Send what is unsent, as far as the socket takes it; then ask the producer for more."""
+        self.send_kept()
         unsent = self._unsent
         if self._life in {_ENDED, _DEAD}:
             return
@@ -284,26 +332,53 @@ class SocketWire:
     def write(self, data: bytes) -> None:
         """Send what the socket takes now, and the rest when it takes more; see ``Wire``."""
         unsent = self._unsent
-        if unsent is None:
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                # The epoll will say so as well, and then the owner is told.
+        if unsent is not None:
+            if self._life == _OPEN:
+                unsent += data
+                if self._producer is not None and len(unsent) > _HIGH:
+                    self._producer.pause()
+            return
+        kept, together = self._kept, self._poller.together
+        if kept is not None:
+            if self._life != _OPEN:
                 return
-            if sent == len(data):
-                return
-            self._unsent = unsent = bytearray(memoryview(data)[sent:])
+            data = kept + data
+        if together is None or len(data) > _SMALL:
+            self._kept = None
+            self._send(data)
+            return
+        self._kept = data
+        if kept is None:
+            together.append(self)
+            if len(together) >= _TOGETHER:
+                self._poller.send_together()
+
+    def send_kept(self) -> None:
+        """Send what was to be sent with others', and end the connection if that was all."""
+        data, self._kept = self._kept, None
+        if data is not None and self._unsent is None:
+            self._send(data)
+            if self._life == _ENDING and not self._unsent and self._producer is None:
+                self._end()
+
+    def _send(self, data: bytes) -> None:
+        """Send what the socket takes, and have the epoll tell when it takes more."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The epoll will say so as well, and then the owner is told.
+            return
+        if sent < len(data):
+            self._unsent = bytearray(memoryview(data)[sent:])
             self._watch()
-        elif self._life == _OPEN:
-            unsent += data
-        if self._producer is not None and len(unsent) > _HIGH:
-            self._producer.pause()
+            if self._producer is not None and len(self._unsent) > _HIGH:
+                self._producer.pause()
 
     def pending(self) -> int:
         """Count what is unsent; see ``Wire``."""
-        return len(self._unsent) if self._unsent else 0
+        return len(self._unsent or self._kept or b"")
 
     def gone(self) -> bool:
         """Look at the socket; see ``Wire``."""
@@ -322,7 +397,7 @@ class SocketWire:
             return
         self._shuts = how
         self._life = _ENDING
-        if not self._unsent and self._producer is None:
+        if not (self._unsent or self._kept) and self._producer is None:
             self._end()
 
     def _end(self) -> None:
@@ -370,7 +445,7 @@ class SocketWire:
     def unregister_producer(self) -> None:
         """Pace it no more; see ``Wire``."""
         self._producer = None
-        if self._life == _ENDING and not self._unsent:
+        if self._life == _ENDING and not (self._unsent or self._kept):
             self._end()
 
     # -- ITransport and the like, for what takes a connection over

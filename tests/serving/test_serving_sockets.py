@@ -447,6 +447,146 @@ class Site:
         return Answer.read(peer.recv(1_000_000))
 
 
+# -- what is sent together
+
+
+def crowd(line: Line, count: int) -> list[tuple[Any, socket.socket]]:
+    """Return the wires and peers of more connections of the same poller."""
+    found = []
+    for _ in range(count):
+        ours, peer = pair()
+        found.append((line.poller.adopt(Accepted(ours, line.reactor), Owner()), peer))
+    return found
+
+
+def test_answers_are_sent_in_the_turn_in_which_they_are_written_and_in_order(line):
+    others = crowd(line, 3)
+
+    def answer(data: bytes) -> None:
+        for number in range(3):
+            for wire, _ in others:
+                wire.write(b"%d" % number)
+                assert wire.pending() == number + 1
+        line.wire.write(data)
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    assert line.peer.recv(10) == b"x"
+    assert [peer.recv(10) for _, peer in others] == [b"012"] * 3
+    assert [wire.pending() for wire, _ in others] == [0] * 3
+    line.poller.connectionLost(Failure(ConnectionLost()))
+
+
+def test_the_first_of_many_need_not_wait_for_the_last(line):
+    others = crowd(line, 200)
+    most = 0
+
+    def answer(data: bytes) -> None:
+        nonlocal most
+        for wire, _ in others:
+            wire.write(data)
+            most = max(most, sum(bool(one.pending()) for one, _ in others))
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    assert [peer.recv(10) for _, peer in others] == [b"x"] * 200
+    assert 1 < most < 100
+    line.poller.connectionLost(Failure(ConnectionLost()))
+
+
+@pytest.mark.parametrize("sizes", [[100, 20_000], [20_000, 100], [10_000, 10_000, 1], [1, 1_000_000, 1]])
+def test_what_is_long_does_not_overtake_what_is_short(line, sizes):
+    line.owner.dataReceived = lambda data: [
+        line.wire.write(b"%d" % number * size) for number, size in enumerate(sizes)
+    ]
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    expected = b"".join(b"%d" % number * size for number, size in enumerate(sizes))
+    come = b""
+    while len(come) < len(expected):
+        come += line.peer.recv(1_000_000)
+        line.reactor.turn()
+    assert come == expected
+
+
+@pytest.mark.parametrize("end", ["close", "half_close"])
+def test_what_ends_after_its_answer_sends_that_first(line, end):
+    def answer(data: bytes) -> None:
+        line.wire.write(data)
+        getattr(line.wire, end)()
+        line.wire.write(b"too late")
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    assert (line.peer.recv(10), line.peer.recv(10)) == (b"x", b"")
+
+
+def test_what_is_aborted_after_its_answer_sends_nothing(line):
+    def answer(data: bytes) -> None:
+        line.wire.write(data)
+        line.wire.abort()
+        line.wire.write(data)
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    with contextlib.suppress(ConnectionResetError):
+        assert line.peer.recv(10) == b""
+
+
+def test_a_failure_keeps_no_answer_of_others_from_being_sent(line, expected_failures):
+    expected_failures.append(ZeroDivisionError)
+    ((wire, peer),) = crowd(line, 1)
+
+    def answer(data: bytes) -> None:
+        wire.write(data)
+        raise ZeroDivisionError
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    assert peer.recv(10) == b"x"
+    wire.write(b"later")
+    assert peer.recv(10) == b"later"
+    wire.abort()
+    line.reactor.turn()
+
+
+def test_a_fault_of_the_server_itself_leaves_no_answer_behind(line):
+    ((wire, peer),) = crowd(line, 1)
+
+    def answer(data: bytes) -> None:
+        wire.write(data)
+        raise KeyboardInterrupt
+
+    line.owner.dataReceived = answer
+    line.peer.sendall(b"x")
+    with pytest.raises(KeyboardInterrupt):
+        line.reactor.turn()
+    assert peer.recv(10) == b"x"
+    wire.write(b"later")
+    assert peer.recv(10) == b"later"
+    wire.abort()
+    line.reactor.turn()
+
+
+def test_an_answer_that_waits_is_sent_before_its_producer_is_asked_for_more(line):
+    ((wire, peer),) = crowd(line, 1)
+    producer = Producer()
+    wire.register_producer(producer, False)
+    line.owner.dataReceived = wire.write
+    line.peer.sendall(b"x")
+    line.reactor.turn()
+    assert peer.recv(10) == b"x"
+    assert "resume" in producer.told
+    wire.unregister_producer()
+    wire.abort()
+    line.reactor.turn()
+
+
 def test_requests_are_served_over_sockets():
     site = Site()
     poll, push = site.connect(), site.connect()
