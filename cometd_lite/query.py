@@ -33,6 +33,9 @@ _VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 _REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
+"""A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
+_ZERO = 0x30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,46 +154,39 @@ def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look
 
 
 class LastPoll:
-    """What the last poll of a target has asked for: the next one mostly asks the same, after another cursor.
+    """What the last poll of a target has asked for: the next one mostly asks the same, after another message.
 
     ``after`` and ``asked`` are what ``poll_asked`` has returned for ``text`` and ``given``.
     """
 
-    __slots__ = ("_rest", "after", "asked", "given", "text")
+    __slots__ = ("_before", "_behind", "after", "asked", "given", "text")
 
     def __init__(self, text: bytes, given: Fields, asked: PollAsked, after: Cursor | None) -> None:
         self.text = text
         self.given = given
         self.asked = asked
         self.after = after
-        cursor_in_it, rest = _apart(text)
-        # A cursor in the query outweighs those in the fields: it does not take the place of one of these.
-        self._rest = None if cursor_in_it is None else rest
+        plain = _PLAIN_CURSOR(text)
+        # Without one it is asked by a field, or by a word.
+        self._before, self._behind = (b"", b"") if plain is None else plain.groups()
 
     def again(self, text: bytes, given: Fields) -> bool:
-        """Whether a poll asks the same; then ``after`` is its cursor.
-
-        Raises ``BadCursor`` where that is none.
-        """
+        """Whether a poll asks the same; then ``after`` is its cursor."""
         if given is not self.given:
             return False
         if text == self.text:
             return True
-        after, rest = _apart(text)
-        if after is None or rest != self._rest:
+        before, behind, last = self._before, self._behind, self.after
+        number = text[len(before) : len(text) - len(behind)]
+        if (
+            not before
+            or last is None
+            or not (text.startswith(before) and text.endswith(behind))
+            or not (number.isdigit() and len(number) <= bounds.CURSOR_DIGITS and number[0] != _ZERO)
+        ):
             return False
-        self.text, self.after = text, cursor(after.decode("latin-1"), "after")
+        self.text, self.after = text, Cursor(last.epoch, int(number))
         return True
-
-
-def _apart(text: bytes) -> tuple[bytes | None, bytes]:
-    """Return the cursor in a query, and the rest; no cursor where it is not plain to see."""
-    before, found, behind = text.partition(b"after=")
-    if found and before[-1:] in b"&":
-        after, _, behind = behind.partition(b"&")
-        if b"%" not in after and b"+" not in after and b"after" not in behind:
-            return after, before + behind
-    return None, text
 
 
 def push_asked(name: str | None, text: bytes) -> PushAsked:
