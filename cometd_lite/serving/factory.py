@@ -193,12 +193,17 @@ class HTTPFactory:
         line = self.status_lines[status] = b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, reason, date)
         return line
 
-    def head(self, block: bytes) -> Head:
-        """Return the checked head of a block; known ones are recognised. Raises ``Refused``."""
+    def known_head(self, block: bytes) -> Head | None:
+        """Return the head of a block that was checked before; None where it was not, or not of late."""
         head = self._heads.get(block)
         if head is not None:
             head.shared = True
-        else:
+        return head
+
+    def head(self, block: bytes) -> Head:
+        """Return the checked head of a block; known ones are recognised. Raises ``Refused``."""
+        head = self.known_head(block)
+        if head is None:
             head = parse_block(block, self.bounds)
             if len(block) <= self.bounds.head_known:
                 if len(self._heads) >= self.bounds.heads_known:

@@ -151,14 +151,18 @@ class HTTPConnection:
                 # Another request waits for its turn, or this one for the peer to read its answers.
                 self._keep(data)
                 return
-            # A client's next request has the fields of its last one; then its whole head is here.
+            # A client's next request has the fields of its last one, but perhaps for the length of its body;
+            # then its whole head is here.
             line, _, block = data.partition(b"\r\n")
             head = self._head
-            if head is not None and block.startswith(head.block):
-                self._buffer = block[len(head.block) :]
-                self._begin(line, head)
-            else:
-                self._serve(data)
+            if head is None or not block.startswith(head.block):
+                head = self.factory.known_head(block[: block.find(b"\r\n\r\n") + 4])
+                if head is None:
+                    self._serve(data)
+                    return
+                self._head = head
+            self._buffer = block[len(head.block) :]
+            self._begin(line, head)
         elif state == SERVING:
             self._keep(data)
         else:

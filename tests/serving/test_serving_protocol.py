@@ -677,3 +677,20 @@ def test_a_plain_line_beyond_the_bound_is_refused_too():
     served = Served(bounds=Bounds(target=100))
     assert served.ask(head("GET", "/poll/" + "x" * 100)).status == 414
     assert served.connect().ask(head("GET", "/poll/x?" + "x" * 100)).status == 414
+
+
+def test_a_push_of_another_length_is_served_as_the_last_one():
+    served = Served()
+    for size in (1, 2, 1, 3, 2, 0, 3):
+        assert served.ask(post("/echo", b"x" * size)).body == b"x" * size
+
+
+def test_heads_that_are_known_are_understood_with_what_is_pipelined_behind_them():
+    served = Served()
+    for size in (1, 2, 1, 2):
+        served.ask(post("/push/bob", b"x" * size))
+    served.transport.clear()
+    served.send(post("/push/a", b"a") + post("/push/b", b"bb") + b"\r\n" + post("/push/c", b"c"))
+    served.clock.advance(0)
+    assert served.routes.calls[-3:] == ["a", "b", "c"]
+    assert served.sent.count(b"HTTP/1.1 201") == 3
