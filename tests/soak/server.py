@@ -140,6 +140,25 @@ class Server:
             await asyncio.sleep(0.02)
         return code
 
+    async def end(self) -> list[str]:
+        """Stop it for good; return what was wrong with that, and what its log tells of failures."""
+        code = await self.stop()
+        return ([f"the server ended with {code}"] if code else []) + self.failures()
+
+    def failures(self) -> list[str]:
+        """Return what its log tells of failures, with what stands around them."""
+        found = []
+        for word in ("Traceback", "Unhandled"):
+            before, there, behind = self.log.read_text().partition(word)
+            if there:
+                found.append(f"the log has a failure: {before[-500:]}{there}{behind[:2_000]}")
+        return found
+
+    def discard(self) -> None:
+        """Kill it if it still runs: the soak has failed."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
     def memory(self) -> float:
         """Return the megabytes that it takes."""
         assert self.process is not None

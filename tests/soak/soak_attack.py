@@ -231,13 +231,9 @@ async def soak(
                 wrong.append(f"{kind}: the attacker opened {got.opened} connections only")
             if after > before + MEGABYTES:
                 wrong.append(f"{kind}: memory went from {before:.1f} to {after:.1f} MB")
-        if await server.stop() != 0:
-            wrong.append("the server ended badly")
-        wrong += [line for line in server.log.read_text().splitlines() if "Traceback" in line]
-        return wrong
+        return wrong + await server.end()
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill()
+        server.discard()
 
 
 def main() -> int:

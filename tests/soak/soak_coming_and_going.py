@@ -527,13 +527,9 @@ async def soak(
         if delays:
             p50, p99 = (delays[int(len(delays) * part)] * 1000 for part in (0.5, 0.99))
             note(f"push to ear: p50 {p50:.0f} ms, p99 {p99:.0f} ms, most {delays[-1] * 1000:.0f} ms")
-        if await server.stop() != 0:
-            crowd.wrong.append("the server ended badly")
+        crowd.wrong += await server.end()
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill()
-    log = server.log.read_text()
-    crowd.wrong += [line for line in log.splitlines() if "Traceback" in line or "Unhandled" in line]
+        server.discard()
     return crowd
 
 

@@ -221,13 +221,9 @@ async def deliver(directory: Path, pushes: int, recipients: int, readers: int, s
     try:
         soak = await run(server, pushes, recipients, readers, seed)
         say(f"the server takes {server.memory():.0f} MB")
-        if await server.stop() != 0:
-            soak.wrong.append("the server ended badly")
+        soak.wrong += await server.end()
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill()
-    log = server.log.read_text()
-    soak.wrong += [line for line in log.splitlines() if "Traceback" in line or "Unhandled" in line]
+        server.discard()
     return soak
 
 

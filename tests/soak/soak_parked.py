@@ -129,14 +129,10 @@ def soak(directory: Path, polls: int, rounds: int) -> Result:
             )
         if len(megabytes) > 2 and megabytes[-1] > megabytes[1] * TOLERANCE:
             wrong.append(f"memory went from {megabytes[1]:.1f} to {megabytes[-1]:.1f} MB in the last rounds")
-        if asyncio.run(server.stop()) != 0:
-            wrong.append("the server ended badly")
-        log = server.log.read_text()
-        wrong += [line for line in log.splitlines() if "Traceback" in line or "Unhandled" in line]
+        wrong += asyncio.run(server.end())
         return Result(wrong, megabytes, each)
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill()
+        server.discard()
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from redis_server import RedisServer
-from server import Answer, Broken, Client, Server
-from soak_sqlite_kill import KEPT_SECONDS, ROOMS, WRITERS, Reader, Truth, number, say
+from server import Answer, Client, Server
+from soak_sqlite_kill import KEPT_SECONDS, PAUSE_SECONDS, WRITERS, Reader, Truth, say, write
 
 READERS = (
     ("room0",),
@@ -39,13 +39,13 @@ READERS = (
 )
 LIFE_SECONDS = (0.2, 1.5)
 """How long all of them live between two kills."""
-PAUSE_SECONDS = 0.02
 
 
-class Either:
+class Either(Client):
     """A client of both servers: it asks one of them at random."""
 
     def __init__(self, servers: list[Server]) -> None:
+        super().__init__(servers[0].port)
         self._clients = [Client(server.port) for server in servers]
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
@@ -54,57 +54,6 @@ class Either:
     def close(self) -> None:
         for client in self._clients:
             client.close()
-
-
-async def write(truth: Truth, servers: list[Server], writer: int) -> None:
-    """Push until told to stop."""
-    client = Either(servers)
-    keyed = writer % 2 == 0
-    room = ROOMS[writer % len(ROOMS)]
-    place = 0
-    while truth.writing:
-        text = f"{writer}.{place}"
-        headers = {"Content_Type": "text/plain"} | ({"Idempotency_Key": text} if keyed else {})
-        try:
-            answer = await client.ask("POST", f"/push/{room}", text.encode(), **headers)
-        except Broken:
-            truth.broken += 1
-        else:
-            truth.statuses[answer.status] += 1
-            if answer.status in {201, 202}:
-                truth.confirm(answer.json["id"], room, text)
-                place += 1
-                continue
-            if answer.status != 503:
-                truth.faults.append(f"a push was answered {answer.status}: {answer.body!r}")
-        truth.repeated += keyed
-        place += not keyed  # whether it was kept or not, nobody knows
-        await asyncio.sleep(PAUSE_SECONDS)
-    client.close()
-
-
-class Rover(Reader):
-    """A reader that polls at one server, then at another."""
-
-    async def rove(self, truth: Truth, servers: list[Server]) -> None:
-        """Poll until told to stop."""
-        client = Either(servers)
-        names = "&".join(f"rcpt={room}" for room in self.rooms)
-        while truth.reading:
-            try:
-                answer = await client.ask("GET", f"/poll?{names}&after={self.cursor}&wait=2&limit=1000")
-            except Broken:
-                await asyncio.sleep(PAUSE_SECONDS)
-                continue
-            if answer.status == 200:
-                batch = answer.json
-                if batch["gap"]:
-                    truth.faults.append(f"{self.rooms} was told a gap at {self.cursor}")
-                self.read += [(number(m["id"]), m["recipient"], m["data"]) for m in batch["messages"]]
-                self.cursor = batch["cursor"]
-            elif answer.status != 503:
-                truth.faults.append(f"a poll was answered {answer.status}: {answer.body!r}")
-        client.close()
 
 
 async def start(directory: Path, address: str) -> list[Server]:
@@ -140,30 +89,15 @@ async def kill_one(redis: RedisServer, servers: list[Server], killed: Counter[st
         await server.up()  # else the next kill may come as it starts
 
 
-async def stop(servers: list[Server]) -> list[str]:
-    """End the servers; return what was wrong with that, and what they have logged."""
-    faults = []
-    for server in servers:
-        code = await server.stop()
-        log = server.log.read_text()
-        if code != 0:
-            faults.append(f"the server ended with {code}")
-        for word in ("Traceback", "Unhandled"):
-            before, found, behind = log.partition(word)
-            if found:
-                faults.append(f"the log has a failure: {before[-500:]}{found}{behind[:2_000]}")
-    return faults
-
-
 async def soak(rounds: int, directory: Path) -> int:
     """Run so many rounds; return the exit code."""
     redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always", "--save", "").start()
     servers = await start(directory, redis.address)
     truth = Truth()
     head = (await Client(servers[0].port).ask("GET", "/poll/room0?after=now&wait=0")).json["cursor"]
-    readers = [Rover(rooms, head) for rooms in READERS]
-    polling = [asyncio.create_task(reader.rove(truth, servers)) for reader in readers]
-    writing = [asyncio.create_task(write(truth, servers, writer)) for writer in range(WRITERS)]
+    readers = [Reader(rooms, head, patient=True) for rooms in READERS]
+    polling = [asyncio.create_task(reader.follow(truth, Either(servers))) for reader in readers]
+    writing = [asyncio.create_task(write(truth, Either(servers), writer)) for writer in range(WRITERS)]
     killed: Counter[str] = Counter()
     began = time.monotonic()
     for turn in range(rounds):
@@ -183,7 +117,8 @@ async def soak(rounds: int, directory: Path) -> int:
     truth.reading = False
     await asyncio.gather(*polling)
     faults = [*truth.faults, *[fault for reader in readers for fault in reader.faults(truth)]]
-    faults += await stop(servers)
+    for server in servers:
+        faults += await server.end()
     redis.kill()
     say(
         f"{rounds} kills {dict(killed)}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "

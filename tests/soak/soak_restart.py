@@ -175,9 +175,8 @@ async def soak(restarts: int, clients: int, store: str, activated: bool, directo
     if redis is not None:
         redis.kill()
     judge(run, read, store, activated=activated)
-    log = server.log.read_text()
-    if "Traceback" in log or "Unhandled" in log:
-        run.fault(f"the log has a failure: {log[-2_000:]}")
+    for failure in server.failures():
+        run.fault(failure)
     say(
         f"{restarts} restarts with {clients} clients and the store {store}: "
         f"{sum(map(len, run.confirmed))} pushes confirmed, {sum(map(len, read))} read; "
