@@ -108,7 +108,7 @@ class LongWay:
     route: Route | None
     sent: int
     target: Target | None
-    """What its line was recognised as, if it was; see ``Target.meaning``."""
+    """What its line was recognised as, if it was, until it is held; see ``Target.meaning``."""
     uri: bytes
 
     if TYPE_CHECKING:

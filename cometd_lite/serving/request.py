@@ -275,6 +275,7 @@ class Request(LongWay):
         """Wait: ``parked`` answers later, or is cancelled when the peer is gone."""
         self.parked = parked
         self.head.forget()
+        self.target = None  # of a line that came once, nobody else has it
 
     # -- what the connection does with a request
 
