@@ -58,7 +58,7 @@ ANSWERS_BYTES = 8 * 1024 * 1024
 
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
-for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 8 MB."""
+for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
 
 MESSAGE_OVERHEAD = 600
 """What a message costs in memory besides its body and its JSON: objects and table entries, 580 measured."""
