@@ -65,7 +65,11 @@ class Reader(Parked[T]):
     __slots__ = ("_again", "_asking", "_ended", "hub")
 
     def __init__(self, hub: Hub, recipients: tuple[str, ...]) -> None:
-        super().__init__(recipients)
+        # All at once, and not by one constructor after the other: there is one of these for each poll.
+        self.keys = recipients
+        self.deferred = None
+        self._registry = None
+        self._ends_at = None
         self.hub = hub
         self._asking: list[Deferred[int]] | None = None
         """Those who want to know what the question on its way comes to; None where none is."""
@@ -165,15 +169,7 @@ class Poll(Reader[Batch]):
     __slots__ = ("after", "limit")
 
     def __init__(self, hub: Hub, recipients: tuple[str, ...], after: Cursor, limit: int) -> None:
-        # All at once, and not by one constructor after the other: there is one of these for each poll.
-        self.keys = recipients
-        self.deferred = None
-        self._registry = None
-        self._ends_at = None
-        self.hub = hub
-        self._asking = None
-        self._again = False
-        self._ended = False
+        super().__init__(hub, recipients)
         self.after = after
         self.limit = limit
 

@@ -190,7 +190,7 @@ class Registry:
         answered = 0
         later: list[Woken] = []
         places = self._places
-        for key in covering(recipient) if self._stars else (recipient,):
+        for key in self._keys(recipient):
             place = places.get(key)
             if place is not None:
                 for reader in tuple(place):

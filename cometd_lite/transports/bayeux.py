@@ -533,19 +533,7 @@ class _Held(SessionReader[Answer]):
     def __init__(
         self, transport: BayeuxTransport, connect: Connect, left: Callable[[], bool], form: Form
     ) -> None:
-        session = connect.session
-        # All at once, and not by one constructor after the other: there is one of these for each connect.
-        self.keys = session.keys
-        self.deferred = None
-        self._registry = None
-        self._ends_at = None
-        self.hub = transport.hub
-        self._asking = None
-        self._again = False
-        self._ended = False
-        self.transport = transport
-        self.session = session
-        self.place = session.place
+        super().__init__(transport, connect.session)
         self.connect = connect
         self.left = left
         self.form = form

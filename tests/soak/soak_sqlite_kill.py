@@ -109,9 +109,8 @@ class Reader:
             await self.poll(truth, client, 2)
         client.close()
 
-    async def catch_up(self, truth: Truth, port: int) -> None:
+    async def catch_up(self, truth: Truth, client: Client) -> None:
         """Poll for as long as there is something."""
-        client = Client(port)
         while await self.poll(truth, client, 0):
             pass
         client.close()
@@ -172,7 +171,7 @@ async def soak(rounds: int, sync: str, directory: Path) -> int:
     for turn in range(rounds):
         if turn % 10:
             await server.up()
-            await asyncio.gather(*[reader.catch_up(truth, server.port) for reader in late])
+            await asyncio.gather(*[reader.catch_up(truth, Client(server.port)) for reader in late])
             await asyncio.sleep(random.uniform(*LIFE_SECONDS))
         else:
             await asyncio.sleep(random.uniform(0, 1.5))  # as it starts, reads its file, or a moment later
@@ -190,7 +189,7 @@ async def soak(rounds: int, sync: str, directory: Path) -> int:
     server.kill()
     server.start()
     await server.up()
-    await asyncio.gather(*[reader.catch_up(truth, server.port) for reader in late])
+    await asyncio.gather(*[reader.catch_up(truth, Client(server.port)) for reader in late])
     await asyncio.sleep(2.5)  # one more wait of those who are parked
     truth.reading = False
     await asyncio.gather(*polling)
