@@ -8,8 +8,7 @@ from functools import lru_cache
 import orjson
 
 from .bayeux_sessions import PRIVATE, BayeuxSession
-from .limits import BAYEUX_EVENTS_RENDERED
-from .message import Batch, Message, dumps
+from .message import Batch, Message, dumps, rendered_once
 
 BINARY_TYPE = "application/vnd.cometd.binary+json"
 """The type of what a client's binary extension has made JSON of; readers that have it must know.
@@ -39,27 +38,13 @@ def _events(messages: Iterable[Message]) -> bytes:
     return b"".join([event(message) for message in messages])
 
 
-_rendered: dict[int, tuple[Message, bytes]] = {}
-"""Events by the messages' numbers: a fan-out to readers of different patterns is busy with the same few."""
-
-
+@rendered_once
 def event(message: Message) -> bytes:
     """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
 
     JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
     has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
     """
-    known = _rendered.get(message.sequence)
-    if known is not None and known[0] is message:
-        return known[1]
-    if len(_rendered) >= BAYEUX_EVENTS_RENDERED:
-        _rendered.clear()
-    made = _event(message)
-    _rendered[message.sequence] = (message, made)
-    return made
-
-
-def _event(message: Message) -> bytes:
     name = message.recipient
     content = message.content
     if name.startswith("$"):

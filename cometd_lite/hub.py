@@ -169,7 +169,7 @@ class Poll(Reader[Batch]):
     __slots__ = ("after", "limit")
 
     def __init__(self, hub: Hub, recipients: tuple[str, ...], after: Cursor, limit: int) -> None:
-        super().__init__(hub, recipients)
+        Reader.__init__(self, hub, recipients)  # with super() it takes 0.2 µs more
         self.after = after
         self.limit = limit
 
@@ -436,7 +436,7 @@ class Hub:
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> Maybe[Receipt]:
         self.metrics.push_to_wake.observe(time.perf_counter() - began)
-        ids = tuple([message.id for message in messages])
+        ids = (messages[0].id,) if len(messages) == 1 else tuple([message.id for message in messages])
         receipt = Receipt(ids, created_at, delivered, push.recipients)
         return receipt if push.queue else then(self.store.retract(messages), lambda _: _unqueued(receipt))
 

@@ -56,6 +56,13 @@ POLL_BYTES = 1024 * 1024
 ANSWERS_BYTES = 8 * 1024 * 1024
 """Answers remembered until the next change: a fan-out's thousand readers all ask the same."""
 
+RENDERED_MESSAGES = 256
+"""Messages of which it is remembered how they look as JSON, and as many how they look as Bayeux events: those
+that a fan-out is busy with."""
+
+RENDERED_BYTES = 64 * 1024
+"""Of what looks larger than this it is not remembered: so that takes 16 MB at the most in each form."""
+
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
 for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
@@ -140,9 +147,6 @@ BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
 
 BAYEUX_BROWSER_SESSIONS = 100
 """Bayeux sessions of one browser: nobody has more tabs of a program, but a page may shake hands in a loop."""
-
-BAYEUX_EVENTS_RENDERED = 256
-"""Messages whose Bayeux form is remembered: those a fan-out is busy with, 16 MB if all are of the largest."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""

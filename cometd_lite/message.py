@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import orjson
 
-from .limits import CURSOR_DIGITS
+from .limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -23,6 +24,8 @@ OCTETS_TYPE = "application/octet-stream"
 
 _CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})")
 _FLAT = bytes.maketrans(b"\r\n", b"  ")
+_UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
+"""The bytes that stand for themselves in a JSON string; any other takes up to six."""
 _JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECASE)
 
 
@@ -109,6 +112,15 @@ class Content(NamedTuple):
         except TypeError as error:
             raise ValueError(f"Not a value that JSON can say: {error}.") from None
 
+    def shown_size(self) -> int:
+        """Return how many bytes ``data`` has at the most."""
+        body = self.body
+        if self.form == "json":
+            return len(body)
+        if self.form == "text":
+            return len(body) + 5 * len(body.translate(None, _UNESCAPED)) + 2
+        return len(body) * 4 // 3 + 6
+
     def data(self) -> bytes:
         """Return the body as one line of JSON: itself, a string, or a string of base64."""
         if self.form == "json":
@@ -146,7 +158,6 @@ class _Accepted(NamedTuple):
     created_at: float
     expires_at: float
     event: str | None
-    json: bytes
 
 
 class Message(_Accepted):
@@ -155,8 +166,7 @@ class Message(_Accepted):
     ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
     clock (for the server), so that setting the wall clock neither loses nor revives a message.
     ``sequence`` is its number in the one order; ``id`` the text of its cursor, which means "everything after
-    this message". ``json`` is the message object of a poll's answer (HTTP.md,
-    "Poll"), one line, rendered once.
+    this message".
     """
 
     __slots__ = ()
@@ -170,18 +180,17 @@ class Message(_Accepted):
         expires_at: float,
         event: str | None = None,
     ) -> Self:
-        """Make and render a message; its arguments are the fields of the same names."""
+        """Make a message; its arguments are the fields of the same names."""
         epoch, sequence = cursor
-        id = f"{epoch}-{sequence}"  # noqa: A001  that is the field's name
-        json = b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
-            id.encode(),
-            orjson.dumps(recipient),
-            timestamp(created_at).encode(),
-            _what(content.type, content.form, event),
-            content.data(),
-        )
-        fields = (cursor, sequence, id, recipient, content, created_at, expires_at, event, json)
+        fields = (
+            cursor, sequence, f"{epoch}-{sequence}", recipient, content, created_at, expires_at, event,
+        )  # fmt: skip
         return tuple.__new__(cls, fields)
+
+    @property
+    def json(self) -> bytes:
+        """The message object of a poll's answer (HTTP.md, "Poll"), one line."""
+        return _json(self)
 
     @property
     def data(self) -> Any:
@@ -190,6 +199,41 @@ class Message(_Accepted):
         if content.form == "json":
             return orjson.loads(content.body)
         return content.body.decode() if content.form == "text" else content.body
+
+
+def rendered_once(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]:
+    """Remember what a function makes of the latest messages.
+
+    A fan-out is busy with few messages at a time. Who reads several mailboxes is given another batch than who
+    reads one of them, but the messages are the same. To keep it with each message would double their memory.
+    """
+    known: dict[int, tuple[Message, bytes]] = {}
+
+    @wraps(render)
+    def rendered(message: Message) -> bytes:
+        entry = known.get(message.sequence)
+        if entry is not None and entry[0] is message:
+            return entry[1]
+        made = render(message)
+        if len(made) <= RENDERED_BYTES:
+            if len(known) >= RENDERED_MESSAGES:
+                known.clear()
+            known[message.sequence] = (message, made)
+        return made
+
+    return rendered
+
+
+@rendered_once
+def _json(message: Message) -> bytes:
+    content = message.content
+    return b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
+        message.id.encode(),
+        orjson.dumps(message.recipient),
+        timestamp(message.created_at).encode(),
+        _what(content.type, content.form, message.event),
+        content.data(),
+    )
 
 
 @dataclass(slots=True, eq=False)

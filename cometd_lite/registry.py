@@ -138,11 +138,12 @@ class Registry:
         reader._registry = self
         for key in reader.keys:
             place = self._places.get(key)
-            if place is None:
-                place = self._places[key] = {}
-                if key[-1] == "*":
-                    self._stars += 1
-            place[reader] = None
+            if place is not None:
+                place[reader] = None
+                continue
+            self._places[key] = {reader: None}
+            if key[-1] == "*":
+                self._stars += 1
         if wait is not None:
             self._end_after(reader, wait)
 
@@ -181,6 +182,13 @@ class Registry:
                 if not self._ends:
                     self._times.clear()
                     self._set_timer()
+
+    def move(self, reader: Parked[T], keys: tuple[str, ...]) -> None:
+        """Let a reader that is held stand at other keys; its wait ends about when it would have."""
+        at = reader._ends_at
+        self.forget(reader)
+        reader.keys = keys
+        self.hold(reader, None if at is None else max(0.0, at - self.clock.seconds()))
 
     def wake(self, recipient: str) -> Woken:
         """Make everyone look again who waits for the recipient; return how many were answered.

@@ -160,6 +160,7 @@ class Routes:
             self.bayeux.bayeux.prefix = self._elsewhere.prefix
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
+        self._caller = partial(_Caller, self)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
     # -- push
@@ -361,9 +362,9 @@ class Routes:
             return self._elsewhere.hand_on(request, body, here)
         if not (self.door.is_open and hasattr(request, "hold")):
             return self._bayeux_post(request, body, partial(_has_left, request))
-        media_type, caller = fields(request).content_type, _Caller(self, request)
-        answer = self._bayeux().post(body, media_type, request, request.gone, None, caller)
-        return int(NOT_DONE_YET) if answer is HELD else answer
+        media_type = fields(request).content_type
+        answer = self._bayeux().post(body, media_type, request, request.seems_gone, None, self._caller)
+        return NOT_DONE_YET if answer is HELD else answer
 
     @_route(app, "/cometd", "GET", changes=True)
     @_route(app, "/cometd/", "GET", changes=True)

@@ -233,6 +233,10 @@ class Request(LongWay):
         """Whether the peer has closed, even if the reactor has not noticed yet. Costs a system call."""
         return self._phase == GONE or self.channel.wire.gone()
 
+    def seems_gone(self) -> bool:
+        """Whether the peer had closed before whatever is served now has come. Mostly costs nothing."""
+        return self._phase == GONE or self.channel.wire.seems_gone()
+
     def close_after(self) -> None:
         """Let the answer say ``Connection: close``, and close after it."""
         self.channel.closing = True

@@ -68,7 +68,8 @@ _HIGH: Final = 64 * 1024
 _IN: Final[int] = getattr(select, "EPOLLIN", 0x1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 0x4)
 _BROKEN: Final[int] = getattr(select, "EPOLLERR", 0x8) | getattr(select, "EPOLLHUP", 0x10)
-_ALWAYS: Final[int] = getattr(select, "EPOLLRDHUP", 0x2000) | getattr(select, "EPOLLET", 0x80000000)
+_CLOSED: Final[int] = getattr(select, "EPOLLRDHUP", 0x2000)
+_ALWAYS: Final[int] = _CLOSED | getattr(select, "EPOLLET", 0x80000000)
 """Edge-triggered: the kernel need not look again whether a socket was read empty. A short read says that it
 was, unless the peer has closed too; but then the event has RDHUP, or another event follows."""
 
@@ -166,7 +167,7 @@ class Poller:
                 if not events:
                     return
                 for wire, event, data in [
-                    (wire, event, wire.read() if event == _IN else None)
+                    (wire, event, wire.read() if event == _IN else wire.noted(event))
                     for descriptor, event in events
                     if (wire := wires.get(descriptor)) is not None
                 ]:
@@ -202,7 +203,7 @@ class SocketWire:
     """A wire that is its own transport: what takes a connection over gets this as its ``transport``."""
 
     __slots__ = (
-        "_broken", "_kept", "_life", "_owner", "_paused",
+        "_broken", "_hung_up", "_kept", "_life", "_owner", "_paused",
         "_poller", "_producer", "_shuts", "_socket", "_unsent",
     )  # fmt: skip
 
@@ -211,6 +212,8 @@ class SocketWire:
         self._socket: Any = sock
         self._owner = owner
         self._broken = False
+        self._hung_up = False
+        """The epoll has told that the peer closed, be it that this was not looked at yet."""
         self._unsent: bytearray | None = None
         """What the socket has not taken."""
         self._kept: bytes | None = None
@@ -237,6 +240,11 @@ class SocketWire:
             self._broken = True
             return b""
         return data
+
+    def noted(self, event: int) -> None:
+        """Note what an event tells of the peer, before anybody who is answered in the same turn asks."""
+        if event & (_CLOSED | _BROKEN):
+            self._hung_up = True
 
     def received(self, data: bytes) -> None:
         """Give what was read to the owner, unless another's turn has closed the socket meanwhile."""
@@ -344,8 +352,8 @@ class SocketWire:
                 return
             data = kept + data
         if together is None or len(data) > _SMALL:
-            self._kept = None
-            self._send(data)
+            self._kept = data
+            self.send_kept()
             return
         self._kept = data
         if kept is None:
@@ -354,27 +362,27 @@ class SocketWire:
                 self._poller.send_together()
 
     def send_kept(self) -> None:
-        """Send what was to be sent with others', and end the connection if that was all."""
-        data, self._kept = self._kept, None
-        if data is not None and self._unsent is None:
-            self._send(data)
-            if self._life == _ENDING and not self._unsent and self._producer is None:
-                self._end()
+        """Send what was to be sent with others', and end the connection if that was all.
 
-    def _send(self, data: bytes) -> None:
-        """Send what the socket takes, and have the epoll tell when it takes more."""
+        What the socket does not take is unsent, and the epoll tells when it takes more.
+        """
+        data, self._kept = self._kept, None
+        if data is None or self._unsent is not None:
+            return
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             # The epoll will say so as well, and then the owner is told.
-            return
+            sent = len(data)
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
             self._watch()
             if self._producer is not None and len(self._unsent) > _HIGH:
                 self._producer.pause()
+        elif self._life == _ENDING and self._producer is None:
+            self._end()
 
     def pending(self) -> int:
         """Count what is unsent; see ``Wire``."""
@@ -383,6 +391,14 @@ class SocketWire:
     def gone(self) -> bool:
         """Look at the socket; see ``Wire``."""
         return self._socket is None or peer_is_gone(self._socket)
+
+    def seems_gone(self) -> bool:
+        """Tell what the epoll told when it was last asked, or look, if that was not in this turn; see ``Wire``.
+
+        The epoll tells in the order in which things happened: whoever closed before the other sent what is
+        dealt with now has been noted.
+        """
+        return self._hung_up or self._socket is None or (self._poller.together is None and self.gone())
 
     def close(self) -> None:
         """Close once all is sent; see ``Wire``."""

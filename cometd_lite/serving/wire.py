@@ -48,6 +48,9 @@ class Wire(Protocol):
     def gone(self) -> bool:
         """Whether the peer has closed, though nobody has read that yet. One cheap system call."""
 
+    def seems_gone(self) -> bool:
+        """Whether the peer had closed when this turn of the reactor began, or has by now. Mostly costs nothing."""
+
     def close(self) -> None:
         """Close once all is sent."""
 
@@ -109,6 +112,10 @@ class TwistedWire:
         """Look at the socket, where there is one; see ``Wire``."""
         inner = _inner_socket(self.transport)
         return inner is not None and peer_is_gone(inner, tls=ISSLTransport.providedBy(self.transport))
+
+    def seems_gone(self) -> bool:
+        """Look, as ``gone`` does; see ``Wire``."""
+        return self.gone()
 
     def close(self) -> None:
         """Close; see ``Wire``."""
@@ -185,6 +192,8 @@ class NoWire:
     def gone(self) -> bool:
         """Return True."""
         return True
+
+    seems_gone = gone
 
     def close(self) -> None:
         """Do nothing."""

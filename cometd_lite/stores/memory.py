@@ -50,6 +50,8 @@ class MemoryStore:
         self._answers_size = 0
         self._nothing = Batch((), OLDEST)
         """What the last reader was given who had everything: the next one often stands where it does."""
+        self._latest = Batch((), OLDEST)
+        """What the last reader was given who lacked only the newest message of a mailbox."""
         self._lost = _Losses(limits.max_recipients)
         self._acknowledged: dict[str, int] = {}
         """How far the readers of each pattern came back."""
@@ -131,6 +133,9 @@ class MemoryStore:
         """See ``Store.read``."""
         if self._expiries and self._expiries[0][0] <= now:
             self._expire_soon(now)
+        batch = self._read_one(recipients, after)
+        if batch is not None:
+            return batch
         key = (recipients, after, limit)
         batch = self._answers.get(key)
         if batch is None:
@@ -138,34 +143,44 @@ class MemoryStore:
             messages = batch.messages
             if not messages:
                 return batch
-            size = MESSAGE_OVERHEAD + (
-                len(messages[0].json) if len(messages) == 1 else sum([len(one.json) for one in messages])
-            )
+            size = sum([MESSAGE_OVERHEAD + one.content.shown_size() for one in messages])
             if self._answers_size + size > ANSWERS_BYTES:
                 self._answers.clear()
             self._answers_size = self._answers_size + size if self._answers else size
             self._answers[key] = batch
         return batch
 
+    def _read_one(self, recipients: tuple[str, ...], after: Cursor) -> Batch | None:
+        """Return what the usual reader is given: who reads one mailbox, and lacks its newest message or none.
+
+        For any other it returns None.
+        """
+        mailbox = self._mailboxes.get(recipients[0]) if len(recipients) == 1 else None
+        epoch, place = after
+        if mailbox is None or epoch != self.epoch or not mailbox.lost <= place <= self.sequence:
+            return None
+        if mailbox.acknowledged < place:
+            mailbox.acknowledged = place
+            self._reclaimable[mailbox.recipient] = None
+        kept = mailbox.messages
+        newest = kept[-1]
+        if newest.sequence <= place:
+            if self._nothing.cursor is not after:
+                self._nothing = Batch((), after)
+            return self._nothing
+        if len(kept) > 1 and kept[-2].sequence > place:
+            return None
+        latest = self._latest
+        if not latest.messages or latest.messages[0] is not newest:
+            latest = self._latest = Batch((newest,), newest.cursor)
+        return latest
+
     def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
         if after == NOW:
             return Batch((), Cursor(self.epoch, self.sequence))
         known = after.epoch == self.epoch and after.sequence <= self.sequence
         place = after.sequence if known else 0
-        if known and len(recipients) == 1 and (mailbox := self._mailboxes.get(recipients[0])) is not None:
-            # The usual reader, on a straight road: one recipient that has a mailbox, and something new.
-            if mailbox.acknowledged < place:
-                mailbox.acknowledged = place
-                self._reclaimable[mailbox.recipient] = None
-            kept = mailbox.messages
-            newest = kept[-1]
-            if newest.sequence <= place >= mailbox.lost:
-                if self._nothing.cursor is not after:
-                    self._nothing = Batch((), after)
-                return self._nothing
-            if place < newest.sequence and (len(kept) == 1 or kept[-2].sequence <= place):
-                return Batch((newest,), newest.cursor, place < mailbox.lost)
-        elif known:
+        if known:
             self._acknowledge(recipients, place)
         messages, more = _bounded(self._found(recipients, place, limit + 1), limit)
         gap = self._gap(recipients, place) if known else after != OLDEST
@@ -438,7 +453,7 @@ class MemoryStore:
 
 def cost(message: Message) -> int:
     """Return the bytes of memory that a message is counted with."""
-    return MESSAGE_OVERHEAD + len(message.content.body) + len(message.json)
+    return MESSAGE_OVERHEAD + len(message.content.body)
 
 
 def _bounded(found: Iterable[Message], limit: int) -> tuple[tuple[Message, ...], bool]:

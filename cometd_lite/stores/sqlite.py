@@ -305,15 +305,24 @@ class _Watched(MemoryStore):
             self.gone.extend([message.sequence for message in messages])
             self.changed.update(dict.fromkeys(covering(mailbox.recipient)))
 
+    def _note_reader(self, name: str, after: Cursor) -> None:
+        """Note a recipient or pattern whose reader came back with more than any before."""
+        if after.epoch == self.epoch and after.sequence <= self.sequence:
+            mailbox = self._mailboxes.get(name)
+            before = self._acknowledged.get(name, 0) if mailbox is None else mailbox.acknowledged
+            if before < after.sequence and (mailbox is not None or is_pattern(name)):
+                self._note(name)
+
+    def _read_one(self, recipients: tuple[str, ...], after: Cursor) -> Batch | None:
+        if len(recipients) == 1:
+            self._note_reader(recipients[0], after)
+        return super()._read_one(recipients, after)
+
     def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
         acknowledged = self._acknowledged
         first = next(iter(acknowledged), None)
-        if after.epoch == self.epoch and after.sequence <= self.sequence:
-            for name in recipients:
-                mailbox = self._mailboxes.get(name)
-                before = acknowledged.get(name, 0) if mailbox is None else mailbox.acknowledged
-                if before < after.sequence and (mailbox is not None or is_pattern(name)):
-                    self._note(name)
+        for name in recipients:
+            self._note_reader(name, after)
         batch = super()._read(recipients, after, limit)
         if first is not None and first not in acknowledged:
             self._note(first)  # it had to go
@@ -341,6 +350,8 @@ class _Watched(MemoryStore):
         latest = now + self.limits.ttl  # were the wall clock set back, a message would live for too long
         for row in kept.messages:
             cursor = Cursor(kept.epoch, row.sequence)
+            if row.form == "text":
+                row.body.decode()  # a file that is damaged is to be refused now, and not when it is read
             content = Content(row.body, intern(row.type), row.form)
             expires_at = min(row.expires_at - offset, latest)
             self.keep(Message(cursor, intern(row.recipient), content, row.created_at, expires_at, row.event))
