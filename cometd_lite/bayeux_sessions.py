@@ -100,11 +100,6 @@ class BayeuxSession(Session):
             self.advance(self.ack_place)
             self.ack_place = None
 
-    @property
-    def is_peculiar(self) -> bool:
-        """Whether there is more to telling it something than to send it and go on from there."""
-        return bool(self.talking or self.since or self.ack or self.gap)
-
     def wants(self, message: Message) -> bool:
         """Whether one of its subscriptions to the message is older than the message."""
         since = self.since

@@ -415,7 +415,7 @@ class Hub:
         began = time.perf_counter()
         created_at = self.wall()
         appended = self.store.append(push, self.clock.seconds(), created_at)
-        if waits(appended):
+        if appended.__class__ is not tuple and waits(appended):  # the former is cheap, and mostly says it
             return shielded(appended.addCallback(self._appended, push, created_at, began))
         return self._appended(appended, push, created_at, began)
 
@@ -425,10 +425,10 @@ class Hub:
         self.metrics.pushes += len(messages)
         recipients = push.recipients
         wake = self.registry.wake
-        woken = wake(recipients[0]) if len(recipients) == 1 else total([wake(name) for name in recipients])
+        woken = wake(recipients[0]) if len(recipients) == 1 else total(list(map(wake, recipients)))
         if self.shared is not None:
             woken = total([woken, self.shared.elsewhere(messages)])
-        if waits(woken):
+        if woken.__class__ is not int and waits(woken):
             return woken.addCallback(self._woken, messages, push, created_at, began)
         return self._woken(woken, messages, push, created_at, began)
 

@@ -45,12 +45,12 @@ class Mailbox:
 
     def append(self, message: Message) -> None:
         """Add the newest message of all; its sequence number is above every other one here."""
-        messages = self.messages
-        if messages and message.expires_at < messages[-1].expires_at:
+        messages, expires_at = self.messages, message.expires_at
+        if messages and expires_at < messages[-1].expires_at:
             self.in_order = False
         messages.append(message)
         self.size += len(message.content.body)
-        self.next_expiry = min(self.next_expiry, message.expires_at)
+        self.next_expiry = min(self.next_expiry, expires_at)
 
     def read(self, after: int, limit: int) -> Sequence[Message]:
         """Return up to ``limit`` messages whose sequence number is above ``after``; take nothing away."""

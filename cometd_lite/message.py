@@ -123,12 +123,13 @@ class Content(NamedTuple):
 
     def data(self) -> bytes:
         """Return the body as one line of JSON: itself, a string, or a string of base64."""
+        body = self.body
         if self.form == "json":
             # Inside valid JSON a line break is only ever white space between tokens.
-            return self.body.translate(_FLAT) if b"\n" in self.body or b"\r" in self.body else self.body
+            return body.translate(_FLAT) if b"\n" in body or b"\r" in body else body
         if self.form == "text":
-            return orjson.dumps(self.body.decode())
-        return b'"' + b64encode(self.body) + b'"'
+            return orjson.dumps(body.decode())
+        return b'"' + b64encode(body) + b'"'
 
 
 class Push(NamedTuple):

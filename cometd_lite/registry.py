@@ -198,7 +198,7 @@ class Registry:
         answered = 0
         later: list[Woken] = []
         places = self._places
-        for key in self._keys(recipient):
+        for key in covering(recipient) if self._stars else (recipient,):
             place = places.get(key)
             if place is not None:
                 for reader in tuple(place):
@@ -208,10 +208,6 @@ class Registry:
                     else:
                         later.append(woken)
         return total([answered, *later]) if later else answered
-
-    def _keys(self, recipient: str) -> tuple[str, ...]:
-        """Return the keys under which somebody may wait for a recipient."""
-        return covering(recipient) if self._stars else (recipient,)
 
     def wake_all(self) -> None:
         """Make everyone look again, some at a time: what was pushed meanwhile, nobody has told."""
@@ -230,7 +226,7 @@ class Registry:
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""
-        places = [self._places[key] for key in self._keys(recipient) if key in self._places]
+        places = [self._places[key] for key in covering(recipient) if key in self._places]
         return len(places[0]) if len(places) == 1 else len({reader for place in places for reader in place})
 
     def end_all(self) -> None:

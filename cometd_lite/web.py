@@ -28,6 +28,7 @@ from werkzeug.exceptions import NotFound as NoSuchPath
 from . import __version__, answers, query
 from . import limits as bounds
 from .auth import Grant
+from .bayeux import Connect
 from .bayeux import Options as BayeuxOptions
 from .door import Door, Request, charge, check_room, hold_for, registrations_of
 from .errors import (
@@ -66,8 +67,9 @@ from .query import (
 from .recipient import recipient
 from .serving import Proxies, ip_endpoint
 from .transports import Answer, websocket
-from .transports.bayeux import HELD, BayeuxTransport
+from .transports.bayeux import HELD, BayeuxTransport, HeldConnect
 from .transports.bayeux_elsewhere import Borrowed, Elsewhere
+from .transports.bayeux_http import json_answer
 from .transports.bayeux_socket import BayeuxSocket
 from .transports.ndjson import NDJSON
 from .transports.sse import SSE
@@ -160,7 +162,7 @@ class Routes:
             self.bayeux.bayeux.prefix = self._elsewhere.prefix
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
-        self._caller = partial(_Caller, self)
+        self._held_connect = partial(_HeldConnect, self)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
     # -- push
@@ -363,7 +365,7 @@ class Routes:
         if not (self.door.is_open and hasattr(request, "hold")):
             return self._bayeux_post(request, body, partial(_has_left, request))
         media_type = fields(request).content_type
-        answer = self._bayeux().post(body, media_type, request, request.seems_gone, None, self._caller)
+        answer = self._bayeux().post(body, media_type, request, request.seems_gone, None, self._held_connect)
         return NOT_DONE_YET if answer is HELD else answer
 
     @_route(app, "/cometd", "GET", changes=True)
@@ -590,10 +592,15 @@ class Routes:
             return finish() if finish else b""
         if fields(request).origin is not None:
             answer = answer.with_head(self.door.cors(request))
-        respond = getattr(request, "respond", None)
-        if respond is not None:
-            respond(*answer)
-            return None
+        try:
+            respond = request.respond
+        except AttributeError:  # it is twisted.web's; to ask first costs more
+            return self._set(answer, request)
+        respond(*answer)
+        return None
+
+    def _set(self, answer: Answer, request: Request) -> bytes:
+        """Give twisted.web an answer's head, and return the body."""
         _set_head(request, answer.status, answer.head)
         if self.hub.stopping:
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])  # serving/ does so by itself
@@ -721,19 +728,26 @@ class _Held(_Waiting, Poll):
         self._tell(answers.of_poll(batch, self._asked))
 
 
-class _Caller(_Waiting):
-    """The sender of a Bayeux request, whose connect may be held."""
+class _HeldConnect(_Waiting, HeldConnect):
+    """A connect that answers its request itself."""
 
-    __slots__ = ("_request", "_routes", "hold")
+    __slots__ = ("_request", "_routes")
 
-    def __init__(self, routes: Routes, request: Any) -> None:
+    def __init__(self, routes: Routes, request: Any, connect: Connect) -> None:
+        transport = routes.bayeux
+        assert transport is not None, "which asks for this"
+        HeldConnect.__init__(self, transport, connect, request.seems_gone, json_answer)
+        self.deferred = self
         self._routes = routes
         self._request = request
-        self.hold = request.hold
 
-    def callback(self, answer: Answer) -> None:
-        """Answer the request."""
-        self._tell(answer)
+    def begin(self, wait: float) -> None:
+        """Hold the request too, unless it was answered at once."""
+        HeldConnect.begin(self, wait)
+        if self.deferred is not None:
+            self._request.hold(self)
+
+    callback = _Waiting._tell
 
 
 class _Over:

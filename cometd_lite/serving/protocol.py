@@ -147,7 +147,7 @@ class HTTPConnection:
             if self._seen:
                 self._serve(self._buffer + data, self._seen)
                 return
-            if self._buffer or self.wire.pending() > self.factory.bounds.write_low:
+            if self._buffer or (self.wire.unsent and self.wire.pending() > self.factory.bounds.write_low):
                 # Another request waits for its turn, or this one for the peer to read its answers.
                 self._keep(data)
                 return
@@ -330,9 +330,10 @@ class HTTPConnection:
         request.target = target
         try:
             if request.head.sized:
-                self._begin_body(request)
+                self._begin_body(request, target)
                 return
-            route, params = self._find(request)
+            route, params = (target.route, target.params) if target is not None else self._find(request)
+            request.route = route
             result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
@@ -343,12 +344,7 @@ class HTTPConnection:
 
     def _find(self, request: Request) -> tuple[Route, dict[str, Any]]:
         """Return the request's route and its parameters. Raises what ``Table.find`` does."""
-        target = request.target
-        if target is None:
-            request.route, params = self.factory.routes.find(request.method, request.path, request)
-            return request.route, params
-        route = request.route = target.route
-        return route, target.params
+        return self.factory.routes.find(request.method, request.path, request)
 
     def _keep(self, data: bytes) -> None:
         """Keep what came while a request is being served; stop reading when that is much."""
@@ -364,7 +360,7 @@ class HTTPConnection:
 
     # -- bodies
 
-    def _begin_body(self, request: Request) -> None:
+    def _begin_body(self, request: Request, target: Target | None) -> None:
         """Find the route, which says how long the body may be; read the body, if it may be that long."""
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
@@ -372,7 +368,8 @@ class HTTPConnection:
         missing: Failure | None = None
         proceed: Callable[[], Any]
         try:
-            route, params = self._find(request)
+            route, params = (target.route, target.params) if target is not None else self._find(request)
+            request.route = route
             bound = route.bound
             if bound is not None:
                 most = bound if isinstance(bound, int) else bound(request)
@@ -380,11 +377,15 @@ class HTTPConnection:
             missing = Failure()
             proceed = partial(self.recover, request, missing)
         else:
-            if head.length <= len(rest) and head.length <= most and not head.chunked:
-                request.body = rest[: head.length]
-                self._buffer = rest[head.length :]
-                result = route.call(request, **params)
-                if result is not None or request is self.request:
+            length = head.length
+            if length <= len(rest) and length <= most and not head.chunked:
+                if length == len(rest):
+                    request.body = rest
+                else:
+                    request.body = rest[:length]
+                    self._buffer = rest[length:]
+                result = route.call(request, **params) if params else route.call(request)
+                if result is not NOT_DONE_YET and (result is not None or request is self.request):
                     request.deliver(result)
                 return
             proceed = partial(route.call, request, **params)

@@ -167,7 +167,7 @@ class Poller:
                 if not events:
                     return
                 for wire, event, data in [
-                    (wire, event, wire.read() if event == _IN else wire.noted(event))
+                    (wire, event, wire.read() if event == _IN else wire.heed(event))
                     for descriptor, event in events
                     if (wire := wires.get(descriptor)) is not None
                 ]:
@@ -204,7 +204,7 @@ class SocketWire:
 
     __slots__ = (
         "_broken", "_hung_up", "_kept", "_life", "_owner", "_paused",
-        "_poller", "_producer", "_shuts", "_socket", "_unsent",
+        "_poller", "_producer", "_shuts", "_socket", "unsent",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
@@ -214,8 +214,8 @@ class SocketWire:
         self._broken = False
         self._hung_up = False
         """The epoll has told that the peer closed, be it that this was not looked at yet."""
-        self._unsent: bytearray | None = None
-        """What the socket has not taken."""
+        self.unsent: bytearray | None = None
+        """What the socket has not taken; None where it took all. See ``Wire``."""
         self._kept: bytes | None = None
         """What is to be sent with what others have to send in this turn; then nothing is unsent."""
         self._producer: _Paced | None = None
@@ -241,10 +241,11 @@ class SocketWire:
             return b""
         return data
 
-    def noted(self, event: int) -> None:
-        """Note what an event tells of the peer, before anybody who is answered in the same turn asks."""
+    def heed(self, event: int) -> bytes | None:
+        """Note whether the peer has closed, before anybody is answered who asks in this turn; return None."""
         if event & (_CLOSED | _BROKEN):
             self._hung_up = True
+        return None
 
     def received(self, data: bytes) -> None:
         """Give what was read to the owner, unless another's turn has closed the socket meanwhile."""
@@ -293,7 +294,7 @@ class SocketWire:
         if self._socket is None:
             return
         self._life = _DEAD
-        self._unsent = bytearray()
+        self.unsent = bytearray()
         sock, self._socket = self._socket, None
         self._poller.drop(sock.fileno())
         sock.close()
@@ -305,7 +306,7 @@ class SocketWire:
     def _send_more(self) -> None:
         """Send what is unsent, as far as the socket takes it; then ask the producer for more."""
         self.send_kept()
-        unsent = self._unsent
+        unsent = self.unsent
         if self._life in {_ENDED, _DEAD}:
             return
         while unsent:
@@ -318,7 +319,7 @@ class SocketWire:
                 self.lose(_LOST)
                 return
             del unsent[:sent]
-        self._unsent = None
+        self.unsent = None
         if self._producer is not None:
             self._producer.resume()
         elif self._life == _ENDING:
@@ -330,7 +331,7 @@ class SocketWire:
     def _watch(self) -> None:
         """Tell the epoll what is waited for now."""
         if self._socket is not None:
-            wants_out = self._unsent or (self._producer is not None and self._producer.pulls)
+            wants_out = self.unsent or (self._producer is not None and self._producer.pulls)
             self._poller.watch(
                 self._socket.fileno(), (0 if self._paused else _IN) | (_OUT if wants_out else 0)
             )
@@ -339,7 +340,7 @@ class SocketWire:
 
     def write(self, data: bytes) -> None:
         """Send what the socket takes now, and the rest when it takes more; see ``Wire``."""
-        unsent = self._unsent
+        unsent = self.unsent
         if unsent is not None:
             if self._life == _OPEN:
                 unsent += data
@@ -367,7 +368,7 @@ class SocketWire:
         What the socket does not take is unsent, and the epoll tells when it takes more.
         """
         data, self._kept = self._kept, None
-        if data is None or self._unsent is not None:
+        if data is None or self.unsent is not None:
             return
         try:
             sent = self._socket.send(data)
@@ -377,23 +378,23 @@ class SocketWire:
             # The epoll will say so as well, and then the owner is told.
             sent = len(data)
         if sent < len(data):
-            self._unsent = bytearray(memoryview(data)[sent:])
+            self.unsent = bytearray(memoryview(data)[sent:])
             self._watch()
-            if self._producer is not None and len(self._unsent) > _HIGH:
+            if self._producer is not None and len(self.unsent) > _HIGH:
                 self._producer.pause()
         elif self._life == _ENDING and self._producer is None:
             self._end()
 
     def pending(self) -> int:
         """Count what is unsent; see ``Wire``."""
-        return len(self._unsent or self._kept or b"")
+        return len(self.unsent or self._kept or b"")
 
     def gone(self) -> bool:
         """Look at the socket; see ``Wire``."""
         return self._socket is None or peer_is_gone(self._socket)
 
     def seems_gone(self) -> bool:
-        """Tell what the epoll told when it was last asked, or look, if that was not in this turn; see ``Wire``.
+        """Tell what the epoll told in this turn; look only where it was not asked. See ``Wire``.
 
         The epoll tells in the order in which things happened: whoever closed before the other sent what is
         dealt with now has been noted.
@@ -413,13 +414,13 @@ class SocketWire:
             return
         self._shuts = how
         self._life = _ENDING
-        if not (self._unsent or self._kept) and self._producer is None:
+        if not (self.unsent or self._kept) and self._producer is None:
             self._end()
 
     def _end(self) -> None:
         """Shut the connection down; the epoll tells when it has ended, and then the owner is told."""
         self._life = _ENDED
-        self._unsent = bytearray()
+        self.unsent = bytearray()
         with contextlib.suppress(OSError):
             self._socket.shutdown(self._shuts)
 
@@ -428,7 +429,7 @@ class SocketWire:
         if self._life == _DEAD:
             return
         self._life = _DEAD
-        self._unsent = bytearray()
+        self.unsent = bytearray()
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._poller.reactor.callLater(0, self.lose, _ABORTED)
@@ -461,7 +462,7 @@ class SocketWire:
     def unregister_producer(self) -> None:
         """Pace it no more; see ``Wire``."""
         self._producer = None
-        if self._life == _ENDING and not (self._unsent or self._kept):
+        if self._life == _ENDING and not (self.unsent or self._kept):
             self._end()
 
     # -- ITransport and the like, for what takes a connection over

@@ -36,6 +36,10 @@ class Wire(Protocol):
     """The bytes of a connection, both ways. Nothing here raises, nor calls the owner in the same turn."""
 
     @property
+    def unsent(self) -> object:
+        """False where the socket took all that was written, but for a little; else ask ``pending``."""
+
+    @property
     def transport(self) -> Any:
         """The ``ITransport`` that addresses are asked of, and that an upgrade is given."""
 
@@ -49,7 +53,7 @@ class Wire(Protocol):
         """Whether the peer has closed, though nobody has read that yet. One cheap system call."""
 
     def seems_gone(self) -> bool:
-        """Whether the peer had closed when this turn of the reactor began, or has by now. Mostly costs nothing."""
+        """Whether the peer had closed when this turn of the reactor began. Mostly costs nothing."""
 
     def close(self) -> None:
         """Close once all is sent."""
@@ -84,12 +88,12 @@ class TwistedWire:
     is registered as one, and counts what is written while it is paused.
     """
 
-    __slots__ = ("_lent", "_owner", "_paused", "_unsent", "transport")
+    __slots__ = ("_lent", "_owner", "_paused", "transport", "unsent")
 
     def __init__(self, transport: Any, owner: Owner) -> None:
         self.transport = transport
         self._owner: Owner | None = owner
-        self._unsent = 0
+        self.unsent = 0
         self._paused = False
         self._lent = False
         """The place of the transport's one producer is another's, or nobody's."""
@@ -101,12 +105,12 @@ class TwistedWire:
     def write(self, data: bytes) -> None:
         """Write; see ``Wire``."""
         if self._paused:
-            self._unsent += len(data)
+            self.unsent += len(data)
         self.transport.write(data)
 
     def pending(self) -> int:
         """Return what was counted; see ``Wire``."""
-        return self._unsent
+        return self.unsent
 
     def gone(self) -> bool:
         """Look at the socket, where there is one; see ``Wire``."""
@@ -149,7 +153,7 @@ class TwistedWire:
         """Let ``producer`` have the wire's own place; see ``Wire``."""
         if not self._lent:
             self.transport.unregisterProducer()
-        self._lent, self._paused, self._unsent = True, False, 0
+        self._lent, self._paused, self.unsent = True, False, 0
         self.transport.registerProducer(producer, streaming)
 
     def unregister_producer(self) -> None:
@@ -166,7 +170,7 @@ class TwistedWire:
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Count no more: all is sent."""
-        self._paused, self._unsent = False, 0
+        self._paused, self.unsent = False, 0
         if self._owner is not None:
             self._owner.drained()
 
@@ -178,6 +182,7 @@ class NoWire:
     """What a lost connection has instead of a wire: it takes everything, and does nothing."""
 
     transport: Any
+    unsent = None
 
     def __init__(self) -> None:
         self.transport = self

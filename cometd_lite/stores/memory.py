@@ -155,23 +155,27 @@ class MemoryStore:
 
         For any other it returns None.
         """
-        mailbox = self._mailboxes.get(recipients[0]) if len(recipients) == 1 else None
+        if len(recipients) != 1:
+            return None
+        recipient = recipients[0]
+        mailbox = self._mailboxes.get(recipient)
         epoch, place = after
-        if mailbox is None or epoch != self.epoch or not mailbox.lost <= place <= self.sequence:
+        if mailbox is None or epoch != self.epoch or place < mailbox.lost or place > self.sequence:
             return None
         if mailbox.acknowledged < place:
             mailbox.acknowledged = place
-            self._reclaimable[mailbox.recipient] = None
+            self._reclaimable[recipient] = None
         kept = mailbox.messages
         newest = kept[-1]
         if newest.sequence <= place:
-            if self._nothing.cursor is not after:
-                self._nothing = Batch((), after)
-            return self._nothing
+            nothing = self._nothing
+            if nothing.cursor is not after:
+                nothing = self._nothing = Batch((), after)
+            return nothing
         if len(kept) > 1 and kept[-2].sequence > place:
             return None
         latest = self._latest
-        if not latest.messages or latest.messages[0] is not newest:
+        if latest.cursor is not newest.cursor:
             latest = self._latest = Batch((newest,), newest.cursor)
         return latest
 

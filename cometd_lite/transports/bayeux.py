@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -51,15 +51,15 @@ from ..bayeux import (
     batch_of,
     refuse,
 )
-from ..bayeux_events import events_of
+from ..bayeux_events import event, events_of
 from ..bayeux_sessions import PRIVATE, BayeuxSession
 from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..hub import Hub, Reader
 from ..later import Maybe, shielded, then, waits
 from ..limits import POLL_MESSAGES_MOST, Limits
-from ..message import NOW, Batch, Push
+from ..message import NOW, Batch, Push, Receipt
 from ..recipient import readable
-from ..registry import Waiting, Woken
+from ..registry import Woken
 from . import Answer
 from .bayeux_http import (
     REPLACED_ANSWER,
@@ -85,13 +85,6 @@ Form: TypeAlias = Callable[[bytes], Answer]
 
 HELD = Answer(0, b"")
 """Returned where the caller is held, or was told the answer."""
-
-
-class Caller(Waiting[Answer], Protocol):
-    """The sender of a request that may be held by whoever answers it, who need not pay for a Deferred then."""
-
-    def hold(self, reader: _Held, /) -> None:
-        """Wait: the reader answers later, or is cancelled when the client is gone."""
 
 
 class BayeuxTransport:
@@ -143,13 +136,13 @@ class BayeuxTransport:
         request: Asking,
         gone: Callable[[], bool],
         rights: Rights | None = None,
-        caller: Callable[[Asking], Caller] | None = None,
+        holder: Callable[[Asking, Connect], HeldConnect] | None = None,
     ) -> Maybe[Answer]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
-        ``gone`` tells whether the client has left. Returns ``HELD`` only where ``caller`` makes something of
-        the request that can be held. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull`` or
-        ``Stopping`` where a connect cannot be held.
+        ``gone`` tells whether the client has left. ``holder`` makes what answers a request by itself, if it
+        is held; only then ``HELD`` is returned. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
+        or ``Stopping`` where a connect cannot be held.
         """
         value = posted(body, media_type)
         message = value[0] if value.__class__ is list and len(value) == 1 else value
@@ -158,8 +151,12 @@ class BayeuxTransport:
             channel = message.get("channel")
             if channel == CONNECT:
                 connect = self.bayeux.plain_connect(message, now)
-                if connect is not None and caller is not None:
-                    return self._hold_caller(connect, gone, caller(request))
+                if connect is not None and holder is not None:
+                    answer = self._unheld(connect, gone, json_answer)
+                    if answer is None:
+                        holder(request, connect).begin(self.options.timeout)
+                        return HELD
+                    return answer
                 if connect is not None:
                     return self._hold(connect, self.options.timeout, gone, json_answer)
             elif channel.__class__ is str:
@@ -217,11 +214,21 @@ class BayeuxTransport:
         except BaseException:
             session.talking -= 1
             raise
-        if not waits(pushed):
-            if session.reads:
-                return self._answer(Exchange([reply], session=session), gone, json_answer)
-            session.talking -= 1
-            return json_answer(orjson.dumps([reply]))  # with nothing to read, nothing comes with the answer
+        if pushed.__class__ is not Receipt and waits(pushed):
+            return self._pushed(pushed, session, reply, gone)
+        if session.reads:
+            return self._answer(Exchange([reply], session=session), gone, json_answer)
+        session.talking -= 1
+        return json_answer(orjson.dumps([reply]))  # with nothing to read, nothing comes with the answer
+
+    def _pushed(
+        self,
+        pushed: Deferred[Receipt],
+        session: BayeuxSession,
+        reply: dict[str, Any],
+        gone: Callable[[], bool],
+    ) -> Maybe[Answer]:
+        """Answer once a store that waits has what was published."""
 
         def refused(failure: Failure) -> None:
             error = self._translated(failure).value
@@ -267,23 +274,11 @@ class BayeuxTransport:
         answer = self._unheld(connect, gone, form)
         if answer is not None:
             return answer
-        held = _Held(self, connect, gone, form)
+        held = HeldConnect(self, connect, gone, form)
         parked: Deferred[Answer] = Deferred(held.cancel)
         held.deferred = parked
         held.begin(wait)
         return parked
-
-    def _hold_caller(self, connect: Connect, gone: Callable[[], bool], caller: Caller) -> Maybe[Answer]:
-        """Do so without a Deferred."""
-        answer = self._unheld(connect, gone, json_answer)
-        if answer is not None:
-            return answer
-        held = _Held(self, connect, gone, json_answer)
-        held.deferred = caller
-        held.begin(self.options.timeout)
-        if held.deferred is not None:
-            caller.hold(held)
-        return HELD
 
     def _unheld(self, connect: Connect, gone: Callable[[], bool], form: Form) -> Maybe[Answer] | None:
         """Answer the connect of a browser that has another one held; None for any other.
@@ -373,18 +368,19 @@ class BayeuxTransport:
         store = self.hub.store
         if not session.patterned and not session.since:
             return store.read(session.reads, session.place, POLL_MESSAGES_MOST, now)
-        # Where there is nothing up to the end, the session goes there, and need not look through that again.
-        end = store.read(session.reads, NOW, 1, now)
+        return then(store.read(session.reads, NOW, 1, now), partial(self._read_to, session))
 
-        def read(end: Batch) -> Maybe[Batch]:
-            def settle(found: Batch) -> Batch:
-                if not found:
-                    session.advance(end.cursor)
-                return found
+    def _read_to(self, session: BayeuxSession, end: Batch) -> Maybe[Batch]:
+        """Do so where there is nothing after the end, which the session need not look through again."""
 
-            return then(store.read(session.reads, session.place, POLL_MESSAGES_MOST, now), settle)
+        def settle(found: Batch) -> Batch:
+            if not found:
+                session.advance(end.cursor)
+            return found
 
-        return read(end) if not waits(end) else end.addCallback(read)
+        hub = self.hub
+        found = hub.store.read(session.reads, session.place, POLL_MESSAGES_MOST, hub.clock.seconds())
+        return then(found, settle)
 
     def news_if_any(self, session: BayeuxSession) -> Maybe[News | None]:
         """Return what there is for a session; None also where the store fails, which keeps it for later."""
@@ -526,15 +522,19 @@ class SessionReader(Reader[T]):
         raise NotImplementedError
 
 
-class _Held(SessionReader[Answer]):
-    """A connect that is held over HTTP: a poll of its session."""
+class HeldConnect(SessionReader[Answer]):
+    """A connect that is held over HTTP: a poll of its session. ``left`` tells whether its client has left."""
 
     __slots__ = ("connect", "form", "held", "left")
 
     def __init__(
         self, transport: BayeuxTransport, connect: Connect, left: Callable[[], bool], form: Form
     ) -> None:
-        SessionReader.__init__(self, transport, connect.session)
+        session = connect.session
+        Reader.__init__(self, transport.hub, session.keys)
+        self.transport = transport
+        self.session = session
+        self.place = session.place
         self.connect = connect
         self.left = left
         self.form = form
@@ -552,9 +552,9 @@ class _Held(SessionReader[Answer]):
         session.browser.held += 1
         self.transport.bayeux.sessions.hold(session)
         found = self.ask()
-        if waits(found):
+        if found.__class__ is not Batch and waits(found):
             self.expect(found)
-        elif found or session.gap:
+        elif found.messages or found.gap or session.gap:
             self.wake()  # which looks again, behind what it does not want too
 
     def wake(self) -> Woken:
@@ -572,9 +572,17 @@ class _Held(SessionReader[Answer]):
     def see(self, found: Batch) -> bool:
         """Answer with what is news to the session; return whether there was something."""
         session = self.session
-        if not found.messages or found.gap or session.place is not self.place or session.is_peculiar:
+        if (
+            not found.messages
+            or found.gap
+            or session.place is not self.place
+            or session.talking
+            or session.since
+            or session.ack
+            or session.gap
+        ):
             return SessionReader.see(self, found)
-        events = events_of(found, session)
+        events = event(found.messages[0]) if len(found.messages) == 1 else events_of(found, session)
         if not events:
             return SessionReader.see(self, found)
         # The beaten path: what ``tell`` would come to.

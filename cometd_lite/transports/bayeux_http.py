@@ -7,7 +7,8 @@ back ("The long-polling request messages", "The callback-polling request message
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
@@ -40,9 +41,8 @@ class Asking(Protocol):
         """Whether it came over TLS."""
 
 
-def json_answer(body: bytes) -> Answer:
-    """Return the response of the long-polling transport."""
-    return Answer(200, _JSON, body)
+json_answer: Final = partial(Answer, 200, _JSON)
+"""Returns the response of the long-polling transport, whose body is given."""
 
 
 def script_answer(callback: str, body: bytes) -> Answer:

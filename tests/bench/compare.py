@@ -330,10 +330,9 @@ PEERS = (
 # Starting and stopping them.
 
 
-def cores() -> tuple[set[int], set[int]]:
+def cores(allowed: set[int]) -> tuple[set[int], set[int]]:
     """Return the cores for the generator and for the server: one for each, where there are two."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return {allowed[0]}, {allowed[-1]}
+    return {min(allowed)}, {max(allowed)}
 
 
 def free_port() -> int:
@@ -347,7 +346,8 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(peer: Peer) -> Iterator[tuple[str, int]]:
     """Start ``peer``; yield its URL and its process; stop it, and all that it started, however this ends."""
-    mine, its = cores()
+    allowed = os.sched_getaffinity(0)
+    mine, its = cores(allowed)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as work, (Path(work) / "output").open("w+b") as output:
         root = ROOT if peer.commit is None else _checked_out(peer.commit, Path(work) / "root")
@@ -369,6 +369,7 @@ def running(peer: Peer) -> Iterator[tuple[str, int]]:
             yield f"http://127.0.0.1:{port}{peer.path}", process.pid
         finally:
             _stop(process)
+            os.sched_setaffinity(0, allowed)  # Else the next server would have to share the generator's core.
 
 
 def _checked_out(commit: str, root: Path) -> Path:
