@@ -328,13 +328,27 @@ class HTTPConnection:
         self.state = SERVING
         self.deadline = 0
         request.target = target
+        head = request.head
         try:
-            if request.head.sized:
-                self._begin_body(request, target)
-                return
-            route, params = (target.route, target.params) if target is not None else self._find(request)
-            request.route = route
-            result = route.call(request, **params)
+            if target is None:
+                if head.sized:
+                    self._begin_body(request)
+                    return
+                route, params = self._find(request)
+            else:
+                route = request.route = target.route
+                params = target.params
+            if head.sized:
+                body = self._buffer
+                if (
+                    route.bound is not None
+                    or head.chunked
+                    or not head.length == len(body) <= self.factory.bounds.body
+                ):
+                    self._begin_body(request)
+                    return
+                request.body, self._buffer = body, b""
+            result = route.call(request, **params) if params else route.call(request)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
         except Refused as refusal:
@@ -344,7 +358,12 @@ class HTTPConnection:
 
     def _find(self, request: Request) -> tuple[Route, dict[str, Any]]:
         """Return the request's route and its parameters. Raises what ``Table.find`` does."""
-        return self.factory.routes.find(request.method, request.path, request)
+        target = request.target
+        if target is None:
+            request.route, params = self.factory.routes.find(request.method, request.path, request)
+            return request.route, params
+        route = request.route = target.route
+        return route, target.params
 
     def _keep(self, data: bytes) -> None:
         """Keep what came while a request is being served; stop reading when that is much."""
@@ -360,7 +379,7 @@ class HTTPConnection:
 
     # -- bodies
 
-    def _begin_body(self, request: Request, target: Target | None) -> None:
+    def _begin_body(self, request: Request) -> None:
         """Find the route, which says how long the body may be; read the body, if it may be that long."""
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
@@ -368,8 +387,7 @@ class HTTPConnection:
         missing: Failure | None = None
         proceed: Callable[[], Any]
         try:
-            route, params = (target.route, target.params) if target is not None else self._find(request)
-            request.route = route
+            route, params = self._find(request)
             bound = route.bound
             if bound is not None:
                 most = bound if isinstance(bound, int) else bound(request)
@@ -377,14 +395,10 @@ class HTTPConnection:
             missing = Failure()
             proceed = partial(self.recover, request, missing)
         else:
-            length = head.length
-            if length <= len(rest) and length <= most and not head.chunked:
-                if length == len(rest):
-                    request.body = rest
-                else:
-                    request.body = rest[:length]
-                    self._buffer = rest[length:]
-                result = route.call(request, **params) if params else route.call(request)
+            if head.length <= len(rest) and head.length <= most and not head.chunked:
+                request.body = rest[: head.length]
+                self._buffer = rest[head.length :]
+                result = route.call(request, **params)
                 if result is not NOT_DONE_YET and (result is not None or request is self.request):
                     request.deliver(result)
                 return

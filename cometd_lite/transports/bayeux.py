@@ -62,11 +62,13 @@ from ..recipient import readable
 from ..registry import Woken
 from . import Answer
 from .bayeux_http import (
+    JSON,
     REPLACED_ANSWER,
     Asking,
     browser_of,
     is_callback,
     json_answer,
+    not_json,
     parsed,
     posted,
     script_answer,
@@ -144,7 +146,10 @@ class BayeuxTransport:
         is held; only then ``HELD`` is returned. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        value = posted(body, media_type)
+        try:
+            value = orjson.loads(body) if media_type == JSON else posted(body, media_type)
+        except orjson.JSONDecodeError as error:
+            raise not_json(error) from None
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
             now = self.hub.clock.seconds()
