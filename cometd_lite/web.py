@@ -741,12 +741,6 @@ class _HeldConnect(_Waiting, HeldConnect):
         self._routes = routes
         self._request = request
 
-    def begin(self, wait: float) -> None:
-        """Hold the request too, unless it was answered at once."""
-        HeldConnect.begin(self, wait)
-        if self.deferred is not None:
-            self._request.hold(self)
-
     callback = _Waiting._tell
 
 

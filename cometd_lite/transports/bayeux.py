@@ -159,7 +159,10 @@ class BayeuxTransport:
                 if connect is not None and holder is not None:
                     answer = self._unheld(connect, gone, json_answer)
                     if answer is None:
-                        holder(request, connect).begin(self.options.timeout)
+                        held = holder(request, connect)
+                        held.begin(self.options.timeout)
+                        if held.deferred is not None:
+                            request.hold(held)  # type: ignore[attr-defined]  # who makes holders has it
                         return HELD
                     return answer
                 if connect is not None:
