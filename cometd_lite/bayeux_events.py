@@ -28,10 +28,7 @@ def events_of(batch: Batch, session: BayeuxSession) -> bytes:
     messages = batch.messages
     if len(messages) == 1:
         return event(messages[0])
-    made: bytes | None = batch.rendered.get("bayeux")
-    if made is None:
-        made = batch.rendered["bayeux"] = _events(messages)
-    return made
+    return batch.once("bayeux", lambda batch: _events(batch.messages))
 
 
 def _events(messages: Iterable[Message]) -> bytes:

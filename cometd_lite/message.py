@@ -12,11 +12,13 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import orjson
 
 from .limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
+
+R = TypeVar("R")
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -242,18 +244,27 @@ class Batch:
     """What a reader is given: messages in order, the cursor to come back with, and what to know of it.
 
     ``gap``: something before these messages is no longer kept. ``more``: there are further ones already.
-    One batch may answer a thousand readers: ``rendered`` keeps what transports made of it, by their keys.
     """
 
     messages: tuple[Message, ...]
     cursor: Cursor
     gap: bool = False
     more: bool = False
-    rendered: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _rendered: dict[str, Any] | None = field(default=None, init=False, repr=False)
 
     def __bool__(self) -> bool:
         """Whether there is something to tell a waiting reader."""
         return bool(self.messages) or self.gap
+
+    def once(self, form: str, render: Callable[[Batch], R]) -> R:
+        """Return what ``render`` makes of it, made once for each ``form``: it may answer a thousand readers."""
+        rendered = self._rendered
+        if rendered is None:
+            rendered = self._rendered = {}
+        made: R | None = rendered.get(form)
+        if made is None:
+            made = rendered[form] = render(self)
+        return made
 
     @property
     def place(self) -> bytes:

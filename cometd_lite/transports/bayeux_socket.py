@@ -279,7 +279,4 @@ def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
     """Return the frame that carries a batch's events; what all get who read the same is made once."""
     if not shared:
         return text_frame(b"[%b]" % events[:-1])
-    made: bytes | None = found.rendered.get("bayeux-frame")
-    if made is None:
-        made = found.rendered["bayeux-frame"] = text_frame(b"[%b]" % events[:-1])
-    return made
+    return found.once("bayeux-frame", lambda _: text_frame(b"[%b]" % events[:-1]))

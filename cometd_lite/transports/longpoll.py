@@ -20,10 +20,7 @@ _RAW = b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox\r\n
 
 def answer(batch: Batch, form: Format) -> Answer:
     """Return the response to a poll that was given ``batch``, or whose wait ended with an empty one."""
-    made: Answer | None = batch.rendered.get(form)
-    if made is None:
-        made = batch.rendered[form] = _raw(batch) if form == "raw" else _json(batch)
-    return made
+    return batch.once(form, _raw if form == "raw" else _json)
 
 
 def not_modified(batch: Batch) -> Answer:

@@ -283,10 +283,7 @@ class Stream(Paced):
 
     def _tell(self, batch: Batch) -> bool:
         self._told = True
-        data: bytes | None = batch.rendered.get(self._form.name)
-        if data is None:
-            data = batch.rendered[self._form.name] = self._form.render(batch)
-        self._write(data)
+        self._write(batch.once(self._form.name, self._form.render))
         return self.may_go_on(more=batch.more)
 
     def _say_place(self, _: int) -> None:

@@ -93,11 +93,7 @@ class Talk:
 
     def _tell(self, batch: Batch) -> bool:
         assert self._socket is not None, "a follower tells nothing before its first go_on"
-        frames: bytes | None = batch.rendered.get("ws")
-        if frames is None:
-            frames = b"".join([text_frame(message.json) for message in batch.messages])
-            frames = batch.rendered["ws"] = _GAP + frames if batch.gap else frames
-        self._socket.send_frame(frames)
+        self._socket.send_frame(batch.once("ws", _frames))
         return self._socket.may_go_on(more=batch.more)
 
     def _stopped(self, _: None) -> None:
@@ -148,3 +144,8 @@ def _push(asked: dict[str, Any]) -> Push:
     except ValueError as error:
         raise BadBody(str(error)) from None
     return Push(tuple(dict.fromkeys(map(recipient, names))), (content,), event)
+
+
+def _frames(batch: Batch) -> bytes:
+    frames = b"".join([text_frame(message.json) for message in batch.messages])
+    return _GAP + frames if batch.gap else frames
