@@ -594,6 +594,21 @@ def test_a_ratio_is_the_median_of_the_rounds_that_have_both() -> None:
     assert compare.median_ratio([1.0], []) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out by Linux")
+def test_each_server_has_a_core_of_its_own_not_only_the_first_one() -> None:
+    allowed = os.sched_getaffinity(0)
+
+    def command(port: int, work: Path) -> list[str | Path]:
+        return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", work, str(port)]
+
+    peer = replace(compare.PEERS[0], command=command)
+    for _ in range(2):
+        with compare.running(peer) as (_, pid):
+            mine, its = compare.cores(allowed)
+            assert (os.sched_getaffinity(0), os.sched_getaffinity(pid)) == (mine, its)
+        assert os.sched_getaffinity(0) == allowed
+
+
 def result_of(**numbers: Any) -> bench.Result:
     unmeasured = dict.fromkeys(bench.Result.__dataclass_fields__, 0)
     return bench.Result(**{**unmeasured, **numbers})

@@ -10,8 +10,18 @@ from helpers import EPOCH, message, text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.limits import CURSOR_DIGITS
-from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Receipt, timestamp
+from cometd_lite.limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
+from cometd_lite.message import (
+    NOW,
+    OLDEST,
+    Batch,
+    Content,
+    Cursor,
+    Message,
+    Receipt,
+    rendered_once,
+    timestamp,
+)
 
 json_values = st.recursive(
     st.none()
@@ -242,7 +252,64 @@ def test_any_name_and_event_are_shown_as_they_were(name: str) -> None:
     assert (shown["recipient"], shown["event"]) == (name, name)
 
 
+def test_how_the_latest_messages_look_is_made_once() -> None:
+    made: list[Message] = []
+
+    @rendered_once
+    def look(one: Message) -> bytes:
+        made.append(one)
+        return b"%d" % one.sequence
+
+    first = message(1)
+    assert look(first) == look(first) == b"1"
+    assert made == [first]
+    namesake = Message(Cursor(EPOCH, 1), "eve", text(), 0.0, 0.0)  # another store's, with the same number
+    assert look(namesake) == b"1"
+    assert made == [first, namesake]
+    for number in range(2, RENDERED_MESSAGES + 2):
+        look(message(number))
+    made.clear()
+    look(namesake)
+    assert made == [namesake]
+
+
+def test_how_a_large_message_looks_is_not_kept() -> None:
+    made: list[Message] = []
+
+    @rendered_once
+    def look(one: Message) -> bytes:
+        made.append(one)
+        return b"x" * (RENDERED_BYTES + 1)
+
+    look(one := message(1))
+    look(one)
+    assert made == [one, one]
+
+
+@given(st.binary(min_size=1), st.sampled_from([None, "image/png", "text/plain", "application/json"]))
+def test_what_a_body_takes_as_json_is_never_underestimated(body: bytes, media_type: str | None) -> None:
+    try:
+        content = Content.parse(body, media_type)
+    except ValueError:
+        return
+    assert len(content.data()) <= content.shown_size() <= 6 * len(body) + 6
+
+
 # -- batches, receipts, times
+
+
+def test_what_a_batch_looks_like_is_made_once_for_each_form() -> None:
+    made: list[str] = []
+
+    def look(batch: Batch) -> str:
+        made.append(str(len(batch.messages)))
+        return made[-1]
+
+    batch = Batch((message(1),), Cursor(EPOCH, 1))
+    assert batch.once("text", look) == batch.once("text", look) == "1"
+    assert made == ["1"]
+    assert batch.once("another", look) == "1"
+    assert made == ["1", "1"]
 
 
 def test_a_batch_always_has_the_same_shape() -> None:

@@ -62,6 +62,31 @@ def assert_empty(registry: Registry) -> None:
     assert timers(registry) == 0
 
 
+def test_whoever_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
+    registry: Registry, clock: Clock
+) -> None:
+    reader = Reader("bob")
+    outcome = park(registry, reader)
+    clock.advance(5.0)
+    registry.move(reader, ("eve", "chat/**"))
+    assert registry.parked == 1
+    assert registry.wake("bob") == 0
+    assert (registry.waiting("bob"), registry.waiting("eve"), registry.waiting("chat/a")) == (0, 1, 1)
+    clock.advance(20.0)
+    assert outcome.value == "over"
+    assert_empty(registry)
+
+
+def test_whoever_waits_for_good_and_moves_still_does(registry: Registry, clock: Clock) -> None:
+    reader = Reader("bob")
+    outcome = park(registry, reader, None)
+    registry.move(reader, ("eve",))
+    clock.advance(1e6)
+    assert outcome.parked
+    assert registry.wake("eve") == 1
+    assert outcome.value == "mail"
+
+
 # -- waking
 
 

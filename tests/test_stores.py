@@ -827,6 +827,25 @@ def test_readers_who_ask_the_same_share_one_answer_until_something_changes() -> 
     assert store.read(*asked).gap
 
 
+def test_all_who_lack_only_the_newest_message_are_given_the_same_batch() -> None:
+    store = MemoryStore(Limits(), epoch=EPOCH)
+    store.append(push("bob", body=["a", "b"]), 0.0, 0.0)
+    store.append(push("eve", body="c"), 0.0, 0.0)
+    one = store.read(("bob",), Cursor(EPOCH, 1), 100, 0.0)
+    assert [message.data for message in one.messages] == ["b"]
+    store.append(push("bob", body="d"), 0.0, 0.0)
+    two = store.read(("bob",), Cursor(EPOCH, 2), 100, 0.0)
+    assert two is store.read(("bob",), Cursor(EPOCH, 3), 100, 0.0)  # eve's number, after bob's second
+    assert [message.data for message in two.messages] == ["d"]
+    assert [message.data for message in store.read(("bob",), Cursor(EPOCH, 1), 100, 0.0).messages] == [
+        "b",
+        "d",
+    ]
+    store.delete("bob", 0.0)
+    lost = store.read(("bob",), Cursor(EPOCH, 3), 100, 0.0)
+    assert (lost.messages, lost.gap) == ((), True)
+
+
 def test_shared_answers_are_bounded_in_bytes() -> None:
     # A thousand readers with a thousand cursors each held a megabyte, rendered, until the next push.
     store = MemoryStore(Limits(), epoch=EPOCH)

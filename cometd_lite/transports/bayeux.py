@@ -156,17 +156,10 @@ class BayeuxTransport:
             channel = message.get("channel")
             if channel == CONNECT:
                 connect = self.bayeux.plain_connect(message, now)
-                if connect is not None and holder is not None:
-                    answer = self._unheld(connect, gone, json_answer)
-                    if answer is None:
-                        held = holder(request, connect)
-                        held.begin(self.options.timeout)
-                        if held.deferred is not None:
-                            request.hold(held)  # type: ignore[attr-defined]  # who makes holders has it
-                        return HELD
-                    return answer
                 if connect is not None:
-                    return self._hold(connect, self.options.timeout, gone, json_answer)
+                    if holder is None:
+                        return self._hold(connect, self.options.timeout, gone, json_answer)
+                    return self._hold_itself(connect, request, gone, holder)
             elif channel.__class__ is str:
                 publication = self.bayeux.plain_publication(message, channel, now)
                 if publication is not None:
@@ -288,6 +281,23 @@ class BayeuxTransport:
         held.begin(wait)
         return parked
 
+    def _hold_itself(
+        self,
+        connect: Connect,
+        request: Asking,
+        gone: Callable[[], bool],
+        holder: Callable[[Asking, Connect], HeldConnect],
+    ) -> Maybe[Answer]:
+        """Do so with what answers the request by itself, and needs no Deferred."""
+        answer = self._unheld(connect, gone, json_answer)
+        if answer is not None:
+            return answer
+        held = holder(request, connect)
+        held.begin(self.options.timeout)
+        if held.deferred is not None:
+            request.hold(held)  # type: ignore[attr-defined]  # whoever comes with a holder has it
+        return HELD
+
     def _unheld(self, connect: Connect, gone: Callable[[], bool], form: Form) -> Maybe[Answer] | None:
         """Answer the connect of a browser that has another one held; None for any other.
 
@@ -379,7 +389,7 @@ class BayeuxTransport:
         return then(store.read(session.reads, NOW, 1, now), partial(self._read_to, session))
 
     def _read_to(self, session: BayeuxSession, end: Batch) -> Maybe[Batch]:
-        """Do so where there is nothing after the end, which the session need not look through again."""
+        """Do so; where there is nothing, the session goes to the end, and looks through that only once."""
 
         def settle(found: Batch) -> Batch:
             if not found:

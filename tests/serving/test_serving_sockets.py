@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -342,20 +342,61 @@ def test_all_connections_end_with_the_reactor(line):
     assert line.owner.lost[0].check(ConnectionLost)
 
 
-def test_what_is_closed_in_anothers_turn_is_not_read_any_more():
-    line = Line()
+class Acting(Owner):
+    """An owner that does something whenever something comes."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.act()
+
+
+def test_what_is_closed_in_anothers_turn_is_not_read_any_more(line):
     ours, peer = pair()
-    other = Owner()
-    wire = line.poller.adopt(Accepted(ours, line.reactor), other)
-    line.owner.dataReceived = lambda data: wire.lose(Failure(ConnectionDone()))  # type: ignore[method-assign]
-    other.dataReceived = lambda data: line.wire.lose(Failure(ConnectionDone()))  # type: ignore[method-assign]
-    line.peer.sendall(b"x")
+    owner = Acting(lambda: line.wire.lose(Failure(ConnectionDone())))
+    other_ours, other_peer = pair()
+    other = Acting(lambda: wire.lose(Failure(ConnectionDone())))
+    wire = line.poller.adopt(Accepted(ours, line.reactor), owner)
+    other_wire = line.poller.adopt(Accepted(other_ours, line.reactor), other)
+    owner.act = lambda: other_wire.lose(Failure(ConnectionDone()))
     peer.sendall(b"x")
+    other_peer.sendall(b"x")
     line.reactor.turn()
-    assert len(line.owner.lost) + len(other.lost) == 1
-    line.wire.abort()
+    assert len(owner.lost) + len(other.lost) == 1
+    assert len(owner.received) + len(other.received) == 1
+    wire.abort()
+    other_wire.abort()
+    line.reactor.turn()
+
+
+@pytest.mark.parametrize("farewell", [b"", b"and goodbye"])
+def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(line, farewell):
+    seemed: list[bool] = []
+    ours, peer = pair()
+    owner = Acting(lambda: seemed.append(line.wire.seems_gone()))
+    wire = line.poller.adopt(Accepted(ours, line.reactor), owner)
+    peer.sendall(b"first")
+    line.reactor.turn()
+    line.peer.sendall(farewell)
+    line.peer.close()
+    peer.sendall(b"second")
+    for reader in list(line.reactor.readers):
+        reader.doRead()
+    assert seemed == [False, True]
     wire.abort()
     line.reactor.turn()
+
+
+def test_outside_of_a_turn_a_wire_looks_whether_its_peer_seems_gone(line):
+    assert not line.wire.seems_gone()
+    line.peer.close()
+    assert line.wire.seems_gone()
+    line.reactor.turn()
+    assert line.wire.seems_gone()
+    assert NOWHERE.seems_gone()
 
 
 @implementer(IPushProducer)
