@@ -67,8 +67,8 @@ REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
 for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
 
-MESSAGE_OVERHEAD = 600
-"""What a message costs in memory besides its body and its JSON: objects and table entries, 580 measured."""
+MESSAGE_OVERHEAD = 500
+"""What a message costs in memory besides its body: objects and table entries, 500 measured."""
 
 MAILBOX_OVERHEAD = 500
 """What a mailbox costs in memory besides its messages, 490 measured; ``tests/test_limits.py`` does both."""

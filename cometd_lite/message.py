@@ -2,6 +2,10 @@
 
 A ``Push`` arrives; it becomes one ``Message`` for each of its contents and recipients; readers leave
 with a ``Batch`` of them. A ``Cursor`` is a place in the server's one order of messages.
+
+All are msgspec's structs: these are made in less than half the time of a ``NamedTuple``, and the garbage
+collector, which took a fifteenth of a busy server's time, need not look at them (``gc=False``), because none
+can be part of a cycle.
 """
 
 from __future__ import annotations
@@ -10,11 +14,12 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache, wraps
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from .limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
 
@@ -31,7 +36,7 @@ _UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
 _JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECASE)
 
 
-class Cursor(NamedTuple):
+class Cursor(Struct, frozen=True, gc=False):
     """A place in the one order: everything after ``sequence`` in the log's life ``epoch``.
 
     Opaque to clients. Never a time (two messages may share a millisecond, and clocks are set back).
@@ -66,7 +71,7 @@ _WORDS = {"oldest": OLDEST, "now": NOW}
 Form: TypeAlias = Literal["json", "text", "octets"]
 
 
-class Content(NamedTuple):
+class Content(Struct, frozen=True, gc=False):
     """A body and its media type, checked to be what the type says.
 
     ``form`` tells how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
@@ -134,7 +139,7 @@ class Content(NamedTuple):
         return b'"' + b64encode(body) + b'"'
 
 
-class Push(NamedTuple):
+class Push(Struct, frozen=True, gc=False):
     """What one request asks to be given to its recipients: all of it, or none.
 
     ``ttl`` is in seconds, None for the server's own; ``overflow`` None for the server's default.
@@ -150,45 +155,29 @@ class Push(NamedTuple):
     key: str | None = None
 
 
-class _Accepted(NamedTuple):
-    """The fields of a message."""
-
-    cursor: Cursor
-    sequence: int
-    id: str
-    recipient: str
-    content: Content
-    created_at: float
-    expires_at: float
-    event: str | None
-
-
-class Message(_Accepted):
+class Message(Struct, frozen=True, gc=False):
     """A content that was accepted for a recipient, and its place in the one order.
 
     ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
     clock (for the server), so that setting the wall clock neither loses nor revives a message.
     ``sequence`` is its number in the one order; ``id`` the text of its cursor, which means "everything after
-    this message".
+    this message". Both come from the cursor.
     """
 
-    __slots__ = ()
+    cursor: Cursor
+    recipient: str
+    content: Content
+    created_at: float
+    expires_at: float
+    event: str | None = None
+    sequence: int = 0
+    id: str = ""
 
-    def __new__(
-        cls,
-        cursor: Cursor,
-        recipient: str,
-        content: Content,
-        created_at: float,
-        expires_at: float,
-        event: str | None = None,
-    ) -> Self:
-        """Make a message; its arguments are the fields of the same names."""
-        epoch, sequence = cursor
-        fields = (
-            cursor, sequence, f"{epoch}-{sequence}", recipient, content, created_at, expires_at, event,
-        )  # fmt: skip
-        return tuple.__new__(cls, fields)
+    def __post_init__(self) -> None:
+        """Take from the cursor what is asked for often."""
+        cursor = self.cursor
+        force_setattr(self, "sequence", cursor.sequence)
+        force_setattr(self, "id", f"{cursor.epoch}-{cursor.sequence}")
 
     @property
     def json(self) -> bytes:
@@ -239,8 +228,7 @@ def _json(message: Message) -> bytes:
     )
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
+class Batch(Struct, eq=False, gc=False):
     """What a reader is given: messages in order, the cursor to come back with, and what to know of it.
 
     ``gap``: something before these messages is no longer kept. ``more``: there are further ones already.
@@ -250,14 +238,14 @@ class Batch:
     cursor: Cursor
     gap: bool = False
     more: bool = False
-    _rendered: dict[str, Any] | None = field(default=None, init=False, repr=False)
+    _rendered: dict[str, Any] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is something to tell a waiting reader."""
         return bool(self.messages) or self.gap
 
     def once(self, form: str, render: Callable[[Batch], R]) -> R:
-        """Return what ``render`` makes of it, made once for each ``form``: it may answer a thousand readers."""
+        """Return what ``render`` makes of it, made once for each ``form``: it may answer many readers."""
         rendered = self._rendered
         if rendered is None:
             rendered = self._rendered = {}
@@ -285,7 +273,7 @@ class Batch:
         )
 
 
-class Receipt(NamedTuple):
+class Receipt(Struct, frozen=True, gc=False):
     """What a push is answered with: the ids it was given, and how many waiting readers it woke."""
 
     ids: tuple[str, ...]

@@ -596,7 +596,7 @@ class Routes:
             respond = request.respond
         except AttributeError:  # it is twisted.web's; to ask first costs more
             return self._set(answer, request)
-        respond(*answer)
+        respond(answer.status, answer.head, answer.body)
         return None
 
     def _set(self, answer: Answer, request: Request) -> bytes:

@@ -28,7 +28,7 @@ from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits
 from cometd_lite.hub import Hub
 from cometd_lite.limits import IDEMPOTENCY_SECONDS, MAILBOX_OVERHEAD, STORE_STALLED_SECONDS, Limits
 from cometd_lite.listeners import Listeners
-from cometd_lite.message import NOW, OLDEST, Content, Cursor
+from cometd_lite.message import NOW, OLDEST, Content, Cursor, Push
 from cometd_lite.recipient import matches
 from cometd_lite.registry import Registry
 from cometd_lite.service import Options
@@ -546,7 +546,7 @@ def test_messages_are_the_same_as_before(place, again):
         Content.parse(bytes(range(256)), "image/png"),
     )
     made = now(
-        store.append(push("bob", "amy")._replace(contents=contents, event="news"), place.now, STARTED + 0.123)
+        store.append(Push(("bob", "amy"), contents, event="news"), place.now, STARTED + 0.123)
     )
     before = [found.json for found in made]
     assert data(place.read(store, "bob")) == data(place.read(again(store), "bob"))

@@ -159,8 +159,8 @@ class MemoryStore:
             return None
         recipient = recipients[0]
         mailbox = self._mailboxes.get(recipient)
-        epoch, place = after
-        if mailbox is None or epoch != self.epoch or place < mailbox.lost or place > self.sequence:
+        place = after.sequence
+        if mailbox is None or after.epoch != self.epoch or place < mailbox.lost or place > self.sequence:
             return None
         if mailbox.acknowledged < place:
             mailbox.acknowledged = place

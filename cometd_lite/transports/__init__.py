@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """A whole HTTP response. ``head`` is a block of ready ``Name: value`` lines, each ended by CRLF.
 
     The lines of Content-Length and of the connection are added by whoever sends it.

@@ -64,11 +64,14 @@ class Owner:
         self.received = b""
         self.lost: list[Failure] = []
         self.drains = 0
+        self.act: Callable[[bytes], object] = lambda data: None
+        """What it does whenever something comes."""
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
         if data == b"fail":
             raise ZeroDivisionError
+        self.act(data)
 
     def connectionLost(self, reason: Failure) -> None:
         self.lost.append(reason)
@@ -342,26 +345,14 @@ def test_all_connections_end_with_the_reactor(line):
     assert line.owner.lost[0].check(ConnectionLost)
 
 
-class Acting(Owner):
-    """An owner that does something whenever something comes."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        super().__init__()
-        self.act = act
-
-    def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data)
-        self.act()
-
-
 def test_what_is_closed_in_anothers_turn_is_not_read_any_more(line):
     ours, peer = pair()
-    owner = Acting(lambda: line.wire.lose(Failure(ConnectionDone())))
+    owner, other = Owner(), Owner()
     other_ours, other_peer = pair()
-    other = Acting(lambda: wire.lose(Failure(ConnectionDone())))
     wire = line.poller.adopt(Accepted(ours, line.reactor), owner)
     other_wire = line.poller.adopt(Accepted(other_ours, line.reactor), other)
-    owner.act = lambda: other_wire.lose(Failure(ConnectionDone()))
+    owner.act = lambda data: other_wire.lose(Failure(ConnectionDone()))
+    other.act = lambda data: wire.lose(Failure(ConnectionDone()))
     peer.sendall(b"x")
     other_peer.sendall(b"x")
     line.reactor.turn()
@@ -376,7 +367,8 @@ def test_what_is_closed_in_anothers_turn_is_not_read_any_more(line):
 def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(line, farewell):
     seemed: list[bool] = []
     ours, peer = pair()
-    owner = Acting(lambda: seemed.append(line.wire.seems_gone()))
+    owner = Owner()
+    owner.act = lambda data: seemed.append(line.wire.seems_gone())
     wire = line.poller.adopt(Accepted(ours, line.reactor), owner)
     peer.sendall(b"first")
     line.reactor.turn()
@@ -485,7 +477,7 @@ def test_answers_are_sent_in_the_turn_in_which_they_are_written_and_in_order(lin
                 assert wire.pending() == number + 1
         line.wire.write(data)
 
-    line.owner.dataReceived = answer
+    line.owner.act = answer
     line.peer.sendall(b"x")
     line.reactor.turn()
     assert line.peer.recv(10) == b"x"
@@ -504,7 +496,7 @@ def test_the_first_of_many_need_not_wait_for_the_last(line):
             wire.write(data)
             most = max(most, sum(bool(one.pending()) for one, _ in others))
 
-    line.owner.dataReceived = answer
+    line.owner.act = answer
     line.peer.sendall(b"x")
     line.reactor.turn()
     assert [peer.recv(10) for _, peer in others] == [b"x"] * 200
@@ -514,7 +506,7 @@ def test_the_first_of_many_need_not_wait_for_the_last(line):
 
 @pytest.mark.parametrize("sizes", [[100, 20_000], [20_000, 100], [10_000, 10_000, 1], [1, 1_000_000, 1]])
 def test_what_is_long_does_not_overtake_what_is_short(line, sizes):
-    line.owner.dataReceived = lambda data: [
+    line.owner.act = lambda data: [
         line.wire.write(b"%d" % number * size) for number, size in enumerate(sizes)
     ]
     line.peer.sendall(b"x")
@@ -534,7 +526,7 @@ def test_what_ends_after_its_answer_sends_that_first(line, end):
         getattr(line.wire, end)()
         line.wire.write(b"too late")
 
-    line.owner.dataReceived = answer
+    line.owner.act = answer
     line.peer.sendall(b"x")
     line.reactor.turn()
     assert (line.peer.recv(10), line.peer.recv(10)) == (b"x", b"")
@@ -546,7 +538,7 @@ def test_what_is_aborted_after_its_answer_sends_nothing(line):
         line.wire.abort()
         line.wire.write(data)
 
-    line.owner.dataReceived = answer
+    line.owner.act = answer
     line.peer.sendall(b"x")
     line.reactor.turn()
     with contextlib.suppress(ConnectionResetError):
@@ -561,7 +553,7 @@ def test_no_fault_keeps_the_answers_of_others_from_being_sent(line, fault, expec
         wire.write(data)
         raise fault
 
-    line.owner.dataReceived = answer
+    line.owner.act = answer
     line.peer.sendall(b"x")
     if issubclass(fault, Exception):
         expected_failures.append(fault)
@@ -580,7 +572,7 @@ def test_an_answer_that_waits_is_sent_before_its_producer_is_asked_for_more(line
     ((wire, peer),) = crowd(line, 1)
     producer = Producer()
     wire.register_producer(producer, False)
-    line.owner.dataReceived = wire.write
+    line.owner.act = wire.write
     line.peer.sendall(b"x")
     line.reactor.turn()
     assert peer.recv(10) == b"x"
