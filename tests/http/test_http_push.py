@@ -454,7 +454,7 @@ def test_a_push_to_the_bound_on_mailboxes_is_a_503(serve):
 
 
 def test_a_push_over_the_servers_memory_is_a_503(serve):
-    server = serve(Limits(max_memory=20_000))
+    server = serve(Limits(max_memory=18_000))
     server.push("/a", "x" * 9_000)
     answer = server.ask("POST", "/push/b", "x" * 9_000)
     assert answer.status == 503
