@@ -119,15 +119,6 @@ class Content(Struct, frozen=True, gc=False):
         except TypeError as error:
             raise ValueError(f"Not a value that JSON can say: {error}.") from None
 
-    def shown_size(self) -> int:
-        """Return how many bytes ``data`` has at the most."""
-        body = self.body
-        if self.form == "json":
-            return len(body)
-        if self.form == "text":
-            return len(body) + 5 * len(body.translate(None, _UNESCAPED)) + 2
-        return len(body) * 4 // 3 + 6
-
     def data(self) -> bytes:
         """Return the body as one line of JSON: itself, a string, or a string of base64."""
         body = self.body
@@ -191,6 +182,16 @@ class Message(Struct, frozen=True, gc=False):
         if content.form == "json":
             return orjson.loads(content.body)
         return content.body.decode() if content.form == "text" else content.body
+
+
+def shown_size(content: Content) -> int:
+    """Return how many bytes a content's ``data`` has at the most."""
+    body = content.body
+    if content.form == "json":
+        return len(body)
+    if content.form == "text":
+        return len(body) + 5 * len(body.translate(None, _UNESCAPED)) + 2
+    return len(body) * 4 // 3 + 6
 
 
 def rendered_once(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]:

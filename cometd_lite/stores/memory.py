@@ -15,7 +15,7 @@ from operator import attrgetter
 from ..errors import ServerFull
 from ..limits import ANSWERS_BYTES, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
 from ..mailbox import Mailbox
-from ..message import NOW, OLDEST, Batch, Cursor, Message, Push
+from ..message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
 from ..recipient import covering, is_pattern
 from . import Contents, Record, Usage
 
@@ -143,7 +143,7 @@ class MemoryStore:
             messages = batch.messages
             if not messages:
                 return batch
-            size = sum([MESSAGE_OVERHEAD + one.content.shown_size() for one in messages])
+            size = sum([MESSAGE_OVERHEAD + shown_size(one.content) for one in messages])
             if self._answers_size + size > ANSWERS_BYTES:
                 self._answers.clear()
             self._answers_size = self._answers_size + size if self._answers else size

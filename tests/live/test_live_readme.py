@@ -92,8 +92,9 @@ def chat(walk: Walk) -> None:
     walk.serve(walk.next(SHELL).rstrip() + f" --listen {LISTEN}")
     with Chromium(walk.directory / "profile") as browser:
         ann, bob = (browser.open(walk.here("http://localhost:8000/chat.html")) for _ in range(2))
-        for page_of, name, words in ((ann, "ann", "hi"), (bob, "bob", "<b>hello</b>")):
+        for page_of in (ann, bob):
             page_of.until("document.title === 'Chat' && window.form?.onsubmit != null")
+        for page_of, name, words in ((ann, "ann", "hi"), (bob, "bob", "<b>hello</b>")):
             page_of.evaluate(f"who.value = '{name}'; words.value = '{words}'; form.requestSubmit()")
             for reader in (ann, bob):
                 reader.until(f"talk.lastChild?.textContent === '{name}: {words}'")
