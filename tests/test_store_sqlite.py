@@ -545,9 +545,7 @@ def test_messages_are_the_same_as_before(place, again):
         Content.parse("zwölf\n".encode(), "text/plain"),
         Content.parse(bytes(range(256)), "image/png"),
     )
-    made = now(
-        store.append(Push(("bob", "amy"), contents, event="news"), place.now, STARTED + 0.123)
-    )
+    made = now(store.append(Push(("bob", "amy"), contents, event="news"), place.now, STARTED + 0.123))
     before = [found.json for found in made]
     assert data(place.read(store, "bob")) == data(place.read(again(store), "bob"))
     after = place.read(place.stores[-1], "bob", "amy")
