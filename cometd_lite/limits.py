@@ -61,7 +61,8 @@ RENDERED_MESSAGES = 256
 that a fan-out is busy with."""
 
 RENDERED_BYTES = 64 * 1024
-"""Of what looks larger than this it is not remembered: so that takes 16 MB at the most in each form."""
+"""Of what looks larger than this it is not remembered: so that takes 16 MB at the most in each form, and as
+much again where the messages themselves are kept no more."""
 
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one

@@ -328,27 +328,12 @@ class HTTPConnection:
         self.state = SERVING
         self.deadline = 0
         request.target = target
-        head = request.head
         try:
-            if target is None:
-                if head.sized:
-                    self._begin_body(request)
-                    return
-                route, params = self._find(request)
-            else:
-                route = request.route = target.route
-                params = target.params
-            if head.sized:
-                body = self._buffer
-                if (
-                    route.bound is not None
-                    or head.chunked
-                    or not head.length == len(body) <= self.factory.bounds.body
-                ):
-                    self._begin_body(request)
-                    return
-                request.body, self._buffer = body, b""
-            result = route.call(request, **params) if params else route.call(request)
+            found = self._begin_body(request) if request.head.sized else self._find(request)
+            if found is None:
+                return  # its body is still to come
+            route, params = found
+            result = route.call(request, **params)
             if result is not NOT_DONE_YET and (result is not None or request is self.request):
                 request.deliver(result)
         except Refused as refusal:
@@ -379,8 +364,11 @@ class HTTPConnection:
 
     # -- bodies
 
-    def _begin_body(self, request: Request) -> None:
-        """Find the route, which says how long the body may be; read the body, if it may be that long."""
+    def _begin_body(self, request: Request) -> tuple[Route, dict[str, Any]] | None:
+        """Find the route, which says how long the body may be; read the body, if it may be that long.
+
+        Returns the route and its parameters if all of the body is here; else None.
+        """
         factory, head = self.factory, request.head
         rest, self._buffer = self._buffer, b""
         most = factory.bounds.body
@@ -398,10 +386,7 @@ class HTTPConnection:
             if head.length <= len(rest) and head.length <= most and not head.chunked:
                 request.body = rest[: head.length]
                 self._buffer = rest[head.length :]
-                result = route.call(request, **params)
-                if result is not NOT_DONE_YET and (result is not None or request is self.request):
-                    request.deliver(result)
-                return
+                return route, params
             proceed = partial(route.call, request, **params)
         chunks = Chunked(most, factory.bounds) if head.chunked else None
         self._arriving = arriving = _Arriving(request, proceed, chunks, factory.tick)
@@ -417,6 +402,7 @@ class HTTPConnection:
             self.deadline = factory.tick + factory.bounds.body_seconds
             if rest:
                 self._take_body(arriving, rest)
+        return None
 
     def _reject_body(self, request: Request, failure: Failure) -> None:
         """Answer without reading the body; then the connection cannot go on."""

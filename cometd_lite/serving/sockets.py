@@ -35,7 +35,7 @@ from zope.interface import implementer
 from .wire import peer_is_gone, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from .wire import Owner
 
@@ -173,11 +173,7 @@ class Poller:
                 ]:
                     try:
                         if data is not None:
-                            hears = wire.hears
-                            if hears is not None and 0 < len(data) < _READ:
-                                hears(data)
-                            else:
-                                wire.received(data)
+                            wire.received(data)
                         elif event != _IN:
                             wire.happened(event)
                     except Exception:  # noqa: BLE001  one connection's fault must not end the others
@@ -208,15 +204,13 @@ class SocketWire:
 
     __slots__ = (
         "_broken", "_hung_up", "_kept", "_life", "_owner", "_paused",
-        "_poller", "_producer", "_shuts", "_socket", "hears", "unsent",
+        "_poller", "_producer", "_shuts", "_socket", "unsent",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
         self._poller = poller
         self._socket: Any = sock
         self._owner = owner
-        self.hears: Callable[[bytes], None] | None = owner.dataReceived
-        """Who is given what comes; None where that is of no use any more."""
         self._broken = False
         self._hung_up = False
         """The epoll has told that the peer closed, be it that this was not looked at yet."""
@@ -261,8 +255,8 @@ class SocketWire:
             data += self._read_more()
         if not data:
             self.lose(_LOST if self._broken else _DONE)
-        elif self.hears is not None:
-            self.hears(data)
+        elif self._life == _OPEN or self._shuts == socket.SHUT_WR:
+            self._owner.dataReceived(data)
 
     def happened(self, event: int) -> None:
         """Do what an event of the epoll asks for that is not only to read."""
@@ -300,7 +294,6 @@ class SocketWire:
         if self._socket is None:
             return
         self._life = _DEAD
-        self.hears = None
         self.unsent = bytearray()
         sock, self._socket = self._socket, None
         self._poller.drop(sock.fileno())
@@ -421,8 +414,6 @@ class SocketWire:
             return
         self._shuts = how
         self._life = _ENDING
-        if how == socket.SHUT_RDWR:
-            self.hears = None
         if not (self.unsent or self._kept) and self._producer is None:
             self._end()
 
@@ -438,7 +429,6 @@ class SocketWire:
         if self._life == _DEAD:
             return
         self._life = _DEAD
-        self.hears = None
         self.unsent = bytearray()
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -313,17 +313,13 @@ class _Watched(MemoryStore):
             if before < after.sequence and (mailbox is not None or is_pattern(name)):
                 self._note(name)
 
-    def _read_one(self, recipients: tuple[str, ...], after: Cursor) -> Batch | None:
-        if len(recipients) == 1:
-            self._note_reader(recipients[0], after)
-        return super()._read_one(recipients, after)
-
-    def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
+    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+        """See ``Store.read``."""
         acknowledged = self._acknowledged
         first = next(iter(acknowledged), None)
         for name in recipients:
             self._note_reader(name, after)
-        batch = super()._read(recipients, after, limit)
+        batch = super().read(recipients, after, limit, now)
         if first is not None and first not in acknowledged:
             self._note(first)  # it had to go
         return batch

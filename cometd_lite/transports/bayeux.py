@@ -51,7 +51,7 @@ from ..bayeux import (
     batch_of,
     refuse,
 )
-from ..bayeux_events import event, events_of
+from ..bayeux_events import events_of
 from ..bayeux_sessions import PRIVATE, BayeuxSession
 from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..hub import Hub, Reader
@@ -62,13 +62,11 @@ from ..recipient import readable
 from ..registry import Woken
 from . import Answer
 from .bayeux_http import (
-    JSON,
     REPLACED_ANSWER,
     Asking,
     browser_of,
     is_callback,
     json_answer,
-    not_json,
     parsed,
     posted,
     script_answer,
@@ -146,10 +144,7 @@ class BayeuxTransport:
         is held; only then ``HELD`` is returned. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
         or ``Stopping`` where a connect cannot be held.
         """
-        try:
-            value = orjson.loads(body) if media_type == JSON else posted(body, media_type)
-        except orjson.JSONDecodeError as error:
-            raise not_json(error) from None
+        value = posted(body, media_type)
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
             now = self.hub.clock.seconds()
@@ -508,7 +503,7 @@ class SessionReader(Reader[T]):
     __slots__ = ("place", "session", "transport")
 
     def __init__(self, transport: BayeuxTransport, session: BayeuxSession) -> None:
-        Reader.__init__(self, transport.hub, session.keys)  # as all below: with super() it takes 0.2 µs more
+        Reader.__init__(self, transport.hub, session.keys)  # as all below: super() takes 0.05 µs more
         self.transport = transport
         self.session = session
         self.place = session.place
@@ -518,6 +513,10 @@ class SessionReader(Reader[T]):
         session = self.session
         self.place = session.place
         return self.transport.read(session) if session.reads else Batch((), session.place)
+
+    def rekey(self) -> None:
+        """Stand at what the session reads now."""
+        self.hub.registry.move(self, self.session.keys)
 
     def see(self, found: Batch) -> bool:
         """Tell the session what is news to it; return whether there was something."""
@@ -548,11 +547,7 @@ class HeldConnect(SessionReader[Answer]):
     def __init__(
         self, transport: BayeuxTransport, connect: Connect, left: Callable[[], bool], form: Form
     ) -> None:
-        session = connect.session
-        Reader.__init__(self, transport.hub, session.keys)
-        self.transport = transport
-        self.session = session
-        self.place = session.place
+        SessionReader.__init__(self, transport, connect.session)
         self.connect = connect
         self.left = left
         self.form = form
@@ -583,10 +578,6 @@ class HeldConnect(SessionReader[Answer]):
             seen = Reader.wake(self) or seen
         return seen
 
-    def rekey(self) -> None:
-        """Stand at what the session reads now."""
-        self.hub.registry.move(self, self.session.keys)
-
     def see(self, found: Batch) -> bool:
         """Answer with what is news to the session; return whether there was something."""
         session = self.session
@@ -600,7 +591,7 @@ class HeldConnect(SessionReader[Answer]):
             or session.gap
         ):
             return SessionReader.see(self, found)
-        events = event(found.messages[0]) if len(found.messages) == 1 else events_of(found, session)
+        events = events_of(found, session)
         if not events:
             return SessionReader.see(self, found)
         # The beaten path: what ``tell`` would come to.

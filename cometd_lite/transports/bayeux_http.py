@@ -19,7 +19,6 @@ from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_CALLBACK_BYTES
 from . import Answer
 
 COOKIE = "BAYEUX_BROWSER"
-JSON = b"application/json"
 
 _COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
 _JSON = b"Content-Type: application/json\r\n" + _COMMON
@@ -77,6 +76,8 @@ def set_cookie(browser: str, secure: bool) -> bytes:
 
 def posted(body: bytes, media_type: bytes | None) -> Any:
     """Return what is in a body: JSON, or a form with one or several ``message``. Raises ``BadBody``."""
+    if media_type == b"application/json":
+        return _json(body)
     is_form = media_type is not None and media_type.lower().startswith(b"application/x-www-form-urlencoded")
     if not is_form or body[:1] in {b"[", b"{"}:  # curl says that it is a form, whatever it sends
         return _json(body)
@@ -101,9 +102,4 @@ def _json(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise not_json(error) from None
-
-
-def not_json(error: orjson.JSONDecodeError) -> BadBody:
-    """Return what is said of a text that is not JSON."""
-    return BadBody(f"A Bayeux request is JSON: {error}.")
+        raise BadBody(f"A Bayeux request is JSON: {error}.") from None

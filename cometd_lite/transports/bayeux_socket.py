@@ -163,29 +163,20 @@ class _AtSocket(SessionReader[None]):
     is ``connect``; the end of its wait is the reader's.
     """
 
-    __slots__ = ("connect", "home", "until")
+    __slots__ = ("connect", "home")
 
     def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
         super().__init__(home.transport, session)
         self.home = home
         self.connect: Connect | None = None
-        self.until: float | None = None
         self.hub.registry.park(self, None)
         session.reader = self
 
     def hold(self, connect: Connect, wait: float) -> None:
         """Hold a connect for ``wait`` seconds."""
         self.connect = connect
-        self.until = self.hub.clock.seconds() + wait
         self.transport.bayeux.sessions.hold(self.session)
-        self.rekey()
-
-    def rekey(self) -> None:
-        """Stand at what the session reads now."""
-        registry = self.hub.registry
-        registry.forget(self)
-        self.keys = self.session.keys
-        registry.hold(self, None if self.until is None else max(0.0, self.until - self.hub.clock.seconds()))
+        self._stay(wait)
 
     def wake(self) -> Woken:
         """Tell what there is for the session, and look again until there is no more."""
@@ -267,12 +258,18 @@ class _AtSocket(SessionReader[None]):
     def _answer(self, news: News | None) -> None:
         """Answer the connect that is held, if there is one, and stay."""
         connect, self.connect = self.connect, None
-        self.until = None
         if connect is not None:
             events = self.transport.complete_connect(connect, news)
             self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
             self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
-        self.rekey()
+        self._stay(None)
+
+    def _stay(self, wait: float | None) -> None:
+        """Stand at what the session reads now, for another ``wait`` seconds; None: until it leaves."""
+        registry = self.hub.registry
+        registry.forget(self)
+        self.keys = self.session.keys
+        registry.hold(self, wait)
 
 
 def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
