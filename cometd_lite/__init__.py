@@ -12,11 +12,11 @@ __all__ = ["Batch", "Client", "Comet", "Content", "Cursor", "Limits", "Message",
 if TYPE_CHECKING:
     from .client import Client
     from .comet import Comet
+    from .core.message import Batch, Content, Cursor, Message, Receipt
     from .limits import Limits
-    from .message import Batch, Content, Cursor, Message, Receipt
 
 _HOMES = {"Client": "client", "Comet": "comet", "Limits": "limits"} | dict.fromkeys(
-    ("Batch", "Content", "Cursor", "Message", "Receipt"), "message"
+    ("Batch", "Content", "Cursor", "Message", "Receipt"), "core.message"
 )
 
 

@@ -15,24 +15,26 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
-from .auth import Hosts, Origins, Tokens
-from .bayeux import Options as BayeuxOptions
-from .bayeux import Service
-from .clients import Clients
-from .door import Authorize, Door
-from .hooks import Calls, HookedHub, HookedRegistry, OnPush, OnReader
-from .hub import Hub, Standing
-from .later import Maybe, then
+from .access.origins import Hosts, Origins
+from .access.policy import Authorize, Door
+from .access.quotas import Clients
+from .access.tokens import Tokens
+from .bayeux.connects import BayeuxTransport
+from .bayeux.conversation import Options as BayeuxOptions
+from .bayeux.conversation import Service
+from .core.hub import Hub, Standing
+from .core.message import Batch, Content, Cursor, Message, Push, Receipt
+from .core.observers import Calls, HookedHub, HookedRegistry, OnPush, OnReader
+from .core.recipient import readable, recipient
+from .core.registry import Registry
+from .core.store import Store
+from .deferreds import MaybeDeferred, chain
+from .http.params import event_name
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
-from .message import Batch, Content, Cursor, Message, Push, Receipt
-from .query import event_name
-from .recipient import readable, recipient
-from .registry import Registry
-from .serving import Proxies
-from .stores import Store
+from .metrics import Metrics
+from .routes.app import Routes, RoutesResource
+from .server import Proxies
 from .stores.memory import MemoryStore
-from .transports.bayeux import BayeuxTransport
-from .web import Routes, RoutesResource
 from .wsgi import Beside
 
 T = TypeVar("T")
@@ -81,6 +83,7 @@ class Comet:
 
             clock = Monotonic(IReactorTime(reactor))
         self.limits = limits or Limits()
+        self.metrics = Metrics()
         self.hub = self._hub(
             store or MemoryStore(self.limits, overflow=overflow), clock, wall, on_push, on_park, on_leave
         )
@@ -100,7 +103,8 @@ class Comet:
                 clients=self.clients if self.clients.counts_requests else None,
             ),
             proxies=self.proxies or None,
-            metrics=metrics,
+            metrics=self.metrics,
+            show_metrics=metrics,
             console=console,
             openapi=openapi,
             bayeux=bayeux,
@@ -123,15 +127,15 @@ class Comet:
         if on_park is not None or on_leave is not None:
             registry = HookedRegistry(calls, on_park, on_leave, clock, self.limits.max_parked)
         if on_push is not None:
-            return HookedHub(calls, on_push, store, registry, clock, wall=wall)
-        return Hub(store, registry, clock, wall=wall)
+            return HookedHub(calls, on_push, store, registry, clock, counts=self.metrics, wall=wall)
+        return Hub(store, registry, clock, counts=self.metrics, wall=wall)
 
-    def start(self) -> Maybe[None]:
+    def start(self) -> MaybeDeferred[None]:
         """Open the store, and begin to clear away, every second, what is too old.
 
         Without it a store in memory works, and clears away as mailboxes are used. Raises ``StoreUnusable``.
         """
-        return then(self.hub.store.open(self.hub.clock.seconds()), self._opened)
+        return chain(self.hub.store.open(self.hub.clock.seconds()), self._opened)
 
     def _opened(self, _: None) -> None:
         self.hub.recall()
@@ -215,7 +219,7 @@ class Comet:
         data that cannot be said and a ``ttl`` that is none, else with a ``CometError``.
         """
 
-        def push() -> Maybe[Receipt]:
+        def push() -> MaybeDeferred[Receipt]:
             names = _checked(recipients, recipient)
             if ttl is not None and not ttl > 0:
                 raise ValueError("ttl is a number of seconds above 0.")
@@ -239,7 +243,7 @@ class Comet:
         Fails with ``ValueError`` for a malformed cursor or a ``limit`` below 1, else with a ``CometError``.
         """
 
-        def poll() -> Maybe[Batch]:
+        def poll() -> MaybeDeferred[Batch]:
             cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
             return self.hub.poll(_checked(recipients, readable), cursor, wait, _limited(limit))
 
@@ -317,7 +321,7 @@ def _limited(limit: int) -> int:
     return limit
 
 
-def _deferred(call: Callable[[], Maybe[T]]) -> Deferred[T]:
+def _deferred(call: Callable[[], MaybeDeferred[T]]) -> Deferred[T]:
     """Return what the call returns, or raises, as a Deferred."""
     try:
         result = call()

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -25,8 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Upper bounds of what the server itself takes, in seconds: from a wake in memory to a store that stalls."""
+from .core.counts import BUCKETS, Counts, Histogram
 
 HELD_BUCKETS = (0.001, 0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 25.0, 30.0, 60.0, 120.0, 600.0, 3_600.0)
 """Upper bounds of how long a request was held: the steps are those at which proxies lose their patience."""
@@ -67,27 +63,6 @@ LAG_SECONDS = 0.25
 """How often the reactor is looked at: a stop of this length is always seen."""
 
 
-class Histogram:
-    """Counts of observations, by which of ``bounds`` they do not exceed; and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count something that took so many seconds."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-    def shown(self) -> tuple[list[tuple[str, float]], float]:
-        """Return the cumulative buckets and the sum, as Prometheus has them."""
-        bounds = [*map(str, self.bounds), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True)), self.total
-
-
 class Tally(Histogram):
     """The requests of one route, by their time and by the status of their answers."""
 
@@ -112,25 +87,9 @@ class _Over(Protocol):
 
 
 @dataclass(slots=True)
-class Metrics:
-    """Counts since the process began. Adding to one costs as much as adding two integers."""
+class Metrics(Counts):
+    """The counts of the core, and those of the server."""
 
-    pushes: int = 0
-    """Messages accepted, one for each recipient."""
-    deliveries: int = 0
-    """Messages given to readers of any kind."""
-    takes: int = 0
-    """Messages given to takes."""
-    gaps: int = 0
-    """Readers that were told a gap."""
-    streams: int = 0
-    """Streams that are open."""
-    sockets: int = 0
-    """WebSockets that are open."""
-    refusals: Counter[str] = field(default_factory=Counter)
-    """Requests refused, by the kind of their error."""
-    push_to_wake: Histogram = field(default_factory=Histogram)
-    """Pushes by the time from their arrival until all who waited were answered."""
     requests: dict[str, Tally] = field(
         default_factory=lambda: {label: Tally(label) for label in (*ROUTES, PAGES, NO_ROUTE)}
     )

@@ -16,9 +16,9 @@ import orjson
 
 from . import __version__
 from . import limits as bounds
+from .core.message import JSON_TYPE
 from .errors import MALFORMED, CometError, kind_of, problem_type
 from .limits import Limits
-from .message import JSON_TYPE
 from .pages import pages
 
 Document: TypeAlias = dict[str, Any]

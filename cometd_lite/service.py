@@ -34,19 +34,20 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from . import __version__
-from .auth import Hosts, Tokens, is_loopback
-from .bayeux import Options as BayeuxOptions
-from .clients import Clients, Share
+from .access.origins import Hosts, is_loopback
+from .access.quotas import Clients, Share
+from .access.tokens import Tokens
+from .access_log import FORMATS, AccessLog, Refusals
+from .bayeux.conversation import Options as BayeuxOptions
 from .comet import Comet
+from .core.observers import Hooks
+from .core.store import Store, StoreUnusable
+from .deferreds import is_pending
 from .errors import TooManyRequests
-from .hooks import Hooks
-from .later import waits
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
-from .logs import FORMATS, AccessLog, Refusals
 from .metrics import Pulse
-from .serving import Bounds, HTTPFactory, Proxies, Refused, Request
-from .serving.reuse import ReusingReactor
-from .stores import Store, StoreUnusable
+from .server import Bounds, HTTPFactory, Proxies, Refused, Request
+from .server.reuse import ReusingReactor
 
 try:
     import resource
@@ -115,7 +116,7 @@ def store(text: str) -> str:
         return text
     if colon and kind in _REDIS:
         try:
-            from .stores.resp import Address  # noqa: PLC0415  hiredis is only there where it was asked for
+            from .stores.redis.connection import Address  # noqa: PLC0415  hiredis is only there where it was asked for
         except ImportError:
             raise ValueError("a Redis only with hiredis: pip install 'cometd-lite[redis]'") from None
         Address.parse(text).check()
@@ -319,7 +320,7 @@ no pid file."""
         """The store that was asked for, not opened; None for memory."""
         kind, _, path = self["store"].partition(":")
         if kind in _REDIS:
-            from .stores.redis import RedisStore  # noqa: PLC0415  as in ``store``
+            from .stores.redis.store import RedisStore  # noqa: PLC0415  as in ``store``
 
             return RedisStore(self["store"], self.limits, overflow=self["overflow"], clock=reactor)
         if kind == "memory":
@@ -388,7 +389,7 @@ class CometService(Service):
         self.reuse_port = reuse_port
         self.access_log = access_log
         self.pulse = pulse
-        self.refusals = Refusals(comet.hub.metrics.refusals, reactor)
+        self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
@@ -426,7 +427,7 @@ class CometService(Service):
             opened = self.comet.start()
         except StoreUnusable as error:
             self._fail(str(error))
-        if waits(opened):
+        if is_pending(opened):
             opened.addErrback(self._cannot_open)
         if self.access_log is not None:
             try:
@@ -579,7 +580,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
     access_log = options.access_log
     observers: list[Callable[[Request], None]] = []
     if not options["no-metrics"]:
-        observers.append(comet.hub.metrics.count_request)
+        observers.append(comet.metrics.count_request)
     if access_log is not None:
         observers.append(access_log.add)
     factory = HTTPFactory(
@@ -596,7 +597,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         on_answer=_telling(observers),
     )
     if not options["no-metrics"]:
-        comet.hub.metrics.connections = lambda: len(factory.connections)
+        comet.metrics.connections = lambda: len(factory.connections)
     daemon = twistd is not None and not twistd.get("nodaemon", True)
     return CometService(
         comet,
@@ -607,7 +608,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         daemon=daemon,
         reuse_port=options["reuse-port"],
         access_log=access_log,
-        pulse=None if options["no-metrics"] else Pulse(comet.hub.metrics, reactor),
+        pulse=None if options["no-metrics"] else Pulse(comet.metrics, reactor),
     )
 
 

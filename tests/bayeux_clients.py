@@ -10,19 +10,16 @@ from helpers import Outcome
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cometd_lite.bayeux import Options
-from cometd_lite.errors import (
-    CometError,
-    StoreDown,
-)
-from cometd_lite.hub import Hub
+from cometd_lite.bayeux.connects import BayeuxTransport
+from cometd_lite.bayeux.conversation import Options
+from cometd_lite.bayeux.socket import BayeuxSocket
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import Content, Push
+from cometd_lite.core.registry import Registry
+from cometd_lite.errors import CometError, StoreDown
+from cometd_lite.http.responses import Response
 from cometd_lite.limits import Limits
-from cometd_lite.message import Content, Push
-from cometd_lite.registry import Registry
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.transports import Answer
-from cometd_lite.transports.bayeux import BayeuxTransport
-from cometd_lite.transports.bayeux_socket import BayeuxSocket
 
 WALL = 1_795_169_758.123
 
@@ -104,8 +101,8 @@ class Request:
         return self.outcome.parked
 
     @property
-    def answer(self) -> Answer:
-        answer: Answer = self.outcome.value
+    def answer(self) -> Response:
+        answer: Response = self.outcome.value
         return answer
 
     @property
@@ -280,7 +277,7 @@ class Late(MemoryStore):
         return self._later(lambda: super(Late, self).read(*args))
 
     def give(self) -> None:
-        """Answer everything, and what is asked thereupon."""
+        """Response everything, and what is asked thereupon."""
         while self.waiting:
             waiting, call = self.waiting.pop(0)
             try:

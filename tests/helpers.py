@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from cometd_lite.core.message import Batch, Content, Cursor, Message, Push
+from cometd_lite.core.store import Contents, Record, Usage
+from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import CometError
-from cometd_lite.later import Maybe
-from cometd_lite.message import Batch, Content, Cursor, Message, Push
-from cometd_lite.stores import Contents, Record, Usage
 from cometd_lite.stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def data(found: Batch | Iterable[Message]) -> list[Any]:
 class Outcome:
     """What became of a Deferred, or of a plain result: nothing yet, a value, or a failure."""
 
-    def __init__(self, result: Maybe[Any]) -> None:
+    def __init__(self, result: MaybeDeferred[Any]) -> None:
         self.results: list[Any] = []
         self.deferred = result if isinstance(result, Deferred) else None
         if self.deferred is None:
@@ -72,7 +72,7 @@ class Outcome:
         self.deferred.cancel()
 
 
-def now(result: Maybe[T]) -> T:
+def now(result: MaybeDeferred[T]) -> T:
     """Return what is there already, plain or in a Deferred; raise what it failed with."""
     value: T = Outcome(result).value
     return value

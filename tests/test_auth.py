@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from cometd_lite.auth import Grant, Hosts, Origins, Tokens, covers, host_name, is_loopback
+from cometd_lite.access.origins import Hosts, Origins, host_name, is_loopback
+from cometd_lite.access.tokens import Grant, Tokens, covers
+from cometd_lite.core.recipient import matches
 from cometd_lite.errors import Forbidden, ForbiddenOrigin, Misdirected, Unauthorized
 from cometd_lite.limits import TOKEN_BYTES, TOKENS_KNOWN
-from cometd_lite.recipient import matches
 
 NOW = 1_795_169_758.0
 SECRET = b"a secret of at least thirty-two bytes"

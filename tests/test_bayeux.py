@@ -13,8 +13,8 @@ from helpers import message as at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite import bayeux
-from cometd_lite.bayeux import (
+from cometd_lite.bayeux import conversation as bayeux
+from cometd_lite.bayeux.conversation import (
     Ask,
     Bayeux,
     Call,
@@ -29,16 +29,12 @@ from cometd_lite.bayeux import (
     Serve,
     batch_of,
 )
-from cometd_lite.bayeux_events import BINARY_TYPE
-from cometd_lite.bayeux_fields import CONNECTION_TYPES
-from cometd_lite.bayeux_sessions import BayeuxSession
+from cometd_lite.bayeux.events import BINARY_TYPE
+from cometd_lite.bayeux.fields import CONNECTION_TYPES
+from cometd_lite.bayeux.sessions import BayeuxSession
+from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
-from cometd_lite.limits import (
-    BAYEUX_BATCH_MESSAGES,
-    BAYEUX_BROWSER_SESSIONS,
-    BAYEUX_SUBSCRIPTIONS,
-)
-from cometd_lite.message import Cursor
+from cometd_lite.limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BROWSER_SESSIONS, BAYEUX_SUBSCRIPTIONS
 
 NOW = 5_000.0
 WALL = 1_795_169_758.123

@@ -8,9 +8,9 @@ import orjson
 import pytest
 from helpers import EPOCH
 
-from cometd_lite.bayeux_events import BINARY_TYPE, event, events_of
-from cometd_lite.bayeux_sessions import BayeuxSession, Browser
-from cometd_lite.message import Batch, Content, Cursor, Message
+from cometd_lite.bayeux.events import BINARY_TYPE, event, events_of
+from cometd_lite.bayeux.sessions import BayeuxSession, Browser
+from cometd_lite.core.message import Batch, Content, Cursor, Message
 
 
 def at(number: int, recipient: str, content: Content | None = None) -> Message:

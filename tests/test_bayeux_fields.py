@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.bayeux_fields import (
+from cometd_lite.bayeux.fields import (
     CHANNEL,
     CONNECTION_TYPES,
     PATTERN,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from helpers import EPOCH, message
 
-from cometd_lite.bayeux_sessions import PRIVATE, BayeuxSession, Browser
-from cometd_lite.message import NOW, Cursor
+from cometd_lite.bayeux.sessions import PRIVATE, BayeuxSession, Browser
+from cometd_lite.core.message import NOW, Cursor
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from helpers import Outcome
 from twisted.internet.defer import Deferred, fail, succeed
 
 from cometd_lite.errors import InternalError, StoreDown
-from cometd_lite.stores.calls import Calls, ProcessGone
+from cometd_lite.stores.redis.rpc import Calls, ProcessGone
 
 
 class Exchange:

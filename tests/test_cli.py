@@ -27,17 +27,17 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from twisted.internet.defer import Deferred, succeed
 
 from cometd_lite import __version__
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.cli import completion, main, status
 from cometd_lite.cli.commands import COMMANDS, Misused, Notes, judged
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import parse, parser_of
 from cometd_lite.cli.terminal import Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
+from cometd_lite.core.message import Content, Cursor, Message
+from cometd_lite.core.recipient import ALL_LISTENERS
 from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import Limits
-from cometd_lite.message import Content, Cursor, Message
-from cometd_lite.recipient import ALL_LISTENERS
 from cometd_lite.testing import MemoryServer, Outcome
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ from twisted.web.server import NOT_DONE_YET
 
 import cometd_lite
 from cometd_lite import errors
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.client import (
     Answer,
     Client,
@@ -41,6 +41,8 @@ from cometd_lite.client import (
 )
 from cometd_lite.client.remote import refusal
 from cometd_lite.client.replies import done, reactor_here, reply
+from cometd_lite.core.message import OLDEST, Content, Cursor, Message
+from cometd_lite.core.recipient import recipient
 from cometd_lite.errors import (
     BadCursor,
     BadRecipient,
@@ -58,8 +60,6 @@ from cometd_lite.errors import (
     Unavailable,
 )
 from cometd_lite.limits import Limits
-from cometd_lite.message import Content, Cursor, Message
-from cometd_lite.recipient import recipient
 from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 
 
@@ -1281,7 +1281,7 @@ def test_the_place_is_on_the_disk_before_the_server_is_told_of_it(
 @pytest.mark.parametrize("text", ["", "\n", "oldest\n"])
 def test_an_empty_cursor_file_is_everything_that_is_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "place").write_text(text)
-    assert CursorFile(tmp_path / "place").load() == cometd_lite.message.OLDEST
+    assert CursorFile(tmp_path / "place").load() == OLDEST
 
 
 def test_a_file_of_something_else_is_refused_by_its_name(server: MemoryServer, tmp_path: Path) -> None:

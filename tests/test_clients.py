@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cometd_lite.clients import Clients, address_key
+from cometd_lite.access.quotas import Clients, address_key
 from cometd_lite.errors import TooManyRequests
 from cometd_lite.limits import CLIENT_BURST_SECONDS, CLIENTS_KNOWN, Limits
 

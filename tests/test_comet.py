@@ -13,10 +13,10 @@ from zope.interface.verify import verifyObject
 
 import cometd_lite
 from cometd_lite.comet import Comet
+from cometd_lite.core.message import Content, Cursor
+from cometd_lite.core.store import Usage
 from cometd_lite.errors import BadParameter, BadRecipient, MailboxFull, NobodyWaits, Stopping
 from cometd_lite.limits import SWEEP_SECONDS, Limits
-from cometd_lite.message import Content, Cursor
-from cometd_lite.stores import Usage
 from cometd_lite.stores.memory import MemoryStore
 
 

@@ -15,8 +15,8 @@ from twisted.application.service import IService, IServiceCollection
 from twisted.web.resource import IResource
 
 from cometd_lite.comet import Comet
+from cometd_lite.core.message import OLDEST
 from cometd_lite.errors import NotFound
-from cometd_lite.message import OLDEST
 from cometd_lite.testing import MemoryServer
 
 PROGRAMS = Path(__file__).with_name("embedding")

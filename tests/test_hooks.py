@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.comet import Comet
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import Message
+from cometd_lite.core.registry import Registry
 from cometd_lite.errors import Forbidden, InternalError, NobodyWaits
-from cometd_lite.hub import Hub
-from cometd_lite.message import Message
-from cometd_lite.registry import Registry
 from cometd_lite.testing import MemoryServer
 
 Heard = list[tuple[str, Any]]

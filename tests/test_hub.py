@@ -9,6 +9,10 @@ from helpers import EPOCH, Outcome, SlowStore, data, now, numbers, push
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.core.hub import Follower, Hub
+from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Push, Receipt
+from cometd_lite.core.registry import Registry
+from cometd_lite.core.store import Usage
 from cometd_lite.errors import (
     BodyTooLarge,
     KeyReused,
@@ -18,7 +22,6 @@ from cometd_lite.errors import (
     Stopping,
     StoreDown,
 )
-from cometd_lite.hub import Follower, Hub
 from cometd_lite.limits import (
     IDEMPOTENCY_IDS,
     IDEMPOTENCY_KEYS,
@@ -27,9 +30,6 @@ from cometd_lite.limits import (
     STREAM_MESSAGES,
     Limits,
 )
-from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Push, Receipt
-from cometd_lite.registry import Registry
-from cometd_lite.stores import Usage
 from cometd_lite.stores.memory import MemoryStore
 
 WALL = 1_795_169_758.123
@@ -567,7 +567,7 @@ def test_what_was_given_is_counted(here: Here) -> None:
     here.push("bob", "eve", body=["1", "2"])
     here.take("eve")
     here.poll("bob", after=Cursor("otherepoch", 1))
-    metrics = here.hub.metrics
+    metrics = here.hub.counts
     assert (metrics.pushes, metrics.deliveries, metrics.takes, metrics.gaps) == (4, 6, 2, 1)
     assert len(poll.value.messages) == 2
 

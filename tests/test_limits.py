@@ -72,7 +72,7 @@ def test_bounds_stand_in_the_relations_that_the_contract_gives_them() -> None:
 MEASURE = """
 import gc, json, sys
 from cometd_lite.limits import Limits
-from cometd_lite.message import Content, Push
+from cometd_lite.core.message import Content, Push
 from cometd_lite.stores.memory import MemoryStore
 
 mailboxes, each, size = map(int, sys.argv[1:])

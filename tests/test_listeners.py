@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.listeners import Listener, Listeners
+from cometd_lite.core.message import NOW, OLDEST
+from cometd_lite.core.registry import Registry
+from cometd_lite.core.sessions import Session, Sessions
+from cometd_lite.core.store import Record
 from cometd_lite.errors import ListenerGone, ServerFull, StoreDown
-from cometd_lite.hub import Hub
 from cometd_lite.limits import Limits
-from cometd_lite.listeners import Listener, Listeners
-from cometd_lite.message import NOW, OLDEST
-from cometd_lite.registry import Registry
-from cometd_lite.sessions import Session, Sessions
-from cometd_lite.stores import Record
 from cometd_lite.stores.memory import MemoryStore
 
 

@@ -17,10 +17,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
+from cometd_lite.access_log import AccessLog, Refusals, shown_target
 from cometd_lite.comet import Comet
 from cometd_lite.limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
-from cometd_lite.logs import AccessLog, Refusals, shown_target
-from cometd_lite.serving import HTTPFactory, Proxies
+from cometd_lite.server import HTTPFactory, Proxies
 
 NOW = 1_795_169_758.123
 LISTENER = "~0123456789abcdef0123456789abcdef01234567"
@@ -227,7 +227,7 @@ def test_tokens_ids_and_bodies_are_in_no_log(tmp_path: Path, form: str) -> None:
     globalLogPublisher.addObserver(tell)
     try:
         logged = Logged(tmp_path, form)
-        refusals = Refusals(logged.comet.hub.metrics.refusals, logged.clock)
+        refusals = Refusals(logged.comet.hub.counts.refusals, logged.clock)
         refusals.start()
         secrets = {"Authorization": "Bearer SECRET-1", "Cookie": "SECRET-2", "Idempotency_Key": "SECRET-3"}
         referer = {"Referer": f"https://a.example/listeners/{LISTENER}?token=SECRET-4#SECRET-5"}

@@ -7,8 +7,8 @@ from helpers import data, message, numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cometd_lite.core.mailbox import Mailbox
 from cometd_lite.errors import MailboxFull
-from cometd_lite.mailbox import Mailbox
 
 
 def mailbox(*of: int, body: str = "hi") -> Mailbox:

@@ -10,8 +10,7 @@ from helpers import EPOCH, message, text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
-from cometd_lite.message import (
+from cometd_lite.core.message import (
     NOW,
     OLDEST,
     Batch,
@@ -23,6 +22,7 @@ from cometd_lite.message import (
     shown_size,
     timestamp,
 )
+from cometd_lite.limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
 
 json_values = st.recursive(
     st.none()

@@ -30,7 +30,7 @@ from cometd_lite.metrics import (
     prometheus,
 )
 from cometd_lite.pages import pages
-from cometd_lite.web import Routes
+from cometd_lite.routes.app import Routes
 
 
 def shown(metrics: Metrics, gauges: dict[str, tuple[str, float]] | None = None) -> dict[str, float]:
@@ -248,7 +248,7 @@ _CHOSEN = re.compile(r'(kind|status|route|le)=~?"([^"$]+)"')
 def there() -> dict[str, list[dict[str, str]]]:
     """Return the labels of all samples, by name, of a server that has been asked for everything."""
     comet = Comet(clock=Clock())
-    metrics = comet.hub.metrics
+    metrics = comet.metrics
     metrics.connections = lambda: 0
     for rule in Routes.app.url_map.iter_rules():
         for status in (200, 499, 500):

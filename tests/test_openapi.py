@@ -16,7 +16,7 @@ from cometd_lite.comet import Comet
 from cometd_lite.errors import CometError, MethodNotAllowed, problem_type
 from cometd_lite.limits import Limits
 from cometd_lite.openapi import Interface
-from cometd_lite.web import Routes
+from cometd_lite.routes.app import Routes
 
 DOCUMENT = Interface(Limits(), tokens=True).document()
 OPERATIONS = [

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cometd_lite.core.recipient import covering, is_pattern, matches, readable, recipient
 from cometd_lite.errors import BadRecipient
-from cometd_lite.recipient import covering, is_pattern, matches, readable, recipient
 
 
 @pytest.mark.parametrize(

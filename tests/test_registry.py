@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.core.registry import Parked, Registry, Woken
 from cometd_lite.errors import ListenerGone, ServerFull
 from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
-from cometd_lite.registry import Parked, Registry, Woken
 
 
 class Reader(Parked[str]):

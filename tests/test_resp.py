@@ -7,7 +7,7 @@ from helpers import Outcome
 from twisted.internet.testing import StringTransport
 
 from cometd_lite.errors import StoreDown
-from cometd_lite.stores.resp import Connection, Refused
+from cometd_lite.stores.redis.connection import Connection, Refused
 
 
 @pytest.fixture

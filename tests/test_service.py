@@ -17,6 +17,8 @@ from zope.interface.verify import verifyObject
 
 from cometd_lite import service
 from cometd_lite.limits import FILES_RESERVED, Limits
+from cometd_lite.server import Bounds
+from cometd_lite.server.connection import HTTPConnection
 from cometd_lite.service import (
     Options,
     connections_within_files,
@@ -28,9 +30,7 @@ from cometd_lite.service import (
     span,
     with_backlog,
 )
-from cometd_lite.serving import Bounds
-from cometd_lite.serving.protocol import HTTPConnection
-from cometd_lite.stores.resp import Address
+from cometd_lite.stores.redis.connection import Address
 
 
 def parsed(*words):
@@ -154,7 +154,7 @@ def test_a_wrong_address_of_a_redis_is_told_with_what_is_right(address, right):
 
 
 def test_a_redis_without_what_it_needs_is_told_with_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cometd_lite.stores.resp", None)
+    monkeypatch.setitem(sys.modules, "cometd_lite.stores.redis.connection", None)
     assert "pip install 'cometd-lite[redis]'" in refusal("--store", "redis://localhost")
 
 
@@ -380,7 +380,7 @@ class Over:
 def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
     made = makeService(parsed())
     made.factory.on_answer(Over())
-    metrics = made.comet.hub.metrics
+    metrics = made.comet.metrics
     assert metrics.requests["none"].statuses == {200: 1}
     assert metrics.connections() == 0
     assert made.pulse is not None
@@ -395,11 +395,11 @@ def test_without_metrics_and_access_log_nobody_is_told_of_requests():
 
 def test_the_access_log_and_the_metrics_are_both_told(monkeypatch):
     seen = []
-    monkeypatch.setattr("cometd_lite.logs.AccessLog.add", lambda self, request: seen.append(request))
+    monkeypatch.setattr("cometd_lite.access_log.AccessLog.add", lambda self, request: seen.append(request))
     request = Over()
     made = makeService(parsed("--access-log", "unopened"))
     made.factory.on_answer(request)
-    assert made.comet.hub.metrics.requests["none"].statuses == {200: 1}
+    assert made.comet.metrics.requests["none"].statuses == {200: 1}
     alone = makeService(parsed("--access-log", "unopened", "--no-metrics"))
     alone.factory.on_answer(request)
     assert seen == [request, request]

@@ -7,9 +7,9 @@ from helpers import EPOCH
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cometd_lite.core.message import Cursor
+from cometd_lite.core.sessions import Session, Sessions, new_id
 from cometd_lite.errors import ServerFull
-from cometd_lite.message import Cursor
-from cometd_lite.sessions import Session, Sessions, new_id
 
 PLACE = Cursor(EPOCH, 0)
 

@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor, Push
+from cometd_lite.core.registry import Registry
 from cometd_lite.errors import MailboxFull, NobodyWaits, ServerFull
-from cometd_lite.hub import Hub
 from cometd_lite.limits import MAILBOX_OVERHEAD, WAIT_SPREAD, Limits
-from cometd_lite.message import NOW, OLDEST, Batch, Cursor, Push
-from cometd_lite.registry import Registry
 from cometd_lite.stores.memory import MemoryStore, cost
 
 NAMES = ("a", "c/x", "c/y")

@@ -12,11 +12,11 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.task import Clock
 
+from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.errors import CometError
 from cometd_lite.limits import Limits
-from cometd_lite.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.stores.redis import RedisStore
+from cometd_lite.stores.redis.store import RedisStore
 
 LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100)
 NAMES = ("a", "a/b", "c")

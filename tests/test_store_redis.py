@@ -12,9 +12,12 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.task import Clock
 
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.listeners import Listeners
+from cometd_lite.core.message import NOW, OLDEST, Cursor
+from cometd_lite.core.registry import Registry
+from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
-from cometd_lite.hub import Hub
-from cometd_lite.later import Maybe
 from cometd_lite.limits import (
     ONLINE_SECONDS,
     REDIS_COUNT_SECONDS,
@@ -23,11 +26,8 @@ from cometd_lite.limits import (
     STORE_STALLED_SECONDS,
     Limits,
 )
-from cometd_lite.listeners import Listeners
-from cometd_lite.message import NOW, OLDEST, Cursor
-from cometd_lite.registry import Registry
-from cometd_lite.stores.redis import RedisStore
-from cometd_lite.stores.resp import Address
+from cometd_lite.stores.redis.connection import Address
+from cometd_lite.stores.redis.store import RedisStore
 
 
 class Cluster:
@@ -54,12 +54,12 @@ class Cluster:
         self.ask(store.open(self.clock.seconds()))
         return hub
 
-    def begin(self, result: Maybe[Any]) -> Outcome:
+    def begin(self, result: MaybeDeferred[Any]) -> Outcome:
         outcome = Outcome(result)
         self.wires.settle()
         return outcome
 
-    def ask(self, result: Maybe[Any]) -> Any:
+    def ask(self, result: MaybeDeferred[Any]) -> Any:
         return self.begin(result).value
 
     def end(self, hub: Hub) -> Cursor:
@@ -400,7 +400,7 @@ def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluste
 def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_where_readers_wait(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cometd_lite.stores.redis.REDIS_STANDING", 10)
+    monkeypatch.setattr("cometd_lite.stores.redis.store.REDIS_STANDING", 10)
     here = cluster.join()
     parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
     for number in range(200):

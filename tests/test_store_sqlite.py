@@ -24,15 +24,16 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from cometd_lite.comet import Comet
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.listeners import Listeners
+from cometd_lite.core.message import NOW, OLDEST, Content, Cursor, Push
+from cometd_lite.core.recipient import matches
+from cometd_lite.core.registry import Registry
+from cometd_lite.core.store import StoreUnusable, Usage
 from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
-from cometd_lite.hub import Hub
 from cometd_lite.limits import IDEMPOTENCY_SECONDS, MAILBOX_OVERHEAD, STORE_STALLED_SECONDS, Limits
-from cometd_lite.listeners import Listeners
-from cometd_lite.message import NOW, OLDEST, Content, Cursor, Push
-from cometd_lite.recipient import matches
-from cometd_lite.registry import Registry
 from cometd_lite.service import Options
-from cometd_lite.stores import StoreUnusable, Usage, journal
+from cometd_lite.stores import journal
 from cometd_lite.stores.journal import SCHEMA
 from cometd_lite.stores.memory import cost
 from cometd_lite.stores.sqlite import SQLiteStore, ThreadWorker

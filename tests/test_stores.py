@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
+from cometd_lite.core.store import Contents, Store, Usage
+from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import MailboxFull, ServerFull
-from cometd_lite.later import Maybe
 from cometd_lite.limits import Limits
-from cometd_lite.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
-from cometd_lite.stores import Contents, Store, Usage
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.stores.redis import RedisStore
+from cometd_lite.stores.redis.store import RedisStore
 from cometd_lite.stores.sqlite import SQLiteStore
 
 KIND = "test"
@@ -36,7 +36,7 @@ class Shelf:
         self._first: int | None = None
         self.ask(store.open(self.now))
 
-    def ask(self, result: Maybe[Any]) -> Any:
+    def ask(self, result: MaybeDeferred[Any]) -> Any:
         outcome = Outcome(result)
         self.settle()
         return outcome.value

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from cometd_lite.bayeux import Call, Options
+from cometd_lite.bayeux.conversation import Call, Options
 from cometd_lite.errors import (
     BadBody,
     BadParameter,
@@ -35,8 +35,8 @@ from cometd_lite.errors import (
     StoreDown,
     Unauthorized,
 )
+from cometd_lite.http.responses import Response
 from cometd_lite.limits import Limits
-from cometd_lite.transports import Answer
 
 
 @pytest.fixture
@@ -462,7 +462,7 @@ def test_the_cookie_cannot_be_read_by_scripts_and_stays_on_this_site(server: Ser
     )
     for secure in (False, True):
         answer = post(server, asked, Asked(secure=secure))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         (line,) = [line for line in answer.head.split(b"\r\n") if line.startswith(b"Set-Cookie")]
         assert line.startswith(b"Set-Cookie: BAYEUX_BROWSER=")
         assert b"; HttpOnly" in line
@@ -673,14 +673,14 @@ def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
 def test_a_form_with_messages_is_taken_as_old_clients_send_it(server: Server, body: bytes) -> None:
     form = Asked(b"application/x-www-form-urlencoded; charset=UTF-8")
     answer = post(server, body, form)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert orjson.loads(answer.body)[0]["channel"] == "/a"
 
 
 def test_a_form_may_have_several_messages_and_arrays_of_them(server: Server) -> None:
     body = b"message=%7B%22id%22%3A1%7D&message=%5B%7B%22id%22%3A2%7D%2C%7B%22id%22%3A3%7D%5D&message=%5B4%5D"
     answer = post(server, body, Asked(b"application/x-www-form-urlencoded"))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert [reply.get("id") for reply in orjson.loads(answer.body)] == [1, 2, 3, None]
 
 
@@ -691,7 +691,7 @@ def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> No
         b'{"channel":"/a","clientId":"ID","data":-99999999999999999999,"id":18446744073709551616}]'
     )
     answer = post(server, body.replace(b"ID", client.id.encode()), Asked(None))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     replies = orjson.loads(answer.body)
     assert [message["successful"] for message in replies if "successful" in message] == [True, True]
     assert events(replies) == [("/a", {"n": 1}), ("/a", -1e20)]
@@ -703,14 +703,14 @@ def test_huge_numbers_and_double_keys_do_not_break_a_batch(server: Server) -> No
 def test_a_script_calls_back_with_the_array(server: Server) -> None:
     message = '{"channel":"/a","id":"\u2028"}'
     answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, Asked(), lambda: False)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.status == 200
     assert b"Content-Type: text/javascript; charset=utf-8\r\n" in answer.head
     assert b"X-Content-Type-Options: nosniff\r\n" in answer.head
     assert answer.body.startswith(b"/**/a.b$([{")
     assert answer.body.endswith(b'"id":"\\u2028","error":"401::client_id_missing"}]);')
     answer = server.bayeux.get({"message": [message]}, Asked(), lambda: False)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.body.startswith(b"/**/jsonpcallback([")
 
 

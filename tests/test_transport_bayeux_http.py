@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cometd_lite.transports.bayeux_http import browser_of, is_callback, script_answer, set_cookie
+from cometd_lite.bayeux.http import browser_of, is_callback, script_answer, set_cookie
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from helpers import Outcome, SlowStore, push
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import NOW, OLDEST
+from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
-from cometd_lite.hub import Hub
+from cometd_lite.http.ndjson import NDJSON
+from cometd_lite.http.sse import SSE
+from cometd_lite.http.stream import Heartbeats, Paced, Stream
 from cometd_lite.limits import STREAM_BUFFER, STREAM_PIECE, Limits
-from cometd_lite.message import NOW, OLDEST
-from cometd_lite.registry import Registry
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.transports.ndjson import NDJSON
-from cometd_lite.transports.sse import SSE
-from cometd_lite.transports.stream import Heartbeats, Paced, Stream
 
 
 class Member:
@@ -239,7 +239,7 @@ def test_where_it_cannot_be_found_out_where_it_begins_the_stream_ends_whole(cloc
     assert ended.value is None
     assert setting.request.written.count(b"retry: ") == 2
     assert setting.hub.registry.parked == 0
-    assert setting.hub.metrics.streams == 0
+    assert setting.hub.counts.streams == 0
     assert clock.getDelayedCalls() == []
 
 
@@ -250,7 +250,7 @@ def test_who_leaves_before_the_store_answers_is_written_nothing_more(clock):
     ended.cancel()
     setting.store.settle()
     assert setting.request.written == before
-    assert setting.hub.metrics.streams == 0
+    assert setting.hub.counts.streams == 0
     assert clock.getDelayedCalls() == []
 
 

@@ -11,15 +11,15 @@ from twisted.internet.testing import StringTransport
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import NOW
+from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
-from cometd_lite.hub import Hub
+from cometd_lite.http.pubsub import Talk
+from cometd_lite.http.stream import Heartbeats
+from cometd_lite.http.websocket import Socket, text_frame
 from cometd_lite.limits import Limits
-from cometd_lite.message import NOW
-from cometd_lite.registry import Registry
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.transports.stream import Heartbeats
-from cometd_lite.transports.websocket import Socket, text_frame
-from cometd_lite.transports.ws import Talk
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])

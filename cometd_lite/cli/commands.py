@@ -23,8 +23,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Presence
+from ..core.message import Batch, Cursor, Message, Receipt, timestamp
 from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
-from ..message import Batch, Cursor, Message, Receipt, timestamp
 from . import status
 from .parser import PATIENCE_SECONDS
 from .terminal import Input, ReaderOfOurs, Terminal, harmless

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
+from ..core.recipient import readable
 from ..errors import BadRecipient
-from ..recipient import readable
 from . import status
 
 DEFAULT_URL = "http://localhost:8080"

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 
-from ..auth import algorithm_of, read_jwks
+from ..access.tokens import algorithm_of, read_jwks
 from ..limits import SECRET_BYTES, TOKEN_BYTES
 from . import status
 

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..message import Message
+from ..core.message import Message
 
 READ_BYTES = 64 * 1024
 """One read; a pipe holds as much."""

@@ -13,9 +13,9 @@ from weakref import WeakSet
 import orjson
 from twisted.internet.interfaces import IReactorTime
 
+from ..core.message import Batch, Cursor, Receipt
 from ..errors import CometError
 from ..limits import POLL_MESSAGES
-from ..message import Batch, Cursor, Receipt
 from . import words
 from .following import Following, Listening, OnGap, OnRetry, Polls, Streams, poll
 from .remote import Answer, Query, Remote, Token, Treq, is_passing

@@ -26,9 +26,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 
+from ..core.message import NOW, OLDEST, Batch, Cursor, Message
 from ..errors import CometError, ListenerGone
 from ..limits import WAIT_SECONDS
-from ..message import NOW, OLDEST, Batch, Cursor, Message
 from . import words
 from .remote import (
     ANSWER_BYTES,

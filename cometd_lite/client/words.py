@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ..message import Batch, Content, Cursor, Message, Receipt
+from ..core.message import Batch, Content, Cursor, Message, Receipt
 from .remote import Answer, NotComet, Query
 
 T = TypeVar("T")

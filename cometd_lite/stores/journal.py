@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ..core.message import Message
+from ..core.store import StoreUnusable
 from ..limits import (
     STORE_CACHE_BYTES,
     STORE_LOCK_SECONDS,
@@ -28,8 +30,6 @@ from ..limits import (
     STORE_NUMBERS_RESERVED,
     STORE_ROWS_PER_STATEMENT,
 )
-from ..message import Message
-from . import StoreUnusable
 
 Sync: TypeAlias = Literal["full", "normal"]
 

@@ -12,12 +12,12 @@ from heapq import heapify, heappop, heappush, merge
 from itertools import islice, takewhile
 from operator import attrgetter
 
+from ..core.mailbox import Mailbox
+from ..core.message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
+from ..core.recipient import covering, is_pattern
+from ..core.store import Contents, Record, Usage
 from ..errors import ServerFull
 from ..limits import ANSWERS_BYTES, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
-from ..mailbox import Mailbox
-from ..message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
-from ..recipient import covering, is_pattern
-from . import Contents, Record, Usage
 
 _sequence = attrgetter("sequence")
 _LOOK = 1_000  # so many of the oldest messages are looked at for readers of patterns when memory runs out

@@ -31,8 +31,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
+from ..core.mailbox import Mailbox
+from ..core.message import Batch, Content, Cursor, Message, Push, Receipt
+from ..core.recipient import covering, is_pattern
+from ..core.store import Contents, Record, Usage
+from ..deferreds import MaybeDeferred
 from ..errors import MailboxFull, StoreDown
-from ..later import Maybe
 from ..limits import (
     IDEMPOTENCY_SECONDS,
     MAILBOX_OVERHEAD,
@@ -43,13 +48,8 @@ from ..limits import (
     STORE_STALLED_SECONDS,
     Limits,
 )
-from ..mailbox import Mailbox
-from ..message import Batch, Content, Cursor, Message, Push, Receipt
-from ..recipient import covering, is_pattern
-from . import Contents, Record, Usage
 from .journal import Changes, Journal, Kept, KeptRecord, Place, Sync
 from .memory import MemoryStore, cost, new_epoch
-from .records import RECEIPTS, fingerprint, receipt_id, receipt_value
 
 Work = Callable[[], None]
 Done = Callable[[Failure | None], None]
@@ -457,7 +457,7 @@ class SQLiteStore:
                 known.append(Record(record.id, record.value, expires_at))
         self._journal = journal
 
-    def close(self) -> Maybe[None]:
+    def close(self) -> MaybeDeferred[None]:
         """See ``Store.close``. Fires in any case: what the disk does not take is logged."""
         if self._journal is None or self._closing is not None:
             return self._closing
@@ -466,7 +466,7 @@ class SQLiteStore:
         self._write_soon()
         return closed
 
-    def flush(self) -> Maybe[None]:
+    def flush(self) -> MaybeDeferred[None]:
         """See ``Store.flush``."""
         if self._journal is None:
             raise StoreDown("The store is closed.")
@@ -527,7 +527,7 @@ class SQLiteStore:
 
     # -- what is let go
 
-    def delete(self, recipient: str, now: float) -> Maybe[None]:
+    def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
         """See ``Store.delete``. Readers are told at once, the Deferred fires when it is kept."""
         self._kept.delete(recipient, now)
         return self.flush()

@@ -28,8 +28,8 @@ from server import TWISTD, Server  # noqa: E402  they lie above this file, and b
 
 from cometd_lite.bench import SCENARIOS, measure  # noqa: E402
 from cometd_lite.comet import Comet  # noqa: E402
+from cometd_lite.core.message import Content, Push  # noqa: E402
 from cometd_lite.limits import Limits  # noqa: E402
-from cometd_lite.message import Content, Push  # noqa: E402
 from cometd_lite.stores import sqlite  # noqa: E402
 
 WRITERS = 64

@@ -33,17 +33,18 @@ from twisted.python.failure import Failure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cometd_lite import bayeux, listeners
-from cometd_lite.auth import Tokens
-from cometd_lite.bayeux import Options as BayeuxOptions
+from cometd_lite.access.tokens import Tokens
+from cometd_lite.bayeux import conversation as bayeux
+from cometd_lite.bayeux.conversation import Options as BayeuxOptions
 from cometd_lite.comet import Comet
+from cometd_lite.core import listeners
+from cometd_lite.core.message import Cursor
 from cometd_lite.errors import CometError, Unauthorized
+from cometd_lite.http.params import Fields, poll_asked
+from cometd_lite.http.websocket import text_frame
 from cometd_lite.limits import Limits
-from cometd_lite.message import Cursor
-from cometd_lite.query import Fields, poll_asked
-from cometd_lite.serving import Bounds, HTTPFactory
+from cometd_lite.server import Bounds, HTTPFactory
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.transports.websocket import text_frame
 
 EPOCH = "fuzzepoch0"
 STARTED = 1_795_169_758.0

@@ -10,7 +10,7 @@ import pytest
 from exchanges import DRIVERS, STARTED, TLS, Server
 from twisted.internet.task import Clock
 
-from cometd_lite.auth import Hosts
+from cometd_lite.access.origins import Hosts
 from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
 

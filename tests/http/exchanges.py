@@ -26,7 +26,7 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.resource import IResource
 
 from cometd_lite.comet import Comet
-from cometd_lite.serving import Bounds, HTTPFactory
+from cometd_lite.server import Bounds, HTTPFactory
 
 STARTED = 1_795_169_758.123
 """2026-11-20T10:15:58.123Z, when every test begins."""
@@ -252,7 +252,7 @@ def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver, prefix: byte
         malformed=routes.malformed,
         bounds=bounds,
         prefix=prefix,
-        on_answer=comet.hub.metrics.count_request,
+        on_answer=comet.metrics.count_request,
         proxies=comet.proxies or None,
     )
     return driver(factory)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from cometd_lite.auth import Hosts
+from cometd_lite.access.origins import Hosts
 from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
 

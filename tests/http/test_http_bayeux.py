@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from wires import WebSocket, leave
 
-from cometd_lite.auth import Tokens
-from cometd_lite.bayeux import Call, Options
+from cometd_lite.access.tokens import Tokens
+from cometd_lite.bayeux.conversation import Call, Options
 from cometd_lite.limits import Limits
 
 JSON = {"Content-Type": "application/json"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cometd_lite.auth import Hosts
+from cometd_lite.access.origins import Hosts
 from cometd_lite.limits import Limits
 
 ALLOWED = {"Origin": "https://app.example"}

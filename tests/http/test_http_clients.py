@@ -10,7 +10,7 @@ import orjson
 import pytest
 from wires import Connection, Stream, WebSocket, leave
 
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.limits import CLIENT_BURST_SECONDS, Limits
 
 SECRET = b"a secret of at least thirty-two bytes"

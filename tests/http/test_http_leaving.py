@@ -18,7 +18,7 @@ from exchanges import STARTED, Server, by_serving
 from twisted.internet.task import Clock
 from wires import OPENED, UPGRADE, Connection, WebSocket
 
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.comet import Comet
 
 SECRET = b"a secret of no less than 32 bytes!"

@@ -244,7 +244,7 @@ def test_it_is_sent_again_where_the_answer_could_not_be_written(server, monkeypa
     listener = register(server, "bob")
     exchange = server.park(f"/poll?listener={listener['id']}")
     # The client has closed, and the reactor will only say so in the next turn.
-    monkeypatch.setattr("cometd_lite.web._has_left", lambda request: True)
+    monkeypatch.setattr("cometd_lite.routes.app._has_left", lambda request: True)
     server.push("/bob", "1")
     monkeypatch.undo()
     exchange.hang_up()

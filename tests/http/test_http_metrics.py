@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from wires import Stream, WebSocket
 
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.limits import Limits
 
 
@@ -111,7 +111,7 @@ def test_refusals_are_counted_by_kind(server, method, target, kind):
 def test_connections_are_shown_beside_their_bound_where_somebody_knows_them(serve):
     server = serve(Limits(max_connections=9))
     assert "connections" not in scrape(server)
-    server.comet.hub.metrics.connections = lambda: 7
+    server.comet.metrics.connections = lambda: 7
     found = scrape(server)
     assert (found["connections"], found["connections_max"]) == (7, 9)
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wires import Connection, EventSource, Stream
 
+from cometd_lite.core.message import Batch, Content, Cursor, Message
+from cometd_lite.http import sse
 from cometd_lite.limits import STREAM_MESSAGES, Limits
-from cometd_lite.message import Batch, Content, Cursor, Message
-from cometd_lite.transports import sse
 
 NDJSON = {"Accept": "application/x-ndjson"}
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -374,7 +374,7 @@ def test_who_leaves_is_forgotten_with_everything_that_was_held(server):
         stream.hang_up()
     assert server.parked == 0
     assert server.clock.getDelayedCalls() == []
-    assert server.comet.hub.metrics.streams == 0
+    assert server.comet.hub.counts.streams == 0
     server.push("/bob1")  # and nothing is written to nobody
 
 

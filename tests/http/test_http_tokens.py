@@ -17,7 +17,7 @@ from jwt.utils import base64url_encode
 from twisted.internet.defer import Deferred, fail, succeed
 from wires import Connection, Stream, WebSocket
 
-from cometd_lite.auth import Tokens
+from cometd_lite.access.tokens import Tokens
 
 SECRET = b"a secret of at least thirty-two bytes"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

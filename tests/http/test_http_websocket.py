@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 from wires import ACCEPT, UPGRADE, Connection, WebSocket, leave
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from cometd_lite.http import pubsub as ws
+from cometd_lite.http.websocket import text_frame
 from cometd_lite.limits import Limits
-from cometd_lite.transports import ws
-from cometd_lite.transports.websocket import text_frame
 
 
 @pytest.fixture(autouse=True)
@@ -519,7 +519,7 @@ def test_who_is_silent_for_an_interval_after_a_ping_is_gone(server):
     assert socket.aborted
     assert server.parked == 0
     assert server.clock.getDelayedCalls() == []
-    assert server.comet.hub.metrics.sockets == 0
+    assert server.comet.hub.counts.sockets == 0
 
 
 def test_who_was_told_the_end_and_does_not_go_is_cut_off(server):
@@ -535,11 +535,11 @@ def test_who_was_told_the_end_and_does_not_go_is_cut_off(server):
 
 def test_a_reset_forgets_everything(server):
     sockets = [WebSocket(server, f"/ws/bob{n}") for n in range(3)]
-    assert server.comet.hub.metrics.sockets == 3
+    assert server.comet.hub.counts.sockets == 3
     for socket in sockets:
         socket.hang_up()
     assert server.parked == 0
-    assert server.comet.hub.metrics.sockets == 0
+    assert server.comet.hub.counts.sockets == 0
     assert server.clock.getDelayedCalls() == []
 
 

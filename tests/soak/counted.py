@@ -17,14 +17,14 @@ from server import TWISTD
 COUNTS = "counts.sock"
 KINDS = (
     "twisted.internet.defer.Deferred",
-    "cometd_lite.hub.Poll",
-    "cometd_lite.hub.Take",
-    "cometd_lite.registry._Timer",
-    "cometd_lite.serving.protocol.HTTPConnection",
-    "cometd_lite.serving.request.Request",
-    "cometd_lite.serving.sockets.SocketWire",
-    "cometd_lite.transports.stream.Stream",
-    "cometd_lite.transports.websocket.Socket",
+    "cometd_lite.core.hub.Poll",
+    "cometd_lite.core.hub.Take",
+    "cometd_lite.core.registry._Timer",
+    "cometd_lite.server.connection.HTTPConnection",
+    "cometd_lite.server.request.Request",
+    "cometd_lite.server.epoll.SocketWire",
+    "cometd_lite.http.stream.Stream",
+    "cometd_lite.http.websocket.Socket",
     "twisted.internet.tcp.Server",
 )
 CODE = (

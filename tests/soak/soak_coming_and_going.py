@@ -538,7 +538,7 @@ async def settled(directory: Path, before: dict[str, int] | None) -> dict[str, i
     deadline = time.monotonic() + LISTENER_SECONDS + PATIENCE
     while True:
         left = await asyncio.to_thread(counts, directory)
-        here = left["sessions"] + left["cometd_lite.serving.protocol.HTTPConnection"]
+        here = left["sessions"] + left["cometd_lite.server.connection.HTTPConnection"]
         if not here and (before is None or left["files"] <= before["files"]):
             return left
         if time.monotonic() > deadline:

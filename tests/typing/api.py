@@ -14,9 +14,10 @@ from twisted.web.resource import IResource
 
 import cometd_lite
 from cometd_lite import Batch, Client, Comet, Content, Cursor, Limits, Message, Receipt, errors
-from cometd_lite.auth import Hosts, Tokens
-from cometd_lite.bayeux import Call
-from cometd_lite.bayeux import Options as BayeuxOptions
+from cometd_lite.access.origins import Hosts
+from cometd_lite.access.tokens import Tokens
+from cometd_lite.bayeux.conversation import Call
+from cometd_lite.bayeux.conversation import Options as BayeuxOptions
 from cometd_lite.client import (
     Answer,
     CursorFile,
@@ -30,7 +31,7 @@ from cometd_lite.client import (
     WholeBody,
     is_passing,
 )
-from cometd_lite.hooks import OnPush, OnReader
+from cometd_lite.core.observers import OnPush, OnReader
 from cometd_lite.service import CometService, Options, makeService
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome

@@ -1,0 +1,1 @@
+"""Who may do what: origins, tokens, quotas, and the policy that routes ask."""

@@ -1,0 +1,1 @@
+"""The Bayeux protocol over a hub."""

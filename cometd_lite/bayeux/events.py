@@ -1,0 +1,63 @@
+"""What was pushed, as Bayeux events ("Delivery"): messages arrive, JSON leaves, made once for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import orjson
+
+from ..core.message import Batch, Message, dumps, rendered_once
+from .sessions import PRIVATE, BayeuxSession
+
+BINARY_TYPE = "application/vnd.cometd.binary+json"
+"""The type of what a client's binary extension has made JSON of; readers that have it must know.
+
+Nothing else of a publication's ``ext`` is told to others: that is between the client and the server, and may
+well be a password.
+"""
+
+
+def events_of(batch: Batch, session: BayeuxSession) -> bytes:
+    """Return what a batch tells a session: Bayeux messages, each with a comma behind it.
+
+    What all get who read the same is rendered once.
+    """
+    if session.since:
+        return _events([message for message in batch.messages if session.wants(message)])
+    messages = batch.messages
+    if len(messages) == 1:
+        return event(messages[0])
+    return batch.once("bayeux", lambda batch: _events(batch.messages))
+
+
+def _events(messages: Iterable[Message]) -> bytes:
+    return b"".join([event(message) for message in messages])
+
+
+@rendered_once
+def event(message: Message) -> bytes:
+    """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
+
+    JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
+    has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
+    """
+    name = message.recipient
+    content = message.content
+    if name.startswith("$"):
+        return content.body + b"," if name.startswith(PRIVATE) else b""
+    channel = _quoted_channel(name)
+    data = content.data()
+    if content.form == "octets":
+        data = b'{"data_base64":%b,"type":%b}' % (data, orjson.dumps(content.type))
+    elif content.type == BINARY_TYPE:
+        data += b',"ext":{"binary":{}}'
+    return channel and b'{"channel":%b,"data":%b},' % (channel, data)
+
+
+@lru_cache(maxsize=4_096)
+def _quoted_channel(name: str) -> bytes:
+    # Whoever may push over HTTP must not forge the protocol's own messages.
+    if name.startswith(("meta/", "service/")):
+        return b""
+    return dumps("/" + name)

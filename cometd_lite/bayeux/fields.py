@@ -1,0 +1,114 @@
+"""The fields of Bayeux messages: values that may be anything arrive, and are checked; errors leave.
+
+The paragraphs named here are those of the Bayeux 1.0 specification, in CometD's reference. An error is
+``NNN:argument:kind`` ("The error field"), and None where nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from ..core.message import JSON_TYPE, Content, dumps
+from ..core.recipient import recipient
+from ..errors import BadBody, BadRecipient, CometError
+
+CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
+"""What this server offers, the best first ("The supportedConnectionTypes field")."""
+
+VERSION = "1.0"
+
+# CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
+CHANNEL = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)+")
+PATTERN = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)*/\*\*?")
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}){0,7}")
+_NOT_IN_ERRORS = re.compile(r"[^A-Za-z0-9\-_!~()$@ /*.]")
+
+
+def unknown(message: dict[str, Any]) -> str:
+    """Return the error of a message that names no session that there is."""
+    return "402::session_unknown" if "clientId" in message else "401::client_id_missing"
+
+
+def refused(error: CometError, about: Any = None) -> str:
+    """Return an error as the protocol writes it ("The error field")."""
+    return f"{error.status}:{argument(about)}:{error.kind}"
+
+
+def argument(value: Any) -> str:
+    """Return what an error is about, as far as the protocol lets it stand there."""
+    return _NOT_IN_ERRORS.sub("_", value[:64]) if isinstance(value, str) else ""
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value is a string, or an array of strings."""
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(text, str) for text in value)
+    )
+
+
+@lru_cache(maxsize=4_096)
+def plain_name(channel: str) -> str | None:
+    """Return the recipient that a channel stands for; None where it is none, or not an ordinary one."""
+    if not CHANNEL.fullmatch(channel) or channel.startswith(("/meta/", "/service/")):
+        return None
+    try:
+        return recipient(channel[1:])
+    except BadRecipient:
+        return None
+
+
+def is_service(channel: str) -> bool:
+    """Whether a channel is one that is never broadcast."""
+    return channel.startswith("/service/")
+
+
+def milliseconds(value: Any) -> float | None:
+    """Return a time that a client advises; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        return None
+    return value
+
+
+def time_of(value: Any) -> float | None:
+    """Return a point or a span of time in milliseconds; None where it is none, or beyond all history."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e15:
+        return None
+    return value
+
+
+def version_error(message: dict[str, Any]) -> str | None:
+    """Return what is wrong with the versions of a handshake ("Version"); None where we have one in common."""
+    versions = [message.get("version"), message.get("minimumVersion", VERSION)]
+    if not all(isinstance(version, str) and _VERSION.fullmatch(version) for version in versions):
+        return "400::version_invalid"
+    newest, oldest = map(_comparable, versions)
+    ours = _comparable(VERSION)
+    if not oldest <= ours <= newest or ("minimumVersion" not in message and newest[0] != ours[0]):
+        return f"300:{argument(message['version'])}:version_mismatch"
+    return None
+
+
+def _comparable(version: str) -> list[tuple[int, bool, str]]:
+    """Return a version so that versions compare element by element, with ``1.0beta`` below ``1.0``."""
+    elements = [re.match(r"([0-9]*)(.*)", element) for element in version.split(".")]
+    return [(int(match[1] or 0), not match[2], match[2]) for match in elements if match]
+
+
+def types_error(message: dict[str, Any]) -> str | None:
+    """Return what is wrong with a handshake's connection types; None where we have one in common."""
+    types = message.get("supportedConnectionTypes")
+    if not isinstance(types, list) or not is_texts(types):
+        return "400::supported_connection_types_invalid"
+    if not any(name in CONNECTION_TYPES for name in types):
+        return "301::no_common_connection_type"
+    return None
+
+
+def content_of(data: Any, media_type: str = JSON_TYPE) -> Content:
+    """Return what is published as content. Raises ``BadBody`` where it is nested too deeply."""
+    try:
+        return Content(dumps(data), media_type, "json")
+    except TypeError as error:
+        raise BadBody(f"Not data that JSON can say: {error}.") from None

@@ -1,0 +1,279 @@
+"""Bayeux over a WebSocket: arrays of messages arrive as texts and leave so, events as soon as they come.
+
+A socket is a reader of the session for which it speaks, parked for as long as it is there. A connect that it
+holds meanwhile is answered when its wait is over, or, under the acknowledgement extension, with what comes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+
+import orjson
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ..core.message import Batch
+from ..core.registry import Woken
+from ..deferreds import MaybeDeferred, chain, is_pending
+from ..errors import CometError, ServerFull
+from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+from ..limits import BAYEUX_SOCKET_BACKLOG
+from .connects import BayeuxTransport, News, SessionReader
+from .conversation import REPLACED, Connect, Exchange, Peer, Rights, batch_of
+from .http import Asking, browser_of, parsed
+from .sessions import BayeuxSession
+
+_INTERNAL_ERROR = 1011
+_TRY_AGAIN_LATER = 1013
+
+
+class BayeuxSocket:
+    """What is said over a WebSocket: the same arrays, and events as soon as they come.
+
+    It speaks for one session at a time. A lost socket leaves the session to whoever comes next with its id.
+    """
+
+    def __init__(self, transport: BayeuxTransport, request: Asking, rights: Rights | None = None) -> None:
+        self.transport = transport
+        self.peer = Peer(browser_of(request.getHeader(b"cookie")), rights, self)
+        self.socket: Socket | None = None
+        self.reader: _AtSocket | None = None
+        self.ended: Deferred[None] = Deferred()
+        """Fires when the socket is gone."""
+        self._texts: deque[str] = deque()
+        self._busy = False
+
+    def opened(self, socket: Socket) -> None:
+        """Begin: texts may be sent from now on."""
+        self.socket = socket
+        self.transport.sockets.add(self)
+        self.transport.hub.counts.sockets += 1
+
+    def drained(self) -> None:
+        """Go on with a backlog."""
+        if self.reader is not None:
+            self.reader.wake()
+
+    def lost(self) -> None:
+        """Leave the session, which lives until its time is over."""
+        self.socket = None
+        self.peer.socket = None  # a cycle would live until old garbage is collected
+        self._texts.clear()
+        self.transport.sockets.discard(self)
+        self.transport.hub.counts.sockets -= 1
+        if self.reader is not None:
+            self.reader.leave()
+        self.ended.callback(None)
+
+    def end(self) -> None:
+        """End the conversation, because its token has expired."""
+        self.close(POLICY_VIOLATION, "the token has expired")
+
+    def text_received(self, text: str) -> None:
+        """Answer one array of messages, when those before it are answered."""
+        self._texts.append(text)
+        if len(self._texts) > BAYEUX_SOCKET_BACKLOG:
+            self._texts.clear()
+            self.close(POLICY_VIOLATION, "too many messages wait for their answers")
+        elif not self._busy:
+            self._go_on()
+
+    def send(self, text: bytes) -> None:
+        """Send an array of messages, if the socket is still there."""
+        if self.socket is not None:
+            self.socket.send_text(text)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket."""
+        if self.socket is not None:
+            self.socket.close(code, reason)
+
+    def _go_on(self) -> None:
+        while self._texts and not self._busy:
+            text = self._texts.popleft()
+            try:
+                exchanged = self.transport.exchange(batch_of(parsed([text])), self.peer)
+            except CometError as error:
+                self._refuse(error)
+                continue
+            if is_pending(exchanged):
+                self._busy = True
+                exchanged.addCallback(self._say).addErrback(self._failed).addCallback(self._free)
+            else:
+                said = self._say(exchanged)
+                if is_pending(said):
+                    self._busy = True
+                    said.addErrback(self._failed).addCallback(self._free)
+
+    def _free(self, _: object) -> None:
+        self._busy = False
+        self._go_on()
+
+    def _failed(self, failure: Failure) -> None:
+        self.transport.log.failure("A Bayeux socket failed", failure)
+        self.close(_INTERNAL_ERROR, "the server failed")
+
+    def _refuse(self, error: CometError) -> None:
+        self.transport.hub.counts.refusals[error.kind] += 1
+        reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
+        self.send(orjson.dumps([reply]))
+
+    def _say(self, exchange: Exchange) -> MaybeDeferred[None]:
+        """Answer an exchange now, or hold its connect."""
+        transport = self.transport
+        session = exchange.session or exchange.greeted
+        try:
+            if session is not None and self.socket is not None:
+                self._bind(session, exchange)
+            reader = self.reader if session is not None and session.reader is self.reader else None
+            if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
+                reader.hold(exchange.connects[0], exchange.wait)
+                transport.bayeux.done(exchange)
+                reader.wake()
+                return None
+        except ServerFull:
+            self.close(_TRY_AGAIN_LATER, "the server is full")
+        news: MaybeDeferred[News | None] = None
+        if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
+            news = transport.news_if_any(exchange.session)
+        return chain(news, partial(self._finish, exchange))
+
+    def _finish(self, exchange: Exchange, news: News | None) -> None:
+        self.send(exchange.json(self.transport.complete(exchange, news)))
+        self.transport.bayeux.done(exchange)
+        if exchange.session is not None:
+            self.transport.refresh(exchange.session)
+        if exchange.connects and self.transport.hub.stopping:
+            self.close(SERVICE_RESTART, "the server is stopping")  # nobody is held any more
+
+    def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
+        """Become the session's socket, if it was begun or connects here, or nobody else reads for it."""
+        if session.reader is not None and (session.reader is self.reader or not exchange.connects):
+            return
+        if self.reader is not None:
+            self.reader.leave()
+        self.reader = _AtSocket(self, session)
+
+
+class _AtSocket(SessionReader[None]):
+    """A session at its socket: parked as long as the socket is there, and told whatever comes.
+
+    Under the acknowledgement extension it is told only in answers to its connects. The connect that is held
+    is ``connect``; the end of its wait is the reader's.
+    """
+
+    __slots__ = ("connect", "home")
+
+    def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
+        super().__init__(home.transport, session)
+        self.home = home
+        self.connect: Connect | None = None
+        self.hub.registry.park(self, None)
+        session.reader = self
+
+    def hold(self, connect: Connect, wait: float) -> None:
+        """Hold a connect for ``wait`` seconds."""
+        self.connect = connect
+        self.transport.bayeux.sessions.hold(self.session)
+        self._stay(wait)
+
+    def wake(self) -> Woken:
+        """Tell what there is for the session, and look again until there is no more."""
+        seen: Woken = False
+        while self._ready():
+            seen = super().wake() or seen
+            if self._asking is not None or not self._again:
+                break
+            self._again = False
+        return seen
+
+    def tell(self, news: News | None) -> bool:
+        """Send it, or answer the connect with it."""
+        session = self.session
+        if not self._ready():
+            return False
+        if session.ack or news is None:
+            if self.connect is not None:
+                self._answer(news)
+            return news is not None
+        found, events = news
+        if events and self.home.socket is not None:
+            self.home.socket.send_frame(_frame(found, events, shared=not session.since))
+        session.gap |= found.gap
+        session.advance(found.cursor)
+        self.hub.counted(found)
+        self._again = True  # there may be more; and coming back says that this was read
+        return True
+
+    def over(self) -> None:
+        """Return nothing: the answer is sent by ``answer``."""
+
+    def end(self) -> None:
+        """Answer the connect whose wait is over; where the server stops, say so and end."""
+        if not self.hub.stopping:
+            self._answer(None)
+            return
+        self._answer(None)
+        self.hub.registry.forget(self)
+        self.home.close(SERVICE_RESTART, "the server is stopping")
+
+    def replaced(self, peer: Peer) -> None:
+        """End the connect that is held; where the later one came elsewhere, the session moves there."""
+        if self.connect is not None:
+            self.connect.fail(REPLACED)
+            self._answer(None)
+        if peer.socket is not self.home:
+            self.leave()
+
+    def disconnected(self) -> None:
+        """Answer the connect that is held in a way that ends the client without an error."""
+        if self.connect is not None:
+            self.connect.reply["advice"] = {"reconnect": "none"}
+            self._answer(None)
+
+    def leave(self) -> None:
+        """Leave the session, whose time runs from now on if it had a connect."""
+        self.hub.registry.forget(self)
+        self.deferred = None
+        if self.session.reader is self:
+            self.session.reader = None
+        if self.home.reader is self:
+            self.home.reader = None
+        if self.connect is not None:
+            self.connect = None
+            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
+
+    def _ready(self) -> bool:
+        """Whether something may be told now."""
+        socket = self.home.socket
+        return (
+            self.deferred is not None
+            and socket is not None
+            and not socket.congested
+            and not self.session.talking
+            and (self.connect is not None or not self.session.ack)
+        )
+
+    def _answer(self, news: News | None) -> None:
+        """Answer the connect that is held, if there is one, and stay."""
+        connect, self.connect = self.connect, None
+        if connect is not None:
+            events = self.transport.complete_connect(connect, news)
+            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
+            self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
+        self._stay(None)
+
+    def _stay(self, wait: float | None) -> None:
+        """Stand at what the session reads now, for another ``wait`` seconds; None: until it leaves."""
+        registry = self.hub.registry
+        registry.forget(self)
+        self.keys = self.session.keys
+        registry.hold(self, wait)
+
+
+def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
+    """Return the frame that carries a batch's events; what all get who read the same is made once."""
+    if not shared:
+        return text_frame(b"[%b]" % events[:-1])
+    return found.once("bayeux-frame", lambda _: text_frame(b"[%b]" % events[:-1]))

@@ -1,0 +1,249 @@
+"""Registered listeners: readers whose recipients and place are remembered between their polls.
+
+A registration arrives and an id leaves, which is a secret and a recipient of its own. A poll with it goes
+on from where the listener stood; what an answer carried counts as read once the next poll comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+
+import orjson
+from twisted.internet.defer import Deferred
+
+from ..access.quotas import Share
+from ..deferreds import MaybeDeferred, chain
+from ..errors import ListenerGone
+from ..limits import LISTENER_SECONDS
+from .hub import Hub, Poll
+from .message import NOW, Batch, Cursor
+from .recipient import ALL_LISTENERS
+from .sessions import Session, Sessions, new_id
+from .store import Record
+
+LISTENERS = "listener"
+"""The kind of their records in a store."""
+
+
+class Listener(Session):
+    """A registered reader. ``answered`` is the cursor of its last answer, None once that was confirmed."""
+
+    __slots__ = ("answered", "parked")
+
+    def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
+        super().__init__(id, recipients, place, ttl)
+        self.answered: Cursor | None = None
+        self.parked: Poll | None = None
+
+    @classmethod
+    def recalled(cls, record: Record) -> Listener:
+        """Return the listener that a store has remembered."""
+        known = orjson.loads(record.value)
+        listener = cls(record.id, tuple(known["recipients"]), Cursor.parse(known["place"]), known["ttl"])
+        listener.answered = None if known["answered"] is None else Cursor.parse(known["answered"])
+        return listener
+
+    def record(self) -> bytes:
+        """Return what a store is to remember of the listener."""
+        return orjson.dumps(
+            {
+                "recipients": self.recipients,
+                "place": str(self.place),
+                "answered": None if self.answered is None else str(self.answered),
+                "ttl": self.ttl,
+            }
+        )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Everything that the listener reads: what it named, its own mailbox, and that of all listeners."""
+        return tuple(dict.fromkeys((*self.recipients, self.id, ALL_LISTENERS)))
+
+
+class Listeners:
+    """The listeners of one hub; at most ``most`` of them."""
+
+    def __init__(self, hub: Hub, most: int) -> None:
+        self._hub = hub
+        self._sessions: Sessions[Listener] = Sessions(most)
+        if hub.shared is not None:
+            hub.shared.hear(LISTENERS, self._told)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def register(
+        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Share | None = None
+    ) -> MaybeDeferred[Listener]:
+        """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
+
+        It counts against ``share``, where one is given. Raises ``ServerFull`` or ``TooManyRequests``.
+        """
+        now = self._hub.clock.seconds()
+
+        def add(head: Batch) -> MaybeDeferred[Listener]:
+            listener = Listener("~" + new_id(), recipients, head.cursor, ttl)
+            listener.share = share
+            self._sessions.add(listener, now)
+            self._remember(listener)
+            return chain(self._hub.store.flush(), lambda _: listener)
+
+        return chain(self._hub.store.read(recipients, NOW, 1, now), add)
+
+    def get(self, id: str) -> MaybeDeferred[Listener]:  # noqa: A002
+        """Return the listener with this id. Raises ``ListenerGone``, also where it comes later."""
+        shared = self._hub.shared
+        if shared is not None:
+            return chain(shared.look_up(LISTENERS, id), partial(self._looked_up, id))
+        listener = self._sessions.get(id, self._hub.clock.seconds())
+        if listener is None:
+            raise _gone()
+        return listener
+
+    def _looked_up(self, id: str, value: bytes | None) -> Listener:  # noqa: A002
+        """Return the listener as the store knows it, because another process may have served it since."""
+        now = self._hub.clock.seconds()
+        here = self._sessions.get(id, now)
+        if value is None:
+            if here is not None:
+                self._sessions.remove(here)
+            raise _gone()
+        known = Listener.recalled(Record(id, value, inf))
+        if here is None:
+            self._sessions.add(known, now)
+            return known
+        here.recipients = known.recipients
+        if here.parked is None:
+            here.place, here.answered = known.place, known.answered
+        return here
+
+    def poll(
+        self,
+        listener: Listener,
+        after: Cursor | None,
+        wait: float,
+        limit: int,
+        written: Callable[[], bool] = lambda: True,
+    ) -> MaybeDeferred[Batch]:
+        """Return what there is for the listener from where it stood, or after an earlier cursor.
+
+        Of two polls at once the newer wins; the older ends with no messages. ``written`` tells whether the
+        answer can be written; where it cannot, the same is sent again. Raises ``ServerFull``.
+        """
+        self._end_poll(listener)
+        listener.place = after or listener.answered or listener.place
+        listener.answered = None
+        self._tell(listener, wait)
+        poll = Poll(self._hub, listener.keys, listener.place, limit)
+        self._sessions.hold(listener)
+        listener.parked = poll
+
+        def left(batch: Batch) -> Batch:
+            if release():
+                self._answered(listener, batch.cursor if written() else None)
+            return batch
+
+        def release() -> bool:
+            """Let go of the listener; return whether it was not taken away by a poll at another process."""
+            self._sessions.release(listener, self._hub.clock.seconds())
+            if listener.place == NOW:
+                listener.place = poll.after  # what that was, so that nothing is missed until the next poll
+            mine = listener.parked is poll
+            if mine:
+                listener.parked = None
+            return mine
+
+        def failed(failure: object) -> object:
+            release()
+            return failure
+
+        try:
+            if wait > 0 and not self._hub.stopping:
+                found = self._hub.park(poll, wait)
+            else:
+                found = self._hub.poll(listener.keys, listener.place, 0.0, limit)
+        except BaseException:
+            release()
+            raise
+        if isinstance(found, Batch):
+            return left(found)
+        return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
+
+    def _answered(self, listener: Listener, cursor: Cursor | None) -> None:
+        """Note what the listener was answered, if that could be written."""
+        if cursor is not None:
+            listener.answered = cursor
+        self._remember(listener)
+
+    def change(self, listener: Listener, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
+        """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
+
+        What is returned says when that would outlive the process.
+        """
+        listener.recipients = recipients
+        self._remember(listener)
+        self._tell(listener, 0.0)
+        self._end_poll(listener)
+        return self._hub.store.flush()
+
+    def end(self, listener: Listener) -> None:
+        """Forget the listener; its parked poll is told that it is gone."""
+        self._sessions.remove(listener)
+        if listener.parked is not None:
+            listener.parked.refuse(ListenerGone("The listener was ended."))
+        self._forget(listener)
+        if self._hub.shared is not None:
+            self._hub.shared.tell(LISTENERS, listener.id)
+
+    def sweep(self) -> None:
+        """Forget the listeners that were not polled for their time."""
+        for listener in self._sessions.expire(self._hub.clock.seconds()):
+            if self._hub.shared is None:  # else another process may still be polled, and the store lets it go
+                self._forget(listener)
+
+    def recall(self) -> None:
+        """Bring back the listeners that the store, which is open now, has remembered.
+
+        Each lives for its ttl from now on: nobody could poll while the server was away.
+        """
+        now = self._hub.clock.seconds()
+        for record in self._hub.store.recall(LISTENERS):
+            if len(self._sessions) < self._sessions.most:
+                self._sessions.add(Listener.recalled(record), now)
+            else:
+                self._hub.store.forget(LISTENERS, record.id)
+
+    def _remember(self, listener: Listener, wait: float = 0.0) -> None:
+        """Let the store remember the listener; a shared one lets it go, if nobody polls after ``wait``."""
+        until = inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
+        self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), until)
+
+    def _forget(self, listener: Listener) -> None:
+        self._hub.store.forget(LISTENERS, listener.id)
+        deleted = self._hub.delete(listener.id)
+        if isinstance(deleted, Deferred):
+            deleted.addErrback(self._hub.store_failed)
+
+    def _tell(self, listener: Listener, wait: float) -> None:
+        """Let the other processes know that the listener is polled here from now on."""
+        if self._hub.shared is not None:
+            self._remember(listener, wait)
+            self._hub.shared.tell(LISTENERS, listener.id)
+
+    def _told(self, id: str) -> None:  # noqa: A002
+        """End a poll, because the listener polls elsewhere now, or has changed; its place is theirs."""
+        listener = self._sessions.get(id, self._hub.clock.seconds())
+        if listener is not None and listener.parked is not None:
+            poll, listener.parked = listener.parked, None
+            poll.answer(poll.over())
+
+    @staticmethod
+    def _end_poll(listener: Listener) -> None:
+        if listener.parked is not None:
+            listener.parked.answer(listener.parked.over())
+
+
+def _gone() -> ListenerGone:
+    return ListenerGone("There is no such listener (any more); register again by POST /register.")

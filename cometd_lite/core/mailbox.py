@@ -1,0 +1,182 @@
+"""One recipient's log: messages are appended at one end and leave at the other, in the server's order.
+
+A mailbox computes only: time comes in as ``now`` (seconds of a monotonic clock), nothing waits, and no
+reader is known here. It is bounded by whoever appends: ask ``in_the_way`` first, then ``drop``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from ..errors import MailboxFull
+from .message import Message
+
+_sequence = attrgetter("sequence")
+_expires_at = attrgetter("expires_at")
+
+
+@dataclass(slots=True, eq=False)
+class Mailbox:
+    """The messages kept for ``recipient``, oldest first, and what became of those before them.
+
+    ``lost`` is the sequence number of the last message that is no longer kept: a reader whose cursor
+    lies before it has a gap. ``missed`` says that such a message was lost before any take had it.
+    """
+
+    recipient: str
+    lost: int = 0
+    missed: bool = False
+    messages: list[Message] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the bodies of ``messages``."""
+    acknowledged: int = 0
+    """Readers came back with a cursor at or past every message up to this one."""
+    taken: int = 0
+    """Takes have had every message up to this one, apart from those given back."""
+    given_back: frozenset[int] = frozenset()
+    """Sequence numbers that a take gave back; frozen because nearly always empty and then shared."""
+    next_expiry: float = float("inf")
+    """No message expires before this time."""
+    in_order: bool = True
+    """Whether the messages expire in the order of the log, as they do where none asked for a shorter time."""
+
+    def append(self, message: Message) -> None:
+        """Add the newest message of all; its sequence number is above every other one here."""
+        messages, expires_at = self.messages, message.expires_at
+        if messages and expires_at < messages[-1].expires_at:
+            self.in_order = False
+        messages.append(message)
+        self.size += len(message.content.body)
+        self.next_expiry = min(self.next_expiry, expires_at)
+
+    def read(self, after: int, limit: int) -> Sequence[Message]:
+        """Return up to ``limit`` messages whose sequence number is above ``after``; take nothing away."""
+        messages = self.messages
+        if not messages or messages[-1].sequence <= after:
+            return ()
+        if len(messages) == 1 or messages[-2].sequence <= after:
+            return messages[-1:]
+        start = bisect_right(messages, after, key=_sequence)
+        return messages[start : start + limit]
+
+    def gap(self, after: int) -> bool:
+        """Whether a message above ``after`` is no longer kept."""
+        return after < self.lost
+
+    def acknowledge(self, sequence: int) -> None:
+        """Note that a reader has everything up to ``sequence``, so that those may make room."""
+        self.acknowledged = max(self.acknowledged, sequence)
+
+    def untaken(self, limit: int) -> Sequence[Message]:
+        """Return up to ``limit`` messages that no take has had, oldest first."""
+        new = self.read(self.taken, limit)
+        if not self.given_back:
+            return new
+        return [*(message for message in self.messages if message.sequence in self.given_back), *new][:limit]
+
+    def take(self, message: Message) -> None:
+        """Give ``message``, the first of ``untaken``, to one take only."""
+        if message.sequence in self.given_back:
+            self.given_back -= {message.sequence}
+        else:
+            self.taken = message.sequence
+
+    def give_back(self, message: Message) -> None:
+        """Leave a taken message where it was, because its take was gone before it was answered."""
+        if message in self.read(message.sequence - 1, 1):
+            self.given_back |= {message.sequence}
+        elif message.sequence <= self.lost:  # else it was kept for nobody
+            self.missed = True
+
+    def is_read(self, message: Message) -> bool:
+        """Whether some reader has had the message: it was acknowledged, or taken."""
+        number = message.sequence
+        return number <= self.acknowledged or (number <= self.taken and number not in self.given_back)
+
+    @property
+    def unread(self) -> list[Message]:
+        """The messages that nobody has fetched, oldest first: what fills the mailbox."""
+        return [message for message in self.messages if not self.is_read(message)]
+
+    @property
+    def read_already(self) -> list[Message]:
+        """The messages that some reader has had, oldest first: what may make room."""
+        if self.messages and self.messages[-1].sequence <= self.acknowledged:
+            return self.messages.copy()
+        return [message for message in self.messages if self.is_read(message)]
+
+    def in_the_way(
+        self, count: int, size: int, capacity: int, capacity_bytes: int, *, reject: bool
+    ) -> Sequence[Message]:
+        """Return the oldest messages that must go before ``count`` more of ``size`` bytes fit.
+
+        With ``reject`` they are such that somebody has fetched; raises ``MailboxFull`` where there are too
+        few of those, or where the push would not even fit into an empty mailbox.
+        """
+        over = len(self.messages) + count - capacity
+        bytes_over = self.size + size - capacity_bytes
+        if over <= 0 and bytes_over <= 0:
+            return ()
+        if count > capacity or size > capacity_bytes:
+            raise MailboxFull(
+                f"The push does not fit: a mailbox holds {capacity} messages and {capacity_bytes} bytes."
+            )
+        going = []
+        for message in self.messages:
+            if reject and not self.is_read(message):
+                if message.sequence > self.taken:
+                    break  # nobody has had this one, nor any later one
+                continue
+            going.append(message)
+            over -= 1
+            bytes_over -= len(message.content.body)
+            if over <= 0 and bytes_over <= 0:
+                return going
+        raise MailboxFull(
+            f"The mailbox of {self.recipient!r} is full of messages that nobody has fetched. "
+            "Push again later, or with overflow=drop-oldest."
+        )
+
+    def drop(self, messages: Sequence[Message]) -> None:
+        """Take messages out, which are given oldest first; readers before them have a gap."""
+        count = len(messages)
+        if self.messages[count - 1] is messages[-1]:
+            del self.messages[:count]
+        else:
+            dropped = {message.sequence for message in messages}
+            self.messages = [message for message in self.messages if message.sequence not in dropped]
+        self._lose(messages)
+
+    def expire(self, now: float) -> Sequence[Message]:
+        """Take out and return the messages whose time is over."""
+        if now < self.next_expiry:
+            return ()
+        messages = self.messages
+        if self.in_order:
+            expired = messages[: bisect_right(messages, now, key=_expires_at)]
+            del messages[: len(expired)]
+            self.next_expiry = messages[0].expires_at if messages else float("inf")
+        else:
+            expired = [message for message in messages if message.expires_at <= now]
+            self.messages = [message for message in messages if message.expires_at > now]
+            self.next_expiry = min(map(_expires_at, self.messages), default=float("inf"))
+        self._lose(expired)
+        return expired
+
+    def retract(self, message: Message) -> None:
+        """Take out a message that was kept for nobody: no reader misses it."""
+        del self.messages[bisect_right(self.messages, message.sequence, key=_sequence) - 1]
+        self.size -= len(message.content.body)
+        self.given_back -= {message.sequence}
+
+    def _lose(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            number = message.sequence
+            self.size -= len(message.content.body)
+            self.lost = max(self.lost, number)
+            if number > self.taken or number in self.given_back:
+                self.missed = True
+                self.given_back -= {number}

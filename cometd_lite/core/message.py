@@ -1,0 +1,353 @@
+"""What is pushed and what is read: frozen values, none of which changes after it was accepted.
+
+A ``Push`` arrives; it becomes one ``Message`` for each of its contents and recipients; readers leave
+with a ``Batch`` of them. A ``Cursor`` is a place in the server's one order of messages.
+
+All are msgspec's structs: these are made in less than half the time of a ``NamedTuple``, and the garbage
+collector, which took some 6 % of a busy server's time, need not look at them (``gc=False``), because none
+can be part of a cycle.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from ..limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
+
+R = TypeVar("R")
+
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
+OCTETS_TYPE = "application/octet-stream"
+
+_CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})")
+_FLAT = bytes.maketrans(b"\r\n", b"  ")
+_UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
+"""The bytes that stand for themselves in a JSON string; any other takes up to six."""
+_JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECASE)
+
+
+class Cursor(Struct, frozen=True, gc=False):
+    """A place in the one order: everything after ``sequence`` in the log's life ``epoch``.
+
+    Opaque to clients. Never a time (two messages may share a millisecond, and clocks are set back).
+    """
+
+    epoch: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}" if self.epoch not in _WORDS else self.epoch
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor that ``text`` names; raise ``ValueError`` where it names none."""
+        match = _CURSOR.fullmatch(text)
+        if match is not None:
+            return cls(match[1], int(match[2]))
+        if text in _WORDS:
+            return _WORDS[text]
+        raise ValueError("not a cursor")
+
+
+OLDEST = Cursor("oldest", 0)
+"""Before every message that is kept; asking for what is kept is never a gap."""
+
+NOW = Cursor("now", 0)
+"""After every message that was accepted until now."""
+
+_WORDS = {"oldest": OLDEST, "now": NOW}
+
+
+Form: TypeAlias = Literal["json", "text", "octets"]
+
+
+class Content(Struct, frozen=True, gc=False):
+    """A body and its media type, checked to be what the type says.
+
+    ``form`` tells how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
+    """
+
+    body: bytes
+    type: str
+    form: Form
+
+    @classmethod
+    def parse(cls, body: bytes, media_type: str | None) -> Self:
+        """Check ``body`` against ``media_type``; raise ``ValueError`` with a sentence where it does not fit.
+
+        No type and ``application/x-www-form-urlencoded`` (what ``curl -d`` says) are taken as text where
+        the body is UTF-8, else as octets.
+        """
+        if not body:
+            raise ValueError("The body is empty; a message has at least one byte.")
+        form = None if media_type is None else _form(media_type)
+        if media_type is None or form is None:
+            if _is_utf8(body):
+                return cls(body, TEXT_TYPE, "text")
+            return cls(body, OCTETS_TYPE, "octets")
+        if form == "json":
+            try:
+                orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
+        elif form == "text" and not _is_utf8(body):
+            raise ValueError("The body of a text type must be UTF-8.")
+        return cls(body, media_type, form)
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """Make the content that a Python value stands for: bytes, text, or anything that JSON can say.
+
+        Raises ``ValueError`` where it is empty or cannot be said in JSON.
+        """
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return cls.parse(bytes(data), OCTETS_TYPE)
+        if isinstance(data, str):
+            return cls.parse(data.encode(), TEXT_TYPE)
+        try:
+            return cls(dumps(data), JSON_TYPE, "json")
+        except TypeError as error:
+            raise ValueError(f"Not a value that JSON can say: {error}.") from None
+
+    def data(self) -> bytes:
+        """Return the body as one line of JSON: itself, a string, or a string of base64."""
+        body = self.body
+        if self.form == "json":
+            # Inside valid JSON a line break is only ever white space between tokens.
+            return body.translate(_FLAT) if b"\n" in body or b"\r" in body else body
+        if self.form == "text":
+            return orjson.dumps(body.decode())
+        return b'"' + b64encode(body) + b'"'
+
+
+class Push(Struct, frozen=True, gc=False):
+    """What one request asks to be given to its recipients: all of it, or none.
+
+    ``ttl`` is in seconds, None for the server's own; ``overflow`` None for the server's default.
+    With ``queue`` false it is only for whoever waits at this moment. ``key`` is an idempotency key.
+    """
+
+    recipients: tuple[str, ...]
+    contents: tuple[Content, ...]
+    event: str | None = None
+    ttl: float | None = None
+    queue: bool = True
+    overflow: Literal["reject", "drop-oldest"] | None = None
+    key: str | None = None
+
+
+class Message(Struct, frozen=True, gc=False):
+    """A content that was accepted for a recipient, and its place in the one order.
+
+    ``created_at`` is in seconds since 1970 (for people); ``expires_at`` is on the store's own monotonic
+    clock (for the server), so that setting the wall clock neither loses nor revives a message.
+    ``sequence`` is its number in the one order; ``id`` the text of its cursor, which means "everything after
+    this message". Both come from the cursor.
+    """
+
+    cursor: Cursor
+    recipient: str
+    content: Content
+    created_at: float
+    expires_at: float
+    event: str | None = None
+    sequence: int = 0
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        """Take from the cursor what is asked for often."""
+        cursor = self.cursor
+        force_setattr(self, "sequence", cursor.sequence)
+        force_setattr(self, "id", f"{cursor.epoch}-{cursor.sequence}")
+
+    @property
+    def json(self) -> bytes:
+        """The message object of a poll's answer (HTTP.md, "Poll"), one line."""
+        return _json(self)
+
+    @property
+    def data(self) -> Any:
+        """The parsed JSON, the text, or the bytes."""
+        content = self.content
+        if content.form == "json":
+            return orjson.loads(content.body)
+        return content.body.decode() if content.form == "text" else content.body
+
+
+def shown_size(content: Content) -> int:
+    """Return how many bytes a content's ``data`` has at the most."""
+    body = content.body
+    if content.form == "json":
+        return len(body)
+    if content.form == "text":
+        return len(body) + 5 * len(body.translate(None, _UNESCAPED)) + 2
+    return len(body) * 4 // 3 + 6
+
+
+def rendered_once(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]:
+    """Remember what a function makes of the latest messages.
+
+    A fan-out is busy with few messages at a time. Who reads several mailboxes is given another batch than who
+    reads one of them, but the messages are the same. To keep it with each message would double their memory.
+    """
+    known: dict[int, tuple[Message, bytes]] = {}
+
+    @wraps(render)
+    def rendered(message: Message) -> bytes:
+        entry = known.get(message.sequence)
+        if entry is not None and entry[0] is message:
+            return entry[1]
+        made = render(message)
+        if len(made) <= RENDERED_BYTES:
+            if len(known) >= RENDERED_MESSAGES:
+                known.clear()
+            known[message.sequence] = (message, made)
+        return made
+
+    return rendered
+
+
+@rendered_once
+def _json(message: Message) -> bytes:
+    content = message.content
+    return b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
+        message.id.encode(),
+        orjson.dumps(message.recipient),
+        timestamp(message.created_at).encode(),
+        _what(content.type, content.form, message.event),
+        content.data(),
+    )
+
+
+class Batch(Struct, eq=False, gc=False):
+    """What a reader is given: messages in order, the cursor to come back with, and what to know of it.
+
+    ``gap``: something before these messages is no longer kept. ``more``: there are further ones already.
+    """
+
+    messages: tuple[Message, ...]
+    cursor: Cursor
+    gap: bool = False
+    more: bool = False
+    _rendered: dict[str, Any] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is something to tell a waiting reader."""
+        return bool(self.messages) or self.gap
+
+    def once(self, form: str, render: Callable[[Batch], R]) -> R:
+        """Return what ``render`` makes of it, made once for each ``form``: it may answer many readers."""
+        rendered = self._rendered
+        if rendered is None:
+            rendered = self._rendered = {}
+        made: R | None = rendered.get(form)
+        if made is None:
+            made = rendered[form] = render(self)
+        return made
+
+    @property
+    def place(self) -> bytes:
+        """The text of the cursor, which is mostly the id of the last message."""
+        if self.messages and self.messages[-1].cursor is self.cursor:
+            return self.messages[-1].id.encode()
+        return str(self.cursor).encode()
+
+    @property
+    def json(self) -> bytes:
+        """The body of a poll's answer (HTTP.md, "Poll"), with a line's end, for terminals."""
+        messages = self.messages
+        return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
+            messages[0].json if len(messages) == 1 else b",".join([message.json for message in messages]),
+            self.place,
+            b"true" if self.gap else b"false",
+            b"true" if self.more else b"false",
+        )
+
+
+class Receipt(Struct, frozen=True, gc=False):
+    """What a push is answered with: the ids it was given, and how many waiting readers it woke."""
+
+    ids: tuple[str, ...]
+    created_at: float
+    delivered: int
+    recipients: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """The last id."""
+        return self.ids[-1]
+
+    @property
+    def json(self) -> bytes:
+        """The body of a push's answer (HTTP.md, "Push")."""
+        return orjson.dumps(
+            {
+                "id": self.id,
+                "ids": self.ids,
+                "created_at": timestamp(self.created_at),
+                "delivered": self.delivered,
+                "recipients": self.recipients,
+            }
+        )
+
+
+@lru_cache(maxsize=256)
+def _form(media_type: str) -> Form | None:
+    """Return how a body of a media type is shown; None where the type says nothing of it."""
+    essence = media_type.partition(";")[0].strip().lower()
+    if essence in {"", "application/x-www-form-urlencoded"}:
+        return None
+    if _JSON.fullmatch(essence):
+        return "json"
+    return "text" if essence.startswith("text/") else "octets"
+
+
+def timestamp(seconds: float) -> str:
+    """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
+    return _moment(round(seconds * 1000))
+
+
+@lru_cache(maxsize=64)  # a message and its receipt tell the same moment
+def _moment(milliseconds: int) -> str:
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=256)
+def _what(media_type: str, form: str, event: str | None) -> bytes:
+    """Return what precedes the data in a message object: most messages are of few kinds."""
+    return b'"type":%b,%b"%b":' % (
+        orjson.dumps(media_type),
+        b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
+        b"data_base64" if form == "octets" else b"data",
+    )
+
+
+def dumps(value: Any) -> bytes:
+    """Return a value as JSON, in bytes that may be kept. Raises ``TypeError`` where JSON cannot say it.
+
+    They are a copy: orjson's own bytes hold on to the 4 KB of the buffer that they were made in.
+    """
+    return b"%b" % orjson.dumps(value)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

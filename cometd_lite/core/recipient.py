@@ -1,0 +1,81 @@
+"""The names of mailboxes: a string from anywhere arrives, a name or a pattern that is allowed leaves.
+
+A recipient is 1 to 256 bytes of UTF-8 in segments parted by ``/`` (HTTP.md, "Words"). A reader may also
+name patterns: ``chat/*`` stands for one more segment, ``chat/**`` for one or more. A pattern is a key
+in the same tables as a name, so that a push finds its readers by as many look-ups as its name is deep.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ..errors import BadRecipient
+from ..limits import RECIPIENT_BYTES
+
+ALL_LISTENERS = "$listeners"
+"""The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
+
+_PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.@:+-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.@:+-]*)*").fullmatch
+"""Most names, of which nothing else need be looked at."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LISTENER = re.compile(r"~[0-9a-f]{40}")
+_RESERVED = frozenset({"", ".", "..", "*", "**"})
+
+
+def recipient(name: str) -> str:
+    """Return ``name`` if a mailbox can have it; raise ``BadRecipient`` with what is wrong if not."""
+    if len(name) <= RECIPIENT_BYTES and _PLAIN(name):
+        return name
+    if not name:
+        raise BadRecipient("A recipient is needed: name it in the path, as in /push/bob, or by ?rcpt=bob.")
+    if len(name) > RECIPIENT_BYTES or len(name.encode("utf-8", "surrogatepass")) > RECIPIENT_BYTES:
+        raise BadRecipient(f"A recipient's name has at most {RECIPIENT_BYTES} bytes of UTF-8.")
+    if _CONTROL.search(name):
+        raise BadRecipient("A recipient's name has no control characters.")
+    if name.startswith("$"):
+        raise BadRecipient("Names that begin with $ are kept for the server.")
+    for segment in name.split("/"):
+        if segment in _RESERVED:
+            raise BadRecipient(
+                "A recipient's name has no empty segment, no leading or trailing /, "
+                "and no segment that is '.', '..', '*' or '**'."
+            )
+    return name
+
+
+def readable(name: str) -> str:
+    """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``."""
+    if not name.endswith("*"):
+        return recipient(name)
+    head, slash, last = name.rpartition("/")
+    if last in {"*", "**"}:
+        if slash:
+            recipient(head)
+        return name
+    return recipient(name)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a readable name stands for many recipients."""
+    return name.endswith("*") and name.rpartition("/")[2] in {"*", "**"}
+
+
+@lru_cache(maxsize=2_048)  # a name of 128 segments has 130 keys, which take 25 KB
+def covering(name: str) -> tuple[str, ...]:
+    """Return the keys under which readers of this recipient are found: itself, then its patterns.
+
+    ``chat/a/b`` is covered by ``chat/a/b``, ``chat/a/*``, ``chat/a/**``, ``chat/**`` and ``**``. The
+    server's own names and the listeners', which are secrets, are in no pattern.
+    """
+    if name.startswith("$") or _LISTENER.fullmatch(name):
+        return (name,)
+    parents = name.split("/")[:-1]
+    keys = [name, "/".join([*parents, "*"])]
+    keys += ["/".join([*parents[:depth], "**"]) for depth in range(len(parents), -1, -1)]
+    return tuple(keys)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the readable name ``pattern`` covers the recipient ``name``."""
+    return pattern in covering(name)

@@ -1,0 +1,123 @@
+"""Readers whose place the server remembers: they come with an unguessable id, and go on where they stood.
+
+A session is what it reads and one place in the one order; no message is copied for it. It lives while it
+is used: whoever holds it is served, and ``ttl`` seconds after the last use it is gone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+from ..access.quotas import Share
+from ..errors import ServerFull
+from ..limits import SESSION_ID_BYTES
+from .message import Cursor
+
+S = TypeVar("S", bound="Session")
+
+_SPARE = 100
+"""Entries of sessions that are gone, which are not yet worth looking for."""
+
+
+def new_id() -> str:
+    """Return an id that cannot be guessed: 160 random bits, safe in URLs and headers."""
+    return secrets.token_hex(SESSION_ID_BYTES)
+
+
+class Session:
+    """One remembered reader: its id, what it reads, and its place.
+
+    ``used`` counts the polls or sockets that hold it now; while there is one it does not expire. ``share`` is
+    that of the client that it counts against, None where nobody counts.
+    """
+
+    __slots__ = ("expires_at", "id", "place", "recipients", "share", "ttl", "used")
+
+    def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
+        self.id = id
+        self.recipients = recipients
+        self.place = place
+        self.ttl = ttl
+        self.share: Share | None = None
+        self.used = 0
+        self.expires_at = float("inf")
+
+
+class Sessions(Generic[S]):
+    """A bounded table of sessions that forgets those whose time is over. ``now`` is monotonic seconds."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._sessions: dict[str, S] = {}
+        self._expiries: list[tuple[float, str]] = []
+        """A heap with an entry for each session, and some that are gone; its time is never too late."""
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[S]:
+        return iter(tuple(self._sessions.values()))
+
+    def add(self, session: S, now: float) -> None:
+        """Remember a new session from now on.
+
+        Raises ``ServerFull`` where there are as many as may be, ``TooManyRequests`` where its client has.
+        """
+        if len(self._sessions) >= self.most:
+            raise ServerFull(f"{self.most} readers are registered already, which is the server's bound.")
+        if session.share is not None:
+            session.share.take()
+        self._sessions[session.id] = session
+        session.expires_at = now + session.ttl
+        heappush(self._expiries, (session.expires_at, session.id))
+        if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
+            # Most are gone: who registers and leaves, time and again, must not fill the heap.
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
+            heapify(self._expiries)
+
+    def get(self, id: str, now: float) -> S | None:  # noqa: A002
+        """Return the session with this id, None where there is none (any more)."""
+        session = self._sessions.get(id)
+        if session is None or (not session.used and session.expires_at <= now):
+            return None
+        return session
+
+    def hold(self, session: S) -> None:
+        """Note that a poll or socket uses the session, which therefore does not expire."""
+        session.used += 1
+
+    def release(self, session: S, now: float) -> None:
+        """Note that a poll or socket has ended; the session lives for its ``ttl`` from now on."""
+        session.used -= 1
+        session.expires_at = now + session.ttl
+
+    def touch(self, session: S, now: float) -> None:
+        """Note that the session was used just now; it lives for its ``ttl`` from now on."""
+        session.expires_at = now + session.ttl
+
+    def remove(self, session: S) -> None:
+        """Forget a session."""
+        if self._sessions.pop(session.id, None) is not None and session.share is not None:
+            session.share.release()
+
+    def expire(self, now: float) -> list[S]:
+        """Forget, and return, the sessions whose time is over."""
+        expired = []
+        later = []
+        while self._expiries and self._expiries[0][0] <= now:
+            session = self._sessions.get(heappop(self._expiries)[1])
+            if session is None:
+                continue
+            if session.used or session.expires_at > now:
+                # Held, or used since: look again when it could next be over.
+                again = now + session.ttl if session.used else session.expires_at
+                later.append((again, session.id))
+                continue
+            self.remove(session)
+            expired.append(session)
+        for entry in later:
+            heappush(self._expiries, entry)
+        return expired

@@ -1,0 +1,171 @@
+"""Where mailboxes live: the seam between the hub and whatever keeps the messages.
+
+A store that never waits answers at once; one that does (a database, another machine) answers with a
+Deferred. The hub asks both in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..deferreds import MaybeDeferred
+from ..stores.redis.rpc import Calls
+from .message import Batch, Cursor, Message, Push
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a mailbox holds: messages nobody has fetched, their bytes, and the ends of its log."""
+
+    queued: int = 0
+    size: int = 0
+    oldest: Cursor | None = None
+    newest: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What all mailboxes hold together; ``memory`` counts overhead, in bytes."""
+
+    mailboxes: int = 0
+    messages: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a store remembers for others, as bytes of their own: a listener, or the receipt of a push."""
+
+    id: str
+    value: bytes
+    expires_at: float
+    """On the clock of ``now``; infinity where it is forgotten only when that is asked for."""
+
+
+class StoreUnusable(Exception):
+    """A store cannot be opened; its text is a sentence for whoever starts the server."""
+
+
+class Repeated(Exception):
+    """A push was made before, under the same idempotency key; ``value`` is the record of its receipt."""
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__()
+        self.value = value
+
+
+class Store(Protocol):
+    """Keeps the mailboxes and the one order. ``now`` is in seconds of a monotonic clock.
+
+    Reading never takes anything away; what a store has confirmed to have appended is kept until it is
+    expired, deleted, or had to make room.
+    """
+
+    def open(self, now: float) -> MaybeDeferred[None]:
+        """Bring back what was kept; to be called once, before anything else. Raises ``StoreUnusable``."""
+
+    def close(self) -> MaybeDeferred[None]:
+        """Keep what is still to be kept, and let go of disk or network; nothing may be asked after it."""
+
+    def flush(self) -> MaybeDeferred[None]:
+        """Wait until all that was asked for so far would outlive the process. Raises ``StoreDown``."""
+
+    def append(self, push: Push, now: float, created_at: float) -> MaybeDeferred[Sequence[Message]]:
+        """Give every content to every recipient, in order: all of them, or none.
+
+        Where there is an idempotency key, its receipt is remembered with them (``records.py``).
+
+        Raises ``MailboxFull`` or ``ServerFull`` where a bound is reached, ``StoreDown`` where nothing can
+        be kept now. With ``push.queue`` false nothing is kept for longer than until ``retract``.
+        """
+
+    def retract(self, messages: Sequence[Message]) -> MaybeDeferred[None]:
+        """Forget messages that were for nobody but whoever waited."""
+
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float
+    ) -> MaybeDeferred[Batch]:
+        """Return what the recipients hold after a cursor; coming with the cursor acknowledges it.
+
+        Without messages the batch's cursor is the place to wait at: ``after`` itself, or the end of the
+        log where ``after`` is ``now``, ``oldest``, or tells a gap.
+        """
+
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, and count them as taken."""
+
+    def give_back(self, messages: Sequence[Message]) -> MaybeDeferred[None]:
+        """Undo a take whose reader was gone before it was answered."""
+
+    def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
+        """Lose everything that the mailbox holds; readers before it have a gap."""
+
+    def describe(self, recipient: str, now: float) -> MaybeDeferred[Contents]:
+        """Say what a mailbox holds."""
+
+    def usage(self) -> Usage:
+        """Say what all mailboxes hold together."""
+
+    def expire(self, now: float) -> MaybeDeferred[None]:
+        """Let go of the messages whose time is over."""
+
+    def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """Remember a record for as long as messages are kept; ``value`` is asked when it is written.
+
+        Of a crash soon after it remains what was remembered before. See ``flush``.
+        """
+
+    def forget(self, kind: str, id: str) -> None:  # noqa: A002
+        """Forget a record."""
+
+    def recall(self, kind: str) -> Sequence[Record]:
+        """Return, once, the records of a kind that were there when the store was opened."""
+
+
+class Readers(Protocol):
+    """The readers of this process, as a store sees them that other processes push to."""
+
+    def wake(self, recipient: str) -> MaybeDeferred[int]:
+        """Make everyone look again who waits for the recipient; return how many were answered."""
+
+    def wake_all(self) -> None:
+        """Make everyone look again: nobody knows what was pushed."""
+
+    def waiting(self, recipient: str) -> int:
+        """Count those who wait for a recipient or pattern."""
+
+    def last_seen(self, recipient: str) -> float | None:
+        """Return how many seconds ago a reader was here; None where that is not known."""
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that other processes use at the same time."""
+
+    process: str
+    """The name of this process among them: 16 hexadecimal digits."""
+    calls: Calls
+    """What processes ask each other."""
+
+    def share(self, readers: Readers) -> None:
+        """Wake these when another process has pushed."""
+
+    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[int]:
+        """Return how many readers of other processes were woken by what ``append`` has returned."""
+
+    def presence(self, recipient: str) -> MaybeDeferred[tuple[int, float]]:
+        """Return how many wait at other processes, and how many seconds ago somebody was there.
+
+        Infinity where nobody was within about a minute.
+        """
+
+    def look_up(self, kind: str, id: str) -> MaybeDeferred[bytes | None]:  # noqa: A002
+        """Return the value of a record that any process remembers; None where there is none."""
+
+    def tell(self, kind: str, id: str) -> None:  # noqa: A002
+        """Tell every other process something about a record."""
+
+    def hear(self, kind: str, heard: Callable[[str], None]) -> None:
+        """Call ``heard`` with the id of each record of a kind of which another process tells."""

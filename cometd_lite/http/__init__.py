@@ -1,0 +1,1 @@
+"""What HTTP adds: requests become checked values, and batches become responses and streams."""

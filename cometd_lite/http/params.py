@@ -1,0 +1,437 @@
+"""What a request asks for: its query, header fields and body arrive; checked values leave, or a refusal.
+
+A reader asks nearly the same with each poll, and a thousand readers of one recipient exactly the same: what
+was understood once is remembered, all but the cursor, which is new each time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from .. import limits as bounds
+from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
+from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
+from ..errors import BadBody, BadCursor, BadParameter, BadRecipient
+
+Format: TypeAlias = Literal["json", "raw"]
+Overflow: TypeAlias = Literal["reject", "drop-oldest"]
+Query: TypeAlias = dict[str, list[str]]
+
+# As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+_COUNT = re.compile(r"[0-9]{1,9}")
+_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
+_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
+# What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
+_COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
+_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
+"""A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
+_ZERO = 0x30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """The header fields that the interface knows, None where one is missing.
+
+    Compared by identity: requests with the same fields share them, so that what was asked is soon recognised.
+    """
+
+    host: bytes | None
+    origin: bytes | None
+    accept: bytes | None
+    prefer: bytes | None
+    if_none_match: bytes | None
+    last_event_id: bytes | None
+    content_type: bytes | None
+    idempotency_key: bytes | None
+
+
+_NAMES = tuple(field.name.replace("_", "-").encode() for field in dataclass_fields(Fields))
+
+
+def fields(request: Any) -> Fields:
+    """Return the fields of a request; ``serving/`` has one head for all requests that sent the same bytes.
+
+    Several lines of one name are one list (RFC 9110 §5.3).
+    """
+    try:
+        known: Fields | None = request.head.meaning
+    except AttributeError:  # it is twisted.web's; to ask first costs more than all the rest
+        lines = request.requestHeaders.getRawHeaders
+        return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
+    if known is None:
+        head = request.head
+        known = head.meaning = Fields(*map(head.get, _NAMES))
+    return known
+
+
+def text_of(request: Any) -> bytes:
+    """Return a request's query as it came, still percent-encoded."""
+    try:
+        text: bytes = request.query
+    except AttributeError:  # it is twisted.web's
+        text = request.uri.partition(b"?")[2]
+    return text
+
+
+def target_of(request: Any) -> Any:
+    """Return what ``serving/`` has recognised a request's line as, and which has a ``meaning``; else None."""
+    try:
+        return request.target
+    except AttributeError:  # it is twisted.web's
+        return None
+
+
+class PollAsked(NamedTuple):
+    """What a poll asks for, but for its cursor.
+
+    ``conditional``: a cursor came, as a validator. ``preferred``: ``wait``, in seconds, came as a preference
+    that is honoured. ``look``: a HEAD, which takes nothing, acknowledges nothing and waits for nothing.
+    """
+
+    recipients: tuple[str, ...]
+    listener: str | None
+    conditional: bool
+    wait: float
+    preferred: bool
+    limit: int
+    form: Format
+    look: bool
+
+
+class PushAsked(NamedTuple):
+    """What the target of a push asks for."""
+
+    recipients: tuple[str, ...]
+    event: str | None
+    ttl: float | None
+    queue: bool
+    overflow: Overflow | None
+
+
+def poll_asked(
+    name: str | None, text: bytes, given: Fields, most: float, *, look: bool
+) -> tuple[PollAsked, Cursor | None]:
+    """Return what a poll asks for, and its cursor, None for a take.
+
+    It comes by its path's name, its query and its fields; ``most`` bounds the wait, in seconds.
+    """
+    query = parsed(text)
+    asked = _poll_asked(query, given, name, most, look)
+    after = place(query, given)
+    if after is None:
+        if look:
+            return asked, OLDEST
+        if asked.listener is None and any(map(is_pattern, asked.recipients)):
+            raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
+    return asked, after
+
+
+def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look: bool) -> PollAsked:
+    conditional = given.if_none_match is not None and "after" not in query
+    form = _format(query, given.accept)
+    limit = _limit(one(query, "limit"))
+    wait, preferred = _wait(query, given.prefer, most)
+    listener = one(query, "listener")
+    if listener is None:
+        recipients = recipients_of(name, query)
+    elif name is not None or "rcpt" in query:
+        raise BadParameter("A listener has its recipients; name it alone.")
+    else:
+        recipients = ()
+    if form == "raw":
+        limit = 1
+    return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
+
+
+class LastPoll:
+    """What the last poll of a target has asked for: the next one mostly asks the same, after another message.
+
+    ``after`` and ``asked`` are what ``poll_asked`` has returned for ``text`` and ``given``.
+    """
+
+    __slots__ = ("_before", "_behind", "after", "asked", "given", "text")
+
+    def __init__(self, text: bytes, given: Fields, asked: PollAsked, after: Cursor | None) -> None:
+        self.text = text
+        self.given = given
+        self.asked = asked
+        self.after = after
+        plain = _PLAIN_CURSOR(text)
+        # Without one it is asked by a field, or by a word.
+        self._before, self._behind = (b"", b"") if plain is None else plain.groups()
+
+    def again(self, text: bytes, given: Fields) -> bool:
+        """Whether a poll asks the same; then ``after`` is its cursor."""
+        if given is not self.given:
+            return False
+        if text == self.text:
+            return True
+        before, behind, last = self._before, self._behind, self.after
+        number = text[len(before) : len(text) - len(behind)]
+        if (
+            not before
+            or last is None
+            or not (text.startswith(before) and text.endswith(behind))
+            or not (number.isdigit() and len(number) <= bounds.CURSOR_DIGITS and number[0] != _ZERO)
+        ):
+            return False
+        self.text, self.after = text, Cursor(last.epoch, int(number))
+        return True
+
+
+def push_asked(name: str | None, text: bytes) -> PushAsked:
+    """Return what the target of a push asks for, by its path's name and its query."""
+    if name is not None and not text:
+        return PushAsked((recipient(name),), None, None, True, None)
+    query = parsed(text)
+    addressed: tuple[str, ...]
+    if "to" in query:
+        addressed = (ALL_LISTENERS,)
+        _choice(query, "to", ("listeners",), "listeners")
+        if name is not None or "rcpt" in query:
+            raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
+    else:
+        addressed = tuple(dict.fromkeys(map(recipient, _names(name, query))))
+    overflow = _choice(query, "overflow", ("reject", "drop-oldest"), "") or None
+    return PushAsked(
+        addressed,
+        event_name(one(query, "event")),
+        _ttl(one(query, "ttl")),
+        _choice(query, "queue", ("yes", "no"), "yes") == "yes",
+        cast("Overflow | None", overflow),
+    )
+
+
+def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
+    """Return what a reader asks for: names, and patterns."""
+    return tuple(dict.fromkeys(map(readable, _names(name, query))))
+
+
+def place(query: Query, given: Fields) -> Cursor | None:
+    """Return the reader's cursor: its ``after``, else its validator, else its last event's id."""
+    after = one(query, "after")
+    if after is not None:
+        return cursor(after, "after")
+    if given.if_none_match is not None:
+        return _validator(given.if_none_match.decode("latin-1"))
+    if given.last_event_id is not None:
+        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    return None
+
+
+def start(query: Query, given: Fields) -> Cursor:
+    """Return where a stream or socket begins.
+
+    An EventSource that reconnects asks again as it was made, ``after`` and all: what it says besides in
+    Last-Event-ID is where it stands.
+    """
+    after = place(query, given)
+    if given.last_event_id is not None:
+        return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    return after or NOW
+
+
+def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
+    """Return the messages of a push's body: one, or one for each line of NDJSON."""
+    if content_type is None:
+        return (content(body, None),)
+    media_type, is_lines = _media_type(content_type)
+    return _lines(body) if is_lines else (content(body, media_type),)
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: bytes) -> tuple[str, bool]:
+    """Return a media type as text, and whether it is NDJSON's."""
+    text = content_type.decode("latin-1")
+    if len(text) > bounds.MEDIA_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(text):
+        raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
+    return text, text.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
+
+
+def idempotency_key(key: bytes | None) -> str | None:
+    """Return the idempotency key of a push."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= bounds.IDEMPOTENCY_KEY_BYTES:
+        raise BadParameter(f"Idempotency-Key has 1 to {bounds.IDEMPOTENCY_KEY_BYTES} bytes.")
+    return key.decode("latin-1")
+
+
+def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]:
+    """Return the seconds to be held, and whether they came as a preference that is honoured."""
+    text = one(query, "wait")
+    if text is not None:
+        if not _SECONDS.fullmatch(text) or float(text) > most:
+            raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
+        return float(text), False
+    for preference in (prefer or b"").decode("latin-1").split(","):
+        match = _PREFER_WAIT.fullmatch(preference)
+        if match:
+            return min(float(match[1] or match[2]), int(most)), True
+    return min(bounds.WAIT_SECONDS, most), False
+
+
+def _names(name: str | None, query: Query) -> list[str]:
+    given = query.get("rcpt", [])
+    if name is not None:
+        if given:
+            raise BadRecipient("Name the recipient in the path or by rcpt, not by both.")
+        return [name]
+    if not given:
+        recipient("")
+    if len(given) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A request names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return given
+
+
+def parse_query(uri: bytes) -> Query:
+    """Return the parameters of a target's query, each with its values in order.
+
+    As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
+    """
+    return parsed(uri.partition(b"?")[2])
+
+
+def parsed(text: bytes) -> Query:
+    """Return the parameters of a query, the text behind the question mark; see ``parse_query``."""
+    query: Query = {}
+    try:
+        if b"%" not in text and b"+" not in text:
+            for pair in text.decode().split("&") if text else ():
+                name, _, value = pair.partition("=")
+                query.setdefault(name, []).append(value)
+        else:
+            for encoded in text.split(b"&"):
+                field, _, content = encoded.partition(b"=")
+                query.setdefault(_decoded(field), []).append(_decoded(content))
+    except UnicodeDecodeError:
+        raise BadParameter("The query must be percent-encoded UTF-8.") from None
+    return query
+
+
+def _decoded(text: bytes) -> str:
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+
+
+def one(query: Query, name: str) -> str | None:
+    """Return the value of a parameter that may be given once."""
+    values = query.get(name)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise BadParameter(f"{name} is given once.")
+    return values[0]
+
+
+def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
+    value = one(query, name)
+    if value is None:
+        return default
+    if value not in choices:
+        raise BadParameter(f"{name} is {' or '.join(choices)}.")
+    return value
+
+
+def event_name(event: str | None) -> str | None:
+    """Return an event's name if it can be one."""
+    if event is not None and (
+        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
+    ):
+        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
+    return event
+
+
+def _ttl(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or float(text) <= 0:
+        raise BadParameter("ttl is a number of seconds above 0.")
+    return float(text)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return bounds.POLL_MESSAGES
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
+        raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
+    return int(text)
+
+
+def cursor(text: str, name: str) -> Cursor:
+    """Return the cursor that the parameter or field ``name`` holds."""
+    try:
+        return Cursor.parse(text)
+    except ValueError:
+        raise BadCursor(f"{name} is a cursor that this server gave out, or oldest, or now.") from None
+
+
+def _validator(text: str) -> Cursor:
+    """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
+    cursors: list[Cursor] = []
+    for validator in text.split(","):
+        match = _VALIDATOR.fullmatch(validator)
+        cursors.append(cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
+    return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
+
+
+def _format(query: Query, accept: bytes | None) -> Format:
+    if "format" in query:
+        return cast(Format, _choice(query, "format", ("json", "raw"), "json"))
+    accept = (accept or b"").lower()
+    if b"text/" not in accept and b"octet-stream" not in accept:
+        return "json"
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
+    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
+    raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
+    return "raw" if raw == accepted != [] else "json"
+
+
+def content(body: bytes, media_type: str | None) -> Content:
+    """Return a body as the content that its media type says."""
+    try:
+        return Content.parse(body, media_type)
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+
+
+def json_object(body: bytes, known: set[str]) -> dict[str, Any]:
+    """Return the JSON object in a body, empty where the body is; it has no other members than ``known``."""
+    try:
+        asked = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"The body is one JSON object: {error}.") from None
+    if not isinstance(asked, dict) or not known.issuperset(asked):
+        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
+    return asked
+
+
+def listed(asked: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names and patterns that a JSON object lists as ``recipients``."""
+    names = asked.get("recipients", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("recipients is a list of names.")
+    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return tuple(dict.fromkeys(map(readable, names)))
+
+
+def _lines(body: bytes) -> tuple[Content, ...]:
+    """Return the messages of an NDJSON body, one a line; lines of white space are none."""
+    found = []
+    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
+        if line:
+            try:
+                found.append(Content.parse(line, JSON_TYPE))
+            except ValueError as error:
+                raise BadBody(f"Line {number}: {error}") from None
+    return tuple(found) or (content(b"", JSON_TYPE),)

@@ -1,0 +1,151 @@
+"""What is said at ``/ws``: pushes arrive as texts, messages and receipts leave (HTTP.md, "WebSocket")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.hub import Follower, Hub
+from ..core.message import Batch, Content, Cursor, Push, Receipt
+from ..core.recipient import recipient
+from ..deferreds import MaybeDeferred
+from ..errors import BadBody, BadRecipient, CometError, InternalError
+from ..limits import RECIPIENTS_PER_REQUEST
+from .websocket import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+
+_GAP = text_frame(b'{"gap":true}')
+
+
+class Talk:
+    """One client at ``/ws``: follows its recipients from a cursor on, and pushes.
+
+    ``push`` makes a push if the client may make it. Raises ``ServerFull`` or ``Stopping`` when made.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        hub: Hub,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        push: Callable[[Push], MaybeDeferred[Receipt]],
+    ) -> None:
+        self._hub = hub
+        self._push = push
+        self._socket: Socket | None = None
+        self.ended: Deferred[None] = Deferred()
+        """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
+        self._follower: Follower | None = hub.follow(recipients, after, self._tell, self.ended)
+        self.ended.addCallbacks(self._stopped, self._broken)
+
+    def opened(self, socket: Socket) -> None:
+        """Begin to tell."""
+        self._hub.counts.sockets += 1
+        self._socket = socket
+        self.drained()
+
+    def drained(self) -> None:
+        """Go on with a backlog."""
+        if self._follower is not None:
+            self._follower.go_on()
+
+    def lost(self) -> None:
+        """Forget the reader, and all that knows this one too: cycles live until old garbage is collected."""
+        self._hub.counts.sockets -= 1
+        follower, self._follower, self._socket = self._follower, None, None
+        if follower is not None:
+            follower.cancel()
+        self.ended.cancel()
+
+    def end(self) -> None:
+        """End the conversation, because its token has expired."""
+        if self._socket is not None:
+            self._socket.close(POLICY_VIOLATION, "the token has expired")
+
+    def text_received(self, text: str) -> None:
+        """Push what a text asks for, and answer it with its ``ref``."""
+        ref: Any = None
+        try:
+            try:
+                asked = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise BadBody(f"A text is one JSON object: {error}.") from None
+            if not isinstance(asked, dict):
+                raise BadBody('A text is one JSON object, as in {"push": "alice", "data": "hi", "ref": 7}.')
+            ref = asked.get("ref")
+            if isinstance(ref, (dict, list)):
+                ref = None
+                raise BadBody("ref is a string, a number, true, false or null; it comes back as it is.")
+            receipt = self._push(_push(asked))
+        except CometError as error:
+            self._refuse(ref, error)
+            return
+        if isinstance(receipt, Deferred):
+            receipt.addCallbacks(self._confirm, self._failed, callbackArgs=(ref,), errbackArgs=(ref,))
+        else:
+            self._confirm(receipt, ref)
+
+    def _tell(self, batch: Batch) -> bool:
+        assert self._socket is not None, "a follower tells nothing before its first go_on"
+        self._socket.send_frame(batch.once("ws", _frames))
+        return self._socket.may_go_on(more=batch.more)
+
+    def _stopped(self, _: None) -> None:
+        if self._socket is not None:
+            self._socket.close(SERVICE_RESTART, "the server is stopping")
+
+    def _broken(self, failure: Failure) -> None:
+        """End, unless the client did, because it cannot be found out where its reader begins."""
+        if not failure.check(CancelledError):
+            self._hub.store_failed(failure)
+            if self._socket is not None:
+                self._socket.close(INTERNAL_ERROR, "the server failed; come back")
+
+    def _confirm(self, receipt: Receipt, ref: Any) -> None:
+        self._answer(b'{"ref":%b,"receipt":%b}' % (orjson.dumps(ref), receipt.json))
+
+    def _failed(self, failure: Failure, ref: Any) -> None:
+        error = failure.value
+        if not isinstance(error, CometError):
+            self.log.failure("A push over a WebSocket failed", failure)
+            error = InternalError("The server failed at this push, and has noted why.")
+        self._refuse(ref, error)
+
+    def _refuse(self, ref: Any, error: CometError) -> None:
+        self._hub.counts.refusals[error.kind] += 1
+        self._answer(orjson.dumps({"ref": ref, "error": error.problem()}))
+
+    def _answer(self, text: bytes) -> None:
+        if self._socket is not None:
+            self._socket.send_text(text)
+
+
+def _push(asked: dict[str, Any]) -> Push:
+    names = asked.get("push")
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("push names a recipient, or a list of them.")
+    if not 0 < len(names) <= RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A push names from 1 to {RECIPIENTS_PER_REQUEST} recipients.")
+    if "data" not in asked:
+        raise BadBody("data is missing: it is the message, a string or any other JSON.")
+    event = asked.get("event")
+    if event is not None and not isinstance(event, str):
+        raise BadBody("event is a string.")
+    try:
+        content = Content.of(asked["data"])
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+    return Push(tuple(dict.fromkeys(map(recipient, names))), (content,), event)
+
+
+def _frames(batch: Batch) -> bytes:
+    frames = b"".join([text_frame(message.json) for message in batch.messages])
+    return _GAP + frames if batch.gap else frames

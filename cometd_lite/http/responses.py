@@ -1,0 +1,153 @@
+"""Responses: values of the core become HTTP responses (HTTP.md).
+
+A batch is rendered once for each format, however many readers it answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from msgspec import Struct
+
+from ..core.hub import Standing
+from ..core.listeners import Listener
+from ..core.message import Batch, Receipt, timestamp
+from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
+from .params import PollAsked
+
+COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
+JSON = b"Content-Type: application/json\r\n" + COMMON
+PROBLEM = (
+    b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
+)
+PREFLIGHT = (
+    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+    b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
+    b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
+    b"Access-Control-Max-Age: 7200\r\n"
+)
+METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + COMMON
+_POLL_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
+_POLL_JSON = b"Content-Type: application/json\r\n"
+_RAW = b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox\r\n"
+
+
+class Response(Struct, frozen=True, gc=False):
+    """A whole HTTP response. ``head`` is a block of ready ``Name: value`` lines, each ended by CRLF.
+
+    The server adds the lines of Content-Length and of the connection.
+    """
+
+    status: int
+    head: bytes
+    body: bytes = b""
+
+    def with_head(self, lines: bytes) -> Response:
+        """Return the same response with further lines in its head."""
+        return Response(self.status, self.head + lines, self.body)
+
+
+def retry_after(seconds: int) -> bytes:
+    """Return the header line that says when to come back."""
+    return b"Retry-After: %d\r\n" % seconds
+
+
+def problem(error: CometError, seconds: int | None) -> Response:
+    """Return the response that tells a client of an error (RFC 9457), and to come back in so many seconds."""
+    head = PROBLEM
+    if seconds is not None:
+        head += retry_after(seconds)
+    if isinstance(error, Unauthorized):
+        head += b"WWW-Authenticate: Bearer\r\n"
+    if isinstance(error, UpgradeRequired):
+        head += b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    if isinstance(error, MethodNotAllowed):
+        head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
+    return Response(error.status, head, dumped(error.problem()))
+
+
+def dumped(document: dict[str, Any]) -> bytes:
+    """Return a JSON document as a line of text: on a terminal the prompt comes on the next."""
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def of_poll(batch: Batch, asked: PollAsked) -> Response:
+    """Return the answer of a poll, in the form that it asked for (HTTP.md, "Poll")."""
+    if asked.conditional and not batch:
+        made = Response(304, _poll_head(batch))  # RFC 9110 §15.4.5
+    else:
+        made = batch.once(asked.form, _raw if asked.form == "raw" else _json)
+    return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
+
+
+def _json(batch: Batch) -> Response:
+    return Response(200, _POLL_JSON + _poll_head(batch), batch.json)
+
+
+def _raw(batch: Batch) -> Response:
+    if not batch.messages:
+        return Response(204, _poll_head(batch))
+    (message,) = batch.messages
+    head = b"Content-Type: %b\r\nComet-Id: %b\r\nComet-Recipient: %b\r\nComet-Created-At: %b\r\n" % (
+        message.content.type.encode("latin-1"),
+        message.id.encode(),
+        quote(message.recipient, safe="/~!$&'()*+,;=:@").encode(),
+        timestamp(message.created_at).encode(),
+    )
+    return Response(200, head + _RAW + _poll_head(batch), message.content.body)
+
+
+def _poll_head(batch: Batch) -> bytes:
+    cursor = batch.place
+    gap = b"Comet-Gap: true\r\n" if batch.gap else b""
+    return b'%bComet-Cursor: %b\r\nETag: "%b"\r\n%b' % (_POLL_COMMON, cursor, cursor, gap)
+
+
+def of_push(receipt: Receipt) -> Response:
+    """Return the answer of a push: 201 where somebody waited, else 202 (HTTP.md, "Push")."""
+    return Response(201 if receipt.delivered else 202, JSON, receipt.json + b"\n")
+
+
+def of_recipient(standing: Standing) -> Response:
+    """Return how a recipient stands (HTTP.md, "Everything else")."""
+    contents = standing.contents
+    return Response(
+        200,
+        JSON,
+        dumped(
+            {
+                "recipient": standing.recipient,
+                "waiting": standing.waiting,
+                "queued": contents.queued,
+                "bytes": contents.size,
+                "oldest": contents.oldest and str(contents.oldest),
+                "newest": contents.newest and str(contents.newest),
+                "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
+                "online": standing.online,
+            }
+        ),
+    )
+
+
+def registered(listener: Listener, under: bytes) -> Response:
+    """Return the answer to who has registered; ``under`` is the path under which the interface lies."""
+    location = b"Location: %b/listeners/%b\r\n" % (under, listener.id.encode())
+    return Response(201, location + JSON, _described(listener))
+
+
+def of_listener(listener: Listener) -> Response:
+    """Return a listener as it is shown (HTTP.md, "Listeners")."""
+    return Response(200, JSON, _described(listener))
+
+
+def _described(listener: Listener) -> bytes:
+    return dumped(
+        {
+            "id": listener.id,
+            "recipients": listener.recipients,
+            "expires_in": int(listener.ttl) if listener.ttl.is_integer() else listener.ttl,
+            "cursor": str(listener.place),
+        }
+    )

@@ -1,0 +1,141 @@
+"""Questions that processes ask each other: bytes arrive for another process, its answer comes back.
+
+What is sent goes through a channel that each process listens to, by ``publish``: it is given a process' name
+and bytes, and returns a Deferred of how many heard it. A question is answered, or fails with ``ProcessGone``
+or ``StoreDown``; cancelling it tells the other process that nobody waits any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ...deferreds import MaybeDeferred, is_pending
+from ...errors import InternalError, StoreDown
+
+Publish = Callable[[str, bytes], Deferred[int]]
+Answerer = Callable[[bytes], MaybeDeferred[bytes]]
+
+
+class ProcessGone(Exception):
+    """The process that was asked is no more."""
+
+
+class Calls:
+    """The questions of one process, and those to it; ``process`` is its name among all."""
+
+    log = Logger()
+
+    def __init__(self, process: str, publish: Publish) -> None:
+        self.answerer: Answerer | None = None
+        """Answers what others ask; its Deferred is cancelled where nobody waits any more."""
+        self._process = process
+        self._publish = publish
+        self._asked: dict[int, tuple[str, Deferred[bytes]]] = {}
+        self._answering: dict[bytes, Deferred[bytes]] = {}
+        self._number = 0
+
+    @property
+    def asked(self) -> set[str]:
+        """The processes of which an answer is awaited."""
+        return {process for process, _ in self._asked.values()}
+
+    def ask(self, process: str, question: bytes) -> Deferred[bytes]:
+        """Return the answer of another process. Fails as the module says, or with ``InternalError``."""
+        self._number += 1
+        number = self._number
+        answer: Deferred[bytes] = Deferred(lambda _: self._leave(number))
+        self._asked[number] = (process, answer)
+        sent = self._publish(process, b"ask %b %d %b" % (self._process.encode(), number, question))
+        sent.addCallbacks(self._sent, self._not_sent, callbackArgs=(number,), errbackArgs=(number,))
+        return answer
+
+    def heard(self, kind: bytes, said: bytes) -> None:
+        """Take in what came through this process' channel."""
+        if kind == b"ask":
+            caller, number, question = said.split(b" ", 2)
+            self._answer(caller, number, question)
+        elif kind == b"left":
+            answering = self._answering.pop(said, None)
+            if answering is not None:
+                answering.cancel()
+        elif kind == b"answer":
+            number, _, answer = said.partition(b" ")
+            _, asked = self._asked.pop(int(number), ("", None))
+            if asked is not None:
+                asked.callback(answer)
+
+        elif kind == b"failed":
+            self._fail(int(said), InternalError("The server failed at this request, and has noted why."))
+
+    def gone(self, process: str) -> None:
+        """Let go of what a process was asked that is no more."""
+        for number in [number for number, (asked, _) in self._asked.items() if asked == process]:
+            self._fail(number, ProcessGone())
+
+    def cut_off(self) -> None:
+        """Let go of all questions, because nobody can be heard any more."""
+        for number in tuple(self._asked):
+            self._fail(number, StoreDown())
+        answering, self._answering = self._answering, {}
+        for one in answering.values():
+            one.cancel()
+
+    def _sent(self, receivers: int, number: int) -> None:
+        if not receivers:
+            self._fail(number, ProcessGone())
+
+    def _not_sent(self, failure: Failure, number: int) -> None:
+        self._fail(number, failure)
+
+    def _fail(self, number: int, error: Exception | Failure) -> None:
+        _, asked = self._asked.pop(number, ("", None))
+        if asked is not None:
+            asked.errback(error)
+
+    def _leave(self, number: int) -> None:
+        process, _ = self._asked.pop(number, ("", None))
+        if process:
+            self._send(process, b"left %b %d" % (self._process.encode(), number))
+
+    def _answer(self, caller: bytes, number: bytes, question: bytes) -> None:
+        if self.answerer is None:
+            return
+        try:
+            answer = self.answerer(question)
+        except Exception:  # noqa: BLE001  whatever it is, whoever asked is told
+            self._say_failed(caller, number, Failure())
+            return
+        if not is_pending(answer):
+            self._say(caller, number, answer)
+            return
+        key = b"%b %b" % (caller, number)
+        self._answering[key] = answer
+
+        def answered(said: bytes) -> None:
+            self._answering.pop(key, None)
+            self._say(caller, number, said)
+
+        def failed(failure: Failure) -> None:
+            self._answering.pop(key, None)
+            if not failure.check(CancelledError):
+                self._say_failed(caller, number, failure)
+
+        answer.addCallbacks(answered, failed)
+
+    def _say(self, caller: bytes, number: bytes, answer: bytes) -> None:
+        self._send(caller.decode(), b"answer %b %b" % (number, answer))
+
+    def _say_failed(self, caller: bytes, number: bytes, failure: Failure) -> None:
+        self.log.failure("What another process asked could not be answered", failure)
+        self._send(caller.decode(), b"failed %b" % number)
+
+    def _send(self, process: str, said: bytes) -> None:
+        self._publish(process, said).addErrback(_unheard)
+
+
+def _unheard(failure: Failure) -> None:
+    failure.trap(StoreDown)
