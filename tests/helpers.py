@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Batch, Content, Cursor, Message, Push
 from cometd_lite.core.store import Contents, Record, Usage
 from cometd_lite.deferreds import MaybeDeferred
@@ -78,6 +79,18 @@ def now(result: MaybeDeferred[T]) -> T:
     return value
 
 
+def check_invariants(hub: Hub) -> None:
+    """Check everything that always holds of a hub, its registry and its store."""
+    hub.check_invariants()
+    hub.store.check_invariants()  # type: ignore[attr-defined]  # each store of ours has it
+
+
+def check_empty(hub: Hub) -> None:
+    """Check, too, that no reader is parked."""
+    check_invariants(hub)
+    assert hub.registry.parked == 0
+
+
 class Asked:
     """A question to a ``SlowStore``. It is looked at when ``look`` is called, and answered by ``answer``."""
 
@@ -135,6 +148,9 @@ class SlowStore:
 
     def usage(self) -> Usage:
         return self.store.usage()
+
+    def check_invariants(self) -> None:
+        self.store.check_invariants()
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         pass

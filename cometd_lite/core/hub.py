@@ -603,6 +603,26 @@ class Hub:
         if is_pending(result):
             result.addErrback(self.store_failed)
 
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
+
+        - The registry's invariants hold (``Registry.check_invariants``).
+        - The ids that are counted for idempotency keys are those of the receipts that are remembered.
+        - At most ``IDEMPOTENCY_KEYS`` keys and ``IDEMPOTENCY_IDS`` ids are remembered.
+        - No receipt is remembered for longer than ``IDEMPOTENCY_SECONDS``.
+        - A receipt has as many ids as are counted for it. Only before it is there do repeats wait for it.
+        """
+        self.registry.check_invariants()
+        counted = 0
+        latest = self.clock.seconds() + IDEMPOTENCY_SECONDS
+        for (_, recipients), remembered in self._receipts.items():
+            counted += remembered.ids * len(recipients)
+            remembered.check_invariants(recipients)
+            assert remembered.until <= latest, "no receipt is remembered for longer than IDEMPOTENCY_SECONDS"
+        assert self._ids == counted, "the ids counted are those of the receipts that are remembered"
+        assert self._ids <= IDEMPOTENCY_IDS, "the ids that are remembered are bounded"
+        assert len(self._receipts) <= IDEMPOTENCY_KEYS, "the keys that are remembered are bounded"
+
 
 @dataclass(slots=True)
 class _Remembered:
@@ -630,6 +650,15 @@ class _Remembered:
         for mine in waiting:
             if not mine.called:  # else its client has left
                 mine.callback(receipt)  # a Failure makes it an errback
+
+    def check_invariants(self, recipients: tuple[str, ...]) -> None:
+        """See ``Hub.check_invariants``."""
+        if self.receipt is not None:
+            assert len(self.receipt.ids) == self.ids * len(recipients), (
+                "a receipt has as many ids as are counted for it"
+            )
+            assert self.receipt.recipients == recipients, "a receipt is for the recipients of its key"
+            assert not self._waiting, "repeats wait only for a receipt that is not there yet"
 
 
 def _tell(asking: list[Deferred[int]], seen: int) -> None:

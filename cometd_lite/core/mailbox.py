@@ -180,3 +180,25 @@ class Mailbox:
             if number > self.taken or number in self.given_back:
                 self.missed = True
                 self.given_back -= {number}
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
+
+        - The messages are for this recipient, and their numbers ascend.
+        - ``size`` is the sum of the bytes of their bodies.
+        - No message expires before ``next_expiry``.
+        - Where ``in_order`` says so, the messages expire in the order of the log.
+        - What was given back is kept, and had been taken.
+        - Where takes have ``missed`` a message, one was ``lost``.
+        """
+        messages, of = self.messages, f"the mailbox of {self.recipient!r}:"
+        sequences = [message.sequence for message in messages]
+        expiries = [message.expires_at for message in messages]
+        assert all(message.recipient == self.recipient for message in messages), f"{of} messages are its own"
+        assert sequences == sorted(set(sequences)), f"{of} the numbers ascend"
+        assert self.size == sum([len(message.content.body) for message in messages]), f"{of} size is the sum"
+        assert all(at >= self.next_expiry for at in expiries), f"{of} nothing expires before next_expiry"
+        assert not self.in_order or expiries == sorted(expiries), f"{of} messages expire in_order"
+        assert self.given_back <= set(sequences), f"{of} what was given back is kept"
+        assert all(number <= self.taken for number in self.given_back), f"{of} what was given back was taken"
+        assert self.lost or not self.missed, f"{of} what takes have missed was lost"

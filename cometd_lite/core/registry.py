@@ -336,3 +336,52 @@ class Registry:
                 reader.end()
         if self._timer is None:
             self._set_timer()
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
+
+        - ``parked`` counts the readers that stand at places, and is at most ``most``.
+        - No place is empty, and each reader at a place has the place's key.
+        - Each parked reader belongs to this registry, has a Deferred, and stands at each of its keys.
+        - Places whose keys end in ``*`` are counted.
+        - The ends of waits belong to parked readers, one end to each reader. No end is without a reader.
+        - The heap of times begins with its first time, and has each time to come at which a wait ends.
+        - There is one timer if the heap has a time, else none. It is due no later than the first time.
+        - The recipients last seen are at most ``most``, the longest ago first. None was seen in the future.
+        """
+        places, ends, times, now = self._places, self._ends, self._times, self.clock.seconds()
+        parked = {reader for place in places.values() for reader in place}
+        assert self.parked == len(parked), "parked counts the readers that stand at places"
+        assert self.parked <= self.most, "at most as many readers are parked as may be"
+        assert all(places.values()), "no place is empty"
+        for key, place in places.items():
+            assert all(key in reader.keys for reader in place), f"{key!r}: each reader has the place's key"
+        for reader in parked:
+            assert reader._registry is self, "a parked reader belongs to this registry"
+            assert reader.deferred is not None, "a parked reader has a Deferred"
+            assert all(reader in places.get(key, ()) for key in reader.keys), (
+                "a parked reader stands at each of its keys"
+            )
+        assert self._stars == sum([key[-1] == "*" for key in places]), "places of patterns are counted"
+        assert all(ends.values()), "no end of a wait is without a reader"
+        for at, ending in ends.items():
+            assert all(reader._ends_at == at for reader in ending), "a reader has one end"
+        assert {reader for ending in ends.values() for reader in ending} == {
+            reader for reader in parked if reader._ends_at is not None
+        }, "the ends of waits belong to parked readers"
+        assert times[:1] == sorted(times)[:1], "the heap of times begins with its first time"
+        assert {at for at in ends if at > now + _SOON} <= set(times), (
+            "the heap has each time to come at which a wait ends"
+        )
+        assert len(times) <= 2 * self.most + _STALE, "the heap has few times at which no wait ends"
+        assert (self._timer is not None) == bool(times), (
+            "there is one timer if the heap has a time, else none"
+        )
+        if self._timer is not None:
+            assert self._timer.active(), "the timer is still to fire"
+            assert self._timer_at <= times[0], "the timer is due no later than the first time"
+            assert self._timer.getTime() <= max(self._timer_at, now) + _SOON, "the timer is due when it says"
+        seen = list(self._seen.values())
+        assert len(seen) <= self.most, "the recipients last seen are bounded"
+        assert seen == sorted(seen), "the recipients last seen are in order, the longest ago first"
+        assert max(seen, default=0.0) <= now, "no recipient was seen in the future"

@@ -121,3 +121,24 @@ class Sessions(Generic[S]):
         for entry in later:
             heappush(self._expiries, entry)
         return expired
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
+
+        - There are at most ``most`` sessions, each under its own id. None was released more often than held.
+        - The heap begins with its first time, and has one entry for each session.
+        - The entry of a session that is not held is due no later than the session expires.
+        - At most ``2 * most + _SPARE`` entries are in the heap, those of sessions that are gone included.
+        """
+        sessions, expiries = self._sessions, self._expiries
+        due = {id_: at for at, id_ in expiries}
+        assert len(sessions) <= self.most, "there are at most as many sessions as may be"
+        assert all(one.id == id_ for id_, one in sessions.items()), "a session is under its own id"
+        assert all(one.used >= 0 for one in sessions.values()), "a session is released as often as it is held"
+        assert expiries[:1] == sorted(expiries)[:1], "the heap begins with its first time"
+        assert sessions.keys() <= due.keys(), "the heap has an entry for each session"
+        assert len(due) == len(expiries), "the heap has one entry for a session"
+        assert all(one.used or due[id_] <= one.expires_at for id_, one in sessions.items()), (
+            "the entry of a session that is not held is due no later than the session expires"
+        )
+        assert len(expiries) <= 2 * self.most + _SPARE, "the heap has few entries of sessions that are gone"

@@ -283,6 +283,54 @@ class MemoryStore:
         """See ``Store.recall``."""
         return ()
 
+    # -- what always holds
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
+
+        - Each mailbox is under its recipient's name, is not empty, and its own invariants hold.
+        - The log is the union of the mailboxes, by the numbers of the messages and in their order.
+        - No message, acknowledgement or loss has a number above ``sequence``.
+        - ``memory`` is what a recount of messages and mailboxes comes to.
+        - The heap of expiries begins with its first time, and has the next expiry of each mailbox.
+        - A mailbox with a message that was read may be reclaimed.
+        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``. Neither is kept for a
+          name that has a mailbox.
+        - Remembered answers have only messages that are kept, and are bounded by ``ANSWERS_BYTES``.
+        """
+        mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
+        for name, mailbox in mailboxes.items():
+            mailbox.check_invariants()
+            assert mailbox.recipient == name, f"{name!r}: a mailbox is under its recipient's name"
+            assert mailbox.messages, f"{name!r}: no mailbox is empty"
+            assert name in self._reclaimable or not mailbox.read_already, f"{name!r}: what was read may go"
+            places = (mailbox.lost, mailbox.acknowledged, mailbox.taken)
+            assert max(places) <= self.sequence, f"{name!r}: no number is above the last one given"
+        kept = sorted([one for mailbox in mailboxes.values() for one in mailbox.messages], key=_sequence)
+        assert list(log) == [message.sequence for message in kept], "the log has the numbers of its messages"
+        assert list(map(id, log.values())) == list(map(id, kept)), "the log is the union of the mailboxes"
+        assert max(log, default=0) <= self.sequence, "no message's number is above the last one given"
+        assert self.memory == self._recounted(), "memory is what a recount comes to"
+        assert expiries[:1] == sorted(expiries)[:1], "the heap of expiries begins with its first time"
+        assert {(one.next_expiry, name) for name, one in mailboxes.items()} <= set(expiries), (
+            "the heap has the next expiry of each mailbox"
+        )
+        most = self.limits.max_recipients
+        assert len(expiries) <= 2 * max(most, len(mailboxes)) + _LOOK + 1, "few entries are out of date"
+        assert self._reclaimable.keys() <= mailboxes.keys(), "only mailboxes may be reclaimed"
+        acknowledged = self._acknowledged
+        assert all(map(is_pattern, acknowledged)), "a mailbox knows itself what was acknowledged"
+        assert len(acknowledged) <= most, "acknowledgements of patterns are bounded"
+        assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
+        self._lost.check_invariants(mailboxes, self.sequence)
+        answered = [message for batch in self._answers.values() for message in batch.messages]
+        assert all(log.get(one.sequence) is one for one in answered), "answers have only what is kept"
+        size = sum([MESSAGE_OVERHEAD + shown_size(message.content) for message in answered])
+        assert size <= ANSWERS_BYTES or len(self._answers) == 1, "remembered answers are bounded in bytes"
+
+    def _recounted(self) -> int:
+        return sum(map(cost, self._log.values())) + MAILBOX_OVERHEAD * len(self._mailboxes)
+
     # -- how it is done
 
     def _create(self, recipient: str) -> Mailbox:
@@ -521,3 +569,10 @@ class _Losses:
         if missed:
             self._entries[name] = (sequence, False)
         return missed
+
+    def check_invariants(self, mailboxes: Collection[str], last: int) -> None:
+        """See ``MemoryStore.check_invariants``; ``last`` is the last number given."""
+        assert len(self._entries) <= self._most, "losses are bounded"
+        assert self._entries.keys().isdisjoint(mailboxes), "a mailbox knows itself what was lost"
+        lost = [self.floor, *[sequence for sequence, _ in self._entries.values()]]
+        assert max(lost) <= last, "no loss is of what comes"

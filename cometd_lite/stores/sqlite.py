@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,6 +41,7 @@ from ..errors import MailboxFull, StoreDown
 from ..limits import (
     IDEMPOTENCY_SECONDS,
     MAILBOX_OVERHEAD,
+    MESSAGE_OVERHEAD,
     STORE_COMMIT_BYTES,
     STORE_GATHER_SECONDS,
     STORE_GATHER_SHARE,
@@ -255,6 +256,32 @@ class _Watched(MemoryStore):
                 raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
             mailbox.in_the_way(count, total, capacity, capacity_bytes, reject=True)
+
+    def _recounted(self) -> int:
+        coming = sum([count * MESSAGE_OVERHEAD + size for count, size in self._coming.values()])
+        return super()._recounted() + coming
+
+    def check_invariants(self) -> None:
+        """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too.
+
+        - No number that readers see is above the last one given.
+        - A mailbox that is to be made is not there yet, and something is to come for it.
+        """
+        super().check_invariants()
+        assert self.sequence <= self.numbered, "no number that readers see is above the last one given"
+        assert all(count > 0 for count, _ in self._coming.values()), "no room is held for nothing"
+        assert self._made_soon <= self._coming.keys(), "something is to come for a mailbox that is to be made"
+        assert self._made_soon.isdisjoint(self._mailboxes), "a mailbox that is to be made is not there yet"
+
+    def check_room(self, pushes: Iterable[Push], *, exactly: bool) -> None:
+        """Raise ``AssertionError`` where less room is held than for ``pushes``, or not ``exactly`` that."""
+        coming: Counter[str] = Counter()
+        for push in pushes:
+            for name in push.recipients:
+                coming[name] += len(push.contents)
+        held = {name: count for name, (count, _) in self._coming.items()}
+        assert all(held.get(name, 0) >= count for name, count in coming.items()), "room is held for each push"
+        assert held == coming or not exactly, "room is held only for pushes that wait"
 
     # -- what changed
 
@@ -548,6 +575,18 @@ class SQLiteStore:
     def usage(self) -> Usage:
         """See ``Store.usage``; memory counts what waits for its commit, too."""
         return self._kept.usage()
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
+
+        - The invariants of the mailboxes hold (``MemoryStore.check_invariants``).
+        - Room is held for each push that waits for its commit. Between commits, it is held for nothing else.
+        - While a push or a flush waits, a commit is called for or under way, unless the last one failed.
+        """
+        self._kept.check_invariants()
+        self._kept.check_room([coming.push for coming in self._coming], exactly=not self._writing)
+        idle = self._journal is None or self._down or not (self._coming or self._waiters)
+        assert idle or self._called or self._writing, "while something waits, a commit is called for"
 
     # -- what is remembered for others
 

@@ -542,6 +542,23 @@ class RedisStore:
         """See ``Store.usage``; as of the last answer of Redis."""
         return self._usage
 
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold in this process. For tests.
+
+        - The keys whose wakes are listened to are in order, the longest ago asked for first.
+        - A count of readers that is complete is forgotten.
+        - A look that was asked for has readers that wait for it.
+        - What is counted in Redis is not negative.
+
+        What lies in Redis is not looked at.
+        """
+        standing = list(self._standing.values())
+        assert standing == sorted(standing), "the keys that are listened to are in order"
+        assert not any(count.complete for count in self._counts.values()), "a complete count is forgotten"
+        assert all(self._reading.values()), "a look has readers that wait for it"
+        usage = self._usage
+        assert min(usage.mailboxes, usage.messages, usage.memory) >= 0, "what is counted is not negative"
+
     # -- what is remembered for others
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
