@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from helpers import EPOCH, Outcome, SlowStore, data, now, numbers, push
+from helpers import EPOCH, Outcome, SlowStore, check_empty, data, now, numbers, push
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -72,8 +72,7 @@ class Here:
 
     def assert_quiet(self) -> None:
         """Nobody is parked, and nothing is left of those who were."""
-        assert self.parked == 0
-        assert self.hub.registry._places == {}
+        check_empty(self.hub)
         assert self.clock.getDelayedCalls() == []
         assert self.store.asked == []
 
@@ -203,18 +202,16 @@ def test_a_key_is_forgotten_in_time(here: Here) -> None:
 def test_keys_and_their_ids_are_remembered_within_bounds(clock: Clock) -> None:
     # A thousand lines for ten recipients have ten thousand ids; ten thousand such answers were gigabytes.
     here = Here(clock, Limits(capacity=10**6, capacity_bytes=10**9, max_memory=10**10))
-    here.push("bob", key="first")
+    first = here.push("bob", key="first")
     many = PUSH_MESSAGES // 2
     for number in range(IDEMPOTENCY_IDS // PUSH_MESSAGES):
         here.push("bob", "eve", key=str(number), body=["x"] * many)
-    receipts = here.hub._receipts
-    ids = [len(kept.receipt.ids) for kept in receipts.values() if kept.receipt is not None]
-    assert sum(ids) == here.hub._ids <= IDEMPOTENCY_IDS
-    assert ("first", ("bob",)) not in receipts
-    for number in range(IDEMPOTENCY_KEYS + 10):
-        here.push("bob", key=f"single{number}")
-    assert len(receipts) == IDEMPOTENCY_KEYS
-    assert here.hub._ids == IDEMPOTENCY_KEYS
+    here.hub.check_invariants()
+    assert here.push("bob", key="first").id != first.id
+    ids = [here.push("bob", key=f"single{number}").id for number in range(IDEMPOTENCY_KEYS + 1)]
+    here.hub.check_invariants()
+    assert [here.push("bob", key=f"single{number}").id for number in range(1, 10)] == ids[1:10]
+    assert here.push("bob", key="single0").id != ids[0]
 
 
 # -- poll
@@ -545,7 +542,7 @@ def test_expired_messages_and_forgotten_readers_are_swept_away(here: Here) -> No
     assert here.memory.usage() == Usage(0, 0, 0)
     here.clock.advance(1e4)
     here.hub.sweep()
-    assert here.hub.registry._seen == {}
+    assert here.hub.registry.last_seen("bob") is None
 
 
 def test_a_server_that_stops_answers_who_waits_and_refuses_pushes(here: Here) -> None:

@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 from helpers import Outcome, SlowStore, data, now, push
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.listeners import Listener, Listeners
-from cometd_lite.core.message import NOW, OLDEST
+from cometd_lite.core.message import NOW
 from cometd_lite.core.registry import Registry
-from cometd_lite.core.sessions import Session, Sessions
 from cometd_lite.core.store import Record
 from cometd_lite.errors import ListenerGone, ServerFull, StoreDown
 from cometd_lite.limits import Limits
@@ -108,46 +105,3 @@ def test_there_are_at_most_so_many(clock):
         setting.listeners.register(())
     setting.listeners.end(first)
     now(setting.listeners.register(()))
-
-
-# -- sessions
-
-
-def test_who_registers_and_leaves_time_and_again_fills_nothing():
-    sessions: Sessions[Session] = Sessions(10)
-    for number in range(10_000):
-        session = Session(str(number), (), OLDEST, 86_400.0)
-        sessions.add(session, 0.0)
-        sessions.remove(session)
-    assert len(sessions) == 0
-    assert len(sessions._expiries) < 300
-
-
-@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "hold", "release", "wait"]), st.integers(0, 4))))
-def test_a_session_is_gone_when_it_was_not_used_for_its_time_and_not_before(steps):
-    sessions: Sessions[Session] = Sessions(100)
-    last: dict[str, float] = {}
-    time = 0.0
-    for step, number in steps:
-        name = str(number)
-        session = sessions.get(name, time)
-        if step == "wait":
-            time += number * 3
-            sessions.expire(time)
-        elif step == "add" and session is None:
-            sessions.add(Session(name, (), OLDEST, 10.0), time)
-            last[name] = time
-        elif step == "touch" and session is not None:
-            sessions.touch(session, time)
-            last[name] = time
-        elif step == "hold" and session is not None:
-            sessions.hold(session)
-        elif step == "release" and session is not None and session.used:
-            sessions.release(session, time)
-            last[name] = time
-        for known, at in last.items():
-            found = sessions.get(known, time)
-            if time - at < 10.0:
-                assert found is not None
-            elif found is not None:
-                assert found.used

@@ -56,9 +56,8 @@ def timers(registry: Registry) -> int:
 
 
 def assert_empty(registry: Registry) -> None:
+    registry.check_invariants()
     assert registry.parked == 0
-    assert registry._places == {}
-    assert registry._ends == {}
     assert timers(registry) == 0
 
 
@@ -141,7 +140,6 @@ def test_who_is_called_like_a_pattern_hides_none(registry: Registry) -> None:
     assert registry.waiting("bob") == 1
     assert registry.wake("bob") == 1
     assert not again.parked
-    assert registry._stars == 0
     assert_empty(registry)
 
 
@@ -416,6 +414,6 @@ def test_who_was_last_seen_is_remembered_within_a_bound(clock: Clock) -> None:
     registry = Registry(clock, 10)
     for number in range(100):
         registry.seen((f"bob{number}",))
-    assert len(registry._seen) == 10
-    assert registry.last_seen("bob99") == 0
-    assert registry.last_seen("bob0") is None
+    registry.check_invariants()
+    known = [number for number in range(100) if registry.last_seen(f"bob{number}") is not None]
+    assert known == list(range(90, 100))

@@ -8,6 +8,7 @@ import pytest
 from helpers import Outcome, push
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_recount import Recount
 from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.task import Clock
@@ -140,4 +141,7 @@ def test_redis_answers_as_memory_does(
     here = Asked(MemoryStore(LIMITS, overflow=overflow), clock)
     for step in steps:
         assert there.do(step) == here.do(step), step
+    here.store.check_invariants()
+    kept.check_invariants()
+    Recount(redis, kept.address.prefix)
     there.ask(kept.close())

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from helpers import Outcome, data, push
+from helpers import Outcome, check_invariants, data, push
+from redis_recount import Recount
 from redis_server import RedisServer
 from redis_wires import Wires
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
@@ -54,6 +56,16 @@ class Cluster:
         self.ask(store.open(self.clock.seconds()))
         return hub
 
+    def push(self, place: int, name: str, body: str) -> None:
+        """Push at the process that was the first, or second, to join."""
+        self.ask(self.hubs[place].push(push(name, body=body)))
+
+    def find_again(self) -> None:
+        """Let the time pass in which every process finds Redis again."""
+        for _ in range(5):
+            self.clock.advance(REDIS_RETRY_SECONDS)
+            self.wires.settle()
+
     def begin(self, result: MaybeDeferred[Any]) -> Outcome:
         outcome = Outcome(result)
         self.wires.settle()
@@ -66,6 +78,10 @@ class Cluster:
         return self.ask(hub.store.read(("nobody",), NOW, 1, 0.0)).cursor
 
     def close(self) -> None:
+        self.wires.settle()
+        for hub in self.hubs:
+            check_invariants(hub)
+        Recount(self.server, f"{self.prefix}:")
         for hub in self.hubs:
             self.ask(hub.store.close())
 
@@ -125,10 +141,10 @@ def test_who_waits_is_counted_over_all_processes(cluster: Cluster) -> None:
 def test_a_listener_goes_on_at_any_process(cluster: Cluster) -> None:
     here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
     listener = cluster.ask(here.register(("bob",)))
-    cluster.ask(here._hub.push(push("bob", body="1")))
+    cluster.push(0, "bob", "1")
     elsewhere = cluster.ask(there.get(listener.id))
     assert data(cluster.ask(there.poll(elsewhere, None, 10.0, 100))) == ["1"]
-    cluster.ask(there._hub.push(push(listener.id, body="2")))
+    cluster.push(1, listener.id, "2")
     back = cluster.ask(here.get(listener.id))
     parked = cluster.begin(here.poll(back, None, 10.0, 100))
     assert data(parked.value) == ["2"]
@@ -139,7 +155,7 @@ def test_what_an_answer_carried_is_sent_again_by_another_process_where_it_could_
 ) -> None:
     here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
     listener = cluster.ask(here.register(("bob",)))
-    cluster.ask(here._hub.push(push("bob", body="1")))
+    cluster.push(0, "bob", "1")
     cluster.ask(here.poll(listener, None, 10.0, 100, lambda: False))
     again = cluster.ask(there.get(listener.id))
     assert data(cluster.ask(there.poll(again, None, 10.0, 100))) == ["1"]
@@ -152,7 +168,7 @@ def test_the_newer_poll_of_a_listener_wins_at_whatever_process(cluster: Cluster)
     assert older.parked
     newer = cluster.begin(there.poll(cluster.ask(there.get(listener.id)), None, 10.0, 100))
     assert not older.value
-    cluster.ask(here._hub.push(push("bob", body="1")))
+    cluster.push(0, "bob", "1")
     assert data(newer.value) == ["1"]
 
 
@@ -197,11 +213,9 @@ def kept(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def come_back(cluster: Cluster) -> None:
-    """Let the time pass in which every process finds Redis again."""
+    """Start Redis again, and let every process find it."""
     cluster.server.start()
-    for _ in range(5):
-        cluster.clock.advance(REDIS_RETRY_SECONDS)
-        cluster.wires.settle()
+    cluster.find_again()
 
 
 def test_parked_polls_stay_parked_while_redis_is_away_and_hear_what_is_pushed_afterwards(
@@ -267,9 +281,7 @@ def test_a_redis_that_does_not_answer_is_let_go_of(kept: RedisServer) -> None:
         _ = pushed.value
     kept.go_on()
     cluster.wires.patience = 10.0
-    for _ in range(5):
-        cluster.clock.advance(REDIS_RETRY_SECONDS)
-        cluster.wires.settle()
+    cluster.find_again()
     cluster.ask(here.push(push("bob")))
 
 
@@ -332,7 +344,7 @@ def test_a_process_that_comes_late_knows_that_something_was_lost_though_numbers_
 ) -> None:
     server = RedisServer(tmp_path, "--save", "3600 1").start()
     cluster = Cluster(server, "p")
-    early, late = cluster.join(), cluster.join()
+    _, late = cluster.join(), cluster.join()
     server.ask("SAVE")
     for body in "123":
         cluster.ask(late.push(push("bob", body=body)))
@@ -340,16 +352,14 @@ def test_a_process_that_comes_late_knows_that_something_was_lost_though_numbers_
     assert seen.sequence == 3
     server.kill()
     server.start()
-    cluster.wires.wires = []  # of none of them anything is heard any more
+    connections, cluster.wires.wires = cluster.wires.wires, []  # of none of them anything is heard any more
     another = cluster.join()  # it knows of nothing, and enters first
     for body in "456789":
         cluster.ask(another.push(push("bob", body=body)))
     assert not cluster.ask(another.poll(("bob",), seen)).gap  # nobody can know it yet
-    for hub in (early, late):
-        hub.store._reconnect()
-    for _ in range(5):
-        cluster.clock.advance(REDIS_RETRY_SECONDS)
-        cluster.wires.settle()
+    for connection in connections:
+        connection.abortConnection()
+    cluster.find_again()
     assert cluster.ask(another.poll(("bob",), seen)).gap
     server.kill()
 
@@ -363,15 +373,22 @@ def test_a_redis_that_was_emptied_is_another_log(redis: RedisServer, cluster: Cl
     for hub in (here, there):
         with pytest.raises(StoreDown):
             cluster.ask(hub.push(push("bob")))
-    for _ in range(5):
-        cluster.clock.advance(REDIS_RETRY_SECONDS)
-        cluster.wires.settle()
+    cluster.find_again()
     cluster.ask(here.push(push("bob", body="new")))
     batch = cluster.ask(there.poll(("bob",), before))
     assert (data(batch), batch.gap) == (["new"], True)
 
 
 # -- what it keeps here
+
+
+def listened_to(cluster: Cluster) -> set[str]:
+    """Return the keys whose wakes any process listens to."""
+    prefix = f"{cluster.prefix}:wake:"
+    return {
+        channel.decode().removeprefix(prefix)
+        for channel in cluster.server.ask("PUBSUB", "CHANNELS", f"{prefix}*")
+    }
 
 
 def test_who_asks_the_same_at_the_same_time_is_answered_by_one_look(cluster: Cluster) -> None:
@@ -392,7 +409,7 @@ def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluste
     here.sweep()
     cluster.wires.settle()
     assert cluster.server.ask("PUBSUB", "NUMSUB", f"{cluster.prefix}:wake:eve7")[1] == 0
-    assert list(here.store._standing) == ["bob"]
+    assert listened_to(cluster) == {"bob"}
     assert cluster.ask(here.push(push("bob"))).delivered == 1
     assert data(parked.value) == ["hi"]
 
@@ -405,21 +422,27 @@ def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_wher
     parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
     for number in range(200):
         cluster.ask(here.poll((f"eve{number}",), OLDEST, 0.0))
-        assert len(here.store._standing) <= 11
+        if number % 10 == 9:
+            assert len(listened_to(cluster)) <= 11
     assert cluster.ask(here.push(push("bob"))).delivered == 1
     assert data(parked.value) == ["hi"]
+
+
+class Deaf(Registry):
+    """The readers of a process that is woken and never says how many it has woken."""
+
+    def wake(self, recipient: str) -> MaybeDeferred[int]:
+        return Deferred()
 
 
 def test_a_process_that_does_not_report_holds_up_a_push_for_a_moment_only(cluster: Cluster) -> None:
     here, there = cluster.join(), cluster.join()
     cluster.begin(there.poll(("bob",), OLDEST, 100.0))
-    there.store._readers = None  # it hears, and wakes nobody
-    there.store._report = lambda *_: None
+    there.store.share(Deaf(cluster.clock, 1_000))
     pushed = cluster.begin(here.push(push("bob")))
     assert pushed.parked
     cluster.clock.advance(REDIS_COUNT_SECONDS)
     assert pushed.value.delivered == 0
-    assert not here.store._counts
 
 
 # -- addresses

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from exchanges import DRIVERS, STARTED, TLS, Server
+from helpers import check_empty
 from twisted.internet.task import Clock
 
 from cometd_lite.access.origins import Hosts
@@ -58,7 +59,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     yield serve
     for server in servers:
         server.stop()
-        assert server.parked == 0
+        check_empty(server.comet.hub)
         assert server.clock.getDelayedCalls() == []
 
 

@@ -191,7 +191,7 @@ class WireDriver:
     """Drives a protocol factory by bytes, one connection for each request."""
 
     def __init__(self, factory: Any) -> None:
-        self._factory = factory
+        self.factory = factory
         self._exchanges: list[WireExchange] = []
 
     def send(self, method: str, target: str, headers: Fields, body: bytes) -> WireExchange:
@@ -214,7 +214,7 @@ class WireDriver:
 
     def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
         """Return what a client writes to, and what it reads."""
-        protocol = self._factory.buildProtocol(client)
+        protocol = self.factory.buildProtocol(client)
         transport = StringTransport(server, client)
         protocol.makeConnection(transport)
         return protocol, transport
@@ -225,14 +225,14 @@ class WireDriver:
         self._exchanges = [exchange for exchange in self._exchanges if exchange.answer is None]
 
     def stopping(self) -> None:
-        self._factory.stopping = True
+        self.factory.stopping = True
 
 
 class TLSDriver(WireDriver):
     """The same through TLS."""
 
     def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
-        tunnel = Tunnel(self._factory, client, server)
+        tunnel = Tunnel(self.factory, client, server)
         return tunnel, tunnel
 
 

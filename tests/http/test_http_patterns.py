@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from helpers import check_empty
 from wires import Stream, WebSocket, leave
 
 from cometd_lite.limits import Limits
@@ -68,8 +69,7 @@ class TestAPattern:
         assert server.parked == 2
         stream.hang_up()
         socket.hang_up()
-        assert server.parked == 0
-        assert server.comet.hub.registry._places == {}
+        check_empty(server.comet.hub)
         assert server.clock.getDelayedCalls() == []
 
 

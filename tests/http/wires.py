@@ -151,7 +151,7 @@ class Connection:
         if isinstance(driver, TreqDriver):
             factory: Any = Site(server.comet.resource(), timeout=self.idle, reactor=server.clock)
         else:
-            factory = driver._factory
+            factory = driver.factory
             self.clock = factory.clock
         OPENED.append(self)
         self.socket = Socket()

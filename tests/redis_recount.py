@@ -1,0 +1,109 @@
+"""A recount of what lies in a Redis below a prefix: whether its keys agree with each other.
+
+``script.lua`` says what each key is. It counts as it goes; here everything is counted from the streams.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from redis_server import PATIENCE, RedisServer, ask
+
+from cometd_lite.core.recipient import is_pattern
+from cometd_lite.limits import REDIS_MAILBOX_COST, REDIS_MESSAGE_COST
+
+NUMBERS = {"lost", "missed", "acknowledged", "taken", "count", "size", "expiry", "latest", "mixed"}
+
+
+class Recount:
+    """One look at all keys below ``prefix``, while no process changes them."""
+
+    def __init__(self, server: RedisServer, prefix: str) -> None:
+        self.prefix = prefix
+        with socket.socket(socket.AF_UNIX) as self.connection:
+            self.connection.settimeout(PATIENCE)
+            self.connection.connect(str(server.socket))
+            self.check()
+
+    def ask(self, *words: Any) -> Any:
+        return ask(self.connection, *words)
+
+    def hash(self, key: str) -> dict[str, str]:
+        return dict(pairs([field.decode() for field in self.ask("HGETALL", self.prefix + key)]))
+
+    def scores(self, key: str) -> dict[str, float]:
+        found = self.ask("ZRANGE", self.prefix + key, 0, -1, "WITHSCORES")
+        return {name.decode(): float(score) for name, score in pairs(found)}
+
+    def stream(self, key: str) -> dict[int, dict[str, bytes]]:
+        return {
+            int(id_.partition(b"-")[0]): {name.decode(): value for name, value in pairs(fields)}
+            for id_, fields in self.ask("XRANGE", self.prefix + key, "-", "+")
+        }
+
+    def check(self) -> None:
+        """Raise ``AssertionError`` with what does not agree."""
+        log = self.hash("log")
+        sequence = int(log.get("sequence", 0))
+        keys = [key.decode().removeprefix(self.prefix) for key in self.ask("KEYS", f"{self.prefix}*")]
+        names = {key.removeprefix("box:") for key in keys if key.startswith("box:")}
+        assert names == {key.removeprefix("messages:") for key in keys if key.startswith("messages:")}, (
+            "each mailbox has messages, and no others are there"
+        )
+        expiries, reclaimable = self.scores("expiries"), self.scores("reclaimable")
+        assert expiries.keys() == names, "each mailbox has its next expiry"
+        assert reclaimable.keys() <= names, "only mailboxes may be reclaimed"
+        order: dict[int, str] = {}
+        memory = len(names) * REDIS_MAILBOX_COST
+        for name in names:
+            messages = self.stream(f"messages:{name}")
+            order |= dict.fromkeys(messages, name)
+            memory += sum(cost(name, message) for message in messages.values())
+            read = self.check_box(name, messages, expiries[name])
+            assert name in reclaimable or not read, f"{name!r}: what was read may go"
+        assert {number: fields["n"].decode() for number, fields in self.stream("order").items()} == order, (
+            "the order is the union of the mailboxes"
+        )
+        assert max(order, default=0) <= sequence, "no number is above the last one given"
+        counted = [int(log.get(field, 0)) for field in ("mailboxes", "messages", "memory")]
+        assert counted == [len(names), len(order), memory], "what is counted is what a recount comes to"
+        lost = self.scores("lost")
+        assert names.isdisjoint(lost), "a mailbox knows itself what was lost"
+        assert max(lost.values(), default=0) <= sequence, "no loss is of what comes"
+        missed = {name.decode() for name in self.ask("SMEMBERS", f"{self.prefix}missed")}
+        assert missed <= lost.keys(), "what takes have missed was lost"
+        assert all(map(is_pattern, self.scores("acknowledged"))), "a mailbox knows what was acknowledged"
+        for key in keys:
+            if key.startswith("record:"):
+                _, kind, id_ = key.split(":", 2)
+                assert id_ in self.scores(f"records:{kind}"), f"{key!r}: a record is among those of its kind"
+
+    def check_box(self, name: str, messages: dict[int, dict[str, bytes]], expiry: float) -> bool:
+        """Check what a mailbox knows; return whether a message was read."""
+        box = self.hash(f"box:{name}")
+        back = set(map(int, box.get("back", "").split()))
+        known = {field: float(value) for field, value in box.items() if field in NUMBERS}
+        assert known["count"] == len(messages), f"{name!r}: the messages are counted"
+        assert known["size"] == sum([len(one["b"]) for one in messages.values()]), (
+            f"{name!r}: size is the sum"
+        )
+        assert known["expiry"] == expiry, f"{name!r}: the next expiry is that of the sorted set"
+        assert all(float(one["x"]) >= expiry for one in messages.values()), (
+            f"{name!r}: nothing expires before the next expiry"
+        )
+        assert back <= messages.keys(), f"{name!r}: what was given back is kept"
+        assert all(number <= known["taken"] for number in back), f"{name!r}: what was given back was taken"
+        return any(
+            number <= known["acknowledged"] or (number <= known["taken"] and number not in back)
+            for number in messages
+        )
+
+
+def cost(name: str, message: dict[str, bytes]) -> int:
+    texts = (message["t"], message["b"], message["e"])
+    return REDIS_MESSAGE_COST + 2 * len(name.encode()) + sum(map(len, texts))
+
+
+def pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
