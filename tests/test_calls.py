@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from weakref import ref
+
 import pytest
 from helpers import Outcome
 from twisted.internet.defer import Deferred, fail, succeed
@@ -59,12 +62,19 @@ def test_who_asks_a_process_that_is_no_more_is_told_so(exchange: Exchange) -> No
 
 
 def test_who_leaves_is_known_to_have_left(exchange: Exchange) -> None:
-    left = []
-    exchange.calls["two"].answerer = lambda question: Deferred(left.append)
+    left, answers = [], []
+
+    def answer(question: bytes) -> Deferred[bytes]:
+        answer: Deferred[bytes] = Deferred(lambda _: left.append(question))
+        answers.append(ref(answer))
+        return answer
+
+    exchange.calls["two"].answerer = answer
     asked = Outcome(exchange.calls["one"].ask("two", b"x"))
     asked.cancel()
-    assert len(left) == 1
-    assert not exchange.calls["two"]._answering
+    assert left == [b"x"]
+    gc.collect()
+    assert answers[0]() is None
 
 
 def test_without_a_connection_nobody_waits_for_an_answer(exchange: Exchange) -> None:

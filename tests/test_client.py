@@ -18,6 +18,7 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError
 from twisted.web.client import ResponseNeverReceived
@@ -39,7 +40,7 @@ from cometd_lite.client import (
     Treq,
     is_passing,
 )
-from cometd_lite.client.remote import refusal
+from cometd_lite.client.remote import Remote, refusal
 from cometd_lite.client.replies import done, reactor_here, reply
 from cometd_lite.core.message import OLDEST, Content, Cursor, Message
 from cometd_lite.core.recipient import recipient
@@ -590,15 +591,18 @@ def test_retry_after_is_a_number_or_a_date_beside_the_servers_own(
     assert refusal(problem(ServerFull, **said)).retry_after == seconds
 
 
-def test_a_server_may_ask_for_a_pause_of_minutes_and_not_of_days(server: MemoryServer) -> None:
+@pytest.fixture
+def remote() -> Remote:
+    return Remote("http://localhost:8080", None, None, Clock(), Random(1))
+
+
+def test_a_server_may_ask_for_a_pause_of_minutes_and_not_of_days(remote: Remote) -> None:
     error = ServerFull("full")
     error.retry_after = 86_400
-    remote = server.client._remote
     assert 300 <= remote.delay(error, 1) <= 330
 
 
-def test_pauses_double_with_jitter_up_to_half_a_minute(server: MemoryServer) -> None:
-    remote = server.client._remote
+def test_pauses_double_with_jitter_up_to_half_a_minute(remote: Remote) -> None:
     for failures in range(1, 40):
         whole = min(30.0, 0.5 * 2 ** (failures - 1))
         pauses = [remote.delay(NoAnswer("gone"), failures) for _ in range(50)]

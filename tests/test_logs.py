@@ -274,7 +274,9 @@ def test_a_terminal_does_not_obey_a_line_of_json(json: Logged) -> None:
 
 
 @given(some.binary(max_size=40), some.sampled_from(["combined", "json"]))
-def test_a_line_is_one_line_of_visible_characters(agent: bytes, form: str) -> None:
+def test_a_line_is_one_line_of_visible_characters(
+    tmp_path_factory: pytest.TempPathFactory, agent: bytes, form: str
+) -> None:
     class Request:
         method, uri, minor, code, sent = b"GET", agent, 1, 200, 0
 
@@ -287,8 +289,13 @@ def test_a_line_is_one_line_of_visible_characters(agent: bytes, form: str) -> No
         def age(self) -> float:
             return 0.0
 
-    line = AccessLog(Path("unopened"), form, Clock(), wall=lambda: NOW)._line(Request())  # type: ignore[arg-type]
-    text = line.decode()
+    file = tmp_path_factory.getbasetemp() / f"{form}.log"
+    file.unlink(missing_ok=True)
+    log = AccessLog(file, form, Clock(), wall=lambda: NOW)
+    log.open()
+    log.add(Request())  # type: ignore[arg-type]
+    log.close()
+    text = file.read_text()
     assert text.endswith("\n")
     assert text[:-1].isprintable() or form == "json"
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text[:-1])

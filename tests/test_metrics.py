@@ -12,7 +12,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
-from cometd_lite.comet import Comet
 from cometd_lite.metrics import (
     BUCKETS,
     HELD,
@@ -31,6 +30,7 @@ from cometd_lite.metrics import (
 )
 from cometd_lite.pages import pages
 from cometd_lite.routes.app import Routes
+from cometd_lite.testing import MemoryServer
 
 
 def shown(metrics: Metrics, gauges: dict[str, tuple[str, float]] | None = None) -> dict[str, float]:
@@ -248,14 +248,14 @@ _CHOSEN = re.compile(r'(kind|status|route|le)=~?"([^"$]+)"')
 @pytest.fixture
 def there() -> dict[str, list[dict[str, str]]]:
     """Return the labels of all samples, by name, of a server that has been asked for everything."""
-    comet = Comet(clock=Clock())
-    metrics = comet.metrics
+    server = MemoryServer()
+    metrics = server.comet.metrics
     metrics.connections = lambda: 0
     for rule in Routes.app.url_map.iter_rules():
         for status in (200, 499, 500):
             metrics.count_request(Over(status, Route(rule.rule)))
     found: dict[str, list[dict[str, str]]] = {}
-    text = prometheus(metrics, comet.routes._gauges, "1.2.3").decode()
+    text = server.result(server.client.request("GET", "metrics")).body.decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, []).append(sample.labels)

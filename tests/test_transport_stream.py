@@ -141,6 +141,9 @@ class Writer(Paced):
         self.caught_up = 0
         self.now = 0.0
 
+    def write(self, data: bytes) -> None:
+        self._write(data)
+
     def _seconds(self) -> float:
         return self.now
 
@@ -160,7 +163,7 @@ def test_what_is_written_at_once_goes_out_in_pieces_as_they_are_taken():
     writer = Writer()
     writer.pause_after = 1
     data = bytes(range(256)) * (STREAM_PIECE // 256) * 3 + b"end"
-    writer._write(data)
+    writer.write(data)
     assert len(writer.pieces) == 1
     for _ in range(3):
         assert writer.caught_up == 0
@@ -175,9 +178,9 @@ def test_what_is_written_at_once_goes_out_in_pieces_as_they_are_taken():
 def test_what_is_written_meanwhile_waits_for_its_turn():
     writer = Writer()
     writer.pause_after = 1
-    writer._write(b"a" * (2 * STREAM_PIECE))
-    writer._write(b"b")
-    writer._write(b"c")
+    writer.write(b"a" * (2 * STREAM_PIECE))
+    writer.write(b"b")
+    writer.write(b"c")
     writer.pause_after = None
     writer.resumeProducing()
     assert b"".join(writer.pieces) == b"a" * (2 * STREAM_PIECE) + b"bc"
@@ -186,10 +189,10 @@ def test_what_is_written_meanwhile_waits_for_its_turn():
 def test_what_piles_up_ends_it_and_what_was_there_before_does_not_count():
     writer = Writer()
     writer.pause_after = 1
-    writer._write(b"a" * (5 * STREAM_BUFFER))
-    writer._write(b"b" * STREAM_BUFFER)
+    writer.write(b"a" * (5 * STREAM_BUFFER))
+    writer.write(b"b" * STREAM_BUFFER)
     assert not writer.aborted
-    writer._write(b"c")
+    writer.write(b"c")
     assert writer.aborted
 
 
@@ -197,7 +200,7 @@ def test_taking_everything_forgets_what_was_piled_up():
     writer = Writer()
     for _ in range(5):
         writer.pauseProducing()
-        writer._write(b"b" * STREAM_BUFFER)
+        writer.write(b"b" * STREAM_BUFFER)
         writer.resumeProducing()
     assert not writer.aborted
 

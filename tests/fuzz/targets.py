@@ -184,7 +184,8 @@ class World:
         clock.advance(2)
         registry, routes = comet.hub.registry, comet.routes
         hold(not registry.parked, "a reader is left")
-        hold(not registry._places, f"places are left: {registry._places}")
+        comet.hub.check_invariants()
+        comet.hub.store.check_invariants()
         hold(not len(routes.listeners), "a listener is left")
         hold(routes.bayeux is not None and not len(routes.bayeux), "a Bayeux session is left")
         usage = comet.hub.store.usage()

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from exchanges import Server, TreqDriver, by_serving
 from twisted.web.resource import Resource
+from wires import Connection
 
 from cometd_lite.limits import LISTENER_SECONDS, LISTENER_SECONDS_MOST, Limits
 
@@ -240,14 +241,13 @@ def test_it_is_sent_again_where_the_client_was_gone_before_the_answer(server):
     assert read(server, listener) == ["1"]
 
 
-def test_it_is_sent_again_where_the_answer_could_not_be_written(server, monkeypatch):
+def test_it_is_sent_again_where_the_answer_could_not_be_written(server):
     listener = register(server, "bob")
-    exchange = server.park(f"/poll?listener={listener['id']}")
-    # The client has closed, and the reactor will only say so in the next turn.
-    monkeypatch.setattr("cometd_lite.routes.app._has_left", lambda request: True)
-    server.push("/bob", "1")
-    monkeypatch.undo()
-    exchange.hang_up()
+    connection = Connection(server)
+    connection.request("GET", f"/poll?listener={listener['id']}")
+    with connection.close_unnoticed():
+        server.push("/bob", "1")
+        connection.hang_up()
     assert read(server, listener) == ["1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from random import Random
 
 import orjson
@@ -532,14 +533,27 @@ def test_who_streams_is_online(server):
     assert server.get("/recipients/bob").json["waiting"] == 0
 
 
-def test_a_fan_out_renders_each_message_once(server, monkeypatch):
-    rendered = []
-    event = sse._event
-    monkeypatch.setattr(sse, "_event", lambda message: rendered.append(message.id) or event(message))
-    streams = [Stream(server, "/stream/bob") for _ in range(50)]
-    ids = [server.push("/bob", str(number)).json["id"] for number in range(3)]
-    assert all(stream.data == ["0", "1", "2"] for stream in streams)
-    assert rendered == ids
+def test_a_fan_out_renders_each_message_once(server):
+    def rendered(name, readers):
+        """Return how many functions are called to render what is pushed to so many readers."""
+        calls = []
+
+        def profile(frame, event, _):
+            if event == "call" and frame.f_code.co_filename == sse.__file__:
+                calls.append(frame.f_code.co_name)
+
+        streams = [Stream(server, f"/stream/{name}") for _ in range(readers)]
+        sys.setprofile(profile)
+        try:
+            for number in range(3):
+                server.push(f"/{name}", str(number))
+        finally:
+            sys.setprofile(None)
+        assert all(stream.data == ["0", "1", "2"] for stream in streams)
+        return calls
+
+    one = rendered("eve", 1)
+    assert rendered("bob", 50) == one != []
 
 
 def test_streams_and_polls_of_one_recipient_get_the_same(server):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from socket import socket, socketpair
 from typing import Any
 
 import orjson
@@ -35,6 +38,8 @@ class Socket:
 
     def __init__(self) -> None:
         self.owner: Any = None
+        self.socket: socket | None = None
+        """The system's socket, where a test has one: servers look there whether the peer has closed."""
         self.room: int | None = None
         self.taken = bytearray()
         self.unsent = bytearray()
@@ -179,6 +184,16 @@ class Connection:
         """Take so many bytes more of what the server wrote; None: all, from now on."""
         self.socket.take(count)
         self.turn()
+
+    @contextmanager
+    def close_unnoticed(self) -> Iterator[None]:
+        """Close from the client's side; the reactor comes to it only after what is done meanwhile."""
+        ours, theirs = socketpair()
+        theirs.close()
+        with ours:
+            self.socket.socket = ours
+            yield
+            self.socket.socket = None
 
     def hang_up(self) -> None:
         """Reset the connection."""

@@ -57,11 +57,12 @@ def install() -> None:
             registry, routes = self.comet.hub.registry, self.comet.routes
             living |= {
                 "parked": registry.parked,
-                "places": len(registry._places),
                 "sessions": len(routes.listeners) + len(routes.bayeux),
                 "timers": len(reactor.getDelayedCalls()),
                 "files": len(list(Path("/proc/self/fd").iterdir())),
             }
+            self.comet.hub.check_invariants()
+            self.comet.hub.store.check_invariants()
             self.transport.write(json.dumps(living).encode())
             self.transport.loseConnection()
 
