@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -24,7 +24,7 @@ from .bayeux.conversation import Options as BayeuxOptions
 from .bayeux.conversation import Service
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
-from .core.observers import Calls, HookedHub, HookedRegistry, OnPush, OnReader
+from .core.observers import OnPush, OnReader, observe
 from .core.recipient import readable, recipient
 from .core.registry import Registry
 from .core.store import Store
@@ -39,6 +39,15 @@ from .wsgi import Beside
 
 T = TypeVar("T")
 Recipients = str | Iterable[str]
+
+
+class Hooks(TypedDict, total=False):
+    """The hooks that a program may give, by their names; ``Comet`` says what each is called with."""
+
+    authorize: Authorize
+    on_push: OnPush
+    on_park: OnReader
+    on_leave: OnReader
 
 
 class Comet:
@@ -84,9 +93,14 @@ class Comet:
             clock = Monotonic(IReactorTime(reactor))
         self.limits = limits or Limits()
         self.metrics = Metrics()
-        self.hub = self._hub(
-            store or MemoryStore(self.limits, overflow=overflow), clock, wall, on_push, on_park, on_leave
+        self.hub = Hub(
+            store or MemoryStore(self.limits, overflow=overflow),
+            Registry(clock, self.limits.max_parked),
+            clock,
+            counts=self.metrics,
+            wall=wall,
         )
+        observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave)
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.proxies = Proxies(proxied)
         self.clients = Clients(self.limits, clock, self.proxies.trusts)
@@ -111,24 +125,6 @@ class Comet:
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
-
-    def _hub(
-        self,
-        store: Store,
-        clock: IReactorTime,
-        wall: Callable[[], float],
-        on_push: OnPush | None,
-        on_park: OnReader | None,
-        on_leave: OnReader | None,
-    ) -> Hub:
-        """Return a hub that knows of the hooks that there are, and of no others."""
-        calls = Calls(clock)
-        registry = Registry(clock, self.limits.max_parked)
-        if on_park is not None or on_leave is not None:
-            registry = HookedRegistry(calls, on_park, on_leave, clock, self.limits.max_parked)
-        if on_push is not None:
-            return HookedHub(calls, on_push, store, registry, clock, counts=self.metrics, wall=wall)
-        return Hub(store, registry, clock, counts=self.metrics, wall=wall)
 
     def start(self) -> MaybeDeferred[None]:
         """Open the store, and begin to clear away, every second, what is too old.

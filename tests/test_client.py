@@ -137,7 +137,7 @@ def between(server: MemoryServer) -> Between:
 class Leaf(Resource):
     """A resource that answers everything."""
 
-    isLeaf = True  # noqa: N815  Twisted's name
+    isLeaf = True
 
 
 def says(

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..core.message import Batch
-from ..core.registry import Woken
+from ..core.registry import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError, ServerFull
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
@@ -53,7 +53,7 @@ class BayeuxSocket:
     def drained(self) -> None:
         """Go on with a backlog."""
         if self.reader is not None:
-            self.reader.wake()
+            Wake([self.reader]).run(1)
 
     def lost(self) -> None:
         """Leave the session, which lives until its time is over."""
@@ -130,7 +130,7 @@ class BayeuxSocket:
             if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
                 reader.hold(exchange.connects[0], exchange.wait)
                 transport.bayeux.done(exchange)
-                reader.wake()
+                Wake([reader]).run(1)
                 return None
         except ServerFull:
             self.close(_TRY_AGAIN_LATER, "the server is full")
@@ -169,7 +169,7 @@ class _AtSocket(SessionReader[None]):
         super().__init__(home.transport, session)
         self.home = home
         self.connect: Connect | None = None
-        self.hub.registry.park(self, None)
+        self.transport.hub.registry.park(self, None)
         session.reader = self
 
     def hold(self, connect: Connect, wait: float) -> None:
@@ -178,44 +178,44 @@ class _AtSocket(SessionReader[None]):
         self.transport.bayeux.sessions.hold(self.session)
         self._stay(wait)
 
-    def wake(self) -> Woken:
-        """Tell what there is for the session, and look again until there is no more."""
-        seen: Woken = False
-        while self._ready():
-            seen = super().wake() or seen
-            if self._asking is not None or not self._again:
-                break
-            self._again = False
-        return seen
+    def can_look(self) -> bool:
+        """Return whether something may be sent now."""
+        socket = self.home.socket
+        return (
+            socket is not None
+            and not socket.congested
+            and not self.session.talking
+            and (self.connect is not None or not self.session.ack)
+        )
 
-    def tell(self, news: News | None) -> bool:
+    def tell(self, news: News | None) -> None:
         """Send it, or answer the connect with it."""
         session = self.session
-        if not self._ready():
-            return False
+        if not self.can_look():
+            return
         if session.ack or news is None:
             if self.connect is not None:
                 self._answer(news)
-            return news is not None
+            return
         found, events = news
         if events and self.home.socket is not None:
             self.home.socket.send_frame(_frame(found, events, shared=not session.since))
         session.gap |= found.gap
         session.advance(found.cursor)
-        self.hub.counted(found)
-        self._again = True  # there may be more; and coming back says that this was read
-        return True
+        self.transport.hub.counted(found)
+        if self.registry is not None:
+            self.registry.look_soon(self)  # there may be more; and coming back says that this was read
 
     def over(self) -> None:
         """Return nothing: the answer is sent by ``answer``."""
 
     def end(self) -> None:
         """Answer the connect whose wait is over; where the server stops, say so and end."""
-        if not self.hub.stopping:
-            self._answer(None)
-            return
+        hub = self.transport.hub
         self._answer(None)
-        self.hub.registry.forget(self)
+        if not hub.stopping:
+            return
+        hub.registry.forget(self)
         self.home.close(SERVICE_RESTART, "the server is stopping")
 
     def replaced(self, peer: Peer) -> None:
@@ -233,43 +233,32 @@ class _AtSocket(SessionReader[None]):
             self._answer(None)
 
     def leave(self) -> None:
-        """Leave the session, whose time runs from now on if it had a connect."""
-        self.hub.registry.forget(self)
-        self.deferred = None
+        """Leave the registry and the session, whose time runs from now on if it had a connect."""
+        super().leave()
         if self.session.reader is self:
             self.session.reader = None
         if self.home.reader is self:
             self.home.reader = None
         if self.connect is not None:
             self.connect = None
-            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
-
-    def _ready(self) -> bool:
-        """Whether something may be told now."""
-        socket = self.home.socket
-        return (
-            self.deferred is not None
-            and socket is not None
-            and not socket.congested
-            and not self.session.talking
-            and (self.connect is not None or not self.session.ack)
-        )
+            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
 
     def _answer(self, news: News | None) -> None:
         """Answer the connect that is held, if there is one, and stay."""
         connect, self.connect = self.connect, None
         if connect is not None:
             events = self.transport.complete_connect(connect, news)
-            self.transport.bayeux.sessions.release(self.session, self.hub.clock.seconds())
+            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
             self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
         self._stay(None)
 
     def _stay(self, wait: float | None) -> None:
-        """Stand at what the session reads now, for another ``wait`` seconds; None: until it leaves."""
-        registry = self.hub.registry
-        registry.forget(self)
-        self.keys = self.session.keys
-        registry.hold(self, wait)
+        """Wait at what the session reads now, for another ``wait`` seconds; None: until it leaves."""
+        registry = self.registry
+        if registry is not None:
+            if self.keys is not self.session.keys:
+                registry.move(self, self.session.keys)
+            registry.set_wait(self, wait)
 
 
 def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:

@@ -1,20 +1,36 @@
-"""The receipts of idempotency keys as records of a store: what a store remembers together with a push.
+"""Idempotency keys: a push that comes again under its key gets the first answer, and adds nothing.
 
-A key belongs to its recipients. Its record holds what the first answer said, so that a client that asks
-again after a restart is answered the same, and nothing is added.
+A key belongs to its recipients and to the subject of the token that pushed (HTTP.md, "Push"). What is kept of
+a receipt is packed, so that 200,000 of them take 50 MB. Stores keep the same as records, together with the
+messages, so that a client that asks again after a restart is answered the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
+from struct import Struct
 
 import orjson
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
+from ..deferreds import MaybeDeferred, is_pending
+from ..errors import KeyReused
+from ..limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS
 from .message import Cursor, Push, Receipt
-from .store import Record
+from .store import Repeated, Store
 
 RECEIPTS = "receipt"
-"""The kind of these records."""
+"""The kind of the records of receipts."""
+
+_PACKED = Struct("<16sdd10sQII")
+"""Fingerprint, end of its time, created_at, epoch, first number, count of ids, delivered."""
+
+_OLD_ID = "["
+"""How the ids of records began before they were digests: with the JSON list of key and recipients."""
 
 
 def fingerprint(push: Push) -> bytes:
@@ -26,13 +42,17 @@ def fingerprint(push: Push) -> bytes:
     return digest.digest()
 
 
-def receipt_id(key: str, recipients: tuple[str, ...]) -> str:
-    """Return the id under which the receipt of a key is remembered."""
-    return orjson.dumps([key, *recipients]).decode()
+def receipt_id(push: Push) -> str:
+    """Return the id under which the receipt of a push is remembered."""
+    return _digest([push.subject, push.key, *push.recipients])
+
+
+def _digest(parts: list[str | None]) -> str:
+    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 
 def receipt_value(digest: bytes, receipt: Receipt) -> bytes:
-    """Return the record of a receipt. The ids of one push follow each other, so two numbers say them all."""
+    """Return the record of a receipt. The ids of a push follow each other: two numbers say all of them."""
     return orjson.dumps(
         {
             "fingerprint": digest.hex(),
@@ -44,11 +64,186 @@ def receipt_value(digest: bytes, receipt: Receipt) -> bytes:
     )
 
 
-def receipt_of(record: Record) -> tuple[str, bytes, Receipt]:
-    """Return the key, the fingerprint and the receipt that a record stands for."""
-    key, *recipients = orjson.loads(record.id)
-    said = orjson.loads(record.value)
-    first = Cursor.parse(said["first"])
-    ids = tuple([str(Cursor(first.epoch, first.sequence + place)) for place in range(said["ids"])])
-    receipt = Receipt(ids, said["created_at"], said["delivered"], tuple(recipients))
-    return key, bytes.fromhex(said["fingerprint"]), receipt
+class Receipts:
+    """The receipts of one hub's pushes, by their keys.
+
+    At most ``most`` are remembered, each for ten minutes. Where several subjects push, none of them holds
+    more than its share while others need room. The oldest of a subject is forgotten first.
+    """
+
+    def __init__(
+        self, store: Store, clock: IReactorTime, *, is_shared: bool, most: int = IDEMPOTENCY_KEYS
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._is_shared = is_shared
+        """Whether other processes use the same records; then each lives until its time is over."""
+        self._most = most
+        self._count = 0
+        self._kept: dict[str | None, dict[bytes, bytes]] = {}
+        """What is kept of each receipt, by subject and digest, oldest first."""
+        self._under_way: dict[bytes, _UnderWay] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, push: Push, act: Callable[[Push], MaybeDeferred[Receipt]]) -> MaybeDeferred[Receipt]:
+        """Return what ``act`` does, or the first answer where the push was made before.
+
+        Raises, or fails with, ``KeyReused`` where the key came with another body.
+        """
+        id = receipt_id(push)  # noqa: A001
+        key, print_ = bytes.fromhex(id), fingerprint(push)
+        earlier = self._find(push, key, print_)
+        if earlier is not None:
+            return earlier
+        receipt = act(push)
+        if not is_pending(receipt):
+            self._keep(push.subject, key, _packed(print_, self._until(), receipt))
+            return receipt
+        under_way = self._under_way[key] = _UnderWay(print_)
+        if self._is_shared:
+            receipt.addErrback(self._repeated, push, print_)
+        receipt.addCallback(self._arrived, push, key, print_)
+        receipt.addBoth(self._ended, key)
+        return under_way.wait()
+
+    def recall(self) -> None:
+        """Bring back the receipts that the store, which is open now, has remembered."""
+        for record in self._store.recall(RECEIPTS):
+            id = record.id  # noqa: A001
+            if id.startswith(_OLD_ID):
+                id = _digest([None, *orjson.loads(id)])  # noqa: A001
+            known = orjson.loads(record.value)
+            first = Cursor.parse(known["first"])
+            self._keep(
+                None,
+                bytes.fromhex(id),
+                _PACKED.pack(
+                    bytes.fromhex(known["fingerprint"]),
+                    record.expires_at,
+                    known["created_at"],
+                    first.epoch.encode(),
+                    first.sequence,
+                    known["ids"],
+                    known["delivered"],
+                ),
+            )
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` where more is kept than may be, or the count is not what is kept."""
+        assert self._count == sum(map(len, self._kept.values())), "receipts are miscounted"
+        assert self._count <= self._most, "more receipts are kept than may be"
+        assert all(self._kept.values()), "a subject has no receipt"
+
+    def _until(self) -> float:
+        return self._clock.seconds() + IDEMPOTENCY_SECONDS
+
+    def _find(self, push: Push, key: bytes, print_: bytes) -> MaybeDeferred[Receipt] | None:
+        """Return the answer to an earlier push of the key; None where there was none."""
+        under_way = self._under_way.get(key)
+        if under_way is not None:
+            if under_way.fingerprint != print_:
+                raise _reused()
+            return under_way.wait()
+        packed = self._kept.get(push.subject, {}).get(key) or self._kept.get(None, {}).get(key)
+        if packed is None:
+            return None
+        earlier, until, created_at, epoch, first, count, delivered = _PACKED.unpack(packed)
+        if until <= self._clock.seconds():
+            return None
+        if earlier != print_:
+            raise _reused()
+        return _receipt(Cursor(epoch.decode(), first), count, created_at, delivered, push)
+
+    def _keep(self, subject: str | None, key: bytes, packed: bytes) -> None:
+        self._forget(subject, key)
+        self._kept.setdefault(subject, {})[key] = packed
+        self._count += 1
+        if self._count > self._most:
+            self._make_room(subject)
+
+    def _make_room(self, subject: str | None) -> None:
+        """Forget the oldest of the subject, or, where that is within its share, of those that are not."""
+        share = self._most // len(self._kept)
+        if len(self._kept[subject]) > share:
+            self._forget(subject, next(iter(self._kept[subject])))
+            return
+        for other, kept in list(self._kept.items()):
+            # A tenth more than needed, so that this walk over all subjects is rare.
+            for key in list(kept)[: max(0, len(kept) - share * 9 // 10)]:
+                self._forget(other, key)
+
+    def _forget(self, subject: str | None, key: bytes) -> None:
+        kept = self._kept.get(subject)
+        if kept is not None and kept.pop(key, None) is not None:
+            self._count -= 1
+            if not kept:
+                del self._kept[subject]
+            if not self._is_shared:  # else other processes know it, too, and it goes when its time is over
+                self._store.forget(RECEIPTS, key.hex())
+
+    def _arrived(self, receipt: Receipt, push: Push, key: bytes, print_: bytes) -> Receipt:
+        self._keep(push.subject, key, _packed(print_, self._until(), receipt))
+        if receipt.delivered:  # else the store has kept the same with the messages
+            self._store.remember(RECEIPTS, key.hex(), partial(receipt_value, print_, receipt), self._until())
+        return receipt
+
+    def _ended(self, receipt: Receipt | Failure, key: bytes) -> None:
+        """Answer all who wait; what was refused may be tried again."""
+        self._under_way.pop(key).arrived(receipt)
+
+    @staticmethod
+    def _repeated(failure: Failure, push: Push, print_: bytes) -> Receipt:
+        """Return the receipt of a push that another process, or one before this, has taken already."""
+        repeated = failure.value
+        if not isinstance(repeated, Repeated):
+            failure.raiseException()
+        known = orjson.loads(repeated.value)
+        if bytes.fromhex(known["fingerprint"]) != print_:
+            raise _reused()
+        first = Cursor.parse(known["first"])
+        return _receipt(first, known["ids"], known["created_at"], known["delivered"], push)
+
+
+class _UnderWay:
+    """A push with a key whose store has not answered, and the repeats that wait for the same answer."""
+
+    def __init__(self, print_: bytes) -> None:
+        self.fingerprint = print_
+        self._waiting: list[Deferred[Receipt]] = []
+
+    def wait(self) -> Deferred[Receipt]:
+        """Return a Deferred of the answer; cancelling it does not undo the push."""
+        mine: Deferred[Receipt] = Deferred()
+        self._waiting.append(mine)
+        return mine
+
+    def arrived(self, receipt: Receipt | Failure) -> None:
+        """Answer all who wait with the receipt, or with what the push failed with."""
+        waiting, self._waiting = self._waiting, []
+        for mine in waiting:
+            if not mine.called:  # else its client has disconnected
+                mine.callback(receipt)  # a Failure makes it an errback
+
+
+def _packed(print_: bytes, until: float, receipt: Receipt) -> bytes:
+    first = Cursor.parse(receipt.ids[0])
+    return _PACKED.pack(
+        print_,
+        until,
+        receipt.created_at,
+        first.epoch.encode(),
+        first.sequence,
+        len(receipt.ids),
+        receipt.delivered,
+    )
+
+
+def _receipt(first: Cursor, count: int, created_at: float, delivered: int, push: Push) -> Receipt:
+    ids = tuple([str(Cursor(first.epoch, first.sequence + place)) for place in range(count)])
+    return Receipt(ids, created_at, delivered, push.recipients)
+
+
+def _reused() -> KeyReused:
+    return KeyReused("This Idempotency-Key came with another body; a new push needs a new key.")

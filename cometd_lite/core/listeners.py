@@ -17,8 +17,9 @@ from ..access.quotas import Share
 from ..deferreds import MaybeDeferred, chain
 from ..errors import ListenerGone
 from ..limits import LISTENER_SECONDS
-from .hub import Hub, Poll
+from .hub import Hub
 from .message import NOW, Batch, Cursor
+from .readers import Poll
 from .recipient import ALL_LISTENERS
 from .sessions import Session, Sessions, new_id
 from .store import Record

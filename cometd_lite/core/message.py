@@ -134,7 +134,8 @@ class Push(Struct, frozen=True, gc=False):
     """What one request asks to be given to its recipients: all of it, or none.
 
     ``ttl`` is in seconds, None for the server's own; ``overflow`` None for the server's default.
-    With ``queue`` false it is only for whoever waits at this moment. ``key`` is an idempotency key.
+    With ``queue`` false it is only for readers that wait at this moment. ``key`` is an idempotency key, and
+    ``subject`` the subject of the token whose key it is.
     """
 
     recipients: tuple[str, ...]
@@ -144,6 +145,7 @@ class Push(Struct, frozen=True, gc=False):
     queue: bool = True
     overflow: Literal["reject", "drop-oldest"] | None = None
     key: str | None = None
+    subject: str | None = None
 
 
 class Message(Struct, frozen=True, gc=False):

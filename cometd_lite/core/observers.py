@@ -1,51 +1,61 @@
-"""The hooks of an embedding program: what happens in a hub arrives, and the program's functions are called.
+"""Observers: an embedding program's functions are called with what happens in a hub.
 
-A hook is called a moment later, in a turn of the reactor of its own, in the order in which things happened:
-so it may push, poll and delete as it likes, and meets nothing that is half done. One that raises, or whose
-Deferred or coroutine fails, is logged and harms nobody. A hub without hooks knows nothing of them.
+An observer is called in a later turn of the reactor, in the order in which things happened. So it may push,
+poll and delete as it likes, and never meets a half-done push. One that raises, or whose Deferred or coroutine
+fails, is logged, and nothing else comes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ..deferreds import MaybeDeferred, chain
 from .hub import Hub
-from .message import Message, Push, Receipt
-from .registry import Parked, Registry
-
-if TYPE_CHECKING:
-    from ..access.policy import Authorize
+from .message import Message
 
 T = TypeVar("T")
 
 OnPush: TypeAlias = Callable[[Message], object]
-"""Called with each message that this process has accepted, over whatever road, once it has woken who waited.
+"""Called with each message that this process has accepted, once it has woken the readers that wait.
 
-A push that is repeated under its idempotency key, or that ``queue=no`` kept for nobody, is none.
+A push that is repeated under its idempotency key, or that ``queue=no`` did not keep, is none.
 """
 
 OnReader: TypeAlias = Callable[[tuple[str, ...]], object]
 """Called with the recipients and patterns that a reader names: a poll, a stream, a socket, a session."""
 
 
-class Hooks(TypedDict, total=False):
-    """The hooks that a program may give, by their names; ``Comet`` says what each is told."""
+def observe(
+    hub: Hub,
+    *,
+    on_push: OnPush | None = None,
+    on_park: OnReader | None = None,
+    on_leave: OnReader | None = None,
+) -> None:
+    """Have a program's functions called with what happens in the hub."""
+    calls = _LaterCalls(hub.clock)
+    if on_push is not None:
+        hub.on_push = partial(calls.add, on_push)
+    if on_park is not None:
+        hub.registry.on_park = partial(_named, calls, on_park)
+    if on_leave is not None:
+        hub.registry.on_leave = partial(_named, calls, on_leave)
 
-    authorize: Authorize
-    on_push: OnPush
-    on_park: OnReader
-    on_leave: OnReader
+
+def _named(calls: _LaterCalls, observer: OnReader, keys: tuple[str, ...]) -> None:
+    """Call an observer of readers, if they name a recipient that is not the server's own."""
+    names = tuple([key for key in keys if not key.startswith("$")])
+    if names:
+        calls.add(observer, names)
 
 
-class Calls:
-    """Calls hooks, each a moment after it was asked for, in order."""
+class _LaterCalls:
+    """Calls functions in the next turn of the reactor, in order."""
 
     log = Logger()
 
@@ -53,63 +63,13 @@ class Calls:
         self._clock = clock
         self._waiting: list[tuple[Callable[[Any], object], Any]] = []
 
-    def add(self, hook: Callable[[T], object], what: T) -> None:
-        """Call ``hook`` with ``what`` in the reactor's next turn."""
+    def add(self, function: Callable[[T], object], argument: T) -> None:
+        """Call ``function`` with ``argument`` in the next turn."""
         if not self._waiting:
             self._clock.callLater(0, self._call)
-        self._waiting.append((hook, what))
+        self._waiting.append((function, argument))
 
     def _call(self) -> None:
         calls, self._waiting = self._waiting, []
-        for hook, what in calls:
-            maybeDeferred(hook, what).addErrback(partial(self.log.failure, "A hook failed"))
-
-
-class HookedHub(Hub):
-    """A hub that tells of each message it has accepted."""
-
-    def __init__(self, calls: Calls, on_push: OnPush, *given: Any, **words: Any) -> None:
-        super().__init__(*given, **words)
-        self._calls = calls
-        self._on_push = on_push
-
-    def _woken(
-        self, delivered: int, messages: Sequence[Message], push: Push, created_at: float, began: float
-    ) -> MaybeDeferred[Receipt]:
-        receipt = super()._woken(delivered, messages, push, created_at, began)
-        return chain(receipt, partial(self._accepted, messages))
-
-    def _accepted(self, messages: Sequence[Message], receipt: Receipt) -> Receipt:
-        for message in messages:
-            self._calls.add(self._on_push, message)
-        return receipt
-
-
-class HookedRegistry(Registry):
-    """A registry that tells of each reader that it holds, and that it holds no longer."""
-
-    def __init__(
-        self, calls: Calls, on_park: OnReader | None, on_leave: OnReader | None, *given: Any, **words: Any
-    ) -> None:
-        super().__init__(*given, **words)
-        self._calls = calls
-        self._on_park = on_park
-        self._on_leave = on_leave
-
-    def hold(self, reader: Parked[T], wait: float | None) -> None:
-        """Hold ``reader``, and tell of it."""
-        super().hold(reader, wait)
-        self._tell(self._on_park, reader)
-
-    def forget(self, reader: Parked[T]) -> None:
-        """Take ``reader`` out of every table, and tell of it where it was in one."""
-        before = self.parked
-        super().forget(reader)
-        if self.parked < before:
-            self._tell(self._on_leave, reader)
-
-    def _tell(self, hook: OnReader | None, reader: Parked[T]) -> None:
-        # What begins with $ is the server's own, as the mailbox of all listeners.
-        names = tuple([key for key in reader.keys if not key.startswith("$")])
-        if hook is not None and names:
-            self._calls.add(hook, names)
+        for function, argument in calls:
+            maybeDeferred(function, argument).addErrback(partial(self.log.failure, "A hook failed"))

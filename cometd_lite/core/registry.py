@@ -1,154 +1,194 @@
-"""Who is parked: readers arrive and are held here until a push wakes them, their wait is over, or they leave.
+"""The registry: parked readers, one place for each recipient or pattern.
 
-The registry owns the Deferreds of parked readers and the timers that end their waits. It knows nothing of
-messages: a wake carries no mail, it only makes a reader look again.
+A parked reader is a Deferred. It waits at its keys until a push wakes it, its wait is over, or its client
+disconnects. The registry owns the timers that end the waits. It knows nothing of messages: a wake carries no
+mail, it only makes a reader look again. Read ``readers.py`` next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from math import ceil, inf
 from random import Random
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from ..deferreds import MaybeDeferred, total
+from ..deferreds import MaybeDeferred, ParkedDeferred, is_pending
 from ..errors import ServerFull
 from ..limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
 from .recipient import covering
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
-Woken: TypeAlias = MaybeDeferred[int]
-"""How many readers a wake answered; known only later where they look into a store that waits."""
 
 _TICK = 0.1
 """Waits of many readers end on common ticks, so that there are few times to remember."""
 
 _SOON = 0.001
-"""What is due within that is due now: a timer may be early by a rounding error."""
+"""A wait that ends within this time ends now: a timer may be early by a rounding error."""
 
 _STALE = 64
-"""So many times at which nobody's wait ends any more are kept before they are cleared away."""
+"""The number of times at which no wait ends any more that may stay in the heap before it is rebuilt."""
 
 
-class Waiting(Protocol[T_contra]):
-    """What a reader's answer is told to: a Deferred, or whatever can do without one."""
+class ParkedReader(ParkedDeferred[T]):
+    """A Deferred that is parked: a push finds it at its ``keys``.
 
-    def callback(self, result: T_contra, /) -> object:
-        """Take the answer."""
-
-    def errback(self, fail: Any, /) -> object:
-        """Take the exception or ``Failure`` that there is instead."""
-
-
-class Parked(Generic[T]):
-    """A reader that is held: the keys at which a push finds it, and the Deferred that will answer it.
-
-    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse`` or ``cancel``;
-    ``deferred`` is None from then on, and it is nowhere any more.
+    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse`` or ``cancel``, and has
+    left the registry before it fires. ``registry`` is None while it is not parked.
     """
 
-    __slots__ = ("_ends_at", "_registry", "deferred", "keys")
+    registry: Registry | None = None
+    takes = False
+    """Whether a message goes to one such reader only."""
+    _ends_at: float | None = None
 
     def __init__(self, keys: tuple[str, ...]) -> None:
+        ParkedDeferred.__init__(self, _leave)
         self.keys = keys
-        self.deferred: Waiting[T] | None = None
-        self._registry: Registry | None = None
-        self._ends_at: float | None = None
 
-    def wake(self) -> Woken:
-        """Look for what there is now, and answer with it; return whether there was something."""
+    def can_receive(self) -> bool:
+        """Return whether a wake now would make it look."""
+        return True
+
+    def look(self, wake: Wake) -> None:
+        """Look for what there is now, and answer with it if there is something. Must not raise."""
         raise NotImplementedError
 
     def end(self) -> None:
         """Answer with nothing: the wait is over, or the server stops."""
         raise NotImplementedError
 
-    def answer(self, answer: T) -> None:
-        """Fire the Deferred with ``answer``, having left the registry first."""
-        if self._registry is not None:
-            self._registry.forget(self)
-        deferred, self.deferred = self.deferred, None
-        if deferred is not None:
-            deferred.callback(answer)
+    def leave(self) -> None:
+        """Leave the registry. This is also the canceller; it must not raise."""
+        if self.registry is not None:
+            self.registry.forget(self)
+
+    def answer(self, result: T) -> None:
+        """Leave the registry, and fire with ``result``, unless it has fired."""
+        self.leave()
+        if not self.called:
+            self.callback(result)
 
     def refuse(self, error: Exception | Failure) -> None:
-        """Fail the Deferred with ``error``, having left the registry first."""
-        if self._registry is not None:
-            self._registry.forget(self)
-        deferred, self.deferred = self.deferred, None
-        if deferred is not None:
-            deferred.errback(error)
+        """Leave the registry, and fail with ``error``, unless it has fired."""
+        self.leave()
+        if not self.called:
+            self.errback(error)
 
-    def cancel(self, _: object = None) -> None:
-        """Forget the reader: nobody waits for it any more.
 
-        This is also the canceller of its Deferred, which itself fires ``CancelledError`` then.
-        """
-        if self._registry is not None:
-            self._registry.forget(self)
-        self.deferred = None
+def _leave(reader: Deferred[Any]) -> None:
+    assert isinstance(reader, ParkedReader)
+    reader.leave()
+
+
+class Wake:
+    """One wake that is under way: the readers that have still to look, and their reads that are pending.
+
+    ``shared`` holds what the readers of the present slice have read, by their question, so that those who
+    ask the same share one read and its rendering. It is None where one reader alone is woken.
+    """
+
+    __slots__ = ("_count", "_on_end", "_readers", "pending", "shared")
+
+    def __init__(self, readers: list[ParkedReader[Any]]) -> None:
+        self._readers: Iterator[ParkedReader[Any]] = iter(readers)
+        self._count = len(readers)
+        self.shared: dict[Hashable, Any] | None = {} if len(readers) > 1 else None
+        self.pending = 0
+        self._on_end: list[Callable[[], object]] = []
+
+    def run(self, most: int) -> int:
+        """Let up to ``most`` further readers look; return how many did."""
+        count = min(most, self._count)
+        self._count -= count
+        for reader in islice(self._readers, count):
+            if reader.registry is not None:  # else it was answered, or its client disconnected
+                reader.look(self)
+        if self.shared:
+            for found in self.shared.values():
+                if is_pending(found):
+                    found.addErrback(_handled)
+            self.shared.clear()
+        self._end_if_done()
+        return count
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are readers that have still to look."""
+        return self._count > 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all readers have looked, and read what they looked for."""
+        return not self._count and not self.pending
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call something once the wake has ended."""
+        if self.has_ended:
+            call()
+        else:
+            self._on_end.append(call)
+
+    def arrived(self) -> None:
+        """Note that a read that was pending has been delivered."""
+        self.pending -= 1
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._on_end and self.has_ended:
+            calls, self._on_end = self._on_end, []
+            for call in calls:
+                call()
+
+
+def _handled(failure: Failure) -> None:
+    """Drop a failure of which each reader that shared the read was told."""
+    del failure
 
 
 class Registry:
     """The table of parked readers, one place for each recipient or pattern.
 
-    ``most`` bounds how many are parked at once; ``random`` spreads the ends of waits.
+    ``most`` bounds how many are parked at once; ``random`` spreads the ends of waits. ``on_park`` and
+    ``on_leave`` are called with the keys of each reader that is parked, and that leaves.
     """
 
     def __init__(self, clock: IReactorTime, most: int, random: Random | None = None) -> None:
         self.clock = clock
         self.most = most
         self.parked = 0
+        self.on_park: Callable[[tuple[str, ...]], object] | None = None
+        self.on_leave: Callable[[tuple[str, ...]], object] | None = None
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
-        self._places: dict[str, dict[Parked[Any], None]] = {}
-        self._stars = 0
-        """Places whose keys end in ``*``, as all patterns do: without them none need be looked for."""
-        self._ends: dict[float, set[Parked[Any]]] = {}
-        """Whose waits end at each time."""
+        self._places: dict[str, dict[ParkedReader[Any], None]] = {}
+        self._patterns = 0
+        """Places whose keys end in ``*``, as all patterns do: without them no pattern need be looked for."""
+        self._ends: dict[float, set[ParkedReader[Any]]] = {}
+        """The readers whose waits end, by the time."""
         self._times: list[float] = []
-        """A heap of these times; at some of them nobody's wait ends any more."""
+        """A heap of these times; at some of them no wait ends any more."""
         self._timer: IDelayedCall | None = None
-        """The one delayed call, for the first of them: to have one for each reader costs 2 µs a poll."""
+        """The one delayed call, for the first of them: one for each reader would cost 2 µs a poll."""
         self._timer_at = inf
         self._seen: dict[str, float] = {}
         """When each recipient was last asked for, longest ago first."""
+        self._wakes: deque[Wake] = deque()
+        """Wakes whose readers have not all looked."""
+        self._is_waking = False
+        self._wakes_call: IDelayedCall | None = None
+        self._unfinished: set[Wake] = set()
+        """Wakes that have not ended: their readers have not all looked, or a read is pending."""
 
-    def park(self, reader: Parked[T], wait: float | None) -> Deferred[T]:
-        """Hold ``reader`` for up to ``wait`` seconds (None: until it is answered or leaves).
-
-        The Deferred fires with what the reader is answered with; cancelling it forgets the reader. Raises
-        ``ServerFull`` where as many are parked as may be.
-        """
-        deferred = reader.deferred = Deferred(reader.cancel)
-        self.hold(reader, wait)
-        return deferred
-
-    def hold(self, reader: Parked[T], wait: float | None) -> None:
-        """Hold a reader that has its ``deferred`` already; see ``park``."""
-        if self.parked >= self.most:
-            reader.deferred = None  # which nobody will tell, and which may be the reader itself
-            raise self.refusal()
-        self.parked += 1
-        reader._registry = self
-        for key in reader.keys:
-            place = self._places.get(key)
-            if place is not None:
-                place[reader] = None
-                continue
-            self._places[key] = {reader: None}
-            if key[-1] == "*":
-                self._stars += 1
-        if wait is not None:
-            self._end_after(reader, wait)
+    # -- parking
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether as many are parked as may be."""
         return self.parked >= self.most
 
@@ -156,90 +196,178 @@ class Registry:
         """Return what a reader is refused with where as many are parked as may be."""
         return ServerFull(f"{self.most} readers are waiting already, which is the server's bound.")
 
-    def forget(self, reader: Parked[T]) -> None:
-        """Take ``reader`` out of every table, and end its timer if nobody shares it."""
-        if reader._registry is None:
+    def park(self, reader: ParkedReader[T], wait: float | None) -> ParkedReader[T]:
+        """Park ``reader`` for up to ``wait`` seconds, None for as long as it likes; return it.
+
+        Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be.
+        """
+        if self.parked >= self.most:
+            raise self.refusal()
+        self.parked += 1
+        reader.registry = self
+        for key in reader.keys:
+            place = self._places.get(key)
+            if place is not None:
+                place[reader] = None
+                continue
+            self._places[key] = {reader: None}
+            if key[-1] == "*":
+                self._patterns += 1
+        if wait is not None:
+            self._end_after(reader, wait)
+        if self.on_park is not None:
+            self.on_park(reader.keys)
+        return reader
+
+    def forget(self, reader: ParkedReader[T]) -> None:
+        """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
+        if reader.registry is None:
             return
-        reader._registry = None
+        reader.registry = None
         self.parked -= 1
         places = self._places
         for key in reader.keys:
             place = places.get(key)
-            if place is not None:  # a key that was named twice is gone already
+            if place is not None:  # else the key was named twice
                 place.pop(reader, None)
                 if not place:
                     del places[key]
                     if key[-1] == "*":
-                        self._stars -= 1
+                        self._patterns -= 1
                     self._see(key, self.clock.seconds())
-        at = reader._ends_at
-        if at is not None:
-            reader._ends_at = None
-            ends = self._ends[at]
-            ends.discard(reader)
-            if not ends:
-                del self._ends[at]
-                if not self._ends:
-                    self._times.clear()
-                    self._set_timer()
+        if reader._ends_at is not None:
+            self._forget_end(reader, reader._ends_at)
+        if self.on_leave is not None:
+            self.on_leave(reader.keys)
 
-    def move(self, reader: Parked[T], keys: tuple[str, ...]) -> None:
-        """Let a reader that is held stand at other keys; its wait ends about when it would have."""
-        at = reader._ends_at
+    def move(self, reader: ParkedReader[T], keys: tuple[str, ...]) -> None:
+        """Let a parked reader wait at other keys, until its wait would have ended."""
+        wait = None if reader._ends_at is None else max(0.0, reader._ends_at - self.clock.seconds())
         self.forget(reader)
         reader.keys = keys
-        self.hold(reader, None if at is None else max(0.0, at - self.clock.seconds()))
+        self.park(reader, wait)
 
-    def wake(self, recipient: str) -> Woken:
-        """Make everyone look again who waits for the recipient; return how many were answered.
+    def set_wait(self, reader: ParkedReader[T], wait: float | None) -> None:
+        """Let a parked reader wait for another ``wait`` seconds, None for as long as it likes."""
+        if reader._ends_at is not None:
+            self._forget_end(reader, reader._ends_at)
+        if wait is not None:
+            self._end_after(reader, wait)
 
-        Those who wait are taken out first and called then, in the order in which they came.
+    # -- waking
+
+    def wake(self, *recipients: str, messages: int = 1) -> int:
+        """Make all readers look again that wait for one of the recipients; return how many can receive.
+
+        Those are all readers by cursor, and at most ``messages`` of the readers that take. The readers look
+        in the order in which they came, ``WOKEN_AT_ONCE`` in one turn of the reactor.
         """
-        answered = 0
-        later: list[Woken] = []
-        places = self._places
-        for key in covering(recipient) if self._stars else (recipient,):
-            place = places.get(key)
-            if place is not None:
-                for reader in tuple(place):
-                    woken = reader.wake()
-                    if woken.__class__ is bool:
-                        answered += woken
-                    else:
-                        later.append(woken)
-        return total([answered, *later]) if later else answered
+        found: dict[ParkedReader[Any], None] | None = None
+        for recipient in recipients:
+            for key in covering(recipient) if self._patterns else (recipient,):
+                place = self._places.get(key)
+                if place is not None:
+                    found = place if found is None else found | place
+        if found is None:
+            return 0
+        woken = takers = 0
+        for reader in found:
+            if reader.can_receive():
+                if reader.takes:
+                    takers += 1
+                else:
+                    woken += 1
+        self._start(list(found))
+        return woken + min(takers, messages)
 
     def wake_all(self) -> None:
-        """Make everyone look again, some at a time: what was pushed meanwhile, nobody has told."""
-        readers = list({reader: None for place in self._places.values() for reader in place})
+        """Make all readers look again: what was pushed meanwhile is not known."""
+        self._start(self._all())
 
-        def wake_some() -> None:
-            some = readers[-WOKEN_AT_ONCE:]
-            del readers[-WOKEN_AT_ONCE:]
-            for reader in some:
-                if reader.deferred is not None:
-                    reader.wake()
-            if readers:
-                self.clock.callLater(0, wake_some)
+    def look_soon(self, reader: ParkedReader[Any]) -> None:
+        """Make one reader look again in the next turn of the reactor: there is more for it."""
+        self._wakes.append(Wake([reader]))
+        self._unfinished.add(self._wakes[-1])
+        self._schedule_wakes()
 
-        wake_some()
+    def wakes_ended(self) -> MaybeDeferred[None]:
+        """Wait until every reader that was woken before has looked, and read what it looked for."""
+        left = len(self._unfinished)
+        if not left:
+            return None
+        ended: Deferred[None] = Deferred()
+
+        def one_ended() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                ended.callback(None)
+
+        for wake in tuple(self._unfinished):
+            wake.when_ended(one_ended)
+        return ended
+
+    def _start(self, readers: list[ParkedReader[Any]]) -> None:
+        """Let the first readers look now, unless this is called while others look: then right after them."""
+        if not readers:
+            return
+        wake = Wake(readers)
+        self._wakes.append(wake)
+        if self._is_waking:
+            self._track(wake)
+        else:
+            self._wakes.rotate(1)  # its first slice goes before the later slices of others
+            self._run_wakes()
+            if not wake.has_ended:
+                self._track(wake)
+
+    def _track(self, wake: Wake) -> None:
+        self._unfinished.add(wake)
+        wake.when_ended(lambda: self._unfinished.discard(wake))
+
+    def _run_wakes(self) -> None:
+        """Let as many readers look as may in one turn of the reactor; leave the others to the next one."""
+        left = WOKEN_AT_ONCE
+        self._is_waking = True
+        try:
+            while self._wakes and left > 0:
+                wake = self._wakes.popleft()
+                left -= wake.run(left)
+                if wake.has_more:
+                    self._wakes.append(wake)
+        finally:
+            self._is_waking = False
+        self._schedule_wakes()
+
+    def _schedule_wakes(self) -> None:
+        if self._wakes and self._wakes_call is None and not self._is_waking:
+            self._wakes_call = self.clock.callLater(0, self._wakes_are_due)
+
+    def _wakes_are_due(self) -> None:
+        self._wakes_call = None
+        self._run_wakes()
+
+    def _all(self) -> list[ParkedReader[Any]]:
+        return list({reader: None for place in self._places.values() for reader in place})
 
     def waiting(self, recipient: str) -> int:
         """Count the readers that a push to the recipient would wake."""
         places = [self._places[key] for key in covering(recipient) if key in self._places]
         return len(places[0]) if len(places) == 1 else len({reader for place in places for reader in place})
 
+    # -- the end of waits
+
     def end_all(self) -> None:
         """End every wait now, as if its time were over."""
-        for reader in {reader: None for place in self._places.values() for reader in place}:
+        for reader in self._all():
             reader.end()
 
     def end_all_within(self, seconds: float) -> Deferred[None]:
-        """End every wait, spread over up to so many seconds; fires once all have ended.
+        """End every wait, spread over up to ``seconds``; the Deferred fires once all have ended.
 
-        A server with few readers is not kept from stopping by that.
+        A server with few readers does not take as long.
         """
-        readers = list({reader: None for place in self._places.values() for reader in place})
+        readers = self._all()
         self._random.shuffle(readers)
         at_once = max(ENDED_PER_SECOND, ceil(len(readers) / seconds) if seconds else len(readers)) * _TICK
         done: Deferred[None] = Deferred()
@@ -247,7 +375,7 @@ class Registry:
         def end_some() -> None:
             for _ in range(min(len(readers), ceil(at_once))):
                 reader = readers.pop()
-                if reader.deferred is not None:
+                if reader.registry is not None:
                     reader.end()
             if readers and self.parked:
                 self.clock.callLater(_TICK, end_some)
@@ -257,45 +385,8 @@ class Registry:
         end_some()
         return done
 
-    def seen(self, recipients: tuple[str, ...]) -> None:
-        """Note that someone asked for the recipients just now."""
-        now = self.clock.seconds()
-        for recipient in recipients:
-            self._see(recipient, now)
-
-    def last_seen(self, recipient: str) -> float | None:
-        """Return how many seconds ago a reader of the recipient was here; None: not within an hour."""
-        if recipient in self._places:
-            return 0.0
-        at = self._seen.get(recipient)
-        return None if at is None else self.clock.seconds() - at
-
-    def online(self, recipient: str) -> bool:
-        """Whether someone waits for the recipient, or was here within the time of a reconnect."""
-        ago = self.last_seen(recipient)
-        return self.waiting(recipient) > 0 or (ago is not None and ago <= ONLINE_SECONDS)
-
-    def sweep(self) -> None:
-        """Forget who was last seen too long ago."""
-        old = self.clock.seconds() - PRESENCE_SECONDS
-        for recipient in list(self._seen_before(old)):
-            del self._seen[recipient]
-
-    def _seen_before(self, old: float) -> Iterator[str]:
-        for recipient, at in self._seen.items():
-            if at >= old:
-                return
-            yield recipient
-
-    def _see(self, recipient: str, now: float) -> None:
-        seen = self._seen
-        seen.pop(recipient, None)
-        seen[recipient] = now
-        if len(seen) > self.most:
-            del seen[next(iter(seen))]
-
-    def _end_after(self, reader: Parked[T], wait: float) -> None:
-        """Remember when a reader's wait ends: within ``wait`` seconds, at a moment of its own."""
+    def _end_after(self, reader: ParkedReader[T], wait: float) -> None:
+        """Remember when a reader's wait ends: within ``wait`` seconds, at a time of its own."""
         latest = self.clock.seconds() + wait
         spread = wait * WAIT_SPREAD
         at = latest - spread * (1 - self._random.random())
@@ -315,8 +406,18 @@ class Registry:
         if at < self._timer_at:
             self._set_timer()
 
+    def _forget_end(self, reader: ParkedReader[T], at: float) -> None:
+        reader._ends_at = None
+        ends = self._ends[at]
+        ends.discard(reader)
+        if not ends:
+            del self._ends[at]
+            if not self._ends:
+                self._times.clear()
+                self._set_timer()
+
     def _set_timer(self) -> None:
-        """Have the timer fire at the first time; where there is none, have no timer."""
+        """Set the timer to the first time; where there is none, have no timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, inf
@@ -326,23 +427,69 @@ class Registry:
             self._timer = self.clock.callLater(delay, self._waits_are_over)
 
     def _waits_are_over(self) -> None:
+        """End the waits whose time has come, ``WOKEN_AT_ONCE`` in one turn of the reactor."""
         self._timer, self._timer_at = None, inf
         due = self.clock.seconds() + _SOON
-        over: list[Parked[Any]] = []
-        while self._times and self._times[0] <= due:
-            over += self._ends.get(heappop(self._times), ())
-        for reader in over:
-            if reader._registry is self:
-                reader.end()
+        left = WOKEN_AT_ONCE
+        while self._times and self._times[0] <= due and left > 0:
+            ends = self._ends.get(self._times[0])
+            if not ends:
+                heappop(self._times)
+                continue
+            reader = next(iter(ends))
+            self._forget_end(reader, self._times[0])
+            reader.end()
+            left -= 1
         if self._timer is None:
             self._set_timer()
+
+    # -- presence
+
+    def seen(self, recipients: Iterable[str]) -> None:
+        """Note that a reader asked for the recipients just now."""
+        now = self.clock.seconds()
+        for recipient in recipients:
+            self._see(recipient, now)
+
+    def last_seen(self, recipient: str) -> float | None:
+        """Return how many seconds ago a reader of the recipient was here; None: not within an hour."""
+        if recipient in self._places:
+            return 0.0
+        at = self._seen.get(recipient)
+        return None if at is None else self.clock.seconds() - at
+
+    def online(self, recipient: str) -> bool:
+        """Whether a reader waits for the recipient, or was here within the time of a reconnect."""
+        ago = self.last_seen(recipient)
+        return self.waiting(recipient) > 0 or (ago is not None and ago <= ONLINE_SECONDS)
+
+    def sweep(self) -> None:
+        """Forget the recipients that were last seen too long ago."""
+        old = self.clock.seconds() - PRESENCE_SECONDS
+        for recipient in list(self._seen_before(old)):
+            del self._seen[recipient]
+
+    def _seen_before(self, old: float) -> Iterator[str]:
+        for recipient, at in self._seen.items():
+            if at >= old:
+                return
+            yield recipient
+
+    def _see(self, recipient: str, now: float) -> None:
+        seen = self._seen
+        seen.pop(recipient, None)
+        seen[recipient] = now
+        if len(seen) > self.most:
+            del seen[next(iter(seen))]
+
+    # -- for tests
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
 
         - ``parked`` counts the readers that stand at places, and is at most ``most``.
         - No place is empty, and each reader at a place has the place's key.
-        - Each parked reader belongs to this registry, has a Deferred, and stands at each of its keys.
+        - Each parked reader belongs to this registry, has not fired, and stands at each of its keys.
         - Places whose keys end in ``*`` are counted.
         - The ends of waits belong to parked readers, one end to each reader. No end is without a reader.
         - The heap of times begins with its first time, and has each time to come at which a wait ends.
@@ -357,12 +504,12 @@ class Registry:
         for key, place in places.items():
             assert all(key in reader.keys for reader in place), f"{key!r}: each reader has the place's key"
         for reader in parked:
-            assert reader._registry is self, "a parked reader belongs to this registry"
-            assert reader.deferred is not None, "a parked reader has a Deferred"
+            assert reader.registry is self, "a parked reader belongs to this registry"
+            assert not reader.called, "a parked reader has not fired"
             assert all(reader in places.get(key, ()) for key in reader.keys), (
                 "a parked reader stands at each of its keys"
             )
-        assert self._stars == sum([key[-1] == "*" for key in places]), "places of patterns are counted"
+        assert self._patterns == sum([key[-1] == "*" for key in places]), "places of patterns are counted"
         assert all(ends.values()), "no end of a wait is without a reader"
         for at, ending in ends.items():
             assert all(reader._ends_at == at for reader in ending), "a reader has one end"

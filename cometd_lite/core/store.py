@@ -127,8 +127,11 @@ class Store(Protocol):
 class Readers(Protocol):
     """The readers of this process, as a store sees them that other processes push to."""
 
-    def wake(self, recipient: str) -> MaybeDeferred[int]:
-        """Make everyone look again who waits for the recipient; return how many were answered."""
+    def wake(self, *recipients: str) -> int:
+        """Make all readers look again that wait for the recipients; return how many can receive."""
+
+    def wakes_ended(self) -> MaybeDeferred[None]:
+        """Wait until every reader that was woken before has read what it looked for."""
 
     def wake_all(self) -> None:
         """Make everyone look again: nobody knows what was pushed."""

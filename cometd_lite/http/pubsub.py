@@ -10,8 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.hub import Follower, Hub
+from ..core.hub import Hub
 from ..core.message import Batch, Content, Cursor, Push, Receipt
+from ..core.readers import Follower
 from ..core.recipient import recipient
 from ..deferreds import MaybeDeferred
 from ..errors import BadBody, BadRecipient, CometError, InternalError
@@ -41,8 +42,8 @@ class Talk:
         self._socket: Socket | None = None
         self.ended: Deferred[None] = Deferred()
         """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
-        self._follower: Follower | None = hub.follow(recipients, after, self._tell, self.ended)
-        self.ended.addCallbacks(self._stopped, self._broken)
+        self._follower: Follower | None = hub.follow(recipients, after, self._tell)
+        self._follower.addCallbacks(self._stopped, self._broken)
 
     def opened(self, socket: Socket) -> None:
         """Begin to tell."""
@@ -61,7 +62,7 @@ class Talk:
         follower, self._follower, self._socket = self._follower, None, None
         if follower is not None:
             follower.cancel()
-        self.ended.cancel()
+        self.ended.callback(None)
 
     def end(self) -> None:
         """End the conversation, because its token has expired."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core.hub import Follower, Hub
+from ..core.hub import Hub
 from ..core.message import Batch, Cursor
-from ..deferreds import chain
+from ..core.readers import Follower
 from ..limits import RETRY_MILLISECONDS, STALLED_SECONDS, STREAM_BUFFER, STREAM_PIECE
 
 
@@ -224,7 +225,6 @@ class Stream(Paced):
         "_number",
         "_random",
         "_request",
-        "_told",
     )
 
     def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
@@ -236,7 +236,6 @@ class Stream(Paced):
         self._random = random
         self._follower: Follower | None = None
         self._done: Callable[[], object] = _nothing
-        self._told = False
         self._number = 0
 
     def begin(
@@ -251,7 +250,7 @@ class Stream(Paced):
         Raises ``ServerFull`` or ``Stopping``; once the reader is admitted, ``start`` is called to write the
         head of the response. ``done`` is called when the server has ended it.
         """
-        follower = self._follower = self._hub.follow(recipients, after, self._tell, self)
+        follower = self._follower = self._hub.follow(recipients, after, self._tell, self._say_place)
         self._done = done
         self._hub.counts.streams += 1
         self._open = True
@@ -259,20 +258,24 @@ class Stream(Paced):
         self._write(self._form.opening(self._retry()))
         self._request.registerProducer(self, True)
         self._number = self._heartbeats.add(self)
-        chain(follower.go_on(), self._say_place)
+        follower.addCallbacks(self._ended, self._failed)
+        follower.go_on()
 
-    def callback(self, _: None) -> None:
+    def _ended(self, _: None) -> None:
         """Say good-bye: the server stops, or the stream's time is over."""
+        if not self._open:
+            return
         done = self._leave()
         self._flush()
         self._put(self._form.closing(self._retry()))
         self._request.unregisterProducer()
         done()
 
-    def errback(self, fail: Any) -> None:
+    def _failed(self, failure: Failure) -> None:
         """Let a reader come back for whom it could not be found out where it begins."""
-        self._hub.store_failed(fail if isinstance(fail, Failure) else Failure(fail))
-        self.callback(None)
+        if not failure.check(CancelledError):
+            self._hub.store_failed(failure)
+            self._ended(None)
 
     def cancel(self, _: object = None) -> None:
         """Forget the reader: its connection is lost. This is also the canceller of a Deferred."""
@@ -282,14 +285,12 @@ class Stream(Paced):
             follower.cancel()
 
     def _tell(self, batch: Batch) -> bool:
-        self._told = True
         self._write(batch.once(self._form.name, self._form.render))
         return self.may_go_on(more=batch.more)
 
-    def _say_place(self, _: int) -> None:
-        """Tell whoever is cut off before the first message its place all the same."""
-        if not self._told and self._follower is not None:
-            self._write(self._form.place(self._follower.after))
+    def _say_place(self, cursor: Cursor) -> None:
+        """Send its place to a reader that may be cut off before the first message."""
+        self._write(self._form.place(cursor))
 
     def beat(self) -> None:
         """Show that the stream is alive, and that somebody reads it."""

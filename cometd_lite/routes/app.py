@@ -29,13 +29,11 @@ from .. import __version__
 from .. import limits as bounds
 from ..access.policy import Door, Request, charge, check_room, hold_for, registrations_of
 from ..access.tokens import Grant
-from ..bayeux.connects import HELD, BayeuxTransport, HeldConnect
-from ..bayeux.conversation import Connect
+from ..bayeux.connects import BayeuxTransport
 from ..bayeux.conversation import Options as BayeuxOptions
 from ..bayeux.forwarding import Borrowed, Elsewhere
-from ..bayeux.http import json_answer
 from ..bayeux.socket import BayeuxSocket
-from ..core.hub import Hub, Poll
+from ..core.hub import Hub
 from ..core.listeners import Listener, Listeners
 from ..core.message import Batch, Cursor, Push, Receipt
 from ..core.recipient import recipient
@@ -167,7 +165,6 @@ class Routes:
             self.bayeux.bayeux.prefix = self._elsewhere.prefix
         self._heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self._pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
-        self._held_connect = partial(_HeldConnect, self)
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
 
     # -- push
@@ -228,10 +225,6 @@ class Routes:
         if asked.listener is not None:
             listener = self.listeners.get(asked.listener)
             found = chain(listener, partial(self._listen, request, asked, after))
-        elif after is not None and self.door.is_open and hasattr(request, "hold"):
-            found = self._hold(request, asked, after)
-            if found is None:
-                return int(NOT_DONE_YET)
         else:
             polled = partial(self._poll, request, asked, after)
             found = self.door.allowed(request, "poll", asked.recipients, polled)
@@ -250,14 +243,6 @@ class Routes:
         if target is not None and _is_small(request):
             target.meaning = LastPoll(text, given, asked, after)
         return asked, after
-
-    def _hold(self, request: Any, asked: PollAsked, after: Cursor) -> MaybeDeferred[Batch] | None:
-        """Return what a poll is answered with; None where a reader holds the request, and answers it."""
-        held = _Held(self, request, asked, after)
-        found = self.hub.hold(held, asked.wait)
-        if held.deferred is not None:
-            request.hold(held)
-        return found
 
     def _poll(
         self, request: Request, asked: PollAsked, after: Cursor | None, grant: Grant | None
@@ -320,11 +305,6 @@ class Routes:
             self.door.end_with(grant, ended, stream.end)
             return ended
 
-        if self.door.is_open and hasattr(request, "hold") and request.method != b"HEAD":
-            # Over serving/ it need not pay for a Deferred, which takes as much memory as all the rest.
-            stream = Stream(request, self.hub, form, self._heartbeats, self._random)
-            stream.begin(recipients, after, partial(_begin, request, head, stream), request.finish)
-            return int(NOT_DONE_YET)
         return self.door.allowed(request, "poll", recipients, begin)
 
     @_route(app, "/ws", "GET", changes=True)
@@ -364,16 +344,13 @@ class Routes:
     @_route(app, "/cometd/", "POST", changes=True)
     @_route(app, "/cometd/<path:kind>", "POST", changes=True)
     def bayeux_post(self, request: Any, kind: str = "") -> MaybeDeferred[Response] | int:
-        """Response Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
+        """Answer Bayeux messages (HTTP.md, "Bayeux"); CometD's clients name their kind in the path."""
         body = self._body(request)
         if self._elsewhere is not None:
             here = partial(self._bayeux_post, request, body, partial(_has_left, request))
             return self._elsewhere.hand_on(request, body, here)
-        if not (self.door.is_open and hasattr(request, "hold")):
-            return self._bayeux_post(request, body, partial(_has_left, request))
-        media_type = fields(request).content_type
-        answer = self._bayeux().post(body, media_type, request, request.seems_gone, None, self._held_connect)
-        return NOT_DONE_YET if answer is HELD else answer
+        gone = getattr(request, "seems_gone", None) or partial(_has_left, request)
+        return self._bayeux_post(request, body, gone)
 
     @_route(app, "/cometd", "GET", changes=True)
     @_route(app, "/cometd/", "GET", changes=True)
@@ -394,7 +371,7 @@ class Routes:
         return self._bayeux().get(parse_query(request.uri), request, gone, self.door.rights(request))
 
     def _bayeux_borrowed(self, request: Borrowed) -> MaybeDeferred[Response]:
-        """Response a request that another process received, and has let in."""
+        """Answer a request that another process received, and has let in."""
         try:
             if request.method == b"GET":
                 answer = self._bayeux_get(request, request.gone)
@@ -652,7 +629,7 @@ class Routes:
 
     @app.handle_errors(HTTPException)
     def unrouted(self, request: Any, failure: Failure) -> Any:
-        """Response what no route has answered: preflights, unknown paths and methods, bodies too large."""
+        """Answer what no route has answered: preflights, unknown paths and methods, bodies too large."""
         try:
             self.door.admit(request, False)
             error = failure.value
@@ -664,7 +641,7 @@ class Routes:
 
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> Any:
-        """Response a request at which a route failed."""
+        """Answer a request at which a route failed."""
         return self.failed(failure, request)
 
     def _preflight(self, error: HTTPException, request: Request) -> Response:
@@ -697,58 +674,6 @@ class Routes:
 def _is_small(request: Any) -> bool:
     """Whether it may be remembered what a request of ``serving/`` asks."""
     return len(request.uri) + len(request.head.block) <= bounds.REMEMBERED_BYTES
-
-
-class _Waiting:
-    """Whoever holds a request of ``serving/``, and answers it without a Deferred, which costs 3 µs."""
-
-    __slots__ = ()
-
-    _request: Any
-    _routes: Routes
-
-    def _tell(self, answer: Response) -> None:
-        try:
-            self._routes.send(answer, self._request)
-        except Exception:  # noqa: BLE001  it must not harm whoever has woken this
-            self._routes.log.failure("A request that was held could not be answered")
-
-    def errback(self, fail: Any) -> None:
-        """Tell the client what went wrong."""
-        self._routes.failed(fail if isinstance(fail, Failure) else Failure(fail), self._request)
-
-
-class _Held(_Waiting, Poll):
-    """A poll that answers its request itself."""
-
-    __slots__ = ("_asked", "_request", "_routes")
-
-    def __init__(self, routes: Routes, request: Any, asked: PollAsked, after: Cursor) -> None:
-        Poll.__init__(self, routes.hub, asked.recipients, after, asked.limit)
-        self.deferred = self
-        self._routes = routes
-        self._request = request
-        self._asked = asked
-
-    def callback(self, batch: Batch) -> None:
-        """Response the request."""
-        self._tell(answers.of_poll(batch, self._asked))
-
-
-class _HeldConnect(_Waiting, HeldConnect):
-    """A connect that answers its request itself."""
-
-    __slots__ = ("_request", "_routes")
-
-    def __init__(self, routes: Routes, request: Any, connect: Connect) -> None:
-        transport = routes.bayeux
-        assert transport is not None, "which asks for this"
-        HeldConnect.__init__(self, transport, connect, request.seems_gone, json_answer)
-        self.deferred = self
-        self._routes = routes
-        self._request = request
-
-    callback = _Waiting._tell
 
 
 class _Over:

@@ -515,7 +515,7 @@ class SQLiteStore:
             ids = tuple([message.id for message in coming.messages])
             coming.receipt = KeptRecord(
                 RECEIPTS,
-                receipt_id(push.key, push.recipients),
+                receipt_id(push),
                 receipt_value(fingerprint(push), Receipt(ids, created_at, 0, push.recipients)),
                 created_at + IDEMPOTENCY_SECONDS,
             )

@@ -401,7 +401,7 @@ class RedisStore:
         ids = (first,) * (len(push.contents) * len(push.recipients))
         value = receipt_value(fingerprint(push), Receipt(ids, created_at, 0, push.recipients))
         before, _, behind = value.partition(first.encode())
-        key = receipt_id(push.key, push.recipients)
+        key = receipt_id(push)
         return key, before + first[:-1].encode(), behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
     def _appended(
@@ -688,8 +688,9 @@ class RedisStore:
         if process == self.process.encode():
             self._reported(number, 0)  # the hub sees to its own readers
             return
-        woken: MaybeDeferred[int] = 0
+        woken = 0
         ago: float | None = None
+        ended: MaybeDeferred[None] = None
         if said != self._last_wake and self._readers is not None:
             # It comes once for each key at which readers stand here, and the first finds all of them.
             self._last_wake = said
@@ -698,8 +699,11 @@ class RedisStore:
                 woken, ago = self._readers.waiting(recipient), self._readers.last_seen(recipient)
             else:
                 woken = self._readers.wake(recipient)
+                ended = self._readers.wakes_ended()
         if process != b"-":
-            chain(woken, partial(self._report, process.decode(), number, inf if ago is None else ago))
+            # A push that is kept for readers that wait only is taken back once all processes have reported.
+            report = partial(self._report, process.decode(), number, woken, inf if ago is None else ago)
+            chain(ended, lambda _: report())
 
     def _reported(self, ask: int, woken: int, ago: float = inf) -> None:
         count = self._counts.get(ask)
@@ -708,7 +712,7 @@ class RedisStore:
             if count.complete:
                 del self._counts[ask]
 
-    def _report(self, process: str, ask: int, ago: float, woken: int) -> None:
+    def _report(self, process: str, ask: int, woken: int, ago: float) -> None:
         self._publish(f"process:{process}", f"woken {ask} {woken} {ago}")
 
 

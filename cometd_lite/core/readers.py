@@ -1,0 +1,307 @@
+"""Readers: a poll, a take and a follower, each a Deferred that is parked until there is something for it.
+
+A reader reads after its own cursor when it is woken. So a reader that disconnects loses nothing, and no
+reader is given a message twice.
+
+A store may wait for a disk or a network. A reader reads such a store once at a time, and once more where it
+was woken meanwhile: of two reads that overtake each other, the older one would take it past what the newer
+one brings. Read ``hub.py`` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ..deferreds import MaybeDeferred, is_pending
+from ..limits import STREAM_MESSAGES
+from .message import NOW, OLDEST, Batch, Cursor
+from .registry import ParkedReader, Wake
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """What a reader needs of the hub."""
+
+    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> MaybeDeferred[Batch]:
+        """Return what the recipients hold after a cursor."""
+
+    def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, and count them as taken."""
+
+    def give_back(self, batch: Batch) -> None:
+        """Leave what a take was given where it was."""
+
+    def counted(self, batch: Batch) -> Batch:
+        """Count what a reader is given, and return it."""
+
+    def store_failed(self, failure: Failure) -> None:
+        """Note a failure of the store that no client is told."""
+
+
+class Reader(ParkedReader[T]):
+    """A parked reader that reads a store through ``source``."""
+
+    is_reading = False
+    """Whether a read is pending."""
+    _woken: list[Wake] | None = None
+    """The wakes that came while a read was pending."""
+    _is_over = False
+    """Whether the wait ended while a read was pending."""
+
+    def __init__(self, source: Source, keys: tuple[str, ...]) -> None:
+        ParkedReader.__init__(self, keys)  # super() takes 0.05 µs more, and there is one of these a poll
+        self.source = source
+
+    # -- what subclasses say
+
+    def read(self) -> MaybeDeferred[Batch]:
+        """Read what comes next."""
+        raise NotImplementedError
+
+    def question(self) -> Hashable | None:
+        """Return what readers with the same answer have in common; None where the answer is its own."""
+        return None
+
+    def deliver(self, found: Batch) -> None:
+        """Answer with what was read, if there is something; else remember its cursor."""
+        raise NotImplementedError
+
+    def over(self) -> T:
+        """Return what the reader is answered with when its wait ends with nothing."""
+        raise NotImplementedError
+
+    def has_place(self) -> bool:
+        """Return whether the reader has a place from which nothing is missed while the store is away."""
+        return True
+
+    def is_gone(self) -> bool:
+        """Return whether there is no client any more to deliver to."""
+        return self.registry is None
+
+    def undeliverable(self, found: Batch) -> None:
+        """Do what must be done with what was read for a client that has disconnected."""
+
+    # -- looking
+
+    def look(self, wake: Wake) -> None:
+        """Read what there is now, and deliver it."""
+        if self.is_reading:
+            wake.pending += 1
+            self._woken = [*(self._woken or ()), wake]
+            return
+        try:
+            found = self.read() if wake.shared is None else self._read_shared(wake.shared)
+            if is_pending(found):
+                wake.pending += 1
+                self.expect(found, wake)
+            else:
+                self.deliver(found)
+        except Exception:  # noqa: BLE001  the failure of one reader must not keep the others from looking
+            self._failed(Failure())
+
+    def expect(self, found: Deferred[Batch], wake: Wake | None = None) -> None:
+        """Deliver what is being read, once it is there."""
+        self.is_reading = True
+        found.addCallbacks(self._arrived, self._missed, (wake,), errbackArgs=(wake,))
+
+    def end(self) -> None:
+        """Answer with nothing, after a read that is pending."""
+        if self.is_reading:
+            self._is_over = True
+        else:
+            self.answer(self.over())
+
+    def _read_shared(self, shared: dict[Hashable, MaybeDeferred[Batch]]) -> MaybeDeferred[Batch]:
+        """Read, unless another reader of the same wake has read the same."""
+        question = self.question()
+        if question is None:
+            return self.read()
+        found = shared.get(question)
+        if found is None:
+            found = shared[question] = self.read()
+        return found
+
+    def _arrived(self, found: Batch, wake: Wake | None) -> Batch:
+        self.is_reading = False
+        try:
+            if self.is_gone():
+                self.undeliverable(found)
+            else:
+                self.deliver(found)
+        except Exception:  # noqa: BLE001  as in ``look``
+            self._failed(Failure())
+        self._go_on(wake)
+        return found
+
+    def _missed(self, failure: Failure, wake: Wake | None) -> Failure | None:
+        self.is_reading = False
+        self._failed(failure)
+        self._go_on(wake)
+        return None if wake is None or wake.shared is None else failure
+
+    def _failed(self, failure: Failure) -> None:
+        if self.registry is not None and not self.has_place():
+            self.refuse(failure)
+        else:
+            # It stays parked at its place: the store wakes it when it is back.
+            self.source.store_failed(failure)
+
+    def _go_on(self, wake: Wake | None) -> None:
+        """Look again where a wake came meanwhile; end where the wait is over."""
+        woken, self._woken = self._woken, None
+        if woken is not None:
+            again = Wake([self])
+            again.run(1)
+            for late in woken:
+                again.when_ended(late.arrived)
+        if self._is_over and not self.is_reading and self.registry is not None:
+            self.answer(self.over())
+        if wake is not None:
+            wake.arrived()
+
+
+class Poll(Reader[Batch]):
+    """A parked poll: it waits for what comes after its cursor, and takes nothing away."""
+
+    def __init__(self, source: Source, keys: tuple[str, ...], after: Cursor, limit: int) -> None:
+        Reader.__init__(self, source, keys)
+        self.after = after
+        self.limit = limit
+
+    def read(self) -> MaybeDeferred[Batch]:
+        """Read after the cursor."""
+        return self.source.read(self.keys, self.after, self.limit)
+
+    def question(self) -> Hashable:
+        """Return what is asked for: the keys, the cursor and the limit."""
+        return (self.keys, self.after, self.limit)
+
+    def deliver(self, found: Batch) -> None:
+        """Answer with messages or a gap."""
+        if found.messages or found.gap:
+            self.answer(self.source.counted(found))
+        else:
+            self.after = found.cursor
+
+    def has_place(self) -> bool:
+        """Return whether it is known where ``now`` was."""
+        return self.after != NOW
+
+    def over(self) -> Batch:
+        """Return no messages, and the cursor to go on from."""
+        return Batch((), self.after)
+
+
+class Take(Reader[Batch]):
+    """A parked take: it waits for what no take has had.
+
+    ``is_disconnected`` tells whether its client has closed, even if the reactor has not reported it.
+    """
+
+    takes = True
+
+    def __init__(
+        self, source: Source, keys: tuple[str, ...], limit: int, is_disconnected: Callable[[], bool]
+    ) -> None:
+        Reader.__init__(self, source, keys)
+        self.limit = limit
+        self.is_disconnected = is_disconnected
+        self.place = OLDEST
+
+    def read(self) -> MaybeDeferred[Batch]:
+        """Take what no take has had, unless the client has disconnected: others wait behind it."""
+        if self.is_disconnected():
+            return Batch((), self.place)
+        return self.source.take_now(self.keys, self.limit)
+
+    def deliver(self, found: Batch) -> None:
+        """Answer with messages or a gap."""
+        self.place = found.cursor
+        if found:
+            self.answer(self.source.counted(found))
+
+    def is_gone(self) -> bool:
+        """Return whether the connection is lost, even if the reactor has not reported it."""
+        return self.registry is None or self.is_disconnected()
+
+    def undeliverable(self, found: Batch) -> None:
+        """Give back what was taken."""
+        self.source.give_back(found)
+
+    def over(self) -> Batch:
+        """Return no messages, and the cursor to go on from."""
+        return Batch((), self.place)
+
+
+class Follower(Reader[None]):
+    """A stream or socket: parked until it disconnects, it is given every batch that comes after its cursor.
+
+    ``send`` is given each batch, and returns whether it takes another one at once; where it does not,
+    ``go_on`` is to be called when it does. ``on_place`` is called once, with the cursor at which the follower
+    stands where its first read finds nothing. The follower fires when the server stops.
+    """
+
+    is_ready = False
+    _has_more = False
+
+    def __init__(
+        self,
+        source: Source,
+        keys: tuple[str, ...],
+        after: Cursor,
+        send: Callable[[Batch], bool],
+        on_place: Callable[[Cursor], object] | None = None,
+    ) -> None:
+        Reader.__init__(self, source, keys)
+        self.after = after
+        self.send = send
+        self.on_place = on_place
+
+    def go_on(self) -> None:
+        """Send what came while the client could not take it."""
+        self.is_ready = True
+        if self.registry is not None:
+            self._look_now()
+
+    def can_receive(self) -> bool:
+        """Return whether the client takes what comes."""
+        return self.is_ready
+
+    def look(self, wake: Wake) -> None:
+        """Send what came after the cursor, if the client takes it."""
+        if self.is_ready:
+            Reader.look(self, wake)
+
+    def read(self) -> MaybeDeferred[Batch]:
+        """Read after the cursor."""
+        return self.source.read(self.keys, self.after, STREAM_MESSAGES)
+
+    def question(self) -> Hashable:
+        """Return what is asked for: the keys, the cursor and the limit."""
+        return (self.keys, self.after, STREAM_MESSAGES)
+
+    def deliver(self, found: Batch) -> None:
+        """Send the batch, and look again soon where it was not all."""
+        self.after = found.cursor
+        on_place, self.on_place = self.on_place, None
+        if found:
+            self.is_ready = self.send(self.source.counted(found))
+            if found.more and self.is_ready and self.registry is not None:
+                self.registry.look_soon(self)
+        elif on_place is not None:
+            on_place(found.cursor)
+
+    def has_place(self) -> bool:
+        """Return whether it is known where ``now`` was."""
+        return self.after != NOW
+
+    def over(self) -> None:
+        """Return nothing: the end of a stream says that the server stops."""
+
+    def _look_now(self) -> None:
+        Wake([self]).run(1)
