@@ -219,7 +219,7 @@ class BayeuxTransport:
         reply: dict[str, Any],
         gone: Callable[[], bool],
     ) -> MaybeDeferred[Response]:
-        """Response once a store that waits has what was published."""
+        """Answer once a store that waits has what was published."""
 
         def refused(failure: Failure) -> None:
             error = self._translated(failure).value
