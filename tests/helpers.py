@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from cometd_lite.core.hub import Hub
@@ -77,6 +78,19 @@ def now(result: MaybeDeferred[T]) -> T:
     """Return what is there already, plain or in a Deferred; raise what it failed with."""
     value: T = Outcome(result).value
     return value
+
+
+class TurningClock(Clock):
+    """A clock whose ``turn`` is one turn of a reactor: calls made in it wait for the next turn."""
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, then do what was due before."""
+        self.rightNow += seconds
+        for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
+            if call in self.calls:
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
 
 
 def check_invariants(hub: Hub) -> None:

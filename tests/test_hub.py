@@ -4,13 +4,16 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from helpers import EPOCH, Outcome, SlowStore, check_empty, data, now, numbers, push
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from cometd_lite.core.hub import Follower, Hub
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.idempotency import Receipts
 from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Push, Receipt
+from cometd_lite.core.readers import Follower
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import Usage
 from cometd_lite.errors import (
@@ -23,8 +26,6 @@ from cometd_lite.errors import (
     StoreDown,
 )
 from cometd_lite.limits import (
-    IDEMPOTENCY_IDS,
-    IDEMPOTENCY_KEYS,
     IDEMPOTENCY_SECONDS,
     PUSH_MESSAGES,
     STREAM_MESSAGES,
@@ -45,6 +46,12 @@ class Here:
         self.store = SlowStore(self.memory)
         registry = Registry(clock, limits.max_parked, Random(1))
         self.hub = Hub(self.store if slow else self.memory, registry, clock, wall=lambda: WALL)
+
+    def push_anyway(self, asked: Push) -> Receipt:
+        """Push, whatever the key."""
+        receipt = now(self.hub.push(msgspec.structs.replace(asked, key=None)))
+        assert isinstance(receipt, Receipt)
+        return receipt
 
     def pushing(self, *recipients: str, body: str | list[str] = "hi", **words: Any) -> Outcome:
         return Outcome(self.hub.push(push(*recipients, body=body, **words)))
@@ -69,6 +76,11 @@ class Here:
     @property
     def parked(self) -> int:
         return self.hub.registry.parked
+
+    def settle(self) -> None:
+        """Let everything happen that is due in the turns of the reactor that follow at once."""
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+            self.clock.advance(0)
 
     def assert_quiet(self) -> None:
         """Nobody is parked, and nothing is left of those who were."""
@@ -199,19 +211,69 @@ def test_a_key_is_forgotten_in_time(here: Here) -> None:
     assert data(here.poll("bob").value) == ["1", "2"]
 
 
-def test_keys_and_their_ids_are_remembered_within_bounds(clock: Clock) -> None:
-    # A thousand lines for ten recipients have ten thousand ids; ten thousand such answers were gigabytes.
+def test_a_key_is_remembered_until_as_many_later_ones_came_as_the_bound_says(clock: Clock) -> None:
+    # It was forgotten after 10,000 later ones, 1.4 s of load, and the repeat was a second message.
     here = Here(clock, Limits(capacity=10**6, capacity_bytes=10**9, max_memory=10**10))
+    receipts, act = Receipts(here.memory, clock, is_shared=False, most=100), here.push_anyway
+    ids = [receipts.push(push("bob", key=f"k{number}"), act).ids for number in range(101)]
+    receipts.check_invariants()
+    again = [receipts.push(push("bob", key=f"k{number}"), act).ids for number in range(1, 101)]
+    assert again == ids[1:]
+    assert receipts.push(push("bob", key="k0"), act).ids != ids[0]
+    receipts.check_invariants()
+
+
+def test_a_key_of_many_lines_is_one_key(here: Here) -> None:
+    # Ten keyed pushes of 10,000 lines made every other key forgotten.
     first = here.push("bob", key="first")
-    many = PUSH_MESSAGES // 2
-    for number in range(IDEMPOTENCY_IDS // PUSH_MESSAGES):
-        here.push("bob", "eve", key=str(number), body=["x"] * many)
+    for number in range(20):
+        here.clock.advance(1)
+        here.push(f"many{number}", key=str(number), body=["x"] * 1_000)
+    assert here.push("bob", key="first") == first
     here.hub.check_invariants()
-    assert here.push("bob", key="first").id != first.id
-    ids = [here.push("bob", key=f"single{number}").id for number in range(IDEMPOTENCY_KEYS + 1)]
-    here.hub.check_invariants()
-    assert [here.push("bob", key=f"single{number}").id for number in range(1, 10)] == ids[1:10]
-    assert here.push("bob", key="single0").id != ids[0]
+
+
+def test_keys_of_different_subjects_are_different_keys(here: Here) -> None:
+    # Another subject that had used the key first made the victim's push a 422.
+    theirs = here.push("bob", key="k", body="theirs", subject="mallory")
+    mine = here.push("bob", key="k", body="mine", subject="alice")
+    assert mine.id != theirs.id
+    assert here.push("bob", key="k", body="mine", subject="alice") == mine
+    assert here.push("bob", key="k", body="theirs", subject="mallory") == theirs
+
+
+def test_a_subject_that_uses_many_keys_leaves_the_others_their_share(clock: Clock) -> None:
+    here = Here(clock, Limits(capacity=10**6, capacity_bytes=10**9, max_memory=10**10))
+    receipts, act = Receipts(here.memory, clock, is_shared=False, most=100), here.push_anyway
+    ids = [
+        receipts.push(push("bob", key=f"k{number}", subject="alice"), here.hub.push).ids
+        for number in range(40)
+    ]
+    for number in range(500):
+        receipts.push(push("bob", key=f"k{number}", subject="mallory"), act)
+    receipts.check_invariants()
+    again = [
+        receipts.push(push("bob", key=f"k{number}", subject="alice"), here.hub.push).ids
+        for number in range(40)
+    ]
+    assert again == ids
+
+
+def test_a_new_subject_has_room_where_one_holds_all(clock: Clock) -> None:
+    here = Here(clock, Limits(capacity=10**6, capacity_bytes=10**9, max_memory=10**10))
+    receipts, act = Receipts(here.memory, clock, is_shared=False, most=100), here.push_anyway
+    for number in range(100):
+        receipts.push(push("bob", key=f"k{number}", subject="mallory"), act)
+    ids = [
+        receipts.push(push("bob", key=f"k{number}", subject="alice"), here.hub.push).ids
+        for number in range(40)
+    ]
+    receipts.check_invariants()
+    again = [
+        receipts.push(push("bob", key=f"k{number}", subject="alice"), here.hub.push).ids
+        for number in range(40)
+    ]
+    assert again == ids
 
 
 # -- poll
@@ -418,9 +480,8 @@ class Told:
     def __init__(self, hub: Hub, *recipients: str, after: Cursor = BEGIN) -> None:
         self.batches: list[Batch] = []
         self.keeps_up = True
-        ended: Deferred[None] = Deferred(lambda _: self.follower.cancel())
-        self.follower: Follower = hub.follow(recipients, after, self._tell, ended)
-        self.ended = Outcome(ended)
+        self.follower: Follower = hub.follow(recipients, after, self._tell)
+        self.ended = Outcome(self.follower)
 
     def _tell(self, batch: Batch) -> bool:
         self.batches.append(batch)
@@ -472,6 +533,8 @@ def test_a_long_backlog_is_told_in_steps_and_waits_for_a_slow_reader(clock: Cloc
     assert len(told.data) == 2 * STREAM_MESSAGES
     told.keeps_up = True
     told.follower.go_on()
+    assert len(told.data) == 3 * STREAM_MESSAGES
+    here.settle()
     assert told.data == [*lines, "new"]
     assert here.push("bob", body="newer").delivered == 1
     told.ended.cancel()
@@ -481,15 +544,15 @@ def test_a_long_backlog_is_told_in_steps_and_waits_for_a_slow_reader(clock: Cloc
 def test_a_follower_that_leaves_while_it_is_told_is_told_no_more(here: Here) -> None:
     here.push("bob", body=["x"] * (STREAM_MESSAGES * 3))
     told: list[Batch] = []
-    ended: Deferred[None] = Deferred(lambda _: follower.cancel())
-    follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave(), ended)
+    follower = here.hub.follow(("bob",), BEGIN, lambda batch: told.append(batch) or leave())
 
     def leave() -> bool:
-        ended.addErrback(lambda failure: failure.trap(CancelledError))
-        ended.cancel()
+        follower.addErrback(lambda failure: failure.trap(CancelledError))
+        follower.cancel()
         return True
 
     follower.go_on()
+    here.settle()
     assert len(told) == 1
     here.assert_quiet()
 
@@ -500,7 +563,7 @@ def test_a_follower_ends_when_the_server_stops_and_none_begins_then(here: Here) 
     here.hub.stop()
     assert told.ended.value is None
     with pytest.raises(Stopping):
-        here.hub.follow(("bob",), NOW, lambda _: True, Deferred())
+        here.hub.follow(("bob",), NOW, lambda _: True)
     here.assert_quiet()
 
 
@@ -807,7 +870,7 @@ def test_a_reader_whose_look_fails_stays_at_its_place(
     slow.store.answer(slow.store.asked[0])
     slow.store.next("read").fail(StoreDown("The store is away."))
     assert poll.parked
-    assert pushing.value.delivered == 0
+    assert pushing.value.delivered == 1
     slow.pushing("bob", body="2")
     slow.store.settle()
     assert data(poll.value) == ["hi", "2"]
@@ -878,7 +941,9 @@ def test_a_follower_of_a_slow_store_reads_a_long_backlog_to_its_end(slow: Here) 
     slow.store.settle()
     told = Told(slow.hub, "bob")
     told.follower.go_on()
-    slow.store.settle()
+    for _ in range(4):
+        slow.store.settle()
+        slow.settle()
     assert told.data == lines
     told.ended.cancel()
     slow.assert_quiet()
@@ -898,7 +963,7 @@ def test_one_readers_failure_keeps_nobody_else_from_being_woken(
     expected_failures.append(StoreDown)
     here.hub.store = Torn(Limits(), epoch=EPOCH)
     bob, everyone = here.poll("bob"), here.poll("*")
-    assert here.push("bob").delivered == 1
+    assert here.push("bob").delivered == 2
     assert data(everyone.value) == ["hi"]
     assert bob.parked
     bob.cancel()

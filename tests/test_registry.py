@@ -4,21 +4,20 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from helpers import Outcome
+from helpers import Outcome, TurningClock
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
-from cometd_lite.core.registry import Parked, Registry, Woken
+from cometd_lite.core.registry import ParkedReader, Registry, Wake
+from cometd_lite.deferreds import chain
 from cometd_lite.errors import ListenerGone, ServerFull
-from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD
+from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
 
 
-class Reader(Parked[str]):
+class Reader(ParkedReader[str]):
     """A reader that answers with what it is given to find."""
-
-    __slots__ = ("finds", "looked", "on_look")
 
     def __init__(self, *keys: str, finds: str | None = "mail") -> None:
         super().__init__(keys)
@@ -26,15 +25,11 @@ class Reader(Parked[str]):
         self.looked = 0
         self.on_look: Callable[[], object] = lambda: None
 
-    def wake(self) -> Woken:
-        if self.deferred is None:
-            return False
+    def look(self, wake: Wake) -> None:
         self.looked += 1
         self.on_look()
-        if self.finds is None:
-            return False
-        self.answer(self.finds)
-        return True
+        if self.finds is not None:
+            self.answer(self.finds)
 
     def end(self) -> None:
         self.answer("over")
@@ -146,7 +141,7 @@ def test_who_is_called_like_a_pattern_hides_none(registry: Registry) -> None:
 def test_a_reader_that_finds_nothing_stays_parked(registry: Registry, clock: Clock) -> None:
     reader = Reader("bob", finds=None)
     outcome = park(registry, reader)
-    assert registry.wake("bob") == 0
+    assert registry.wake("bob") == 1
     assert reader.looked == 1
     assert outcome.parked
     clock.advance(25)
@@ -168,7 +163,7 @@ def test_a_reader_that_leaves_while_others_are_woken_is_not_answered(registry: R
     first, second = Reader("bob"), Reader("bob")
     one, two = park(registry, first), park(registry, second)
     first.on_look = two.cancel
-    assert registry.wake("bob") == 1
+    assert registry.wake("bob") == 2
     assert one.value == "mail"
     assert second.looked == 0
     with pytest.raises(CancelledError):
@@ -176,22 +171,67 @@ def test_a_reader_that_leaves_while_others_are_woken_is_not_answered(registry: R
     assert_empty(registry)
 
 
-def test_a_wake_whose_readers_know_later_is_counted_later(registry: Registry) -> None:
-    class Later(Reader):
-        def wake(self) -> Woken:
-            self.told: Deferred[int] = Deferred()
-            return self.told
+def test_a_wake_counts_readers_that_can_receive_and_takes_up_to_the_messages(registry: Registry) -> None:
+    class Take(Reader):
+        takes = True
 
-    slow = [Later("bob"), Later("bob")]
-    for reader in [*slow, Reader("bob"), Reader("bob", finds=None)]:
+    class Congested(Reader):
+        def can_receive(self) -> bool:
+            return False
+
+    for reader in (Reader("bob"), Take("bob"), Take("bob"), Take("bob"), Congested("bob")):
         park(registry, reader)
-    woken = Outcome(registry.wake("bob"))
-    assert woken.parked
-    slow[1].told.callback(True)
-    assert woken.parked
-    slow[0].told.callback(False)
-    assert woken.value == 2
-    registry.end_all()
+    assert registry.wake("bob", messages=2) == 3
+
+
+def test_a_wake_of_many_readers_goes_in_slices() -> None:
+    clock = TurningClock()
+    registry = Registry(clock, 10_000, Random(1))
+    readers = [park(registry, Reader("bob")) for _ in range(3 * WOKEN_AT_ONCE)]
+    ended = Outcome(chain(registry.wakes_ended(), lambda _: "ended"))
+    assert ended.value == "ended"
+    assert registry.wake("bob") == 3 * WOKEN_AT_ONCE
+    ended = Outcome(registry.wakes_ended())
+    for turn in (1, 2, 3):
+        assert sum(not reader.parked for reader in readers) == turn * WOKEN_AT_ONCE
+        assert ended.parked == (turn < 3)
+        clock.turn()
+    registry.check_invariants()
+    assert_empty(registry)
+
+
+def test_a_small_wake_goes_before_the_later_slices_of_a_large_one(registry: Registry, clock: Clock) -> None:
+    registry.most = 10_000
+    many = [park(registry, Reader("crowd")) for _ in range(3 * WOKEN_AT_ONCE)]
+    registry.wake("crowd")
+    bob = park(registry, Reader("bob"))
+    assert registry.wake("bob") == 1
+    assert bob.value == "mail"
+    for _ in range(3):
+        clock.advance(0)
+    assert not any(reader.parked for reader in many)
+    assert_empty(registry)
+
+
+def test_a_wake_from_within_a_wake_comes_right_after_it(registry: Registry) -> None:
+    order: list[str] = []
+    first, second, third = [registry.park(Reader(name), 25.0) for name in ("bob", "bob", "eve")]
+    first.addCallback(lambda _: (registry.wake("eve"), order.append("first")))
+    second.addCallback(lambda _: order.append("second"))
+    third.addCallback(lambda _: order.append("third"))
+    registry.wake("bob")
+    assert order == ["first", "second", "third"]
+
+
+def test_the_waits_of_many_end_in_slices() -> None:
+    clock = TurningClock()
+    registry = Registry(clock, 10_000, Random(1))
+    readers = [park(registry, Reader("bob"), 0.01) for _ in range(3 * WOKEN_AT_ONCE)]
+    clock.turn(0.02)
+    for turn in (1, 2, 3):
+        assert sum(not reader.parked for reader in readers) == turn * WOKEN_AT_ONCE
+        clock.turn()
+    assert not any(reader.parked for reader in readers)
     assert_empty(registry)
 
 
@@ -341,13 +381,13 @@ def test_no_more_are_parked_than_may_be_and_none_is_evicted(clock: Clock) -> Non
     # cluesmith/codev#1126 (row 17): evicting at the bound became 800 connections a second.
     registry = Registry(clock, 2)
     readers = [park(registry, Reader("bob")), park(registry, Reader("eve"))]
-    assert registry.full
+    assert registry.is_full
     with pytest.raises(ServerFull) as caught:
         registry.park(Reader("bob"), 25.0)
     assert caught.value.retry_after is not None
     assert all(reader.parked for reader in readers)
     readers[0].cancel()
-    assert not registry.full
+    assert not registry.is_full
     park(registry, Reader("bob"))
     registry.end_all()
     assert_empty(registry)
