@@ -139,7 +139,7 @@ class AccessLog:
     def _combined(self, request: Request) -> bytes:
         line = b"%b %b HTTP/1.%d" % (request.method, shown_target(request.uri), request.minor)
         return b'%b - - %b "%b" %d %d "%b" "%b"\n' % (
-            (request.getClientIP() or "-").encode(),
+            (request.client or "-").encode(),
             _moment(int(self._wall())),
             _escaped(line) if request.method else b"-",
             request.code,
@@ -152,7 +152,7 @@ class AccessLog:
         return orjson.dumps(
             {
                 "time": timestamp(self._wall()),
-                "client": request.getClientIP() or "",
+                "client": request.client or "",
                 "method": _text(request.method),
                 "target": _text(shown_target(request.uri)),
                 "version": f"1.{request.minor}",
@@ -173,7 +173,7 @@ def _moment(seconds: int) -> bytes:
 
 
 def _field(request: Request, name: bytes) -> bytes:
-    value: bytes = request.getHeader(name) or b""
+    value: bytes = request.head.get(name) or b""
     return value[:LOG_FIELD_BYTES]
 
 

@@ -74,7 +74,8 @@ class Tally(Histogram):
 
 
 class _Route(Protocol):
-    rule: str
+    @property
+    def rule(self) -> str: ...
 
 
 class _Over(Protocol):

@@ -45,7 +45,8 @@ from .deferreds import is_pending
 from .errors import TooManyRequests
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
 from .metrics import Pulse
-from .server import Bounds, HTTPFactory, Proxies, Refused, Request
+from .routes.klein_adapter import KleinApplication
+from .server import Application, Bounds, HTTPFactory, Proxies, Refused, Request
 from .server.reuse import ReusingReactor
 
 try:
@@ -582,16 +583,16 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         observers.append(comet.metrics.count_request)
     if access_log is not None:
         observers.append(access_log.add)
+    application: Application[Request] = KleinApplication(comet.routes)
     factory = HTTPFactory(
-        comet.routes.app,
+        application,
         clock=reactor,
-        malformed=comet.routes.malformed,
         bounds=Bounds(
             body=options["max-body"], idle_seconds=ceil(options["keep-alive"]), refused=room.refused
         ),
         prefix=options["mount"].encode(),
         proxies=comet.proxies or None,
-        most=room.connections,
+        max_connections=room.connections,
         admit=partial(_admit, comet.clients),
         on_answer=_telling(observers),
     )

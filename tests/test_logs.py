@@ -20,6 +20,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from cometd_lite.access_log import AccessLog, Refusals, shown_target
 from cometd_lite.comet import Comet
 from cometd_lite.limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
+from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import HTTPFactory, Proxies
 
 NOW = 1_795_169_758.123
@@ -39,15 +40,14 @@ class Logged:
         self.comet = Comet(clock=self.clock, wall=lambda: NOW)
         self.log = AccessLog(self.file, form, self.clock, wall=lambda: NOW)
         self.log.open()
-        routes = self.comet.routes
-        self.factory = HTTPFactory(
-            routes.app, clock=self.clock, malformed=routes.malformed, on_answer=self.log.add, **words
-        )
+        application = KleinApplication(self.comet.routes)
+        self.factory = HTTPFactory(application, clock=self.clock, on_answer=self.log.add, **words)
 
     def send(self, data: str | bytes) -> Any:
         """Send bytes on a new connection, and return it."""
         connection = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 31337))
-        connection.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 31337)))
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 31337))
+        connection.makeConnection(self.transport)
         connection.dataReceived(data.encode("latin-1") if isinstance(data, str) else data)
         return connection
 
@@ -278,13 +278,8 @@ def test_a_line_is_one_line_of_visible_characters(
     tmp_path_factory: pytest.TempPathFactory, agent: bytes, form: str
 ) -> None:
     class Request:
-        method, uri, minor, code, sent = b"GET", agent, 1, 200, 0
-
-        def getHeader(self, name: bytes) -> bytes:
-            return agent
-
-        def getClientIP(self) -> str:
-            return "192.0.2.7"
+        method, uri, minor, code, sent, client = b"GET", agent, 1, 200, 0, "192.0.2.7"
+        head = {b"referer": agent, b"user-agent": agent}
 
         def age(self) -> float:
             return 0.0
@@ -364,8 +359,8 @@ def test_a_full_disk_is_told_of_once_and_stops_no_request(
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
             for _ in range(3):
-                connection = combined.ask("GET", "/healthz")
-                assert connection.transport.value().startswith(b"HTTP/1.1 200")
+                combined.ask("GET", "/healthz")
+                assert combined.transport.value().startswith(b"HTTP/1.1 200")
                 combined.clock.advance(LOG_SECONDS)
         combined.ask("GET", "/healthz")
         assert len(combined.lines) == 1

@@ -242,7 +242,7 @@ def test_the_service_is_made_of_what_was_asked_for():
     assert made.listen == ["tcp:8080:interface=127.0.0.1"]
     assert made.comet.limits.capacity == 5
     assert made.factory.bounds.body == 10_000
-    assert made.factory.routes.prefix == b"/comet"
+    assert made.factory.router.prefix == b"/comet"
     assert made.comet.routes.door.hosts.named == {"x"}
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
 
@@ -331,7 +331,7 @@ def test_the_service_counts_connections_and_believes_the_proxies_that_were_named
     made = makeService(
         parsed("--max-connections", "50", "--proxied", "10.0.0.0/8", "--client-connections", "1")
     )
-    assert made.factory.most == made.comet.limits.max_connections == 50
+    assert made.factory.max_connections == made.comet.limits.max_connections == 50
     assert made.factory.proxies.trusts("10.1.2.3")
     admitted = made.factory.admission(HTTPConnection(made.factory, "192.0.2.1"))
     refused = made.factory.admission(HTTPConnection(made.factory, "192.0.2.1"))

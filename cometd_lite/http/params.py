@@ -64,13 +64,13 @@ def fields(request: Any) -> Fields:
     Several lines of one name are one list (RFC 9110 §5.3).
     """
     try:
-        known: Fields | None = request.head.meaning
+        known: Fields | None = request.head.memo
     except AttributeError:  # it is twisted.web's; to ask first costs more than all the rest
         lines = request.requestHeaders.getRawHeaders
         return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
     if known is None:
         head = request.head
-        known = head.meaning = Fields(*map(head.get, _NAMES))
+        known = head.memo = Fields(*map(head.get, _NAMES))
     return known
 
 
@@ -84,7 +84,7 @@ def text_of(request: Any) -> bytes:
 
 
 def target_of(request: Any) -> Any:
-    """Return what ``serving/`` has recognised a request's line as, and which has a ``meaning``; else None."""
+    """Return what ``serving/`` has recognised a request's line as, and which has a ``memo``; else None."""
     try:
         return request.target
     except AttributeError:  # it is twisted.web's

@@ -185,12 +185,12 @@ class Routes:
     def _push_asked(self, request: Request, name: str | None) -> PushAsked:
         text, target = query.text_of(request), query.target_of(request)
         if target is not None:
-            last: tuple[bytes, PushAsked] | None = target.meaning
+            last: tuple[bytes, PushAsked] | None = target.memo
             if last is not None and last[0] == text:
                 return last[1]
         asked = query.push_asked(name, text)
         if target is not None and _is_small(request):
-            target.meaning = (text, asked)
+            target.memo = (text, asked)
         return asked
 
     def _push(self, request: Request, asked: PushAsked, grant: Grant | None) -> MaybeDeferred[Receipt]:
@@ -235,13 +235,13 @@ class Routes:
     def _poll_asked(self, request: Request, name: str | None) -> tuple[PollAsked, Cursor | None]:
         text, given, target = query.text_of(request), fields(request), query.target_of(request)
         if target is not None:
-            last: LastPoll | None = target.meaning
+            last: LastPoll | None = target.memo
             if last is not None and last.again(text, given):
                 return last.asked, last.after
         look = request.method == b"HEAD"
         asked, after = query.poll_asked(name, text, given, self.limits.max_wait, look=look)
         if target is not None and _is_small(request):
-            target.meaning = LastPoll(text, given, asked, after)
+            target.memo = LastPoll(text, given, asked, after)
         return asked, after
 
     def _poll(
@@ -580,7 +580,7 @@ class Routes:
             respond = request.respond
         except AttributeError:  # it is twisted.web's; to ask first costs more
             return self._set(answer, request)
-        respond(answer.status, answer.head, answer.body)
+        respond(answer)
         return None
 
     def _set(self, answer: Response, request: Request) -> bytes:

@@ -1,17 +1,21 @@
-"""An HTTP/1.1 server for Klein apps on Twisted, made for requests that wait.
+"""The HTTP/1.1 server of ``twistd cometd-lite``, made for requests that wait.
 
-``HTTPFactory`` is listened with like any Twisted factory. A request's road: ``protocol.py`` reads its head
-(``heads.py``) and body (``bodies.py``), ``dispatch.py`` finds its route, ``request.py`` is what the route
-sees and answers with, ``wire.py`` and ``sockets.py`` send the answer. ``bounds.py`` bounds all of it, and
-``forwarded.py`` tells who is behind a proxy. Nothing of cometd_lite is imported here.
+``HTTPFactory`` is listened with like any factory of Twisted's, and serves an ``Application``. The way of a
+request, from top to bottom: ``connection`` reads its head (``head``) and body (``arriving``, ``body``),
+``router`` finds its target, whose route is called with a ``request``; the response is rendered (``render``)
+and sent (``wire``, ``epoll``, ``unsent``). ``bounds`` bounds all of it, and ``proxies`` finds the client
+behind a proxy.
+
+This package imports nothing of the rest of cometd_lite. Read ``connection`` and ``states`` first.
 """
 
 from __future__ import annotations
 
+from .application import Application
 from .bounds import Bounds
 from .factory import HTTPFactory
 from .head import Refused
 from .proxies import Proxies, ip_endpoint
 from .request import Request
 
-__all__ = ["Bounds", "HTTPFactory", "Proxies", "Refused", "Request", "ip_endpoint"]
+__all__ = ["Application", "Bounds", "HTTPFactory", "Proxies", "Refused", "Request", "ip_endpoint"]

@@ -1,7 +1,7 @@
-"""Every bound of the HTTP server: what a peer may send, and how long it may take. Nothing is unbounded.
+"""The bounds of the HTTP server: what a client may send, how long it may take, and what is kept for it.
 
-They live here and not in ``cometd_lite/limits.py`` because ``serving/`` imports nothing of the house.
-Sizes are in bytes, times in seconds; times are kept to ``TICK``, by one timer for all connections.
+They are here and not in ``cometd_lite/limits.py`` because ``server/`` imports nothing of the rest of the
+package. Sizes are in bytes, times in seconds. Deadlines are checked once in ``TICK``.
 """
 
 from __future__ import annotations
@@ -9,77 +9,85 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TICK = 1.0
-"""How often overdue connections are looked for: one timer a second is nothing, one per request is 2 µs."""
+"""The interval at which overdue connections are looked for. One timer serves all connections; a timer for
+each request costs 2 µs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one connection may ask of the server."""
+    """The bounds of one factory; all but the last six are those of one connection."""
 
     target: int = 8 * 1024
-    """The request target; RFC 9112 §3 recommends 8,000 octets at least. More is a 414."""
+    """The request target. RFC 9112 §3 recommends at least 8,000 octets. More is a 414."""
 
     head: int = 16 * 1024
-    """The whole head, request line included, as in IIS and node.js; more is a 431."""
+    """The whole head, including the request line, as in IIS and node.js. More is a 431."""
 
     fields: int = 100
-    """Fields in a head, as in Apache and Go's proxies; browsers send about 20. More is a 431."""
+    """The fields of a head, as in Apache and Go's proxies; browsers send about 20. More is a 431."""
 
     body: int = 64 * 1024
-    """The body of a request whose route declares no ``max_body``; more is a 413."""
+    """The body of a request whose route declares no ``max_body``. More is a 413."""
 
     extensions: int = 1024
-    """Chunk extensions in one body: nobody uses them but attackers (CVE-2023-39326)."""
+    """The chunk extensions of one body. No known client sends any; attackers do (CVE-2023-39326)."""
 
     trailers: int = 4 * 1024
-    """Trailer fields after a chunked body: checked, then dropped."""
+    """The trailer fields after a chunked body. They are checked and dropped."""
 
     head_seconds: int = 20
-    """From a head's first byte (or the connection, where nothing came yet) to its end. A phone's worst round
-    trips take ten; slowloris takes as long as it is given. Then 408."""
+    """The time from the first byte of a head, or from the opening of the connection, to the end of the head.
+    The worst round trips of mobile networks add up to ten seconds. Later is a 408."""
 
     body_seconds: int = 20
-    """A body may stand still this long at its start; from then on it must have come at ``body_rate``."""
+    """The time after which a body must have arrived at an average of ``body_rate``."""
 
     body_rate: int = 512
-    """Bytes a second that a body must average: slower than the worst mobile line, faster than slowloris."""
+    """The bytes a second that a body must average: less than the worst mobile network, more than
+    slowloris."""
 
     idle_seconds: int = 75
-    """Kept alive between two requests: longer than a load balancer's 60, which then never meets our FIN."""
+    """The time that a connection is kept between two requests: longer than the 60 s of load balancers, so
+    that they close first and no request meets a closing connection."""
 
     write_seconds: int = 60
-    """A finished answer of which the peer took nothing for this long is given up."""
+    """A connection whose client takes nothing of a finished response for this long is aborted."""
 
     write_buffer: int = 1024 * 1024
-    """Bytes of a stream that may wait for its reader; then the reader is cut off."""
+    """The unsent bytes of a stream. At more, the connection is aborted."""
 
     write_low: int = 64 * 1024
-    """The next pipelined request waits until less than this of the answers before it is unsent."""
+    """The next pipelined request is not served while more than this is unsent."""
 
     pipelined: int = 32 * 1024
-    """Bytes read ahead while a request is being served; then reading stops. Holds any head, or 100 polls."""
-
-    refused: int = 64
-    """Connections over a bound that may read why they are refused, at once; more are dropped unheard."""
+    """The bytes read ahead while a request is served. At more, reading stops. It holds any head, or 100
+    polls."""
 
     linger_seconds: int = 3
-    """After a refusal the rest of a body is read and dropped this long, so that the peer reads the answer and
+    """The time for which input is read and dropped after a refusal, so that the client reads the response and
     not a reset (RFC 9112 §9.6)."""
 
     linger: int = 1024 * 1024
-    """Bytes that are dropped in that way; then nothing more is read until the time is over."""
+    """The bytes that are dropped in that time. At more, reading stops until the time is over."""
 
     head_kept: int = 2 * 1024
-    """A connection keeps the block of its last request up to this size, to recognise it in the next one."""
+    """A connection keeps its last header block up to this size, to recognise it in the next request."""
+
+    unsent: int = 64 * 1024 * 1024
+    """The unsent bytes of all connections together; a buffer that several connections send counts once. It
+    is enough for 64 clients that each leave the largest response of 1 MiB unread."""
+
+    refused: int = 64
+    """The connections over a bound that are told why, at one time. More are closed without a response."""
 
     heads_known: int = 512
-    """Header blocks remembered as already checked: a client sends the same one with every poll."""
+    """The header blocks that are remembered as checked: a client sends the same one with each poll."""
 
     head_known: int = 1024
     """Only blocks up to this size are remembered, so that all of them stay below 2 MB."""
 
     lines_known: int = 4096
-    """Beginnings of request lines remembered with their routes: one for each recipient that is busy."""
+    """The request lines, each up to its query, that are remembered with their targets."""
 
     line_known: int = 128
-    """Only those up to this size are remembered, so that all of them stay below 4 MB."""
+    """Only lines up to this size are remembered, so that all of them stay below 4 MB."""

@@ -1,13 +1,13 @@
-"""Sockets that Twisted accepted come in; what they receive goes to their connections with little between.
+"""Plain sockets: one epoll over all connections of a factory, which the reactor sees as one descriptor.
 
-Twisted spends several microseconds on each event of each socket: it sets a logging context, asks twice what
-the event was, reads into 64 KB, and sends only in the next turn. Here all connections of a factory share an
-epoll that is a single descriptor to the reactor. Behind it, an event costs a dict look-up and a ``recv``; an
-answer costs a ``send``, in the turn in which it is written. The reactor (any that watches descriptors) still
-owns the port, the timers, and the moment at which anything is read.
+Twisted spends several microseconds on each event of a socket: it sets a logging context, asks twice what the
+event was, reads into 64 KB, and sends only in the next turn. Here an event costs a dict lookup and a
+``recv``, and a response costs a ``send`` in the turn in which it is written. The reactor still owns the port
+and the timers, and decides when events are handled. Any reactor that watches descriptors will do.
 
-What many sockets have to say is read first, then understood and answered, and the answers are sent together:
-so the processor's caches hold the kernel's code or ours, and a delivery costs a tenth less.
+The events of a turn are handled in three steps: all sockets are read, then the requests are served, then the
+responses are sent. So the caches of the processor hold either the kernel's code or ours, and a delivery costs
+a tenth less.
 """
 
 from __future__ import annotations
@@ -20,73 +20,54 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import (
-    IConsumer,
-    IPushProducer,
-    IReactorFDSet,
-    IReadDescriptor,
-    ITransport,
-)
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.internet.tcp import Server as TCPServer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .wire import peer_is_gone, tune
+from .wire import CLOSING, DEAD, NO_ADDRESS, OPEN, SHUT, Wire, peer_has_closed, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from .unsent import UnsentTotal
     from .wire import Owner
 
 _READ: Final = 4 * 1024
-"""Bytes read at first, enough for any ordinary request: to allocate 64 KB costs more than the read itself."""
+"""The bytes of a first read. They hold any ordinary request; to allocate 64 KB costs more than the read."""
 
 _MORE: Final = 64 * 1024
-"""Bytes read besides, where that was filled."""
-
-_SEND: Final = 128 * 1024
-"""Bytes offered to the socket at once, as in Twisted; its buffer seldom takes more."""
+"""The bytes of a second read, after a first one that was full."""
 
 _EVENTS: Final = 256
-"""Events taken from the epoll at once."""
+"""The events that are taken from the epoll at once."""
 
 _TOGETHER: Final = 64
-"""Answers that are sent together. Of a thousand that are woken, the first need not wait for the last."""
+"""The responses that are sent together: of a thousand, the first need not wait for the last."""
 
 _SMALL: Final = 16 * 1024
-"""Bytes that may wait until others are sent: less than anybody who asks what is ``pending`` cares about."""
+"""Up to this size, what is written waits until the requests before it in the same turn are served."""
 
 _ROUNDS: Final = 8
-"""How often the epoll is asked again before the reactor has its turn: under load such a turn costs as much as
-a request, but no timer should wait for longer than some milliseconds."""
+"""How often the epoll is asked in one turn. Under load a turn of the reactor costs as much as a request, but
+timers must not wait for more than some milliseconds."""
 
-_HIGH: Final = 64 * 1024
-"""A producer pauses when more than this is unsent, as in Twisted."""
-
-# Linux's numbers, where the module has none: then there is no Poller either.
+# The numbers of Linux, where the module has none; then there is no Poller either.
 _IN: Final[int] = getattr(select, "EPOLLIN", 0x1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 0x4)
 _BROKEN: Final[int] = getattr(select, "EPOLLERR", 0x8) | getattr(select, "EPOLLHUP", 0x10)
 _CLOSED: Final[int] = getattr(select, "EPOLLRDHUP", 0x2000)
 _ALWAYS: Final[int] = _CLOSED | getattr(select, "EPOLLET", 0x80000000)
-"""Edge-triggered: the kernel need not look again whether a socket was read empty. A short read says that it
-was, unless the peer has closed too; but then the event has RDHUP, or another event follows."""
+"""Edge-triggered: the kernel does not look again whether a socket was read empty. A short read says that it
+was, unless the client has closed too; but then the event has RDHUP, or another event follows."""
 
 _DONE: Final = Failure(ConnectionDone())
 _LOST: Final = Failure(ConnectionLost())
 _ABORTED: Final = Failure(ConnectionAborted())
 _RESET: Final = struct.pack("ii", 1, 0)
 
-_OPEN: Final = 0
-_ENDING: Final = 1
-_ENDED: Final = 2
-_DEAD: Final = 3
-"""The life of our side: writing; writing no more, once all is sent; all sent and said so; closed or reset."""
-
 
 def adoptable(transport: Any) -> bool:
-    """Whether a transport is a plain socket of Twisted's, whose place a ``SocketWire`` can take."""
+    """Return whether a transport is a plain socket of Twisted's, which a ``Poller`` can adopt."""
     return (
         hasattr(select, "epoll")
         and isinstance(transport, TCPServer)
@@ -95,8 +76,8 @@ def adoptable(transport: Any) -> bool:
     )
 
 
-def drop(transport: Any) -> None:
-    """Close a connection that was accepted just now, without a word, and if possible before the next one."""
+def refuse(transport: Any) -> None:
+    """Close a connection that was just accepted, if possible before the next one is accepted."""
     if adoptable(transport):
         _release(transport).close()
     else:
@@ -104,10 +85,10 @@ def drop(transport: Any) -> None:
 
 
 def _release(transport: Any) -> socket.socket:
-    """Take the socket from an ``adoptable`` transport, which is good for nothing then."""
+    """Take the socket from an ``adoptable`` transport, which is of no use afterwards."""
     transport.stopReading()
     sock: socket.socket = transport.socket
-    # What its connectionLost does, but for closing the socket.
+    # What its connectionLost does, except closing the socket.
     transport.connected, transport.disconnected = 0, 1
     del transport.socket, transport.fileno, transport.protocol
     return sock
@@ -115,19 +96,20 @@ def _release(transport: Any) -> socket.socket:
 
 @implementer(IReadDescriptor)
 class Poller:
-    """One epoll over many sockets, which is one descriptor of the reactor."""
+    """One epoll over many sockets. ``total`` counts what they have not sent."""
 
     log = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, total: UnsentTotal) -> None:
         self.reactor = reactor
+        self.total = total
+        self.together: list[SocketWire] | None = None
+        """The wires that have written in this turn; None outside of ``doRead``."""
         self._epoll = select.epoll()
         self._wires: dict[int, SocketWire] = {}
-        self.together: list[SocketWire] | None = None
-        """Those with something to send with the others of this turn; None where no turn is on."""
 
     def adopt(self, transport: Any, owner: Owner) -> SocketWire:
-        """Take an ``adoptable`` transport's socket, and read and write it from now on."""
+        """Take the socket of an ``adoptable`` transport, and serve it from now on."""
         sock = _release(transport)
         tune(sock)
         self._epoll.register(sock.fileno(), _IN | _ALWAYS)
@@ -137,7 +119,7 @@ class Poller:
         return wire
 
     def watch(self, descriptor: int, events: int) -> None:
-        """Wait for other events of a socket; those that are there already are told again."""
+        """Wait for other events of a socket; those that are true already are reported again."""
         self._epoll.modify(descriptor, events | _ALWAYS)
 
     def drop(self, descriptor: int) -> None:
@@ -154,11 +136,11 @@ class Poller:
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
-        """Return what Twisted's log calls this."""
+        """Return the name of this in Twisted's log."""
         return "cometd_lite.server"
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
-        """Serve the sockets that have something to say."""
+        """Handle the events of all sockets."""
         wires, poll = self._wires, self._epoll.poll
         self.together = []
         try:
@@ -167,7 +149,7 @@ class Poller:
                 if not events:
                     return
                 for wire, event, data in [
-                    (wire, event, wire.read() if event == _IN else wire.heed(event))
+                    (wire, event, wire.read() if event == _IN else wire.note(event))
                     for descriptor, event in events
                     if (wire := wires.get(descriptor)) is not None
                 ]:
@@ -185,7 +167,7 @@ class Poller:
             self.together = None
 
     def send_together(self) -> None:
-        """Send what was kept to be sent together."""
+        """Send what the wires have kept."""
         together = self.together
         if together:
             self.together = []
@@ -198,40 +180,28 @@ class Poller:
             wire.lose(reason)
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
-class SocketWire:
-    """A wire that is its own transport: what takes a connection over gets this as its ``transport``."""
+class SocketWire(Wire):
+    """A wire over a socket of a ``Poller``."""
 
-    __slots__ = (
-        "_broken", "_hung_up", "_kept", "_life", "_owner", "_paused",
-        "_poller", "_producer", "_shuts", "_socket", "unsent",
-    )  # fmt: skip
+    __slots__ = ("_broken", "_hung_up", "_kept", "_owner", "_poller", "_reading", "_shuts", "_socket")
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
+        super().__init__(poller.total)
         self._poller = poller
         self._socket: Any = sock
         self._owner = owner
         self._broken = False
         self._hung_up = False
-        """The epoll has told that the peer closed, be it that this was not looked at yet."""
-        self.unsent: bytearray | None = None
-        """What the socket has not taken; None where it took all. See ``Wire``."""
+        """The epoll has reported that the client closed; what it sent before may not be read yet."""
         self._kept: bytes | None = None
-        """What is to be sent with what others have to send in this turn; then nothing is unsent."""
-        self._producer: _Paced | None = None
-        self._life = _OPEN
+        """What is sent with the responses of other connections in this turn."""
         self._shuts = socket.SHUT_RDWR
-        self._paused = False
+        self._reading = True
 
-    @property
-    def transport(self) -> SocketWire:
-        """The transport is this; see ``Wire``."""
-        return self
-
-    # -- what the poller calls
+    # -- for the poller
 
     def read(self) -> bytes | None:
-        """Return what came; empty where nothing will come any more, None where nothing came."""
+        """Return what arrived; empty at the end of the input, None where nothing arrived."""
         try:
             data: bytes = self._socket.recv(_READ)
         except BlockingIOError:
@@ -241,44 +211,40 @@ class SocketWire:
             return b""
         return data
 
-    def heed(self, event: int) -> bytes | None:
-        """Note whether the peer has closed, before anybody is answered who asks in this turn; return None."""
+    def note(self, event: int) -> bytes | None:
+        """Note whether the client has closed, before any request of this turn is served; return None."""
         if event & (_CLOSED | _BROKEN):
             self._hung_up = True
         return None
 
     def received(self, data: bytes) -> None:
-        """Give what was read to the owner, unless another's turn has closed the socket meanwhile."""
+        """Give what was read to the owner, unless the socket was closed meanwhile."""
         if self._socket is None:
             return
         if len(data) == _READ:
             data += self._read_more()
         if not data:
             self.lose(_LOST if self._broken else _DONE)
-        elif self._life == _OPEN or self._shuts == socket.SHUT_WR:
+        elif self._life == OPEN or self._shuts == socket.SHUT_WR:
             self._owner.dataReceived(data)
 
     def happened(self, event: int) -> None:
-        """Do what an event of the epoll asks for that is not only to read."""
-        if self._socket is None or not self._happened_besides(event):
+        """Handle an event that is not only input."""
+        if event & _OUT:
+            self._send_more()
+        if event & _BROKEN and not self._reading:
+            self.lose(_LOST)
+        if self._socket is None or self._life == DEAD or not self._reading or not event & ~_OUT:
             return
         data = self.read()
         if data is not None:
             self.received(data)
-            if not self._paused:
-                # The peer has closed, after what it has just said: have that told again.
+            if self._reading:
+                # The client has closed after what it has just sent: have that reported again.
                 self._watch()
 
-    def _happened_besides(self, event: int) -> bool:
-        """Do what is not to read; return whether there is something to read as well."""
-        if event & _OUT:
-            self._send_more()
-        if self._paused and event & _BROKEN:
-            self.lose(_LOST)
-        return not (self._paused or self._life == _DEAD) and bool(event & ~_OUT)
-
     def _read_more(self) -> bytes:
-        """Read what did not fit; if that was much too, have the epoll say again that there is more."""
+        """Read what did not fit; have the epoll report the rest, where there may be one."""
         try:
             more: bytes = self._socket.recv(_MORE)
         except BlockingIOError:
@@ -290,226 +256,147 @@ class SocketWire:
         return more
 
     def lose(self, reason: Failure) -> None:
-        """Close the socket and tell everyone."""
+        """Close the socket, and tell the producer and the owner."""
         if self._socket is None:
             return
-        self._life = _DEAD
-        self.unsent = bytearray()
+        self._life = DEAD
+        self._kept = None
+        self._drop_queue()
         sock, self._socket = self._socket, None
         self._poller.drop(sock.fileno())
         sock.close()
-        paced, self._producer = self._producer, None
-        if paced is not None:
-            paced.producer.stopProducing()
+        self._stop_producer()
         self._owner.connectionLost(reason)
+        del self._owner  # the connection knows the wire: a cycle would live until old garbage is collected
 
     def _send_more(self) -> None:
-        """Send what is unsent, as far as the socket takes it; then ask the producer for more."""
+        """Send from the queue until the socket is full."""
         self.send_kept()
-        unsent = self.unsent
-        if self._life in {_ENDED, _DEAD}:
+        queue = self.queue
+        if queue is None:
             return
-        while unsent:
+        while queue.size:
             try:
-                with memoryview(unsent) as view:
-                    sent = self._socket.send(view[:_SEND])
+                queue.sent(self._socket.send(queue.first()))
             except BlockingIOError:
                 return
             except OSError:
                 self.lose(_LOST)
                 return
-            del unsent[:sent]
-        self.unsent = None
-        if self._producer is not None:
-            self._producer.resume()
-        elif self._life == _ENDING:
-            self._end()
+        self._emptied(self._owner)
         self._watch()
-        if unsent is not None:
-            self._owner.drained()
 
     def _watch(self) -> None:
-        """Tell the epoll what is waited for now."""
+        """Tell the epoll which events to report."""
         if self._socket is not None:
-            wants_out = self.unsent or (self._producer is not None and self._producer.pulls)
-            self._poller.watch(
-                self._socket.fileno(), (0 if self._paused else _IN) | (_OUT if wants_out else 0)
-            )
+            events = (_IN if self._reading else 0) | (_OUT if self.queue is not None else 0)
+            self._poller.watch(self._socket.fileno(), events)
 
     # -- Wire
 
     def write(self, data: bytes) -> None:
-        """Send what the socket takes now, and the rest when it takes more; see ``Wire``."""
-        unsent = self.unsent
-        if unsent is not None:
-            if self._life == _OPEN:
-                unsent += data
-                if self._producer is not None and len(unsent) > _HIGH:
-                    self._producer.pause()
+        """Send ``data`` with what the other connections send in this turn; see ``Wire``."""
+        if self._life != OPEN:
             return
-        kept, together = self._kept, self._poller.together
-        if kept is not None:
-            if self._life != _OPEN:
-                return
-            data = kept + data
-        if together is None or len(data) > _SMALL:
-            self._kept = data
+        together, kept = self._poller.together, self._kept
+        size = len(data) if kept is None else len(kept) + len(data)
+        if together is None or size > _SMALL or self.queue is not None:
             self.send_kept()
-            return
-        self._kept = data
-        if kept is None:
+            Wire.write(self, data)
+        elif kept is not None:
+            self._kept = kept + data
+        else:
+            self._kept = data
             together.append(self)
             if len(together) >= _TOGETHER:
                 self._poller.send_together()
 
     def send_kept(self) -> None:
-        """Send what was to be sent with others', and end the connection if that was all.
-
-        What the socket does not take is unsent, and the epoll tells when it takes more.
-        """
+        """Send what was kept, and close the connection if that is due."""
         data, self._kept = self._kept, None
-        if data is None or self.unsent is not None:
-            return
+        if data is not None:
+            self._send(data)
+            self._close_if_sent()
+
+    def _send(self, data: bytes) -> None:
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The epoll will say so as well, and then the owner is told.
-            sent = len(data)
+            return  # the epoll reports it as well, and then the owner is told
         if sent < len(data):
-            self.unsent = bytearray(memoryview(data)[sent:])
+            self._enqueue(data, sent)
             self._watch()
-            if self._producer is not None and len(self.unsent) > _HIGH:
-                self._producer.pause()
-        elif self._life == _ENDING and self._producer is None:
-            self._end()
 
-    def pending(self) -> int:
-        """Count what is unsent; see ``Wire``."""
-        return len(self.unsent or self._kept or b"")
-
-    def gone(self) -> bool:
+    def is_disconnected(self) -> bool:
         """Look at the socket; see ``Wire``."""
-        return self._socket is None or peer_is_gone(self._socket)
+        return self._socket is None or peer_has_closed(self._socket)
 
-    def seems_gone(self) -> bool:
-        """Tell what the epoll told in this turn; look only where it was not asked. See ``Wire``.
+    def was_disconnected(self) -> bool:
+        """Return what the epoll has reported in this turn, or look at the socket outside of one; see
+        ``Wire``.
 
-        The epoll tells in the order in which things happened: whoever closed before the other sent what is
-        dealt with now has been noted.
+        The epoll reports in the order in which things happened. So a client that closed before another one
+        sent the request that is now served has been noted.
         """
-        return self._hung_up or self._socket is None or (self._poller.together is None and self.gone())
+        return (
+            self._hung_up
+            or self._socket is None
+            or (self._poller.together is None and self.is_disconnected())
+        )
 
     def close(self) -> None:
         """Close once all is sent; see ``Wire``."""
         self._finish(socket.SHUT_RDWR)
 
     def half_close(self) -> None:
-        """Say that no more will come, once all is sent; see ``Wire``."""
+        """Close the sending side once all is sent; see ``Wire``."""
         self._finish(socket.SHUT_WR)
 
-    def _finish(self, how: int) -> None:
-        if self._life == _DEAD or (self._life != _OPEN and self._shuts == how):
-            return
-        self._shuts = how
-        self._life = _ENDING
-        if not (self.unsent or self._kept) and self._producer is None:
-            self._end()
+    def _finish(self, shuts: int) -> None:
+        if self._life == OPEN or (self._life in {CLOSING, SHUT} and self._shuts != shuts):
+            self._shuts = shuts
+            self._life = CLOSING
+            self._close_if_sent()
+
+    def _close_if_sent(self) -> None:
+        if self._kept is None:
+            super()._close_if_sent()
 
     def _end(self) -> None:
-        """Shut the connection down; the epoll tells when it has ended, and then the owner is told."""
-        self._life = _ENDED
-        self.unsent = bytearray()
+        """Shut the connection down; the epoll reports when it has ended, and then the owner is told."""
+        self._life = SHUT
         with contextlib.suppress(OSError):
             self._socket.shutdown(self._shuts)
 
     def abort(self) -> None:
         """Reset the connection; the owner is told in the next turn. See ``Wire``."""
-        if self._life == _DEAD:
+        if self._life == DEAD:
             return
-        self._life = _DEAD
-        self.unsent = bytearray()
+        self._life = DEAD
+        self._kept = None
+        self._drop_queue()
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._poller.reactor.callLater(0, self.lose, _ABORTED)
 
-    def forget(self) -> None:
-        """Do nothing: what was lost has let go of everything; see ``Wire``."""
-
     def pause(self) -> None:
         """Stop reading; see ``Wire``."""
-        self._paused = True
+        self._reading = False
         self._watch()
 
     def resume(self) -> None:
         """Read again; see ``Wire``."""
-        self._paused = False
+        self._reading = True
         self._watch()
 
-    def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Pace ``producer``; see ``Wire``."""
-        if self._producer is not None:
-            raise RuntimeError("There is a producer already.")
-        if self._life == _DEAD:
-            producer.stopProducing()
-            return
-        self._producer = _Paced(producer, streaming)
-        if not streaming:
-            producer.resumeProducing()
-            self._watch()
-
-    def unregister_producer(self) -> None:
-        """Pace it no more; see ``Wire``."""
-        self._producer = None
-        if self._life == _ENDING and not (self.unsent or self._kept):
-            self._end()
-
-    # -- ITransport and the like, for what takes a connection over
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
-        """Write all of ``data`` at once."""
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close once all is sent."""
-        self.close()
-
-    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close now."""
-        self.abort()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  Twisted's name
-        """Pace ``producer`` by what the peer takes."""
-        self.register_producer(producer, streaming)
-
-    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
-        """Pace it no more."""
-        self.unregister_producer()
-
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Stop reading."""
-        self.pause()
-
-    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read again."""
-        self.resume()
-
-    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Close."""
-        self.close()
-
-    def getHandle(self) -> socket.socket | None:  # noqa: N802  Twisted's name
-        """Return the socket while there is one."""
-        handle: socket.socket | None = self._socket
-        return handle
-
     def getPeer(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the peer's address; an empty one if it is gone."""
+        """Return the address of the client; an empty one if the connection is lost."""
         return _address(self._socket, "getpeername")
 
     def getHost(self) -> Any:  # noqa: N802  Twisted's name
-        """Return our own address; an empty one if the connection is gone."""
+        """Return the address of the server; an empty one if the connection is lost."""
         return _address(self._socket, "getsockname")
 
 
@@ -518,30 +405,7 @@ def _address(sock: socket.socket | None, which: str) -> IPv4Address | IPv6Addres
     try:
         name = getattr(sock, which)()
     except (OSError, AttributeError):
-        return IPv4Address("TCP", "", 0)
+        return NO_ADDRESS
     if not isinstance(name, tuple):
         return UNIXAddress(name or None)
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
-
-
-class _Paced:
-    """A producer, and whether it was told to pause. One that ``pulls`` is asked for each piece."""
-
-    __slots__ = ("_waits", "producer", "pulls")
-
-    def __init__(self, producer: Any, streaming: bool) -> None:
-        self.producer = producer
-        self.pulls = not streaming
-        self._waits = False
-
-    def pause(self) -> None:
-        """Much is unsent."""
-        if not self._waits and not self.pulls:
-            self._waits = True
-            self.producer.pauseProducing()
-
-    def resume(self) -> None:
-        """All is sent."""
-        if self._waits or self.pulls:
-            self._waits = False
-            self.producer.resumeProducing()

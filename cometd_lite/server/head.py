@@ -1,12 +1,11 @@
-"""A request's head comes in as bytes and leaves as a method, a target and a checked ``Head``; or is refused.
+"""Request lines and header blocks: bytes are checked and become a method, a target and a ``Head``.
 
-The grammar is that of RFC 9112, with no leniency: all on which two servers in a row could disagree (two
-lengths, a length with chunked coding, bare CR or LF, folded lines, a space before the colon, control
-characters) is refused with 400, and the connection is closed.
+The grammar is that of RFC 9112, without its leniency. Everything that two servers in a row could read
+differently is refused with 400, and the connection is closed: two lengths, a length with chunked coding, bare
+CR or LF, folded lines, a space before the colon, control characters.
 
-A client sends the same fields with each poll, so a block of fields is checked once and then recognised: to
-compare bytes costs less than any parser. This is why there is no llhttp here. With it each field is a call
-into Python, and the strict checks would still be a second pass. The tests hold the two against each other.
+There is no llhttp here, because a block of fields is checked once and then recognised (``Heads``). With
+llhttp each field is a call into Python, and the strict checks are a second pass. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -30,13 +29,16 @@ _HOST: Final = re.compile(
     rb"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-f:.]+(?:%25[a-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
 ).fullmatch
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL).fullmatch
-# What no head may have; found before the head is complete, it need not be waited for.
+# Bytes that no head may have. They are looked for before the head is complete.
 _HOPELESS: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])").search
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
 
 class Refused(Exception):
-    """What cannot be served: ``status`` and ``sentence`` are the answer, then the connection is closed."""
+    """A request that cannot be served: it is answered with ``status``, and the connection is closed.
+
+    ``sentence`` tells the client what is wrong.
+    """
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -45,13 +47,9 @@ class Refused(Exception):
 
 
 class Head:
-    """A checked block of fields, shared by all requests that sent the same bytes.
+    """A checked block of fields. All requests that sent the same bytes share it.
 
     ``block`` is what follows the request line: the field lines and the empty line, each with its CRLF.
-    ``length`` is the Content-Length or 0; ``chunked``: the body comes in chunks; ``sized``: there is a body,
-    of either kind. ``close`` and ``keep`` say what Connection asks for. ``expects``: a 100 is waited for (RFC
-    9110 §10.1.1). ``host`` is None where there is none. ``shared``: several connections have sent it.
-    ``meaning`` is the app's: whatever it has made of the fields and would make of them again.
     """
 
     __slots__ = (
@@ -59,26 +57,33 @@ class Head:
         "block",
         "chunked",
         "close",
-        "expects",
+        "expects_continue",
+        "has_body",
         "host",
-        "keep",
+        "keep_alive",
         "length",
-        "meaning",
+        "memo",
         "shared",
-        "sized",
     )
 
     def __init__(self, block: bytes) -> None:
         self.block = block
         self.length = 0
+        """The Content-Length, or 0."""
         self.chunked = False
-        self.sized = False
+        self.has_body = False
         self.close = False
-        self.keep = False
-        self.expects = False
+        """Connection says ``close``."""
+        self.keep_alive = False
+        """Connection says ``keep-alive``."""
+        self.expects_continue = False
+        """The client waits for a 100 before it sends the body (RFC 9110 §10.1.1)."""
         self.host: bytes | None = None
+        """The value of Host in lower case; None without a Host field."""
         self.shared = False
-        self.meaning: Any = None
+        """More than one request has sent this block."""
+        self.memo: Any = None
+        """What the application parsed from the fields; it is the application's alone."""
         self._values: dict[bytes, bytes] | None = None
 
     def fields(self) -> list[tuple[bytes, bytes]]:
@@ -87,25 +92,46 @@ class Head:
         return [(name.lower(), value.strip(b" \t")) for name, colon, value in lines if colon]
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the value of ``name``, which is in lower case; or None.
+        """Return the value of a field, None where it is missing; ``name`` is in lower case.
 
         Several lines of one name are one list (RFC 9110 §5.3).
         """
         values = self._values
         if values is None:
-            fields = self.fields()
-            values = self._values = dict(fields)
-            if len(values) < len(fields):
-                values.clear()
-                for one, value in fields:
-                    apart = b"; " if one == b"cookie" else b", "  # RFC 6265 §4.2.1
-                    values[one] = values[one] + apart + value if one in values else value
+            values = self._values = {}
+            for field, value in self.fields():
+                separator = b"; " if field == b"cookie" else b", "  # RFC 6265 §4.2.1
+                values[field] = values[field] + separator + value if field in values else value
         return values.get(name)
 
     def forget(self) -> None:
-        """Drop what can be read again, while a request waits; but not for those who share it."""
+        """Drop what can be parsed again, while a request waits, unless other requests share it."""
         if not self.shared:
             self._values = None
+
+
+class Heads:
+    """The header blocks that were checked before.
+
+    A client sends the same block with each poll, and to recognise it costs less than any parser.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._known: dict[bytes, Head] = {}
+
+    def get(self, block: bytes) -> Head:
+        """Return the head of a block. Raises ``Refused``: 400, 417, 431."""
+        head = self._known.get(block)
+        if head is not None:
+            head.shared = True
+            return head
+        head = parse_block(block, self._bounds)
+        if len(block) <= self._bounds.head_known:
+            if len(self._known) >= self._bounds.heads_known:
+                self._known.clear()
+            self._known[block] = head
+        return head
 
 
 def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
@@ -115,7 +141,7 @@ def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
     """
     parts = line.split(b" ")
     if len(parts) == 3 and parts[0] in _COMMON and parts[2] == b"HTTP/1.1" and len(line) < bounds.target:
-        # What the pattern below finds of nearly all requests, at a third of its price.
+        # The usual form costs a third of the pattern below.
         text = str(line, "latin-1")
         if parts[1] and text.isascii() and text.isprintable():
             return parts[0], parts[1], 1
@@ -151,16 +177,16 @@ def parse_block(block: bytes, bounds: Bounds) -> Head:
             seen.add(name)
     if head.chunked and b"content-length" in seen:
         raise Refused(400, "Content-Length and Transfer-Encoding contradict each other.")
-    head.sized = head.chunked or head.length > 0
+    head.has_body = head.chunked or head.length > 0
     return head
 
 
 def _frame(head: Head, name: bytes, value: bytes, *, again: bool) -> None:
-    """Take in a field on which the end of the message, or its addressee, depends; all in lower case."""
+    """Take a field that the framing or the routing of the message depends on; all is in lower case."""
     if name == b"connection":
         tokens = [token.strip(b" \t") for token in value.split(b",")]
         head.close = head.close or b"close" in tokens
-        head.keep = head.keep or b"keep-alive" in tokens
+        head.keep_alive = head.keep_alive or b"keep-alive" in tokens
         return
     if again:
         raise Refused(400, f"There are two {name.decode()} fields.")
@@ -177,26 +203,26 @@ def _frame(head: Head, name: bytes, value: bytes, *, again: bool) -> None:
             raise Refused(400, "Host is not a host and port.")
         head.host = value
     elif value == b"100-continue":
-        head.expects = True
+        head.expects_continue = True
     else:
         raise Refused(417, "The only expectation that can be met is 100-continue.")
 
 
 def check_version(minor: int, head: Head) -> None:
-    """Check what the versions differ in (RFC 9112 §3.2, §6.1). Raises ``Refused``: 400."""
+    """Check what differs between the versions (RFC 9112 §3.2, §6.1). Raises ``Refused``: 400."""
     if minor and head.host is None:
-        raise Refused(400, "HTTP/1.1 wants a Host field.")
+        raise Refused(400, "HTTP/1.1 needs a Host field.")
     if not minor and head.chunked:
         raise Refused(400, "HTTP/1.0 has no chunked coding.")
 
 
-def split_absolute(target: bytes, head: Head) -> tuple[bytes, Head]:
+def split_absolute(method: bytes, target: bytes, head: Head) -> tuple[bytes, Head]:
     """Return a target that does not begin with a slash as one that does, and the head that goes with it.
 
-    The host of an absolute target takes the place of the Host field (RFC 9112 §3.2.2). ``*`` stays as it is.
+    The host of an absolute target replaces the Host field (RFC 9112 §3.2.2). ``OPTIONS *`` stays as it is.
     Raises ``Refused``: 400.
     """
-    if target == b"*":
+    if target == b"*" and method == b"OPTIONS":
         return target, head
     match = _ABSOLUTE(target)
     if match is None or not _HOST(match[1].lower()):
@@ -204,8 +230,9 @@ def split_absolute(target: bytes, head: Head) -> tuple[bytes, Head]:
     host, rest = match[1], match[2] or b"/"
     fields = [(name, value) for name, value in head.fields() if name != b"host"]
     other = Head(b"".join([b"%b: %b\r\n" % field for field in [*fields, (b"host", host)]]) + b"\r\n")
-    other.length, other.chunked, other.sized = head.length, head.chunked, head.sized
-    other.close, other.keep, other.expects, other.host = head.close, head.keep, head.expects, host.lower()
+    other.length, other.chunked, other.has_body = head.length, head.chunked, head.has_body
+    other.close, other.keep_alive = head.close, head.keep_alive
+    other.expects_continue, other.host = head.expects_continue, host.lower()
     return (b"/" + rest if rest.startswith(b"?") else rest), other
 
 
@@ -216,9 +243,9 @@ def check_trailers(block: bytes) -> None:
 
 
 def check_unfinished(data: bytes, seen: int, bounds: Bounds) -> None:
-    """Refuse the beginning of a head that can never become a good one; ``seen`` bytes were good before.
+    """Check the beginning of a head, of which ``seen`` bytes were checked before.
 
-    Raises ``Refused``: 400, 414, 431.
+    Raises ``Refused`` where no continuation makes it a valid head: 400, 414, 431.
     """
     if _HOPELESS(data, max(0, seen - 1)):
         raise Refused(400, "The head has a control character, or a line not ended by CRLF.")

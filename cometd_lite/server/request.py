@@ -1,369 +1,356 @@
-"""A request as routes see it, and the answer as they give it.
+"""A request and its response: the ``Exchange`` of ``cometd_lite/http/exchange.py``.
 
-There are two ways to answer. The short ones cost one write: ``respond`` for a whole answer; ``start``,
-``write`` and ``finish`` for a stream. They take their fields as a ready block of ``Name: value`` lines. The
-long one is twisted.web's (``irequest.py``).
+A response is sent by ``respond``, or as a stream by ``start``, ``write`` and ``finish``, or the connection is
+given to another protocol by ``upgrade``. Once the client has disconnected, all of these do nothing.
 """
 
 from __future__ import annotations
 
-from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from klein import Response
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-from twisted.web.iweb import IRenderable, IRequest
-from twisted.web.resource import IResource, getChildForRequest
-from twisted.web.server import NOT_DONE_YET
-from twisted.web.template import renderElement
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
 
-from .irequest import BODYLESS, Extra, LongWay
+from .render import BODYLESS
+from .twisted_request import TwistedWebRequest
 
 if TYPE_CHECKING:
-    from .connection import HTTPConnection
+    from twisted.internet.interfaces import IProtocol, IPushProducer
+    from twisted.python.failure import Failure
+
+    from .application import Response, Route
     from .head import Head
-    from .router import Route, Target
+    from .router import Target
+    from .shared import Connection
 
 PENDING: Final = 0
 STREAMING: Final = 1
-DONE: Final = 2
-GONE: Final = 3
-"""The life of an answer: nothing was sent; its head was; all of it was; nobody is left to read it."""
+COMPLETE: Final = 2
+LOST: Final = 3
+"""The phases of a response: nothing is written; its head is; all of it is; the client has disconnected."""
+
+BODILESS: Final = 0
+CHUNKED: Final = 1
+TO_THE_END: Final = 2
+"""How a stream is framed: not at all (HEAD, 204, 304); in chunks; by the end of the connection (HTTP/1.0)."""
+
+JOINED_BYTES: Final = 16 * 1024
+"""Up to this size a body is copied behind its head and sent in one write. A larger one is written by itself,
+so that all connections with the same body share it while it is unsent."""
 
 
-class Cancellable(Protocol):
-    """What a request waits for: a Deferred, or anything that can be told that nobody waits any more."""
+class _NoMemo:
+    """The target of a parked request: there is nothing to remember any more."""
 
-    def cancel(self) -> object:
-        """Forget the request. Nothing is to be raised."""
+    __slots__ = ()
+
+    @property
+    def memo(self) -> None:
+        """None."""
+
+    @memo.setter
+    def memo(self, value: object) -> None:
+        """Ignore the value."""
 
 
-@implementer(IRequest)
-class Request(LongWay):
-    """One request. ``method``, ``uri``, its parts ``path`` and ``query``, and ``body``: bytes as they came.
+_NO_MEMO: Final = _NoMemo()
 
-    ``received_at`` is the clock's time in seconds; ``code`` the status of the answer and ``sent`` the bytes
-    of its body, for a log. ``route`` is what serves it, None where nothing was found.
 
-    A route that returns a Deferred has it cancelled when the peer is gone. One that would rather not pay for
-    a Deferred (3 µs and 1 KB) gives anything with a ``cancel()`` to ``hold``, returns ``NOT_DONE_YET`` and
-    responds later; what it raises then is its own affair.
-    """
+class Request:
+    """One request; see ``Exchange`` for what routes use of it. The rest is for metrics and the access log."""
 
-    __slots__ = ("_bodyless", "_chunked", "_phase", "_plain", "parked")
+    __slots__ = (
+        "_connection",
+        "_finish_waiters",
+        "_framing",
+        "_parked",
+        "_phase",
+        "_route",
+        "_view",
+        "body",
+        "code",
+        "head",
+        "method",
+        "minor",
+        "path",
+        "query",
+        "received_at",
+        "sent",
+        "target",
+    )
 
-    def __init__(
-        self,
-        channel: HTTPConnection,
-        head: Head,
-        method: bytes,
-        uri: bytes,
-        path: bytes,
-        query: bytes,
-        minor: int,
-        now: float,
-    ) -> None:
-        self.channel = channel
-        self.head = head
-        self.method = method
-        self.uri = uri
-        self.path = path
+    def __init__(self, connection: Connection, head: Head, target: Target, query: bytes, minor: int) -> None:
+        self._connection = connection
+        self.method = target.method
+        self.path = target.path
         self.query = query
-        self.minor = minor
-        self.received_at = now
         self.body = b""
+        self.head = head
+        self.target: Target | _NoMemo = target
+        self.minor = minor
+        """0 or 1, for HTTP/1.0 or HTTP/1.1."""
+        self.received_at = connection.factory.clock.seconds()
         self.code = 200
+        """The status of the response; 499 where the client disconnected before it."""
         self.sent = 0
-        self.route: Route | None = None
-        self.target: Target | None = None
-        self.parked: Cancellable | None = None
-        self.extra: Extra | None = None
+        """The bytes of the response's body."""
+        self._route = target.route
         self._phase = PENDING
-        self._bodyless = method == b"HEAD"
-        # Whether there is nothing to say but the answer and its length.
-        self._plain = minor == 1 and not head.close and not self._bodyless
+        self._framing = BODILESS
+        self._parked: Deferred[Any] | None = None
+        self._finish_waiters: list[Deferred[None]] | None = None
+        self._view: TwistedWebRequest | None = None
+
+    @property
+    def route(self) -> Route | None:
+        """The route that serves the request; None where none matches."""
+        return self._route if self._route.rule else None
 
     def age(self) -> float:
-        """Return how many seconds ago it came."""
-        return self.channel.factory.seconds() - self.received_at
-
-    def getHeader(self, key: Any) -> Any:  # noqa: N802  IRequest's name
-        """Return a field's value or None; bytes for a name in bytes, str for a str."""
-        if isinstance(key, str):
-            value = self.head.get(key.lower().encode("utf-8", "replace"))
-            return None if value is None else value.decode("utf-8", "replace")
-        return self.head.get(key.lower())
+        """Return the seconds since the request's head arrived."""
+        return self._connection.factory.clock.seconds() - self.received_at
 
     @property
-    def transport(self) -> Any:
-        """The transport below, as Twisted knows it."""
-        return self.channel.transport
-
-    @property
-    def startedWriting(self) -> bool:  # noqa: N802  twisted.web's name
-        """Whether the head of the answer was sent."""
+    def has_started(self) -> bool:
+        """Whether anything of the response was written."""
         return self._phase != PENDING
 
+    # -- what the client sent
+
     @property
-    def finished(self) -> bool:
-        """Whether the answer is complete."""
-        return self._phase == DONE
+    def uri(self) -> bytes:
+        """The path and the query."""
+        return self.path + b"?" + self.query if self.query else self.path
 
-    def processingFailed(self, reason: Failure) -> Failure:  # noqa: N802  twisted.web's name
-        """Log a failure that nobody took care of, and answer 500, or cut off an answer that had begun."""
-        self.channel.failed(self, reason)
-        return reason
+    @property
+    def client(self) -> str | None:
+        """The address of the client; see ``Exchange``."""
+        return self._connection.origin(self.head).address
 
-    def respond(self, status: int, head: bytes, body: bytes) -> None:
-        """Send a whole answer in one write: status line, Date, ``head``, Content-Length, ``body``.
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS; see ``Exchange``."""
+        secure = self._connection.origin(self.head).secure
+        return self._connection.wire.is_secure if secure is None else secure
 
-        ``head`` is a block of ``Name: value`` lines, each with its CRLF, without Date, Content-Length,
-        Transfer-Encoding and Connection. The body is dropped for HEAD, 204 and 304. Nothing happens if the
-        peer is gone. Raises ``RuntimeError`` if the request was answered before.
+    @property
+    def request(self) -> TwistedWebRequest:
+        """The read side of ``IRequest``; made when it is first asked for."""
+        view = self._view or TwistedWebRequest(self, self._connection)
+        if self._phase < COMPLETE:  # later, nothing would break the cycle
+            self._view = view
+        return view
+
+    # -- the client's presence
+
+    def is_disconnected(self) -> bool:
+        """Return whether the client has closed, even if the reactor has not reported it. A system call."""
+        return self._phase == LOST or self._connection.wire.is_disconnected()
+
+    def was_disconnected(self) -> bool:
+        """Return whether the client had closed when this turn of the reactor began. Mostly free."""
+        return self._phase == LOST or self._connection.wire.was_disconnected()
+
+    def notifyFinish(self) -> Deferred[None]:  # noqa: N802  twisted.web's name
+        """Return a Deferred that fires when the response is sent, or fails when the client disconnects."""
+        if self._phase == COMPLETE:
+            return succeed(None)
+        if self._phase == LOST:
+            return fail(ConnectionLost())
+        waiter: Deferred[None] = Deferred()
+        if self._finish_waiters is None:
+            self._finish_waiters = []
+        self._finish_waiters.append(waiter)
+        return waiter
+
+    def park(self, deferred: Deferred[Any]) -> None:
+        """Cancel ``deferred`` when the client disconnects before the response is complete.
+
+        The first one costs a slot; each further one goes the way of ``notifyFinish``.
         """
-        if self._phase:
-            self._must_be_gone()
-            return
-        channel = self.channel
-        factory = channel.factory
-        self.code = status
-        line = factory.status_lines.get(status) or factory.status_line(status)
-        if self._plain and status not in BODYLESS and not factory.stopping:
-            self.sent = len(body)
-            last = factory.last_answer
-            if last[2] is body and last[1] is head and last[0] is line:
-                data = last[3]
+        if self._phase == LOST:
+            deferred.cancel()
+        elif self._phase != COMPLETE:
+            self.head.forget()
+            self.target = _NO_MEMO
+            if self._parked is None:
+                self._parked = deferred
             else:
-                data = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, head, len(body), body)
-                factory.last_answer = (line, head, body, data)
-        else:
-            length = b"" if status in BODYLESS else b"Content-Length: %d\r\n" % len(body)
-            if self._bodyless or status in BODYLESS:
-                body = b""
-            self.sent = len(body)
-            data = b"%b%b%b%b\r\n%b" % (line, head, length, self._connection(), body)
-        self._phase = DONE
-        channel.wire.write(data)
-        channel.answered(self)
+                self.notifyFinish().addErrback(lambda _: deferred.cancel())
 
-    def start(self, status: int, head: bytes, first: bytes = b"") -> None:
-        """Send the head of a stream, and ``first`` in the same write; ``write`` and ``finish`` follow.
+    # -- the response
 
-        ``head`` is as for ``respond``. The body is chunked; for HTTP/1.0 it ends with the connection. Nothing
-        happens if the peer is gone. Raises ``RuntimeError`` if the request was answered before.
-        """
-        if self._phase:
-            self._must_be_gone()
+    def respond(self, response: Response) -> None:
+        """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before."""
+        if self._phase != PENDING:
+            self._check_lost()
             return
-        factory = self.channel.factory
-        self.code = status
+        connection = self._connection
+        factory = connection.factory
+        self._phase = COMPLETE
+        self.code = status = response.status
+        body = response.body
+        if factory.stopping:
+            connection.closing = True
+        if (
+            connection.closing
+            or not self.minor
+            or len(body) > JOINED_BYTES
+            or status in BODYLESS
+            or self.method == b"HEAD"
+        ):
+            self._respond_by_parts(status, response.head, body)
+        else:
+            self.sent = len(body)
+            connection.wire.write(factory.renderer.plain(response))
+        connection.answered()
+
+    def _respond_by_parts(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a response that is not a plain one."""
+        framing = b"" if status in BODYLESS else b"Content-Length: %d\r\n" % len(body)
+        if status in BODYLESS or self.method == b"HEAD":
+            body = b""
+        self.sent = len(body)
+        wire = self._connection.wire
+        head = self._rendered_head(status, head, framing)
+        if len(body) > JOINED_BYTES:
+            wire.write(head)
+            wire.write(body)
+        else:
+            wire.write(head + body)
+
+    def start(self, status: int, head: bytes) -> None:
+        """Send the head of a stream; ``write`` and ``finish`` follow.
+
+        The body is chunked; for HTTP/1.0 it ends with the connection. Raises ``RuntimeError`` where the
+        exchange was answered before.
+        """
+        if self._phase != PENDING:
+            self._check_lost()
+            return
+        connection = self._connection
         self._phase = STREAMING
-        self._chunked = False
-        self._bodyless = self._bodyless or status in BODYLESS
-        length = None if self.extra is None else self.extra.length
+        self.code = status
         framing = b""
-        if length is not None and status not in BODYLESS:
-            framing = b"Content-Length: %d\r\n" % length
-        elif not self._bodyless and self.minor:
-            self._chunked = True
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif not self._bodyless:
-            self.close_after()
-        line = factory.status_lines.get(status) or factory.status_line(status)
-        data = b"%b%b%b%b\r\n" % (line, head, framing, self._connection())
-        if first and not self._bodyless:
-            self.sent = len(first)
-            data += b"%x\r\n%b\r\n" % (len(first), first) if self._chunked else first
-        self.channel.wire.write(data)
+        if status not in BODYLESS and self.method != b"HEAD":
+            if self.minor:
+                self._framing = CHUNKED
+                framing = b"Transfer-Encoding: chunked\r\n"
+            else:
+                self._framing = TO_THE_END
+                connection.closing = True
+        if connection.factory.stopping:
+            connection.closing = True
+        connection.wire.write(self._rendered_head(status, head, framing))
 
     def write(self, data: bytes) -> None:
-        """Send a piece of a stream. The first piece sends the head that was set with ``setHeader``.
+        """Send a piece of a stream; above ``Bounds.write_buffer`` unsent bytes, abort the connection.
 
-        A reader that leaves more than ``Bounds.write_buffer`` bytes unread is cut off; ``buffered`` tells
-        before. Nothing happens if the peer is gone. Raises ``RuntimeError`` after ``finish``.
+        Raises ``RuntimeError`` where no stream was started, or after ``finish``.
         """
-        if self._phase == PENDING:
-            self.start(self.code, self.fields())
-        elif self._phase != STREAMING:
-            self._must_be_gone()
+        if self._phase != STREAMING:
+            self._check_lost()
             return
-        if not data or self._bodyless:
+        if not data or self._framing == BODILESS:
             return
         self.sent += len(data)
-        wire = self.channel.wire
-        wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        if wire.pending() > self.channel.factory.bounds.write_buffer:
+        wire = self._connection.wire
+        if self._framing == TO_THE_END:
+            wire.write(data)
+        elif len(data) > JOINED_BYTES:
+            wire.write(b"%x\r\n" % len(data))
+            wire.write(data)
+            wire.write(b"\r\n")
+        else:
+            wire.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if self.unsent() > self._connection.factory.bounds.write_buffer:
             wire.abort()
 
     def finish(self) -> None:
-        """Complete the answer. Nothing happens if the peer is gone.
-
-        Raises ``RuntimeError`` if it was completed before.
-        """
-        if self._phase == PENDING:
-            self.respond(self.code, self.fields(), b"")
-            return
+        """End a stream. Raises ``RuntimeError`` where none was started, or after ``finish``."""
         if self._phase != STREAMING:
-            self._must_be_gone()
+            self._check_lost()
             return
-        self._phase = DONE
-        channel = self.channel
-        if self._chunked:
-            channel.wire.write(b"0\r\n\r\n")
-        elif self.extra is not None and self.extra.length not in {None, self.sent} and not self._bodyless:
-            # Less or more than was announced: the peer must not take the next answer for a part of this one.
-            channel.closing = True
-        channel.answered(self)
+        self._phase = COMPLETE
+        if self._framing == CHUNKED:
+            self._connection.wire.write(b"0\r\n\r\n")
+        self._connection.answered()
 
-    def give(self, body: bytes) -> None:
-        """Complete the answer with ``body``, after what was set and written before."""
-        if self._phase:
-            self.write(body)
-            self.finish()
-        else:
-            self.respond(self.code, self.fields(), body)
+    def abort(self) -> None:
+        """Close the connection now, and drop what is unsent; nothing where the response is complete."""
+        if self._phase in {PENDING, STREAMING}:
+            self._connection.wire.abort()
 
-    def buffered(self) -> int:
-        """Return how many bytes the peer has not taken yet, as far as the transport tells."""
-        return self.channel.wire.pending()
+    def unsent(self) -> int:
+        """Return how many bytes were written and not taken by the kernel, as far as can be known."""
+        queue = self._connection.wire.queue
+        return 0 if queue is None else queue.size
 
-    def gone(self) -> bool:
-        """Whether the peer has closed, even if the reactor has not noticed yet. Costs a system call."""
-        return self._phase == GONE or self.channel.wire.gone()
-
-    def seems_gone(self) -> bool:
-        """Whether the peer had closed before whatever is served now has come. Mostly costs nothing."""
-        return self._phase == GONE or self.channel.wire.seems_gone()
-
-    def close_after(self) -> None:
-        """Let the answer say ``Connection: close``, and close after it."""
-        self.channel.closing = True
-        self._plain = False
-
-    def upgrade(self, protocol: Any, head: bytes | None = None) -> None:
-        """Hand the connection on to ``protocol``, an ``IProtocol`` whose transport is the real one.
-
-        ``head``, unless None, is sent before: the lines after ``101 Switching Protocols`` (RFC 9110 §7.8),
-        each with its CRLF. What the peer sent after the request is delivered once the route has returned.
-        """
-        if self._phase:
-            self._must_be_gone()
-            return
-        self.code = 101
-        self._phase = DONE
-        if head is not None:
-            self.channel.wire.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
-        self.channel.hand_on(self, protocol)
-
-    def notifyFinish(self) -> Deferred[None]:  # noqa: N802  IRequest's name
-        """Return a Deferred that fires with None after the answer, or fails if the peer is gone before."""
-        done: Deferred[None] = Deferred()
-        self.more().notified.append(done)
-        return done
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  IConsumer's name
-        """Let ``producer`` write at the pace at which the peer reads."""
-        if self._phase == GONE:
+    def register_producer(self, producer: IPushProducer) -> None:
+        """Pause and resume ``producer`` at the pace at which the client reads."""
+        if self._phase == LOST:
             producer.stopProducing()
         else:
-            self.channel.wire.register_producer(producer, streaming)
+            self._connection.wire.register_producer(producer)
 
-    def unregisterProducer(self) -> None:  # noqa: N802  IConsumer's name
+    def unregister_producer(self) -> None:
         """End that."""
-        if self._phase != GONE:
-            self.channel.wire.unregister_producer()
+        if self._phase != LOST:
+            self._connection.wire.unregister_producer()
 
-    def hold(self, parked: Cancellable) -> None:
-        """Wait: ``parked`` answers later, or is cancelled when the peer is gone."""
-        self.parked = parked
-        self.head.forget()
-        self.target = None  # of a line that came once, nobody else has it
+    def upgrade(self, protocol: IProtocol, head: bytes) -> None:
+        """Give the connection to ``protocol``, after ``101 Switching Protocols`` with the lines of ``head``.
 
-    # -- what the connection does with a request
-
-    def deliver(self, result: Any) -> None:
-        """Make the answer of what a route returned; where it is a Deferred, of what that fires with."""
-        if result is NOT_DONE_YET or (result is None and self._phase == DONE):
+        What the client sent after the request is delivered to ``protocol`` once the route has returned.
+        Raises ``RuntimeError`` where the exchange was answered before.
+        """
+        if self._phase != PENDING:
+            self._check_lost()
             return
-        if isinstance(result, Deferred):
-            if self._phase < DONE:
-                self.hold(result)
-            result.addCallbacks(self._fired, self._fired)
-            return
-        if self._phase >= DONE:
-            return
-        if isinstance(result, str):
-            result = result.encode()
-        if isinstance(result, bytes):
-            self.give(result)
-        elif iscoroutine(result):
-            self.deliver(Deferred.fromCoroutine(result))
-        elif result is None:
-            self.finish()
-        else:
-            self._render(result)
+        self.code = 101
+        self._phase = COMPLETE
+        self._connection.wire.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
+        self._connection.upgraded(protocol)
 
-    def _fired(self, result: Any) -> None:
-        """Take what the route's Deferred fired with."""
-        self.parked = None
-        if result is None and self._phase == DONE:
-            return
-        if isinstance(result, Failure):
-            self.channel.recover(self, result)
-            return
-        try:
-            self.deliver(result)
-        except Exception:  # noqa: BLE001  whatever a route may do must not reach the reactor
-            self.channel.recover(self, Failure())
+    # -- for the connection
 
-    def _render(self, result: Any) -> None:
-        """Answer with one of the objects that Klein renders."""
-        if isinstance(result, Response):
-            self.deliver(result._applyToRequest(self))
-        elif IResource.providedBy(result):
-            self.render(getChildForRequest(result, self))
-        elif IRenderable.providedBy(result):
-            renderElement(self, result)
-        else:
-            # Klein ends the answer for whatever else is returned.
-            self.finish()
+    def ended(self) -> None:
+        """Fire what waits for the end of the response."""
+        # A parked Deferred knows the request: a cycle would live until old garbage is collected.
+        self._parked = self._view = None
+        waiters, self._finish_waiters = self._finish_waiters, None
+        for waiter in waiters or ():
+            waiter.callback(None)
 
-    def end(self) -> None:
-        """Tell those who wait for the end of the answer."""
-        if self.extra is not None:
-            waiting, self.extra.notified = self.extra.notified, []
-            for done in waiting:
-                done.callback(None)
-
-    def lose(self, reason: Failure) -> None:
-        """Forget the peer: cancel what the route waits for, and tell those who wait for the end."""
-        self._phase = GONE
-        parked, self.parked = self.parked, None
+    def lost(self, reason: Failure) -> None:
+        """Cancel what is parked, and fail what waits for the end: the client has disconnected."""
+        if self._phase == PENDING:
+            self.code = 499
+        self._phase = LOST
+        self._view = None
+        parked, self._parked = self._parked, None
         if parked is not None:
             parked.cancel()
-        if self.extra is not None:
-            waiting, self.extra.notified = self.extra.notified, []
-            for done in waiting:
-                done.addErrback(_swallow)
-                done.errback(reason)
+        waiters, self._finish_waiters = self._finish_waiters, None
+        for waiter in waiters or ():
+            waiter.addErrback(_ignore)
+            waiter.errback(reason)
 
-    def _connection(self) -> bytes:
-        """Return what this answer has to say about its connection (RFC 9112 §9.3)."""
-        channel = self.channel
-        if channel.factory.stopping:
-            channel.closing = True
-        if channel.closing:
-            return b"Connection: close\r\n"
-        return b"" if self.minor else b"Connection: keep-alive\r\n"
+    def _rendered_head(self, status: int, head: bytes, framing: bytes) -> bytes:
+        """Return the head of a response, with what it says about the connection (RFC 9112 §9.3)."""
+        connection = self._connection
+        persistence = b"" if self.minor else b"Connection: keep-alive\r\n"
+        if connection.closing:
+            persistence = b"Connection: close\r\n"
+        line = connection.factory.renderer.status_line(status)
+        return b"%b%b%b%b\r\n" % (line, head, framing, persistence)
 
-    def _must_be_gone(self) -> None:
-        """Let pass what comes too late because the peer left; anything else is a mistake of the route's."""
-        if self._phase != GONE:
-            raise RuntimeError("The request was answered before.")
+    def _check_lost(self) -> None:
+        """Raise ``RuntimeError`` unless the client has disconnected."""
+        if self._phase != LOST:
+            raise RuntimeError("The exchange was answered before, or no stream was started.")
 
 
-def _swallow(failure: Failure) -> None:
-    """Nobody listened for the end."""
+def _ignore(failure: Failure) -> None:
+    """Handle a failure that nothing else has handled: the client has disconnected."""
     del failure

@@ -1,7 +1,8 @@
-"""What a connection asks of whatever carries its bytes, and the carrier over any of Twisted's transports.
+"""A wire carries the bytes of one connection, both ways.
 
-``Wire`` is all that the HTTP protocol knows of the network. ``TwistedWire`` serves TLS, wrapped and in-memory
-transports; plain sockets have a faster wire in ``sockets.py``.
+``Wire`` is all that the HTTP connection knows of the network, and it is the transport of a protocol that
+takes the connection over. ``TwistedWire`` works over any transport of Twisted's: TLS, wrapped and in-memory
+ones. Plain sockets have a faster wire in ``epoll.py``.
 """
 
 from __future__ import annotations
@@ -11,227 +12,356 @@ import socket
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IPushProducer, ISSLTransport
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
+from twisted.internet.interfaces import IConsumer, IPushProducer, ISSLTransport, ITransport
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from .unsent import SendQueue
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twisted.python.failure import Failure
+
+    from .unsent import UnsentTotal
+
+HIGH: Final = 64 * 1024
+"""A producer is paused while more than this is unsent, as in Twisted."""
+
+OPEN: Final = 0
+CLOSING: Final = 1
+SHUT: Final = 2
+DEAD: Final = 3
+"""The states of the sending side: open; to be closed once all is sent; closed; aborted or lost."""
+
+NO_ADDRESS: Final = IPv4Address("TCP", "", 0)
+"""The addresses of a connection that is lost."""
+
+_PIECE: Final = 16 * 1024
+"""The bytes that a Twisted transport gets at once: those it holds are not counted as unsent."""
+
+_ALERT: Final = 0x15
+_ENCRYPTED_ALERT: Final = b"\x17\x03\x03\x00\x13"
+"""The beginning of a TLS 1.3 record with an alert: two bytes, encrypted (RFC 8446 §5.2). No HTTP is as
+short."""
+
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+"""As an int: to combine the flags of an enum costs more than the system call."""
 
 
 class Owner(Protocol):
-    """Who is told what happens on a wire. Two of the names are those of Twisted's ``IProtocol``."""
+    """What receives the events of a wire. Two of the names are those of ``IProtocol``."""
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Take in what came."""
+        """Take bytes that arrived."""
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
-        """Forget the wire, which is gone. Called once, and never from within a call to the wire."""
+        """Forget the wire. Called once, and never from within a call to the wire."""
 
     def drained(self) -> None:
-        """Go on: all is sent, after something had been unsent."""
+        """Everything is sent, after something was unsent."""
 
 
-class Wire(Protocol):
-    """The bytes of a connection, both ways. Nothing here raises, nor calls the owner in the same turn."""
+@implementer(ITransport, IConsumer, IPushProducer)
+class Wire:
+    """One connection. No method raises or calls the owner in the same turn of the reactor.
 
-    @property
-    def unsent(self) -> object:
-        """False where the socket took all that was written, but for a little; else ask ``pending``."""
+    After the wire is closed, aborted or lost, what is written is dropped.
+    """
 
-    @property
-    def transport(self) -> Any:
-        """The ``ITransport`` that addresses are asked of, and that an upgrade is given."""
+    __slots__ = ("_life", "_paused", "_producer", "_total", "queue")
+
+    is_secure = False
+    """Whether the client uses TLS to this server."""
+
+    def __init__(self, total: UnsentTotal) -> None:
+        self._life = OPEN
+        self._producer: Any = None
+        self._paused = False
+        """Whether the producer is paused."""
+        self._total = total
+        self.queue: SendQueue | None = None
+        """What is unsent; None where the kernel has taken everything, except what is sent in this turn."""
+
+    # -- for the owner
 
     def write(self, data: bytes) -> None:
-        """Send ``data`` as soon as the peer takes it; it is dropped if the peer is gone."""
-
-    def pending(self) -> int:
-        """Return how many bytes were written and not yet taken by the socket, as far as can be known."""
-
-    def gone(self) -> bool:
-        """Whether the peer has closed, though nobody has read that yet. One cheap system call."""
-
-    def seems_gone(self) -> bool:
-        """Whether the peer had closed when this turn of the reactor began. Mostly costs nothing."""
+        """Send ``data``, in order. It is not copied where it has to wait."""
+        if self._life == OPEN:
+            if self.queue is not None:
+                self._enqueue(data)
+            else:
+                self._send(data)
 
     def close(self) -> None:
-        """Close once all is sent."""
+        """Close once all is sent, and the producer is unregistered."""
+        raise NotImplementedError
 
     def half_close(self) -> None:
-        """Say that no more will come once all is sent, and go on reading; where that can be said."""
+        """Close the sending side once all is sent, and go on reading, where the transport can do that."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Close now, and drop what is unsent."""
-
-    def forget(self) -> None:
-        """Let go of everything: the owner was told that the wire is gone, and will not come back."""
+        raise NotImplementedError
 
     def pause(self) -> None:
         """Stop reading."""
+        raise NotImplementedError
 
     def resume(self) -> None:
         """Read again."""
+        raise NotImplementedError
 
-    def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Pace ``producer`` by what the peer takes, as Twisted's ``IConsumer`` does."""
+    def is_disconnected(self) -> bool:
+        """Return whether the client has closed, even if the reactor has not reported it. A system call."""
+        raise NotImplementedError
+
+    def was_disconnected(self) -> bool:
+        """Return whether the client had closed when this turn of the reactor began. Mostly free."""
+        return self.is_disconnected()
+
+    def lost(self) -> None:
+        """Forget the owner, which was told that the connection is lost."""
+
+    def register_producer(self, producer: IPushProducer) -> None:
+        """Pause and resume ``producer`` at the pace at which the client reads."""
+        if self._producer is not None:
+            raise RuntimeError("There is a producer already.")
+        if self._life == DEAD:
+            producer.stopProducing()
+        else:
+            self._producer = producer
+            self._pause_producer_if_full()
 
     def unregister_producer(self) -> None:
-        """Pace it no more."""
+        """Forget the producer."""
+        self._producer = None
+        self._paused = False
+        self._close_if_sent()
+
+    # -- for the wires
+
+    def _send(self, data: bytes) -> None:
+        """Send ``data`` while nothing is queued, and queue what is not taken."""
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """Close the connection: everything is sent."""
+        raise NotImplementedError
+
+    def _enqueue(self, data: bytes, start: int = 0) -> None:
+        """Queue ``data`` from ``start`` on. The wire may be aborted afterwards."""
+        if self.queue is None:
+            self.queue = SendQueue(self._total, self.abort)
+        self.queue.append(data, start)
+        self._pause_producer_if_full()
+
+    def _is_full(self) -> bool:
+        """Return whether a producer should pause."""
+        return self.queue is not None and self.queue.size > HIGH
+
+    def _pause_producer_if_full(self) -> None:
+        if self._producer is not None and not self._paused and self._is_full():
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _emptied(self, owner: Owner) -> None:
+        """Go on: everything in the queue is sent."""
+        self._drop_queue()
+        if self._paused:
+            self._paused = False
+            self._producer.resumeProducing()
+        self._close_if_sent()
+        owner.drained()
+
+    def _drop_queue(self) -> None:
+        queue, self.queue = self.queue, None
+        if queue is not None:
+            queue.clear()
+
+    def _close_if_sent(self) -> None:
+        if self._life == CLOSING and self.queue is None and self._producer is None:
+            self._end()
+
+    def _stop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+
+    # -- ITransport, IConsumer and IPushProducer, for a protocol that takes the connection over
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
+        """Write all of ``data``."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close once all is sent."""
+        self.close()
+
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close now."""
+        self.abort()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  Twisted's name
+        """See ``register_producer``. Raises ``ValueError`` for a pull producer."""
+        if not streaming:
+            raise ValueError("Only push producers are supported.")
+        self.register_producer(producer)
+
+    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
+        """See ``unregister_producer``."""
+        self.unregister_producer()
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Stop reading."""
+        self.pause()
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read again."""
+        self.resume()
+
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Close once all is sent."""
+        self.close()
+
+    def getPeer(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the client."""
+        raise NotImplementedError
+
+    def getHost(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the server."""
+        raise NotImplementedError
 
 
-@implementer(IPushProducer)
-class TwistedWire:
+class TwistedWire(Wire):
     """A wire over any ``ITransport``.
 
-    Such a transport does not tell how much is unsent, but it pauses a producer when that is much. So the wire
-    is registered as one, and counts what is written while it is paused.
+    The wire is the producer of its transport, and writes only while the transport is not full.
     """
 
-    __slots__ = ("_lent", "_owner", "_paused", "transport", "unsent")
+    __slots__ = ("_full", "_owner", "_transport", "is_secure")
 
-    def __init__(self, transport: Any, owner: Owner) -> None:
-        self.transport = transport
+    def __init__(self, transport: Any, owner: Owner, total: UnsentTotal) -> None:
+        super().__init__(total)
+        self._transport = transport
         self._owner: Owner | None = owner
-        self.unsent = 0
-        self._paused = False
-        self._lent = False
-        """The place of the transport's one producer is another's, or nobody's."""
-        inner = _inner_socket(transport)
-        if inner is not None:
-            tune(inner)
-        transport.registerProducer(self, True)
+        self._full = False
+        self.is_secure = bool(ISSLTransport.providedBy(transport))
+        lowest = _lowest(transport)
+        if hasattr(lowest, "bufferSize"):
+            lowest.bufferSize = _PIECE
+        sock = _socket_of(transport)
+        if sock is not None:
+            tune(sock)
+        transport.registerProducer(_Pacer(self), True)
 
-    def write(self, data: bytes) -> None:
-        """Write; see ``Wire``."""
-        if self._paused:
-            self.unsent += len(data)
-        self.transport.write(data)
+    def _send(self, data: bytes) -> None:
+        start = 0
+        while start < len(data) and not self._full:
+            self._transport.write(data if len(data) <= _PIECE else data[start : start + _PIECE])
+            start += _PIECE
+        if start < len(data):
+            self._enqueue(data, start)
 
-    def pending(self) -> int:
-        """Return what was counted; see ``Wire``."""
-        return self.unsent
+    def _is_full(self) -> bool:
+        return self._full
 
-    def gone(self) -> bool:
-        """Look at the socket, where there is one; see ``Wire``."""
-        inner = _inner_socket(self.transport)
-        return inner is not None and peer_is_gone(inner, tls=ISSLTransport.providedBy(self.transport))
+    def filled(self) -> None:
+        """Write no more: the transport has enough to send."""
+        self._full = True
+        self._pause_producer_if_full()
 
-    def seems_gone(self) -> bool:
-        """Look, as ``gone`` does; see ``Wire``."""
-        return self.gone()
+    def emptied(self) -> None:
+        """Write what is queued: the transport has sent everything."""
+        self._full = False
+        queue = self.queue
+        while queue is not None and queue.size and not self._full:
+            piece = bytes(queue.first()[:_PIECE])
+            queue.sent(len(piece))
+            self._transport.write(piece)
+        if not self._full and self._owner is not None:
+            self._emptied(self._owner)
 
     def close(self) -> None:
-        """Close; see ``Wire``."""
-        if not self._lent:
-            # A streaming producer would keep the transport open.
-            self._lent = True
-            self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        """Close once all is sent; see ``Wire``."""
+        if self._life == OPEN:
+            self._life = CLOSING
+            self._close_if_sent()
+
+    def _end(self) -> None:
+        self._life = SHUT
+        self._transport.unregisterProducer()  # a push producer would keep the transport open
+        self._transport.loseConnection()
 
     def half_close(self) -> None:
-        """Do nothing: TLS cannot say it, and others are closed soon enough; see ``Wire``."""
+        """Do nothing: TLS has no half-closed connections; see ``Wire``."""
 
     def abort(self) -> None:
         """Abort; see ``Wire``."""
-        self.transport.abortConnection()
+        if self._life != DEAD:
+            self._life = DEAD
+            self._drop_queue()
+            self._transport.abortConnection()
 
-    def forget(self) -> None:
-        """Let go; a transport may keep its producer, and must not keep the connection by it. See ``Wire``."""
+    def lost(self) -> None:
+        """Forget the owner: the transport has told it that the connection is lost."""
+        self._life = DEAD
         self._owner = None
-        self.transport = NOWHERE.transport
+        self._transport = None  # it may know the owner: a cycle would live until old garbage is collected
+        self._drop_queue()
+        self._stop_producer()
 
     def pause(self) -> None:
         """Stop reading; see ``Wire``."""
-        self.transport.pauseProducing()
+        if self._life != DEAD:
+            self._transport.pauseProducing()
 
     def resume(self) -> None:
         """Read again; see ``Wire``."""
-        self.transport.resumeProducing()
+        if self._life != DEAD:
+            self._transport.resumeProducing()
 
-    def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Let ``producer`` have the wire's own place; see ``Wire``."""
-        if not self._lent:
-            self.transport.unregisterProducer()
-        self._lent, self._paused, self.unsent = True, False, 0
-        self.transport.registerProducer(producer, streaming)
+    def is_disconnected(self) -> bool:
+        """Look at the socket, where there is one; see ``Wire``."""
+        sock = _socket_of(self._transport)
+        return self._life == DEAD or (sock is not None and peer_has_closed(sock, tls=self.is_secure))
 
-    def unregister_producer(self) -> None:
-        """Take the place back; see ``Wire``."""
-        self.transport.unregisterProducer()
-        self._lent = False
-        self.transport.registerProducer(self, True)
+    def getPeer(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the client; an empty one if the connection is lost."""
+        return NO_ADDRESS if self._transport is None else self._transport.getPeer()
 
-    # -- IPushProducer, for the transport
+    def getHost(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the server; an empty one if the connection is lost."""
+        return NO_ADDRESS if self._transport is None else self._transport.getHost()
+
+
+@implementer(IPushProducer)
+class _Pacer:
+    """The producer that a transport pauses, since a wire's own ``pauseProducing`` stops its reading."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: TwistedWire) -> None:
+        self._wire = wire
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Count from now on: much is unsent."""
-        self._paused = True
+        """Stop writing."""
+        self._wire.filled()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Count no more: all is sent."""
-        self._paused, self.unsent = False, 0
-        if self._owner is not None:
-            self._owner.drained()
+        """Write again."""
+        self._wire.emptied()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: the owner is told that the connection is lost."""
 
 
-class NoWire:
-    """What a lost connection has instead of a wire: it takes everything, and does nothing."""
+def peer_has_closed(sock: socket.socket, *, tls: bool = False) -> bool:
+    """Return whether the next read reports that the client has closed or reset the connection.
 
-    transport: Any
-    unsent = None
-
-    def __init__(self) -> None:
-        self.transport = self
-
-    def write(self, data: bytes) -> None:
-        """Drop it."""
-
-    def pending(self) -> int:
-        """Return 0."""
-        return 0
-
-    def gone(self) -> bool:
-        """Return True."""
-        return True
-
-    seems_gone = gone
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    half_close = abort = forget = pause = resume = unregister_producer = close
-
-    def register_producer(self, producer: Any, streaming: bool) -> None:  # noqa: ARG002  Wire's
-        """Stop the producer."""
-        producer.stopProducing()
-
-    def getPeer(self) -> IPv4Address:  # noqa: N802  Twisted's name
-        """Return an empty address."""
-        return IPv4Address("TCP", "", 0)
-
-    getHost = getPeer  # noqa: N815  Twisted's name
-
-
-NOWHERE: Final[Wire] = NoWire()
-
-_ALERT: Final = 0x15
-_HIDDEN_ALERT: Final = b"\x17\x03\x03\x00\x13"
-"""How a record begins that holds an alert in TLS 1.3: two bytes, encrypted (RFC 8446 §5.2). No HTTP is as
-short."""
-
-
-_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-"""Put together once: as flags of an enum that costs more than the system call."""
-
-
-def peer_is_gone(sock: socket.socket, *, tls: bool = False) -> bool:
-    """Whether the next read would tell that the peer has closed or reset the connection.
-
-    Under TLS the beginning of the next record is looked at too, for a close is announced by an alert.
+    Under TLS the beginning of the next record is read too, because an alert announces a close.
     """
     try:
         data = sock.recv(5, _PEEK)
@@ -239,19 +369,19 @@ def peer_is_gone(sock: socket.socket, *, tls: bool = False) -> bool:
         return False
     except OSError:
         return True
-    return not data or (tls and (data[0] == _ALERT or data == _HIDDEN_ALERT))
+    return not data or (tls and (data[0] == _ALERT or data == _ENCRYPTED_ALERT))
 
 
-def peer_comes_later(transport: Any) -> bool:
-    """Whether a transport knows its peer only once something was received: the PROXY protocol says it."""
-    return isinstance(transport, HAProxyProtocolWrapper)
+def learns_peer_later(transport: Any) -> bool:
+    """Return whether a transport may know its client only after the first bytes, as behind the PROXY
+    protocol."""
+    return isinstance(transport, ProtocolWrapper) and not isinstance(transport, TLSMemoryBIOProtocol)
 
 
 def tune(sock: socket.socket) -> None:
-    """Let answers go out at once, and vanished peers be noticed within two minutes, however idle they were.
+    """Send small responses at once, and notice within two minutes that a client has vanished.
 
-    A peer that takes nothing of what was sent is given up after one minute, even where it still says that it
-    lives.
+    A client that acknowledges nothing of what was sent is disconnected after one minute.
     """
     with contextlib.suppress(OSError, AttributeError):  # a UNIX socket has none of these, macOS not all
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -262,11 +392,14 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
 
 
-def _inner_socket(transport: Any) -> socket.socket | None:
-    """Return the socket at the bottom of a transport, if there is one."""
-    while transport is not None:
-        sock = getattr(transport, "socket", None)
-        if isinstance(sock, socket.socket):
-            return sock
-        transport = getattr(transport, "transport", None)
-    return None
+def _lowest(transport: Any) -> Any:
+    """Return the transport at the bottom of a stack of wrappers."""
+    while getattr(transport, "transport", None) is not None:
+        transport = transport.transport
+    return transport
+
+
+def _socket_of(transport: Any) -> socket.socket | None:
+    """Return the socket of a transport, None where it has none."""
+    sock = getattr(_lowest(transport), "socket", None)
+    return sock if isinstance(sock, socket.socket) else None

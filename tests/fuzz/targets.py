@@ -43,6 +43,7 @@ from cometd_lite.errors import CometError, Unauthorized
 from cometd_lite.http.params import Fields, poll_asked
 from cometd_lite.http.websocket import text_frame
 from cometd_lite.limits import Limits
+from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import Bounds, HTTPFactory
 from cometd_lite.stores.memory import MemoryStore
 
@@ -131,9 +132,8 @@ class World:
         routes._random = self.comet.hub.registry._random = Random(1)
         self.served: list[Served] = []
         self.factory = HTTPFactory(
-            routes.app,
+            KleinApplication(routes),
             clock=self.clock,
-            malformed=routes.malformed,
             bounds=BOUNDS,
             on_answer=self._over,
             wall=self.wall,

@@ -26,6 +26,7 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.resource import IResource
 
 from cometd_lite.comet import Comet
+from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import Bounds, HTTPFactory
 
 STARTED = 1_795_169_758.123
@@ -244,12 +245,10 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
 
 
 def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver, prefix: bytes = b"") -> WireDriver:
-    routes = comet.routes
     bounds = Bounds(body=comet.limits.max_body)
     factory = HTTPFactory(
-        routes.app,
+        KleinApplication(comet.routes),
         clock=Clock(),
-        malformed=routes.malformed,
         bounds=bounds,
         prefix=prefix,
         on_answer=comet.metrics.count_request,

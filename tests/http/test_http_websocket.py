@@ -422,7 +422,9 @@ def test_fragments_without_end_and_without_content_are_not_kept(server):
 
 def server_socket(socket: WebSocket) -> Any:
     """Return the server's end."""
-    return socket.socket.producer
+    producer = socket.socket.producer
+    wire = getattr(producer, "_wire", None)
+    return producer if wire is None else wire._producer
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,16 @@
-"""What the tests of serving/ share: an app with a route of each kind, a connection to it, its answers."""
+"""What the tests of server/ share: an application, a connection to it, and its responses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
-from werkzeug.exceptions import HTTPException
 
 from cometd_lite.server import Bounds, HTTPFactory, Request
 
@@ -37,58 +34,55 @@ def chunked(target: str, *chunks: bytes) -> bytes:
     return head("POST", target, "Transfer-Encoding: chunked") + body
 
 
-class Page(Resource):
-    """A resource that a route returns."""
+class Reply(NamedTuple):
+    """A response."""
 
-    def render_GET(self, request: Any) -> Any:
-        request.setHeader(b"X-Left", b"/".join(request.postpath))
-        if request.args.get(b"later"):
-            return NOT_DONE_YET
-        return b"a page"
+    status: int
+    head: bytes
+    body: bytes
 
-    def getChild(self, path: bytes, request: Any) -> Any:
-        return self
+
+class Rule(NamedTuple):
+    """A route."""
+
+    rule: str
+    methods: tuple[str, ...]
+    call: Callable[..., object]
+    max_body: int | None = None
 
 
 class App:
-    """One route of each kind. ``parked`` holds what waits, by name; ``seen`` what was asked."""
+    """An application with a route of each kind. ``parked`` has what waits, by name; ``calls`` what was asked."""
 
-    app = Klein()
-
-    def __init__(self) -> None:
+    def __init__(self, *routes: Rule) -> None:
         self.parked: dict[str, list[Deferred[Any]]] = {}
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
         self.calls: list[str] = []
+        self.routes = routes or (
+            Rule("/", ("GET",), lambda request: request.respond(Reply(200, TEXT, b"root"))),
+            Rule("/poll/<path:name>", ("GET",), self.poll),
+            Rule("/push/<path:name>", ("POST",), self.push),
+            Rule("/echo", ("POST",), self.echo),
+            Rule("/small", ("POST",), self.echo, 10),
+            Rule("/stream", ("GET",), self.stream),
+            Rule("/request", ("GET", "POST", "PUT"), self.requests.append),
+            Rule("/nothing", ("DELETE",), lambda request: request.respond(Reply(204, b"", b""))),
+            Rule("/broken", ("GET",), self.break_down),
+        )
 
-    @app.route("/", methods=["GET"])
-    def root(self, request: Request) -> bytes:
-        return b"root"
-
-    @app.route("/poll/<path:name>", methods=["GET"], merge_slashes=False)
-    def poll(self, request: Request, name: str) -> Deferred[Any]:
+    def poll(self, request: Request, name: str) -> None:
         self.calls.append(name)
         waiting: Deferred[Any] = Deferred(lambda _: self.cancelled.append(name))
         self.parked.setdefault(name, []).append(waiting)
-        return waiting.addCallback(lambda body: request.respond(200, TEXT, body))
+        request.park(waiting)
+        waiting.addCallback(lambda body: request.respond(Reply(200, TEXT, body)))
+        waiting.addErrback(lambda failure: failure.trap(CancelledError))
 
-    @app.route("/light/<path:name>", methods=["GET"], merge_slashes=False)
-    def light(self, request: Request, name: str) -> int:
-        app = self
-
-        class Waiting:
-            def cancel(self) -> None:
-                app.cancelled.append(name)
-
-        self.requests.append(request)
-        request.parked = Waiting()
-        return NOT_DONE_YET
-
-    @app.route("/push/<path:name>", methods=["POST"], merge_slashes=False)
     def push(self, request: Request, name: str) -> None:
         self.calls.append(name)
         woken = self.wake(name, request.body)
-        request.respond(201, TEXT, b"%d woken, %d bytes" % (woken, len(request.body)))
+        request.respond(Reply(201, TEXT, b"%d woken, %d bytes" % (woken, len(request.body))))
 
     def wake(self, name: str, body: bytes) -> int:
         """Fire what is parked under a name, as a push does; return how many there were."""
@@ -97,58 +91,37 @@ class App:
             one.callback(body)
         return len(waiting)
 
-    @app.route("/echo", methods=["POST"])
-    def echo(self, request: Request) -> bytes:
-        return request.content.read()
+    def echo(self, request: Request) -> None:
+        request.respond(Reply(200, TEXT, request.body))
 
-    @app.route("/small", methods=["POST"])
-    def small(self, request: Request) -> bytes:
-        return request.body
-
-    small.max_body = 10  # type: ignore[attr-defined]
-
-    @app.route("/asked", methods=["POST"])
-    def asked(self, request: Request) -> bytes:
-        return request.body
-
-    asked.max_body = lambda request: int(request.args[b"most"][0])  # type: ignore[attr-defined]
-
-    @app.route("/stream", methods=["GET"])
-    def stream(self, request: Request) -> int:
+    def stream(self, request: Request) -> None:
         self.requests.append(request)
         request.start(200, TEXT)
-        return NOT_DONE_YET
 
-    @app.route("/request", methods=["GET", "POST", "PUT"])
-    def give_request(self, request: Request) -> int:
-        self.requests.append(request)
-        return NOT_DONE_YET
-
-    @app.route("/page/<path:rest>", methods=["GET"])
-    def page(self, request: Request, rest: str) -> Resource:
-        return Page()
-
-    @app.route("/coroutine")
-    async def coroutine(self, request: Request) -> str:
-        request.setHeader("X-From", "a coroutine")  # type: ignore[no-untyped-call]
-        return "grüße"
-
-    @app.route("/nothing", methods=["DELETE"])
-    def nothing(self, request: Request) -> None:
-        request.setResponseCode(204)
-
-    @app.route("/broken")
-    def broken(self, request: Request) -> bytes:
+    def break_down(self, request: Request) -> None:
         raise ZeroDivisionError
 
-    @app.handle_errors(HTTPException)
-    def http_error(self, request: Request, failure: Failure) -> None:
-        error: Any = failure.value
-        allowed = getattr(error, "valid_methods", None)
-        fields = b"Allow: %b\r\n" % ", ".join(sorted(allowed)).encode() if allowed else b""
-        location = getattr(error, "new_url", None)
-        fields += b"Location: %b\r\n" % location.encode() if location else b""
-        request.respond(error.code, fields, type(error).__name__.encode())
+    def preflight(self, request: Request, methods: tuple[str, ...]) -> None:
+        request.respond(Reply(204, allow(methods), b""))
+
+    def not_found(self, request: Request) -> None:
+        request.respond(Reply(404, TEXT, b"NotFound"))
+
+    def not_allowed(self, request: Request, methods: tuple[str, ...]) -> None:
+        request.respond(Reply(405, TEXT + allow(methods), b"NotAllowed"))
+
+    def too_large(self, request: Request) -> None:
+        request.respond(Reply(413, TEXT, b"TooLarge"))
+
+    def failed(self, request: Request, failure: Failure) -> None:
+        request.respond(Reply(500, TEXT, failure.type.__name__.encode()))
+
+    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
+        return TEXT, sentence.encode()
+
+
+def allow(methods: tuple[str, ...]) -> bytes:
+    return b"Allow: %b\r\n" % ", ".join(methods).encode() if methods else b""
 
 
 @dataclass
@@ -202,10 +175,6 @@ def dechunk(data: bytes) -> tuple[bytes, bytes]:
     return body, data
 
 
-def malformed(status: int, sentence: str) -> tuple[bytes, bytes]:
-    return TEXT, sentence.encode()
-
-
 class Served:
     """A factory, and one connection to it."""
 
@@ -214,12 +183,7 @@ class Served:
         self.clock = clock or Clock()
         bounds = words.pop("bounds", Bounds())
         self.factory = HTTPFactory(
-            self.routes.app,
-            clock=self.clock,
-            malformed=malformed,
-            bounds=bounds,
-            wall=self.clock.seconds,
-            **words,
+            self.routes, clock=self.clock, bounds=bounds, wall=self.clock.seconds, **words
         )
         self.connect()
 

@@ -39,7 +39,7 @@ def status(served: Served) -> int:
 
 
 def test_over_the_bound_a_connection_is_told_so_and_ended_while_the_others_go_on():
-    served = Served(most=2)
+    served = Served(max_connections=2)
     first = served.connection, served.transport
     served.connect().connect()
     answer = served.read()
@@ -53,13 +53,13 @@ def test_over_the_bound_a_connection_is_told_so_and_ended_while_the_others_go_on
 
 
 def test_there_is_room_again_when_one_has_ended():
-    served = Served(most=1)
+    served = Served(max_connections=1)
     served.lose()
     assert served.connect().ask(head()).status == 200
 
 
 def test_those_who_read_why_they_are_refused_take_nobodys_place():
-    served = Served(most=1)
+    served = Served(max_connections=1)
     first = served.connection
     served.connect().connect()
     assert status(served) == 503
@@ -69,7 +69,7 @@ def test_those_who_read_why_they_are_refused_take_nobodys_place():
 
 
 def test_only_some_at_a_time_may_read_why_others_are_dropped_unheard():
-    served = Served(most=1, bounds=Bounds(refused=2))
+    served = Served(max_connections=1, bounds=Bounds(refused=2))
     served.connect()
     refused = served.connection
     served.connect()
@@ -132,7 +132,7 @@ def test_whom_a_proxy_speaks_for_is_counted_once_it_is_known():
     served.send(head("GET", "/request"))
     assert counted.addresses == ["192.0.2.1"]
     request = served.routes.requests[-1]
-    assert (request.getClientIP(), request.getClientAddress().port) == ("192.0.2.1", 5555)
+    assert (request.client, request.request.getClientAddress().port) == ("192.0.2.1", 5555)
 
 
 def test_the_second_version_and_ipv6_are_understood_too():
@@ -143,7 +143,7 @@ def test_the_second_version_and_ipv6_are_understood_too():
         b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24" + addresses + b"\x15\xb3\0\x50" + head("GET", "/request")
     )
     assert counted.addresses == ["2001:db8:0:0:0:0:0:1"]
-    assert served.routes.requests[-1].getClientIP() == "2001:db8:0:0:0:0:0:1"
+    assert served.routes.requests[-1].client == "2001:db8:0:0:0:0:0:1"
 
 
 def test_whom_a_proxy_speaks_for_is_refused_where_he_has_too_many():
@@ -173,4 +173,4 @@ def test_a_proxy_that_has_said_nothing_yet_is_let_go_of_when_the_server_stops():
 
 
 def test_a_proxy_is_told_that_the_server_is_full_before_it_says_anything():
-    assert status(proxied(most=0)) == 503
+    assert status(proxied(max_connections=0)) == 503

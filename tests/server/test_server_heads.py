@@ -98,7 +98,7 @@ def test_a_target_has_a_bound():
     ],
 )
 def test_an_absolute_target_names_the_host_in_the_place_of_the_field(target, path, host):
-    found, other = split_absolute(target, block(b"Host: mine", b"X: y", b"Connection: close"))
+    found, other = split_absolute(b"GET", target, block(b"Host: mine", b"X: y", b"Connection: close"))
     assert (found, other.get(b"host"), other.host) == (path, host, host.lower())
     assert (other.get(b"x"), other.close) == (b"y", True)
     other.forget()
@@ -110,13 +110,16 @@ def test_an_absolute_target_names_the_host_in_the_place_of_the_field(target, pat
 )
 def test_other_targets_are_refused(target):
     with pytest.raises(Refused) as caught:
-        split_absolute(target, block(b"Host: mine"))
+        split_absolute(b"GET", target, block(b"Host: mine"))
     assert caught.value.status == 400
 
 
-def test_an_asterisk_stays_one():
+def test_an_asterisk_is_a_target_of_options_only():
     fields = block(b"Host: mine")
-    assert split_absolute(b"*", fields) == (b"*", fields)
+    assert split_absolute(b"OPTIONS", b"*", fields) == (b"*", fields)
+    with pytest.raises(Refused) as caught:
+        split_absolute(b"GET", b"*", fields)
+    assert caught.value.status == 400
 
 
 # -- the fields
@@ -209,12 +212,12 @@ def test_what_two_servers_could_read_differently_is_refused(fields):
 
 def test_lengths_codings_and_connections_are_understood():
     found = block(b"Host: x:80", b"Content-Length: 007", b"Connection: foo, Close", b"Expect: 100-Continue")
-    assert (found.length, found.sized, found.chunked) == (7, True, False)
-    assert (found.close, found.keep, found.expects, found.host) == (True, False, True, b"x:80")
+    assert (found.length, found.has_body, found.chunked) == (7, True, False)
+    assert (found.close, found.keep_alive, found.expects_continue, found.host) == (True, False, True, b"x:80")
     found = block(b"Transfer-Encoding: Chunked", b"Connection: keep-alive", b"Connection: upgrade")
-    assert (found.length, found.sized, found.chunked) == (0, True, True)
-    assert (found.close, found.keep, found.expects, found.host) == (False, True, False, None)
-    assert not block(b"Content-Length: 0").sized
+    assert (found.length, found.has_body, found.chunked) == (0, True, True)
+    assert (found.close, found.keep_alive, found.expects_continue, found.host) == (False, True, False, None)
+    assert not block(b"Content-Length: 0").has_body
 
 
 @pytest.mark.parametrize(
@@ -349,4 +352,4 @@ def test_what_is_accepted_here_llhttp_reads_in_the_same_way(method, target, vers
         return
     assert (parser.get_method(), seen.url, int(parser.get_http_version()[2:])) == ours
     assert seen.fields == found.fields()
-    assert seen.complete == (not found.sized)
+    assert seen.complete == (not found.has_body)

@@ -20,7 +20,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from cometd_lite.server.epoll import Poller, adoptable
-from cometd_lite.server.wire import NOWHERE, TwistedWire, peer_is_gone
+from cometd_lite.server.unsent import UnsentTotal
+from cometd_lite.server.wire import TwistedWire, Wire, peer_has_closed
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux has epoll")
 
@@ -85,7 +86,8 @@ class Line:
 
     def __init__(self, family: int = socket.AF_UNIX) -> None:
         self.reactor = Reactor()
-        self.poller = Poller(self.reactor)
+        self.total = UnsentTotal(10_000_000)
+        self.poller = Poller(self.reactor, self.total)
         self.owner = Owner()
         ours, self.peer = pair(family)
         self.accepted = Accepted(ours, self.reactor)
@@ -94,7 +96,7 @@ class Line:
     def fill(self) -> int:
         """Write until the peer's buffer is full; return how much that was."""
         written = 0
-        while not self.wire.pending():
+        while not unsent(self.wire):
             self.wire.write(b"x" * 100_000)
             written += 100_000
         return written
@@ -109,6 +111,11 @@ class Line:
                 self.reactor.turn()
         self.peer.settimeout(5)
         return read
+
+
+def unsent(wire: Wire) -> int:
+    """Return the bytes in a wire's queue."""
+    return 0 if wire.queue is None else wire.queue.size
 
 
 opened: list[socket.socket] = []
@@ -146,6 +153,7 @@ def line(request: Any) -> Iterator[Line]:
     assert line.reactor.readers == set()
     assert line.reactor.getDelayedCalls() == []
     assert len(line.owner.lost) == 1
+    assert (line.total.size, line.total.holders, line.total.queues) == (0, {}, set())
 
 
 # -- sockets
@@ -155,7 +163,6 @@ def test_a_socket_is_taken_over_from_twisted(line):
     assert not line.accepted.reading
     assert not hasattr(line.accepted, "socket")
     assert verifyObject(ITransport, line.wire)
-    assert line.wire.transport is line.wire
 
 
 def test_what_comes_is_given_to_the_owner_and_what_is_written_goes_out_at_once(line):
@@ -165,7 +172,7 @@ def test_what_comes_is_given_to_the_owner_and_what_is_written_goes_out_at_once(l
     line.wire.write(b"good")
     line.wire.writeSequence([b" ", b"day"])
     assert line.peer.recv(100) == b"good day"
-    assert line.wire.pending() == 0
+    assert unsent(line.wire) == 0
 
 
 def test_much_comes_in_as_many_turns_as_it_needs(line):
@@ -183,10 +190,10 @@ def test_much_comes_in_as_many_turns_as_it_needs(line):
 def test_what_the_socket_does_not_take_is_sent_when_it_does(line):
     written = line.fill()
     line.wire.write(b"y" * 1_000)
-    pending = line.wire.pending()
+    pending = unsent(line.wire)
     assert pending > 1_000
     assert line.drain() == written + 1_000
-    assert line.wire.pending() == 0
+    assert unsent(line.wire) == 0
     assert line.owner.drains == 1
     line.wire.write(b"z")
     assert line.peer.recv(10) == b"z"
@@ -242,7 +249,7 @@ def test_half_a_close_waits_for_what_is_unsent(line):
 def test_abort_drops_what_is_unsent(line):
     line.fill()
     line.wire.abortConnection()
-    assert (line.wire.pending(), line.owner.lost) == (0, [])
+    assert (unsent(line.wire), line.owner.lost) == (0, [])
     line.reactor.turn()
     assert line.owner.lost[0].check(ConnectionAborted)
 
@@ -304,15 +311,15 @@ def test_what_came_is_not_read_while_paused(line):
 
 
 def test_gone_sees_what_the_epoll_has_not_told_yet(line):
-    assert not line.wire.gone()
+    assert not line.wire.is_disconnected()
     line.peer.sendall(b"x")
-    assert not line.wire.gone()
+    assert not line.wire.is_disconnected()
     line.reactor.turn()
     line.peer.close()
     assert line.owner.lost == []
-    assert line.wire.gone()
+    assert line.wire.is_disconnected()
     line.reactor.turn()
-    assert line.wire.gone()
+    assert line.wire.is_disconnected()
 
 
 def test_addresses_are_known_while_the_connection_lives():
@@ -323,7 +330,6 @@ def test_addresses_are_known_while_the_connection_lives():
         line.wire.stopProducing()
         line.reactor.turn()
         assert line.wire.getPeer() == line.wire.getHost() == IPv4Address("TCP", "", 0)
-        assert line.wire.getHandle() is None
 
 
 def test_one_owners_failure_ends_its_own_connection_only(line, expected_failures):
@@ -368,7 +374,7 @@ def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(li
     seemed: list[bool] = []
     ours, peer = pair()
     owner = Owner()
-    owner.act = lambda data: seemed.append(line.wire.seems_gone())
+    owner.act = lambda data: seemed.append(line.wire.was_disconnected())
     wire = line.poller.adopt(Accepted(ours, line.reactor), owner)
     peer.sendall(b"first")
     line.reactor.turn()
@@ -383,12 +389,11 @@ def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(li
 
 
 def test_outside_of_a_turn_a_wire_looks_whether_its_peer_seems_gone(line):
-    assert not line.wire.seems_gone()
+    assert not line.wire.was_disconnected()
     line.peer.close()
-    assert line.wire.seems_gone()
+    assert line.wire.was_disconnected()
     line.reactor.turn()
-    assert line.wire.seems_gone()
-    assert NOWHERE.seems_gone()
+    assert line.wire.was_disconnected()
 
 
 @implementer(IPushProducer)
@@ -425,28 +430,23 @@ def test_a_streaming_producer_is_paused_while_much_is_unsent(line):
     assert len(line.owner.lost) == 1
 
 
-def test_a_pull_producer_is_asked_whenever_all_is_sent(line):
-    class Pull(Producer):
-        def resumeProducing(self) -> None:
-            super().resumeProducing()
-            line.wire.write(b"x" * 50_000)
-            if len(self.told) == 400:
-                line.wire.unregisterProducer()
-
-    producer = Pull()
-    line.wire.registerProducer(producer, False)
-    assert producer.told == ["resume"]
-    line.reactor.turn()
-    assert 1 < len(producer.told) < 400, "it waits for the peer to read"
-    assert line.drain() == 400 * 50_000
-    assert producer.told == ["resume"] * 400
-    line.wire.write(b"z")
-    assert line.peer.recv(10) == b"z"
+def test_a_pull_producer_is_refused(line):
+    with pytest.raises(ValueError, match="push"):
+        line.wire.registerProducer(Producer(), False)
 
 
-def test_a_producer_is_stopped_when_the_peer_is_gone(line):
+def test_a_producer_is_paused_at_once_where_much_is_unsent(line):
+    line.fill()
+    line.wire.write(b"x" * 100_000)
     producer = Producer()
-    line.wire.registerProducer(producer, False)
+    line.wire.registerProducer(producer, True)
+    assert producer.told == ["pause"]
+    line.wire.unregisterProducer()
+
+
+def test_a_producer_is_stopped_when_the_peer_has_closed(line):
+    producer = Producer()
+    line.wire.registerProducer(producer, True)
     line.peer.close()
     line.reactor.turn()
     assert producer.told[-1] == "stop"
@@ -467,6 +467,11 @@ def crowd(line: Line, count: int) -> list[tuple[Any, socket.socket]]:
     return found
 
 
+def readable(others: list[tuple[Any, socket.socket]]) -> int:
+    """Return how many of the peers have something to read."""
+    return len(select.select([peer for _, peer in others], [], [], 0)[0])
+
+
 def test_answers_are_sent_in_the_turn_in_which_they_are_written_and_in_order(line):
     others = crowd(line, 3)
 
@@ -474,15 +479,14 @@ def test_answers_are_sent_in_the_turn_in_which_they_are_written_and_in_order(lin
         for number in range(3):
             for wire, _ in others:
                 wire.write(b"%d" % number)
-                assert wire.pending() == number + 1
         line.wire.write(data)
+        assert readable(others) == 0
 
     line.owner.act = answer
     line.peer.sendall(b"x")
     line.reactor.turn()
     assert line.peer.recv(10) == b"x"
     assert [peer.recv(10) for _, peer in others] == [b"012"] * 3
-    assert [wire.pending() for wire, _ in others] == [0] * 3
     line.poller.connectionLost(Failure(ConnectionLost()))
 
 
@@ -492,9 +496,9 @@ def test_the_first_of_many_need_not_wait_for_the_last(line):
 
     def answer(data: bytes) -> None:
         nonlocal most
-        for wire, _ in others:
+        for written, (wire, _) in enumerate(others, 1):
             wire.write(data)
-            most = max(most, sum(bool(one.pending()) for one, _ in others))
+            most = max(most, written - readable(others))
 
     line.owner.act = answer
     line.peer.sendall(b"x")
@@ -568,20 +572,6 @@ def test_no_fault_keeps_the_answers_of_others_from_being_sent(line, fault, expec
     line.reactor.turn()
 
 
-def test_an_answer_that_waits_is_sent_before_its_producer_is_asked_for_more(line):
-    ((wire, peer),) = crowd(line, 1)
-    producer = Producer()
-    wire.register_producer(producer, False)
-    line.owner.act = wire.write
-    line.peer.sendall(b"x")
-    line.reactor.turn()
-    assert peer.recv(10) == b"x"
-    assert "resume" in producer.told
-    wire.unregister_producer()
-    wire.abort()
-    line.reactor.turn()
-
-
 # -- requests over sockets
 
 
@@ -593,7 +583,7 @@ class Site:
         self.served = Served(App(), self.reactor)
         self.served.lose()
         self.factory = self.served.factory
-        self.poller = Poller(self.reactor)
+        self.poller = Poller(self.reactor, self.factory._unsent)
         self.factory.wire = self.poller.adopt  # type: ignore[method-assign]
 
     def connect(self) -> socket.socket:
@@ -650,7 +640,7 @@ def test_a_client_that_never_reads_holds_its_bound_and_is_cut_off():
     most = 0
     for _ in range(1_000):
         request.write(b"x" * 10_000)
-        most = max(most, request.buffered())
+        most = max(most, request.unsent())
         if not site.factory.connections:
             break
         site.reactor.turn()
@@ -676,18 +666,24 @@ def test_other_transports_keep_their_place():
     assert not adoptable(StringTransport())
     served = Served()
     assert isinstance(served.connection.wire, TwistedWire)
-    assert served.connection.wire.transport is served.transport
+    assert served.connection.wire.getPeer() == served.transport.getPeer()
 
 
-def test_a_lost_connection_has_a_wire_that_does_nothing():
+def test_the_wire_of_a_lost_connection_does_nothing():
+    served = Served().send(head())
+    wire = served.connection.wire
+    served.lose()
     producer = Producer()
-    NOWHERE.write(b"x")
-    NOWHERE.close()
-    NOWHERE.register_producer(producer, True)
-    NOWHERE.unregister_producer()
+    wire.write(b"x")
+    wire.close()
+    wire.pause()
+    wire.resume()
+    wire.abort()
+    wire.register_producer(producer)
+    wire.unregister_producer()
     assert producer.told == ["stop"]
-    assert (NOWHERE.pending(), NOWHERE.gone()) == (0, True)
-    assert NOWHERE.transport.getPeer() == NOWHERE.transport.getHost() == IPv4Address("TCP", "", 0)
+    assert (wire.is_disconnected(), wire.was_disconnected(), unsent(wire)) == (True, True, 0)
+    assert wire.getPeer() == wire.getHost() == IPv4Address("TCP", "", 0)
 
 
 @pytest.mark.parametrize(
@@ -702,8 +698,8 @@ def test_a_lost_connection_has_a_wire_that_does_nothing():
 def test_under_tls_a_close_is_announced_by_an_alert(record, gone):
     ours, peer = pair()
     peer.sendall(record)
-    assert peer_is_gone(ours, tls=True) == gone
-    assert not peer_is_gone(ours)
+    assert peer_has_closed(ours, tls=True) == gone
+    assert not peer_has_closed(ours)
 
 
 def test_a_transport_that_wraps_a_socket_is_looked_through():
@@ -717,7 +713,7 @@ def test_a_transport_that_wraps_a_socket_is_looked_through():
     ours, peer = pair()
     transport = Wrapper()
     transport.transport = Inner(ours)
-    wire = TwistedWire(transport, Owner())
-    assert not wire.gone()
+    wire = TwistedWire(transport, Owner(), UnsentTotal(1))
+    assert not wire.is_disconnected()
     peer.close()
-    assert wire.gone()
+    assert wire.is_disconnected()

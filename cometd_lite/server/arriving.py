@@ -1,0 +1,53 @@
+"""The body of a request while it arrives: whole, by Content-Length, or in chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .body import Chunked
+
+if TYPE_CHECKING:
+    from .bounds import Bounds
+    from .request import Request
+    from .router import Target
+
+
+class ArrivingBody:
+    """The body of ``request``, for ``target``; it may have ``most`` bytes, and began to arrive at
+    ``tick``."""
+
+    __slots__ = ("_bounds", "_chunked", "_parts", "_received", "_tick", "request", "target")
+
+    def __init__(self, request: Request, target: Target, most: int, bounds: Bounds, tick: int) -> None:
+        self.request = request
+        self.target = target
+        self._bounds = bounds
+        self._chunked = Chunked(most, bounds) if request.head.chunked else None
+        self._parts: list[bytes] = []
+        self._received = 0
+        self._tick = tick
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take a part of the body; once it is complete, return what follows it.
+
+        Then it is the request's. Raises ``Refused`` 400, and ``TooLarge``.
+        """
+        self._received += len(data)
+        request, chunked = self.request, self._chunked
+        if chunked is not None:
+            if not chunked.feed(data):
+                return None
+            request.body = bytes(chunked.content)
+            return chunked.rest
+        self._parts.append(data)
+        length = request.head.length
+        if self._received < length:
+            return None
+        body = b"".join(self._parts)
+        request.body = body[:length]
+        return body[length:]
+
+    def is_late(self, tick: int) -> bool:
+        """Return whether the body has arrived more slowly than ``Bounds.body_rate``."""
+        seconds = tick - self._tick - self._bounds.body_seconds
+        return self._received <= seconds * self._bounds.body_rate

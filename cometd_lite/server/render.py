@@ -1,0 +1,66 @@
+"""Responses as bytes: the status line with its date, and the whole of a plain response."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+from wsgiref.handlers import format_date_time
+
+from twisted.web.http import RESPONSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .application import Response
+
+BODYLESS: Final = frozenset({204, 304})
+"""The statuses of responses that end with their head (RFC 9110 §6.4.1)."""
+
+
+class PlainResponse(NamedTuple):
+    """A ``Response`` of this package's own."""
+
+    status: int
+    head: bytes
+    body: bytes
+
+
+class Renderer:
+    """Renders responses, and remembers what is the same in all responses of one second.
+
+    ``wall`` is the time for Date, in seconds since the epoch. ``new_second`` is called when it has changed.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._lines: dict[int, bytes] = {}
+        self._last: Response | None = None
+        self._last_bytes = b""
+
+    def new_second(self) -> None:
+        """Forget what was remembered."""
+        self._lines.clear()
+        self._last = None
+        self._last_bytes = b""
+
+    def status_line(self, status: int) -> bytes:
+        """Return the status line and Date (RFC 9110 §6.6.1), each with its CRLF."""
+        line = self._lines.get(status)
+        if line is None:
+            date = format_date_time(self._wall()).encode()
+            line = b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, RESPONSES.get(status, b""), date)
+            self._lines[status] = line
+        return line
+
+    def plain(self, response: Response) -> bytes:
+        """Return a whole response with a body, on a connection of HTTP/1.1 that stays open.
+
+        All readers of the same ``response`` in the same second share one bytes object: a push wakes them
+        together, and what they do not take is then held once.
+        """
+        if response is not self._last:
+            body = response.body
+            self._last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (
+                self.status_line(response.status), response.head, len(body), body,
+            )  # fmt: skip
+            self._last = response
+        return self._last_bytes

@@ -1,0 +1,170 @@
+"""What all connections of a factory share: routes, bounds, what was recognised, the clock, and the counts.
+
+This is the part of the factory that connections and requests use; it imports neither.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.logger import Logger
+
+from .bounds import TICK, Bounds
+from .epoll import Poller, adoptable
+from .head import Heads, Refused
+from .render import Renderer
+from .router import Router
+from .unsent import UnsentTotal
+from .wire import TwistedWire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from .application import Application
+    from .head import Head
+    from .proxies import Origin, Proxies
+    from .wire import Owner, Wire
+
+
+class Admitted(Protocol):
+    """What was counted for a connection."""
+
+    def release(self) -> None:
+        """Stop counting: the connection has ended."""
+
+
+class Connection(Protocol):
+    """What the factory and a request use of a connection."""
+
+    factory: Shared
+    peer: str
+    """The address of the client, or of the proxy; empty where it has none."""
+    wire: Wire
+    closing: bool
+    """The response that is being sent is the last one of the connection."""
+    deadline: int
+    """The tick at which ``overdue`` is called; 0 for never."""
+
+    def overdue(self) -> None:
+        """Do what is due at the deadline."""
+
+    def close_if_idle(self) -> None:
+        """Close where no request has begun."""
+
+    def origin(self, head: Head) -> Origin:
+        """Return where a request with this head came from."""
+
+    def answered(self) -> None:
+        """Go on: the response to the current request is written."""
+
+    def upgraded(self, protocol: Any) -> None:
+        """Give the connection to another protocol: the current request is answered."""
+
+
+class Shared:
+    """The state of one factory; see ``HTTPFactory`` for the arguments."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        application: Application[Any],
+        *,
+        clock: IReactorTime,
+        bounds: Bounds | None = None,
+        prefix: bytes = b"",
+        on_answer: Callable[[Any], None] | None = None,
+        proxies: Proxies | None = None,
+        max_connections: float = float("inf"),
+        admit: Callable[[str], Admitted | Refused | None] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.application = application
+        self.clock = clock
+        self.bounds = bounds or Bounds()
+        self.router = Router(application, prefix, self.bounds)
+        self.heads = Heads(self.bounds)
+        self.renderer = Renderer(wall)
+        self.on_answer = on_answer
+        self.proxies = proxies
+        self.max_connections = max_connections
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        """Every response is the last one of its connection."""
+        self.tick = 1
+        """The time in ticks, for deadlines."""
+        self._unsent = UnsentTotal(self.bounds.unsent)
+        self._admit = admit
+        self._admitted: dict[Connection, Admitted] = {}
+        self._refused: set[Connection] = set()
+        self._timer: IDelayedCall | None = None
+        self._poller: Poller | None = None
+
+    @property
+    def unsent(self) -> int:
+        """The bytes that were written and that clients have not taken; see ``Bounds.unsent``."""
+        return self._unsent.size
+
+    def wire(self, transport: Any, owner: Owner) -> Wire:
+        """Return the fastest wire that there is over ``transport``."""
+        if not adoptable(transport):
+            return TwistedWire(transport, owner, self._unsent)
+        if self._poller is None:
+            self._poller = Poller(transport.reactor, self._unsent)
+        return self._poller.adopt(transport, owner)
+
+    # -- connections
+
+    def refusal(self, connection: Connection) -> Refused | None:
+        """Return why a new connection is not served; None where it is, and was counted."""
+        if len(self.connections) - len(self._refused) >= self.max_connections:
+            return Refused(
+                503, f"{self.max_connections:g} connections are open, which is the server's bound."
+            )
+        return self.admission(connection)
+
+    def admission(self, connection: Connection) -> Refused | None:
+        """Return why one more connection of a client is not served; None where it is, and was counted."""
+        if self._admit is not None and connection.peer:
+            admitted = self._admit(connection.peer)
+            if isinstance(admitted, Refused):
+                return admitted
+            if admitted is not None:
+                self._admitted[connection] = admitted
+        return None
+
+    def may_be_told(self, connection: Connection) -> bool:
+        """Return whether a connection that is refused may be told why; not too many are at one time."""
+        if len(self._refused) >= self.bounds.refused:
+            return False
+        self._refused.add(connection)
+        return True
+
+    def opened(self, connection: Connection) -> None:
+        """Count a connection; the first one starts the timer."""
+        self.connections.add(connection)
+        if self._timer is None:
+            self._timer = self.clock.callLater(TICK, self._pass_time)
+
+    def closed(self, connection: Connection) -> None:
+        """Stop counting a connection; the last one stops the timer."""
+        self.connections.discard(connection)
+        self._refused.discard(connection)
+        admitted = self._admitted.pop(connection, None)
+        if admitted is not None:
+            admitted.release()
+        if not self.connections and self._timer is not None:
+            timer, self._timer = self._timer, None
+            timer.cancel()
+            self.renderer.new_second()
+
+    def _pass_time(self) -> None:
+        """Advance the time by one tick, and look for overdue connections."""
+        self._timer = self.clock.callLater(TICK, self._pass_time)
+        self.renderer.new_second()
+        self.tick = tick = self.tick + 1
+        for connection in [one for one in self.connections if 0 < one.deadline <= tick]:
+            connection.overdue()
