@@ -15,7 +15,7 @@ from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import NOW
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
-from cometd_lite.http.pubsub import Talk
+from cometd_lite.http.pubsub import PubSubSocket
 from cometd_lite.http.stream import Heartbeats
 from cometd_lite.http.websocket import Socket, text_frame
 from cometd_lite.limits import Limits
@@ -37,8 +37,8 @@ class Setting:
     def __init__(self, clock: Clock) -> None:
         self.store: Any = SlowStore(MemoryStore(Limits()))
         self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
-        self.talk = Talk(self.hub, ("bob",), NOW, self.hub.push)
-        self.socket = Socket(self.talk, Heartbeats(clock, 25.0), 10_000)
+        self.conversation = PubSubSocket(self.hub, ("bob",), NOW, self.hub.push)
+        self.socket = Socket(self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0)
         self.transport = StringTransport()
         self.transport.registerProducer(object(), True)  # that of the server which wrote the 101
         self.socket.makeConnection(self.transport)

@@ -55,7 +55,7 @@ class BayeuxSocket:
         if self.reader is not None:
             self.reader.wake()
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         """Leave the session, which lives until its time is over."""
         self.socket = None
         self.peer.socket = None  # a cycle would live until old garbage is collected

@@ -282,12 +282,17 @@ class Follower(Reader[None]):
         return hub.store.read(self.keys, self.after, STREAM_MESSAGES, hub.clock.seconds())
 
     def see(self, found: Batch) -> bool:
-        """Tell the batch, and look again where it was not all."""
-        self.after = found.cursor
-        if found:
-            self.ready = self.tell(self.counted(found))
-            self._again |= found.more
-        return bool(found)
+        """Tell the batch, a part at a time while the client keeps up, and look again where it was not all."""
+        if not found:
+            self.after = found.cursor
+            return False
+        for part in found.parts:
+            self.after = part.cursor
+            self.ready = self.tell(self.counted(part))
+            if not self.ready:
+                break
+        self._again |= part.more
+        return True
 
     def settled(self) -> bool:
         """Whether it is known where ``now`` was."""

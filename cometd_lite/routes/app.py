@@ -69,7 +69,7 @@ from ..http.params import (
     parse_query,
     recipients_of,
 )
-from ..http.pubsub import Talk
+from ..http.pubsub import PubSubSocket
 from ..http.responses import Response
 from ..http.sse import SSE
 from ..http.stream import Heartbeats, Stream
@@ -342,13 +342,13 @@ class Routes:
                 self._check_push(push)
                 return self.door.allowed(request, "push", push.recipients, partial(self._charged, push))
 
-            def talk() -> Talk:
+            def converse() -> PubSubSocket:
                 check_room(grant)
-                talk = Talk(self.hub, recipients, after, push)
-                self.door.end_with(grant, talk.ended, talk.end)
-                return talk
+                socket = PubSubSocket(self.hub, recipients, after, push)
+                self.door.end_with(grant, socket.ended, socket.token_expired)
+                return socket
 
-            websocket.accept(request, talk, self._pings, most)
+            websocket.accept(request, converse, self._pings, most)
             return Deferred()  # the connection is the socket's now; nothing is left to answer
 
         return self.door.allowed(request, "poll", recipients, begin)
@@ -415,7 +415,7 @@ class Routes:
             raise NotFound("Bayeux is turned off.")
         return self.bayeux
 
-    def _bayeux_socket(self, request: Request, grant: Grant | None) -> Deferred[None]:
+    def _bayeux_socket(self, request: Any, grant: Grant | None) -> Deferred[None]:
         bayeux = self._bayeux()
 
         def converse() -> BayeuxSocket:
