@@ -61,9 +61,6 @@ _ROUNDS: Final = 8
 """How often the epoll is asked again before the reactor has its turn: under load such a turn costs as much as
 a request, but no timer should wait for longer than some milliseconds."""
 
-_HIGH: Final = 64 * 1024
-"""A producer pauses when more than this is unsent, as in Twisted."""
-
 # Linux's numbers, where the module has none: then there is no Poller either.
 _IN: Final[int] = getattr(select, "EPOLLIN", 0x1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 0x4)
@@ -344,7 +341,7 @@ class SocketWire:
         if unsent is not None:
             if self._life == _OPEN:
                 unsent += data
-                if self._producer is not None and len(unsent) > _HIGH:
+                if self._producer is not None:
                     self._producer.pause()
             return
         kept, together = self._kept, self._poller.together
@@ -380,7 +377,7 @@ class SocketWire:
         if sent < len(data):
             self.unsent = bytearray(memoryview(data)[sent:])
             self._watch()
-            if self._producer is not None and len(self.unsent) > _HIGH:
+            if self._producer is not None:
                 self._producer.pause()
         elif self._life == _ENDING and self._producer is None:
             self._end()
@@ -448,7 +445,10 @@ class SocketWire:
         self._watch()
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
-        """Pace ``producer``; see ``Wire``."""
+        """Pause ``producer`` while anything is unsent; see ``Wire``.
+
+        Twisted's transports pause a producer at 64 KB. A stream that is not read would cost as much.
+        """
         if self._producer is not None:
             raise RuntimeError("There is a producer already.")
         if self._life == _DEAD:
@@ -458,6 +458,8 @@ class SocketWire:
         if not streaming:
             producer.resumeProducing()
             self._watch()
+        elif self.unsent:
+            self._producer.pause()
 
     def unregister_producer(self) -> None:
         """Pace it no more; see ``Wire``."""

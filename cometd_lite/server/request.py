@@ -181,8 +181,9 @@ class Request(LongWay):
     def write(self, data: bytes) -> None:
         """Send a piece of a stream. The first piece sends the head that was set with ``setHeader``.
 
-        A reader that leaves more than ``Bounds.write_buffer`` bytes unread is cut off; ``buffered`` tells
-        before. Nothing happens if the peer is gone. Raises ``RuntimeError`` after ``finish``.
+        A reader that has left bytes unread, and more than ``Bounds.write_buffer`` with this piece, is cut
+        off; ``buffered`` tells before. Nothing happens if the peer is gone. Raises ``RuntimeError`` after
+        ``finish``.
         """
         if self._phase == PENDING:
             self.start(self.code, self.fields())
@@ -193,8 +194,9 @@ class Request(LongWay):
             return
         self.sent += len(data)
         wire = self.channel.wire
+        was_unsent = wire.unsent
         wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        if wire.pending() > self.channel.factory.bounds.write_buffer:
+        if was_unsent and wire.pending() > self.channel.factory.bounds.write_buffer:
             wire.abort()
 
     def finish(self) -> None:
