@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 from helpers import Outcome, SlowStore, now, push
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from websockets.protocol import Protocol
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
@@ -54,6 +56,25 @@ class Setting:
 
     def lose(self) -> None:
         self.socket.connectionLost()
+
+
+def test_a_socket_whose_connection_is_lost_is_freed_without_the_collector(clock):
+    # The parser of websockets is a generator that refers to its protocol.
+    def parsers() -> int:
+        return sum(isinstance(one, Protocol) for one in gc.get_objects())
+
+    before = parsers()
+    gc.disable()
+    try:
+        setting = Setting(clock)
+        setting.say("half a")
+        assert parsers() == before + 1
+        setting.transport.unregisterProducer()
+        setting.lose()
+        del setting
+        assert parsers() == before
+    finally:
+        gc.enable()
 
 
 def test_messages_that_a_slow_store_gives_are_told(clock):
