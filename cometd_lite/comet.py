@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from .access.origins import Hosts, Origins
-from .access.policy import Authorize, Door
+from .access.policy import Authorize, Policy
 from .access.quotas import Clients
 from .access.tokens import Tokens
 from .bayeux.connects import BayeuxTransport
@@ -32,8 +32,9 @@ from .deferreds import MaybeDeferred, chain
 from .http.params import event_name
 from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
-from .routes.app import Routes, RoutesResource
+from .routes.app import Routes
 from .server import Proxies
+from .site import RoutesResource
 from .stores.memory import MemoryStore
 from .wsgi import Beside
 
@@ -107,7 +108,7 @@ class Comet:
         self.routes = Routes(
             self.hub,
             self.limits,
-            door=Door(
+            policy=Policy(
                 clock,
                 wall,
                 hosts=hosts,
@@ -116,12 +117,11 @@ class Comet:
                 authorize=authorize,
                 clients=self.clients if self.clients.counts_requests else None,
             ),
-            proxies=self.proxies or None,
             metrics=self.metrics,
+            bayeux_options=bayeux,
             show_metrics=metrics,
-            console=console,
-            openapi=openapi,
-            bayeux=bayeux,
+            show_console=console,
+            show_openapi=openapi,
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
@@ -168,7 +168,7 @@ class Comet:
 
     def resource(self) -> RoutesResource:
         """Return the HTTP interface as an ``IResource``, to be put anywhere into a twisted.web site."""
-        return RoutesResource(self.routes)
+        return RoutesResource(self.routes, self.proxies or None)
 
     def beside(self, application: WSGIApplication, path: str = "comet") -> Beside:
         """Return a site's root: the HTTP interface below a path, of one segment, and everywhere else Django.

@@ -8,7 +8,7 @@ push to memory runs from its request to the readers that it wakes in one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 MaybeDeferred: TypeAlias = T | Deferred[T]
 
 _kinds: dict[type, bool] = {}
@@ -36,11 +37,21 @@ def is_pending(value: MaybeDeferred[T]) -> TypeIs[Deferred[T]]:
     return known
 
 
-def chain(result: MaybeDeferred[T], use: Callable[[T], MaybeDeferred[R]]) -> MaybeDeferred[R]:
-    """Give ``result`` to ``use`` now, or once it is there."""
+def chain(
+    result: MaybeDeferred[T],
+    use: Callable[Concatenate[T, P], MaybeDeferred[R]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> MaybeDeferred[R]:
+    """Give ``result`` to ``use``, before ``args``, now or once it is there."""
     if is_pending(result):
-        return result.addCallback(use)
-    return use(result)
+        return result.addCallback(use, *args, **kwargs)
+    return use(result, *args, **kwargs)
+
+
+async def value_of(result: MaybeDeferred[T]) -> T:
+    """Return a value that is there at once, or wait for it."""
+    return await result if is_pending(result) else result
 
 
 def shielded(result: MaybeDeferred[T], unwanted: Callable[[T], object] | None = None) -> MaybeDeferred[T]:

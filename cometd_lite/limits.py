@@ -77,20 +77,23 @@ ONLINE_SECONDS = 45.0
 PRESENCE_SECONDS = 3600.0
 """How long it is remembered when a recipient was last seen."""
 
-STREAM_BUFFER = 1024 * 1024
-"""A stream or socket that lets this much pile up unread is disconnected (HTTP.md, "Stream")."""
-
-STREAM_PIECE = 64 * 1024
-"""A stream or socket is written so much at once, and more when that was taken: what Twisted pauses at."""
+STREAM_BYTES = 64 * 1024
+"""Bytes that a stream or socket writes at once, as they are sent, or one larger message. The next write waits
+until the kernel has taken them: so a client that does not read costs one write, not what it misses."""
 
 STREAM_MESSAGES = 100
 """Messages that a stream is told in one step: others get their turn in between."""
 
 STALLED_SECONDS = 60.0
-"""A stream that has taken nothing for this long, though there was something for it, is disconnected."""
+"""A stream or socket whose client takes nothing of what was sent for this long is disconnected (HTTP.md,
+"Stream")."""
 
 HEARTBEAT_SECONDS = 15.0
 """A byte this often keeps proxies from ending a quiet stream (WHATWG HTML §9.2.7; many idle after 30 s)."""
+
+SOCKET_READ_BYTES = 4 * 1024
+"""Bytes that a socket parses before it looks whether its client takes the answers: those are a few times as
+many."""
 
 PING_SECONDS = 25.0
 """A WebSocket ping this often: below the 30 s of the strictest proxies."""

@@ -79,7 +79,8 @@ class _Route(Protocol):
 
 
 class _Over(Protocol):
-    code: int
+    @property
+    def code(self) -> int: ...
 
     @property
     def route(self) -> _Route | None: ...

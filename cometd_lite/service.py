@@ -45,7 +45,6 @@ from .deferreds import is_pending
 from .errors import TooManyRequests
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
 from .metrics import Pulse
-from .routes.klein_adapter import KleinApplication
 from .server import Application, Bounds, HTTPFactory, Proxies, Refused, Request
 from .server.reuse import ReusingReactor
 
@@ -506,7 +505,7 @@ class CometService(Service):
                     file=error.filename,
                     error=error.strerror,
                 )
-        tokens = self.comet.routes.door.tokens
+        tokens = self.comet.routes.policy.tokens
         if tokens is None:
             return
         try:
@@ -583,7 +582,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         observers.append(comet.metrics.count_request)
     if access_log is not None:
         observers.append(access_log.add)
-    application: Application[Request] = KleinApplication(comet.routes)
+    application: Application[Request] = comet.routes
     factory = HTTPFactory(
         application,
         clock=reactor,

@@ -232,7 +232,7 @@ class Wire:
         self.closed = code
 
     def lose(self) -> None:
-        self.talk.lost()
+        self.talk.disconnected()
 
     def say(self, *messages: Any) -> list[Any]:
         """Send one text; return the messages that came since."""

@@ -20,7 +20,6 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from cometd_lite.access_log import AccessLog, Refusals, shown_target
 from cometd_lite.comet import Comet
 from cometd_lite.limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
-from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import HTTPFactory, Proxies
 
 NOW = 1_795_169_758.123
@@ -40,7 +39,7 @@ class Logged:
         self.comet = Comet(clock=self.clock, wall=lambda: NOW)
         self.log = AccessLog(self.file, form, self.clock, wall=lambda: NOW)
         self.log.open()
-        application = KleinApplication(self.comet.routes)
+        application = self.comet.routes
         self.factory = HTTPFactory(application, clock=self.clock, on_answer=self.log.add, **words)
 
     def send(self, data: str | bytes) -> Any:

@@ -22,7 +22,7 @@ from cometd_lite.core.message import (
     shown_size,
     timestamp,
 )
-from cometd_lite.limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
+from cometd_lite.limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES, STREAM_BYTES
 
 json_values = st.recursive(
     st.none()
@@ -293,10 +293,29 @@ def test_what_a_body_takes_as_json_is_never_underestimated(body: bytes, media_ty
         content = Content.parse(body, media_type)
     except ValueError:
         return
-    assert len(content.data()) <= shown_size(content) <= 6 * len(body) + 6
+    assert len(content.data()) <= shown_size(content) <= 8 * len(body) + 14
 
 
 # -- batches, receipts, times
+
+
+def test_a_batch_is_sent_in_parts_which_make_up_the_whole() -> None:
+    sizes = [10, STREAM_BYTES // 2, STREAM_BYTES // 2, 3 * STREAM_BYTES, 10, 10]
+    messages = tuple(message(number, body="x" * size) for number, size in enumerate(sizes, 1))
+    batch = Batch(messages, Cursor(EPOCH, 9), gap=True, more=False)
+    parts = batch.parts
+    assert [[one.sequence for one in part.messages] for part in parts] == [[1, 2], [3], [4], [5, 6]]
+    assert [part.cursor.sequence for part in parts] == [2, 3, 4, 9]
+    assert [part.gap for part in parts] == [True, False, False, False]
+    assert [part.more for part in parts] == [True, True, True, False]
+    assert batch.parts is parts
+    assert Batch(messages, Cursor(EPOCH, 9), more=True).parts[-1].more
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_a_batch_that_is_small_is_its_own_only_part(count: int) -> None:
+    batch = Batch(tuple(map(message, range(count))), Cursor(EPOCH, 50))
+    assert batch.parts == (batch,)
 
 
 def test_what_a_batch_looks_like_is_made_once_for_each_form() -> None:

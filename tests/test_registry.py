@@ -173,7 +173,7 @@ def test_a_reader_that_leaves_while_others_are_woken_is_not_answered(registry: R
 
 def test_a_wake_counts_readers_that_can_receive_and_takes_up_to_the_messages(registry: Registry) -> None:
     class Take(Reader):
-        takes = True
+        takes = 1
 
     class Congested(Reader):
         def can_receive(self) -> bool:

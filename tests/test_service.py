@@ -243,15 +243,16 @@ def test_the_service_is_made_of_what_was_asked_for():
     assert made.comet.limits.capacity == 5
     assert made.factory.bounds.body == 10_000
     assert made.factory.router.prefix == b"/comet"
-    assert made.comet.routes.door.hosts.named == {"x"}
+    assert made.comet.routes.policy.hosts.named == {"x"}
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
 
 
 def test_a_program_gives_its_hooks_along():
     made = makeService(parsed(), authorize=lambda *_: False, on_push=print, on_park=print)
-    assert made.comet.routes.door.authorize is not None
-    assert type(made.comet.hub).__name__ == "HookedHub"
-    assert type(made.comet.hub.registry).__name__ == "HookedRegistry"
+    assert made.comet.routes.policy.authorize is not None
+    assert made.comet.hub.on_push is not None
+    assert made.comet.hub.registry.on_park is not None
+    assert made.comet.hub.registry.on_leave is None
 
 
 def test_beside_other_services_it_takes_over_nothing_of_the_process(monkeypatch):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from helpers import Outcome, SlowStore, push
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.message import NOW, OLDEST
+from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Message, sent_size
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
 from cometd_lite.http.ndjson import NDJSON
+from cometd_lite.http.pubsub import frames
 from cometd_lite.http.sse import SSE
-from cometd_lite.http.stream import Heartbeats, Paced, Stream
-from cometd_lite.limits import STREAM_BUFFER, STREAM_PIECE, Limits
+from cometd_lite.http.stream import BackpressuredWriter, Heartbeats, Stream
+from cometd_lite.limits import CURSOR_DIGITS, STALLED_SECONDS, STREAM_BYTES, Limits
 from cometd_lite.stores.memory import MemoryStore
 
 
@@ -30,41 +33,55 @@ class Member:
         self.beats += 1
 
 
-class FakeRequest:
-    """What a stream writes to. It takes ``room`` bytes before it pauses its producer."""
+class FakeExchange:
+    """What a stream writes to. Its kernel takes ``room`` bytes (None: all), and the rest is unsent."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self.written = b""
+        self.writes = 0
+        self.room = room
         self.producer: Any = None
         self.aborted = False
-        self.transport = self
 
     def write(self, data: bytes) -> None:
+        self.writes += 1
         self.written += data
+        if self.producer is not None and self.unsent():
+            self.producer.pauseProducing()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def unsent(self) -> int:
+        return 0 if self.room is None else max(0, len(self.written) - self.room)
+
+    def take(self, count: int) -> None:
+        """Let the client take so many bytes more."""
+        assert self.room is not None
+        self.room += count
+        if not self.unsent():
+            self.producer.resumeProducing()
+
+    def register_producer(self, producer: Any) -> None:
         self.producer = producer
 
-    def unregisterProducer(self) -> None:
+    def unregister_producer(self) -> None:
         self.producer = None
 
-    def abortConnection(self) -> None:
+    def abort(self) -> None:
         self.aborted = True
 
 
 class Setting:
-    def __init__(self, clock: Clock, *, slow: bool = False) -> None:
+    def __init__(self, clock: Clock, *, slow: bool = False, room: int | None = None) -> None:
         memory = MemoryStore(Limits())
         self.store: Any = SlowStore(memory) if slow else memory
         self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
-        self.request = FakeRequest()
+        self.exchange = FakeExchange(room)
         self.heartbeats = Heartbeats(clock, 15.0)
 
     def begin(self, after: Any = NOW, form: Any = SSE) -> Outcome:
-        stream = Stream(self.request, self.hub, form, self.heartbeats, Random(1))
+        stream = Stream(cast(Any, self.exchange), self.hub, form, self.heartbeats, Random(1))
         ended: Deferred[None] = Deferred(stream.cancel)
         done = partial(ended.callback, None)
-        stream.begin(("bob",), after, lambda: self.request.write(b"head\n"), done)
+        stream.begin(("bob",), after, lambda: self.exchange.write(b"head\n"), done)
         return Outcome(ended)
 
 
@@ -128,81 +145,139 @@ def test_who_is_removed_by_anothers_beat_does_not_beat_any_more(clock):
     assert clock.getDelayedCalls() == []
 
 
-# -- pacing
+# -- backpressure
 
 
-class Writer(Paced):
+class Writer(BackpressuredWriter):
+    """A writer whose test says what is unsent, and what time it is."""
+
     def __init__(self) -> None:
         super().__init__()
         self._open = True
-        self.pieces: list[bytes] = []
-        self.pause_after: int | None = None
-        self.aborted = False
-        self.caught_up = 0
+        self.resumed = 0
+        self.unsent = 0
         self.now = 0.0
 
-    def write(self, data: bytes) -> None:
-        self._write(data)
+    def pause(self, unsent: int) -> None:
+        self.unsent = unsent
+        self.pauseProducing()
+
+    def is_stalled_at(self, now: float) -> bool:
+        self.now = now
+        return self._is_stalled()
 
     def _seconds(self) -> float:
         return self.now
 
-    def _put(self, data: bytes) -> None:
-        self.pieces.append(data)
-        if self.pause_after is not None and len(self.pieces) >= self.pause_after:
-            self.pauseProducing()
+    def _unsent(self) -> int:
+        return self.unsent
 
-    def _abort(self) -> None:
-        self.aborted = True
-
-    def _caught_up(self) -> None:
-        self.caught_up += 1
+    def _resume(self) -> None:
+        self.resumed += 1
 
 
-def test_what_is_written_at_once_goes_out_in_pieces_as_they_are_taken():
+def test_a_writer_is_congested_from_the_pause_until_everything_is_sent():
     writer = Writer()
-    writer.pause_after = 1
-    data = bytes(range(256)) * (STREAM_PIECE // 256) * 3 + b"end"
-    writer.write(data)
-    assert len(writer.pieces) == 1
-    for _ in range(3):
-        assert writer.caught_up == 0
-        writer.resumeProducing()
-    writer.pause_after = None
+    assert not writer.congested
+    writer.pause(10)
+    writer.pause(20)
+    assert writer.congested
+    assert writer.resumed == 0
     writer.resumeProducing()
-    assert b"".join(writer.pieces) == data
-    assert writer.caught_up == 1
-    assert max(map(len, writer.pieces)) == STREAM_PIECE
+    assert not writer.congested
+    assert writer.resumed == 1
 
 
-def test_what_is_written_meanwhile_waits_for_its_turn():
+def test_a_writer_whose_connection_is_lost_does_not_go_on():
     writer = Writer()
-    writer.pause_after = 1
-    writer.write(b"a" * (2 * STREAM_PIECE))
-    writer.write(b"b")
-    writer.write(b"c")
-    writer.pause_after = None
+    writer.pause(10)
+    writer.stopProducing()
     writer.resumeProducing()
-    assert b"".join(writer.pieces) == b"a" * (2 * STREAM_PIECE) + b"bc"
+    assert writer.resumed == 0
 
 
-def test_what_piles_up_ends_it_and_what_was_there_before_does_not_count():
+def test_a_client_that_takes_nothing_for_a_minute_has_stalled():
     writer = Writer()
-    writer.pause_after = 1
-    writer.write(b"a" * (5 * STREAM_BUFFER))
-    writer.write(b"b" * STREAM_BUFFER)
-    assert not writer.aborted
-    writer.write(b"c")
-    assert writer.aborted
+    writer.now = 5.0
+    writer.pause(10)
+    assert not writer.is_stalled_at(5.0 + STALLED_SECONDS)
+    assert writer.is_stalled_at(5.1 + STALLED_SECONDS)
+    writer.resumeProducing()
+    assert not writer.is_stalled_at(1_000.0)
 
 
-def test_taking_everything_forgets_what_was_piled_up():
+def test_a_client_that_takes_something_has_another_minute():
     writer = Writer()
-    for _ in range(5):
-        writer.pauseProducing()
-        writer.write(b"b" * STREAM_BUFFER)
-        writer.resumeProducing()
-    assert not writer.aborted
+    writer.pause(1_000)
+    for minute in range(1, 10):
+        writer.unsent -= 1
+        assert not writer.is_stalled_at(minute * STALLED_SECONDS)
+    assert writer.is_stalled_at(10 * STALLED_SECONDS + 1)
+
+
+def test_while_bytes_are_unsent_nothing_more_is_written_and_then_a_part_at_a_time(clock):
+    setting = Setting(clock, room=0)
+    setting.begin()
+    setting.exchange.room = len(setting.exchange.written)
+    bodies = [f"{number} ".ljust(20_000, ".") for number in range(20)]
+    writes = setting.exchange.writes
+    for body in bodies:
+        setting.hub.push(push("bob", body=body))
+        clock.advance(1)
+    assert setting.exchange.writes == writes + 1
+    while len(setting.exchange.written) < 20 * 20_000:
+        before = len(setting.exchange.written)
+        setting.exchange.take(setting.exchange.unsent())
+        assert 0 < len(setting.exchange.written) - before <= STREAM_BYTES
+    assert setting.exchange.writes < writes + 20
+    assert all(body.encode() in setting.exchange.written for body in bodies)
+
+
+def test_what_comes_while_bytes_are_unsent_is_not_counted_as_delivered(clock):
+    setting = Setting(clock, room=0)
+    setting.begin()
+    setting.exchange.room = len(setting.exchange.written)
+    pushes = [Outcome(setting.hub.push(push("bob"))).value.delivered for _ in range(3)]
+    assert pushes == [1, 0, 0]
+    assert setting.hub.counts.deliveries == 1
+    setting.exchange.room = None
+    setting.exchange.producer.resumeProducing()
+    assert setting.hub.counts.deliveries == 3
+
+
+@pytest.mark.parametrize("form", [SSE, NDJSON])
+def test_a_client_that_takes_nothing_is_disconnected_and_one_that_is_slow_is_not(clock, form):
+    stalled, slow = Setting(clock, room=0), Setting(clock, room=0)
+    for setting in (stalled, slow):
+        setting.begin(form=form)
+        setting.exchange.room = len(setting.exchange.written)
+        setting.hub.push(push("bob", body="x" * 60_000))
+    for _ in range(20):
+        clock.advance(15)
+        slow.exchange.take(1_000)
+    assert stalled.exchange.aborted
+    assert not slow.exchange.aborted
+    assert slow.exchange.written.count(form.heartbeat) == (1 if form is NDJSON else 0)
+
+
+# -- the size of what is written
+
+
+@pytest.mark.parametrize("render", [SSE.render, NDJSON.render, frames], ids=["sse", "ndjson", "websocket"])
+@given(
+    st.binary(min_size=1) | st.text('\r\n \0"\\☃x', min_size=1).map(str.encode),
+    st.sampled_from([None, "image/png", "text/plain", "application/json"]),
+)
+@example(b"[" + b"\r\n" * 500 + b"1]", "application/json")
+def test_no_message_is_larger_than_it_is_counted_with(render, body, media_type):
+    try:
+        content = Content.parse(body, media_type)
+    except ValueError:
+        return
+    cursor = Cursor("epoch00000", 10**CURSOR_DIGITS - 1)
+    one = Message(cursor, 'b"\\☃', content, 1.0, 2.0, event='e"☃')
+    written = len(render(Batch((one,), cursor)))
+    assert written <= sent_size(one) <= 8 * len(body) + 300
 
 
 # -- a store that waits
@@ -212,10 +287,10 @@ def test_taking_everything_forgets_what_was_piled_up():
 def test_the_place_is_told_when_it_is_known_and_is_never_a_word(clock, form):
     setting = Setting(clock, slow=True)
     ended = setting.begin(form=form)
-    before = setting.request.written
+    before = setting.exchange.written
     assert b"now" not in before
     setting.store.settle()
-    told = setting.request.written[len(before) :]
+    told = setting.exchange.written[len(before) :]
     assert setting.store.store.epoch.encode() in told
     ended.cancel()
     with pytest.raises(Exception):  # noqa: B017, PT011  it was cancelled
@@ -228,8 +303,8 @@ def test_messages_that_are_there_are_told_in_the_place_of_a_place(clock):
     setting.store.settle()
     ended = setting.begin(OLDEST)
     setting.store.settle()
-    assert pushed.value.id.encode() in setting.request.written
-    assert setting.request.written.count(b"id: ") == 1
+    assert pushed.value.id.encode() in setting.exchange.written
+    assert setting.exchange.written.count(b"id: ") == 1
     setting.hub.stop()
     assert ended.value is None
 
@@ -240,7 +315,7 @@ def test_where_it_cannot_be_found_out_where_it_begins_the_stream_ends_whole(cloc
     ended = setting.begin()
     setting.store.next("read").fail(StoreDown("The disk is gone."))
     assert ended.value is None
-    assert setting.request.written.count(b"retry: ") == 2
+    assert setting.exchange.written.count(b"retry: ") == 2
     assert setting.hub.registry.parked == 0
     assert setting.hub.counts.streams == 0
     assert clock.getDelayedCalls() == []
@@ -249,10 +324,10 @@ def test_where_it_cannot_be_found_out_where_it_begins_the_stream_ends_whole(cloc
 def test_who_leaves_before_the_store_answers_is_written_nothing_more(clock):
     setting = Setting(clock, slow=True)
     ended = setting.begin()
-    before = setting.request.written
+    before = setting.exchange.written
     ended.cancel()
     setting.store.settle()
-    assert setting.request.written == before
+    assert setting.exchange.written == before
     assert setting.hub.counts.streams == 0
     assert clock.getDelayedCalls() == []
 
@@ -268,6 +343,6 @@ def test_a_store_that_fails_later_leaves_the_reader_at_its_place(clock, expected
     assert pushed.value.delivered == 0
     Outcome(setting.hub.push(push("bob", body="2")))
     setting.store.settle()
-    assert setting.request.written.count(b"data: ") == 2
+    assert setting.exchange.written.count(b"data: ") == 2
     setting.hub.stop()
     assert clock.getDelayedCalls() == []

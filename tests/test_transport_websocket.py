@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 from helpers import Outcome, SlowStore, now, push
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from websockets.protocol import Protocol
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
@@ -15,7 +17,7 @@ from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import NOW
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
-from cometd_lite.http.pubsub import Talk
+from cometd_lite.http.pubsub import PubSubSocket
 from cometd_lite.http.stream import Heartbeats
 from cometd_lite.http.websocket import Socket, text_frame
 from cometd_lite.limits import Limits
@@ -37,8 +39,8 @@ class Setting:
     def __init__(self, clock: Clock) -> None:
         self.store: Any = SlowStore(MemoryStore(Limits()))
         self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
-        self.talk = Talk(self.hub, ("bob",), NOW, self.hub.push)
-        self.socket = Socket(self.talk, Heartbeats(clock, 25.0), 10_000)
+        self.conversation = PubSubSocket(self.hub, ("bob",), NOW, self.hub.push)
+        self.socket = Socket(self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0)
         self.transport = StringTransport()
         self.transport.registerProducer(object(), True)  # that of the server which wrote the 101
         self.socket.makeConnection(self.transport)
@@ -54,6 +56,25 @@ class Setting:
 
     def lose(self) -> None:
         self.socket.connectionLost()
+
+
+def test_a_socket_whose_connection_is_lost_is_freed_without_the_collector(clock):
+    # The parser of websockets is a generator that refers to its protocol.
+    def parsers() -> int:
+        return sum(isinstance(one, Protocol) for one in gc.get_objects())
+
+    before = parsers()
+    gc.disable()
+    try:
+        setting = Setting(clock)
+        setting.say("half a")
+        assert parsers() == before + 1
+        setting.transport.unregisterProducer()
+        setting.lose()
+        del setting
+        assert parsers() == before
+    finally:
+        gc.enable()
 
 
 def test_messages_that_a_slow_store_gives_are_told(clock):

@@ -131,16 +131,15 @@ class BayeuxTransport:
         self,
         body: bytes,
         media_type: bytes | None,
-        request: Asking,
-        gone: Callable[[], bool],
+        asking: Asking,
         rights: Rights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
-        ``gone`` tells whether the client has left. ``holder`` makes what answers a request by itself, if it
-        is held; only then ``HELD`` is returned. Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull``
-        or ``Stopping`` where a connect cannot be held.
+        Raises ``BadBody`` or ``BodyTooLarge``, and ``ServerFull`` or ``Stopping`` where a connect cannot be
+        held.
         """
+        gone = asking.was_disconnected
         value = posted(body, media_type)
         message = value[0] if value.__class__ is list and len(value) == 1 else value
         if rights is None and message.__class__ is dict:
@@ -154,13 +153,12 @@ class BayeuxTransport:
                 publication = self.bayeux.plain_publication(message, channel, now)
                 if publication is not None:
                     return self._publish(*publication, gone)
-        return self._respond(batch_of(value), request, gone, json_answer, rights)
+        return self._respond(batch_of(value), asking, json_answer, rights)
 
     def get(
         self,
         query: dict[str, list[str]],
-        request: Asking,
-        gone: Callable[[], bool],
+        asking: Asking,
         rights: Rights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
@@ -174,7 +172,7 @@ class BayeuxTransport:
             raise BadParameter("A GET here polls by callback and needs message; other clients POST.")
         batch = batch_of(parsed(query["message"]))
         form = partial(script_answer, callback[0])
-        return self._respond(batch, request, gone, form, rights)
+        return self._respond(batch, asking, form, rights)
 
     def sweep(self) -> None:
         """Let go of the sessions that did not connect again in time; to be called every second."""
@@ -234,20 +232,24 @@ class BayeuxTransport:
     def _respond(
         self,
         batch: list[Any],
-        request: Asking,
-        gone: Callable[[], bool],
+        asking: Asking,
         form: Form,
         rights: Rights | None,
     ) -> MaybeDeferred[Response]:
-        exchanged = self.exchange(batch, Peer(browser_of(request.getHeader(b"cookie")), rights))
+        gone = asking.was_disconnected
+        exchanged = self.exchange(batch, Peer(browser_of(asking.head.get(b"cookie")), rights))
 
         def answer(exchange: Exchange) -> MaybeDeferred[Response]:
             if exchange.cookie is not None:
-                return form(exchange.json()).with_head(set_cookie(exchange.cookie, request.isSecure()))
+                return form(exchange.json()).with_head(set_cookie(exchange.cookie, asking.is_secure))
             if exchange.wait > 0:
                 self.bayeux.done(exchange)
-                hold = partial(self._hold, exchange.connects[0], exchange.wait, gone, form)
-                return hold() if rights is None else rights.hold(hold)
+                if rights is not None:
+                    rights.check_room()
+                held = self._hold(exchange.connects[0], exchange.wait, gone, form)
+                if rights is not None and is_pending(held):
+                    rights.count(held)
+                return held
             return self._answer(exchange, gone, form)
 
         if not is_pending(exchanged):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
+from twisted.internet.defer import Deferred
 
 from ..access.quotas import Share
 from ..core.message import JSON_TYPE, NOW, Content, Cursor, Push, dumps, timestamp
@@ -108,8 +109,11 @@ class Rights(Protocol):
     def charge(self, messages: int, size: int) -> None:
         """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
 
-    def hold(self, act: Callable[[], Any]) -> Any:
-        """Do what may be held, and count it until it has come to its end. Raises ``TooManyRequests``."""
+    def check_room(self) -> None:
+        """Raise ``TooManyRequests`` where the client may not have one more connect held."""
+
+    def count(self, parked: Deferred[Any]) -> None:
+        """Count what is held, until it has come to its end."""
 
     @property
     def registrations(self) -> Share | None:

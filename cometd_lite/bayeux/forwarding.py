@@ -9,64 +9,79 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 
-from ..deferreds import MaybeDeferred, chain
+from ..deferreds import MaybeDeferred, chain, is_pending
+from ..http.exchange import Exchange
 from ..http.responses import Response
 from ..stores.redis.rpc import Calls, ProcessGone
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
 
+_FIELDS = (
+    b"authorization",
+    b"content-type",
+    b"cookie",
+    b"host",
+    b"origin",
+    b"referer",
+    b"sec-fetch-site",
+    b"user-agent",
+    b"x-requested-with",
+)
+"""The header fields that a session, a token or an embedding program may ask for."""
 
-class Borrowed:
-    """A request that another process received, as far as it matters to whoever answers it."""
+
+class ForwardedRequest:
+    """A request that another process received, as far as its session needs it. It is its own head."""
 
     def __init__(self, question: bytes) -> None:
         asked = orjson.loads(question)
         self.method: bytes = asked["method"].encode()
-        self.uri: bytes = asked["uri"].encode("latin-1")
-        self.path = self.uri.partition(b"?")[0]
+        self.query: bytes = asked["query"].encode("latin-1")
         self.body: bytes = asked["body"].encode("latin-1")
-        self.left = False
-        self.requestHeaders = Headers()  # twisted.web's name
-        for name, value in asked["headers"]:
-            self.requestHeaders.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
-        self._secure: bool = asked["secure"]
-        self._host: str | None = asked["client"]
+        self.is_secure: bool = asked["secure"]
+        self.client: str | None = asked["client"]
+        self.has_left = False
+        self._fields = {
+            name.encode("latin-1"): value.encode("latin-1") for name, value in asked["fields"].items()
+        }
 
-    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
-        """Return a header's last value; names are lower case."""
-        values = self.requestHeaders.getRawHeaders(name)
-        return values[-1] if values else None
+    @property
+    def head(self) -> ForwardedRequest:
+        """The header fields."""
+        return self
 
-    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
-        """Whether it came over TLS."""
-        return self._secure
+    @property
+    def request(self) -> ForwardedRequest:
+        """What an embedding program sees."""
+        return self
 
-    def getClientAddress(self) -> Any:  # noqa: N802  twisted.web's name
-        """Return the address of whoever sent it."""
-        return None if self._host is None else IPv4Address("TCP", self._host, 0)
+    def get(self, name: bytes) -> bytes | None:
+        """Return the value of a field; its name is in lower case."""
+        return self._fields.get(name)
 
-    def gone(self) -> bool:
-        """Whether its client has left."""
-        return self.left
+    getHeader = get  # noqa: N815  twisted.web's name, for an embedding program
+
+    def is_disconnected(self) -> bool:
+        """Return whether the client has disconnected."""
+        return self.has_left
+
+    was_disconnected = is_disconnected
 
 
-class Elsewhere:
-    """Hands requests on to the processes that know their sessions, and answers those that come from them.
+class Forwarding:
+    """Forwards requests to the processes that know their sessions, and answers those that come from them.
 
     ``answer`` answers a request whose session is known here.
     """
 
     def __init__(
-        self, process: str, calls: Calls, answer: Callable[[Borrowed], MaybeDeferred[Response]]
+        self, process: str, calls: Calls, answer: Callable[[ForwardedRequest], MaybeDeferred[Response]]
     ) -> None:
         self.prefix = process
         """What the ids of this process' sessions begin with."""
@@ -75,55 +90,52 @@ class Elsewhere:
         self._answer = answer
         calls.answerer = self._answered
 
-    def hand_on(
-        self, request: Any, body: bytes, here: Callable[[], MaybeDeferred[Response]]
+    def forward(
+        self, exchange: Exchange, body: bytes, here: Callable[[], MaybeDeferred[Response]]
     ) -> MaybeDeferred[Response]:
         """Return the answer to a request, from ``here`` unless its session is another process'."""
-        found = _CLIENT.search(body) or (not body and _CLIENT.search(unquote_to_bytes(request.uri)))
+        found = _CLIENT.search(body) or (not body and _CLIENT.search(unquote_to_bytes(exchange.query)))
         if not found or found[1] == self._process:
             return here()
-        answer = self._calls.ask(found[1].decode(), _question(request, body))
+        answer = self._calls.ask(found[1].decode(), _question(exchange, body))
 
         def failed(failure: Failure) -> MaybeDeferred[Response]:
             failure.trap(ProcessGone)
-            return here()  # where nobody knows the session either, and the client is told so
+            return here()  # where the session is not known either, and the client is told so
 
         return answer.addCallbacks(_unpacked, failed)
 
     def _answered(self, question: bytes) -> MaybeDeferred[bytes]:
-        request = Borrowed(question)
+        request = ForwardedRequest(question)
         answer = chain(self._answer(request), _packed)
-        if not isinstance(answer, Deferred):
+        if not is_pending(answer):
             return answer
+        pending = answer
 
         def leave(_: Deferred[bytes]) -> None:
-            request.left = True
-            answer.cancel()
+            request.has_left = True
+            pending.cancel()
 
-        handed: Deferred[bytes] = Deferred(leave)
+        forwarded: Deferred[bytes] = Deferred(leave)
 
-        def hand(result: bytes | Failure) -> None:
-            if not handed.called:
-                handed.callback(result)  # a Failure makes it an errback
+        def pass_on(result: bytes | Failure) -> None:
+            if not forwarded.called:
+                forwarded.callback(result)  # a Failure makes it an errback
 
-        answer.addBoth(hand)
-        return handed
+        pending.addBoth(pass_on)
+        return forwarded
 
 
-def _question(request: Any, body: bytes) -> bytes:
-    headers = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+def _question(exchange: Exchange, body: bytes) -> bytes:
+    fields = {name: value for name in _FIELDS if (value := exchange.head.get(name)) is not None}
     return orjson.dumps(
         {
-            "method": request.method.decode(),
-            "uri": request.uri.decode("latin-1"),
+            "method": exchange.method.decode(),
+            "query": exchange.query.decode("latin-1"),
             "body": body.decode("latin-1"),
-            "headers": headers,
-            "secure": request.isSecure(),
-            "client": getattr(request.getClientAddress(), "host", None),
+            "fields": {name.decode(): value.decode("latin-1") for name, value in fields.items()},
+            "secure": exchange.is_secure,
+            "client": exchange.client,
         }
     )
 

@@ -31,14 +31,38 @@ _BROWSER = re.compile(rf'(?:^|;)\s*{COOKIE}="?([A-Za-z0-9_-]{{8,64}})"?\s*(?:;|$
 _CALLBACK = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*", re.ASCII)
 
 
+class Fields(Protocol):
+    """The header fields of a request."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the value of a field, None where it is missing; ``name`` is in lower case."""
+
+
 class Asking(Protocol):
-    """What is used of a request, be it twisted.web's or that of ``serving/``."""
+    """What Bayeux uses of an ``Exchange``, or of a request that another process forwarded."""
 
-    def getHeader(self, name: bytes) -> bytes | None:  # noqa: N802  twisted.web's name
-        """Return a header's last value; names are lower case."""
+    @property
+    def query(self) -> bytes:
+        """The query, percent-encoded."""
 
-    def isSecure(self) -> bool:  # noqa: N802  twisted.web's name
-        """Whether it came over TLS."""
+    @property
+    def head(self) -> Fields:
+        """The header fields."""
+
+    @property
+    def client(self) -> str | None:
+        """The address of the client."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS."""
+
+    @property
+    def request(self) -> Any:
+        """The request, as an embedding program sees it."""
+
+    def was_disconnected(self) -> bool:
+        """Return whether the client had disconnected when this turn of the reactor began."""
 
 
 json_answer: Final = partial(Response, 200, _JSON)

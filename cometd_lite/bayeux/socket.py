@@ -34,9 +34,9 @@ class BayeuxSocket:
     It speaks for one session at a time. A lost socket leaves the session to whoever comes next with its id.
     """
 
-    def __init__(self, transport: BayeuxTransport, request: Asking, rights: Rights | None = None) -> None:
+    def __init__(self, transport: BayeuxTransport, asking: Asking, rights: Rights | None = None) -> None:
         self.transport = transport
-        self.peer = Peer(browser_of(request.getHeader(b"cookie")), rights, self)
+        self.peer = Peer(browser_of(asking.head.get(b"cookie")), rights, self)
         self.socket: Socket | None = None
         self.reader: _AtSocket | None = None
         self.ended: Deferred[None] = Deferred()
@@ -55,7 +55,7 @@ class BayeuxSocket:
         if self.reader is not None:
             Wake([self.reader]).run(1)
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         """Leave the session, which lives until its time is over."""
         self.socket = None
         self.peer.socket = None  # a cycle would live until old garbage is collected
@@ -66,7 +66,7 @@ class BayeuxSocket:
             self.reader.leave()
         self.ended.callback(None)
 
-    def end(self) -> None:
+    def token_expired(self) -> None:
         """End the conversation, because its token has expired."""
         self.close(POLICY_VIOLATION, "the token has expired")
 

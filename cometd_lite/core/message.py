@@ -21,7 +21,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from ..limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES
+from ..limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES, STREAM_BYTES
 
 R = TypeVar("R")
 
@@ -33,6 +33,10 @@ _CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})
 _FLAT = bytes.maketrans(b"\r\n", b"  ")
 _UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
 """The bytes that stand for themselves in a JSON string; any other takes up to six."""
+_EVENT_LINE_BYTES = 7
+"""What a line of a payload takes more in an event, ``data: `` and a line break; a JSON escape takes less."""
+_ENVELOPE_BYTES = 160
+"""What a message takes in JSON besides its data and names: the id, the time, and the keys."""
 _JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECASE)
 
 
@@ -187,13 +191,20 @@ class Message(Struct, frozen=True, gc=False):
 
 
 def shown_size(content: Content) -> int:
-    """Return how many bytes a content's ``data`` has at the most."""
+    """Return how many bytes the data of a content takes at most, in JSON or as an event's ``data`` lines."""
     body = content.body
     if content.form == "json":
-        return len(body)
+        return len(body) + _EVENT_LINE_BYTES * (1 + body.count(b"\n") + body.count(b"\r"))
     if content.form == "text":
-        return len(body) + 5 * len(body.translate(None, _UNESCAPED)) + 2
-    return len(body) * 4 // 3 + 6
+        return len(body) + _EVENT_LINE_BYTES * (1 + len(body.translate(None, _UNESCAPED)))
+    return len(body) * 4 // 3 + 2 * _EVENT_LINE_BYTES
+
+
+def sent_size(message: Message) -> int:
+    """Return how many bytes a message takes at most when it is sent, in any format."""
+    content = message.content
+    names = f"{message.recipient}{content.type}{message.event or ''}".encode()
+    return shown_size(content) + _ENVELOPE_BYTES + 2 * len(names)  # twice, for quotes and backslashes
 
 
 def rendered_once(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]:
@@ -258,6 +269,13 @@ class Batch(Struct, eq=False, gc=False):
         return made
 
     @property
+    def parts(self) -> tuple[Batch, ...]:
+        """The batch in parts of at most ``STREAM_BYTES`` as they are sent, or of one message."""
+        if len(self.messages) < 2:
+            return (self,)
+        return self.once("parts", _parts) or (self,)
+
+    @property
     def place(self) -> bytes:
         """The text of the cursor, which is mostly the id of the last message."""
         if self.messages and self.messages[-1].cursor is self.cursor:
@@ -274,6 +292,24 @@ class Batch(Struct, eq=False, gc=False):
             b"true" if self.gap else b"false",
             b"true" if self.more else b"false",
         )
+
+
+def _parts(batch: Batch) -> tuple[Batch, ...]:
+    """Cut a batch; return nothing where it is one part: a batch that held itself would never be freed."""
+    groups: list[list[Message]] = [[]]
+    size = 0
+    for message in batch.messages:
+        taken = sent_size(message)
+        size += taken
+        if size > STREAM_BYTES and groups[-1]:
+            groups.append([])
+            size = taken
+        groups[-1].append(message)
+    if len(groups) == 1:
+        return ()
+    first, *rest = [Batch(tuple(group), group[-1].cursor, more=True) for group in groups]
+    first.gap, rest[-1].cursor, rest[-1].more = batch.gap, batch.cursor, batch.more
+    return (first, *rest)
 
 
 class Receipt(Struct, frozen=True, gc=False):

@@ -203,13 +203,11 @@ class Take(Reader[Batch]):
     ``is_disconnected`` tells whether its client has closed, even if the reactor has not reported it.
     """
 
-    takes = True
-
     def __init__(
         self, source: Source, keys: tuple[str, ...], limit: int, is_disconnected: Callable[[], bool]
     ) -> None:
         Reader.__init__(self, source, keys)
-        self.limit = limit
+        self.takes = limit
         self.is_disconnected = is_disconnected
         self.place = OLDEST
 
@@ -217,7 +215,7 @@ class Take(Reader[Batch]):
         """Take what no take has had, unless the client has disconnected: others wait behind it."""
         if self.is_disconnected():
             return Batch((), self.place)
-        return self.source.take_now(self.keys, self.limit)
+        return self.source.take_now(self.keys, self.takes)
 
     def deliver(self, found: Batch) -> None:
         """Answer with messages or a gap."""
@@ -286,15 +284,20 @@ class Follower(Reader[None]):
         return (self.keys, self.after, STREAM_MESSAGES)
 
     def deliver(self, found: Batch) -> None:
-        """Send the batch, and look again soon where it was not all."""
-        self.after = found.cursor
+        """Send the batch, a part at a time while the client keeps up; look again where it was not all."""
         on_place, self.on_place = self.on_place, None
-        if found:
-            self.is_ready = self.send(self.source.counted(found))
-            if found.more and self.is_ready and self.registry is not None:
-                self.registry.look_soon(self)
-        elif on_place is not None:
-            on_place(found.cursor)
+        if not found:
+            self.after = found.cursor
+            if on_place is not None:
+                on_place(found.cursor)
+            return
+        for part in found.parts:
+            self.after = part.cursor
+            self.is_ready = self.send(self.source.counted(part))
+            if not self.is_ready or self.registry is None:
+                return
+        if found.more and self.registry is not None:
+            self.registry.look_soon(self)
 
     def has_place(self) -> bool:
         """Return whether it is known where ``now`` was."""

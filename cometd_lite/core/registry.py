@@ -44,8 +44,8 @@ class ParkedReader(ParkedDeferred[T]):
     """
 
     registry: Registry | None = None
-    takes = False
-    """Whether a message goes to one such reader only."""
+    takes = 0
+    """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
     _ends_at: float | None = None
 
     def __init__(self, keys: tuple[str, ...]) -> None:
@@ -259,8 +259,8 @@ class Registry:
     def wake(self, *recipients: str, messages: int = 1) -> int:
         """Make all readers look again that wait for one of the recipients; return how many can receive.
 
-        Those are all readers by cursor, and at most ``messages`` of the readers that take. The readers look
-        in the order in which they came, ``WOKEN_AT_ONCE`` in one turn of the reactor.
+        Those are all readers by cursor, and as many of the readers that take as ``messages`` suffice for. The
+        readers look in the order in which they came, ``WOKEN_AT_ONCE`` in one turn of the reactor.
         """
         found: dict[ParkedReader[Any], None] | None = None
         for recipient in recipients:
@@ -270,15 +270,16 @@ class Registry:
                     found = place if found is None else found | place
         if found is None:
             return 0
-        woken = takers = 0
+        woken = 0
         for reader in found:
             if reader.can_receive():
-                if reader.takes:
-                    takers += 1
-                else:
+                if not reader.takes:
                     woken += 1
+                elif messages > 0:
+                    woken += 1
+                    messages -= reader.takes
         self._start(list(found))
-        return woken + min(takers, messages)
+        return woken
 
     def wake_all(self) -> None:
         """Make all readers look again: what was pushed meanwhile is not known."""

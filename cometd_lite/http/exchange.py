@@ -53,18 +53,29 @@ class Head(Memo, Protocol):
 class Exchange(Protocol):
     """One request, and the one response to it."""
 
-    method: bytes
-    """The method as it came: methods are case-sensitive (RFC 9110 §9.1)."""
-    path: bytes
-    """The target's path as it came, percent-encoded, with the path under which the interface is mounted."""
-    query: bytes
-    """What follows the target's question mark, percent-encoded; empty where there is none."""
-    body: bytes
-    """The whole body."""
-    head: Head
-    """The header fields."""
-    target: Memo
-    """The method and path; requests for the same path may share one."""
+    @property
+    def method(self) -> bytes:
+        """The method as it came: methods are case-sensitive (RFC 9110 §9.1)."""
+
+    @property
+    def path(self) -> bytes:
+        """The target's path as it came, percent-encoded; it begins with where the interface is mounted."""
+
+    @property
+    def query(self) -> bytes:
+        """What follows the target's question mark, percent-encoded; empty where there is none."""
+
+    @property
+    def body(self) -> bytes:
+        """The whole body."""
+
+    @property
+    def head(self) -> Head:
+        """The header fields."""
+
+    @property
+    def target(self) -> Memo:
+        """The method and path; requests for the same path may share one."""
 
     @property
     def uri(self) -> bytes:

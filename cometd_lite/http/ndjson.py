@@ -1,7 +1,7 @@
-"""NDJSON: a batch arrives, one line of JSON for each of its messages leaves (HTTP.md, "Stream").
+"""NDJSON: the ``Format`` of a stream as one JSON object a line (HTTP.md, "Stream").
 
-A line is a message object as in a poll's answer, or ``{"gap": true}``, or ``{"heartbeat": true}``; one of the
-last kind has the ``cursor`` of a reader that was told no message yet.
+A line is a message object as in the answer to a poll, or ``{"gap": true}``, or ``{"heartbeat": true}``. The
+last has a ``cursor`` where the reader has no message yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _HEARTBEAT = b'{"heartbeat":true}\n'
 
 
 def render(batch: Batch) -> bytes:
-    """Return the batch's lines; before them a gap's where messages are no longer kept."""
+    """Return the lines of a batch, after the line of a gap where messages before them are no longer kept."""
     gap = b'{"gap":true}\n' if batch.gap else b""
     if not batch.messages:
         return gap + _place(batch.cursor)

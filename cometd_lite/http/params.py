@@ -19,6 +19,7 @@ from .. import limits as bounds
 from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
 from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
 from ..errors import BadBody, BadCursor, BadParameter, BadRecipient
+from .exchange import Exchange
 
 Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
@@ -58,37 +59,13 @@ class Fields:
 _NAMES = tuple(field.name.replace("_", "-").encode() for field in dataclass_fields(Fields))
 
 
-def fields(request: Any) -> Fields:
-    """Return the fields of a request; ``serving/`` has one head for all requests that sent the same bytes.
-
-    Several lines of one name are one list (RFC 9110 §5.3).
-    """
-    try:
-        known: Fields | None = request.head.memo
-    except AttributeError:  # it is twisted.web's; to ask first costs more than all the rest
-        lines = request.requestHeaders.getRawHeaders
-        return Fields(*[b", ".join(found) if (found := lines(name)) else None for name in _NAMES])
+def fields(exchange: Exchange) -> Fields:
+    """Return the fields of a request; requests that share a head share its fields."""
+    head = exchange.head
+    known: Fields | None = head.memo
     if known is None:
-        head = request.head
         known = head.memo = Fields(*map(head.get, _NAMES))
     return known
-
-
-def text_of(request: Any) -> bytes:
-    """Return a request's query as it came, still percent-encoded."""
-    try:
-        text: bytes = request.query
-    except AttributeError:  # it is twisted.web's
-        text = request.uri.partition(b"?")[2]
-    return text
-
-
-def target_of(request: Any) -> Any:
-    """Return what ``serving/`` has recognised a request's line as, and which has a ``memo``; else None."""
-    try:
-        return request.target
-    except AttributeError:  # it is twisted.web's
-        return None
 
 
 class PollAsked(NamedTuple):
@@ -118,12 +95,42 @@ class PushAsked(NamedTuple):
     overflow: Overflow | None
 
 
+def poll(exchange: Exchange, name: str | None, most: float) -> tuple[PollAsked, Cursor | None]:
+    """Return what a poll asks for, and its cursor, None for a take; ``most`` bounds the wait, in seconds."""
+    text, given, target = exchange.query, fields(exchange), exchange.target
+    last: _LastPoll | None = target.memo
+    if last is not None and last.matches(text, given):
+        return last.asked, last.after
+    asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD")
+    if _is_small(text, given):
+        target.memo = _LastPoll(text, given, asked, after)
+    return asked, after
+
+
+def push(exchange: Exchange, name: str | None) -> PushAsked:
+    """Return what the target of a push asks for."""
+    text, target = exchange.query, exchange.target
+    last: tuple[bytes, PushAsked] | None = target.memo
+    if last is not None and last[0] == text:
+        return last[1]
+    asked = push_asked(name, text)
+    if len(text) <= bounds.REMEMBERED_BYTES:
+        target.memo = (text, asked)
+    return asked
+
+
+def _is_small(text: bytes, given: Fields) -> bool:
+    """Return whether what a request asks may be remembered."""
+    size = len(text) + sum([len(getattr(given, one.name) or b"") for one in dataclass_fields(Fields)])
+    return size <= bounds.REMEMBERED_BYTES
+
+
 def poll_asked(
     name: str | None, text: bytes, given: Fields, most: float, *, look: bool
 ) -> tuple[PollAsked, Cursor | None]:
-    """Return what a poll asks for, and its cursor, None for a take.
+    """Return what a poll asks for by its path's name, its query and its fields, and its cursor.
 
-    It comes by its path's name, its query and its fields; ``most`` bounds the wait, in seconds.
+    ``look``: it is a HEAD. ``most`` bounds the wait, in seconds.
     """
     query = parsed(text)
     asked = _poll_asked(query, given, name, most, look)
@@ -153,7 +160,7 @@ def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look
     return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
 
 
-class LastPoll:
+class _LastPoll:
     """What the last poll of a target has asked for: the next one mostly asks the same, after another message.
 
     ``after`` and ``asked`` are what ``poll_asked`` has returned for ``text`` and ``given``.
@@ -170,7 +177,7 @@ class LastPoll:
         # Without one it is asked by a field, or by a word.
         self._before, self._behind = (b"", b"") if plain is None else plain.groups()
 
-    def again(self, text: bytes, given: Fields) -> bool:
+    def matches(self, text: bytes, given: Fields) -> bool:
         """Whether a poll asks the same; then ``after`` is its cursor."""
         if given is not self.given:
             return False
@@ -294,16 +301,11 @@ def _names(name: str | None, query: Query) -> list[str]:
     return given
 
 
-def parse_query(uri: bytes) -> Query:
-    """Return the parameters of a target's query, each with its values in order.
+def parsed(text: bytes) -> Query:
+    """Return the parameters of a query, the text behind the question mark, each with its values in order.
 
     As a form encodes them: ``+`` is a space. Raises ``BadParameter`` where one is no UTF-8.
     """
-    return parsed(uri.partition(b"?")[2])
-
-
-def parsed(text: bytes) -> Query:
-    """Return the parameters of a query, the text behind the question mark; see ``parse_query``."""
     query: Query = {}
     try:
         if b"%" not in text and b"+" not in text:

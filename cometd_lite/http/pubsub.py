@@ -1,4 +1,8 @@
-"""What is said at ``/ws``: pushes arrive as texts, messages and receipts leave (HTTP.md, "WebSocket")."""
+"""The conversation at ``/ws``: a client reads its recipients, and pushes (HTTP.md, "WebSocket").
+
+Each text from the server is a message object, ``{"gap": true}``, or the answer to a push. Each text from the
+client is a push.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,11 @@ from .websocket import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, Socket
 _GAP = text_frame(b'{"gap":true}')
 
 
-class Talk:
-    """One client at ``/ws``: follows its recipients from a cursor on, and pushes.
+class PubSubSocket:
+    """One client at ``/ws``: it follows its recipients from a cursor on, and pushes.
 
-    ``push`` makes a push if the client may make it. Raises ``ServerFull`` or ``Stopping`` when made.
+    ``push`` makes a push, or raises what it is refused with. The constructor parks the reader, and raises
+    ``ServerFull`` or ``Stopping``.
     """
 
     log = Logger()
@@ -40,37 +45,36 @@ class Talk:
         self._hub = hub
         self._push = push
         self._socket: Socket | None = None
-        self.ended: Deferred[None] = Deferred()
-        """Fires when the reader is forgotten, be it that the client left or that the server ended it."""
-        self._follower: Follower | None = hub.follow(recipients, after, self._tell)
-        self._follower.addCallbacks(self._stopped, self._broken)
+        self.reader: Follower | None = hub.follow(recipients, after, self._deliver)
+        """The parked reader. It fires when the server ends it, and is cancelled at a disconnect."""
+        self.reader.addCallbacks(self._server_stopping, self._failed)
 
     def opened(self, socket: Socket) -> None:
-        """Begin to tell."""
+        """Begin to deliver messages."""
         self._hub.counts.sockets += 1
         self._socket = socket
         self.drained()
 
     def drained(self) -> None:
-        """Go on with a backlog."""
-        if self._follower is not None:
-            self._follower.go_on()
+        """Deliver what has come while the client did not keep up."""
+        if self.reader is not None:
+            self.reader.go_on()
 
-    def lost(self) -> None:
-        """Forget the reader, and all that knows this one too: cycles live until old garbage is collected."""
+    def disconnected(self) -> None:
+        """Forget the reader."""
         self._hub.counts.sockets -= 1
-        follower, self._follower, self._socket = self._follower, None, None
+        # Both refer to this object: a cycle would live until old garbage is collected.
+        follower, self.reader, self._socket = self.reader, None, None
         if follower is not None:
             follower.cancel()
-        self.ended.callback(None)
 
-    def end(self) -> None:
-        """End the conversation, because its token has expired."""
+    def token_expired(self) -> None:
+        """Close the socket: its token has expired."""
         if self._socket is not None:
             self._socket.close(POLICY_VIOLATION, "the token has expired")
 
     def text_received(self, text: str) -> None:
-        """Push what a text asks for, and answer it with its ``ref``."""
+        """Make the push that a text asks for, and answer with its ``ref``."""
         ref: Any = None
         try:
             try:
@@ -88,21 +92,22 @@ class Talk:
             self._refuse(ref, error)
             return
         if isinstance(receipt, Deferred):
-            receipt.addCallbacks(self._confirm, self._failed, callbackArgs=(ref,), errbackArgs=(ref,))
+            receipt.addCallbacks(self._confirm, self._push_failed, callbackArgs=(ref,), errbackArgs=(ref,))
         else:
             self._confirm(receipt, ref)
 
-    def _tell(self, batch: Batch) -> bool:
-        assert self._socket is not None, "a follower tells nothing before its first go_on"
-        self._socket.send_frame(batch.once("ws", _frames))
-        return self._socket.may_go_on(more=batch.more)
+    def _deliver(self, batch: Batch) -> bool:
+        """Send a batch; return whether the next one may be sent at once."""
+        assert self._socket is not None, "a follower delivers nothing before its first go_on"
+        self._socket.send_frame(batch.once("ws", frames))
+        return not self._socket.congested
 
-    def _stopped(self, _: None) -> None:
+    def _server_stopping(self, _: None) -> None:
         if self._socket is not None:
             self._socket.close(SERVICE_RESTART, "the server is stopping")
 
-    def _broken(self, failure: Failure) -> None:
-        """End, unless the client did, because it cannot be found out where its reader begins."""
+    def _failed(self, failure: Failure) -> None:
+        """Close the socket where the store failed before it had found the place of the reader."""
         if not failure.check(CancelledError):
             self._hub.store_failed(failure)
             if self._socket is not None:
@@ -111,7 +116,7 @@ class Talk:
     def _confirm(self, receipt: Receipt, ref: Any) -> None:
         self._answer(b'{"ref":%b,"receipt":%b}' % (orjson.dumps(ref), receipt.json))
 
-    def _failed(self, failure: Failure, ref: Any) -> None:
+    def _push_failed(self, failure: Failure, ref: Any) -> None:
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A push over a WebSocket failed", failure)
@@ -147,6 +152,7 @@ def _push(asked: dict[str, Any]) -> Push:
     return Push(tuple(dict.fromkeys(map(recipient, names))), (content,), event)
 
 
-def _frames(batch: Batch) -> bytes:
-    frames = b"".join([text_frame(message.json) for message in batch.messages])
-    return _GAP + frames if batch.gap else frames
+def frames(batch: Batch) -> bytes:
+    """Return the frames of a batch, after the frame of a gap where messages are no longer kept."""
+    texts = b"".join([text_frame(message.json) for message in batch.messages])
+    return _GAP + texts if batch.gap else texts

@@ -1,6 +1,6 @@
-"""Server-Sent Events: a batch arrives, the text of ``text/event-stream`` leaves (WHATWG HTML §9.2).
+"""Server-Sent Events: the ``Format`` of a stream as ``text/event-stream`` (WHATWG HTML §9.2).
 
-Every event's ``id:`` is a cursor, so a reader that comes back says by ``Last-Event-ID`` where it stood.
+The ``id:`` of each event is a cursor, which a client that reconnects sends as ``Last-Event-ID``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def render(batch: Batch) -> bytes:
-    """Return the batch's events; before them the event ``gap`` where messages are no longer kept."""
+    """Return the events of a batch, after an event ``gap`` where messages before them are no longer kept."""
     events = b"".join(map(_event, batch.messages))
     return _gap(batch) + events if batch.gap else events
 
 
 def _gap(batch: Batch) -> bytes:
     if batch.messages:
-        # No cursor: who was cut off here and came back with it would miss the messages that follow.
+        # It has no id: a client that was disconnected here and reconnected with it would miss the messages.
         return b'event: gap\ndata: {"gap":true}\n\n'
     cursor = str(batch.cursor).encode()
     return b'id: %b\nevent: gap\ndata: {"gap":true,"cursor":"%b"}\n\n' % (cursor, cursor)
@@ -35,7 +35,7 @@ def _event(message: Message) -> bytes:
 
 def _data(content: Content) -> bytes:
     body = content.body if content.form != "octets" else b64encode(content.body)
-    # A bare CR ends a line too; left in a payload it would forge fields.
+    # A bare CR ends a line too: in a payload it would begin a forged field.
     return b"\n".join([b"data: " + line for line in _LINE_END.split(body)])
 
 
@@ -44,7 +44,7 @@ def _opening(retry: int) -> bytes:
 
 
 def _place(cursor: Cursor) -> bytes:
-    # Without data no event is dispatched, but the reader keeps the id.
+    # Without data no event is dispatched, but the client keeps the id.
     return b"id: %b\n\n" % str(cursor).encode()
 
 

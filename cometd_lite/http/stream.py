@@ -1,7 +1,9 @@
-"""What streams have in common: batches arrive from the hub, bytes leave on a response that does not end.
+"""Streams: responses that do not end, on which each batch of messages is written as it comes.
 
-A stream is the loop of which a long-poll is one turn. It is bounded: what its reader lets pile up unread
-ends it, and the reader comes back with its cursor.
+``sse`` and ``ndjson`` define the bytes of a stream. ``BackpressuredWriter`` paces streams and WebSockets, and
+buffers nothing. While the transport has unsent bytes, the reader gets no further batch: it waits at its
+cursor, where it costs nothing, and reads on when the transport has sent everything. A client that takes
+nothing for ``STALLED_SECONDS`` is disconnected, and may come back with its cursor.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -19,15 +21,16 @@ from zope.interface import implementer
 from ..core.hub import Hub
 from ..core.message import Batch, Cursor
 from ..core.readers import Follower
-from ..limits import RETRY_MILLISECONDS, STALLED_SECONDS, STREAM_BUFFER, STREAM_PIECE
+from ..limits import RETRY_MILLISECONDS, STALLED_SECONDS
+from .exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a stream is written. ``head`` is its block of header lines; the rest makes its bytes.
+    """How a stream is written.
 
-    ``opening`` and ``closing`` are given the milliseconds after which the reader is to come back, ``place``
-    the cursor that it has while there is no message yet.
+    ``head`` is a block of header lines. ``opening`` and ``closing`` take the milliseconds after which the
+    client is to reconnect. ``place`` takes the cursor of a reader that has no message yet.
     """
 
     name: str
@@ -39,32 +42,32 @@ class Format:
     closing: Callable[[int], bytes]
 
 
-class Beating(Protocol):
-    """Who is in ``Heartbeats``; it is hashed by what it is."""
+class HasHeartbeat(Protocol):
+    """A member of ``Heartbeats``. It is hashed by identity."""
 
     def beat(self) -> None:
-        """Do what is due once in an interval."""
+        """Do what is due once in each interval."""
 
 
 class Heartbeats:
-    """Beats for every member once in ``interval`` seconds, all of them by one timer.
+    """Calls ``beat`` of every member once in ``interval`` seconds, by one timer for all of them.
 
-    Members are spread over the interval by when they joined, a second at a time. There may be ten thousand:
-    each costs its place in a set.
+    Members are spread over the interval by the second in which they joined. A member costs one entry of a
+    set, so that there may be ten thousand.
     """
 
     def __init__(self, clock: IReactorTime, interval: float) -> None:
         self._clock = clock
-        self._slots: list[set[Beating]] = [set() for _ in range(max(1, int(interval)))]
+        self._slots: list[set[HasHeartbeat]] = [set() for _ in range(max(1, int(interval)))]
         self._pause = interval / len(self._slots)
         self._now = 0
         self._ticked_at = 0.0
         self._members = 0
         self._call: IDelayedCall | None = None
 
-    def add(self, member: Beating) -> int:
-        """Have it beat every interval from now on; return the number with which it is to be removed."""
-        # The slot that has just passed comes round again after one whole interval.
+    def add(self, member: HasHeartbeat) -> int:
+        """Add a member; return the number that ``remove`` needs. Its first beat comes after one interval."""
+        # The slot that was called last is called again after one whole interval.
         number = (self._now - 1) % len(self._slots)
         self._slots[number].add(member)
         self._members += 1
@@ -73,8 +76,8 @@ class Heartbeats:
             self._call = self._clock.callLater(self._pause, self._tick)
         return number
 
-    def remove(self, member: Beating, number: int) -> None:
-        """Have it beat no more."""
+    def remove(self, member: HasHeartbeat, number: int) -> None:
+        """Remove a member; do nothing where it was removed before."""
         slot = self._slots[number]
         if member in slot:
             slot.discard(member)
@@ -84,13 +87,13 @@ class Heartbeats:
                 self._call = None
 
     def seconds(self) -> float:
-        """Return the time on the clock that the beats go by."""
+        """Return the time on the clock of the heartbeats."""
         return self._clock.seconds()
 
     def _tick(self) -> None:
         now = self._clock.seconds()
         self._call = self._clock.callLater(self._pause, self._tick)
-        # After a standstill all beats that are due come at once, but nobody's comes twice.
+        # After a standstill of the process all overdue beats are made up for, but no member beats twice.
         due = min(len(self._slots), max(1, int((now - self._ticked_at) / self._pause + 0.001)))
         self._ticked_at = now
         for _ in range(due):
@@ -102,236 +105,168 @@ class Heartbeats:
 
 
 @implementer(IPushProducer)
-class Paced:
-    """Writes at the pace of its reader. A transport is told of this, and says when the reader falls behind.
+class BackpressuredWriter:
+    """Writes at the pace at which the client reads, and buffers nothing.
 
-    What is written at once goes out in pieces, the next one when the last was taken: a backlog is not the
-    reader's fault. What comes while it is behind piles up, and ends it at ``STREAM_BUFFER``.
+    The transport pauses it while bytes are unsent, and resumes it once there are none. A subclass writes no
+    batch while it is ``congested``, and goes on in ``_resume``.
     """
 
-    __slots__ = ("_open", "_paused_at", "_piled", "_rest")
+    __slots__ = ("_open", "_paused_at", "_unsent_before")
 
     def __init__(self) -> None:
         self._open = False
         """Whether anything may still be written."""
         self._paused_at: float | None = None
-        """Since when the reader is behind; None while it keeps up."""
-        self._piled = 0
-        """Bytes written since then."""
-        self._rest: tuple[Any, ...] = ()
-        """Bytes that wait until it has taken the pieces before them, in order."""
+        """When the transport paused it, or when the client last took something since; None if not paused."""
+        self._unsent_before = 0
+        """How many bytes were unsent when that was last looked at."""
 
     @property
     def congested(self) -> bool:
-        """Whether the reader is behind, so that a backlog had better wait."""
+        """Whether the transport has unsent bytes, so that the next batch has to wait."""
         return self._paused_at is not None
-
-    def may_go_on(self, *, more: bool) -> bool:
-        """Whether what comes next may be written at once; ``more``: it is there already, a backlog.
-
-        A backlog goes on when the pieces before it were taken. What is new is written, and piles up.
-        """
-        return self._paused_at is None or not (more or self._rest)
 
     def _seconds(self) -> float:
         """Return the time."""
         raise NotImplementedError
 
-    def _put(self, data: bytes) -> None:
-        """Give bytes to the transport."""
+    def _unsent(self) -> int:
+        """Return how many bytes are unsent, as far as the transport tells."""
         raise NotImplementedError
 
-    def _abort(self) -> None:
-        """Disconnect the reader, which comes back with its cursor."""
+    def _resume(self) -> None:
+        """Go on: everything is sent."""
         raise NotImplementedError
 
-    def _caught_up(self) -> None:
-        """Go on with a backlog."""
-        raise NotImplementedError
-
-    def _write(self, data: bytes) -> None:
-        if not self._open:
-            return
+    def _is_stalled(self) -> bool:
+        """Return whether the client has taken nothing for too long; to be asked at each heartbeat."""
         if self._paused_at is None:
-            self._pour(data)
-            return
-        self._piled += len(data)
-        if self._piled > STREAM_BUFFER:
-            self._rest = ()
-            self._abort()
-        elif self._rest:
-            self._rest += (data,)  # in its turn, not into the middle of something
-        else:
-            self._put(data)
+            return False
+        now, before, self._unsent_before = self._seconds(), self._unsent_before, self._unsent()
+        if self._unsent_before < before:
+            self._paused_at = now
+        return now - self._paused_at > STALLED_SECONDS
 
-    def _pour(self, data: Any) -> None:
-        """Write in pieces for as long as the reader takes them; what it does not take is the rest."""
-        if len(data) <= STREAM_PIECE:
-            self._put(bytes(data))
-            return
-        view = memoryview(data)
-        while view and self._paused_at is None and self._open:
-            self._put(bytes(view[:STREAM_PIECE]))
-            view = view[STREAM_PIECE:]
-        if view:
-            self._rest = (view, *self._rest)
-
-    def _flush(self) -> None:
-        """Write the rest at whatever pace: something whole must precede an end."""
-        rest, self._rest = self._rest, ()
-        for data in rest:
-            self._put(bytes(data))
-
-    def _has_stalled(self) -> bool:
-        """Whether the reader has taken nothing for too long."""
-        return self._paused_at is not None and self._seconds() - self._paused_at > STALLED_SECONDS
-
-    # -- what the transport calls
+    # -- IPushProducer, for the transport
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Note that the reader does not keep up."""
+        """Wait: bytes are unsent."""
         if self._paused_at is None:
-            self._paused_at = self._seconds()
+            self._paused_at, self._unsent_before = self._seconds(), self._unsent()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Go on: the reader has taken what was written."""
+        """Go on: everything is sent."""
         self._paused_at = None
-        self._piled = 0
-        while self._rest and self._open and self._paused_at is None:
-            data, self._rest = self._rest[0], self._rest[1:]
-            self._pour(data)
-        if self._open and self._paused_at is None:
-            self._caught_up()
+        if self._open:
+            self._resume()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
         """Write no more: the connection is lost."""
         self._open = False
-        self._rest = ()
 
 
-class Stream(Paced):
-    """One response that stays open: it tells its reader what the hub tells it, and when nothing comes, beats.
+class Stream(BackpressuredWriter):
+    """One response that stays open: a follower of the hub whose batches are written as they come.
 
-    ``request`` is written to at once. While the reader does not keep up no backlog is read for it, and what
-    is new piles up, until it takes it or is disconnected.
+    A heartbeat is written where nothing else is.
     """
 
-    __slots__ = (
-        "_done",
-        "_follower",
-        "_form",
-        "_heartbeats",
-        "_hub",
-        "_number",
-        "_random",
-        "_request",
-    )
+    __slots__ = ("_exchange", "_follower", "_format", "_heartbeats", "_hub", "_number", "_random")
 
-    def __init__(self, request: Any, hub: Hub, form: Format, heartbeats: Heartbeats, random: Random) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        hub: Hub,
+        form: Format,
+        heartbeats: Heartbeats,
+        random: Random,
+    ) -> None:
         super().__init__()
-        self._request = request
+        self._exchange = exchange
         self._hub = hub
-        self._form = form
+        self._format = form
         self._heartbeats = heartbeats
         self._random = random
         self._follower: Follower | None = None
-        self._done: Callable[[], object] = _nothing
         self._number = 0
 
-    def begin(
-        self,
-        recipients: tuple[str, ...],
-        after: Cursor,
-        start: Callable[[], None],
-        done: Callable[[], object],
-    ) -> None:
-        """Follow the recipients from a cursor on, until the server ends the stream or it is cancelled.
+    def begin(self, recipients: tuple[str, ...], after: Cursor, head: bytes) -> Follower:
+        """Follow the recipients from a cursor on; return the parked reader.
 
-        Raises ``ServerFull`` or ``Stopping``; once the reader is admitted, ``start`` is called to write the
-        head of the response. ``done`` is called when the server has ended it.
+        It fires when the server has ended the stream. Cancelling it forgets the reader. ``head`` are header
+        lines. Raises ``ServerFull`` or ``Stopping``.
         """
-        follower = self._follower = self._hub.follow(recipients, after, self._tell, self._say_place)
-        self._done = done
+        follower = self._follower = self._hub.follow(recipients, after, self._deliver, self._write_place)
         self._hub.counts.streams += 1
         self._open = True
-        start()
-        self._write(self._form.opening(self._retry()))
-        self._request.registerProducer(self, True)
+        self._exchange.start(200, head)
+        self._write(self._format.opening(self._retry()))
+        self._exchange.register_producer(self)
         self._number = self._heartbeats.add(self)
-        follower.addCallbacks(self._ended, self._failed)
+        follower.addCallbacks(self._finish, self._failed)
         follower.go_on()
+        return follower
 
-    def _ended(self, _: None) -> None:
-        """Say good-bye: the server stops, or the stream's time is over."""
-        if not self._open:
-            return
-        done = self._leave()
-        self._flush()
-        self._put(self._form.closing(self._retry()))
-        self._request.unregisterProducer()
-        done()
+    def _finish(self, _: None) -> None:
+        """End the response: the server stops, or the time of the stream is over."""
+        self._forget()
+        self._exchange.write(self._format.closing(self._retry()))
+        self._exchange.unregister_producer()
+        self._exchange.finish()
 
     def _failed(self, failure: Failure) -> None:
-        """Let a reader come back for whom it could not be found out where it begins."""
-        if not failure.check(CancelledError):
+        """Forget a stream whose client has disconnected; end one whose place the store could not find."""
+        if failure.check(CancelledError):
+            self._forget()
+        else:
             self._hub.store_failed(failure)
-            self._ended(None)
-
-    def cancel(self, _: object = None) -> None:
-        """Forget the reader: its connection is lost. This is also the canceller of a Deferred."""
-        follower = self._follower
-        self._leave()
-        if follower is not None:
-            follower.cancel()
-
-    def _tell(self, batch: Batch) -> bool:
-        self._write(batch.once(self._form.name, self._form.render))
-        return self.may_go_on(more=batch.more)
-
-    def _say_place(self, cursor: Cursor) -> None:
-        """Send its place to a reader that may be cut off before the first message."""
-        self._write(self._form.place(cursor))
+            self._finish(None)
 
     def beat(self) -> None:
-        """Show that the stream is alive, and that somebody reads it."""
-        if self._has_stalled():
-            self._abort()
-        else:
-            self._write(self._form.heartbeat)
-
-    def _leave(self) -> Callable[[], object]:
-        """Be a stream no more; return what is to be called at the end of one that the server ends."""
-        done, self._done = self._done, _nothing
-        self._open = False
-        self._follower = None  # which knows this one too: a cycle would live until old garbage is collected
-        self._hub.counts.streams -= 1
-        self._heartbeats.remove(self, self._number)
-        return done
-
-    def _retry(self) -> int:
-        return self._random.randint(*RETRY_MILLISECONDS)
+        """Write a heartbeat; disconnect a client that has stalled."""
+        if not self.congested:
+            self._write(self._format.heartbeat)
+        elif self._is_stalled():
+            self._open = False
+            self._exchange.abort()
 
     def end(self) -> None:
         """End the stream; its reader may come back."""
         if self._follower is not None:
             self._follower.end()
 
-    # -- what pacing asks for
+    def _deliver(self, batch: Batch) -> bool:
+        """Write a batch; return whether the next one may be written at once."""
+        self._write(batch.once(self._format.name, self._format.render))
+        return self._open and not self.congested
+
+    def _write(self, data: bytes) -> None:
+        if self._open:
+            self._exchange.write(data)
+
+    def _write_place(self, cursor: Cursor) -> None:
+        """Give the reader its place, where it has no message yet whose id would be one."""
+        self._write(self._format.place(cursor))
+
+    def _forget(self) -> None:
+        """Leave every table."""
+        self._open = False
+        self._follower = None  # it refers to the stream: a cycle would live until old garbage is collected
+        self._hub.counts.streams -= 1
+        self._heartbeats.remove(self, self._number)
+
+    def _retry(self) -> int:
+        return self._random.randint(*RETRY_MILLISECONDS)
+
+    # -- what BackpressuredWriter needs
 
     def _seconds(self) -> float:
         return self._hub.clock.seconds()
 
-    def _put(self, data: bytes) -> None:
-        self._request.write(data)
+    def _unsent(self) -> int:
+        return self._exchange.unsent()
 
-    def _abort(self) -> None:
-        self._open = False
-        self._request.transport.abortConnection()
-
-    def _caught_up(self) -> None:
+    def _resume(self) -> None:
         if self._follower is not None:
             self._follower.go_on()
-
-
-def _nothing() -> None:
-    """Do nothing: the stream has not begun, or is over."""

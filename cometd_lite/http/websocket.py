@@ -1,35 +1,49 @@
-"""WebSockets: frames arrive, frames leave (RFC 6455); what is said in them is someone else's.
+"""WebSockets (RFC 6455): ``accept`` upgrades an exchange, and ``Socket`` is the connection that comes of it.
 
-``accept`` turns a request into a ``Socket``, on ``serving/`` as on twisted.web. A socket gives every whole
-text to its ``Conversation``, and bounds what it reads, what it holds, and what it lets pile up.
+The frames of the client are parsed by the Sans-I/O ``Protocol`` of the package ``websockets``. Text frames of
+the server are made by ``text_frame``: they carry no mask, so that one frame is made for all its readers. What
+the messages mean is up to a ``Conversation``: ``pubsub`` at ``/ws``, ``bayeux.socket`` at ``/cometd``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Protocol
+from base64 import b64encode
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
+from hashlib import sha1
+from io import StringIO
+from typing import Protocol, cast
 
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
-from wsproto.utilities import LocalProtocolError, generate_accept_token
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import SEND_EOF, Side
+from websockets.protocol import Protocol as FrameProtocol
 
 from ..errors import BadRequest, UpgradeRequired
-from .stream import Heartbeats, Paced
+from ..limits import SOCKET_READ_BYTES
+from .exchange import Exchange
+from .stream import BackpressuredWriter, Heartbeats
 
 NORMAL = 1000
 UNSUPPORTED_DATA = 1003
+INVALID_DATA = 1007
 POLICY_VIOLATION = 1008
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 """The server is stopping, and the client may come back (RFC 6455 §7.4.1 and IANA's registry)."""
 
-
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 """Base64 of 16 bytes (RFC 6455 §4.1)."""
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What RFC 6455 §1.3 has a server append to the key."""
+_CONTROL_BYTES = 125
+"""The longest payload of a control frame (RFC 6455 §5.5)."""
+_PING = b"\x89\x00"
+
+_utf8_decoder = getincrementaldecoder("utf-8")
 
 
 class Conversation(Protocol):
@@ -42,9 +56,9 @@ class Conversation(Protocol):
         """Take in one whole text message."""
 
     def drained(self) -> None:
-        """Go on with a backlog: the client has taken what was sent."""
+        """Go on with a backlog: everything that was sent has left."""
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         """End: nothing arrives or leaves any more."""
 
 
@@ -58,90 +72,115 @@ def text_frame(text: bytes) -> bytes:
     return b"\x81\x7f" + length.to_bytes(8) + text
 
 
-def accept(request: Any, converse: Callable[[], Conversation], heartbeats: Heartbeats, most: int) -> Socket:
-    """Answer an upgrade request with 101 and return the socket that it became.
+def accept(
+    exchange: Exchange, converse: Callable[[], Conversation], heartbeats: Heartbeats, max_bytes: int
+) -> Socket:
+    """Answer an upgrade request with 101; return the socket that the connection has become.
 
-    ``converse`` makes its conversation, and may raise to refuse it; ``most`` bounds a message in bytes.
-    Raises ``BadRequest`` where the request asks for no WebSocket, ``UpgradeRequired`` for another version.
+    ``converse`` makes the conversation, and may raise to refuse the upgrade. ``max_bytes`` bounds a message
+    of the client. No extension is negotiated: compression takes memory for each connection. Raises
+    ``BadRequest`` where the request asks for no WebSocket, ``UpgradeRequired`` for another version.
     """
-    token = _checked(request)
+    key = _checked_key(exchange)
     conversation = converse()
-    head = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % token
-    socket = Socket(conversation, heartbeats, most)
-    upgrade = getattr(request, "upgrade", None)
-    if upgrade is not None:
-        upgrade(socket, head)
-    else:
-        _upgrade_channel(request.channel, socket, head)
+    socket = Socket(conversation, heartbeats, max_bytes, exchange.unsent)
+    token = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    exchange.upgrade(
+        socket, b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % token
+    )
     return socket
 
 
-def _checked(request: Any) -> bytes:
-    """Return the token that accepts the handshake (RFC 6455 §4.2)."""
-    key = request.getHeader(b"sec-websocket-key") or b""
+def _checked_key(exchange: Exchange) -> bytes:
+    """Return the key of an opening handshake that is as RFC 6455 §4.2.1 asks."""
+    key = exchange.head.get(b"sec-websocket-key") or b""
     if (
-        request.method != b"GET"
-        or b"websocket" not in _tokens(request, b"upgrade")
-        or b"upgrade" not in _tokens(request, b"connection")
+        exchange.method != b"GET"
+        or b"websocket" not in _tokens(exchange, b"upgrade")
+        or b"upgrade" not in _tokens(exchange, b"connection")
         or not _KEY.fullmatch(key)
     ):
         raise BadRequest(
             "A WebSocket is opened here: by GET with Upgrade: websocket, Connection: Upgrade, "
             "a Sec-WebSocket-Key of 16 bytes in base64, and Sec-WebSocket-Version: 13."
         )
-    if request.getHeader(b"sec-websocket-version") != b"13":
+    if exchange.head.get(b"sec-websocket-version") != b"13":
         raise UpgradeRequired("Version 13 of the WebSocket protocol is spoken here; ask for that one.")
-    return generate_accept_token(key)
+    return key
 
 
-def _tokens(request: Any, name: bytes) -> list[bytes]:
-    """Return the words of a header field, in lower case."""
-    return [word.strip().lower() for word in (request.getHeader(name) or b"").split(b",")]
+def _tokens(exchange: Exchange, name: bytes) -> list[bytes]:
+    """Return the tokens of a header field that is a list, in lower case."""
+    return [token.strip().lower() for token in (exchange.head.get(name) or b"").split(b",")]
 
 
-def _upgrade_channel(channel: Any, socket: Socket, head: bytes) -> None:
-    # What twisted.web.websocket does too: the channel stays, and hands on what it is given.
-    channel.setTimeout(None)
-    transport = channel.transport
-    channel.dataReceived = socket.dataReceived
-    channel.rawDataReceived = socket.dataReceived  # what it was given along with the request
-    channel.connectionLost = socket.connectionLost
-    transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
-    socket.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's
-    early, channel._dataBuffer = b"".join(channel._dataBuffer), []
-    if early:
-        # It came while an embedding program was asked whether the client may come in.
-        transport.resumeProducing()
-        socket.dataReceived(early)
+class _Fragments:
+    """The text of a message that comes in fragments. It is decoded as it comes, and joined once."""
+
+    __slots__ = ("_decoder", "_text", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._decoder = _utf8_decoder()
+        self._text = StringIO()
+
+    def add(self, frame: Frame) -> str | None:
+        """Return the text if the fragment is the last one. Raises ``UnicodeDecodeError``."""
+        self.size += len(frame.data)
+        self._text.write(self._decoder.decode(frame.data, frame.fin))
+        return self._text.getvalue() if frame.fin else None
 
 
-class Socket(Paced, TwistedProtocol):
-    """A WebSocket connection on the server's side. Compression is not agreed to: it costs memory for each."""
+class Socket(BackpressuredWriter, TwistedProtocol):
+    """The server's end of a WebSocket connection.
 
-    def __init__(self, conversation: Conversation, heartbeats: Heartbeats, most: int) -> None:
+    ``unsent`` tells how many bytes the client has not taken yet. While there are any, the socket parses
+    nothing, so that a client which does not read its answers cannot ask for more of them.
+    """
+
+    def __init__(
+        self, conversation: Conversation, heartbeats: Heartbeats, max_bytes: int, unsent: Callable[[], int]
+    ) -> None:
         super().__init__()
         self._conversation = conversation
         self._number = 0
         self._heartbeats = heartbeats
-        self._most = most
-        self._frames = Connection(ConnectionType.SERVER)
-        self._text: list[str] = []
-        self._size = 0
-        self._answered = True
+        self._max_bytes = max_bytes
+        self._count_unsent = unsent
+        # Its bound counts a control frame between two fragments as a part of the message; ours does not.
+        self._frames = FrameProtocol(Side.SERVER, max_size=max_bytes + _CONTROL_BYTES)
+        self._fragments: _Fragments | None = None
+        """The message of which some fragments have come."""
+        self._unread = b""
+        """What came while the transport had unsent bytes."""
+        self._is_alive = True
+        """Whether the last ping was answered."""
 
     def send_text(self, text: bytes) -> None:
         """Send one text message."""
-        self._write(text_frame(text))
+        self.send_frame(text_frame(text))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame that was made before, or several; a client that lets too much pile up is cut off."""
-        self._write(frame)
+        """Send a frame that ``text_frame`` made, or several."""
+        if self._open and self.transport is not None:
+            self.transport.write(frame)
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Say that this is the end, and end; the conversation hears no more but ``lost``."""
+        """Send a close frame, and close the connection; then only ``disconnected`` is still called."""
         if self._open:
-            self._open = False
-            self._end(CloseConnection(code, reason))
+            self._send_last(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
+
+    def beat(self) -> None:
+        """Send a ping; disconnect a client that has not answered the last one, or has stalled."""
+        if self._open and self.congested:
+            # The answer to a ping would come after it has taken everything before that.
+            if self._is_stalled():
+                self._abort()
+        elif self._open and self._is_alive:
+            self._is_alive = False
+            self.send_frame(_PING)
+        else:
+            self._abort()  # it is silent, or does not end the connection after the close frame
 
     # -- what Twisted calls
 
@@ -149,98 +188,105 @@ class Socket(Paced, TwistedProtocol):
         """Begin the conversation."""
         self._open = True
         assert self.transport is not None
-        self.transport.unregisterProducer()  # type: ignore[attr-defined]  # whoever wrote the 101 had its own
+        self.transport.unregisterProducer()  # type: ignore[attr-defined]  # the HTTP server had one
         self.transport.registerProducer(self, True)  # type: ignore[attr-defined]  # ITransport leaves it out
         self._number = self._heartbeats.add(self)
         self._conversation.opened(self)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Take in frames, or parts of them."""
-        if self._frames.state is ConnectionState.CLOSED:
-            return
-        try:
-            self._frames.receive_data(data)
-            for event in self._frames.events():
-                self._received(event)
-        except LocalProtocolError:
-            self._abort()
+        """Parse frames, or parts of them. While bytes are unsent, keep what came, and stop reading."""
+        if self._unread:
+            data = self._unread + data
+        at = 0
+        while at < len(data) and self._open and not self.congested:
+            self._parse(data[at : at + SOCKET_READ_BYTES])
+            at += SOCKET_READ_BYTES
+        self._unread = data[at:]
+        if self._unread and self._open:
+            self.transport.pauseProducing()  # type: ignore[union-attr]  # ITransport leaves it out
 
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002, N802  Twisted's
         """End the conversation."""
         self._open = False
         self._heartbeats.remove(self, self._number)
-        self._conversation.lost()
+        self._conversation.disconnected()
+        # The parser is a generator that refers to its protocol: a cycle would live until old garbage is
+        # collected.
+        self._frames.parser.close()
 
-    # -- how it is done
+    # -- frames of the client
 
-    def _received(self, event: object) -> None:
-        if isinstance(event, TextMessage):
-            self._text_received(event)
-        elif isinstance(event, Ping):
-            if self._open:
-                self._write(self._frames.send(event.response()))
-        elif isinstance(event, Pong):
-            self._answered = True
-        elif isinstance(event, BytesMessage):
+    def _parse(self, data: bytes) -> None:
+        frames = self._frames
+        frames.receive_data(data)
+        # The pongs that are due, in the order of the pings; then a close frame, if the client has sent one or
+        # broken the protocol.
+        replies = iter(frames.data_to_send())
+        for frame in cast(list[Frame], frames.events_received()):
+            self._frame_received(frame, replies)
+            if not self._open:
+                return
+        for reply in replies:
+            if reply != SEND_EOF:
+                self._send_last(reply)
+
+    def _frame_received(self, frame: Frame, replies: Iterator[bytes]) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.CONT:
+            self._text_received(frame)
+        elif opcode is Opcode.PING:
+            self.send_frame(next(replies))
+        elif opcode is Opcode.PONG:
+            self._is_alive = True
+        elif opcode is Opcode.BINARY:
             self.close(UNSUPPORTED_DATA, "text messages only")
-        elif isinstance(event, CloseConnection):
-            if self._frames.state in {ConnectionState.REMOTE_CLOSING, ConnectionState.OPEN}:
-                self._open = False
-                self._end(event.response())
-            else:
-                self._lose()
 
-    def _text_received(self, event: TextMessage) -> None:
-        if not self._open:
+    def _text_received(self, frame: Frame) -> None:
+        fragments = self._fragments
+        size = len(frame.data) if fragments is None else fragments.size + len(frame.data)
+        if size > self._max_bytes:
+            self.close(MESSAGE_TOO_BIG, f"a message has at most {self._max_bytes} bytes")
             return
-        self._size += len(event.data.encode())
-        if self._size > self._most:
-            self.close(MESSAGE_TOO_BIG, f"a message has at most {self._most} bytes")
+        try:
+            if fragments is None and frame.fin:
+                text: str | None = str(frame.data, "utf-8")
+            else:
+                fragments = self._fragments = fragments or _Fragments()
+                text = fragments.add(frame)
+        except UnicodeDecodeError:
+            self.close(INVALID_DATA, "a text message is UTF-8")
             return
-        if event.data:  # else empty fragments without end would be kept
-            self._text.append(event.data)
-        if event.message_finished:
-            text = "".join(self._text)
-            self._text.clear()
-            self._size = 0
+        if text is not None:
+            self._fragments = None
             self._conversation.text_received(text)
 
-    def beat(self) -> None:
-        """Ask whether the client lives, or end it where it does not."""
-        if self._paused_at is not None and self._open:
-            # Its answer to a ping would wait behind all that it has not taken yet.
-            if self._has_stalled():
-                self._abort()
-        elif self._answered and self._open:
-            self._answered = False
-            self._write(self._frames.send(Ping()))
-        else:
-            self._abort()  # silent for a whole interval, or told that this is the end
+    # -- the end
 
-    def _end(self, event: CloseConnection) -> None:
-        self._flush()
-        self._put(self._frames.send(event))
-        # The client's close frame may still come, but nobody needs it: the connection ends with this one.
-        self._lose()
-
-    def _lose(self) -> None:
+    def _send_last(self, close_frame: bytes) -> None:
+        """Send a close frame, and close the connection without waiting for the client's (RFC 6455 §7.1.1)."""
+        self.send_frame(close_frame)
+        self._open = False
         if self.transport is not None:
             self.transport.unregisterProducer()  # type: ignore[attr-defined]  # else it is not closed
             self.transport.loseConnection()
-
-    # -- what pacing asks for
-
-    def _seconds(self) -> float:
-        return self._heartbeats.seconds()
-
-    def _put(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
 
     def _abort(self) -> None:
         self._open = False
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]  # ITCPTransport's
 
-    def _caught_up(self) -> None:
-        self._conversation.drained()
+    # -- what BackpressuredWriter needs
+
+    def _seconds(self) -> float:
+        return self._heartbeats.seconds()
+
+    def _unsent(self) -> int:
+        return self._count_unsent()
+
+    def _resume(self) -> None:
+        if self._unread:
+            self.dataReceived(b"")
+            if self._open and not self._unread:
+                self.transport.resumeProducing()  # type: ignore[union-attr]  # ITransport leaves it out
+        if self._open and not self.congested:
+            self._conversation.drained()

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 class ArrivingBody:
-    """The body of ``request``, for ``target``; it may have ``most`` bytes, and began to arrive at
-    ``tick``."""
+    """The body of ``request``, for ``target``, of at most ``most`` bytes. It began to arrive at ``tick``."""
 
     __slots__ = ("_bounds", "_chunked", "_parts", "_received", "_tick", "request", "target")
 

@@ -334,8 +334,7 @@ class SocketWire(Wire):
         return self._socket is None or peer_has_closed(self._socket)
 
     def was_disconnected(self) -> bool:
-        """Return what the epoll has reported in this turn, or look at the socket outside of one; see
-        ``Wire``.
+        """Return what the epoll has reported in this turn; see ``Wire``. Outside of a turn, look.
 
         The epoll reports in the order in which things happened. So a client that closed before another one
         sent the request that is now served has been noted.

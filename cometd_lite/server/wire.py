@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from .unsent import UnsentTotal
 
-HIGH: Final = 64 * 1024
-"""A producer is paused while more than this is unsent, as in Twisted."""
-
 OPEN: Final = 0
 CLOSING: Final = 1
 SHUT: Final = 2
@@ -159,8 +156,11 @@ class Wire:
         self._pause_producer_if_full()
 
     def _is_full(self) -> bool:
-        """Return whether a producer should pause."""
-        return self.queue is not None and self.queue.size > HIGH
+        """Return whether a producer should pause: anything is unsent.
+
+        Twisted's transports pause a producer at 64 KB. A stream that is not read would cost as much.
+        """
+        return self.queue is not None
 
     def _pause_producer_if_full(self) -> None:
         if self._producer is not None and not self._paused and self._is_full():
@@ -373,8 +373,7 @@ def peer_has_closed(sock: socket.socket, *, tls: bool = False) -> bool:
 
 
 def learns_peer_later(transport: Any) -> bool:
-    """Return whether a transport may know its client only after the first bytes, as behind the PROXY
-    protocol."""
+    """Return whether a transport may know its client only after the first bytes (the PROXY protocol)."""
     return isinstance(transport, ProtocolWrapper) and not isinstance(transport, TLSMemoryBIOProtocol)
 
 

@@ -43,7 +43,6 @@ from cometd_lite.errors import CometError, Unauthorized
 from cometd_lite.http.params import Fields, poll_asked
 from cometd_lite.http.websocket import text_frame
 from cometd_lite.limits import Limits
-from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import Bounds, HTTPFactory
 from cometd_lite.stores.memory import MemoryStore
 
@@ -132,7 +131,7 @@ class World:
         routes._random = self.comet.hub.registry._random = Random(1)
         self.served: list[Served] = []
         self.factory = HTTPFactory(
-            KleinApplication(routes),
+            routes,
             clock=self.clock,
             bounds=BOUNDS,
             on_answer=self._over,

@@ -26,7 +26,6 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.resource import IResource
 
 from cometd_lite.comet import Comet
-from cometd_lite.routes.klein_adapter import KleinApplication
 from cometd_lite.server import Bounds, HTTPFactory
 
 STARTED = 1_795_169_758.123
@@ -247,7 +246,7 @@ def by_twisted_web(comet: Comet) -> TreqDriver:
 def by_serving(comet: Comet, driver: type[WireDriver] = WireDriver, prefix: bytes = b"") -> WireDriver:
     bounds = Bounds(body=comet.limits.max_body)
     factory = HTTPFactory(
-        KleinApplication(comet.routes),
+        comet.routes,
         clock=Clock(),
         bounds=bounds,
         prefix=prefix,

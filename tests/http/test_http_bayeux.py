@@ -502,7 +502,7 @@ def guarded(serve, tmp_path) -> Server:
     file = tmp_path / "key"
     file.write_bytes(SECRET)
     server: Server = serve()
-    server.comet.routes.door.tokens = Tokens([file], wall=server.comet.hub.wall)
+    server.comet.routes.policy.tokens = Tokens([file], wall=server.comet.hub.wall)
     return server
 
 

@@ -56,7 +56,7 @@ def handshake(server: Any) -> dict[str, Any]:
 
 def test_unless_told_otherwise_one_client_may_do_whatever_all_may(serve):
     server = serve()
-    assert server.comet.routes.door.clients is None
+    assert server.comet.routes.policy.clients is None
 
 
 def test_polls_streams_and_sockets_of_one_client_are_counted_together(serve):

@@ -153,7 +153,7 @@ def test_labels_tell_of_nobody(serve, tmp_path: Path):
     secret = b"a secret of at least thirty-two bytes"
     (tmp_path / "key").write_bytes(secret)
     server = serve()
-    server.comet.routes.door.tokens = Tokens([tmp_path / "key"], wall=server.comet.hub.wall)
+    server.comet.routes.policy.tokens = Tokens([tmp_path / "key"], wall=server.comet.hub.wall)
     token = jwt.encode({"push": ["Bob-7"], "poll": ["Bob-7"], "sub": "Malory-7"}, secret, "HS256")
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "Key-7"}
     server.push("/Bob-7?event=Event-7", "Body-7", headers)

@@ -51,7 +51,7 @@ def keys(tmp_path: Path) -> Path:
 def server(serve, keys) -> Server:
     """Return a server that asks for tokens."""
     made: Server = serve()
-    made.comet.routes.door.tokens = Tokens([keys], wall=made.comet.hub.wall)
+    made.comet.routes.policy.tokens = Tokens([keys], wall=made.comet.hub.wall)
     return made
 
 
@@ -229,7 +229,7 @@ def test_a_query_without_a_token_opens_nothing(server, query):
 
 def test_the_public_key_is_no_secret(server, keys):
     keys.write_bytes(PUBLIC)
-    server.comet.routes.door.tokens.reload()
+    server.comet.routes.policy.tokens.reload()
     signed = b".".join(
         base64url_encode(orjson.dumps(part)) for part in ({"alg": "HS256", "typ": "JWT"}, {"poll": ["**"]})
     )
@@ -278,7 +278,7 @@ def test_a_name_that_climbs_is_no_name(server, target):
 
 
 def test_where_an_audience_is_asked_for_tokens_must_name_it(server, keys):
-    server.comet.routes.door.tokens = Tokens([keys], audience="us", wall=server.comet.hub.wall)
+    server.comet.routes.policy.tokens = Tokens([keys], audience="us", wall=server.comet.hub.wall)
     assert server.get("/poll/bob?wait=0", bearer(poll=["bob"], aud="us")).status == 200
     for words in ({}, {"aud": "them"}, {"aud": []}):
         assert server.get("/poll/bob?wait=0", bearer(poll=["bob"], **words)).status == 401
@@ -350,7 +350,7 @@ def test_a_token_known_to_the_server_expires_as_any(server):
 def test_keys_that_are_read_again_close_the_door_to_old_tokens(server, keys):
     assert server.get("/poll/bob?wait=0", ALL).status == 200
     keys.write_bytes(b"another secret of thirty-two bytes")
-    server.comet.routes.door.tokens.reload()
+    server.comet.routes.policy.tokens.reload()
     assert kind(server.get("/poll/bob?wait=0", ALL)) == (401, "unauthorized")
 
 
@@ -483,7 +483,7 @@ def test_a_judge_that_fails_lets_nobody_in(serve, expected_failures):
 
 def test_the_judge_and_the_token_must_both_agree(serve, keys):
     server = serve(authorize=lambda request, action, name: name == "bob")
-    server.comet.routes.door.tokens = Tokens([keys], wall=server.comet.hub.wall)
+    server.comet.routes.policy.tokens = Tokens([keys], wall=server.comet.hub.wall)
     assert server.push("/bob", headers=ALL).status == 202
     assert server.ask("POST", "/push/alice", "hi", ALL).status == 403
     assert server.ask("POST", "/push/bob", "hi", bearer(push=["alice"])).status == 403

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -10,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from wires import ACCEPT, UPGRADE, Connection, WebSocket, leave
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wires import ACCEPT, HIGH, UPGRADE, Connection, WebSocket, leave
+from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from cometd_lite.http import pubsub as ws
 from cometd_lite.http.websocket import text_frame
-from cometd_lite.limits import Limits
+from cometd_lite.limits import SOCKET_MESSAGE_BYTES_OVER_BODY, Limits
 
 
 @pytest.fixture(autouse=True)
@@ -413,18 +414,71 @@ def test_a_frame_that_says_it_is_huge_is_1009_as_soon_as_too_much_of_it_came(ser
 def test_fragments_without_end_and_without_content_are_not_kept(server):
     socket = WebSocket(server, "/ws/bob")
     socket.send(frame(1, b"", fin=False))
-    socket.send(frame(0, b"", fin=False) * 10_000)
-    ours = server_socket(socket)
-    assert len(ours._text) <= 1
+    many = frame(0, b"", fin=False) * 10_000
+    tracemalloc.start()
+    try:
+        socket.send(many)
+        before, _ = tracemalloc.get_traced_memory()
+        socket.send(many)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 10_000
     socket.send(frame(0, b'{"push":"a","data":"hi"}'))
     assert socket.texts[-1]["receipt"]
 
 
-def server_socket(socket: WebSocket) -> Any:
-    """Return the server's end."""
-    producer = socket.socket.producer
-    wire = getattr(producer, "_wire", None)
-    return producer if wire is None else wire._producer
+def test_a_message_in_fragments_of_one_byte_takes_memory_and_time_in_proportion(server):
+    socket = WebSocket(server, "/ws/bob")
+    text = orjson.dumps({"push": "alice", "data": "ü" * 30_000, "ref": 1})
+    pieces = [text[at : at + 1] for at in range(len(text))]
+    fragments = [frame(0, piece, fin=False) for piece in pieces[1:]]
+    socket.send(frame(1, pieces[0], fin=False))
+    tracemalloc.start()
+    try:
+        socket.send(b"".join(fragments))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 5 * len(text)
+    socket.send(frame(0))
+    assert socket.texts[-1]["receipt"]
+
+
+def test_text_that_is_not_utf_8_is_1007_before_its_message_is_all_there(server):
+    # RFC 6455 §8.1: as soon as it is found.
+    socket = WebSocket(server, "/ws/bob")
+    socket.send(frame(1, b"\xc3", fin=False) + frame(0, b"\xbc", fin=False))
+    assert not socket.closed
+    socket.send(frame(0, b"\xff", fin=False))
+    assert socket.goodbye[0] == 1007
+    assert server.parked == 0
+
+
+def test_a_message_that_ends_inside_a_character_is_1007(server):
+    socket = WebSocket(server, "/ws/bob")
+    socket.send(frame(1, b"\xc3", fin=False) + frame(0))
+    assert socket.goodbye[0] == 1007
+
+
+def test_a_ping_between_the_fragments_of_a_message_at_the_bound_is_answered(serve):
+    server = serve(Limits(max_body=1_000))
+    socket = WebSocket(server, "/ws/bob")
+    most = 1_000 + SOCKET_MESSAGE_BYTES_OVER_BODY
+    socket.send(frame(1, b"x" * most, fin=False) + frame(9, b"y" * 125) + frame(0))
+    assert [event.payload for event in socket.read() if isinstance(event, Pong)] == [b"y" * 125]
+    assert socket.texts[-1]["error"]["status"] == 400
+    socket.send(frame(1, b"x" * most, fin=False) + frame(0, b"x"))
+    assert socket.goodbye[0] == 1009
+
+
+def test_what_came_before_a_bad_frame_in_the_same_packet_is_answered_in_order(server):
+    socket = WebSocket(server, "/ws/bob")
+    push = frame(1, b'{"push":"a","data":"hi"}')
+    socket.send(frame(9, b"1") + push + frame(9, b"2") + push + frame(3) + push + frame(9, b"3"))
+    kinds = [type(event).__name__ for event in socket.read()]
+    assert kinds == ["Pong", "TextMessage", "Pong", "TextMessage", "CloseConnection"]
+    assert socket.goodbye[0] == 1002
 
 
 @pytest.mark.parametrize(
@@ -528,7 +582,7 @@ def test_who_was_told_the_end_and_does_not_go_is_cut_off(server):
     socket = WebSocket(server, "/ws/bob", room=200)
     for _ in range(3):
         server.push("/bob", "x" * 60_000)
-    socket.say(BytesMessage(b"binary"))
+    server.stop()
     assert not socket.closed  # it is told when it has taken what came before
     server.advance(25)
     assert socket.aborted
@@ -545,16 +599,46 @@ def test_a_reset_forgets_everything(server):
     assert server.clock.getDelayedCalls() == []
 
 
-def test_a_client_that_lets_a_mebibyte_pile_up_is_disconnected(serve):
+def test_a_client_that_does_not_read_waits_at_its_cursor_and_costs_one_write(serve):
     server = serve(Limits(capacity_bytes=4 * 1024 * 1024))
     socket = WebSocket(server, "/ws/bob", room=100_000)
-    sent = 0
-    while not socket.aborted:
-        sent += 1
+    sent = [f"{number} ".ljust(60_000, ".") for number in range(35)]
+    for body in sent:
+        server.push("/bob", body)
+        assert len(socket.socket.unsent) <= HIGH + 61_000
+    assert not socket.closed
+    socket.take()
+    assert socket.data == sent
+
+
+def test_a_client_that_takes_nothing_for_a_minute_is_disconnected(server):
+    socket = WebSocket(server, "/ws/bob", room=200)
+    for _ in range(3):
         server.push("/bob", "x" * 60_000)
-        assert sent < 30
-    assert sent > 1024 * 1024 // 60_000
+    server.advance(25)
+    server.advance(25)
+    assert not socket.closed
+    server.advance(25)
+    assert socket.aborted
     assert server.parked == 0
+
+
+def test_a_client_that_does_not_read_its_receipts_is_read_no_more_until_it_does(serve):
+    server = serve()
+    socket = WebSocket(server, "/ws/bob", room=200)
+    asked = 0
+    while socket.socket.reading:
+        socket.send(frame(1, b'{"push":"alice","data":"x"}') * 100)
+        asked += 100
+        assert asked < 1_000
+    assert len(socket.socket.unsent) < 2 * HIGH
+    while not socket.socket.reading:
+        socket.take(50_000)
+        socket.socket.room = 0
+    socket.take()
+    assert len([text for text in socket.texts if "receipt" in text]) == asked
+    socket.say(Ping(b"still there"))
+    assert socket.read()[-1].payload == b"still there"
 
 
 def test_a_backlog_larger_than_the_buffer_is_paced(serve):
@@ -576,22 +660,32 @@ def test_nothing_falls_into_the_middle_of_a_frame(serve):
     socket.text('{"push": "alice", "data": "hi", "ref": 1}')
     socket.say(Ping(b"between"))
     server.advance(25)
-    server.push("/bob", "next")  # for when it comes back with its cursor
+    server.push("/bob", "next")
+    socket.take(600_000)
+    socket.socket.room = 1_000
+    server.push("/bob", "x" * 500_000)
+    server.push("/bob", "last")  # for when it comes back with its cursor
     server.stop()
     socket.take()
-    assert [len(data) for data in socket.data] == [500_000]
+    assert [len(data) for data in socket.data] == [500_000, 4, 500_000]
     assert [text["ref"] for text in socket.texts if "ref" in text] == [1]
+    assert [event.payload for event in socket.read() if isinstance(event, Pong)] == [b"between"]
     assert socket.goodbye[0] == 1012
     assert socket.closed
 
 
 def test_who_floods_with_pings_and_takes_nothing_is_cut_off(server):
     socket = WebSocket(server, "/ws/bob", room=200)
-    for _ in range(2_000):
+    sent = 0
+    while socket.socket.reading:
         socket.send(frame(9, b"x" * 125) * 10)
-        if socket.closed:
-            break
-        assert len(socket.socket.unsent) < 2 * 1024 * 1024
+        sent += 1
+        assert sent < 100
+    assert len(socket.socket.unsent) < 2 * HIGH
+    server.advance(25)
+    server.advance(25)
+    assert not socket.closed
+    server.advance(25)
     assert socket.aborted
 
 

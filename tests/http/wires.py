@@ -170,6 +170,7 @@ class Connection:
     def turn(self) -> None:
         """Let the reactor have its turn."""
         self.clock.advance(0)
+        self.server.clock.advance(0)
         self.socket.tell()
 
     def request(self, method: str, target: str, headers: Headers | None = None, after: bytes = b"") -> None:
@@ -184,6 +185,9 @@ class Connection:
         """Take so many bytes more of what the server wrote; None: all, from now on."""
         self.socket.take(count)
         self.turn()
+        while self.socket.paused and not self.socket.unsent:
+            self.socket.take(0)
+            self.turn()
 
     @contextmanager
     def close_unnoticed(self) -> Iterator[None]:
@@ -253,6 +257,7 @@ class Stream(Connection):
         super().__init__(server)
         self.socket.room = room
         self.request("GET", target, headers)
+        self.turn()
 
     def content(self) -> tuple[bytes, bool]:
         """Return what came of the body, and whether it has ended as its framing says."""

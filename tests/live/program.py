@@ -208,6 +208,11 @@ class Program:
         fields = self._stat()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def resident(self) -> int:
+        """Return the bytes of memory that the process has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let the process stand still; what is sent to it meanwhile, it meets in one turn of its loop."""

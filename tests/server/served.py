@@ -52,7 +52,7 @@ class Rule(NamedTuple):
 
 
 class App:
-    """An application with a route of each kind. ``parked`` has what waits, by name; ``calls`` what was asked."""
+    """An application with a route of each kind. ``parked`` has what waits, ``calls`` what was asked."""
 
     def __init__(self, *routes: Rule) -> None:
         self.parked: dict[str, list[Deferred[Any]]] = {}

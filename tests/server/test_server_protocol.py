@@ -391,6 +391,17 @@ def test_a_stream_that_nobody_reads_is_cut_off_at_its_bound():
     assert served.closed
 
 
+def test_a_piece_of_a_stream_may_be_larger_than_the_bound_where_nothing_before_it_is_unread():
+    served = Served(bounds=Bounds(write_buffer=10_000)).send(head("GET", "/stream"))
+    (request,) = served.routes.requests
+    request.write(b"x" * 20_000)
+    assert not served.closed
+    served.connection.wire.pauseProducing()
+    request.write(b"x" * 100)
+    request.write(b"x" * 20_000)
+    assert served.closed
+
+
 def test_one_timer_serves_all_connections_and_ends_with_the_last():
     served = Served()
     first = served.connection

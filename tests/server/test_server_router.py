@@ -134,7 +134,9 @@ def test_the_prefix_is_matched_as_it_was_sent():
         assert ask("GET", path, b"/comet")[0] in {404, 400}
 
 
-@pytest.mark.parametrize("rule", ["", "poll", "/<path:name>", "/a/<x>", "/a/<path:name>/b", "/a/b/<path:name>"])
+@pytest.mark.parametrize(
+    "rule", ["", "poll", "/<path:name>", "/a/<x>", "/a/<path:name>/b", "/a/b/<path:name>"]
+)
 def test_other_rules_are_refused(rule):
     with pytest.raises(ValueError, match="path"):
         Served(app(f"{rule} GET"))
@@ -144,7 +146,9 @@ segments = some.sampled_from(["poll", "metrics", "a", "", "%2F", "%70oll", "%C3%
 paths = some.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))
 
 
-@given(some.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "get"]), paths, some.sampled_from(["", "?", "?a=b"]))
+@given(
+    some.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "get"]), paths, some.sampled_from(["", "?", "?a=b"])
+)
 def test_a_line_has_the_same_answer_however_often_it_comes(method, path, query):
     served = Served(APP)
     data = f"{method} {path}{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()

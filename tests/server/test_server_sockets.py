@@ -411,7 +411,29 @@ class Producer:
         self.told.append("stop")
 
 
-def test_a_streaming_producer_is_paused_while_much_is_unsent(line):
+def test_a_streaming_producer_is_paused_while_anything_is_unsent(line):
+    producer = Producer()
+    line.wire.registerProducer(producer, True)
+    line.wire.write(b"x" * 1_000)
+    assert producer.told == []
+    line.fill()
+    line.wire.write(b"x")
+    assert producer.told == ["pause"]
+    line.drain()
+    assert producer.told == ["pause", "resume"]
+
+
+def test_a_streaming_producer_that_comes_while_something_is_unsent_is_paused_at_once(line):
+    producer = Producer()
+    line.fill()
+    line.wire.write(b"x")
+    line.wire.registerProducer(producer, True)
+    assert producer.told == ["pause"]
+    line.drain()
+    assert producer.told == ["pause", "resume"]
+
+
+def test_a_streaming_producer_keeps_the_connection_open(line):
     producer = Producer()
     line.wire.registerProducer(producer, True)
     with pytest.raises(RuntimeError):

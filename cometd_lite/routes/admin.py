@@ -1,0 +1,97 @@
+"""Everything else: recipients, health, metrics and the description of the interface (HTTP.md)."""
+
+from __future__ import annotations
+
+from .. import __version__
+from ..core.recipient import recipient
+from ..deferreds import value_of
+from ..errors import NotFound
+from ..http import responses
+from ..http.exchange import Exchange
+from ..http.responses import Response
+from ..metrics import prometheus
+from ..openapi import Interface
+from .routing import Served, route
+
+
+@route("/recipients/<path:name>", "GET")
+async def describe(routes: Served, exchange: Exchange, name: str) -> Response:
+    """Say how a recipient stands."""
+    await value_of(routes.policy.require(exchange, "poll", (recipient(name),)))
+    return responses.of_recipient(await value_of(routes.hub.describe(name)))
+
+
+@route("/recipients/<path:name>", "DELETE", changes=True)
+async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
+    """Lose what a recipient's mailbox holds."""
+    await value_of(routes.policy.require(exchange, "manage", (recipient(name),)))
+    await value_of(routes.hub.delete(name))
+    return Response(204, responses.COMMON)
+
+
+@route("/healthz", "GET")
+def health(routes: Served, exchange: Exchange) -> Response:
+    """Say whether this server takes requests: 200, or 503 while it stops."""
+    if routes.hub.stopping:
+        head = responses.JSON + responses.retry_after(routes.spread(1))
+        return Response(503, head, b'{"status":"stopping"}\n')
+    return Response(200, responses.JSON, b'{"status":"ok"}\n')
+
+
+@route("/metrics", "GET")
+def metrics(routes: Served, exchange: Exchange) -> Response:
+    """Show what is counted, as Prometheus reads it."""
+    if not routes.show_metrics:
+        raise NotFound("The metrics are turned off.")
+    return Response(200, responses.METRICS, prometheus(routes.metrics, lambda: gauges(routes), __version__))
+
+
+@route("/openapi.json", "GET")
+def openapi(routes: Served, exchange: Exchange) -> Response:
+    """Show this interface as OpenAPI."""
+    if not routes.show_openapi:
+        raise NotFound("The description of the interface is turned off.")
+    under = exchange.path.rpartition(b"/")[0].decode("latin-1")
+    return Response(200, responses.JSON, responses.dumped(interface(routes).document(under)))
+
+
+def interface(routes: Served) -> Interface:
+    """Return what is turned on here."""
+    return Interface(
+        routes.limits,
+        tokens=routes.policy.tokens is not None,
+        judged=routes.policy.authorize is not None,
+        metrics=routes.show_metrics,
+        console=routes.show_console,
+        bayeux=routes.bayeux is not None,
+    )
+
+
+def gauges(routes: Served) -> dict[str, tuple[str, float]]:
+    """Return what stands at this moment, beside its bounds: by name, a sentence and a number."""
+    usage = routes.hub.store.usage()
+    metrics = routes.metrics
+    limits = routes.limits
+    parked = routes.hub.registry.parked
+    found: dict[str, tuple[str, float]] = {
+        "parked": ("Readers that wait: polls, streams and sockets.", parked),
+        "parked_max": ("The bound on readers that wait.", limits.max_parked),
+        "parked_polls": ("Polls that are held.", max(0, parked - metrics.streams - metrics.sockets)),
+        "streams": ("Streams that are open.", metrics.streams),
+        "sockets": ("WebSockets that are open.", metrics.sockets),
+        "listeners": ("Listeners that are registered.", len(routes.listeners)),
+        "bayeux_sessions": ("Bayeux sessions.", 0 if routes.bayeux is None else len(routes.bayeux)),
+        "sessions_max": (
+            "The bound on listeners, and the bound on Bayeux sessions.",
+            limits.max_sessions,
+        ),
+        "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
+        "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
+        "messages": ("Messages that are kept.", usage.messages),
+        "memory_bytes": ("Memory that messages and mailboxes take, with overhead.", usage.memory),
+        "memory_bytes_max": ("The bound on that memory.", limits.max_memory),
+    }
+    if metrics.connections is not None:
+        found["connections"] = ("Connections that are open.", metrics.connections())
+        found["connections_max"] = ("The bound on connections.", limits.max_connections)
+    return found

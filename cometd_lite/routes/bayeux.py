@@ -1,0 +1,86 @@
+"""Bayeux: the requests of CometD's and Faye's clients (HTTP.md, "Bayeux")."""
+
+from __future__ import annotations
+
+from twisted.python.failure import Failure
+
+from ..access.policy import check_room
+from ..access.tokens import Grant
+from ..bayeux.connects import BayeuxTransport
+from ..bayeux.forwarding import ForwardedRequest
+from ..bayeux.http import Asking
+from ..bayeux.socket import BayeuxSocket
+from ..deferreds import MaybeDeferred, chain, is_pending
+from ..errors import CometError, NotFound
+from ..http import params, websocket
+from ..http.exchange import Exchange
+from ..http.responses import Response
+from .routing import Served, route
+
+
+@route("/cometd", "POST", changes=True)
+@route("/cometd/", "POST", changes=True)
+@route("/cometd/<path:kind>", "POST", changes=True)
+def post(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Response]:
+    """Answer Bayeux messages; CometD's clients name their kind in the path."""
+    body = routes.body(exchange)
+    if routes.forwarding is not None:
+        return routes.forwarding.forward(exchange, body, lambda: _post(routes, exchange, body))
+    return _post(routes, exchange, body)
+
+
+@route("/cometd", "GET", changes=True)
+@route("/cometd/", "GET", changes=True)
+@route("/cometd/<path:kind>", "GET", changes=True)
+def get(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Response | None]:
+    """Open a Bayeux WebSocket, or answer a poll by callback."""
+    if exchange.head.get(b"upgrade") is not None:
+        return chain(routes.policy.require(exchange, "poll", ()), _open, routes, exchange)
+    routes.policy.check_script(exchange)
+    if routes.forwarding is not None:
+        return routes.forwarding.forward(exchange, b"", lambda: _get(routes, exchange))  # type: ignore[return-value]
+    return _get(routes, exchange)  # type: ignore[return-value]  # Deferred is invariant in its result
+
+
+def _post(routes: Served, asking: Asking, body: bytes) -> MaybeDeferred[Response]:
+    media_type = asking.head.get(b"content-type")
+    return _bayeux(routes).post(body, media_type, asking, routes.policy.rights(asking))
+
+
+def _get(routes: Served, asking: Asking) -> MaybeDeferred[Response]:
+    return _bayeux(routes).get(params.parsed(asking.query), asking, routes.policy.rights(asking))
+
+
+def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
+    bayeux = _bayeux(routes)
+
+    def converse() -> BayeuxSocket:
+        check_room(grant)
+        socket = BayeuxSocket(bayeux, exchange, routes.policy.rights(exchange))
+        routes.policy.end_with(grant, socket.ended, socket.token_expired)
+        return socket
+
+    websocket.accept(exchange, converse, routes.pings, routes.limits.max_body)
+
+
+def answer_forwarded(routes: Served, request: ForwardedRequest) -> MaybeDeferred[Response]:
+    """Answer a request that another process received, and has let in."""
+
+    def refused(failure: Failure) -> Response:
+        error = failure.value
+        if not isinstance(error, CometError):
+            failure.raiseException()
+        return routes.problem(error)
+
+    try:
+        is_get = request.method == b"GET"
+        answer = _get(routes, request) if is_get else _post(routes, request, request.body)
+    except CometError as error:
+        return routes.problem(error)
+    return answer.addErrback(refused) if is_pending(answer) else answer
+
+
+def _bayeux(routes: Served) -> BayeuxTransport:
+    if routes.bayeux is None:
+        raise NotFound("Bayeux is turned off.")
+    return routes.bayeux

@@ -1,0 +1,81 @@
+"""Poll: a request is held until its recipients have a message for it (HTTP.md, "Poll").
+
+The handler returns a reader, which is a Deferred that is parked in the registry. It fires on a push, times
+out by ``reactor.callLater``, and is cancelled when the client disconnects.
+"""
+
+from __future__ import annotations
+
+from ..access.policy import check_room, count_parked
+from ..access.tokens import Grant
+from ..core.listeners import Listener
+from ..core.message import Batch, Cursor
+from ..deferreds import MaybeDeferred, chain
+from ..http import params, responses
+from ..http.exchange import Exchange
+from ..http.params import PollAsked
+from ..http.responses import Response
+from .routing import Served, route
+
+
+@route("/poll", "GET")
+@route("/poll/<path:name>", "GET")
+def poll(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
+    """Hold the request until the recipients have a message for it."""
+    asked, after = params.poll(exchange, name, routes.limits.max_wait)
+    if asked.listener is not None:
+        return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after)
+    grant = routes.policy.require(exchange, "poll", asked.recipients)
+    return chain(grant, _poll, routes, exchange, asked, after)
+
+
+def _poll(
+    grant: Grant, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
+) -> MaybeDeferred[Response]:
+    wait = asked.wait
+    if grant.expires_at is not None:
+        wait = min(wait, routes.policy.time_left(grant))
+    if wait > 0:
+        check_room(grant)
+    found: MaybeDeferred[Batch]
+    if after is not None:
+        found = routes.hub.poll(asked.recipients, after, wait, asked.limit)
+    else:
+        routes.policy.check_taker(exchange)
+        taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+        found = chain(taken, _deliver_taken, routes, exchange)
+    count_parked(grant, found)
+    return chain(found, responses.of_poll, asked)
+
+
+def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:
+    """Return what a take is answered with; what cannot be written stays where it was."""
+    if taken.messages and exchange.is_disconnected():
+        routes.hub.give_back(taken)
+    return taken
+
+
+def _listen(
+    listener: Listener, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
+) -> MaybeDeferred[Response]:
+    grant = routes.policy.require(exchange, "poll", listener.recipients)
+    return chain(grant, _poll_listener, routes, exchange, listener, asked, after)
+
+
+def _poll_listener(
+    grant: Grant,
+    routes: Served,
+    exchange: Exchange,
+    listener: Listener,
+    asked: PollAsked,
+    after: Cursor | None,
+) -> MaybeDeferred[Response]:
+    if asked.look:
+        found = routes.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
+        return chain(found, responses.of_poll, asked)
+    wait = min(asked.wait, routes.policy.time_left(grant))
+    if wait > 0:
+        check_room(grant)
+    found = routes.listeners.poll(listener, after, wait, asked.limit, lambda: not exchange.is_disconnected())
+    count_parked(grant, found)
+    return chain(found, responses.of_poll, asked)

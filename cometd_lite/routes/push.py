@@ -1,0 +1,33 @@
+"""Push: a body is given to recipients (HTTP.md, "Push")."""
+
+from __future__ import annotations
+
+from ..access.policy import charge
+from ..access.tokens import Grant
+from ..core.message import Push
+from ..deferreds import MaybeDeferred, chain
+from ..http import params, responses
+from ..http.exchange import Exchange
+from ..http.params import PushAsked
+from ..http.responses import Response
+from .routing import Served, route
+
+
+@route("/push", "POST", changes=True)
+@route("/push/<path:name>", "POST", changes=True)
+def push(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
+    """Give the body to the recipients."""
+    asked = params.push(exchange, name)
+    grant = routes.policy.require(exchange, "push", asked.recipients)
+    return chain(grant, _push, routes, exchange, asked)
+
+
+def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
+    given = params.fields(exchange)
+    contents = params.contents(routes.body(exchange), given.content_type)
+    key = params.idempotency_key(given.idempotency_key)
+    push = Push(
+        asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
+    )
+    charge(grant, push)
+    return chain(routes.hub.push(push), responses.of_push)

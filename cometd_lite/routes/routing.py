@@ -1,0 +1,278 @@
+"""What all routes share: how a route is declared, how a request is served, and how an error is answered.
+
+A handler is a plain function of the ``Routes`` and an ``Exchange``. It returns a ``Response``, a Deferred of
+one, or None where it has answered itself; handlers that are seldom called are coroutines. ``serve`` lets the
+request in, calls the handler, parks the Deferred, sends the response, and makes a problem of RFC 9457 of
+every error. Each section of HTTP.md has its handlers in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from http import HTTPStatus
+from inspect import iscoroutinefunction
+from random import Random
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .. import limits as bounds
+from ..access.policy import Policy
+from ..bayeux.connects import BayeuxTransport
+from ..bayeux.forwarding import Forwarding
+from ..core.hub import Hub
+from ..core.listeners import Listeners
+from ..deferreds import MaybeDeferred, is_pending
+from ..errors import (
+    MALFORMED,
+    BodyTooLarge,
+    CometError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    kind_of,
+    kinds,
+    problem_type,
+)
+from ..http import responses
+from ..http.exchange import Exchange
+from ..http.params import fields
+from ..http.responses import Response
+from ..http.stream import Heartbeats
+from ..limits import Limits
+from ..metrics import Metrics
+
+_NOTHING_HERE = "Nothing is at this path; the interface begins at /push/NAME and /poll/NAME."
+
+Answer: TypeAlias = MaybeDeferred[Any]
+"""What a handler returns: a ``Response``, a Deferred of one, or None where it has answered itself."""
+Handler: TypeAlias = Callable[..., Any]
+T = TypeVar("T", bound=Handler)
+
+klein = Klein()
+"""All routes, as Klein knows them; ``Routes.app`` is bound to its instance."""
+
+
+class Route(NamedTuple):
+    """One rule of the interface; ``server.application.Route`` is what the server asks of it."""
+
+    rule: str
+    methods: Collection[str]
+    call: Callable[..., object]
+    max_body: int | None = None
+
+
+class _Declared(NamedTuple):
+    """A handler, and what ``serve`` must know of it."""
+
+    handler: Callable[..., Answer]
+    changes: bool
+
+
+_declared: dict[str, _Declared] = {}
+"""The handlers by the names of their endpoints in Klein's map."""
+
+
+def route(rule: str, *methods: str, changes: bool = False) -> Callable[[T], T]:
+    """Declare a handler: its rule, its methods, and whether it ``changes`` something.
+
+    A route that changes something is closed to web pages of foreign origins.
+    """
+
+    def declare(handler: T) -> T:
+        declared = _Declared(_as_plain(handler), changes)
+        name = f"{'+'.join(methods)} {rule}"
+        _declared[name] = declared
+
+        @klein.route(rule, methods=list(methods), merge_slashes=False, endpoint=name)
+        def endpoint(routes: Served, request: Any, **names: str) -> Deferred[None]:
+            exchange = routes.exchange_of(request)
+            finished = exchange.notifyFinish()
+            routes.serve(declared, exchange, **names)
+            return finished.addErrback(_disconnected)
+
+        return handler
+
+    return declare
+
+
+def _disconnected(failure: Failure) -> None:
+    """Handle the disconnect of a client: what was parked for it is cancelled."""
+    del failure
+
+
+def _as_plain(handler: Handler) -> Callable[..., Answer]:
+    """Return a handler that returns a Deferred where it was a coroutine function."""
+    if not iscoroutinefunction(handler):
+        return handler
+
+    def plain(*given: Any, **names: str) -> Deferred[Any]:
+        return Deferred.fromCoroutine(handler(*given, **names))
+
+    return plain
+
+
+class Served:
+    """What handlers work with, and how they are served. ``app.Routes`` composes it with the sections."""
+
+    log = Logger()
+    app: Klein
+    exchange_of: Callable[[Any], Exchange]
+    """Makes an ``Exchange`` of a request of twisted.web; ``site`` sets it."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        limits: Limits,
+        *,
+        policy: Policy,
+        metrics: Metrics,
+        show_metrics: bool = True,
+        show_console: bool = True,
+        show_openapi: bool = True,
+        bayeux: BayeuxTransport | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.hub = hub
+        hub.counts.refusals.update(dict.fromkeys(kinds(), 0))  # so that each is there before its first one
+        self.limits = limits
+        self.policy = policy
+        self.metrics = metrics
+        self.show_metrics = show_metrics
+        self.show_console = show_console
+        self.show_openapi = show_openapi
+        self.bayeux = bayeux
+        """The Bayeux side of the hub; None where it is turned off."""
+        self.forwarding: Forwarding | None = None
+        """Where the Bayeux sessions of other processes are; None where there are none."""
+        self.listeners = Listeners(hub, limits.max_sessions)
+        self.heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
+        self.pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
+        self.random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+
+    # -- for the server
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """All routes, for ``server.HTTPFactory``."""
+        return [
+            Route(
+                rule.rule, frozenset(rule.methods or ()), partial(self.serve, _declared[str(rule.endpoint)])
+            )
+            for rule in klein.url_map.iter_rules()
+        ]
+
+    def serve(self, declared: _Declared, exchange: Exchange, **names: str) -> Deferred[None] | None:
+        """Let a request in, call its handler, and send what that returns, now or later.
+
+        Returns the Deferred that is parked, None where the request is answered.
+        """
+        try:
+            given = fields(exchange)
+            self.policy.admit(exchange, given.host, given.origin, changes=declared.changes)
+            answer = declared.handler(self, exchange, **names)
+        except CometError as error:
+            self.respond(self.problem(error), exchange)
+            return None
+        if not is_pending(answer):
+            self.respond(answer, exchange)
+            return None
+        exchange.park(answer)
+        there = (exchange,)
+        sent: Deferred[None] = answer.addCallbacks(
+            self.respond, self._failed, callbackArgs=there, errbackArgs=there
+        )
+        return sent
+
+    def respond(self, response: Response | None, exchange: Exchange) -> None:
+        """Send a response, with what the request's origin needs to read it; nothing where it is None."""
+        if response is None:
+            return
+        if fields(exchange).origin is not None:
+            response = response.with_head(self.policy.cors(exchange))
+        exchange.respond(response)
+
+    def _failed(self, failure: Failure, exchange: Exchange) -> None:
+        if not isinstance(failure.value, CancelledError):  # else the client has disconnected
+            self.failed(exchange, failure)
+
+    def preflight(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
+        """Answer OPTIONS; ``methods`` are those of the path, none where the path is unknown."""
+        allow = b"Allow: %b\r\n" % ", ".join(_with_options(methods)).encode() if methods else b""
+        cors = responses.PREFLIGHT if self.policy.cors(exchange) else b""
+        self._answer(exchange, Response(204, responses.COMMON + allow + cors))
+
+    def not_found(self, exchange: Exchange) -> None:
+        """Answer a request for an unknown path."""
+        self._answer(exchange, NotFound(_NOTHING_HERE))
+
+    def not_allowed(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
+        """Answer a request whose method is not among the ``methods`` of its path."""
+        allowed = _with_options(methods)
+        self._answer(exchange, MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed))
+
+    def too_large(self, exchange: Exchange) -> None:
+        """Answer a request whose body is longer than it may be."""
+        self._answer(exchange, self.body_too_large())
+
+    def failed(self, exchange: Exchange, failure: Failure) -> None:
+        """Answer a request at which a handler failed; log what is no error of ours."""
+        error = failure.value
+        if not isinstance(error, CometError):
+            self.log.failure("A request failed", failure)
+            error = InternalError("The server failed at this request; its log says why.")
+        self.respond(self.problem(error), exchange)
+
+    def _answer(self, exchange: Exchange, answer: Response | CometError) -> None:
+        """Answer a request that no route serves, if it may come in."""
+        try:
+            given = fields(exchange)
+            self.policy.admit(exchange, given.host, given.origin, changes=False)
+            if isinstance(answer, CometError):
+                raise answer
+        except CometError as error:
+            answer = self.problem(error)
+        self.respond(answer, exchange)
+
+    # -- problems
+
+    def problem(self, error: CometError) -> Response:
+        """Return the response that tells a client of an error (RFC 9457)."""
+        self.hub.counts.refusals[error.kind] += 1
+        seconds = None if error.retry_after is None else self.spread(error.retry_after)
+        return responses.problem(error, seconds)
+
+    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
+        """Return the head and body of the problem that answers what is not a request.
+
+        The server says what is wrong with it, by a status and a sentence.
+        """
+        title = MALFORMED.get(status) or HTTPStatus(status).phrase
+        kind = kind_of(title)
+        self.hub.counts.refusals[kind] += 1
+        problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
+        later = responses.retry_after(self.spread(1)) if status in {429, 503} else b""
+        return responses.PROBLEM + later, responses.dumped(problem)
+
+    def body(self, exchange: Exchange) -> bytes:
+        """Return the body of a request. Raises ``BodyTooLarge``."""
+        body = exchange.body
+        if len(body) > self.limits.max_body:
+            raise self.body_too_large()
+        return body
+
+    def body_too_large(self) -> BodyTooLarge:
+        """Return the error for a body over the bound."""
+        return BodyTooLarge(f"A body has at most {self.limits.max_body} bytes here.")
+
+    def spread(self, seconds: int) -> int:
+        """Return a number of seconds up to ``RETRY_SPREAD`` later, so that clients do not return together."""
+        return seconds + self.random.randrange(bounds.RETRY_SPREAD)
+
+
+def _with_options(methods: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({*methods, "OPTIONS"}))

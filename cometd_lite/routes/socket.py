@@ -1,0 +1,50 @@
+"""WebSocket: messages are sent and pushed over one connection (HTTP.md, "WebSocket")."""
+
+from __future__ import annotations
+
+from ..access.policy import charge, check_room
+from ..access.tokens import Grant
+from ..core.message import Cursor, Push, Receipt
+from ..deferreds import MaybeDeferred, chain
+from ..http import params, websocket
+from ..http.exchange import Exchange
+from ..http.pubsub import PubSubSocket
+from ..limits import SOCKET_MESSAGE_BYTES_OVER_BODY
+from .routing import Served, route
+
+
+@route("/ws", "GET", changes=True)
+@route("/ws/<path:name>", "GET", changes=True)
+def socket(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[None]:
+    """Open a WebSocket on the recipients."""
+    asked = params.parsed(exchange.query)
+    recipients = params.recipients_of(name, asked)
+    after = params.start(asked, params.fields(exchange))
+    grant = routes.policy.require(exchange, "poll", recipients)
+    return chain(grant, _open, routes, exchange, recipients, after)
+
+
+def _open(
+    grant: Grant, routes: Served, exchange: Exchange, recipients: tuple[str, ...], after: Cursor
+) -> None:
+    def push(asked: Push) -> MaybeDeferred[Receipt]:
+        params.event_name(asked.event)
+        if any(len(content.body) > routes.limits.max_body for content in asked.contents):
+            raise routes.body_too_large()
+        granted = routes.policy.require(exchange, "push", asked.recipients)
+        return chain(granted, _push, routes, asked)
+
+    def converse() -> PubSubSocket:
+        check_room(grant)
+        conversation = PubSubSocket(routes.hub, recipients, after, push)
+        assert conversation.reader is not None, "it is parked now"
+        routes.policy.end_with(grant, conversation.reader, conversation.token_expired)
+        return conversation
+
+    most = routes.limits.max_body + SOCKET_MESSAGE_BYTES_OVER_BODY
+    websocket.accept(exchange, converse, routes.pings, most)
+
+
+def _push(grant: Grant, routes: Served, asked: Push) -> MaybeDeferred[Receipt]:
+    charge(grant, asked)
+    return routes.hub.push(asked)

@@ -1,0 +1,48 @@
+"""Stream: messages are sent as they come, on a response that does not end (HTTP.md, "Stream")."""
+
+from __future__ import annotations
+
+from ..access.policy import check_room
+from ..access.tokens import Grant
+from ..core.message import Cursor
+from ..deferreds import MaybeDeferred, chain
+from ..http import params
+from ..http.exchange import Exchange
+from ..http.ndjson import NDJSON
+from ..http.sse import SSE
+from ..http.stream import Format, Stream
+from .routing import Served, route
+
+
+@route("/stream", "GET")
+@route("/stream/<path:name>", "GET")
+def stream(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[None]:
+    """Send the recipients' messages as they come."""
+    given = params.fields(exchange)
+    asked = params.parsed(exchange.query)
+    recipients = params.recipients_of(name, asked)
+    after = params.start(asked, given)
+    accept = (given.accept or b"").lower()
+    form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
+    grant = routes.policy.require(exchange, "poll", recipients)
+    return chain(grant, _begin, routes, exchange, recipients, after, form)
+
+
+def _begin(
+    grant: Grant,
+    routes: Served,
+    exchange: Exchange,
+    recipients: tuple[str, ...],
+    after: Cursor,
+    form: Format,
+) -> MaybeDeferred[None]:
+    head = form.head + routes.policy.cors(exchange)
+    if exchange.method == b"HEAD":
+        exchange.start(200, head)
+        exchange.finish()
+        return None
+    check_room(grant)
+    stream = Stream(exchange, routes.hub, form, routes.heartbeats, routes.random)
+    reader = stream.begin(recipients, after, head)
+    routes.policy.end_with(grant, reader, stream.end)
+    return reader
