@@ -111,7 +111,12 @@ class HTTPConnection:
                 self._serve(data)
         elif state == "SERVING":
             self._keep(data)
-        elif state == "BODY":
+        else:
+            self._receive_besides(state, data)
+
+    def _receive_besides(self, state: str, data: bytes) -> None:
+        """Take bytes that are no head: a body, those of another protocol, or what is dropped."""
+        if state == "BODY":
             self._serve_body(data)
         elif state == "UPGRADED":
             if self._buffer:

@@ -244,9 +244,10 @@ class Request:
         connection.wire.write(self._rendered_head(status, head, framing))
 
     def write(self, data: bytes) -> None:
-        """Send a piece of a stream; above ``Bounds.write_buffer`` unsent bytes, abort the connection.
+        """Send a piece of a stream.
 
-        Raises ``RuntimeError`` where no stream was started, or after ``finish``.
+        A client that has left bytes unread, and would leave more than ``Bounds.write_buffer``, is
+        disconnected. Raises ``RuntimeError`` where no stream was started, or after ``finish``.
         """
         if self._phase != STREAMING:
             self._check_lost()
@@ -255,6 +256,7 @@ class Request:
             return
         self.sent += len(data)
         wire = self._connection.wire
+        was_unsent = wire.queue is not None
         if self._framing == TO_THE_END:
             wire.write(data)
         elif len(data) > JOINED_BYTES:
@@ -263,7 +265,7 @@ class Request:
             wire.write(b"\r\n")
         else:
             wire.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if self.unsent() > self._connection.factory.bounds.write_buffer:
+        if was_unsent and self.unsent() > self._connection.factory.bounds.write_buffer:
             wire.abort()
 
     def finish(self) -> None:
