@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -47,14 +46,7 @@ def eventsource() -> list[str]:
 @pytest.fixture(scope="session")
 def websockets() -> list[str]:
     """Return the command of the client by the package ``websockets``."""
-    python = sys.executable
-    if importlib.util.find_spec("websockets") is None:
-        if not IN_CI:
-            pytest.skip("websockets missing: pip install -r tests/foreign/requirements.txt")
-        python = str(HERE / ".venv" / "bin" / "python")
-        _run(sys.executable, "-m", "venv", "--clear", str(HERE / ".venv"))
-        _run(python, "-m", "pip", "install", "-q", "-r", "requirements.txt")
-    return [python, str(HERE / "websockets_client.py")]
+    return [sys.executable, str(HERE / "websockets_client.py")]
 
 
 def _run(*command: str) -> None:

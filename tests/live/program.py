@@ -153,7 +153,7 @@ class Program:
     """One run of ``twistd cometd-lite``, on a free port."""
 
     def __init__(self, directory: Path, *options: str, tls: bool = False, **popen: Any) -> None:
-        self._tls = tls
+        self.tls = tls
         if tls:
             pem = directory / "certificate.pem"
             pem.write_bytes(certificate())
@@ -172,7 +172,7 @@ class Program:
 
     def connect(self, address: str | None = None) -> Connection:
         """Open a connection, from a given address where there is one."""
-        connection = Connection(self.port, address, tls=self._tls)
+        connection = Connection(self.port, address, tls=self.tls)
         self._connections.append(connection)
         return connection
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from program import PATIENCE, Program, Run, eventually
+from tls import client_context
 
 READERS = 200
 BODIES = 64
 SIZE = 32_000
 """64 bodies of 32,000 bytes are 2 MB."""
+PUSHES = 15_000
+"""They are 2 MB, and so are their answers."""
 STREAM = "Accept: text/event-stream\r\n"
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -29,14 +35,22 @@ def readers() -> Iterator[list[socket.socket]]:
         reader.close()
 
 
-def begin(reader: socket.socket, program: Program, target: str, fields: str) -> None:
-    """Send the request of a reader for which neither kernel buffers much."""
-    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+def connected(program: Program, readers: list[socket.socket]) -> socket.socket:
+    """Return one more socket, for which neither kernel buffers much."""
+    readers.append(socket.socket())
+    readers[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    readers[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     # By the size of segments the server's kernel decides how much it buffers: on loopback it is 64 KB.
-    reader.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-    reader.settimeout(PATIENCE)
-    reader.connect(("127.0.0.1", program.port))
-    reader.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode())
+    readers[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    readers[-1].settimeout(PATIENCE)
+    readers[-1].connect(("127.0.0.1", program.port))
+    if program.tls:
+        readers[-1] = client_context().wrap_socket(readers[-1], server_hostname="localhost")
+    return readers[-1]
+
+
+def head(target: str, fields: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
 
 
 def received(reader: socket.socket, is_complete: Callable[[bytes], bool]) -> bytes:
@@ -55,8 +69,7 @@ def test_200_readers_that_do_not_read_cost_one_write_each_and_miss_nothing(
 ) -> None:
     program = run("--capacity-bytes", "4M")
     for _ in range(READERS):
-        readers.append(socket.socket())
-        begin(readers[-1], program, f"{target}/bob", fields)
+        connected(program, readers).sendall(head(f"{target}/bob", fields))
     eventually(lambda: program.waiting("bob") == READERS, "all readers")
     program.push("/alice", "." * SIZE)  # what is made once is made now
     before = program.resident()
@@ -70,3 +83,36 @@ def test_200_readers_that_do_not_read_cost_one_write_each_and_miss_nothing(
     for reader in readers[::50]:
         data = received(reader, lambda data: end.search(data, max(0, len(data) - 2 * SIZE)) is not None)
         assert [int(number) for number in re.findall(rb"(\d+) \.{10}", data)] == list(range(BODIES))
+
+
+@pytest.mark.parametrize("listens", ["shared", "secured"], ids=["tcp", "ssl"])
+def test_a_client_that_pushes_without_reading_is_read_no_more_until_it_does(
+    request: pytest.FixtureRequest, readers: list[socket.socket], listens: str
+) -> None:
+    program: Program = request.getfixturevalue(listens)
+    client = connected(program, readers)
+    client.sendall(head("/ws/bob", UPGRADE))
+    before = program.resident()
+    client.setblocking(False)
+    pushes = b"".join([push_frame(ref) for ref in range(PUSHES)])
+    sent = 0
+    while select.select([], [client], [], 1.0)[1]:
+        with suppress(BlockingIOError, ssl.SSLWantWriteError):
+            sent += client.send(pushes[sent : sent + 65_536])
+        assert sent < len(pushes), "the server should have stopped reading"
+    assert program.resident() - before < 5_000_000
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
+    answers = bytearray()
+    while b'"ref":%d' % (PUSHES - 1) not in answers[-1_000:]:
+        assert any(select.select([client], [client] if sent < len(pushes) else [], [], PATIENCE))
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
+            answers += client.recv(1_000_000)
+        with suppress(BlockingIOError, ssl.SSLWantWriteError):
+            sent += client.send(pushes[sent : sent + 65_536])
+    assert [int(ref) for ref in re.findall(rb'"ref":(\d+)', answers)] == list(range(PUSHES))
+
+
+def push_frame(ref: int) -> bytes:
+    """Return a push as a client sends it; the mask is zero, which changes nothing."""
+    text = b'{"push":"alice","data":%d,"ref":%d}' % (10**100, ref)
+    return b"\x81\xfe%b\0\0\0\0%b" % (len(text).to_bytes(2), text)
