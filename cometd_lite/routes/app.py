@@ -581,7 +581,9 @@ class Routes:
         name = request.path.rpartition(b"/")[2].decode() or "index.html"
         if not self.show_console and name != "client.js":
             raise NotFound("The console is turned off.")
-        page = pages()[name]
+        page = pages().get(name)
+        if page is None:
+            raise NotFound("There is no such page.")
         lines = "".join([f"{field}: {value}\r\n" for field, value in page.headers.items()])
         if request.getHeader(b"if-none-match") == page.etag.encode():
             return Response(304, lines.encode())
