@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class Wire:
 
     disconnecting = False
 
-    def __init__(self, path: Path, protocol: Any) -> None:
+    def __init__(self, path: Path, protocol: Any, changes: Callable[[bytes], bytes] | None = None) -> None:
+        self.changes = changes or bytes
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
         try:
@@ -51,7 +53,7 @@ class Wire:
             with suppress(OSError):
                 data = self.socket.recv(65_536)
             if data:
-                self.protocol.dataReceived(data)
+                self.protocol.dataReceived(self.changes(data))
             else:
                 self._end()
         return data
@@ -72,12 +74,14 @@ class Wires:
         self.clock = clock
         self.wires: list[Wire] = []
         self.patience = 10.0
+        self.changes: Callable[[bytes], bytes] | None = None
+        """What is done to all that comes, for a Redis that the tests do not have."""
         self._made: list[Wire] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
         try:
-            wire = Wire(self.path, protocol)
+            wire = Wire(self.path, protocol, self.changes)
         except OSError:
             return fail(ConnectError())
         self.wires.append(wire)

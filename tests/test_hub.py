@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
 import msgspec
 import pytest
-from helpers import EPOCH, Outcome, SlowStore, check_empty, data, now, numbers, push
+from helpers import EPOCH, Outcome, SlowStore, check_empty, check_invariants, data, now, numbers, push
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -90,14 +90,18 @@ class Here:
 
 
 @pytest.fixture
-def here(clock: Clock) -> Here:
-    return Here(clock, Limits())
+def here(clock: Clock) -> Iterator[Here]:
+    here = Here(clock, Limits())
+    yield here
+    check_invariants(here.hub)
 
 
 @pytest.fixture
-def slow(clock: Clock) -> Here:
+def slow(clock: Clock) -> Iterator[Here]:
     """A hub whose store looks and answers when the test says so."""
-    return Here(clock, Limits(), slow=True)
+    slow = Here(clock, Limits(), slow=True)
+    yield slow
+    check_invariants(slow.hub)
 
 
 # -- push
@@ -588,6 +592,39 @@ def test_a_recipient_is_described(here: Here) -> None:
     here.clock.advance(60)
     standing = now(here.hub.describe("bob"))
     assert (standing.waiting, standing.online, standing.last_seen) == (0, False, WALL - 60)
+
+
+def test_a_recipient_is_described_once_the_store_has_looked(slow: Here) -> None:
+    slow.memory.append(push("bob", body="hello"), 0.0, 0.0)
+    poll = slow.poll("bob", after=NOW)
+    standing = Outcome(slow.hub.describe("bob"))
+    assert standing.parked
+    slow.store.next("describe").answer()
+    assert (standing.value.contents.queued, standing.value.waiting, standing.value.online) == (1, 1, True)
+    slow.store.settle()
+    assert poll.parked
+    failing = Outcome(slow.hub.describe("bob"))
+    slow.store.next("describe").fail(StoreDown("away"))
+    with pytest.raises(StoreDown):
+        _ = failing.value
+
+
+def test_a_deletion_is_done_though_whoever_asked_for_it_has_left(slow: Here) -> None:
+    slow.memory.append(push("bob"), 0.0, 0.0)
+    deleted = Outcome(slow.hub.delete("bob"))
+    deleted.cancel()
+    slow.store.settle()
+    assert slow.memory.usage() == Usage(0, 0, 0)
+
+
+def test_a_store_that_fails_to_let_go_of_what_is_old_is_told_of(
+    slow: Here, expected_failures: list[type[BaseException]]
+) -> None:
+    slow.hub.sweep()
+    slow.store.next("expire").fail(StoreDown("away"))  # which it says itself
+    expected_failures.append(ZeroDivisionError)
+    slow.hub.sweep()
+    slow.store.next("expire").fail(ZeroDivisionError())
 
 
 def test_a_deleted_mailbox_is_a_gap_for_readers_before_it(here: Here) -> None:

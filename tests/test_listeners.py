@@ -97,6 +97,31 @@ def test_an_ended_listener_tells_its_parked_poll(setting, clock):
     assert clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("error", [StoreDown("away"), ZeroDivisionError()])
+def test_an_ended_listener_is_gone_though_its_mailbox_cannot_be_deleted(clock, expected_failures, error):
+    if not isinstance(error, StoreDown):  # that it is away, the store says itself
+        expected_failures.append(type(error))
+    setting = Setting(clock, slow=True)
+    registered = Outcome(setting.listeners.register(("bob",)))
+    setting.store.settle()
+    setting.listeners.end(registered.value)
+    setting.store.next("delete").fail(error)
+    with pytest.raises(ListenerGone):
+        setting.listeners.get(registered.value.id)
+    assert len(setting.listeners) == 0
+
+
+def test_a_listener_that_is_not_polled_for_its_time_is_gone_and_its_mailbox_with_it(setting, clock):
+    listener = now(setting.listeners.register(("bob",), 60.0))
+    other = now(setting.listeners.register(("bob",), 120.0))
+    now(setting.hub.push(push(listener.id, other.id)))
+    clock.advance(60.0)
+    setting.listeners.sweep()
+    assert len(setting.listeners) == 1
+    assert setting.store.usage().mailboxes == 1
+    assert setting.listeners.get(other.id) is other
+
+
 def test_there_are_at_most_so_many(clock):
     setting = Setting(clock, most=2)
     first = now(setting.listeners.register(()))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from helpers import Outcome, TurningClock
@@ -241,6 +243,45 @@ def test_a_name_given_twice_is_parked_once(registry: Registry) -> None:
     assert registry.wake("bob") == 1
     assert reader.value == "mail"
     assert_empty(registry)
+
+
+class Turns(Clock):
+    """A clock that counts the turns in which something is called."""
+
+    turn = 0
+
+    def callLater(self, when: float, what: Callable[..., object], *given: Any, **words: Any) -> Any:
+        def call() -> None:
+            self.turn += 1
+            what(*given, **words)
+
+        return super().callLater(when, call)
+
+
+def test_all_are_woken_once_each_and_few_in_one_turn() -> None:
+    # After a failover everyone looks again; ten thousand at once would keep the reactor for seconds.
+    clock = Turns()
+    registry = Registry(clock, 3 * WOKEN_AT_ONCE, Random(1))
+    turns: Counter[int] = Counter()
+    readers = [Reader(f"bob{number % 7}", finds=None) for number in range(2 * WOKEN_AT_ONCE + 10)]
+    outcomes = [park(registry, reader, None) for reader in readers]
+    for reader in readers:
+        reader.on_look = lambda: turns.update([clock.turn])
+    registry.wake_all()
+    left = next(number for number, reader in enumerate(readers) if not reader.looked)
+    outcomes[left].cancel()
+    clock.advance(0)
+    assert [reader.looked for reader in readers] == [int(number != left) for number in range(len(readers))]
+    assert max(turns.values()) <= WOKEN_AT_ONCE
+    assert clock.getDelayedCalls() == []
+    registry.check_invariants()
+
+
+def test_a_reader_that_stands_at_several_keys_is_among_all_once(registry: Registry) -> None:
+    reader = Reader("a", "b", "c/*", finds=None)
+    park(registry, reader)
+    registry.wake_all()
+    assert reader.looked == 1
 
 
 # -- leaving

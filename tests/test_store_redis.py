@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +14,13 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.listeners import Listeners
 from cometd_lite.core.message import NOW, OLDEST, Cursor
 from cometd_lite.core.registry import Registry
+from cometd_lite.core.store import StoreUnusable
 from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
 from cometd_lite.limits import (
@@ -47,13 +50,18 @@ class Cluster:
         self.hubs: list[Hub] = []
         self.made.append(self)
 
-    def join(self) -> Hub:
-        """Start one more process."""
-        address = f"{self.server.address}?prefix={self.prefix}:"
+    def make(self, address: str = "") -> Hub:
+        """Make one more process; it is always this Redis to which it connects, whatever its address says."""
+        address = address or f"{self.server.address}?prefix={self.prefix}:"
         store = RedisStore(address, self.limits, clock=self.clock, endpoint=self.wires)
         hub = Hub(store, Registry(self.clock, 1_000), self.clock, wall=self.clock.seconds)
         self.hubs.append(hub)
-        self.ask(store.open(self.clock.seconds()))
+        return hub
+
+    def join(self) -> Hub:
+        """Start one more process."""
+        hub = self.make()
+        self.ask(hub.store.open(self.clock.seconds()))
         return hub
 
     def push(self, place: int, name: str, body: str) -> None:
@@ -180,6 +188,20 @@ def test_a_listener_that_was_changed_or_ended_is_so_everywhere(cluster: Cluster)
     there.end(cluster.ask(there.get(listener.id)))
     with pytest.raises(ListenerGone):
         cluster.ask(here.get(listener.id))
+
+
+def test_a_listener_that_polls_elsewhere_is_not_forgotten_where_it_was_registered(cluster: Cluster) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",), ttl=60.0))
+    elsewhere = cluster.ask(there.get(listener.id))
+    cluster.clock.advance(59.0)
+    cluster.ask(there.poll(elsewhere, None, 0.0, 100))
+    cluster.clock.advance(2.0)
+    here.sweep()
+    assert len(here) == 0
+    cluster.push(0, "bob", "1")
+    assert data(cluster.ask(there.poll(cluster.ask(there.get(listener.id)), None, 0.0, 100))) == ["1"]
+    assert cluster.ask(here.get(listener.id)).recipients == ("bob",)
 
 
 def test_a_listener_that_nobody_polls_is_gone_after_its_time(cluster: Cluster) -> None:
@@ -309,6 +331,205 @@ def test_a_store_can_be_closed_while_redis_is_away(kept: RedisServer, *, was_the
     cluster.wires.settle()
     cluster.ask(here.store.close())
     assert not cluster.clock.getDelayedCalls()
+
+
+# -- a Redis that refuses
+
+
+def told(logged: list[LogEvent]) -> list[str]:
+    """Return what the store has said, a line for each event."""
+    return [formatEvent(event) for event in logged if event["log_namespace"].startswith("cometd_lite")]
+
+
+def begin(cluster: Cluster, address: str = "") -> tuple[Hub, Outcome]:
+    """Start one more process, which may not reach its Redis; return what became of its start."""
+    hub = cluster.make(address)
+    return hub, cluster.begin(hub.store.open(cluster.clock.seconds()))
+
+
+def test_a_redis_that_follows_another_one_is_waited_for_until_it_is_the_master(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    kept.ask("REPLICAOF", "127.0.0.1", "1")
+    with capturedLogs() as logged:
+        hub, opened = begin(cluster)
+        cluster.find_again()
+    assert opened.parked
+    (line,) = told(logged)
+    assert "is not reached yet" in line
+    assert "follows another one" in line
+    kept.ask("REPLICAOF", "NO", "ONE")
+    cluster.find_again()
+    assert opened.value is None
+    cluster.ask(hub.push(push("bob")))
+
+
+def test_a_redis_that_becomes_a_follower_is_left_and_found_again_when_it_is_the_master(
+    kept: RedisServer,
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    parked = cluster.begin(here.poll(("bob",), OLDEST, 100.0))
+    kept.ask("REPLICAOF", "127.0.0.1", "1")
+    with capturedLogs() as logged, pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    assert [line for line in told(logged) if "READONLY" in line] == []
+    with pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    kept.ask("REPLICAOF", "NO", "ONE")
+    cluster.find_again()
+    assert cluster.ask(here.push(push("bob", body="1"))).delivered == 1
+    assert data(parked.value) == ["1"]
+
+
+def test_a_script_that_redis_has_forgotten_is_given_again(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    kept.ask("SCRIPT", "FLUSH")
+    with capturedLogs() as logged, pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    assert not any("NOSCRIPT" in line for line in told(logged))
+    cluster.find_again()
+    assert data(cluster.ask(here.poll(("bob",), OLDEST, 0.0))) == []
+    cluster.ask(here.push(push("bob", body="1")))
+    assert data(cluster.ask(here.poll(("bob",), OLDEST))) == ["1"]
+
+
+def test_an_error_of_redis_that_is_not_expected_is_noted_and_fails_what_was_asked(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("bob")))
+    kept.ask("RENAME", "p:log", "p:kept")
+    kept.ask("SET", "p:log", "another program's")
+    with capturedLogs() as logged, pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+    assert any("says: " in line and "WRONGTYPE" in line for line in told(logged))
+    kept.ask("RENAME", "p:kept", "p:log")
+    cluster.find_again()
+    cluster.ask(here.push(push("bob")))
+    assert len(cluster.ask(here.poll(("bob",), OLDEST)).messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "address", "sentence"),
+    [
+        (("--requirepass", "right"), "redis://:wrong@localhost/0", "WRONGPASS"),
+        (("--requirepass", "right"), "redis://localhost/0", "NOAUTH"),
+        ((), "redis://localhost/99", "DB index is out of range"),
+        (("--rename-command", "HELLO", ""), "redis://localhost/0", "unknown command"),
+    ],
+)
+def test_a_redis_that_cannot_be_used_is_not_waited_for(
+    tmp_path: Path, options: tuple[str, ...], address: str, sentence: str
+) -> None:
+    server = RedisServer(tmp_path, *options).start()
+    cluster = Cluster(server, "p")
+    _, opened = begin(cluster, address)
+    with pytest.raises(
+        StoreUnusable, match=f"The store redis://localhost:6379/[09]+ cannot be used: .*{sentence}"
+    ):
+        _ = opened.value
+    assert cluster.clock.getDelayedCalls() == []
+    server.kill()
+
+
+def test_the_right_password_and_another_database_lead_to_redis(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--requirepass", "right").start()
+    cluster = Cluster(server, "p")
+    hub, opened = begin(cluster, "redis://:right@localhost/3?prefix=p:")
+    assert opened.value is None
+    cluster.ask(hub.push(push("bob", body="1")))
+    assert data(cluster.ask(hub.poll(("bob",), OLDEST))) == ["1"]
+    server.kill()
+
+
+def test_a_redis_that_is_too_old_is_told_with_its_version(cluster: Cluster) -> None:
+    cluster.wires.changes = lambda said: re.sub(rb"(version\r\n)\$\d+\r\n[^\r]+", rb"\1$6\r\n6.0.16", said)
+    _, opened = begin(cluster)
+    cluster.hubs.clear()
+    with pytest.raises(StoreUnusable, match=r"it has version 6\.0\.16, and 6\.2 is needed"):
+        _ = opened.value
+
+
+def test_a_redis_that_does_not_greet_is_tried_again(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    cluster.wires.patience = 0.0
+    kept.pause()
+    hub, opened = begin(cluster)
+    cluster.clock.advance(STORE_STALLED_SECONDS)
+    assert opened.parked
+    kept.go_on()
+    cluster.wires.patience = 10.0
+    cluster.find_again()
+    assert opened.value is None
+    cluster.ask(hub.push(push("bob")))
+
+
+def test_a_redis_that_cannot_write_is_still_read(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    first = cluster.ask(here.push(push("bob", body="1"))).id
+    kept.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    with pytest.raises(StoreDown, match="has no room"):
+        cluster.ask(here.push(push("bob", body="2")))
+    kept.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    second = cluster.ask(here.push(push("bob", body="2"))).id
+    assert second != first
+    assert data(cluster.ask(here.poll(("bob",), OLDEST))) == ["1", "2"]
+
+
+def test_what_was_asked_before_the_end_is_answered_before_the_store_is_closed(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    pushed = Outcome(here.push(push("bob", body="1")))
+    closed = Outcome(here.store.close())
+    assert closed.parked
+    cluster.wires.settle()
+    assert closed.value is None
+    assert pushed.value.delivered == 0
+    cluster.hubs.remove(here)
+    assert data(cluster.ask(there.poll(("bob",), OLDEST))) == ["1"]
+    with pytest.raises(StoreDown):
+        cluster.ask(here.push(push("bob")))
+
+
+def test_while_redis_is_away_listeners_cannot_be_registered_nor_found(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = Listeners(cluster.join(), 100)
+    listener = cluster.ask(here.register(("bob",)))
+    kept.kill()
+    cluster.wires.settle()
+    with pytest.raises(StoreDown):
+        cluster.ask(here.register(("bob",)))
+    with pytest.raises(StoreDown):
+        cluster.ask(here.get(listener.id))
+    here.sweep()
+    come_back(cluster)
+    assert cluster.ask(here.get(listener.id)) is listener
+
+
+def test_a_recipient_is_not_described_while_redis_is_away(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    asked = Outcome(here.describe("bob"))
+    kept.kill()
+    cluster.wires.settle()
+    with pytest.raises(StoreDown):
+        _ = asked.value
+    come_back(cluster)
+    assert not cluster.ask(here.describe("bob")).online
+
+
+def test_a_process_that_stands_still_is_not_waited_for_by_those_who_describe(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    parked = [cluster.begin(hub.poll(("bob",), OLDEST, 100.0)) for hub in (here, there)]
+    still = cluster.wires.wires.pop()
+    asked = cluster.begin(here.describe("bob"))
+    assert asked.parked
+    cluster.clock.advance(REDIS_COUNT_SECONDS)
+    assert (asked.value.waiting, asked.value.online) == (1, True)
+    cluster.wires.wires.append(still)
+    assert cluster.ask(here.describe("bob")).waiting == 2
+    for poll in parked:
+        poll.cancel()
 
 
 # -- a Redis that has lost something

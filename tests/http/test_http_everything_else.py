@@ -201,6 +201,11 @@ def test_an_unknown_path_is_a_404(server, target):
         assert answer.json["type"].endswith("not-found")
 
 
+def test_a_slash_in_the_place_of_a_page_is_a_404(server):
+    # Werkzeug takes it for the root; it was a 500, because there is no page of this name.
+    assert server.get("/%2F").status == 404
+
+
 def test_every_error_is_a_problem_that_says_what_was_wrong(serve):
     server = serve(Limits(capacity=1, max_parked=1, max_body=10))
     server.push("/full")

@@ -1,6 +1,7 @@
 """The server with a window into its process: what connects to ``counts.sock`` is told what lives there.
 
-``CODE`` runs it as ``Server(directory, code=CODE)``; ``counts`` asks it.
+``CODE`` runs it as ``Server(directory, code=CODE)``. ``counts`` asks what lives there, and ``disagreements``
+which invariant of its hub, registry and store does not hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from server import TWISTD
 
 COUNTS = "counts.sock"
+BROKEN = "broken"
 KINDS = (
     "twisted.internet.defer.Deferred",
     "cometd_lite.core.hub.Poll",
@@ -43,6 +45,7 @@ def install() -> None:
 
     def make(options: Any) -> Any:
         made = make_service(options)
+        Path(COUNTS).unlink(missing_ok=True)  # that of a process that was killed
         reactor.callWhenRunning(reactor.listenUNIX, COUNTS, Factory.forProtocol(Window))
         Window.comet = made.comet
         return made
@@ -53,7 +56,7 @@ def install() -> None:
         def connectionMade(self) -> None:
             gc.collect()
             found = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
-            living = {kind: found[kind] for kind in KINDS}
+            living: dict[str, Any] = {kind: found[kind] for kind in KINDS}
             registry, routes = self.comet.hub.registry, self.comet.routes
             living |= {
                 "parked": registry.parked,
@@ -61,19 +64,34 @@ def install() -> None:
                 "timers": len(reactor.getDelayedCalls()),
                 "files": len(list(Path("/proc/self/fd").iterdir())),
             }
-            self.comet.hub.check_invariants()
-            self.comet.hub.store.check_invariants()
+            try:
+                self.comet.hub.check_invariants()
+                self.comet.hub.store.check_invariants()
+            except AssertionError as error:
+                living[BROKEN] = str(error)
             self.transport.write(json.dumps(living).encode())
             self.transport.loseConnection()
 
     make_service, service.makeService = service.makeService, make
 
 
+def disagreements(directory: Path) -> list[str]:
+    """Return the invariant that does not hold in the server's process, if there is one."""
+    broken = _asked(directory).get(BROKEN)
+    return [] if broken is None else [f"an invariant does not hold: {broken}"]
+
+
 def counts(directory: Path) -> dict[str, int]:
-    """Return what lives in the server's process, by kind."""
+    """Return what lives in the server's process, by kind. Raises ``AssertionError`` as ``check_invariants``."""
+    living = _asked(directory)
+    assert BROKEN not in living, living[BROKEN]
+    return living
+
+
+def _asked(directory: Path) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as window:
         window.settimeout(60)
         window.connect(str(directory / COUNTS))
         told = b"".join(iter(lambda: window.recv(65_536), b""))
-    living: dict[str, int] = json.loads(told)
+    living: dict[str, Any] = json.loads(told)
     return living

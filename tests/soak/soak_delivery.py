@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
+from counted import CODE, disagreements
 from server import Broken, Server
 
 PUSHERS = 16
@@ -216,12 +217,12 @@ async def run(server: Server, pushes: int, recipients: int, readers: int, seed: 
 
 async def deliver(directory: Path, pushes: int, recipients: int, readers: int, seed: int = 1) -> Soak:
     """Soak a server of one's own; what is ``wrong`` with it are sentences."""
-    server = Server(directory, "--max-parked", str(readers + 100))
+    server = Server(directory, "--max-parked", str(readers + 100), code=CODE)
     server.start()
     try:
         soak = await run(server, pushes, recipients, readers, seed)
         say(f"the server takes {server.memory():.0f} MB")
-        soak.wrong += await server.end()
+        soak.wrong += disagreements(directory) + await server.end()
     finally:
         server.discard()
     return soak

@@ -23,9 +23,13 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from counted import CODE, disagreements
+from redis_recount import Recount
 from redis_server import RedisServer
 from server import Answer, Client, Server
 from soak_sqlite_kill import KEPT_SECONDS, PAUSE_SECONDS, WRITERS, Reader, Truth, say, write
+
+from cometd_lite.stores.redis.connection import PREFIX
 
 READERS = (
     ("room0",),
@@ -62,7 +66,8 @@ async def start(directory: Path, address: str) -> list[Server]:
     servers = []
     for name in ("one", "two"):
         (directory / name).mkdir()
-        servers.append(Server(directory / name, *options, "--capacity", "1000000", "--capacity-bytes", "1G"))
+        words = ("--capacity", "1000000", "--capacity-bytes", "1G")
+        servers.append(Server(directory / name, *options, *words, code=CODE))
         servers[-1].start()
     for server in servers:
         await server.up()
@@ -118,7 +123,11 @@ async def soak(rounds: int, directory: Path) -> int:
     await asyncio.gather(*polling)
     faults = [*truth.faults, *[fault for reader in readers for fault in reader.faults(truth)]]
     for server in servers:
-        faults += await server.end()
+        faults += disagreements(server.directory) + await server.end()
+    try:
+        Recount(redis, PREFIX)
+    except AssertionError as error:
+        faults.append(f"what lies in Redis does not agree: {error}")
     redis.kill()
     say(
         f"{rounds} kills {dict(killed)}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "

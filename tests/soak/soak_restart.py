@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from counted import CODE, disagreements
 from redis_server import RedisServer
 from server import Broken, Client, Server
 
@@ -140,7 +141,7 @@ async def soak(restarts: int, clients: int, store: str, activated: bool, directo
         options: tuple[str, ...] = ("--store", redis.address)
     else:
         options = ("--store", "sqlite:comet.db") if store == "sqlite" else ()
-    server = Server(directory, *options, activated=activated)
+    server = Server(directory, *options, code=CODE, activated=activated)
     run = Run(server.port, [set() for _ in range(clients)])
     server.start()
     await server.up()
@@ -159,6 +160,8 @@ async def soak(restarts: int, clients: int, store: str, activated: bool, directo
         server.start()
         await server.up()
         returns.append(await parked(server, clients))
+        for sentence in await asyncio.to_thread(disagreements, directory):
+            run.fault(sentence)
     run.pushing = False
     await asyncio.gather(*pushing)
     await asyncio.sleep(1)

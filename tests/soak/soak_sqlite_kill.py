@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from counted import CODE, disagreements
 from server import Broken, Client, Server
 
 WRITERS = 8
@@ -158,7 +159,8 @@ class Reader:
 async def soak(rounds: int, sync: str, directory: Path) -> int:
     """Run so many rounds; return the exit code."""
     options = ("--store", "sqlite:comet.db", "--sync", sync, "--ttl", str(KEPT_SECONDS))
-    server = Server(directory, *options, "--capacity", "1000000", "--capacity-bytes", "1G")
+    words = ("--capacity", "1000000", "--capacity-bytes", "1G")
+    server = Server(directory, *options, *words, code=CODE)
     truth = Truth()
     server.start()
     await server.up()
@@ -171,6 +173,7 @@ async def soak(rounds: int, sync: str, directory: Path) -> int:
     for turn in range(rounds):
         if turn % 10:
             await server.up()
+            truth.faults += await asyncio.to_thread(disagreements, directory)
             await asyncio.gather(*[reader.catch_up(truth, Client(server.port)) for reader in late])
             await asyncio.sleep(random.uniform(*LIFE_SECONDS))
         else:
@@ -195,7 +198,7 @@ async def soak(rounds: int, sync: str, directory: Path) -> int:
     await asyncio.gather(*polling)
     readers = [*parked, *late]
     faults = [*truth.faults, *[fault for reader in readers for fault in reader.faults(truth)]]
-    faults += await server.end()
+    faults += disagreements(directory) + await server.end()
     size = (directory / "comet.db").stat().st_size / 1024 / 1024
     say(
         f"{rounds} kills with --sync={sync}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "

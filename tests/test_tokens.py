@@ -1,4 +1,4 @@
-"""Key files, tokens and what they cover; and the hosts and origins that are answered."""
+"""Key files, tokens, and what they cover."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from cometd_lite.access.origins import Hosts, Origins, host_name, is_loopback
 from cometd_lite.access.tokens import Grant, Tokens, covers
 from cometd_lite.core.recipient import matches
-from cometd_lite.errors import Forbidden, ForbiddenOrigin, Misdirected, Unauthorized
+from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import TOKEN_BYTES, TOKENS_KNOWN
 
 NOW = 1_795_169_758.0
@@ -453,68 +452,3 @@ def test_all_names_must_be_covered() -> None:
     grant.check("push", ["a", "b"])
     with pytest.raises(Forbidden, match="'c'"):
         grant.check("push", ["a", "c"])
-
-
-# -- hosts and origins
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "localhost",
-        "LOCALHOST:8080",
-        "a.localhost",
-        "127.0.0.1",
-        "127.9.9.9:1",
-        "[::1]:8080",
-        "localhost.",
-        "box",
-    ],
-)
-def test_a_loopback_server_answers_to_this_machine_and_the_names_it_was_given(host: str) -> None:
-    Hosts(frozenset({"box"}), loopback_only=True).check(host.encode())
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["evil.example", "localhost.evil.example", "notlocalhost", "10.0.0.1", "127.0.0.1.evil", "[::2]", ""],
-)
-def test_a_loopback_server_answers_to_nobody_else(host: str) -> None:
-    with pytest.raises(Misdirected):
-        Hosts(loopback_only=True).check(host.encode())
-    Hosts().check(host.encode())
-
-
-@pytest.mark.parametrize(("host", "name"), [(b"A.B.:80", "a.b"), (b"[::1]:80", "::1"), (b" x ", "x")])
-def test_a_hosts_name_is_what_is_left_without_its_port(host: bytes, name: str) -> None:
-    assert host_name(host) == name
-
-
-def test_addresses_that_never_leave_this_machine_are_loopback() -> None:
-    assert is_loopback("127.1.2.3")
-    assert is_loopback("::1")
-    assert not is_loopback("0.0.0.0")
-    assert not is_loopback("example.com")
-
-
-@pytest.mark.parametrize(
-    ("origin", "secure", "allowed"),
-    [
-        (b"http://box:8080", False, True),
-        (b"https://box:8080", False, True),
-        (b"http://box:8080", True, False),
-        (b"http://box", False, False),
-        (b"null", False, False),
-        (b"https://friend.example", False, True),
-        (b"https://friend.example.evil", False, False),
-        (b"http://friend.example", False, False),
-    ],
-)
-def test_a_page_of_this_server_or_an_allowed_one_may_change_things(
-    origin: bytes, secure: bool, allowed: bool
-) -> None:
-    origins = Origins(frozenset({b"https://friend.example"}))
-    assert origins.allow(origin, b"box:8080", secure=secure) is allowed
-    if not allowed:
-        with pytest.raises(ForbiddenOrigin):
-            origins.check(origin, b"box:8080", secure=secure)

@@ -449,6 +449,25 @@ def test_a_client_that_is_alone_again_is_told_so(server: Server) -> None:
     }
 
 
+def test_a_client_that_is_alone_again_is_told_so_once_and_its_time_is_as_before(server: Server) -> None:
+    first = server.client("/a")
+    second = Client(server)
+    second.cookie = first.cookie
+    second.shake_hands()
+    second.connect()
+    first.hold()
+    assert second.connect().reply["advice"]["multiple-clients"] is True
+    first.disconnect()
+    alone = second.hold()
+    server.clock.advance(30.0)
+    assert alone.reply["advice"]["interval"] == 0
+    again = second.hold()
+    server.clock.advance(30.0)
+    assert "advice" not in again.reply
+    server.sweep(10.1)  # and not the 12 s of a client that is to wait before each connect
+    assert second.connect().reply["error"].startswith("402")
+
+
 def test_clients_without_cookies_are_not_taken_for_one_browser(server: Server) -> None:
     clients = [server.client("/a") for _ in range(3)]
     for client in clients:
@@ -820,6 +839,56 @@ def test_a_store_that_fails_fails_the_message(
     late.store.give()
     assert [reply["successful"] for reply in request.messages] == [False, False]
     assert request.messages[0]["error"] == "503:/a:store-down"
+
+
+def test_a_publication_alone_waits_for_its_store_and_is_refused_where_that_fails(late: Server) -> None:
+    client = late_client(late, "/b")
+    published = client.send(client.message("/a", data=1))
+    assert published.held
+    late.store.give()
+    assert published.messages == [{"channel": "/a", "successful": True, "id": published.messages[0]["id"]}]
+    late.store.down = True
+    (reply,) = arrived(late, client.send(client.message("/a", data=2))).messages
+    assert (reply["successful"], reply["error"]) == (False, "503:/a:store-down")
+    late.store.down = False
+    held = arrived(late, client.connect())
+    assert held.held
+
+
+def test_a_publication_comes_back_with_its_event_where_its_sender_hears_it(late: Server) -> None:
+    client = late_client(late, "/a")
+    published = arrived(late, client.send(client.message("/a", data=1)))
+    assert published.events == [("/a", 1)]
+    held = arrived(late, client.connect())
+    late.push("a", 2)
+    late.store.give()
+    assert held.events == [("/a", 2)]
+
+
+def test_a_sender_that_leaves_while_the_store_keeps_what_it_published_hears_of_it_later(late: Server) -> None:
+    client = late_client(late, "/a")
+    published = client.send(client.message("/a", data=1))
+    client.gone = True
+    published.lose()
+    late.store.give()
+    client.gone = False
+    assert arrived(late, client.connect()).events == [("/a", 1)]
+
+
+def test_a_held_connect_survives_a_store_that_is_away_and_tells_what_came_meanwhile(late: Server) -> None:
+    client = late_client(late, "/a")
+    held = arrived(late, client.connect())
+    pushed = Outcome(late.push("a", 1))
+    waiting, call = late.store.waiting.pop(0)
+    waiting.callback(call())
+    late.store.down = True
+    late.store.give()  # the look of the connect that was woken
+    late.store.down = False
+    assert pushed.value.delivered == 0
+    assert held.held
+    late.hub.registry.wake_all()
+    late.store.give()
+    assert held.events == [("/a", 1)]
 
 
 # -- rights

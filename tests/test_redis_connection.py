@@ -1,0 +1,153 @@
+"""What a connection to Redis says and hears."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from helpers import Outcome
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from zope.interface import implementer
+
+from cometd_lite.errors import StoreDown
+from cometd_lite.limits import STORE_STALLED_SECONDS
+from cometd_lite.stores.redis.connection import Address, Connection, Refused, Sentinels
+
+
+@pytest.fixture
+def connection() -> Connection:
+    connection = Connection()
+    connection.makeConnection(StringTransport())
+    return connection
+
+
+def test_commands_are_answered_in_their_order_however_the_bytes_come(connection: Connection) -> None:
+    asked = [Outcome(connection.ask("GET", name)) for name in "ab"]
+    assert connection.transport.value() == b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n"
+    for byte in b"$1\r\nx\r\n$-1\r\n":
+        connection.dataReceived(bytes([byte]))
+    assert [one.value for one in asked] == [b"x", None]
+    assert connection.waiting == 0
+
+
+def test_what_is_published_comes_in_between_and_answers_nothing(connection: Connection) -> None:
+    heard = []
+    connection.published = lambda channel, said: heard.append((channel, said))
+    connection.subscribe("SUBSCRIBE", "c")
+    asked = Outcome(connection.ask("PING"))
+    connection.dataReceived(
+        b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n>3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n+PONG\r\n"
+    )
+    assert heard == [(b"c", b"hi")]
+    assert asked.value == b"PONG"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("OOM command not allowed", "OOM"),
+        ("ERR Error running script (call to f_0): @user_script:9: -READONLY You can't write", "READONLY"),
+        ("ERR unknown command", "ERR"),
+    ],
+)
+def test_an_error_fails_its_own_command(connection: Connection, said: str, code: str) -> None:
+    failing, good = Outcome(connection.ask("X")), Outcome(connection.ask("PING"))
+    connection.dataReceived(f"-{said}\r\n+PONG\r\n".encode())
+    with pytest.raises(Refused) as refused:
+        _ = failing.value
+    assert refused.value.code == code
+    assert good.value == b"PONG"
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n"])
+def test_what_is_no_redis_is_let_go_of(connection: Connection, said: bytes) -> None:
+    connection.dataReceived(said)
+    assert connection.transport.disconnecting
+
+
+def test_a_lost_connection_fails_what_was_asked_and_what_is_asked_then(connection: Connection) -> None:
+    asked, ended = Outcome(connection.ask("PING")), Outcome(connection.ended)
+    connection.connectionLost()
+    late = Outcome(connection.ask("PING"))
+    for one in (asked, late):
+        with pytest.raises(StoreDown):
+            _ = one.value
+    assert ended.value is None
+    connection.end()
+
+
+# -- Sentinels
+
+
+@implementer(IStreamClientEndpoint)
+class Host:
+    """An endpoint at a host that says some things once it is connected; with None it is not reached."""
+
+    def __init__(self, clock: Clock, replies: list[bytes] | None) -> None:
+        self.clock = clock
+        self.replies = replies
+        self.made: list[tuple[Any, StringTransport]] = []
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if self.replies is None:
+            return fail(ConnectError())
+        protocol = factory.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        self.made.append((protocol, transport))
+        for reply in self.replies:
+            self.clock.callLater(0, protocol.dataReceived, reply)
+        return succeed(protocol)
+
+
+class Nearby(Address):
+    """An address whose hosts are in memory."""
+
+    hosts_there: ClassVar[dict[str, Host]] = {}
+
+    def at(self, reactor: Any, host: str, port: int) -> Any:
+        return self.hosts_there[f"{host}:{port}"]
+
+
+MASTER = b"*2\r\n$6\r\nmaster\r\n$4\r\n6379\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [None, [b"$-1\r\n"], [b"-NOAUTH Authentication required.\r\n"], [b"HTTP/1.1 400 Bad Request\r\n"], []],
+)
+def test_the_first_sentinel_that_knows_the_master_is_believed(
+    clock: Clock, first: list[bytes] | None
+) -> None:
+    there = {
+        "one:26379": Host(clock, first),
+        "two:26379": Host(clock, [MASTER]),
+        "master:6379": Host(clock, []),
+    }
+    Nearby.hosts_there = there
+    address = Nearby(hosts=(("one", 26379), ("two", 26379)), service="mymaster")
+    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(Connection)))
+    clock.advance(0)
+    clock.advance(STORE_STALLED_SECONDS)
+    clock.advance(0)
+    ((protocol, transport),) = there["master:6379"].made
+    assert connected.value is protocol
+    assert not transport.disconnecting
+    asked = b"*3\r\n$8\r\nSENTINEL\r\n$23\r\nGET-MASTER-ADDR-BY-NAME\r\n$8\r\nmymaster\r\n"
+    for sentinel in there["one:26379"].made + there["two:26379"].made:
+        assert sentinel[1].value() == asked
+        assert sentinel[1].disconnecting
+    assert clock.getDelayedCalls() == []
+
+
+def test_where_no_sentinel_knows_the_master_it_is_not_reached(clock: Clock) -> None:
+    Nearby.hosts_there = {"one:26379": Host(clock, None)}
+    address = Nearby(hosts=(("one", 26379),), service="mymaster")
+    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(Connection)))
+    with pytest.raises(ConnectError, match="no Sentinel knows mymaster"):
+        _ = connected.value
