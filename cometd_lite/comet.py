@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -39,6 +39,15 @@ from .wsgi import Beside
 
 T = TypeVar("T")
 Recipients = str | Iterable[str]
+
+
+class Hooks(TypedDict, total=False):
+    """The hooks that a program may give, by their names; ``Comet`` says what each is called with."""
+
+    authorize: Authorize
+    on_push: OnPush
+    on_park: OnReader
+    on_leave: OnReader
 
 
 class Comet:

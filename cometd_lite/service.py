@@ -39,8 +39,7 @@ from .access.quotas import Clients, Share
 from .access.tokens import Tokens
 from .access_log import FORMATS, AccessLog, Refusals
 from .bayeux.conversation import Options as BayeuxOptions
-from .comet import Comet
-from .core.observers import Hooks
+from .comet import Comet, Hooks
 from .core.store import Store, StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests

@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
+from ..core.store import RPC, ProcessGone
 from ..deferreds import MaybeDeferred, chain
 from ..http.responses import Response
-from ..stores.redis.rpc import Calls, ProcessGone
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
 
@@ -66,7 +66,7 @@ class Elsewhere:
     """
 
     def __init__(
-        self, process: str, calls: Calls, answer: Callable[[Borrowed], MaybeDeferred[Response]]
+        self, process: str, calls: RPC, answer: Callable[[Borrowed], MaybeDeferred[Response]]
     ) -> None:
         self.prefix = process
         """What the ids of this process' sessions begin with."""

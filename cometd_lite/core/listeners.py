@@ -13,14 +13,13 @@ from math import inf
 import orjson
 from twisted.internet.defer import Deferred
 
-from ..access.quotas import Share
 from ..deferreds import MaybeDeferred, chain
 from ..errors import ListenerGone
 from ..limits import LISTENER_SECONDS
 from .hub import Hub, Poll
 from .message import NOW, Batch, Cursor
 from .recipient import ALL_LISTENERS
-from .sessions import Session, Sessions, new_id
+from .sessions import Quota, Session, Sessions, new_id
 from .store import Record
 
 LISTENERS = "listener"
@@ -75,7 +74,7 @@ class Listeners:
         return len(self._sessions)
 
     def register(
-        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Share | None = None
+        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Quota | None = None
     ) -> MaybeDeferred[Listener]:
         """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,9 +19,6 @@ from ..deferreds import MaybeDeferred, chain
 from .hub import Hub
 from .message import Message, Push, Receipt
 from .registry import Parked, Registry
-
-if TYPE_CHECKING:
-    from ..access.policy import Authorize
 
 T = TypeVar("T")
 
@@ -33,15 +30,6 @@ A push that is repeated under its idempotency key, or that ``queue=no`` kept for
 
 OnReader: TypeAlias = Callable[[tuple[str, ...]], object]
 """Called with the recipients and patterns that a reader names: a poll, a stream, a socket, a session."""
-
-
-class Hooks(TypedDict, total=False):
-    """The hooks that a program may give, by their names; ``Comet`` says what each is told."""
-
-    authorize: Authorize
-    on_push: OnPush
-    on_park: OnReader
-    on_leave: OnReader
 
 
 class Calls:
