@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -74,9 +74,6 @@ from .http import (
 )
 from .sessions import PRIVATE, BayeuxSession
 
-if TYPE_CHECKING:
-    from .socket import BayeuxSocket
-
 T = TypeVar("T")
 News: TypeAlias = tuple[Batch, bytes]
 """What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
@@ -85,6 +82,17 @@ Form: TypeAlias = Callable[[bytes], Response]
 
 HELD = Response(0, b"")
 """Returned where the caller is held, or was told the answer."""
+
+
+class SocketOfClient(Protocol):
+    """A WebSocket over which a client speaks Bayeux."""
+
+    @property
+    def reader(self) -> object | None:
+        """Return the reader of the session that the socket speaks for; None while it speaks for none."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket."""
 
 
 class BayeuxTransport:
@@ -96,7 +104,7 @@ class BayeuxTransport:
         self.hub = hub
         self.options = options or Options()
         self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
-        self.sockets: set[BayeuxSocket] = set()
+        self.sockets: set[SocketOfClient] = set()
 
     # -- for embedding programs
 
