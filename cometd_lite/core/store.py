@@ -190,6 +190,12 @@ class SharedStore(Store, Protocol):
     def look_up(self, kind: str, id: str) -> MaybeDeferred[bytes | None]:  # noqa: A002
         """Return the value of a record that any process remembers; None where there is none."""
 
+    def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """Replace the value of a record, and the time at which it is forgotten.
+
+        Nothing is remembered where any process has forgotten the record. See ``remember``.
+        """
+
     def tell(self, kind: str, id: str) -> None:  # noqa: A002
         """Tell every other process something about a record."""
 
