@@ -9,8 +9,9 @@ import pytest
 from helpers import Outcome
 from twisted.internet.defer import Deferred, fail, succeed
 
+from cometd_lite.core.store import ProcessGone
 from cometd_lite.errors import InternalError, StoreDown
-from cometd_lite.stores.redis.rpc import Calls, ProcessGone
+from cometd_lite.stores.redis.rpc import Calls
 
 
 class Exchange:

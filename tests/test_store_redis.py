@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.listeners import Listeners
+from cometd_lite.core.listeners import Listener, Listeners
 from cometd_lite.core.message import NOW, OLDEST, Cursor
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable
@@ -185,7 +185,7 @@ def test_a_listener_that_was_changed_or_ended_is_so_everywhere(cluster: Cluster)
     listener = cluster.ask(here.register(("bob",)))
     cluster.ask(here.change(listener, ("eve",)))
     assert cluster.ask(there.get(listener.id)).recipients == ("eve",)
-    there.end(cluster.ask(there.get(listener.id)))
+    cluster.ask(there.end(cluster.ask(there.get(listener.id))))
     with pytest.raises(ListenerGone):
         cluster.ask(here.get(listener.id))
 
@@ -202,6 +202,40 @@ def test_a_listener_that_polls_elsewhere_is_not_forgotten_where_it_was_registere
     cluster.push(0, "bob", "1")
     assert data(cluster.ask(there.poll(cluster.ask(there.get(listener.id)), None, 0.0, 100))) == ["1"]
     assert cluster.ask(here.get(listener.id)).recipients == ("bob",)
+
+
+def test_a_listener_has_ended_once_the_store_has_forgotten_it(cluster: Cluster) -> None:
+    here = Listeners(cluster.join(), 100)
+    listener = cluster.ask(here.register(("bob",)))
+    record = f"{cluster.prefix}:record:listener:{listener.id}"
+    assert cluster.server.ask("EXISTS", record) == 1
+    ended = Outcome(here.end(listener))
+    assert ended.parked
+    cluster.wires.settle()
+    assert ended.value is None
+    assert cluster.server.ask("EXISTS", record) == 0
+
+
+def test_an_ended_listener_does_not_come_back_by_a_poll_or_change_that_has_found_it_before(
+    cluster: Cluster,
+) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    acts: list[Callable[[Listener], MaybeDeferred[Any]]] = [
+        lambda listener: there.poll(listener, None, 0.0, 100),
+        lambda listener: there.poll(listener, None, 10.0, 100),
+        lambda listener: there.change(listener, ("eve",)),
+    ]
+    for act in acts:
+        listener = cluster.ask(here.register(("bob",)))
+        found = cluster.ask(there.get(listener.id))
+        cluster.ask(here.end(listener))
+        acting = cluster.begin(act(found))
+        cluster.clock.advance(10.0)
+        cluster.wires.settle()
+        assert not acting.value
+        for listeners in (here, there):
+            with pytest.raises(ListenerGone):
+                cluster.ask(listeners.get(listener.id))
 
 
 def test_a_listener_that_nobody_polls_is_gone_after_its_time(cluster: Cluster) -> None:

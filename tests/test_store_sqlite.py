@@ -1067,7 +1067,29 @@ def test_a_listener_lives_on_while_the_server_is_away(place, again):
 def test_a_listener_that_was_ended_is_gone(place, again):
     before = Server(place, place.open())
     listener = now(before.listeners.register(("bob",)))
-    before.listeners.end(listener)
+    now(before.listeners.end(listener))
+    with pytest.raises(ListenerGone):
+        Server(place, again(before.store)).listeners.get(listener.id)
+
+
+def test_a_listener_has_ended_once_that_is_kept(place):
+    worker = Steps()
+    before = Server(place, place.open(worker=worker))
+    registered = Outcome(before.listeners.register(("bob",)))
+    worker.settle()
+    ended = Outcome(before.listeners.end(registered.value))
+    assert ended.parked
+    worker.settle()
+    assert ended.value is None
+    with pytest.raises(ListenerGone):
+        Server(place, place.crash()).listeners.get(registered.value.id)
+
+
+def test_an_ended_listener_does_not_come_back_by_a_poll_that_has_found_it_before(place, again):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",)))
+    now(before.listeners.end(listener))
+    now(before.listeners.poll(listener, None, 0, 1))
     with pytest.raises(ListenerGone):
         Server(place, again(before.store)).listeners.get(listener.id)
 

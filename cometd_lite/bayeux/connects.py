@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from functools import partial
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -75,14 +75,22 @@ from .http import (
 )
 from .sessions import PRIVATE, BayeuxSession
 
-if TYPE_CHECKING:
-    from .socket import BayeuxSocket
-
 T = TypeVar("T")
 News: TypeAlias = tuple[Batch, bytes]
 """What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
 Form: TypeAlias = Callable[[bytes], Response]
 """Makes an HTTP response of an array of messages."""
+
+
+class SocketOfClient(Protocol):
+    """A WebSocket over which a client speaks Bayeux."""
+
+    @property
+    def reader(self) -> object | None:
+        """Return the reader of the session that the socket speaks for; None while it speaks for none."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket."""
 
 
 class BayeuxTransport:
@@ -94,7 +102,7 @@ class BayeuxTransport:
         self.hub = hub
         self.options = options or Options()
         self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
-        self.sockets: set[BayeuxSocket] = set()
+        self.sockets: set[SocketOfClient] = set()
 
     # -- for embedding programs
 

@@ -15,10 +15,10 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ..core.store import RPC, ProcessGone
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..http.exchange import Exchange
 from ..http.responses import Response
-from ..stores.redis.rpc import Calls, ProcessGone
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
 
@@ -81,7 +81,7 @@ class Forwarding:
     """
 
     def __init__(
-        self, process: str, calls: Calls, answer: Callable[[ForwardedRequest], MaybeDeferred[Response]]
+        self, process: str, calls: RPC, answer: Callable[[ForwardedRequest], MaybeDeferred[Response]]
     ) -> None:
         self.prefix = process
         """What the ids of this process' sessions begin with."""

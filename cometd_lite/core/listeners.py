@@ -13,7 +13,6 @@ from math import inf
 import orjson
 from twisted.internet.defer import Deferred
 
-from ..access.quotas import Share
 from ..deferreds import MaybeDeferred, chain
 from ..errors import ListenerGone
 from ..limits import LISTENER_SECONDS
@@ -21,7 +20,7 @@ from .hub import Hub
 from .message import NOW, Batch, Cursor
 from .readers import Poll
 from .recipient import ALL_LISTENERS
-from .sessions import Session, Sessions, new_id
+from .sessions import Quota, Session, Sessions, new_id
 from .store import Record
 
 LISTENERS = "listener"
@@ -76,7 +75,7 @@ class Listeners:
         return len(self._sessions)
 
     def register(
-        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Share | None = None
+        self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Quota | None = None
     ) -> MaybeDeferred[Listener]:
         """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
 
@@ -88,7 +87,8 @@ class Listeners:
             listener = Listener("~" + new_id(), recipients, head.cursor, ttl)
             listener.share = share
             self._sessions.add(listener, now)
-            self._remember(listener)
+            until = self._expires_at(listener)
+            self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), until)
             return chain(self._hub.store.flush(), lambda _: listener)
 
         return chain(self._hub.store.read(recipients, NOW, 1, now), add)
@@ -176,7 +176,7 @@ class Listeners:
         """Note what the listener was answered, if that could be written."""
         if cursor is not None:
             listener.answered = cursor
-        self._remember(listener)
+        self._renew(listener)
 
     def change(self, listener: Listener, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
@@ -184,19 +184,23 @@ class Listeners:
         What is returned says when that would outlive the process.
         """
         listener.recipients = recipients
-        self._remember(listener)
+        self._renew(listener)
         self._tell(listener, 0.0)
         self._end_poll(listener)
         return self._hub.store.flush()
 
-    def end(self, listener: Listener) -> None:
-        """Forget the listener; its parked poll is told that it is gone."""
+    def end(self, listener: Listener) -> MaybeDeferred[None]:
+        """Forget the listener. Its parked poll fails with ``ListenerGone``.
+
+        What is returned fires once no process finds the listener any more, not even after a restart.
+        """
         self._sessions.remove(listener)
         if listener.parked is not None:
             listener.parked.refuse(ListenerGone("The listener was ended."))
         self._forget(listener)
         if self._hub.shared is not None:
             self._hub.shared.tell(LISTENERS, listener.id)
+        return self._hub.store.flush()
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
@@ -216,10 +220,17 @@ class Listeners:
             else:
                 self._hub.store.forget(LISTENERS, record.id)
 
-    def _remember(self, listener: Listener, wait: float = 0.0) -> None:
-        """Let the store remember the listener; a shared one lets it go, if nobody polls after ``wait``."""
-        until = inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
-        self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), until)
+    def _renew(self, listener: Listener, wait: float = 0.0) -> None:
+        """Let the store remember what has changed of the listener, unless it was ended meanwhile."""
+        value, until = partial(Listener.record, listener), self._expires_at(listener, wait)
+        if self._hub.shared is not None:
+            self._hub.shared.renew(LISTENERS, listener.id, value, until)
+        elif self._sessions.get(listener.id, self._hub.clock.seconds()) is listener:
+            self._hub.store.remember(LISTENERS, listener.id, value, until)
+
+    def _expires_at(self, listener: Listener, wait: float = 0.0) -> float:
+        """Return when a shared store forgets the listener, if it is not polled after ``wait`` seconds."""
+        return inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
 
     def _forget(self, listener: Listener) -> None:
         self._hub.store.forget(LISTENERS, listener.id)
@@ -230,7 +241,7 @@ class Listeners:
     def _tell(self, listener: Listener, wait: float) -> None:
         """Let the other processes know that the listener is polled here from now on."""
         if self._hub.shared is not None:
-            self._remember(listener, wait)
+            self._renew(listener, wait)
             self._hub.shared.tell(LISTENERS, listener.id)
 
     def _told(self, id: str) -> None:  # noqa: A002

@@ -9,9 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from ..access.quotas import Share
 from ..errors import ServerFull
 from ..limits import SESSION_ID_BYTES
 from .message import Cursor
@@ -27,11 +26,21 @@ def new_id() -> str:
     return secrets.token_hex(SESSION_ID_BYTES)
 
 
+class Quota(Protocol):
+    """What bounds the sessions of one client."""
+
+    def take(self) -> None:
+        """Count one more session. Raises ``TooManyRequests`` where the client has as many as it may."""
+
+    def release(self) -> None:
+        """Count one session less."""
+
+
 class Session:
     """One remembered reader: its id, what it reads, and its place.
 
     ``used`` counts the polls or sockets that hold it now; while there is one it does not expire. ``share`` is
-    that of the client that it counts against, None where nobody counts.
+    the quota of the client that it counts against; None where sessions are not counted by client.
     """
 
     __slots__ = ("expires_at", "id", "place", "recipients", "share", "ttl", "used")
@@ -41,7 +50,7 @@ class Session:
         self.recipients = recipients
         self.place = place
         self.ttl = ttl
-        self.share: Share | None = None
+        self.share: Quota | None = None
         self.used = 0
         self.expires_at = float("inf")
 

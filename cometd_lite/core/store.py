@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from twisted.internet.defer import Deferred
 
 from ..deferreds import MaybeDeferred
-from ..stores.redis.rpc import Calls
 from .message import Batch, Cursor, Message, Push
 
 
@@ -143,14 +144,39 @@ class Readers(Protocol):
         """Return how many seconds ago a reader was here; None where that is not known."""
 
 
+Answerer: TypeAlias = Callable[[bytes], MaybeDeferred[bytes]]
+"""Answers a question of another process. A Deferred that it returns is cancelled when the answer is no longer
+waited for."""
+
+
+class ProcessGone(Exception):
+    """The process that was asked has ended."""
+
+
+class RPC(Protocol):
+    """Questions that the processes at one store ask each other."""
+
+    answerer: Answerer | None
+    """Answers the questions of other processes; None until there is one."""
+
+    def ask(self, process: str, question: bytes) -> Deferred[bytes]:
+        """Return the answer of the process with this name.
+
+        Fails with ``ProcessGone``, ``StoreDown``, or ``InternalError`` where the answerer failed. Cancelling
+        the Deferred cancels the answerer's.
+        """
+
+
 @runtime_checkable
 class SharedStore(Store, Protocol):
     """A store that other processes use at the same time."""
 
     process: str
     """The name of this process among them: 16 hexadecimal digits."""
-    calls: Calls
-    """What processes ask each other."""
+
+    @property
+    def calls(self) -> RPC:
+        """Return what asks the other processes, and answers them."""
 
     def share(self, readers: Readers) -> None:
         """Wake these when another process has pushed."""
@@ -166,6 +192,12 @@ class SharedStore(Store, Protocol):
 
     def look_up(self, kind: str, id: str) -> MaybeDeferred[bytes | None]:  # noqa: A002
         """Return the value of a record that any process remembers; None where there is none."""
+
+    def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """Replace the value of a record, and the time at which it is forgotten.
+
+        Nothing is remembered where any process has forgotten the record. See ``remember``.
+        """
 
     def tell(self, kind: str, id: str) -> None:  # noqa: A002
         """Tell every other process something about a record."""

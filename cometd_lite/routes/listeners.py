@@ -51,7 +51,7 @@ async def change(routes: Served, exchange: Exchange, id: str) -> Response:  # no
 async def end(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa: A002
     """End a listener."""
     listener = await _found(routes, exchange, id)
-    routes.listeners.end(listener)
+    await value_of(routes.listeners.end(listener))
     return Response(204, responses.COMMON)
 
 

@@ -1,8 +1,7 @@
-"""A chunked body comes in as bytes, in any pieces, and leaves as its content; or is refused (RFC 9112 §7.1).
+"""The decoder of chunked bodies (RFC 9112 §7.1): bytes in any pieces in, the content out.
 
-Strict, because chunk sizes and extensions are where servers in a row disagree: a size is hexadecimal digits
-and nothing else, lines end in CRLF, a chunk is followed by CRLF, extensions and trailers are bounded and
-dropped.
+It takes the grammar of the RFC and nothing else, because chunk sizes and extensions are where two servers in
+a row disagree, which is how requests are smuggled. Extensions and trailers are checked, bounded and dropped.
 """
 
 from __future__ import annotations
@@ -13,9 +12,21 @@ from typing import Final
 from .bounds import Bounds
 from .head import Refused, check_trailers
 
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(;[\t\x20-\x7e]*)?").fullmatch
+# A size and its extensions (§7.1.1). Every repetition is possessive, so a match takes linear time.
+_SIZE: Final = rb"([0-9A-Fa-f]{1,8})"
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+'
+"""A quoted string without its closing quote."""
+_EXTENSIONS: Final = rb"((?:[\t ]*+;[\t ]*+%b(?:[\t ]*+=[\t ]*+(?:%b))?+)*+)"
+_SIZE_LINE: Final = re.compile(_SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b"' % (_TOKEN, _QUOTED))).fullmatch
+# What a good size line may begin with: the value of the last extension ends anywhere, or a name is to come.
+_BEGINNING: Final = re.compile(
+    _SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b(?:"|\\?\Z)|\Z' % (_TOKEN, _QUOTED)) + rb"[\t ]*+(?:;[\t ]*+)?+"
+).fullmatch
 _LINE: Final = 512
-"""A chunk's size line at the most; without extensions it has ten bytes."""
+"""The bound of a size line, which has ten bytes without extensions. A line that comes in pieces is matched
+again with each piece, so this bounds that work too."""
+_BAD_LINE: Final = "A chunk does not begin with its size in hexadecimal and well-formed extensions."
 
 
 class Chunked:
@@ -77,8 +88,8 @@ class Chunked:
         """Read a chunk's size line."""
         match = _SIZE_LINE(line)
         if match is None:
-            raise Refused(400, "A chunk's size is not a hexadecimal number.")
-        self._extensions += len(match[2] or b"")
+            raise Refused(400, _BAD_LINE)
+        self._extensions += len(match[2])
         if self._extensions > self._bounds.extensions:
             raise Refused(400, "The chunk extensions are too long.")
         size = int(match[1], 16)
@@ -90,9 +101,10 @@ class Chunked:
             self._trailing = True
 
     def _check_line(self, part: bytes) -> None:
-        """Refuse the beginning of a size line that can never become a good one."""
-        if len(part) >= _LINE or not _SIZE_LINE(part.removesuffix(b"\r") or b"0"):
-            raise Refused(400, "A chunk's size is not a hexadecimal number.")
+        """Refuse an unfinished size line that no further bytes can make a good one."""
+        is_good = _SIZE_LINE(part[:-1]) if part.endswith(b"\r") else not part or _BEGINNING(part)
+        if len(part) >= _LINE or not is_good:
+            raise Refused(400, _BAD_LINE)
 
     def _end(self, data: bytes) -> bool:
         """Read the trailer section up to its empty line."""

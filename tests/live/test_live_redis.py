@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from redis_server import RedisServer, ask, free_port
 
+RECIPIENTS = b'{"recipients":["bob"]}'
+
 
 @pytest.fixture
 def kept(tmp_path):
@@ -93,6 +95,22 @@ def test_a_listener_and_a_key_are_known_to_both(pair):
     assert here.get(f"/poll?listener={registered['id']}&wait=0").data == []
     assert there.ask("DELETE", f"/listeners/{registered['id']}").status == 204
     assert here.get(f"/poll?listener={registered['id']}").status == 410
+
+
+@pytest.mark.slow
+def test_a_listener_that_was_ended_at_one_is_gone_at_the_other_at_once_and_stays_so(pair):
+    here, there = pair
+    with here.connect() as ending, there.connect() as polling, there.connect() as holding:
+        for number in range(300):
+            target = f"/listeners/{ending.ask('POST', '/register', RECIPIENTS).json['id']}"
+            if number % 3:
+                # A poll is on its way to the other process, or is held there, when the listener is ended.
+                holding.request("GET", f"/poll?listener={target[11:]}&wait={number % 3 - 1}")
+            assert ending.ask("DELETE", target).status == 204
+            assert polling.ask("GET", f"/poll?listener={target[11:]}&wait=0").status == 410, number
+            if number % 3:
+                assert holding.answer().status in {200, 410}
+                assert ending.ask("GET", target).status == 410, number
 
 
 def test_while_redis_is_away_polls_wait_and_pushes_are_refused(kept, pair):

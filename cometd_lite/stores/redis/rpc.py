@@ -13,25 +13,20 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ...deferreds import MaybeDeferred, is_pending
+from ...core.store import Answerer, ProcessGone
+from ...deferreds import is_pending
 from ...errors import InternalError, StoreDown
 
 Publish = Callable[[str, bytes], Deferred[int]]
-Answerer = Callable[[bytes], MaybeDeferred[bytes]]
-
-
-class ProcessGone(Exception):
-    """The process that was asked is no more."""
 
 
 class Calls:
-    """The questions of one process, and those to it; ``process`` is its name among all."""
+    """The ``RPC`` of one process; ``process`` is its name among all."""
 
     log = Logger()
 
     def __init__(self, process: str, publish: Publish) -> None:
         self.answerer: Answerer | None = None
-        """Answers what others ask; its Deferred is cancelled where nobody waits any more."""
         self._process = process
         self._publish = publish
         self._asked: dict[int, tuple[str, Deferred[bytes]]] = {}

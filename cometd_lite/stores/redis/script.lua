@@ -639,8 +639,10 @@ elseif verb == 'expire' then
   for at = 4, #ARGV do call('ZREMRANGEBYSCORE', PREFIX .. 'records:' .. ARGV[at], '-inf', ARGV[3]) end
   return answer(#names == EXPIRED_AT_ONCE and 1 or 0)
 
-elseif verb == 'remember' then
-  -- ARGV: kind, id, value, seconds, most of the kind.
+elseif verb == 'remember' or verb == 'renew' then
+  -- ARGV: kind, id, value, seconds, most of the kind. A record that was forgotten is not renewed: its end at one
+  -- process may come between what another one has read of it and writes of it.
+  if verb == 'renew' and call('EXISTS', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5]) == 0 then return answer() end
   remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer()
 

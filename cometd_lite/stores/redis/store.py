@@ -563,9 +563,16 @@ class RedisStore:
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         """See ``Store.remember``. While Redis is away nothing is."""
+        self._set_record("remember", kind, id, value(), expires_at)
+
+    def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
+        """See ``SharedStore.renew``. While Redis is away nothing is."""
+        self._set_record("renew", kind, id, value(), expires_at)
+
+    def _set_record(self, verb: str, kind: str, id: str, value: bytes, expires_at: float) -> None:  # noqa: A002
         seconds = max(0.001, min(expires_at - self._clock.seconds(), self.limits.ttl))
         most = IDEMPOTENCY_KEYS if kind == RECEIPTS else self.limits.max_sessions
-        self._ask(self._clock.seconds(), "remember", kind, id, value(), seconds, most).addErrback(_unheard)
+        self._ask(self._clock.seconds(), verb, kind, id, value, seconds, most).addErrback(_unheard)
 
     def forget(self, kind: str, id: str) -> None:  # noqa: A002
         """See ``Store.forget``."""
