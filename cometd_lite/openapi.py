@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-import orjson
-
 from . import __version__
 from . import limits as bounds
 from .core.message import JSON_TYPE
 from .errors import MALFORMED, CometError, kind_of, problem_type
+from .jsontext import parse
 from .limits import Limits
 from .pages import pages
 
@@ -161,7 +160,7 @@ def _schemas() -> Document:
         "BayeuxMessages": _list(_schema("BayeuxMessage"), minItems=1),
         "BayeuxRequest": {
             "description": "A message or an array of them; each is answered by itself, be it one or not.",
-            "oneOf": [_list({"examples": [orjson.loads(_HANDSHAKE)]}, minItems=1), {"type": "object"}],
+            "oneOf": [_list({"examples": [parse(_HANDSHAKE.encode())]}, minItems=1), {"type": "object"}],
         },
         **{f"Problem{status}": _problem_schema(status) for status in sorted(_kinds())},
     }

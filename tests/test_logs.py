@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -71,7 +71,7 @@ class Logged:
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The lines of a JSON log."""
-        return [orjson.loads(line) for line in self.text.splitlines()]
+        return [msgspec.json.decode(line) for line in self.text.splitlines()]
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from functools import partial
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import orjson
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,6 +38,7 @@ from ..deferreds import MaybeDeferred, chain, is_pending, shielded
 from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..http.responses import Response
 from ..http.websocket import SERVICE_RESTART
+from ..jsontext import dumps
 from ..limits import POLL_MESSAGES_MOST, Limits
 from .conversation import (
     CONNECT,
@@ -215,7 +215,7 @@ class BayeuxTransport:
         if session.reads:
             return self._answer(Exchange([reply], session=session), gone, json_answer)
         session.talking -= 1
-        return json_answer(orjson.dumps([reply]))  # with nothing to read, nothing comes with the answer
+        return json_answer(dumps([reply]))  # with nothing to read, nothing comes with the answer
 
     def _pushed(
         self,
@@ -608,7 +608,7 @@ class HeldConnect(SessionReader[Response]):
         reply = self.connect.reply
         if "ext" in reply:
             self.connect.complete(found.cursor, self.hub.clock.seconds(), gap=False)
-        self.answer(self.form(b"[%b%b]" % (events, orjson.dumps(reply))))
+        self.answer(self.form(b"[%b%b]" % (events, dumps(reply))))
         return True
 
     def tell(self, news: News | None) -> bool:
@@ -653,4 +653,4 @@ class HeldConnect(SessionReader[Response]):
 
     def _made(self, news: News | None) -> Response:
         events = self.transport.complete_connect(self.connect, news)
-        return self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
+        return self.form(b"[%b%b]" % (events, dumps(self.connect.reply)))

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -20,6 +19,7 @@ from twisted.web.http_headers import Headers
 
 from ..deferreds import MaybeDeferred, chain
 from ..http.responses import Response
+from ..jsontext import dumps, parse
 from ..stores.redis.rpc import Calls, ProcessGone
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
@@ -29,7 +29,7 @@ class Borrowed:
     """A request that another process received, as far as it matters to whoever answers it."""
 
     def __init__(self, question: bytes) -> None:
-        asked = orjson.loads(question)
+        asked = parse(question)
         self.method: bytes = asked["method"].encode()
         self.uri: bytes = asked["uri"].encode("latin-1")
         self.path = self.uri.partition(b"?")[0]
@@ -116,7 +116,7 @@ def _question(request: Any, body: bytes) -> bytes:
         for name, values in request.requestHeaders.getAllRawHeaders()
         for value in values
     ]
-    return orjson.dumps(
+    return dumps(
         {
             "method": request.method.decode(),
             "uri": request.uri.decode("latin-1"),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-import orjson
-
+from ..jsontext import dumps, parse
 from .message import Cursor, Push, Receipt
 from .store import Record
 
@@ -28,12 +27,12 @@ def fingerprint(push: Push) -> bytes:
 
 def receipt_id(key: str, recipients: tuple[str, ...]) -> str:
     """Return the id under which the receipt of a key is remembered."""
-    return orjson.dumps([key, *recipients]).decode()
+    return dumps([key, *recipients]).decode()
 
 
 def receipt_value(digest: bytes, receipt: Receipt) -> bytes:
     """Return the record of a receipt. The ids of one push follow each other, so two numbers say them all."""
-    return orjson.dumps(
+    return dumps(
         {
             "fingerprint": digest.hex(),
             "first": receipt.ids[0],
@@ -46,8 +45,8 @@ def receipt_value(digest: bytes, receipt: Receipt) -> bytes:
 
 def receipt_of(record: Record) -> tuple[str, bytes, Receipt]:
     """Return the key, the fingerprint and the receipt that a record stands for."""
-    key, *recipients = orjson.loads(record.id)
-    said = orjson.loads(record.value)
+    key, *recipients = parse(record.id.encode())
+    said = parse(record.value)
     first = Cursor.parse(said["first"])
     ids = tuple([str(Cursor(first.epoch, first.sequence + place)) for place in range(said["ids"])])
     receipt = Receipt(ids, said["created_at"], said["delivered"], tuple(recipients))
