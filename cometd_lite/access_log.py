@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-import orjson
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http import datetimeToLogString
 
 from .core.message import timestamp
+from .jsontext import dumps
 from .limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class AccessLog:
         )
 
     def _json(self, request: Request) -> bytes:
-        return orjson.dumps(
+        line = dumps(
             {
                 "time": timestamp(self._wall()),
                 "client": request.client or "",
@@ -161,9 +161,9 @@ class AccessLog:
                 "seconds": round(request.age(), 6),
                 "referer": _text(_shown_referer(_field(request, b"referer"))),
                 "agent": _text(_field(request, b"user-agent")),
-            },
-            option=orjson.OPT_APPEND_NEWLINE,
+            }
         )
+        return line + b"\n"
 
 
 @lru_cache(maxsize=4)

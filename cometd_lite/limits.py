@@ -32,6 +32,14 @@ IDEMPOTENCY_KEYS = 200_000
 IDEMPOTENCY_SECONDS = 600.0
 """A client that retries does so within minutes."""
 
+MESSAGE_DEPTH = 500
+"""Levels of arrays and objects in a message's JSON. The parsers of its readers take 512 (PHP) or 1,000
+(Python, Java), a poll's answer adds three, and a reader that cannot parse an answer never gets past it."""
+
+JSON_DEPTH = 1_024
+"""Levels in a whole JSON text: more than MESSAGE_DEPTH, so that the other messages of a Bayeux batch are
+served where one is nested too deeply."""
+
 CURSOR_DIGITS = 18
 """Below 2^63, so that every database and every JSON parser with 64 bits can hold it."""
 

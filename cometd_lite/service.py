@@ -1,24 +1,20 @@
-"""``twistd cometd-lite``: the command's options arrive, a service that listens leaves.
+"""The service of ``twistd cometd-lite``, which wires together what the options ask for; see ``options``.
 
-Wires everything together. What is wrong with an option, or with a port, is one sentence and a non-zero exit.
+A port or a store that cannot be opened ends the program with one sentence and a non-zero status.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Unpack
-from urllib.parse import urlsplit
 
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
@@ -30,22 +26,18 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
 from . import __version__
-from .access.origins import Hosts, is_loopback
 from .access.quotas import Clients, Share
-from .access.tokens import Tokens
-from .access_log import FORMATS, AccessLog, Refusals
-from .bayeux.conversation import Options as BayeuxOptions
+from .access_log import AccessLog, Refusals
 from .comet import Comet, Hooks
-from .core.store import Store, StoreUnusable
+from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
-from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG, Limits
+from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG
 from .metrics import Pulse
-from .server import Application, Bounds, HTTPFactory, Proxies, Refused, Request
+from .options import Options
+from .server import Application, Bounds, HTTPFactory, Refused, Request
 from .server.reuse import ReusingReactor
 
 try:
@@ -60,293 +52,7 @@ GC_THRESHOLDS = (50_000, 20, 100)
 """Allocations between collections of the youngest objects, and how many of those until older ones are
 walked too. In a fan-out to 1,000 the collector took a quarter of the time with Python's 700, 10, 10."""
 
-_SIZE = re.compile(r"(\d{1,15})([kmg]?)b?")
-_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
-_REDIS = frozenset({"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
-_SIZES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def size(text: str) -> int:
-    """Return the bytes that ``65536``, ``64k`` or ``256M`` say; at least 1. Raises ``ValueError``."""
-    match = _SIZE.fullmatch(text.lower())
-    if match is None or int(match[1]) < 1:
-        raise ValueError("a number of bytes, as in 65536, 64k or 256M")
-    return int(match[1]) * _SIZES[match[2]]
-
-
-def count(text: str) -> int:
-    """Return the number that ``text`` says; at least 1. Raises ``ValueError``."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError("a whole number, 1 or more")
-    return int(text)
-
-
-def span(text: str) -> float:
-    """Return the seconds that ``90``, ``1.5m``, ``12h`` or ``7d`` say; above 0. Raises ``ValueError``."""
-    match = _SPAN.fullmatch(text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise ValueError("a time above 0, in seconds or as in 90s, 15m, 12h or 7d")
-    return float(match[1]) * _SPANS[match[2]]
-
-
-def milliseconds(text: str) -> int:
-    """Return the number that ``text`` says; at least 0. Raises ``ValueError``."""
-    if not text.isdecimal():
-        raise ValueError("a whole number of milliseconds, 0 or more")
-    return int(text)
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a function that lets only ``choices`` through."""
-
-    def choose(text: str) -> str:
-        if text not in choices:
-            raise ValueError(" or ".join(choices))
-        return text
-
-    return choose
-
-
-def store(text: str) -> str:
-    """Return what ``memory``, ``sqlite:PATH`` or the URL of a Redis says. Raises ``ValueError``."""
-    kind, colon, rest = text.partition(":")
-    if text == "memory" or (kind == "sqlite" and colon and rest):
-        return text
-    if colon and kind in _REDIS:
-        try:
-            from .stores.redis.connection import Address  # noqa: PLC0415  hiredis is only there where it was asked for
-        except ImportError:
-            raise ValueError("a Redis only with hiredis: pip install 'cometd-lite[redis]'") from None
-        Address.parse(text).check()
-        return text
-    raise ValueError(
-        "memory, sqlite: and the path of a file, as in sqlite:/var/lib/comet/messages.db, "
-        "or a Redis, as in redis://localhost:6379 or unix:/run/redis/redis.sock"
-    )
-
-
-def mount(text: str) -> str:
-    """Return a path prefix with a leading and no trailing slash, empty for the root."""
-    path = "/" + text.strip("/")
-    if not re.fullmatch(r"(?:/[\w.~!$&'()*+,;=:@-]+)+|/", path, re.ASCII):
-        raise ValueError("a path, as in /comet")
-    return "" if path == "/" else path
-
-
-def _parameter(name: str, default: str | None, sentence: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
-    """Return one of twisted's option tuples; a wrong value is told by the option's name."""
-
-    def coerce(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise UsageError(f"--{name} {text}: it takes {error}.") from None
-
-    return (name, None, default, sentence, coerce)
-
-
-class Options(UsageOptions):
-    """The options of ``twistd cometd-lite``."""
-
-    synopsis = "[options]"
-    longdesc = """\
-A comet server: a client asks GET /poll/NAME and is held until someone says
-POST /push/NAME. Try it, in two shells beside this one:
-
-  curl localhost:8080/poll/bob
-  curl -d 'hello' localhost:8080/push/bob
-
-Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.
-Put twistd's own options first: -n stays in the foreground, --pidfile= writes
-no pid file."""
-    optFlags = (  # noqa: N815  Twisted's name
-        ("no-console", None, "Do not show the console page at /."),
-        ("no-metrics", None, "Do not show the counts at /metrics."),
-        ("no-openapi", None, "Do not describe the interface at /openapi.json."),
-        ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
-        ("reuse-port", None, "Let several processes listen at the same TCP port (SO_REUSEPORT)."),
-    )
-    optParameters = (  # noqa: N815  Twisted's name
-        _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
-        _parameter("capacity-bytes", "1M", "Bytes of messages that one mailbox holds.", size),
-        _parameter("ttl", "1d", "Time that a message is kept, at the most.", span),
-        _parameter("max-body", "64k", "Bytes of one push's body.", size),
-        _parameter("max-wait", "120", "Time that a poll may ask to be held.", span),
-        _parameter("keep-alive", "75", "Time that a connection is kept open between two requests.", span),
-        _parameter("max-parked", "15000", "Polls, streams and sockets that wait at once.", count),
-        _parameter("max-connections", "20000", "Connections that are open at once, if files suffice.", count),
-        _parameter("max-recipients", "100000", "Mailboxes that exist at once.", count),
-        _parameter("max-sessions", "50000", "Listeners and Bayeux clients remembered at once.", count),
-        _parameter("max-memory", "256M", "Bytes that all messages take, with overhead.", size),
-        _parameter(
-            "overflow",
-            "reject",
-            "What a full mailbox does with a push: reject or drop-oldest.",
-            one_of("reject", "drop-oldest"),
-        ),
-        _parameter("bayeux-timeout", "30", "Time that a Bayeux connect is held.", span),
-        _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", milliseconds),
-        _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", span),
-        _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
-        _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),
-        _parameter(
-            "sync",
-            "full",
-            "What a push to sqlite: waits for: full survives a loss of power, normal a crash.",
-            one_of("full", "normal"),
-        ),
-        _parameter("drain", "10", "Time in which clients are let go of when the server stops.", span),
-        ("access-log", None, None, "Write a line for each request into this file."),
-        _parameter(
-            "access-log-format",
-            "combined",
-            "What a line is: combined, as of nginx and Apache, or json, with the time it took.",
-            one_of(*FORMATS),
-        ),
-        _parameter(
-            "client-connections",
-            None,
-            "Connections of one address at once [default: a quarter of all, of a public address].",
-            count,
-        ),
-        _parameter("client-parked", None, "Polls, streams and sockets of one client that wait.", count),
-        _parameter("client-pushes", None, "Messages that one client pushes a second.", count),
-        _parameter("client-bytes", None, "Bytes that one client pushes a second.", size),
-        _parameter("client-registrations", None, "Listeners and Bayeux sessions of one client.", count),
-        ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
-        for name, _, default, _, *coerce in self.optParameters:
-            if coerce and default is not None:
-                self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
-        self["listen"] = []
-        self["allow-origin"] = []
-        self["host"] = []
-        self["key"] = []
-        self["proxied"] = []
-
-    def opt_listen(self, endpoint: str) -> None:
-        """Listen there; may be given again. A Twisted endpoint [default: tcp:8080:interface=127.0.0.1]."""
-        self["listen"].append(endpoint)
-
-    def opt_allow_origin(self, origin: str) -> None:
-        """Let web pages of this origin push and read, as in https://example.com; may be given again."""
-        self["allow-origin"].append(origin)
-
-    def opt_host(self, name: str) -> None:
-        """Answer to this Host too, where only this machine can connect; may be given again."""
-        self["host"].append(name)
-
-    def opt_key(self, file: str) -> None:
-        """Check tokens against this key file: a secret, a PEM public key or a JWKS; may be given again."""
-        self["key"].append(file)
-
-    def opt_proxied(self, network: str) -> None:
-        """Believe this proxy whom it speaks for: an address, a network or unix; may be given again."""
-        self["proxied"].append(network)
-
-    def opt_version(self) -> None:
-        """Print the version and exit."""
-        sys.stdout.write(f"cometd-lite {__version__}\n")
-        raise SystemExit(0)
-
-    def parseArgs(self, *surplus: str) -> None:  # noqa: N802  Twisted's name
-        """Refuse what is no option, by name."""
-        if surplus:
-            raise UsageError(f"{surplus[0]}: only options are taken, each beginning with --.")
-
-    def postOptions(self) -> None:  # noqa: N802  Twisted's name
-        """Check what belongs together; raises ``UsageError`` with a sentence."""
-        self["listen"] = self["listen"] or ["tcp:8080:interface=127.0.0.1"]
-        for endpoint in self["listen"]:
-            try:
-                serverFromString(reactor, endpoint)
-            except Exception as error:  # noqa: BLE001  an endpoint's parser raises what it likes
-                raise UsageError(
-                    f"--listen {endpoint}: not an endpoint that Twisted knows, "
-                    f"as in tcp:8080:interface=127.0.0.1 ({error})."
-                ) from None
-        for origin in self["allow-origin"]:
-            parts = urlsplit(origin)
-            if origin != "*" and not (parts.scheme and parts.netloc and parts.path in {"", "/"}):
-                raise UsageError(f"--allow-origin {origin}: not an origin, as in https://example.com.")
-        for network in self["proxied"]:
-            try:
-                Proxies([network])
-            except ValueError:
-                raise UsageError(
-                    f"--proxied {network}: not an address or network, as in 10.1.2.3 or 10.0.0.0/8, nor unix."
-                ) from None
-        _ = self.tokens  # a wrong key file is told before anything is served
-
-    def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
-        """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""
-        try:
-            super().parseOptions(options)  # type: ignore[no-untyped-call]  # Twisted's
-        except UsageError as error:
-            raise SystemExit(f"cometd-lite: {error}") from None
-
-    def getUsage(self, width: int | None = None) -> str:  # noqa: N802  Twisted's name
-        """Return the help; its opening keeps its lines, which Twisted would fill."""
-        described, self.longdesc = self.longdesc, ""
-        try:
-            return f"{described}\n\n{super().getUsage(width)}"
-        finally:
-            self.longdesc = described
-
-    @cached_property
-    def tokens(self) -> Tokens | None:
-        """What checks tokens, None without keys. Raises ``UsageError`` for a file that holds no key."""
-        if not self["key"]:
-            return None
-        try:
-            return Tokens(map(Path, self["key"]), audience=self["audience"])
-        except ValueError as error:
-            raise UsageError(f"--key: {error}.") from None
-
-    @property
-    def bayeux(self) -> BayeuxOptions | None:
-        """How Bayeux is spoken, None for not at all."""
-        if self["no-bayeux"]:
-            return None
-        return BayeuxOptions(self["bayeux-timeout"], self["bayeux-interval"], self["bayeux-max-interval"])
-
-    @property
-    def store(self) -> Store | None:
-        """The store that was asked for, not opened; None for memory."""
-        kind, _, path = self["store"].partition(":")
-        if kind in _REDIS:
-            from .stores.redis.store import RedisStore  # noqa: PLC0415  as in ``store``
-
-            return RedisStore(self["store"], self.limits, overflow=self["overflow"], clock=reactor)
-        if kind == "memory":
-            return None
-        from .stores.sqlite import SQLiteStore  # noqa: PLC0415  some Pythons are built without sqlite3
-
-        file = Path(path).expanduser()
-        return SQLiteStore(file, self.limits, overflow=self["overflow"], sync=self["sync"])
-
-    @property
-    def access_log(self) -> AccessLog | None:
-        """The access log that was asked for, not opened."""
-        if self["access-log"] is None:
-            return None
-        file = Path(self["access-log"]).expanduser().absolute()  # a daemon leaves its directory
-        return AccessLog(file, self["access-log-format"], reactor)
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds that were given, each under its option's name."""
-        return Limits(**{field.name: self[field.name.replace("_", "-")] for field in fields(Limits)})
-
-    @property
-    def hosts(self) -> Hosts:
-        """The names that are answered to: not all of them where only this machine can connect."""
-        only = all(_is_local(endpoint) for endpoint in self["listen"])
-        return Hosts(frozenset(name.lower() for name in self["host"]), only)
+__all__ = ["CometService", "Options", "makeService"]
 
 
 class CannotStartError(Exception):
@@ -660,15 +366,3 @@ def _admit(clients: Clients, address: str) -> Share | Refused | None:
     if share is not None:
         share.take()
     return share
-
-
-def _is_local(endpoint: str) -> bool:
-    """Whether only this machine can connect to an endpoint."""
-    kind, _, rest = endpoint.partition(":")
-    if kind in {"unix", "systemd", "fd"}:
-        return kind == "unix"
-    for part in rest.replace("\\:", "%3A").split(":"):
-        name, equals, value = part.partition("=")
-        if name == "interface" and equals:
-            return is_loopback(value.replace("%3A", ":").strip("[]"))
-    return False

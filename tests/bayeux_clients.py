@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
+import msgspec
 from helpers import Outcome
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -109,7 +109,7 @@ class Request:
     def messages(self) -> list[Any]:
         answer = self.answer
         assert answer.status == 200, answer
-        messages: list[Any] = orjson.loads(answer.body)
+        messages: list[Any] = msgspec.json.decode(answer.body)
         return messages
 
     @property
@@ -145,7 +145,7 @@ class Client:
         self.ack: int | None = None
 
     def send(self, *messages: Any) -> Request:
-        body = orjson.dumps(list(messages))
+        body = msgspec.json.encode(list(messages))
         answer = post(self.server, body, Asked(cookie=self.cookie), lambda: self.gone)
         return Request(Outcome(answer))
 
@@ -223,10 +223,10 @@ class Wire:
         self.talk.opened(self)  # type: ignore[arg-type]  # it has what a conversation uses
 
     def send_text(self, text: bytes) -> None:
-        self.frames.append(orjson.loads(text))
+        self.frames.append(msgspec.json.decode(text))
 
     def send_frame(self, frame: bytes) -> None:
-        self.frames.append(orjson.loads(frame[frame.index(b"[") :]))
+        self.frames.append(msgspec.json.decode(frame[frame.index(b"[") :]))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed = code
@@ -236,7 +236,7 @@ class Wire:
 
     def say(self, *messages: Any) -> list[Any]:
         """Send one text; return the messages that came since."""
-        self.talk.text_received(orjson.dumps(list(messages)).decode())
+        self.talk.text_received(msgspec.json.encode(list(messages)).decode())
         return self.received()
 
     def received(self) -> list[Any]:

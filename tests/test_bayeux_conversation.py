@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from helpers import EPOCH
 from helpers import message as at
@@ -30,7 +30,7 @@ from cometd_lite.bayeux.conversation import (
     batch_of,
 )
 from cometd_lite.bayeux.events import BINARY_TYPE
-from cometd_lite.bayeux.fields import CONNECTION_TYPES
+from cometd_lite.bayeux.fields import CONNECTION_TYPES, read
 from cometd_lite.bayeux.sessions import BayeuxSession
 from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
@@ -62,7 +62,7 @@ class World:
 
     def exchange(self, *messages: Any, peer: Peer | None = None) -> Exchange:
         self.effects = []
-        talk = self.bayeux.converse(messages, peer or Peer(), self.now, WALL)
+        talk = self.bayeux.converse(read(msgspec.json.encode(messages)), peer or Peer(), self.now, WALL)
         answer: Any = None
         error: CometError | None = None
         while True:
@@ -117,7 +117,7 @@ class World:
     def given(self) -> list[tuple[str, Any]]:
         """What was pushed by the last batch, and to whom."""
         pushes = [effect.push for effect in self.effects if isinstance(effect, Give)]
-        return [(push.recipients[0], orjson.loads(push.contents[0].body)) for push in pushes]
+        return [(push.recipients[0], msgspec.json.decode(push.contents[0].body)) for push in pushes]
 
 
 def connect(client_id: Any, **fields: Any) -> dict[str, Any]:
@@ -655,7 +655,7 @@ def test_of_ext_only_the_binary_extension_is_kept_for_the_readers(world: World) 
         (effect,) = world.effects
         assert isinstance(effect, Give)
         (content,) = effect.push.contents
-        assert (content.type, orjson.loads(content.body)) == (kept, data)
+        assert (content.type, msgspec.json.decode(content.body)) == (kept, data)
 
 
 @pytest.mark.parametrize("channel", ["/a/*", "/**", "a", "", "/", "/a/", "/a b", "/a\n", "/ä", "/a:b"])
@@ -959,16 +959,16 @@ def test_a_plain_message_is_answered_as_the_conversation_would(
 def test_most_messages_take_the_beaten_path(world: World) -> None:
     client_id = world.connected()
     assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is not None
-    assert world.bayeux.plain_publication(publish(client_id, "/a", id="1"), "/a", world.now) is not None
+    publication = read(msgspec.json.encode(publish(client_id, "/a", id="1")))
+    assert world.bayeux.plain_publication(publication, "/a", world.now) is not None
     world.session(client_id).reader = object()
     assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is None
 
 
 # -- malformed messages of every kind
 
-json_integers = st.integers(-(2**63), 2**64 - 1)  # beyond them the parser gives floats
 json_values = st.recursive(
-    st.none() | st.booleans() | json_integers | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
     max_leaves=8,
 )
@@ -1009,7 +1009,7 @@ def test_every_message_is_answered_whatever_it_and_its_neighbours_are(batch: lis
     ]
     neighbour = publish(other, "/neighbour", "hi", id="neighbour")
     replies = world.say(*mine, neighbour)
-    orjson.dumps(replies)
+    msgspec.json.encode(replies)
     if any(isinstance(message, dict) and message.get("channel") == "/meta/handshake" for message in mine):
         return
     assert len(replies) == len(batch) + 1
@@ -1040,14 +1040,15 @@ def test_every_message_is_answered_whatever_it_and_its_neighbours_are(batch: lis
 def test_every_handshake_is_answered_whatever_is_in_it(message: dict[str, Any]) -> None:
     world = World()
     (reply,) = world.say(message)
-    orjson.dumps(reply)
+    msgspec.json.encode(reply)
     assert reply["successful"] is ("clientId" in reply)
     assert len(world.bayeux.sessions) == reply["successful"]
 
 
 def test_a_conversation_that_breaks_leaves_its_session_silent_no_longer(world: World) -> None:
     client_id = world.connected()
-    talk = world.bayeux.converse([publish(client_id, "/a")], Peer(), NOW, WALL)
+    batch = read(msgspec.json.encode([publish(client_id, "/a")]))
+    talk = world.bayeux.converse(batch, Peer(), NOW, WALL)
     next(talk)
     assert world.session(client_id).talking == 1
     with pytest.raises(ZeroDivisionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from helpers import EPOCH
 
@@ -18,7 +18,7 @@ def at(number: int, recipient: str, content: Content | None = None) -> Message:
 
 
 def told(*messages: Message) -> Any:
-    return orjson.loads(b"[%b]" % b"".join(map(event, messages))[:-1])
+    return msgspec.json.decode(b"[%b]" % b"".join(map(event, messages))[:-1])
 
 
 def test_an_event_is_its_channel_and_its_data_and_nothing_else() -> None:

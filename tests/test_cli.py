@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -191,7 +191,7 @@ def test_a_file_that_is_not_there_is_one_sentence(
 
 def test_a_receipt_is_printed_where_it_is_asked_for(shell: Shell) -> None:
     shell.type("push", "bob", "hi", "--receipt", "--rcpt", "alice")
-    receipt = orjson.loads(shell.printed)
+    receipt = msgspec.json.decode(shell.printed)
     assert receipt["recipients"] == ["bob", "alice"]
     assert receipt["delivered"] == 0
 
@@ -280,7 +280,7 @@ def test_lines_of_json_that_came_together_go_together(shell: Shell) -> None:
     piped = b"".join(b'{"n":%d}\n' % number for number in range(250))
     assert shell.type("push", "orders", "--ndjson", "--receipt", piped=piped) == status.DONE
     assert pushed(shell.server, "orders") == [{"n": number} for number in range(100)]  # one poll's worth
-    receipts = [orjson.loads(line) for line in shell.printed.splitlines()]
+    receipts = [msgspec.json.decode(line) for line in shell.printed.splitlines()]
     assert [len(receipt["ids"]) for receipt in receipts] == [100, 100, 50]
 
 
@@ -319,7 +319,7 @@ def test_a_poll_with_a_cursor_takes_nothing_away(shell: Shell) -> None:
     shell.type("push", "bob", "hi")
     for _ in range(2):
         assert shell.type("poll", "bob", "--after", "oldest", "--json") == status.DONE
-        answer = orjson.loads(shell.printed)
+        answer = msgspec.json.decode(shell.printed)
         assert answer["messages"][0]["data"] == "hi"
         assert answer["cursor"] == answer["messages"][0]["id"]
 
@@ -360,7 +360,7 @@ def test_messages_are_printed_as_they_come(shell: Shell) -> None:
 def test_whole_message_objects_are_printed_one_a_line(shell: Shell) -> None:
     shell.start("follow", "chat/**", "--json")
     shell.server.result(shell.server.client.push("chat/a", "two\nlines", event="e"))
-    said = orjson.loads(shell.printed)
+    said = msgspec.json.decode(shell.printed)
     assert said["recipient"] == "chat/a"
     assert said["data"] == "two\nlines"
     assert said["event"] == "e"
@@ -416,8 +416,8 @@ def test_a_gap_is_told_and_as_json_told_in_its_place(
     words = ("follow", "bob", "--after", "zzzzzzzzzz-9", "--count", "1")
     assert shell.type(*words, "--json") == status.DONE
     first, second = shell.printed.splitlines()
-    assert orjson.loads(first) == {"gap": True}
-    assert orjson.loads(second)["data"] == "hi"
+    assert msgspec.json.decode(first) == {"gap": True}
+    assert msgspec.json.decode(second)["data"] == "hi"
     assert capsys.readouterr().err == (
         "cometd-lite: Messages after zzzzzzzzzz-9 are lost: the server no longer keeps them.\n"
     )
@@ -432,7 +432,7 @@ def test_a_command_is_given_each_message_and_its_particulars(shell: Shell, tmp_p
     )
     assert shell.type("follow", "bob", "--after", "oldest", "--count", "2", "--exec", command) == status.DONE
     assert out.read_text().splitlines() == [
-        '{"a":1}|bob|application/json|tick|1|2026-11-20T10:15:58.123Z',
+        '{"a": 1}|bob|application/json|tick|1|2026-11-20T10:15:58.123Z',
         "plain|bob|text/plain; charset=utf-8||2|2026-11-20T10:15:58.123Z",
     ]
     assert shell.printed == ""
@@ -491,11 +491,11 @@ def test_a_listener_tells_its_id_reads_it_and_ends_with_the_command(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listening = shell.start("listen", "lobby", "--json", "--count", "2")
-    id_ = orjson.loads(shell.printed)["listener"]
+    id_ = msgspec.json.decode(shell.printed)["listener"]
     assert capsys.readouterr().err == f"cometd-lite: Listening as {id_}\n"
     shell.type("push", "lobby", "to all")
     shell.type("push", id_, "to you")
-    assert [orjson.loads(line)["data"] for line in shell.printed.splitlines()] == ["to all", "to you"]
+    assert [msgspec.json.decode(line)["data"] for line in shell.printed.splitlines()] == ["to all", "to you"]
     assert listening.value == status.DONE
     assert len(shell.server.comet.routes.listeners) == 0
 
@@ -520,7 +520,7 @@ def test_info_says_how_the_server_stands(shell: Shell) -> None:
     assert "              1 readers waiting of 15,000\n" in said
     assert "              1 messages kept\n" in said
     assert shell.type("info", "--json") == status.DONE
-    document = orjson.loads(shell.printed)
+    document = msgspec.json.decode(shell.printed)
     assert document["status"] == "ok"
     assert document["messages"] == document["parked"] == 1
 
@@ -540,7 +540,7 @@ def test_info_says_how_recipients_stand(shell: Shell) -> None:
     assert bob.startswith("bob  offline: 0 waiting, 1 queued (2 bytes), newest ")
     assert alice == "alice  offline: 0 waiting, 0 queued (0 bytes)"
     assert shell.type("info", "bob", "--json") == status.DONE
-    assert orjson.loads(shell.printed)["queued"] == 1
+    assert msgspec.json.decode(shell.printed)["queued"] == 1
 
 
 def test_delete_loses_what_a_mailbox_holds(shell: Shell) -> None:
@@ -638,7 +638,7 @@ def jwk_of(key: Any, **words: str) -> dict[str, Any]:
 
 
 def jwks(*keys: dict[str, Any]) -> bytes:
-    return orjson.dumps({"keys": keys})
+    return msgspec.json.encode({"keys": keys})
 
 
 Signs = Callable[..., str]
@@ -674,7 +674,7 @@ def test_a_token_of_any_kind_of_key_is_taken_by_a_server_that_has_the_public_one
     key = PRIVATE[algorithm]
     private = {
         "PEM": private_pem(key),
-        "JWK": orjson.dumps(jwk_of(key)),
+        "JWK": msgspec.json.encode(jwk_of(key)),
         "JWKS": jwks(jwk_of(key, kid="a"), jwk_of(PRIVATE["EdDSA"].public_key(), kid="b")),
     }
     token = signs(private[form], "--push", "chat/*", "--poll", "bob", "--poll", "alice", "--manage", "**")
@@ -908,7 +908,7 @@ def test_the_words_are_read_without_twisted() -> None:
         main(["completion", "bash"])
         main(["token", "--help"])
         imported = {name.partition(".")[0] for name in sys.modules}
-        sys.exit(str(imported & {"twisted", "treq", "orjson"} or ""))
+        sys.exit(str(imported & {"twisted", "treq", "msgspec"} or ""))
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)

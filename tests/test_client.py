@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,7 +240,7 @@ def test_seconds_are_never_written_with_an_exponent(
     assert between.sent[0][1].endswith(f"&ttl={text}")
 
 
-@pytest.mark.parametrize("data", ["", b"", object(), {1, 2}])
+@pytest.mark.parametrize("data", ["", b"", object(), {"a": object()}])
 def test_what_is_nothing_to_push_is_a_value_error(server: MemoryServer, data: Any) -> None:
     with pytest.raises(ValueError, match=r"empty|JSON"):
         server.result(server.client.push("bob", data))
@@ -548,7 +548,7 @@ def problem(kind: type[CometError], **headers: str) -> Answer:
     fields = Headers()
     for name, value in headers.items():
         fields.addRawHeader(name.replace("_", "-"), value)
-    return Answer(kind.status, fields, orjson.dumps(error.problem()))
+    return Answer(kind.status, fields, msgspec.json.encode(error.problem()))
 
 
 def every_kind(root: type[CometError] = CometError) -> Iterator[type[CometError]]:

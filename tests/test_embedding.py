@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from twisted.application.service import IService, IServiceCollection
 from twisted.web.resource import IResource
@@ -129,4 +129,4 @@ def test_messages_of_both_ways_are_the_same(serving: list[MemoryServer]) -> None
     server.result(server.client.push("news", {"a": 1}))
     (inside,) = server.result(server.comet.poll("news", "oldest")).messages
     (outside,) = server.result(server.client.poll("news", "oldest")).messages
-    assert orjson.loads(inside.json) == orjson.loads(outside.json)
+    assert msgspec.json.decode(inside.json) == msgspec.json.decode(outside.json)

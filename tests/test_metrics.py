@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
@@ -278,7 +278,7 @@ def hold(query: str, there: dict[str, list[dict[str, str]]]) -> None:
 
 
 def test_the_dashboard_asks_for_what_there_is(there: dict[str, list[dict[str, str]]]) -> None:
-    board = orjson.loads((ROOT / "cometd_lite" / "pages" / "grafana.json").read_bytes())
+    board = msgspec.json.decode((ROOT / "cometd_lite" / "pages" / "grafana.json").read_bytes())
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     for query in queries:
         hold(query, there)

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from twisted.internet.task import Clock
 
@@ -117,7 +117,7 @@ def test_no_two_operations_have_one_id_and_every_link_leads_to_one() -> None:
         if "operationId" in operation
     ]
     assert len(ids) == len(set(ids))
-    linked = set(re.findall(rb'"operationId":"(\w+)","parameters":\{', orjson.dumps(DOCUMENT)))
+    linked = set(re.findall(rb'"operationId":"(\w+)","parameters":\{', msgspec.json.encode(DOCUMENT)))
     assert linked <= {name.encode() for name in ids}
 
 
@@ -284,7 +284,7 @@ def test_every_kind_of_error_is_in_it_under_its_status(error: type[CometError]) 
 def test_what_is_wrong_below_the_routes_is_in_it_too() -> None:
     comet = Comet(clock=Clock())
     for status in errors.MALFORMED:
-        kind = orjson.loads(comet.routes.malformed(status, "A sentence.")[1])["type"]
+        kind = msgspec.json.decode(comet.routes.malformed(status, "A sentence.")[1])["type"]
         assert kind in DOCUMENT["components"]["schemas"][f"Problem{status}"]["properties"]["type"]["enum"]
 
 

@@ -17,19 +17,10 @@ from zope.interface.verify import verifyObject
 
 from cometd_lite import service
 from cometd_lite.limits import FILES_RESERVED, Limits
+from cometd_lite.options import mount, one_of
 from cometd_lite.server import Bounds
 from cometd_lite.server.connection import HTTPConnection
-from cometd_lite.service import (
-    Options,
-    connections_within_files,
-    count,
-    makeService,
-    mount,
-    one_of,
-    size,
-    span,
-    with_backlog,
-)
+from cometd_lite.service import Options, connections_within_files, makeService, with_backlog
 from cometd_lite.stores.redis.connection import Address
 
 
@@ -212,18 +203,10 @@ def test_a_mount_point_begins_and_does_not_end_with_a_slash(text, prefix):
     assert mount(text) == prefix
 
 
-def test_options_read_what_people_write():
-    assert [size(text) for text in ("1", "1k", "2K", "3MB", "1g")] == [1, 1024, 2048, 3 * 1024**2, 1024**3]
-    assert [span(text) for text in ("1", "0.5", "90s", "1.5M", "12h", "7d")] == [
-        1,
-        0.5,
-        90,
-        90,
-        43_200,
-        604_800,
-    ]
-    assert count("12") == 12
+def test_an_option_takes_one_of_its_choices():
     assert one_of("a", "b")("b") == "b"
+    with pytest.raises(ValueError, match=r"^a or b$"):
+        one_of("a", "b")("c")
 
 
 def test_the_help_keeps_the_lines_of_its_opening_and_names_every_option():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -57,7 +57,7 @@ def jwk(key: Any, **words: str) -> dict[str, Any]:
 
 def part(value: Any) -> str:
     """Return one part of a token, of JSON or of bytes as they are."""
-    content = value if isinstance(value, bytes) else orjson.dumps(value)
+    content = value if isinstance(value, bytes) else msgspec.json.encode(value)
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
@@ -120,23 +120,23 @@ def test_a_pem_key_checks_tokens_of_its_own_algorithm(make: Make, algorithm: str
 def test_a_jwks_checks_them_too_alone_or_in_a_list(make: Make, algorithm: str) -> None:
     key = PRIVATE[algorithm]
     for document in (jwk(key), {"keys": [jwk(key)]}):
-        tokens = make(orjson.dumps(document))
+        tokens = make(msgspec.json.encode(document))
         assert tokens.grant(jwt.encode(CLAIMS, key, algorithm)).push == ("bob",)
 
 
 def test_a_secret_in_a_jwks_checks_tokens(make: Make) -> None:
-    tokens = make(orjson.dumps({"keys": [{"kty": "oct", "k": part(SECRET)}]}))
+    tokens = make(msgspec.json.encode({"keys": [{"kty": "oct", "k": part(SECRET)}]}))
     assert tokens.grant(secret_token()).push == ("bob",)
 
 
 def test_several_keys_check_each_their_own_tokens(make: Make) -> None:
-    tokens = make(SECRET, pem(RSA), orjson.dumps({"keys": [jwk(EC), jwk(ED)]}))
+    tokens = make(SECRET, pem(RSA), msgspec.json.encode({"keys": [jwk(EC), jwk(ED)]}))
     for token in (secret_token(), *(jwt.encode(CLAIMS, key, name) for name, key in PRIVATE.items())):
         assert tokens.grant(token).push == ("bob",)
 
 
 def test_the_kid_chooses_among_keys_of_one_kind(make: Make) -> None:
-    tokens = make(orjson.dumps({"keys": [jwk(OTHER_RSA, kid="old"), jwk(RSA, kid="new")]}))
+    tokens = make(msgspec.json.encode({"keys": [jwk(OTHER_RSA, kid="old"), jwk(RSA, kid="new")]}))
     for headers in ({"kid": "new"}, None):
         assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256", headers=headers)).push == ("bob",)
     for kid in ("old", "unknown"):
@@ -215,7 +215,7 @@ def test_a_bad_token_is_unauthorized(make: Make, token: str) -> None:
     "kid", ["../../../etc/passwd", "/dev/null", "key0", "' OR 1=1 --", "http://evil/", "\0"]
 )
 def test_a_kid_is_compared_and_nothing_else(make: Make, kid: str) -> None:
-    tokens = make(orjson.dumps({"keys": [{"kty": "oct", "k": part(SECRET), "kid": "mine"}]}))
+    tokens = make(msgspec.json.encode({"keys": [{"kty": "oct", "k": part(SECRET), "kid": "mine"}]}))
     for secret in (b"", SECRET):
         with pytest.raises(Unauthorized):
             tokens.grant(by_hand({"alg": "HS256", "kid": kid}, CLAIMS, secret))
@@ -228,7 +228,7 @@ def test_a_key_that_a_token_brings_itself_is_not_believed(make: Make) -> None:
 
 
 def test_the_alg_that_a_jwks_names_does_not_loosen_its_key(make: Make) -> None:
-    tokens = make(orjson.dumps({"keys": [jwk(RSA, alg="HS256")]}))
+    tokens = make(msgspec.json.encode({"keys": [jwk(RSA, alg="HS256")]}))
     with pytest.raises(Unauthorized):
         tokens.grant(confused())
     assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256")).push == ("bob",)
@@ -328,7 +328,7 @@ def test_a_file_that_holds_no_key_is_a_sentence(make: Make, content: bytes) -> N
 def test_of_a_private_key_in_a_jwks_the_public_part_is_used(make: Make, algorithm: str) -> None:
     key = PRIVATE[algorithm]
     kind: Any = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}[algorithm]
-    tokens = make(orjson.dumps(kind.to_jwk(key, as_dict=True)))
+    tokens = make(msgspec.json.encode(kind.to_jwk(key, as_dict=True)))
     assert tokens.grant(jwt.encode(CLAIMS, key, algorithm)).push == ("bob",)
 
 
@@ -340,7 +340,7 @@ def test_a_private_key_in_pem_is_refused_with_what_to_do(make: Make) -> None:
 
 def test_a_short_secret_in_a_jwks_is_refused_as_one_in_a_file_is(make: Make) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
-        make(orjson.dumps({"keys": [{"kty": "oct", "k": part(b"short")}]}))
+        make(msgspec.json.encode({"keys": [{"kty": "oct", "k": part(b"short")}]}))
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

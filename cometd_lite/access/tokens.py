@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jwt
-import orjson
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -23,6 +22,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
 from ..errors import Forbidden, Unauthorized
+from ..jsontext import parse
 from ..limits import SECRET_BYTES, TOKEN_BYTES, TOKENS_KNOWN
 from .quotas import Client
 
@@ -220,7 +220,7 @@ def _pem_key(content: bytes) -> PyJWK:
 
 def read_jwks(content: bytes) -> list[dict[str, Any]]:
     """Return the keys of a JWKS (RFC 7517 §5), or a single key as one. Raises ``ValueError``."""
-    document = orjson.loads(content)
+    document = parse(content)
     keys = document.get("keys", [document])
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
         raise ValueError("a JWKS has a list of keys")

@@ -26,7 +26,6 @@ from functools import partial
 from inspect import iscoroutine
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-import orjson
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,6 +39,7 @@ from ..deferreds import MaybeDeferred, chain, is_pending, shielded
 from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..http.responses import Response
 from ..http.websocket import SERVICE_RESTART
+from ..jsontext import dumps
 from ..limits import POLL_MESSAGES_MOST, Limits
 from .conversation import (
     CONNECT,
@@ -216,7 +216,7 @@ class BayeuxTransport:
         if session.reads:
             return self._answer(Exchange([reply], session=session), gone, json_answer)
         session.talking -= 1
-        return json_answer(orjson.dumps([reply]))  # with nothing to read, nothing comes with the answer
+        return json_answer(dumps([reply]))  # with nothing to read, nothing comes with the answer
 
     def _pushed(
         self,
@@ -616,4 +616,4 @@ class HeldConnect(SessionReader[Response]):
 
     def _made(self, news: News | None) -> Response:
         events = self.transport.complete_connect(self.connect, news)
-        return self.form(b"[%b%b]" % (events, orjson.dumps(self.connect.reply)))
+        return self.form(b"[%b%b]" % (events, dumps(self.connect.reply)))

@@ -19,14 +19,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-import orjson
 from twisted.internet.defer import Deferred
 
 from ..access.quotas import Share
-from ..core.message import JSON_TYPE, NOW, Content, Cursor, Push, dumps, timestamp
+from ..core.message import JSON_TYPE, NOW, Cursor, Push, timestamp
 from ..core.recipient import covering, readable, recipient
 from ..core.sessions import Sessions, new_id
 from ..errors import BadBody, BodyTooLarge, CometError, ServerFull
+from ..jsontext import dumps, parse
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_BROWSER_SESSIONS,
@@ -46,6 +46,7 @@ from .fields import (
     is_texts,
     milliseconds,
     plain_name,
+    published,
     refused,
     time_of,
     types_error,
@@ -261,7 +262,7 @@ class Exchange:
 
     def json(self, events: bytes = b"") -> bytes:
         """Return the answer's array, the events first."""
-        return b"[%b%b" % (events, orjson.dumps(self.replies)[1:])
+        return b"[%b%b" % (events, dumps(self.replies)[1:])
 
 
 def batch_of(value: Any) -> list[Any]:
@@ -383,10 +384,10 @@ class Bayeux:
         if name is None:
             return None
         try:
-            body = dumps(message["data"])
-        except TypeError:
+            content = published(message["data"])
+        except BadBody:
             return None
-        push = Push((name,), (Content(body, JSON_TYPE, "json"),), overflow="drop-oldest")
+        push = Push((name,), (content,), overflow="drop-oldest")
         return session, push, {"channel": channel, "successful": True, "id": message["id"]}
 
     def _plain_session(self, message: _Reply, now: float) -> BayeuxSession | None:
@@ -605,7 +606,7 @@ class Bayeux:
                 yield from self._serve(turn, channel, session)
             else:
                 is_binary = isinstance(turn.ext.get("binary"), dict)
-                content = content_of(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
+                content = published(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
                 if rights is not None:
                     rights.charge(1, len(content.body))
                 yield Give(Push((name,), (content,), overflow="drop-oldest"))
@@ -618,14 +619,14 @@ class Bayeux:
         if handler is None:
             return  # as with any channel, nobody need be listening
         client_id = None if session is None else session.id
-        call = Call(channel, turn.message["data"], client_id, turn.reply.get("id"), turn.ext)
+        call = Call(channel, parse(bytes(turn.message["data"])), client_id, turn.reply.get("id"), turn.ext)
         answer = yield Serve(handler, call)
         if answer is None:
             return
         if session is not None:
             yield from self.tell(session, call.event(answer))
         else:
-            turn.exchange.replies.append(orjson.loads(content_of(call.event(answer)).body))
+            turn.exchange.replies.append(parse(content_of(call.event(answer)).body))
 
     def tell(self, session: BayeuxSession, event: _Reply) -> _Effects:
         """Give one session alone an event. Raises ``BadBody`` where JSON cannot say it."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-import orjson
-
-from ..core.message import Batch, Message, dumps, rendered_once
+from ..core.message import Batch, Message, rendered_once
+from ..jsontext import dumps
 from .sessions import PRIVATE, BayeuxSession
 
 BINARY_TYPE = "application/vnd.cometd.binary+json"
@@ -49,7 +48,7 @@ def event(message: Message) -> bytes:
     channel = _quoted_channel(name)
     data = content.data()
     if content.form == "octets":
-        data = b'{"data_base64":%b,"type":%b}' % (data, orjson.dumps(content.type))
+        data = b'{"data_base64":%b,"type":%b}' % (data, dumps(content.type))
     elif content.type == BINARY_TYPE:
         data += b',"ext":{"binary":{}}'
     return channel and b'{"channel":%b,"data":%b},' % (channel, data)

@@ -8,22 +8,75 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict
 
-from ..core.message import JSON_TYPE, Content, dumps
+from msgspec import Raw, ValidationError
+from msgspec.json import Decoder
+
+from ..core.message import JSON_TYPE, Content
 from ..core.recipient import recipient
 from ..errors import BadBody, BadRecipient, CometError
+from ..jsontext import decode, dumps, kept, parse
 
 CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
 """What this server offers, the best first ("The supportedConnectionTypes field")."""
 
 VERSION = "1.0"
 
+_LATEST = 1e15
+"""Milliseconds: a time beyond all history, below what a float loses."""
+
 # CometD's clients let more through than the specification's "token": . # + { and } are in channels out there.
 CHANNEL = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)+")
 PATTERN = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@.#+{}]+)*/\*\*?")
 _VERSION = re.compile(r"[0-9]{1,9}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}){0,7}")
 _NOT_IN_ERRORS = re.compile(r"[^A-Za-z0-9\-_!~()$@ /*.]")
+
+
+class _Fields(TypedDict, total=False):
+    """The fields of a message that mean something; others are dropped. ``data`` is kept as it came."""
+
+    channel: Any
+    clientId: Any
+    connectionType: Any
+    subscription: Any
+    data: Raw
+    id: Any
+    ext: Any
+    advice: Any
+    timestamp: Any
+    version: Any
+    minimumVersion: Any
+    supportedConnectionTypes: Any
+
+
+_Other = str | int | float | bool | None
+_MESSAGES: Decoder[Any] = Decoder(list[_Fields | list[Any] | _Other] | _Fields | _Other)
+_PARTS = Decoder(list[Raw])
+_MEMBERS = Decoder(dict[str, Raw])
+
+
+def read(text: bytes) -> Any:
+    """Return the messages in a JSON text, as dicts, or whatever else is in it; ``data`` is ``Raw``.
+
+    Raises ``ValueError`` where it is no JSON.
+    """
+    try:
+        return decode(text, _MESSAGES)
+    except ValidationError:  # a number outside of data is larger than a float's
+        try:
+            parts = decode(text, _PARTS)
+        except ValidationError:
+            return _read_message(text)
+        return [_read_message(bytes(part)) for part in parts]
+
+
+def _read_message(text: bytes) -> Any:
+    try:
+        members = decode(text, _MEMBERS)
+    except ValidationError:
+        return parse(text)
+    return {name: value if name == "data" else parse(bytes(value)) for name, value in members.items()}
 
 
 def unknown(message: dict[str, Any]) -> str:
@@ -68,12 +121,12 @@ def milliseconds(value: Any) -> float | None:
     """Return a time that a client advises; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
         return None
-    return value
+    return min(value, _LATEST)
 
 
 def time_of(value: Any) -> float | None:
     """Return a point or a span of time in milliseconds; None where it is none, or beyond all history."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e15:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _LATEST:
         return None
     return value
 
@@ -106,9 +159,17 @@ def types_error(message: dict[str, Any]) -> str | None:
     return None
 
 
-def content_of(data: Any, media_type: str = JSON_TYPE) -> Content:
+def published(data: Raw, media_type: str = JSON_TYPE) -> Content:
     """Return what is published as content. Raises ``BadBody`` where it is nested too deeply."""
     try:
-        return Content(dumps(data), media_type, "json")
-    except TypeError as error:
-        raise BadBody(f"Not data that JSON can say: {error}.") from None
+        return Content(kept(data), media_type, "json")
+    except ValueError as error:
+        raise BadBody(f"The data cannot be delivered: {error}.") from None
+
+
+def content_of(event: dict[str, Any]) -> Content:
+    """Return an event of a program's as content. Raises ``BadBody`` where it cannot be written as JSON."""
+    try:
+        return Content(dumps(event), JSON_TYPE, "json")
+    except ValueError as error:
+        raise BadBody(f"The data cannot be written as JSON: {error}.") from None

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -19,6 +18,7 @@ from ..core.store import RPC, ProcessGone
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..http.exchange import Exchange
 from ..http.responses import Response
+from ..jsontext import dumps, parse
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
 
@@ -40,7 +40,7 @@ class ForwardedRequest:
     """A request that another process received, as far as its session needs it. It is its own head."""
 
     def __init__(self, question: bytes) -> None:
-        asked = orjson.loads(question)
+        asked = parse(question)
         self.method: bytes = asked["method"].encode()
         self.query: bytes = asked["query"].encode("latin-1")
         self.body: bytes = asked["body"].encode("latin-1")
@@ -128,7 +128,7 @@ class Forwarding:
 
 def _question(exchange: Exchange, body: bytes) -> bytes:
     fields = {name: value for name in _FIELDS if (value := exchange.head.get(name)) is not None}
-    return orjson.dumps(
+    return dumps(
         {
             "method": exchange.method.decode(),
             "query": exchange.query.decode("latin-1"),

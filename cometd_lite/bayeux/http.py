@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
-import orjson
-
 from ..errors import BadBody
 from ..http.responses import Response
 from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_CALLBACK_BYTES
 from .conversation import batch_of
+from .fields import read
 
 COOKIE = "BAYEUX_BROWSER"
 
@@ -124,6 +123,6 @@ def parsed(texts: list[Any]) -> Any:
 
 def _json(text: bytes | str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        return read(text.encode() if isinstance(text, str) else text)
+    except ValueError as error:
         raise BadBody(f"A Bayeux request is JSON: {error}.") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
-import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -18,6 +17,7 @@ from ..core.registry import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError, ServerFull
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+from ..jsontext import dumps
 from ..limits import BAYEUX_SOCKET_BACKLOG
 from .connects import BayeuxTransport, News, SessionReader
 from .conversation import REPLACED, Connect, Exchange, Peer, Rights, batch_of
@@ -117,7 +117,7 @@ class BayeuxSocket:
     def _refuse(self, error: CometError) -> None:
         self.transport.hub.counts.refusals[error.kind] += 1
         reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
-        self.send(orjson.dumps([reply]))
+        self.send(dumps([reply]))
 
     def _say(self, exchange: Exchange) -> MaybeDeferred[None]:
         """Answer an exchange now, or hold its connect."""
@@ -249,7 +249,7 @@ class _AtSocket(SessionReader[None]):
         if connect is not None:
             events = self.transport.complete_connect(connect, news)
             self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
-            self.home.send(b"[%b%b]" % (events, orjson.dumps(connect.reply)))
+            self.home.send(b"[%b%b]" % (events, dumps(connect.reply)))
         self._stay(None)
 
     def _stay(self, wait: float | None) -> None:

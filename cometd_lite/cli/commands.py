@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Presence
 from ..core.message import Batch, Cursor, Message, Receipt, timestamp
 from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
+from ..jsontext import check, dumps
 from . import status
 from .parser import PATIENCE_SECONDS
 from .terminal import Input, ReaderOfOurs, Terminal, harmless
@@ -202,8 +202,8 @@ class Pusher:
 
     def _is_json(self, number: int, line: bytes) -> bool:
         try:
-            orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            check(line)
+        except ValueError as error:
             self._leave_out(number, f"It is no JSON: {error}.")
             return False
         return True
@@ -269,7 +269,7 @@ async def listen(arguments: argparse.Namespace, client: Client, terminal: Termin
 
     def tell(listener: Listener) -> None:
         if arguments.json:
-            terminal.write(orjson.dumps({"listener": listener.id}) + b"\n")
+            terminal.write(dumps({"listener": listener.id}) + b"\n")
         terminal.say(f"Listening as {listener.id}")
 
     listener: Listener = await client.register(arguments.names, ttl=arguments.ttl)
@@ -371,7 +371,7 @@ async def _server(arguments: argparse.Namespace, client: Client, terminal: Termi
     except CometError:
         gauges = {}  # turned off, or for others
     if arguments.json:
-        return orjson.dumps({"url": client.url, **health, **gauges}) + b"\n"
+        return dumps({"url": client.url, **health, **gauges}) + b"\n"
     lines = [f"{client.url}  {terminal.green('takes requests')}"]
     for name, words in (
         ("parked", "readers waiting"),
@@ -414,7 +414,7 @@ def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Term
             "last_seen": seen,
             "online": presence.online,
         }
-        return orjson.dumps(said) + b"\n"
+        return dumps(said) + b"\n"
     online = terminal.green("online") if presence.online else terminal.dim("offline")
     place = "" if presence.newest is None else f", newest {presence.newest}"
     last = "" if seen is None or presence.waiting else f", last seen {seen}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from .. import __version__
+from .. import __version__, units
 from ..core.recipient import readable
 from ..errors import BadRecipient
 from . import status
+
+T = TypeVar("T")
 
 DEFAULT_URL = "http://localhost:8080"
 PATIENCE_SECONDS = 10.0
@@ -25,9 +26,6 @@ TOKEN_SECONDS_MOST = 36_525 * 86_400.0
 
 LISTENERS = "$listeners"
 """What a token names that may ``POST /push?to=listeners``."""
-
-_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
-_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 COMMANDS = {
     "serve": "serve, in the foreground",
@@ -150,6 +148,22 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 Add = Callable[..., Any]
 
 
+def in_units(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a function of ``units`` as argparse wants it: what is wrong completes argparse's sentence."""
+
+    def convert(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {str(error).removeprefix('a ')}") from None
+
+    return convert
+
+
+_count = in_units(units.count)
+_span = in_units(units.span)
+
+
 def _add_server(add: Add) -> None:
     url = os.environ.get("COMETD_LITE_URL") or DEFAULT_URL
     add(
@@ -175,7 +189,7 @@ def _push(add: Add) -> None:
     add("--type", metavar="TYPE", help="the media type; else by the file's name, else text, else octets")
     add("--json", action="store_true", help="the same as --type application/json")
     add("--event", metavar="EVENT", help="an event name, 1 to 64 bytes")
-    add("--ttl", metavar="TIME", type=span, help="how long it is kept at most, as in 90s, 15m, 12h or 7d")
+    add("--ttl", metavar="TIME", type=_span, help="how long it is kept at most, as in 90s, 15m, 12h or 7d")
     add("--no-queue", action="store_true", help="only for whoever waits at this moment")
     add(
         "--overflow",
@@ -190,8 +204,8 @@ def _push(add: Add) -> None:
 def _poll(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**' with --after")
     add("--after", metavar="CURSOR", help="what came after a cursor, oldest or now; without it, a take")
-    add("--wait", metavar="TIME", type=span, help="how long to wait for something; default: 25 s")
-    add("--limit", metavar="N", type=count, default=100, help="at most so many messages; default: 100")
+    add("--wait", metavar="TIME", type=_span, help="how long to wait for something; default: 25 s")
+    add("--limit", metavar="N", type=_count, default=100, help="at most so many messages; default: 100")
     add("--json", action="store_true", help="print the server's whole answer, as JSON")
 
 
@@ -206,7 +220,7 @@ def _follow(add: Add) -> None:
 
 def _listen(add: Add) -> None:
     add("names", metavar="NAME", nargs="*", help="a recipient or pattern to read besides")
-    add("--ttl", metavar="TIME", type=span, help="how long it is remembered between two polls; default: 5m")
+    add("--ttl", metavar="TIME", type=_span, help="how long it is remembered between two polls; default: 5m")
     _add_handling(add)
 
 
@@ -214,14 +228,14 @@ def _add_handling(add: Add) -> None:
     add("--json", action="store_true", help="print whole message objects, one a line")
     add("--exec", metavar="COMMAND", help="in the place of printing, give each message to a shell command")
     add("--keep-going", action="store_true", help="with --exec: go on where COMMAND failed")
-    add("--count", metavar="N", type=count, help="end after so many messages")
+    add("--count", metavar="N", type=_count, help="end after so many messages")
 
 
 def _add_patience(add: Add) -> None:
     add(
         "--patience",
         metavar="TIME",
-        type=span,
+        type=_span,
         help=f"how long the server may take to be there; default: {PATIENCE_SECONDS:g} s",
     )
 
@@ -253,7 +267,7 @@ def _token(add: Add) -> None:
     add(
         "--ttl",
         metavar="TIME",
-        type=span,
+        type=_span,
         default=TOKEN_SECONDS,
         help=f"how long it holds, as in 90s, 15m, 12h or 7d; default: {TOKEN_SECONDS / 3600:g}h",
     )
@@ -326,27 +340,12 @@ _CHECKS: dict[str, tuple[Callable[[argparse.Namespace], str | None], ...]] = {
 }
 
 
-def span(text: str) -> float:
-    """Return the seconds that ``90``, ``1.5m``, ``12h`` or ``7d`` say."""
-    match = _SPAN.fullmatch(text.lower())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, or as in 90s, 15m, 12h or 7d")
-    return float(match[1]) * _SPANS[match[2]]
-
-
 def claim(text: str) -> str:
     """Return a recipient or pattern as a token may name it."""
     try:
         return text if text == LISTENERS else readable(text)
     except BadRecipient as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no recipient or pattern: {error.detail}") from None
-
-
-def count(text: str) -> int:
-    """Return the number that ``text`` says; at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 or more")
-    return int(text)
 
 
 def _url(text: str) -> str:

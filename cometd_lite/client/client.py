@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 from weakref import WeakSet
 
-import orjson
 from twisted.internet.interfaces import IReactorTime
 
 from ..core.message import Batch, Cursor, Receipt
 from ..errors import CometError
+from ..jsontext import dumps
 from ..limits import POLL_MESSAGES
 from . import words
 from .following import Following, Listening, OnGap, OnRetry, Polls, Streams, poll
@@ -335,7 +335,7 @@ class Listener:
         return reply(self._change(words.listed(recipients)))
 
     async def _change(self, recipients: list[str]) -> None:
-        body = orjson.dumps({"recipients": recipients})
+        body = dumps({"recipients": recipients})
         answer = await self._remote.ask("PUT", f"listeners/{quote(self.id)}", (), AS_JSON, body)
         self._registered = words.registered(answer)
 
@@ -355,4 +355,4 @@ class Listener:
 
 async def _registered(remote: Remote, recipients: list[str], ttl: float | None) -> Registered:
     asked = {"recipients": recipients, **({} if ttl is None else {"ttl": ttl})}
-    return words.registered(await remote.ask("POST", "register", (), AS_JSON, orjson.dumps(asked)))
+    return words.registered(await remote.ask("POST", "register", (), AS_JSON, dumps(asked)))

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import orjson
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -284,8 +283,8 @@ class _Lines(TwistedProtocol):
         try:
             for line in lines:
                 if line.strip():
-                    self._take(orjson.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
+                    self._told.extend(words.streamed(line))
+        except ValueError:
             self._end(NotComet(f"What {self._url} streams is not what a cometd-lite does."))
         if len(self._rest) > ANSWER_BYTES:
             self._end(NotComet(f"{self._url} streamed a line of more than {ANSWER_BYTES} bytes."))
@@ -300,14 +299,6 @@ class _Lines(TwistedProtocol):
             self._end(NoAnswer(f"The stream from {self._url} ended."))
         else:
             self._end(no_answer(self._url, reason.value))
-
-    def _take(self, line: dict[str, Any]) -> None:
-        if "id" in line:
-            self._told.append(words.message(line))
-        elif line.get("gap"):
-            self._told.append(None)
-        elif "cursor" in line:
-            self._told.append(Cursor.parse(line["cursor"]))
 
     def _pace(self) -> None:
         """Pause where too much has come; else wait for the next sign of life."""

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-import orjson
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from twisted.internet.defer import Deferred, TimeoutError, succeed  # noqa: A004  Twisted's name
@@ -45,6 +44,7 @@ from zope.interface import implementer
 
 from .. import __version__
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
+from ..jsontext import parse
 from .replies import Work, reactor_here
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class Answer:
 
     def json(self) -> Any:
         """Return the parsed body. Raises ``ValueError`` where it is no JSON."""
-        return orjson.loads(self.body)
+        return parse(self.body)
 
 
 def _classes(root: type[CometError]) -> Iterable[type[CometError]]:

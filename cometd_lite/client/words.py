@@ -5,17 +5,19 @@ Whatever does not read as HTTP.md says is ``NotComet``.
 
 from __future__ import annotations
 
-from base64 import b64decode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-import orjson
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec.json import Decoder
 
 from ..core.message import Batch, Content, Cursor, Message, Receipt
+from ..jsontext import decode
 from .remote import Answer, NotComet, Query
 
+S = TypeVar("S")
 T = TypeVar("T")
 Recipients = str | Iterable[str]
 
@@ -90,84 +92,145 @@ def seconds(number: float) -> str:
 # What is heard.
 
 
-def _heard(read: Callable[[Any], T]) -> Callable[[Answer], T]:
+class _Receipt(Struct):
+    ids: tuple[str, ...]
+    created_at: datetime
+    delivered: int
+    recipients: tuple[str, ...]
+
+
+class _Message(Struct):
+    id: str
+    recipient: str
+    created_at: datetime
+    type: str
+    data: Raw | UnsetType = UNSET
+    data_base64: bytes | UnsetType = UNSET
+    event: str | None = None
+
+
+class _Batch(Struct):
+    messages: list[_Message]
+    cursor: str
+    gap: bool
+    more: bool
+
+
+class _Registered(Struct):
+    id: str
+    recipients: tuple[str, ...]
+    expires_in: float
+    cursor: str
+
+
+class _Presence(Struct):
+    recipient: str
+    waiting: int
+    queued: int
+    size: int = field(name="bytes")
+    oldest: str | None
+    newest: str | None
+    last_seen: datetime | None
+    online: bool
+
+
+class _Line(Struct):
+    """What tells a stream's lines apart: only a message has an id."""
+
+    id: str | UnsetType = UNSET
+    gap: bool = False
+    cursor: str | None = None
+
+
+_LINE = Decoder(_Line)
+_TEXT = Decoder(str)
+_MESSAGE = Decoder(_Message)
+
+
+def _heard(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
     """Return a function that reads an answer's JSON; whatever else stands there is not a cometd-lite's."""
+    decoder = Decoder(kind)
 
     def hear(answer: Answer) -> T:
         try:
-            return read(answer.json())
-        except (ValueError, TypeError, KeyError, AttributeError):
-            kind = answer.header("content-type") or "no type"
-            sentence = f"What answers there is not a cometd-lite: it said {answer.status}, with {kind}."
+            return read(decode(answer.body, decoder))
+        except ValueError:
+            media_type = answer.header("content-type") or "no type"
+            sentence = f"What answers there is not a cometd-lite: it said {answer.status}, with {media_type}."
             raise NotComet(sentence) from None
 
     return hear
 
 
-@_heard
-def receipt(said: Any) -> Receipt:
-    """Return what a push was answered with."""
-    return Receipt(
-        tuple(said["ids"]), _time(said["created_at"]), int(said["delivered"]), tuple(said["recipients"])
-    )
-
-
-@_heard
-def batch(said: Any) -> Batch:
-    """Return what a poll was answered with."""
-    messages = tuple(map(message, said["messages"]))
-    return Batch(messages, Cursor.parse(said["cursor"]), bool(said["gap"]), bool(said["more"]))
-
-
-@_heard
-def registered(said: Any) -> Registered:
-    """Return what a registration was answered with."""
-    return Registered(
-        said["id"], tuple(said["recipients"]), float(said["expires_in"]), Cursor.parse(said["cursor"])
-    )
-
-
-@_heard
-def presence(said: Any) -> Presence:
-    """Return what is said of a recipient."""
-    oldest, newest, seen = said["oldest"], said["newest"], said["last_seen"]
-    return Presence(
-        recipient=said["recipient"],
-        waiting=said["waiting"],
-        queued=said["queued"],
-        size=said["bytes"],
-        oldest=oldest and Cursor.parse(oldest),
-        newest=newest and Cursor.parse(newest),
-        last_seen=seen and _time(seen),
-        online=said["online"],
-    )
-
-
-def message(said: dict[str, Any]) -> Message:
-    """Return the message that a poll's answer or a stream's line tells (HTTP.md, "Poll").
-
-    When it expires only the server knows. Raises what parsing raises.
-    """
+def _message(said: _Message) -> Message:
+    """Return a message; when it expires only the server knows."""
     return Message(
-        Cursor.parse(said["id"]),
-        said["recipient"],
+        Cursor.parse(said.id),
+        said.recipient,
         _content(said),
-        _time(said["created_at"]),
+        said.created_at.timestamp(),
         float("inf"),
-        said.get("event"),
+        said.event,
     )
 
 
-def _content(said: dict[str, Any]) -> Content:
-    media_type = said["type"]
-    if "data_base64" in said:
-        return Content(b64decode(said["data_base64"]), media_type, "octets")
-    data = said["data"]
+def _content(said: _Message) -> Content:
+    media_type = said.type
+    if said.data_base64 is not UNSET:
+        return Content(said.data_base64, media_type, "octets")
+    if said.data is UNSET:
+        raise ValueError("a message has data or data_base64")
     essence = media_type.partition(";")[0].strip().lower()
-    if essence.startswith("text/") and essence != "text/json" and not essence.endswith("+json"):
-        return Content(data.encode(), media_type, "text")
-    return Content(orjson.dumps(data), media_type, "json")
+    if not essence.startswith("text/") or essence == "text/json" or essence.endswith("+json"):
+        return Content(bytes(said.data), media_type, "json")
+    return Content(decode(bytes(said.data), _TEXT).encode(), media_type, "text")
 
 
-def _time(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+def _place(text: str | None) -> Cursor | None:
+    return None if text is None else Cursor.parse(text)
+
+
+receipt = _heard(
+    _Receipt, lambda said: Receipt(said.ids, said.created_at.timestamp(), said.delivered, said.recipients)
+)
+"""Returns what a push was answered with."""
+
+batch = _heard(
+    _Batch,
+    lambda said: Batch(tuple(map(_message, said.messages)), Cursor.parse(said.cursor), said.gap, said.more),
+)
+"""Returns what a poll was answered with."""
+
+registered = _heard(
+    _Registered,
+    lambda said: Registered(said.id, said.recipients, said.expires_in, Cursor.parse(said.cursor)),
+)
+"""Returns what a registration was answered with."""
+
+presence = _heard(
+    _Presence,
+    lambda said: Presence(
+        recipient=said.recipient,
+        waiting=said.waiting,
+        queued=said.queued,
+        size=said.size,
+        oldest=_place(said.oldest),
+        newest=_place(said.newest),
+        last_seen=None if said.last_seen is None else said.last_seen.timestamp(),
+        online=said.online,
+    ),
+)
+"""Returns what is said of a recipient."""
+
+
+def streamed(line: bytes) -> tuple[Message | Cursor | None, ...]:
+    """Return what a line of a stream tells: a message, None for a gap, the place of a reader, or nothing.
+
+    Raises ``ValueError`` where it is not a cometd-lite's.
+    """
+    said = decode(line, _LINE)
+    if said.id is not UNSET:
+        return (_message(decode(line, _MESSAGE)),)
+    if said.gap:
+        return (None,)
+    return () if said.cursor is None else (Cursor.parse(said.cursor),)

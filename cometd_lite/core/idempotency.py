@@ -12,13 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from struct import Struct
 
-import orjson
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import KeyReused
+from ..jsontext import dumps, parse
 from ..limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS
 from .message import Cursor, Push, Receipt
 from .store import Repeated, Store
@@ -48,12 +48,12 @@ def receipt_id(push: Push) -> str:
 
 
 def _digest(parts: list[str | None]) -> str:
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
+    return hashlib.blake2b(dumps(parts), digest_size=16).hexdigest()
 
 
 def receipt_value(digest: bytes, receipt: Receipt) -> bytes:
     """Return the record of a receipt. The ids of a push follow each other: two numbers say all of them."""
-    return orjson.dumps(
+    return dumps(
         {
             "fingerprint": digest.hex(),
             "first": receipt.ids[0],
@@ -113,8 +113,8 @@ class Receipts:
         for record in self._store.recall(RECEIPTS):
             id = record.id  # noqa: A001
             if id.startswith(_OLD_ID):
-                id = _digest([None, *orjson.loads(id)])  # noqa: A001
-            known = orjson.loads(record.value)
+                id = _digest([None, *parse(id.encode())])  # noqa: A001
+            known = parse(record.value)
             first = Cursor.parse(known["first"])
             self._keep(
                 None,
@@ -199,7 +199,7 @@ class Receipts:
         repeated = failure.value
         if not isinstance(repeated, Repeated):
             failure.raiseException()
-        known = orjson.loads(repeated.value)
+        known = parse(repeated.value)
         if bytes.fromhex(known["fingerprint"]) != print_:
             raise _reused()
         first = Cursor.parse(known["first"])

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 
-import orjson
 from twisted.internet.defer import Deferred
 
 from ..deferreds import MaybeDeferred, chain
 from ..errors import ListenerGone
+from ..jsontext import dumps, parse
 from ..limits import LISTENER_SECONDS
 from .hub import Hub
 from .message import NOW, Batch, Cursor
@@ -40,14 +40,14 @@ class Listener(Session):
     @classmethod
     def recalled(cls, record: Record) -> Listener:
         """Return the listener that a store has remembered."""
-        known = orjson.loads(record.value)
+        known = parse(record.value)
         listener = cls(record.id, tuple(known["recipients"]), Cursor.parse(known["place"]), known["ttl"])
         listener.answered = None if known["answered"] is None else Cursor.parse(known["answered"])
         return listener
 
     def record(self) -> bytes:
         """Return what a store is to remember of the listener."""
-        return orjson.dumps(
+        return dumps(
             {
                 "recipients": self.recipients,
                 "place": str(self.place),

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-import orjson
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from ..jsontext import check, dumps, parse
 from ..limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES, STREAM_BYTES
 
 R = TypeVar("R")
@@ -101,8 +101,8 @@ class Content(Struct, frozen=True, gc=False):
             return cls(body, OCTETS_TYPE, "octets")
         if form == "json":
             try:
-                orjson.loads(body)
-            except orjson.JSONDecodeError as error:
+                body = check(body)
+            except ValueError as error:
                 raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
         elif form == "text" and not _is_utf8(body):
             raise ValueError("The body of a text type must be UTF-8.")
@@ -120,8 +120,8 @@ class Content(Struct, frozen=True, gc=False):
             return cls.parse(data.encode(), TEXT_TYPE)
         try:
             return cls(dumps(data), JSON_TYPE, "json")
-        except TypeError as error:
-            raise ValueError(f"Not a value that JSON can say: {error}.") from None
+        except ValueError as error:
+            raise ValueError(f"The data cannot be written as JSON: {error}.") from None
 
     def data(self) -> bytes:
         """Return the body as one line of JSON: itself, a string, or a string of base64."""
@@ -130,7 +130,7 @@ class Content(Struct, frozen=True, gc=False):
             # Inside valid JSON a line break is only ever white space between tokens.
             return body.translate(_FLAT) if b"\n" in body or b"\r" in body else body
         if self.form == "text":
-            return orjson.dumps(body.decode())
+            return dumps(body.decode())
         return b'"' + b64encode(body) + b'"'
 
 
@@ -186,7 +186,7 @@ class Message(Struct, frozen=True, gc=False):
         """The parsed JSON, the text, or the bytes."""
         content = self.content
         if content.form == "json":
-            return orjson.loads(content.body)
+            return parse(content.body)
         return content.body.decode() if content.form == "text" else content.body
 
 
@@ -235,7 +235,7 @@ def _json(message: Message) -> bytes:
     content = message.content
     return b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
         message.id.encode(),
-        orjson.dumps(message.recipient),
+        dumps(message.recipient),
         timestamp(message.created_at).encode(),
         _what(content.type, content.form, message.event),
         content.data(),
@@ -328,7 +328,7 @@ class Receipt(Struct, frozen=True, gc=False):
     @property
     def json(self) -> bytes:
         """The body of a push's answer (HTTP.md, "Push")."""
-        return orjson.dumps(
+        return dumps(
             {
                 "id": self.id,
                 "ids": self.ids,
@@ -369,18 +369,10 @@ def _second(seconds: int) -> str:
 def _what(media_type: str, form: str, event: str | None) -> bytes:
     """Return what precedes the data in a message object: most messages are of few kinds."""
     return b'"type":%b,%b"%b":' % (
-        orjson.dumps(media_type),
-        b"" if event is None else b'"event":' + orjson.dumps(event) + b",",
+        dumps(media_type),
+        b"" if event is None else b'"event":' + dumps(event) + b",",
         b"data_base64" if form == "octets" else b"data",
     )
-
-
-def dumps(value: Any) -> bytes:
-    """Return a value as JSON, in bytes that may be kept. Raises ``TypeError`` where JSON cannot say it.
-
-    They are a copy: orjson's own bytes hold on to the 4 KB of the buffer that they were made in.
-    """
-    return b"%b" % orjson.dumps(value)
 
 
 def _is_utf8(body: bytes) -> bool:

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
-import orjson
-
+from .. import jsontext
 from .. import limits as bounds
 from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
 from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
@@ -409,8 +408,8 @@ def content(body: bytes, media_type: str | None) -> Content:
 def json_object(body: bytes, known: set[str]) -> dict[str, Any]:
     """Return the JSON object in a body, empty where the body is; it has no other members than ``known``."""
     try:
-        asked = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
+        asked = jsontext.parse(body or b"{}")
+    except ValueError as error:
         raise BadBody(f"The body is one JSON object: {error}.") from None
     if not isinstance(asked, dict) or not known.issuperset(asked):
         raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")

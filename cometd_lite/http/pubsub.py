@@ -9,21 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
+from msgspec import Raw, Struct
+from msgspec.json import Decoder
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.hub import Hub
-from ..core.message import Batch, Content, Cursor, Push, Receipt
+from ..core.message import JSON_TYPE, Batch, Content, Cursor, Push, Receipt
 from ..core.readers import Follower
 from ..core.recipient import recipient
 from ..deferreds import MaybeDeferred
 from ..errors import BadBody, BadRecipient, CometError, InternalError
+from ..jsontext import decode, dumps, parse
 from ..limits import RECIPIENTS_PER_REQUEST
 from .websocket import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 
 _GAP = text_frame(b'{"gap":true}')
+_NO_REF = b"null"
+
+
+class _Asked(Struct):
+    """A text of a client's. ``ref`` and ``data`` are kept as they came."""
+
+    push: Any = None
+    data: Raw = Raw()
+    event: Any = None
+    ref: Raw = Raw(_NO_REF)
+
+
+_ASKED = Decoder(_Asked)
 
 
 class PubSubSocket:
@@ -75,18 +90,17 @@ class PubSubSocket:
 
     def text_received(self, text: str) -> None:
         """Make the push that a text asks for, and answer with its ``ref``."""
-        ref: Any = None
+        ref = _NO_REF
         try:
             try:
-                asked = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                raise BadBody(f"A text is one JSON object: {error}.") from None
-            if not isinstance(asked, dict):
-                raise BadBody('A text is one JSON object, as in {"push": "alice", "data": "hi", "ref": 7}.')
-            ref = asked.get("ref")
-            if isinstance(ref, (dict, list)):
-                ref = None
+                asked = decode(text.encode(), _ASKED)
+            except ValueError as error:
+                raise BadBody(
+                    f'A text is one JSON object, as in {{"push": "alice", "data": "hi", "ref": 7}}: {error}.'
+                ) from None
+            if bytes(asked.ref)[:1] in {b"[", b"{"}:
                 raise BadBody("ref is a string, a number, true, false or null; it comes back as it is.")
+            ref = bytes(asked.ref)
             receipt = self._push(_push(asked))
         except CometError as error:
             self._refuse(ref, error)
@@ -113,40 +127,41 @@ class PubSubSocket:
             if self._socket is not None:
                 self._socket.close(INTERNAL_ERROR, "the server failed; come back")
 
-    def _confirm(self, receipt: Receipt, ref: Any) -> None:
-        self._answer(b'{"ref":%b,"receipt":%b}' % (orjson.dumps(ref), receipt.json))
+    def _confirm(self, receipt: Receipt, ref: bytes) -> None:
+        self._answer(b'{"ref":%b,"receipt":%b}' % (ref, receipt.json))
 
-    def _push_failed(self, failure: Failure, ref: Any) -> None:
+    def _push_failed(self, failure: Failure, ref: bytes) -> None:
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A push over a WebSocket failed", failure)
             error = InternalError("The server failed at this push, and has noted why.")
         self._refuse(ref, error)
 
-    def _refuse(self, ref: Any, error: CometError) -> None:
+    def _refuse(self, ref: bytes, error: CometError) -> None:
         self._hub.counts.refusals[error.kind] += 1
-        self._answer(orjson.dumps({"ref": ref, "error": error.problem()}))
+        self._answer(b'{"ref":%b,"error":%b}' % (ref, dumps(error.problem())))
 
     def _answer(self, text: bytes) -> None:
         if self._socket is not None:
             self._socket.send_text(text)
 
 
-def _push(asked: dict[str, Any]) -> Push:
-    names = asked.get("push")
+def _push(asked: _Asked) -> Push:
+    names = asked.push
     if isinstance(names, str):
         names = [names]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadBody("push names a recipient, or a list of them.")
     if not 0 < len(names) <= RECIPIENTS_PER_REQUEST:
         raise BadRecipient(f"A push names from 1 to {RECIPIENTS_PER_REQUEST} recipients.")
-    if "data" not in asked:
+    data = bytes(asked.data)
+    if not data:
         raise BadBody("data is missing: it is the message, a string or any other JSON.")
-    event = asked.get("event")
+    event = asked.event
     if event is not None and not isinstance(event, str):
         raise BadBody("event is a string.")
     try:
-        content = Content.of(asked["data"])
+        content = Content.of(parse(data)) if data[:1] == b'"' else Content.parse(data, JSON_TYPE)
     except ValueError as error:
         raise BadBody(str(error)) from None
     return Push(tuple(dict.fromkeys(map(recipient, names))), (content,), event)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 from msgspec import Struct
 
 from ..core.hub import Standing
 from ..core.listeners import Listener
 from ..core.message import Batch, Receipt, timestamp
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
+from ..jsontext import dumps
 from .params import PollAsked
 
 COMMON = b"Cache-Control: no-store\r\nVary: Origin\r\n"
@@ -70,7 +70,7 @@ def problem(error: CometError, seconds: int | None) -> Response:
 
 def dumped(document: dict[str, Any]) -> bytes:
     """Return a JSON document as a line of text: on a terminal the prompt comes on the next."""
-    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    return dumps(document) + b"\n"
 
 
 def of_poll(batch: Batch, asked: PollAsked) -> Response:

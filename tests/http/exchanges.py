@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import orjson
+import msgspec
 from hyperlink import EncodedURL
 from tls import Tunnel
 from treq.testing import StubTreq
@@ -47,7 +47,7 @@ class Answer:
     @property
     def json(self) -> Any:
         assert self.headers["content-type"] in {"application/json", "application/problem+json"}
-        return orjson.loads(self.body)
+        return msgspec.json.decode(self.body)
 
 
 class Exchange(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from exchanges import STARTED, Server
 from hypothesis import HealthCheck, assume, given, settings
@@ -52,7 +52,7 @@ class Client:
         return self.say(self.message("/meta/subscribe", subscription=channel))
 
     def post(self, *messages: Any, target: str = "/cometd") -> Any:
-        return self.server.send("POST", target, orjson.dumps(messages), self.headers)
+        return self.server.send("POST", target, msgspec.json.encode(messages), self.headers)
 
     def say(self, *messages: Any, target: str = "/cometd") -> Any:
         answer = self.post(*messages, target=target).answer
@@ -68,7 +68,7 @@ class Client:
     "target", ["/cometd", "/cometd/", "/cometd/handshake", "/cometd/connect", "/cometd/a/b", "/cometd?x=1"]
 )
 def test_messages_are_taken_at_cometd_and_everything_below(server, target):
-    answer = server.ask("POST", target, orjson.dumps([HANDSHAKE]), JSON)
+    answer = server.ask("POST", target, msgspec.json.encode([HANDSHAKE]), JSON)
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
@@ -134,12 +134,12 @@ def test_a_replaced_connect_ends_with_409_and_no_json(server):
 
 def test_a_form_with_a_message_is_taken(server):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    body = "message=" + quote(orjson.dumps([HANDSHAKE]).decode())
+    body = "message=" + quote(msgspec.json.encode([HANDSHAKE]).decode())
     assert server.ask("POST", "/cometd", body, form).json[0]["successful"] is True
 
 
 def test_what_curl_sends_without_a_type_is_taken(server):
-    assert server.ask("POST", "/cometd", orjson.dumps(HANDSHAKE)).json[0]["successful"] is True
+    assert server.ask("POST", "/cometd", msgspec.json.encode(HANDSHAKE)).json[0]["successful"] is True
 
 
 def test_when_the_server_stops_held_connects_are_answered(server):
@@ -171,7 +171,7 @@ def test_a_publication_to_a_full_mailbox_drops_the_oldest_and_a_poll_is_told_the
 
 
 def test_a_later_client_of_a_browser_is_told_that_there_are_several(server):
-    answer = server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON)
+    answer = server.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON)
     cookie, *attributes = answer.headers["set-cookie"].split("; ")
     assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(attributes)
     first, second = (Client(server, {"Cookie": cookie}) for _ in range(2))
@@ -184,13 +184,13 @@ def test_a_later_client_of_a_browser_is_told_that_there_are_several(server):
 
 def test_only_a_browser_without_a_name_is_given_one(server):
     named = server.ask(
-        "POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Cookie": "BAYEUX_BROWSER=abcdefgh"}
+        "POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON | {"Cookie": "BAYEUX_BROWSER=abcdefgh"}
     )
     assert "set-cookie" not in named.headers
 
 
 def test_without_a_session_nothing_is_published_unless_that_is_allowed(serve):
-    message = orjson.dumps({"channel": "/a", "data": "hi", "id": "1"})
+    message = msgspec.json.encode({"channel": "/a", "data": "hi", "id": "1"})
     closed, opened = serve(), serve(bayeux=Options(anonymous_publish=True))
     assert closed.ask("POST", "/cometd", message, JSON).json[0]["error"] == "401::client_id_missing"
     assert closed.read("/poll/a?after=oldest&wait=0") == []
@@ -224,9 +224,7 @@ def test_a_session_goes_on_whichever_transport_it_changes_to(server):
 # -- what is no batch
 
 
-@pytest.mark.parametrize(
-    "body", ["", "[", "[]", "17", '"x"', "nul", "[" * 3_000, '["\\ud800"]', "[1e999]", "\xff"]
-)
+@pytest.mark.parametrize("body", ["", "[", "[]", "17", '"x"', "nul", "[" * 3_000, "\xff"])
 def test_what_is_no_batch_is_a_bad_request(server, body):
     answer = server.ask("POST", "/cometd", body.encode("latin-1"), JSON)
     assert answer.status == 400
@@ -253,6 +251,7 @@ WRONG = st.sampled_from(
         "null", "17", "true", '"x"', "[]", "{}", "-1", "1e300", "123456789012345678901234567890", '""',
         '"/a"', '"/a/*"', '"/meta/connect"', '["/a",7]', '{"timeout":-1}', '{"timeout":1e308}',
         '{"ack":1e300}', '{"timesync":{"tc":1e300}}', '{"ack":{"enabled":1}}', '"\\u0000"',
+        '"\\ud83d"', '{"\\udc00":"\\ud83d"}', "1e999", "-1E999", '{"a":[1e999]}',
         '"\\ud83d\\ude00"', "[" * 200 + "]" * 200, "[" * 900 + "]" * 900, '{"a":' * 300 + "1" + "}" * 300,
     ]
 )  # fmt: skip
@@ -269,7 +268,7 @@ CHANNELS = st.sampled_from(
 )
 NO_JSON = st.sampled_from(
     [
-        '{"channel":"\\ud800"}', "{", '{"a" 1}', '{"a":1,}', "[1e999]", '{"data":NaN}', "nul", "'x'", "\x00",
+        "{", '{"a" 1}', '{"a":1,}', "[1e]", '{"data":NaN}', "nul", "'x'", "\x00",
         "", "[" * 1_100 + "]" * 1_100,
     ]
 )  # fmt: skip
@@ -303,7 +302,7 @@ def sent_by_script(server: Server, body: str) -> tuple[int, Any]:
     assume(len(quote(body)) < 7_000)  # else no address has room for it
     answer = server.get(f"/cometd?jsonp=cb&message={quote(body)}")
     script = answer.status == 200
-    return answer.status, orjson.loads(
+    return answer.status, msgspec.json.decode(
         answer.body.removeprefix(b"/**/cb(").removesuffix(b");")
     ) if script else None
 
@@ -322,7 +321,7 @@ def sent_by_socket(server: Server, body: str) -> tuple[int, Any]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 def test_no_message_costs_its_neighbours_anything(server, sent, before, after):
     client, other = Client(server), Client(server)
-    neighbour = orjson.dumps(other.message("/neighbour", data="hi")).decode()
+    neighbour = msgspec.json.encode(other.message("/neighbour", data="hi")).decode()
     batch = [message.replace("ME", client.id) for message in (*before, neighbour, *after)]
     status, told = sent(server, f"[{','.join(batch)}]")
     assert status == 200
@@ -341,7 +340,7 @@ def test_no_message_costs_its_neighbours_anything(server, sent, before, after):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_batch_that_is_no_json_is_refused_as_a_whole(server, sent, wrong):
     other = Client(server)
-    neighbour = orjson.dumps(other.message("/neighbour", data="hi")).decode()
+    neighbour = msgspec.json.encode(other.message("/neighbour", data="hi")).decode()
     assert sent(server, f"[{neighbour},{wrong}]")[0] == 400
     assert server.read("/poll/neighbour?after=oldest&wait=0") == []
 
@@ -350,7 +349,7 @@ def test_a_batch_that_is_no_json_is_refused_as_a_whole(server, sent, wrong):
 
 
 def asked(*messages: Any, **query: str) -> str:
-    query = {"message": orjson.dumps(messages).decode(), **query}
+    query = {"message": msgspec.json.encode(messages).decode(), **query}
     return "/cometd?" + "&".join(f"{name}={quote(value)}" for name, value in query.items())
 
 
@@ -412,7 +411,7 @@ def test_a_script_of_ones_own_or_an_allowed_page_is_answered(serve, headers):
 
 def test_a_page_of_a_foreign_origin_gets_nothing(server):
     answer = server.ask(
-        "POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Origin": "https://evil.example"}
+        "POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON | {"Origin": "https://evil.example"}
     )
     assert answer.status == 403
     assert b"cometd_lite_bayeux_sessions 0.0" in server.get("/metrics").body
@@ -421,7 +420,7 @@ def test_a_page_of_a_foreign_origin_gets_nothing(server):
 def test_a_page_of_an_allowed_origin_may_read_the_answer(serve):
     server = serve(origins=("https://app.example",))
     origin = {"Origin": "https://app.example"}
-    answer = server.ask("POST", "/cometd/handshake", orjson.dumps([HANDSHAKE]), JSON | origin)
+    answer = server.ask("POST", "/cometd/handshake", msgspec.json.encode([HANDSHAKE]), JSON | origin)
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     assert answer.headers["access-control-allow-credentials"] == "true"
     preflight = server.ask("OPTIONS", "/cometd/connect", "", origin)
@@ -431,7 +430,9 @@ def test_a_page_of_an_allowed_origin_may_read_the_answer(serve):
 
 def test_another_host_is_misdirected(server):
     assert (
-        server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON | {"Host": "evil.example"}).status
+        server.ask(
+            "POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON | {"Host": "evil.example"}
+        ).status
         == 421
     )
 
@@ -473,7 +474,7 @@ def test_other_methods_are_told_which_there_are(server, method):
 
 def test_bayeux_can_be_turned_off(serve):
     server = serve(bayeux=None)
-    assert server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).status == 404
+    assert server.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON).status == 404
     assert server.get(asked(HANDSHAKE)).status == 404
     assert b"cometd_lite_bayeux_sessions 0.0" in server.get("/metrics").body
     with pytest.raises(ValueError, match="no Bayeux"):
@@ -482,7 +483,7 @@ def test_bayeux_can_be_turned_off(serve):
 
 def test_the_options_are_what_clients_are_advised(serve):
     server = serve(bayeux=Options(timeout=12.0, interval=500, max_interval=7.0))
-    (reply,) = server.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).json
+    (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON).json
     assert reply["advice"] == {
         "reconnect": "retry",
         "interval": 500,
@@ -512,7 +513,7 @@ def bearer(seconds: float = 1_000.0, **claims: Any) -> dict[str, str]:
 
 
 def test_a_token_is_asked_for_with_each_message_and_not_only_at_the_handshake(guarded):
-    (refused,) = guarded.ask("POST", "/cometd", orjson.dumps([HANDSHAKE]), JSON).json
+    (refused,) = guarded.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON).json
     assert refused["error"] == "401::unauthorized"
     assert refused["advice"] == {"reconnect": "none"}
     client = Client(guarded, bearer(poll=["a"], push=["b"]))
@@ -577,7 +578,7 @@ def test_a_socket_needs_a_token_and_ends_with_it(guarded):
 def hear(socket: WebSocket, *messages: Any) -> list[Any]:
     """Say something, and return the messages that come at once."""
     before = len(socket.texts)
-    socket.text(orjson.dumps(messages))
+    socket.text(msgspec.json.encode(messages))
     return [message for text in socket.texts[before:] for message in text]
 
 

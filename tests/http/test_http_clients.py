@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from wires import Connection, Stream, WebSocket, leave
 
@@ -46,7 +46,7 @@ def everybody_leaves(serve):
 
 def handshake(server: Any) -> dict[str, Any]:
     message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
-    (reply,) = server.ask("POST", "/cometd", orjson.dumps([message]), JSON).json
+    (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([message]), JSON).json
     assert isinstance(reply, dict)
     return reply
 
@@ -102,12 +102,12 @@ def test_a_bayeux_connect_and_a_bayeux_socket_are_counted_too(serve):
     client = handshake(server)["clientId"]
     socket = WebSocket(server, "/cometd")
     connect = {"channel": "/meta/connect", "clientId": client, "connectionType": "long-polling"}
-    first = server.ask("POST", "/cometd", orjson.dumps([connect]), JSON)  # answered at once
+    first = server.ask("POST", "/cometd", msgspec.json.encode([connect]), JSON)  # answered at once
     assert first.status == 200
-    refused = server.ask("POST", "/cometd", orjson.dumps([connect]), JSON)
+    refused = server.ask("POST", "/cometd", msgspec.json.encode([connect]), JSON)
     assert kind(refused) == TOO_MANY
     socket.hang_up()
-    held = server.send("POST", "/cometd", orjson.dumps([connect]), JSON)
+    held = server.send("POST", "/cometd", msgspec.json.encode([connect]), JSON)
     assert held.answer is None
     assert WebSocket(server, "/cometd").status == 429
     held.hang_up()
@@ -143,11 +143,11 @@ def test_messages_are_counted_for_each_recipient_over_every_road(serve):
     publish = {"channel": "/a", "data": 1, "clientId": client}
     server.push("?rcpt=a&rcpt=b", "1\n2", {"Content-Type": "application/x-ndjson"})
     assert "receipt" in socket.push(push="a", data=1, ref=1)
-    (reply,) = server.ask("POST", "/cometd", orjson.dumps([publish]), JSON).json[-1:]
+    (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([publish]), JSON).json[-1:]
     assert reply["successful"] is True
     assert kind(server.ask("POST", "/push/a", "hi")) == TOO_MANY
     assert socket.push(push="a", data=1, ref=2)["error"]["status"] == 429
-    replies = server.ask("POST", "/cometd", orjson.dumps([publish]), JSON).json
+    replies = server.ask("POST", "/cometd", msgspec.json.encode([publish]), JSON).json
     assert [reply["error"][:4] for reply in replies if not reply.get("successful", True)] == ["429:"]
     server.clock.advance(3)
     assert server.push("/a").status in {201, 202}
@@ -227,7 +227,9 @@ def test_a_scheme_that_nobody_trusted_has_said_changes_nothing(serve):
 def test_a_browsers_cookie_is_for_tls_only_where_a_trusted_proxy_ended_it(serve):
     message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
     server = serve(proxied=["127.0.0.1"])
-    secure = server.ask("POST", "/cometd", orjson.dumps([message]), JSON | {"Forwarded": "proto=https"})
-    plain = server.ask("POST", "/cometd", orjson.dumps([message]), JSON)
+    secure = server.ask(
+        "POST", "/cometd", msgspec.json.encode([message]), JSON | {"Forwarded": "proto=https"}
+    )
+    plain = server.ask("POST", "/cometd", msgspec.json.encode([message]), JSON)
     assert "; Secure" in secure.headers["set-cookie"]
     assert "; Secure" not in plain.headers["set-cookie"]

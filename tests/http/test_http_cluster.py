@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import orjson
+import msgspec
 import pytest
 from exchanges import STARTED, Answer, Exchange, Headers, Server, by_serving, by_twisted_web
 from helpers import Outcome, check_empty, check_invariants
@@ -147,7 +147,7 @@ class Client:
         return self.message("/meta/connect", connectionType="long-polling", **fields)
 
     def post(self, *messages: Any) -> Exchange:
-        return next(self.processes).send("POST", "/cometd", orjson.dumps(messages), self.headers)
+        return next(self.processes).send("POST", "/cometd", msgspec.json.encode(messages), self.headers)
 
     def say(self, *messages: Any) -> Any:
         exchange = self.post(*messages)
@@ -169,7 +169,7 @@ class Client:
 
     def script(self, *messages: Any) -> str:
         """Return the target of a poll by callback."""
-        return f"/cometd?jsonp=told&message={quote(orjson.dumps(messages).decode())}"
+        return f"/cometd?jsonp=told&message={quote(msgspec.json.encode(messages).decode())}"
 
 
 def events(answer: Answer | None) -> list[Any]:
@@ -206,7 +206,7 @@ def test_a_request_that_no_session_is_named_in_is_answered_where_it_came(cluster
 
     def error(client_id: str) -> str:
         message = {"channel": "/meta/connect", "connectionType": "long-polling", "clientId": client_id}
-        (reply,) = there.ask("POST", "/cometd", orjson.dumps(message), JSON).json
+        (reply,) = there.ask("POST", "/cometd", msgspec.json.encode(message), JSON).json
         found: str = reply["error"]
         return found
 
@@ -252,7 +252,7 @@ def test_a_poll_by_callback_is_answered_by_any_process(cluster: Cluster) -> None
     answer = there.get(asked, {"Sec-Fetch-Site": "same-origin"})
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/javascript")
-    (reply,) = orjson.loads(answer.body.partition(b"told(")[2].rpartition(b")")[0])
+    (reply,) = msgspec.json.decode(answer.body.partition(b"told(")[2].rpartition(b")")[0])
     assert (reply["channel"], reply["successful"]) == ("/meta/subscribe", True)
     held = there.send("GET", client.script(client.connection()))
     assert held.answer is None
@@ -264,7 +264,7 @@ def test_a_poll_by_callback_is_answered_by_any_process(cluster: Cluster) -> None
 def test_what_is_wrong_with_a_request_is_told_by_the_process_that_received_it(cluster: Cluster) -> None:
     here, there = cluster.processes
     client = Client(here)
-    body = orjson.dumps([client.message("/a", data="x")] * 2_000)
+    body = msgspec.json.encode([client.message("/a", data="x")] * 2_000)
     for process in (here, there):
         answer = process.ask("POST", "/cometd", body, JSON)
         assert answer.status == 413

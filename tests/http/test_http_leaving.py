@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from exchanges import STARTED, Server, by_serving
 from twisted.internet.task import Clock
@@ -41,7 +41,7 @@ def asks(target: str, **fields: str) -> Callable[[Server], Connection]:
 def bayeux(server: Server, *messages: object) -> Connection:
     """Send messages by long-polling."""
     connection = Connection(server)
-    body = orjson.dumps(messages)
+    body = msgspec.json.encode(messages)
     fields = {"Content-Type": "application/json", "Content-Length": str(len(body))} | BEARER
     connection.request("POST", "/cometd", fields, body)
     return connection
@@ -68,11 +68,11 @@ def talk(server: Server) -> Connection:
 def speak(server: Server) -> Connection:
     """Begin a Bayeux session over a WebSocket, and have a connect of it held."""
     socket = WebSocket(server, "/cometd", BEARER)
-    socket.text(orjson.dumps([{"channel": "/meta/handshake"} | LONG_POLLING]))
+    socket.text(msgspec.json.encode([{"channel": "/meta/handshake"} | LONG_POLLING]))
     client = socket.texts[0][0]["clientId"]
     asked = {"clientId": client, "connectionType": "websocket"}
-    socket.text(orjson.dumps([{"channel": "/meta/subscribe", "subscription": "/bob"} | asked]))
-    socket.text(orjson.dumps([{"channel": "/meta/connect"} | asked]))
+    socket.text(msgspec.json.encode([{"channel": "/meta/subscribe", "subscription": "/bob"} | asked]))
+    socket.text(msgspec.json.encode([{"channel": "/meta/connect"} | asked]))
     return socket
 
 

@@ -6,7 +6,7 @@ import struct
 import tracemalloc
 from typing import Any
 
-import orjson
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -142,7 +142,7 @@ def test_at_the_bound_it_is_refused_before_the_upgrade(serve):
 
 
 def test_what_comes_in_one_packet_with_the_request_is_heard(server):
-    pushed = orjson.dumps({"push": "alice", "data": "early", "ref": 1})
+    pushed = msgspec.json.encode({"push": "alice", "data": "early", "ref": 1})
     socket = WebSocket(server, "/ws/bob", after=frame(1, pushed))
     socket.turn()
     assert socket.texts[0]["ref"] == 1
@@ -153,7 +153,7 @@ def test_what_comes_while_an_embedding_program_thinks_it_over_is_heard(serve):
     verdict: Deferred[bool] = Deferred()
     verdicts = iter([verdict])
     server = serve(authorize=lambda request, action, name: next(verdicts, True))
-    big = orjson.dumps({"push": "alice", "data": "x" * 40_000, "ref": 1})
+    big = msgspec.json.encode({"push": "alice", "data": "x" * 40_000, "ref": 1})
     socket = Connection(server)
     socket.__class__ = WebSocket
     socket.request("GET", "/ws/bob", UPGRADE, frame(1, big))
@@ -362,7 +362,7 @@ def test_an_embedding_program_may_take_its_time_to_allow_a_push(serve):
 
 def test_a_text_may_come_in_fragments_and_a_ping_between_them(server):
     socket = WebSocket(server, "/ws/bob")
-    text = orjson.dumps({"push": "alice", "data": "grüße", "ref": 1})
+    text = msgspec.json.encode({"push": "alice", "data": "grüße", "ref": 1})
     for at in range(0, len(text), 5):
         socket.send(frame(1 if at == 0 else 0, text[at : at + 5], fin=at + 5 >= len(text)))
         socket.send(frame(9, b"p"))
@@ -430,7 +430,7 @@ def test_fragments_without_end_and_without_content_are_not_kept(server):
 
 def test_a_message_in_fragments_of_one_byte_takes_memory_and_time_in_proportion(server):
     socket = WebSocket(server, "/ws/bob")
-    text = orjson.dumps({"push": "alice", "data": "ü" * 30_000, "ref": 1})
+    text = msgspec.json.encode({"push": "alice", "data": "ü" * 30_000, "ref": 1})
     pieces = [text[at : at + 1] for at in range(len(text))]
     fragments = [frame(0, piece, fin=False) for piece in pieces[1:]]
     socket.send(frame(1, pieces[0], fin=False))

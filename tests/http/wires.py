@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from socket import socket, socketpair
 from typing import Any
 
-import orjson
+import msgspec
 from exchanges import HOST, Headers, Server, TreqDriver, merged
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -236,7 +236,7 @@ class Connection:
 
     @property
     def problem(self) -> Any:
-        return orjson.loads(self.bytes.partition(b"\r\n\r\n")[2])
+        return msgspec.json.decode(self.bytes.partition(b"\r\n\r\n")[2])
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ class Stream(Connection):
         """The objects of an NDJSON stream."""
         *whole, rest = self.body.split(b"\n")
         assert rest == b"" or not self.ended
-        return [orjson.loads(line) for line in whole]
+        return [msgspec.json.decode(line) for line in whole]
 
 
 class EventSource:
@@ -403,7 +403,7 @@ class WebSocket(Connection):
     def push(self, **asked: Any) -> Any:
         """Push, and return what is answered at once."""
         before = len(self.texts)
-        self.text(orjson.dumps(asked))
+        self.text(msgspec.json.encode(asked))
         answers = self.texts[before:]
         return answers[-1] if answers else None
 
@@ -415,7 +415,7 @@ class WebSocket(Connection):
             if isinstance(event, TextMessage):
                 whole += event.data
                 if event.message_finished:
-                    texts.append(orjson.loads(whole))
+                    texts.append(msgspec.json.decode(whole))
                     whole = ""
         return texts
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 from tls import certificate, client_context
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        return orjson.loads(self.body)
+        return msgspec.json.decode(self.body)
 
     @property
     def data(self) -> list[Any]:

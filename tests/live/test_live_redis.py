@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-import orjson
+import msgspec
 import pytest
 from program import PATIENCE, Program, eventually, start
 
@@ -235,7 +235,9 @@ class Client:
         if self.id is not None:
             message["clientId"] = self.id
         connection = next(self.programs).connect()
-        return connection.request("POST", "/cometd", orjson.dumps([message]), Content_Type="application/json")
+        return connection.request(
+            "POST", "/cometd", msgspec.json.encode([message]), Content_Type="application/json"
+        )
 
     def ask(self, channel, **words):
         """Send one message; return its reply, and what came with it."""
@@ -281,7 +283,7 @@ def test_a_bayeux_client_that_polls_by_callback_may_ask_any_process(pair):
     here, there = pair
     client = Client(here).begin()
     message = [{"channel": "/meta/subscribe", "subscription": "/chat/a", "clientId": client.id}]
-    said = quote(orjson.dumps(message))
+    said = quote(msgspec.json.encode(message))
     answer = there.get(f"/cometd?jsonp=told&message={said}")
     assert answer.status == 200
     assert b"told([{" in answer.body

@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 import jwt
-import orjson
+import msgspec
 import pytest
 from program import PATIENCE, Connection, eventually, start
 
@@ -227,7 +227,7 @@ def test_sighup_begins_a_new_access_log_and_no_line_is_lost(run, tmp_path):
     program = run("--access-log", str(log), "--access-log-format", "json")
 
     def targets(file):
-        return [orjson.loads(line)["target"] for line in file.read_text().splitlines()]
+        return [msgspec.json.decode(line)["target"] for line in file.read_text().splitlines()]
 
     program.get("/poll/before?wait=0&token=SECRET")
     log.rename(rotated)

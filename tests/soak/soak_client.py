@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import orjson
+import msgspec
 from server import ROOT, Server
 
 sys.path.insert(0, str(ROOT))
@@ -207,7 +207,7 @@ async def follow_by_command(run: Run, reader: Reader, directory: Path, *words: s
 async def _lines(reader: Reader, stream: asyncio.StreamReader) -> None:
     while line := await stream.readline():
         if line.endswith(b"\n"):
-            said = orjson.loads(line)
+            said = msgspec.json.decode(line)
             if "gap" in said:
                 reader.gaps += 1
             else:

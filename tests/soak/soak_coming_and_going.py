@@ -36,7 +36,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import orjson
+import msgspec
 from counted import CODE, counts
 from server import ROOT, Broken, Client, Server
 
@@ -279,12 +279,12 @@ class Reader:
 
     async def listen(self, wire: Wire) -> None:
         if not self.listener:
-            asked = orjson.dumps({"recipients": self.names, "ttl": LISTENER_SECONDS * self.crowd.pace})
+            asked = msgspec.json.encode({"recipients": self.names, "ttl": LISTENER_SECONDS * self.crowd.pace})
             status, body = await wire.ask("POST", "/register", "Content-Type: application/json\r\n", asked)
             if status != 201:
                 self.crowd.fault(f"{self.who} was not registered: {status} {body!r}")
                 return
-            told = orjson.loads(body)
+            told = msgspec.json.decode(body)
             # What was pushed before is not its affair.
             self.listener, self.cursor, self.next = told["id"], told["cursor"], {}
         await self._poll(wire, f"listener={self.listener}&wait=25")
@@ -297,7 +297,7 @@ class Reader:
                 self.crowd.fault(f"{self.who} was answered {status}: {body[:200]!r}")
                 await asyncio.sleep(1)
                 return
-            told = orjson.loads(body)
+            told = msgspec.json.decode(body)
             if told["gap"]:
                 self.gap()
             for message in told["messages"]:
@@ -317,7 +317,7 @@ class Reader:
                 if told.get(b"event") == b"gap":
                     self.gap()
                 elif b"data" in told:
-                    self.heard(orjson.loads(told[b"data"]), cursor)
+                    self.heard(msgspec.json.decode(told[b"data"]), cursor)
                 self.cursor = cursor
 
     async def ndjson(self, wire: Wire) -> None:
@@ -325,7 +325,7 @@ class Reader:
         target = f"/stream?{self.query}&after={self.cursor}"
         async for chunk in self._stream(wire, target, "Accept: application/x-ndjson\r\n"):
             *lines, rest = (rest + chunk).split(b"\n")
-            for told in map(orjson.loads, lines):
+            for told in map(msgspec.json.decode, lines):
                 self._told(told)
 
     async def _stream(self, wire: Wire, target: str, fields: str) -> AsyncIterator[bytes]:
@@ -345,7 +345,7 @@ class Reader:
             self.crowd.fault(f"{self.who} was answered {status}")
             return
         async for text in wire.frames():
-            self._told(orjson.loads(text))
+            self._told(msgspec.json.decode(text))
             await self._go_on()
 
     def _told(self, told: dict[str, Any]) -> None:
@@ -381,7 +381,7 @@ async def push(crowd: Crowd, mine: range, pause: float, until: float) -> None:
         number = crowd.pushed[recipient]
         now = time.monotonic()
         padding = "x" * int(crowd.chance.paretovariate(1) * 20 % 20_000)
-        body = orjson.dumps({"to": recipient, "n": number, "at": now, "padding": padding})
+        body = msgspec.json.encode({"to": recipient, "n": number, "at": now, "padding": padding})
         fields = f"Content-Type: application/json\r\nIdempotency-Key: {recipient}-{number}-{now}\r\n"
         status = 0
         while status not in {201, 202}:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import orjson
+import msgspec
 from counted import CODE, disagreements
 from server import Broken, Server
 
@@ -153,7 +153,7 @@ async def read(soak: Soak, name: str, most: int) -> None:
         if status != 200:
             soak.wrong.append(f"{name} was answered {status}: {body[:200]!r}")
             return
-        told = orjson.loads(body)
+        told = msgspec.json.decode(body)
         if told["gap"]:
             soak.wrong.append(f"{name} was told a gap after {cursor}")
         cursor = told["cursor"]

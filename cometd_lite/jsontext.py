@@ -1,0 +1,161 @@
+"""JSON: the only module that reads, checks and writes JSON texts, by msgspec.
+
+``parse`` returns Python values, and ``decode`` what a decoder of msgspec's makes of a text. ``check`` and
+``kept`` return the text itself, for what is passed on as it came. ``dumps`` returns the text of a value. All
+agree on what JSON is:
+
+- A number has any size. One that is too large for Python's float is a ``Decimal``.
+- An escaped surrogate without its other half, which RFC 8259 §8.2 leaves open, is read as U+FFFD.
+- Arrays and objects are nested up to a bound. msgspec counts their levels against the interpreter's limit on
+  recursion, and so depends on its caller's stack; therefore the levels are counted before.
+
+Each raises ``ValueError`` for a text or a value that it refuses, with the end of a sentence that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from array import array
+from decimal import Decimal, InvalidOperation
+from itertools import accumulate
+from math import isinf
+from typing import Any, NoReturn, TypeVar
+
+from msgspec import DecodeError, EncodeError, Raw, ValidationError
+from msgspec.json import Decoder, Encoder
+
+from .limits import JSON_DEPTH, MESSAGE_DEPTH
+
+T = TypeVar("T")
+
+_ANYTHING: Decoder[Any] = Decoder()
+_KEPT = Decoder(Raw)
+_encode = Encoder(decimal_format="number").encode
+
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+_HALF = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_OTHER_HALF = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE = re.compile(
+    rb"%b(?!%b)|(?<!\\u[dD][89abAB]..)%b" % (_HALF, _OTHER_HALF, _OTHER_HALF), re.DOTALL
+)
+
+
+def parse(text: bytes) -> Any:
+    """Return the value of a JSON text."""
+    return decode(text, _ANYTHING)
+
+
+def decode(text: bytes, decoder: Decoder[T]) -> T:
+    """Return what a decoder makes of a JSON text; to take what is ``Raw`` in it, call ``kept``.
+
+    Raises msgspec's ``ValidationError``, a ``ValueError`` too, for JSON that the decoder does not take.
+    """
+    # msgspec does not look at the bytes of what it skips or returns as Raw; decode does.
+    if "\\u" in text.decode():
+        text = _without_lone_surrogates(text)
+    if len(text) > MESSAGE_DEPTH:
+        return _read_deep(decoder, text)
+    return _read(decoder, text)
+
+
+def kept(raw: Raw) -> bytes:
+    """Return what ``decode`` left as it came, as data of a message; ``raw`` refers to the whole text."""
+    text = bytes(raw)
+    if len(text) > MESSAGE_DEPTH:
+        _levels(text, MESSAGE_DEPTH)
+    return text
+
+
+def check(text: bytes) -> bytes:
+    """Return a JSON text as data of a message: as it came, but for lone surrogates."""
+    if "\\u" in text.decode():
+        text = _without_lone_surrogates(text)
+    if len(text) > MESSAGE_DEPTH:
+        _levels(text, MESSAGE_DEPTH)
+    _read(_KEPT, text)
+    return text
+
+
+def dumps(value: Any) -> bytes:
+    """Return the JSON text of a value, on one line."""
+    try:
+        text = _encode(value)
+    except (TypeError, ValueError, RecursionError, EncodeError) as error:
+        raise ValueError(str(error)) from None
+    if len(text) > MESSAGE_DEPTH:
+        _levels(text, MESSAGE_DEPTH)
+    return text
+
+
+def _read(decoder: Decoder[T], text: bytes) -> T:
+    try:
+        return decoder.decode(text)
+    except DecodeError as error:
+        if decoder is not _ANYTHING or not isinstance(error, ValidationError):
+            raise type(error)(str(error).removeprefix("JSON is malformed: ")) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    # Of all that may be in JSON, only a large number is no value to msgspec.
+    return json.loads(  # type: ignore[no-any-return]  # T is Any
+        text.decode(), parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant
+    )
+
+
+def _read_deep(decoder: Decoder[T], text: bytes) -> T:
+    """Read a text that may be nested more deeply than the interpreter lets msgspec go."""
+    levels = _levels(text, JSON_DEPTH)
+    if levels <= MESSAGE_DEPTH:
+        return _read(decoder, text)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + levels)
+    try:
+        return _read(decoder, text)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _without_lone_surrogates(text: bytes) -> bytes:
+    if b"\0" in text:
+        return text  # it is no JSON, and NUL is needed below
+    escapes = text.replace(rb"\\", b"\0\0")  # what is left of backslashes begins an escape
+    return _LONE_SURROGATE.sub(rb"\\ufffd", escapes).replace(b"\0\0", rb"\\")
+
+
+def _levels(text: bytes, most: int) -> int:
+    """Return how many levels deep a text is nested, or a bound of that which is at most MESSAGE_DEPTH.
+
+    Raises ``ValueError`` where they are more than ``most``.
+    """
+    opened = text.count(b"[") + text.count(b"{")
+    if opened <= MESSAGE_DEPTH:
+        return opened
+    without_strings = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    steps = array("b", without_strings.translate(_STEPS, _NO_BRACKETS))
+    levels = max(accumulate(steps), default=0)
+    if levels > most:
+        raise ValueError(f"it is nested more than {most} levels deep")
+    return levels
+
+
+def _integer(text: str) -> int | Decimal:
+    try:
+        return int(text)
+    except ValueError:  # it has more digits than Python converts at once
+        return Decimal(text)
+
+
+def _number(text: str) -> float | Decimal:
+    number = float(text)
+    if not isinf(number):
+        return number
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # its exponent has 19 digits or more
+        return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
