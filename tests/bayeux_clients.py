@@ -64,7 +64,11 @@ class Server:
 
 
 class Asked:
-    """What the transport asks of an HTTP request."""
+    """What the transport asks of an exchange; it is its own head. ``gone`` tells whether its client is."""
+
+    request = None
+    client = None
+    query = b""
 
     def __init__(
         self,
@@ -72,22 +76,26 @@ class Asked:
         cookie: bytes | None = None,
         *,
         secure: bool = False,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.media_type = media_type
-        self.headers = {b"cookie": cookie}
-        self.secure = secure
+        self.is_secure = secure
+        self.was_disconnected = gone
+        self._fields = {b"cookie": cookie}
 
-    def getHeader(self, name: bytes) -> bytes | None:
-        return self.headers[name]
+    @property
+    def head(self) -> Asked:
+        return self
 
-    def isSecure(self) -> bool:
-        return self.secure
+    def get(self, name: bytes) -> bytes | None:
+        return self._fields[name]
 
 
 def post(
     server: Server, body: bytes, asked: Asked, gone: Callable[[], bool] = lambda: False, rights: Any = None
 ) -> Any:
-    return server.bayeux.post(body, asked.media_type, asked, gone, rights)
+    asked.was_disconnected = gone
+    return server.bayeux.post(body, asked.media_type, asked, rights)
 
 
 class Request:

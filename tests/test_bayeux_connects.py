@@ -670,7 +670,7 @@ def test_what_is_no_batch_is_a_bad_request(server: Server, body: bytes, media_ty
     with pytest.raises(BadBody):
         post(server, body, Asked(media_type))
     with pytest.raises((BadBody, BadParameter)):
-        server.bayeux.get({"message": [body.decode("latin-1")]}, Asked(), lambda: False)
+        server.bayeux.get({"message": [body.decode("latin-1")]}, Asked())
 
 
 def test_a_batch_that_is_too_long_is_refused(server: Server) -> None:
@@ -739,14 +739,14 @@ def test_half_a_surrogate_is_replaced_wherever_it_stands(server: Server) -> None
 
 def test_a_script_calls_back_with_the_array(server: Server) -> None:
     message = '{"channel":"/a","id":"\u2028"}'
-    answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, Asked(), lambda: False)
+    answer = server.bayeux.get({"message": [message], "jsonp": ["a.b$"]}, Asked())
     assert isinstance(answer, Response)
     assert answer.status == 200
     assert b"Content-Type: text/javascript; charset=utf-8\r\n" in answer.head
     assert b"X-Content-Type-Options: nosniff\r\n" in answer.head
     assert answer.body.startswith(b"/**/a.b$([{")
     assert answer.body.endswith(b'"id":"\\u2028","error":"401::client_id_missing"}]);')
-    answer = server.bayeux.get({"message": [message]}, Asked(), lambda: False)
+    answer = server.bayeux.get({"message": [message]}, Asked())
     assert isinstance(answer, Response)
     assert answer.body.startswith(b"/**/jsonpcallback([")
 
@@ -756,7 +756,7 @@ def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
     message = client.connection()
     message["connectionType"] = "callback-polling"
     query = {"message": [msgspec.json.encode([message]).decode()], "jsonp": ["cb"]}
-    outcome = Outcome(server.bayeux.get(query, Asked(cookie=client.cookie), lambda: False))
+    outcome = Outcome(server.bayeux.get(query, Asked(cookie=client.cookie)))
     assert outcome.parked
     server.push("a", "</script>")
     assert outcome.value.body == (
@@ -770,14 +770,14 @@ def test_a_connect_by_callback_is_held_like_any_other(server: Server) -> None:
 )
 def test_a_callback_is_a_name_and_nothing_else(server: Server, name: str) -> None:
     with pytest.raises(BadParameter):
-        server.bayeux.get({"message": ["[]"], "jsonp": [name]}, Asked(), lambda: False)
+        server.bayeux.get({"message": ["[]"], "jsonp": [name]}, Asked())
 
 
 def test_a_get_without_a_message_says_what_is_missing(server: Server) -> None:
     with pytest.raises(BadParameter):
-        server.bayeux.get({}, Asked(), lambda: False)
+        server.bayeux.get({}, Asked())
     with pytest.raises(BadParameter):
-        server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, Asked(), lambda: False)
+        server.bayeux.get({"message": ["{}"], "jsonp": ["a", "b"]}, Asked())
 
 
 # -- the command's options

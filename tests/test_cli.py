@@ -206,7 +206,7 @@ def test_what_nobody_waits_for_is_refused_where_it_must_not_be_kept(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert shell.type("push", "bob", "hi", "--no-queue") == status.REFUSED
-    assert "Nobody waits" in capsys.readouterr().err
+    assert "No reader waits" in capsys.readouterr().err
 
 
 def test_each_line_is_a_message_as_it_comes(shell: Shell) -> None:

@@ -16,6 +16,7 @@ from cometd_lite.comet import Comet
 from cometd_lite.errors import CometError, MethodNotAllowed, problem_type
 from cometd_lite.limits import Limits
 from cometd_lite.openapi import Interface
+from cometd_lite.routes.admin import interface
 from cometd_lite.routes.app import Routes
 
 DOCUMENT = Interface(Limits(), tokens=True).document()
@@ -179,7 +180,7 @@ def test_where_it_lies_is_where_its_paths_begin() -> None:
 
 def test_an_embedded_comet_describes_what_it_was_given() -> None:
     comet = Comet(limits=Limits(max_wait=3.0), bayeux=None, metrics=False, clock=Clock())
-    assert comet.routes.interface == Interface(Limits(max_wait=3.0), metrics=False, bayeux=False)
+    assert interface(comet.routes) == Interface(Limits(max_wait=3.0), metrics=False, bayeux=False)
 
 
 # -- HTTP.md's tables

@@ -54,7 +54,7 @@ def test_who_asks_the_same_again_is_given_what_is_asked(polls: list[tuple[bytes,
     last: LastPoll | None = None
     for text, given_fields in polls:
         expected = told(partial(poll_asked, "bob", text, given_fields, 60.0, look=False))
-        known = False if last is None else told(partial(last.again, text, given_fields))
+        known = False if last is None else told(partial(last.matches, text, given_fields))
         if known is True:
             assert last is not None
             assert (last.asked, last.after) == expected
@@ -68,9 +68,9 @@ def test_who_asks_the_same_again_is_given_what_is_asked(polls: list[tuple[bytes,
 def test_another_cursor_is_seen_without_looking_at_the_rest(rest: bytes) -> None:
     first = b"after=0123456789-1" + rest
     last = LastPoll(first, PLAIN, *poll_asked("bob", first, PLAIN, 60.0, look=False))
-    assert last.again(b"after=0123456789-22" + rest, PLAIN)
+    assert last.matches(b"after=0123456789-22" + rest, PLAIN)
     assert str(last.after) == "0123456789-22"
-    assert not last.again(b"after=0123456789-22&limit=4" + rest, PLAIN)
+    assert not last.matches(b"after=0123456789-22&limit=4" + rest, PLAIN)
 
 
 def test_a_push_is_asked_by_its_path_alone_or_by_its_query() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -10,7 +9,6 @@ import pytest
 from helpers import Outcome, SlowStore, push
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
@@ -68,6 +66,13 @@ class FakeExchange:
     def abort(self) -> None:
         self.aborted = True
 
+    def start(self, status: int, head: bytes) -> None:
+        assert status == 200
+        self.write(head)
+
+    def finish(self) -> None:
+        self.finished = True
+
 
 class Setting:
     def __init__(self, clock: Clock, *, slow: bool = False, room: int | None = None) -> None:
@@ -79,10 +84,7 @@ class Setting:
 
     def begin(self, after: Any = NOW, form: Any = SSE) -> Outcome:
         stream = Stream(cast(Any, self.exchange), self.hub, form, self.heartbeats, Random(1))
-        ended: Deferred[None] = Deferred(stream.cancel)
-        done = partial(ended.callback, None)
-        stream.begin(("bob",), after, lambda: self.exchange.write(b"head\n"), done)
-        return Outcome(ended)
+        return Outcome(stream.begin(("bob",), after, b"head\n"))
 
 
 # -- heartbeats

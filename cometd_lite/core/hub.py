@@ -106,12 +106,33 @@ class Hub:
         self, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> MaybeDeferred[Receipt]:
         self.counts.pushes += len(messages)
+        left = 0 if self.shared is None else len(messages) - self.registry.takers(*push.recipients)
         woken = self.registry.wake(*push.recipients, messages=len(messages))
         self.counts.push_to_wake.observe(time.perf_counter() - began)
         if self.shared is not None:
-            elsewhere = self.shared.elsewhere(messages)
-            return chain(elsewhere, lambda other: self._woken(woken + other, messages, push, created_at))
+            return chain(
+                self.shared.elsewhere(messages),
+                self._woken_elsewhere,
+                woken,
+                left,
+                messages,
+                push,
+                created_at,
+            )
         return self._woken(woken, messages, push, created_at)
+
+    def _woken_elsewhere(
+        self,
+        elsewhere: tuple[int, int],
+        woken: int,
+        left: int,
+        messages: Sequence[Message],
+        push: Push,
+        created_at: float,
+    ) -> MaybeDeferred[Receipt]:
+        """Count the readers of other processes: of those that take, as many as there are messages left."""
+        readers, takers = elsewhere
+        return self._woken(woken + readers + max(0, min(takers, left)), messages, push, created_at)
 
     def _woken(
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float

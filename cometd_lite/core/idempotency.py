@@ -102,11 +102,12 @@ class Receipts:
             self._keep(push.subject, key, _packed(print_, self._until(), receipt))
             return receipt
         under_way = self._under_way[key] = _UnderWay(print_)
+        mine = under_way.wait()  # before the callbacks, because the store may have answered already
         if self._is_shared:
             receipt.addErrback(self._repeated, push, print_)
         receipt.addCallback(self._arrived, push, key, print_)
         receipt.addBoth(self._ended, key)
-        return under_way.wait()
+        return mine
 
     def recall(self) -> None:
         """Bring back the receipts that the store, which is open now, has remembered."""

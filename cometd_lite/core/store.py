@@ -128,8 +128,14 @@ class Store(Protocol):
 class Readers(Protocol):
     """The readers of this process, as a store sees them that other processes push to."""
 
-    def wake(self, *recipients: str) -> int:
-        """Make all readers look again that wait for the recipients; return how many can receive."""
+    def wake(self, *recipients: str, messages: int = 1) -> int:
+        """Make all readers look again that wait for the recipients; return how many can receive.
+
+        Of those that take, as many are counted as ``messages`` suffice for.
+        """
+
+    def takers(self, *recipients: str) -> int:
+        """Count the readers that take, and that a push to one of the recipients would wake."""
 
     def wakes_ended(self) -> MaybeDeferred[None]:
         """Wait until every reader that was woken before has read what it looked for."""
@@ -181,8 +187,11 @@ class SharedStore(Store, Protocol):
     def share(self, readers: Readers) -> None:
         """Wake these when another process has pushed."""
 
-    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[int]:
-        """Return how many readers of other processes were woken by what ``append`` has returned."""
+    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
+        """Return how many readers of other processes were woken by what ``append`` has returned.
+
+        Those that read by cursor, and those that take.
+        """
 
     def presence(self, recipient: str) -> MaybeDeferred[tuple[int, float]]:
         """Return how many wait at other processes, and how many seconds ago somebody was there.

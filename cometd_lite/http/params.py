@@ -97,12 +97,12 @@ class PushAsked(NamedTuple):
 def poll(exchange: Exchange, name: str | None, most: float) -> tuple[PollAsked, Cursor | None]:
     """Return what a poll asks for, and its cursor, None for a take; ``most`` bounds the wait, in seconds."""
     text, given, target = exchange.query, fields(exchange), exchange.target
-    last: _LastPoll | None = target.memo
+    last: LastPoll | None = target.memo
     if last is not None and last.matches(text, given):
         return last.asked, last.after
     asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD")
     if _is_small(text, given):
-        target.memo = _LastPoll(text, given, asked, after)
+        target.memo = LastPoll(text, given, asked, after)
     return asked, after
 
 
@@ -159,7 +159,7 @@ def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look
     return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
 
 
-class _LastPoll:
+class LastPoll:
     """What the last poll of a target has asked for: the next one mostly asks the same, after another message.
 
     ``after`` and ``asked`` are what ``poll_asked`` has returned for ``text`` and ``given``.

@@ -126,6 +126,7 @@ async def inside() -> None:
     assert_type(batch, Batch)
     assert_type(batch.cursor, Cursor)
     assert_type((batch.gap, batch.more), tuple[bool, bool])
+    assert_type(batch.parts, tuple[Batch, ...])
     assert_type((batch.json, batch.place, batch.once("n", lambda batch: 1)), tuple[bytes, bytes, int])
     assert_type((batch.cursor.epoch, batch.cursor.sequence), tuple[str, int])
     assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])

@@ -71,7 +71,7 @@ class Appended(list[Message]):
 
     __slots__ = ("elsewhere",)
 
-    def __init__(self, messages: Iterable[Message], elsewhere: MaybeDeferred[int]) -> None:
+    def __init__(self, messages: Iterable[Message], elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
         super().__init__(messages)
         self.elsewhere = elsewhere
 
@@ -85,9 +85,11 @@ class _Count:
     def __init__(self) -> None:
         self.expected: int | None = None
         self.woken = 0
+        """Those that read by cursor, or all that wait."""
+        self.takers = 0
         self.ago = inf
         self._heard = 0
-        self._done: Deferred[int] | None = None
+        self._done: Deferred[tuple[int, int]] | None = None
         self._timer: IDelayedCall | None = None
 
     @property
@@ -95,15 +97,16 @@ class _Count:
         """Whether all have reported."""
         return self.expected is not None and self._heard >= self.expected
 
-    def report(self, woken: int, ago: float = inf) -> None:
+    def report(self, woken: int, takers: int = 0, ago: float = inf) -> None:
         """Take in what one process reports."""
         self._heard += 1
         self.woken += woken
+        self.takers += takers
         self.ago = min(self.ago, ago)
         if self.complete:
             self._finish()
 
-    def wait(self, clock: IReactorTime, given_up: Callable[[], object]) -> Deferred[int]:
+    def wait(self, clock: IReactorTime, given_up: Callable[[], object]) -> Deferred[tuple[int, int]]:
         """Return what fires with the count when it is complete, or has taken too long."""
         done = self._done = Deferred()
 
@@ -121,7 +124,7 @@ class _Count:
             timer.cancel()
         done, self._done = self._done, None
         if done is not None:
-            done.callback(self.woken)
+            done.callback((self.woken, self.takers))
 
 
 class RedisStore:
@@ -422,12 +425,12 @@ class RedisStore:
         ]
         return Appended(messages, self._counted(receivers, count, ask))
 
-    def _counted(self, receivers: int, count: _Count, ask: int) -> MaybeDeferred[int]:
+    def _counted(self, receivers: int, count: _Count, ask: int) -> MaybeDeferred[tuple[int, int]]:
         """Return what the processes report that have heard of an ask."""
         count.expected = receivers
         if count.complete:
             del self._counts[ask]
-            return count.woken
+            return count.woken, count.takers
         return count.wait(self._clock, lambda: self._counts.pop(ask, None))
 
     def _not_appended(self, failure: Failure, ask: int) -> Failure:
@@ -595,7 +598,7 @@ class RedisStore:
         """See ``SharedStore.share``."""
         self._readers = readers
 
-    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[int]:
+    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
         """See ``SharedStore.elsewhere``."""
         assert isinstance(messages, Appended), "they come from append"
         return messages.elsewhere
@@ -608,7 +611,7 @@ class RedisStore:
         asked = self._ask(self._clock.seconds(), "who", self.process, ask, recipient)
         counted = asked.addCallback(lambda reply: self._counted(reply[0], count, ask))
         return counted.addCallbacks(
-            lambda waiting: (waiting, count.ago), self._not_appended, errbackArgs=(ask,)
+            lambda waiting: (waiting[0], count.ago), self._not_appended, errbackArgs=(ask,)
         )
 
     def tell(self, kind: str, id: str) -> None:  # noqa: A002
@@ -676,8 +679,8 @@ class RedisStore:
         elif kind == b"process":
             about, _, rest = said.partition(b" ")
             if about == b"woken":
-                ask, woken, ago = rest.split()
-                self._reported(int(ask), int(woken), float(ago))
+                ask, woken, takers, ago = rest.split()
+                self._reported(int(ask), int(woken), int(takers), float(ago))
             else:
                 self.calls.heard(about, rest)
         elif self._readers is not None and kind == b"all":
@@ -695,7 +698,7 @@ class RedisStore:
         if process == self.process.encode():
             self._reported(number, 0)  # the hub sees to its own readers
             return
-        woken = 0
+        woken = takers = 0
         ago: float | None = None
         ended: MaybeDeferred[None] = None
         if said != self._last_wake and self._readers is not None:
@@ -705,22 +708,25 @@ class RedisStore:
             if asks:
                 woken, ago = self._readers.waiting(recipient), self._readers.last_seen(recipient)
             else:
-                woken = self._readers.wake(recipient)
+                takers = self._readers.takers(recipient)
+                woken = self._readers.wake(recipient, messages=0)
                 ended = self._readers.wakes_ended()
         if process != b"-":
             # A push that is kept for readers that wait only is taken back once all processes have reported.
-            report = partial(self._report, process.decode(), number, woken, inf if ago is None else ago)
+            report = partial(
+                self._report, process.decode(), number, woken, takers, inf if ago is None else ago
+            )
             chain(ended, lambda _: report())
 
-    def _reported(self, ask: int, woken: int, ago: float = inf) -> None:
+    def _reported(self, ask: int, woken: int, takers: int = 0, ago: float = inf) -> None:
         count = self._counts.get(ask)
         if count is not None:
-            count.report(woken, ago)
+            count.report(woken, takers, ago)
             if count.complete:
                 del self._counts[ask]
 
-    def _report(self, process: str, ask: int, woken: int, ago: float) -> None:
-        self._publish(f"process:{process}", f"woken {ask} {woken} {ago}")
+    def _report(self, process: str, ask: int, woken: int, takers: int, ago: float) -> None:
+        self._publish(f"process:{process}", f"woken {ask} {woken} {takers} {ago}")
 
 
 @cache
