@@ -235,7 +235,7 @@ def test_a_socket_that_cannot_be_parked_is_closed(clock: Clock) -> None:
 
 def test_a_socket_ends_when_its_token_does(server: Server) -> None:
     wire = Wire(server)
-    wire.talk.end()
+    wire.talk.token_expired()
     assert wire.closed == 1008
     wire.lose()
     assert wire.talk.ended.called

@@ -684,9 +684,9 @@ def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_wher
 
 
 class Deaf(Registry):
-    """The readers of a process that is woken and never says how many it has woken."""
+    """The readers of a process that is woken, and whose reads never end."""
 
-    def wake(self, recipient: str) -> MaybeDeferred[int]:
+    def wakes_ended(self) -> MaybeDeferred[None]:
         return Deferred()
 
 

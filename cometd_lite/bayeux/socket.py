@@ -203,8 +203,7 @@ class _AtSocket(SessionReader[None]):
         session.gap |= found.gap
         session.advance(found.cursor)
         self.transport.hub.counted(found)
-        if self.registry is not None:
-            self.registry.look_soon(self)  # there may be more; and coming back says that this was read
+        self._must_look_again = True  # there may be more; and coming back says that this was read
 
     def over(self) -> None:
         """Return nothing: the answer is sent by ``answer``."""

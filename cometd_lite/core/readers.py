@@ -211,6 +211,10 @@ class Take(Reader[Batch]):
         self.is_disconnected = is_disconnected
         self.place = OLDEST
 
+    def can_receive(self) -> bool:
+        """Return whether the client is there: it counts as woken only then."""
+        return not self.is_disconnected()
+
     def read(self) -> MaybeDeferred[Batch]:
         """Take what no take has had, unless the client has disconnected: others wait behind it."""
         if self.is_disconnected():

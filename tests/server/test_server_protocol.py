@@ -396,7 +396,7 @@ def test_a_piece_of_a_stream_may_be_larger_than_the_bound_where_nothing_before_i
     (request,) = served.routes.requests
     request.write(b"x" * 20_000)
     assert not served.closed
-    served.connection.wire.pauseProducing()
+    served.connection.wire.filled()
     request.write(b"x" * 100)
     request.write(b"x" * 20_000)
     assert served.closed
