@@ -265,16 +265,16 @@ class Late(MemoryStore):
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         self.down = False
 
-    def _later(self, call: Callable[[], Any]) -> Any:
+    def later(self, call: Callable[[], Any]) -> Any:
         waiting: Deferred[Any] = Deferred()
         self.waiting.append((waiting, call))
         return waiting
 
     def append(self, *args: Any) -> Any:
-        return self._later(lambda: super(Late, self).append(*args))
+        return self.later(lambda: super(Late, self).append(*args))
 
     def read(self, *args: Any) -> Any:
-        return self._later(lambda: super(Late, self).read(*args))
+        return self.later(lambda: super(Late, self).read(*args))
 
     def give(self) -> None:
         """Response everything, and what is asked thereupon."""

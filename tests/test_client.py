@@ -88,9 +88,9 @@ class Reading:
             on_retry=lambda error, delay: self.retries.append((error, delay)),
             **words,
         )
-        self.outcome: Outcome[None] = server.run(self._read())
+        self.outcome: Outcome[None] = server.run(self.read())
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
         async for message in self.following:
             self.messages.append(message)
 

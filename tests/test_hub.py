@@ -423,10 +423,10 @@ class Told:
         self.batches: list[Batch] = []
         self.keeps_up = True
         ended: Deferred[None] = Deferred(lambda _: self.follower.cancel())
-        self.follower: Follower = hub.follow(recipients, after, self._tell, ended)
+        self.follower: Follower = hub.follow(recipients, after, self.tell, ended)
         self.ended = Outcome(ended)
 
-    def _tell(self, batch: Batch) -> bool:
+    def tell(self, batch: Batch) -> bool:
         self.batches.append(batch)
         return self.keeps_up
 

@@ -82,7 +82,7 @@ def disagreements(directory: Path) -> list[str]:
 
 
 def counts(directory: Path) -> dict[str, int]:
-    """Return what lives in the server's process, by kind. Raises ``AssertionError`` as ``check_invariants``."""
+    """Return what lives in the server's process, by kind. Raises as ``check_invariants``."""
     living = _asked(directory)
     assert BROKEN not in living, living[BROKEN]
     return living
