@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from helpers import Outcome
+from helpers import Outcome, check_invariants
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -56,6 +56,11 @@ class Server:
     def sweep(self, seconds: float = 0.0) -> None:
         self.clock.advance(seconds)
         self.bayeux.sweep()
+
+    def check_invariants(self) -> None:
+        """Check everything that always holds of the hub and the sessions."""
+        check_invariants(self.hub)
+        self.bayeux.bayeux.sessions.check_invariants()
 
     @property
     def quiet(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -40,8 +40,10 @@ from cometd_lite.limits import Limits
 
 
 @pytest.fixture
-def server(clock: Clock) -> Server:
-    return Server(clock)
+def server(clock: Clock) -> Iterator[Server]:
+    server = Server(clock)
+    yield server
+    server.check_invariants()
 
 
 # -- a held connect
@@ -786,8 +788,10 @@ def test_the_command_says_how_bayeux_is_spoken() -> None:
 
 
 @pytest.fixture
-def late(clock: Clock) -> Server:
-    return Server(clock, store=Late)
+def late(clock: Clock) -> Iterator[Server]:
+    late = Server(clock, store=Late)
+    yield late
+    late.check_invariants()
 
 
 def test_a_connect_waits_for_a_store_that_waits(late: Server) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import jwt
 import orjson
 import pytest
+from helpers import check_invariants
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL.SSL import Error as TLSError
@@ -68,6 +69,7 @@ from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 def server() -> Iterator[MemoryServer]:
     server = MemoryServer()
     yield server
+    check_invariants(server.comet.hub)
     server.close()
 
 
