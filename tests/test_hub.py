@@ -26,6 +26,7 @@ from cometd_lite.limits import (
     IDEMPOTENCY_IDS,
     IDEMPOTENCY_KEYS,
     IDEMPOTENCY_SECONDS,
+    PRESENCE_SECONDS,
     PUSH_MESSAGES,
     STREAM_MESSAGES,
     Limits,
@@ -574,10 +575,12 @@ def test_a_deleted_mailbox_is_a_gap_for_readers_before_it(here: Here) -> None:
 
 def test_expired_messages_and_forgotten_readers_are_swept_away(here: Here) -> None:
     here.push("bob", ttl=5)
+    here.poll("bob", wait=0)
     here.clock.advance(5)
     here.hub.sweep()
     assert here.memory.usage() == Usage(0, 0, 0)
-    here.clock.advance(1e4)
+    assert here.hub.registry.last_seen("bob") == 5
+    here.clock.advance(PRESENCE_SECONDS)
     here.hub.sweep()
     assert here.hub.registry.last_seen("bob") is None
 
