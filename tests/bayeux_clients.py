@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from helpers import Outcome
+from helpers import Outcome, check_invariants
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -56,6 +56,11 @@ class Server:
     def sweep(self, seconds: float = 0.0) -> None:
         self.clock.advance(seconds)
         self.bayeux.sweep()
+
+    def check_invariants(self) -> None:
+        """Check everything that always holds of the hub and the sessions."""
+        check_invariants(self.hub)
+        self.bayeux.bayeux.sessions.check_invariants()
 
     @property
     def quiet(self) -> bool:
@@ -273,16 +278,16 @@ class Late(MemoryStore):
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         self.down = False
 
-    def _later(self, call: Callable[[], Any]) -> Any:
+    def later(self, call: Callable[[], Any]) -> Any:
         waiting: Deferred[Any] = Deferred()
         self.waiting.append((waiting, call))
         return waiting
 
     def append(self, *args: Any) -> Any:
-        return self._later(lambda: super(Late, self).append(*args))
+        return self.later(lambda: super(Late, self).append(*args))
 
     def read(self, *args: Any) -> Any:
-        return self._later(lambda: super(Late, self).read(*args))
+        return self.later(lambda: super(Late, self).read(*args))
 
     def give(self) -> None:
         """Response everything, and what is asked thereupon."""

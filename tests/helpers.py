@@ -111,28 +111,28 @@ class Asked:
     def __init__(self, verb: str, call: Callable[[], Any]) -> None:
         self.verb = verb
         self.deferred: Deferred[Any] = Deferred()
-        self._call = call
-        self._looked = False
-        self._found: Any = None
+        self.call = call
+        self.looked = False
+        self.found: Any = None
 
     def look(self) -> None:
         """Let the store do what was asked; nobody is told yet."""
-        if not self._looked:
-            self._looked = True
+        if not self.looked:
+            self.looked = True
             try:
-                self._found = self._call()
+                self.found = self.call()
             except CometError:
-                self._found = Failure()
+                self.found = Failure()
 
     def answer(self) -> None:
         """Tell whoever asked."""
         self.look()
-        self.deferred.callback(self._found)
+        self.deferred.callback(self.found)
 
     def fail(self, error: Exception) -> None:
         """Do nothing of what was asked, and say so."""
-        self._looked = True
-        self._found = Failure(error)
+        self.looked = True
+        self.found = Failure(error)
         self.answer()
 
 
@@ -175,39 +175,57 @@ class SlowStore:
     def recall(self, kind: str) -> Sequence[Record]:
         return ()
 
-    def _ask(self, verb: str, *given: Any) -> Deferred[Any]:
+    def ask(self, verb: str, *given: Any) -> Deferred[Any]:
         self.asked.append(Asked(verb, lambda: getattr(self.store, verb)(*given)))
         return self.asked[-1].deferred
 
     def open(self, now: float) -> Deferred[None]:
-        return self._ask("open", now)
+        return self.ask("open", now)
 
     def close(self) -> Deferred[None]:
-        return self._ask("close")
+        return self.ask("close")
 
     def flush(self) -> Deferred[None]:
-        return self._ask("flush")
+        return self.ask("flush")
 
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
-        return self._ask("append", push, now, created_at)
+        return self.ask("append", push, now, created_at)
 
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:
-        return self._ask("retract", messages)
+        return self.ask("retract", messages)
 
     def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Deferred[Batch]:
-        return self._ask("read", recipients, after, limit, now)
+        return self.ask("read", recipients, after, limit, now)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
-        return self._ask("take", recipients, limit, now)
+        return self.ask("take", recipients, limit, now)
 
     def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
-        return self._ask("give_back", messages)
+        return self.ask("give_back", messages)
 
     def delete(self, recipient: str, now: float) -> Deferred[None]:
-        return self._ask("delete", recipient, now)
+        return self.ask("delete", recipient, now)
 
     def describe(self, recipient: str, now: float) -> Deferred[Contents]:
-        return self._ask("describe", recipient, now)
+        return self.ask("describe", recipient, now)
 
     def expire(self, now: float) -> Deferred[None]:
-        return self._ask("expire", now)
+        return self.ask("expire", now)
+
+
+class Inline:
+    """A worker of an ``SQLiteStore`` that does everything at once, so that nothing ever waits."""
+
+    def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
+        call()
+
+    def run(self, work: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001  whatever it is, whoever waits is told
+            done(Failure())
+        else:
+            done(None)
+
+    def stop(self) -> None:
+        pass

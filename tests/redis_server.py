@@ -51,7 +51,7 @@ class RedisServer:
             [PROGRAM, *map(str, files), *kept, *self.options], stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + PATIENCE
-        while not self._answers():
+        while not self.answers():
             assert self.process.poll() is None, (self.directory / "redis.log").read_text()
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.01)
@@ -79,7 +79,7 @@ class RedisServer:
             connection.connect(str(self.socket))
             return ask(connection, *words)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             reply = self.ask("PING")
             return reply == b"PONG" or str(reply).startswith("NOAUTH")

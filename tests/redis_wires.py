@@ -38,13 +38,13 @@ class Wire:
         try:
             self.socket.sendall(data)
         except OSError:
-            self._end()
+            self.end()
 
     def loseConnection(self) -> None:
-        self._end()
+        self.end()
 
     def abortConnection(self) -> None:
-        self._end()
+        self.end()
 
     def look(self, seconds: float) -> bytes:
         """Take in, and return, what comes within so many seconds; nothing where the connection has ended."""
@@ -55,10 +55,10 @@ class Wire:
             if data:
                 self.protocol.dataReceived(self.changes(data))
             else:
-                self._end()
+                self.end()
         return data
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self.open:
             self.open = False
             self.socket.close()
@@ -76,7 +76,7 @@ class Wires:
         self.patience = 10.0
         self.changes: Callable[[bytes], bytes] | None = None
         """What is done to all that comes, for a Redis that the tests do not have."""
-        self._made: list[Wire] = []
+        self.made: list[Wire] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
@@ -85,13 +85,13 @@ class Wires:
         except OSError:
             return fail(ConnectError())
         self.wires.append(wire)
-        self._made.append(wire)
+        self.made.append(wire)
         protocol.makeConnection(wire)
         return succeed(protocol)
 
     def close(self) -> None:
         """End every connection that was made."""
-        for wire in self._made:
+        for wire in self.made:
             wire.abortConnection()
 
     def settle(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from bayeux_clients import (
     post,
     session_of,
 )
-from helpers import Outcome
+from helpers import Outcome, now
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
@@ -37,11 +37,14 @@ from cometd_lite.errors import (
 )
 from cometd_lite.http.responses import Response
 from cometd_lite.limits import Limits
+from cometd_lite.stores.memory import MemoryStore
 
 
 @pytest.fixture
-def server(clock: Clock) -> Server:
-    return Server(clock)
+def server(clock: Clock) -> Iterator[Server]:
+    server = Server(clock)
+    yield server
+    server.check_invariants()
 
 
 # -- a held connect
@@ -804,8 +807,10 @@ def test_the_command_says_how_bayeux_is_spoken() -> None:
 
 
 @pytest.fixture
-def late(clock: Clock) -> Server:
-    return Server(clock, store=Late)
+def late(clock: Clock) -> Iterator[Server]:
+    late = Server(clock, store=Late)
+    yield late
+    late.check_invariants()
 
 
 def test_a_connect_waits_for_a_store_that_waits(late: Server) -> None:
@@ -907,6 +912,87 @@ def test_a_held_connect_survives_a_store_that_is_away_and_tells_what_came_meanwh
     late.hub.registry.wake_all()
     late.store.give()
     assert held.events == [("/a", 1)]
+
+
+def test_a_store_that_breaks_fails_the_message_alone_and_is_noted(
+    late: Server, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(ZeroDivisionError)
+    client = late_client(late, "/a")
+    request = client.send(client.message("/b", data=1), client.message("/a", data=2))
+    waiting, _ = late.store.waiting.pop(0)
+    waiting.errback(ZeroDivisionError())
+    late.store.give()
+    assert [reply.get("error") for reply in request.messages if "data" not in reply] == [
+        "500:/b:internal-error",
+        None,
+    ]
+    assert request.events == [("/a", 2)]
+
+
+def test_what_cannot_be_read_with_a_publications_answer_comes_with_the_next_connect(
+    late: Server, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(StoreDown)
+    client = late_client(late, "/a")
+    published = client.send(client.message("/a", data=1))
+    waiting, call = late.store.waiting.pop(0)
+    waiting.callback(call())
+    late.store.down = True
+    late.store.give()  # the look for events that go with the answer
+    late.store.down = False
+    (reply,) = published.messages
+    assert reply["successful"] is True
+    assert arrived(late, client.connect()).events == [("/a", 1)]
+
+
+class Breaking(MemoryStore):
+    """A store that breaks when it is told to."""
+
+    breaks = False
+
+    def append(self, *given: Any) -> Any:
+        if self.breaks:
+            raise ZeroDivisionError
+        return super().append(*given)
+
+
+def test_a_publication_at_which_the_server_breaks_leaves_its_session_as_it_was(clock: Clock) -> None:
+    server = Server(clock, store=Breaking)
+    client = server.client("/a")
+    server.store.breaks = True
+    with pytest.raises(ZeroDivisionError):
+        client.publish("/a")
+    with pytest.raises(ZeroDivisionError):
+        client.send(client.message("/a", data=1), client.message("/a", data=2))
+    server.store.breaks = False
+    held = client.hold()
+    server.push("a", 3)
+    assert held.events == [("/a", 3)]
+
+
+def test_what_was_for_a_session_alone_goes_with_it(server: Server, clock: Clock) -> None:
+    client = server.client("/a")
+    assert now(server.bayeux.deliver(client.id, "/private", "for you")) is True
+    assert server.store.usage().mailboxes == 1
+    client.disconnect()
+    assert server.store.usage().mailboxes == 0
+    assert now(server.bayeux.deliver(client.id, "/private", "for you")) is False
+
+
+def test_a_session_whose_mailbox_cannot_be_deleted_is_gone_all_the_same(
+    clock: Clock, expected_failures: list[type[BaseException]]
+) -> None:
+    class Keeping(MemoryStore):
+        def delete(self, *given: Any) -> Any:
+            return fail(ZeroDivisionError())
+
+    expected_failures.append(ZeroDivisionError)
+    server = Server(clock, store=Keeping)
+    client = server.client("/a")
+    now(server.bayeux.deliver(client.id, "/private", "for you"))
+    assert client.disconnect()[-1]["successful"] is True
+    assert len(server.bayeux) == 0
 
 
 # -- rights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from bayeux_clients import (
     Client,
@@ -21,13 +23,17 @@ from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, Limits
 
 
 @pytest.fixture
-def server(clock: Clock) -> Server:
-    return Server(clock)
+def server(clock: Clock) -> Iterator[Server]:
+    server = Server(clock)
+    yield server
+    server.check_invariants()
 
 
 @pytest.fixture
-def late(clock: Clock) -> Server:
-    return Server(clock, store=Late)
+def late(clock: Clock) -> Iterator[Server]:
+    late = Server(clock, store=Late)
+    yield late
+    late.check_invariants()
 
 
 def test_a_socket_is_told_events_without_waking_the_connect(server: Server) -> None:

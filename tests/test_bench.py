@@ -347,36 +347,36 @@ class Server:
         self.fault: Callable[[list[Any]], list[Any]] = lambda messages: messages
         self.push_status = 201
         self.connections = 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        self._started.wait()
+        self.loop = asyncio.new_event_loop()
+        self.started = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+        self.started.wait()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+    def run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self.serve())
+        self.loop.close()
 
-    async def _serve(self) -> None:
-        self._arrived = asyncio.Condition()
-        self._stopped = asyncio.Event()
+    async def serve(self) -> None:
+        self.arrived = asyncio.Condition()
+        self.stopped = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
 
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
-            tasks.add(self._loop.create_task(self._connection(reader, writer)))
+            tasks.add(self.loop.create_task(self.connection(reader, writer)))
 
         server = await asyncio.start_server(accepted, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._started.set()
-        await self._stopped.wait()
+        self.started.set()
+        await self.stopped.wait()
         server.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -391,16 +391,16 @@ class Server:
             writer.close()
 
     async def push(self, writer: Any, box: list[Any], query: dict[str, str], body: bytes) -> None:
-        async with self._arrived:
+        async with self.arrived:
             box += [json.loads(line) for line in body.splitlines()]
-            self._arrived.notify_all()
+            self.arrived.notify_all()
         writer.write(document({}, self.push_status))
 
     async def poll(self, writer: Any, box: list[Any], query: dict[str, str], body: bytes) -> None:
         after = 0 if query["after"] == "oldest" else int(query["after"])
         if query["wait"] != "0":
-            async with self._arrived:
-                await self._arrived.wait_for(lambda: len(box) > after)
+            async with self.arrived:
+                await self.arrived.wait_for(lambda: len(box) > after)
         found = box[after : after + 100]
         writer.write(batch(*(self.fault(found) if found else []), cursor=str(after + len(found))))
 
@@ -408,15 +408,15 @@ class Server:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(b":\n\n", 9))
         sent = 0
         while True:
-            async with self._arrived:
-                await self._arrived.wait_for(lambda sent=sent: len(box) > sent)
+            async with self.arrived:
+                await self.arrived.wait_for(lambda sent=sent: len(box) > sent)
             for message in self.fault(box[sent:]):
                 writer.write(chunks(b"data: %s\n\n" % json.dumps(message).encode(), 1000))
             sent = len(box)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join()
+        self.loop.call_soon_threadsafe(self.stopped.set)
+        self.thread.join()
 
 
 @pytest.fixture

@@ -53,20 +53,20 @@ class Piped:
     """Stands for standard input: chunks are written by the test."""
 
     def __init__(self, *chunks: bytes) -> None:
-        self._chunks = list(chunks)
-        self._waiting: Deferred[bytes] | None = None
+        self.chunks = list(chunks)
+        self.waiting: Deferred[bytes] | None = None
 
     def chunk(self) -> Awaitable[bytes]:
-        if self._chunks:
-            return succeed(self._chunks.pop(0))
-        self._waiting = Deferred()
-        return self._waiting
+        if self.chunks:
+            return succeed(self.chunks.pop(0))
+        self.waiting = Deferred()
+        return self.waiting
 
     def write(self, data: bytes) -> None:
-        if self._waiting is None or self._waiting.called:
-            self._chunks.append(data)
+        if self.waiting is None or self.waiting.called:
+            self.chunks.append(data)
         else:
-            self._waiting.callback(data)
+            self.waiting.callback(data)
 
 
 class Shell:

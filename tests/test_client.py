@@ -12,6 +12,7 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
+from helpers import check_invariants
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL.SSL import Error as TLSError
@@ -68,6 +69,7 @@ from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
 def server() -> Iterator[MemoryServer]:
     server = MemoryServer()
     yield server
+    check_invariants(server.comet.hub)
     server.close()
 
 
@@ -88,9 +90,9 @@ class Reading:
             on_retry=lambda error, delay: self.retries.append((error, delay)),
             **words,
         )
-        self.outcome: Outcome[None] = server.run(self._read())
+        self.outcome: Outcome[None] = server.run(self.read())
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
         async for message in self.following:
             self.messages.append(message)
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
-from helpers import Outcome, data, now
+from helpers import Outcome, check_invariants, data, now
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.web.resource import IResource
@@ -21,8 +21,10 @@ from cometd_lite.stores.memory import MemoryStore
 
 
 @pytest.fixture
-def comet(clock: Clock) -> Comet:
-    return Comet(clock=clock, wall=lambda: 1_795_169_758.123)
+def comet(clock: Clock) -> Iterator[Comet]:
+    comet = Comet(clock=clock, wall=lambda: 1_795_169_758.123)
+    yield comet
+    check_invariants(comet.hub)
 
 
 def run(coroutine: Coroutine[Deferred[Any], Any, Any]) -> Outcome:

@@ -27,6 +27,7 @@ from cometd_lite.errors import (
 )
 from cometd_lite.limits import (
     IDEMPOTENCY_SECONDS,
+    PRESENCE_SECONDS,
     PUSH_MESSAGES,
     STREAM_MESSAGES,
     Limits,
@@ -484,10 +485,10 @@ class Told:
     def __init__(self, hub: Hub, *recipients: str, after: Cursor = BEGIN) -> None:
         self.batches: list[Batch] = []
         self.keeps_up = True
-        self.follower: Follower = hub.follow(recipients, after, self._tell)
+        self.follower: Follower = hub.follow(recipients, after, self.tell)
         self.ended = Outcome(self.follower)
 
-    def _tell(self, batch: Batch) -> bool:
+    def tell(self, batch: Batch) -> bool:
         self.batches.append(batch)
         return self.keeps_up
 
@@ -637,10 +638,12 @@ def test_a_deleted_mailbox_is_a_gap_for_readers_before_it(here: Here) -> None:
 
 def test_expired_messages_and_forgotten_readers_are_swept_away(here: Here) -> None:
     here.push("bob", ttl=5)
+    here.poll("bob", wait=0)
     here.clock.advance(5)
     here.hub.sweep()
     assert here.memory.usage() == Usage(0, 0, 0)
-    here.clock.advance(1e4)
+    assert here.hub.registry.last_seen("bob") == 5
+    here.clock.advance(PRESENCE_SECONDS)
     here.hub.sweep()
     assert here.hub.registry.last_seen("bob") is None
 

@@ -111,26 +111,26 @@ class Core(RuleBasedStateMachine):
 
     # -- the model
 
-    def _names(self, recipients: Iterable[str]) -> list[str]:
+    def covered_names(self, recipients: Iterable[str]) -> list[str]:
         return [
             name for name in NAMES if any(name == one or name in COVERED.get(one, ()) for one in recipients)
         ]
 
-    def _expire(self) -> None:
+    def model_expire(self) -> None:
         now = self.clock.seconds()
         for box in self.boxes.values():
             box.lose([one for one in box.kept if one.expires_at <= now])
 
-    def _look(self, recipients: tuple[str, ...], place: int, limit: int) -> Answer:
+    def model_look(self, recipients: tuple[str, ...], place: int, limit: int) -> Answer:
         """What a reader at this place must be told; it has everything up to there."""
-        boxes = [self.boxes[name] for name in self._names(recipients)]
+        boxes = [self.boxes[name] for name in self.covered_names(recipients)]
         for box in boxes:
             for one in box.kept:
                 one.acknowledged |= one.number <= place
         after = sorted(one.number for box in boxes for one in box.kept if one.number > place)
         return after[:limit], any(box.lost > place for box in boxes)
 
-    def _take(self, recipients: tuple[str, ...], limit: int) -> Answer:
+    def model_take(self, recipients: tuple[str, ...], limit: int) -> Answer:
         boxes = [self.boxes[name] for name in recipients]
         missed = any(box.missed for box in boxes)
         for box in boxes:
@@ -142,7 +142,7 @@ class Core(RuleBasedStateMachine):
             one.taken = True
         return [one.number for one in untaken[:limit]], missed
 
-    def _wake(self, recipients: Iterable[str]) -> list[tuple[Waiting, Answer]]:
+    def model_wake(self, recipients: Iterable[str]) -> list[tuple[Waiting, Answer]]:
         """Return who must be answered, and with what, when these were pushed to."""
         answered = []
         for name in recipients:
@@ -150,15 +150,15 @@ class Core(RuleBasedStateMachine):
                 if not reader.covers(name) or reader.gone:
                     continue
                 if reader.place is None:
-                    found, gap = self._take(reader.recipients, reader.limit)
+                    found, gap = self.model_take(reader.recipients, reader.limit)
                 else:
-                    found, gap = self._look(reader.recipients, reader.place, reader.limit)
+                    found, gap = self.model_look(reader.recipients, reader.place, reader.limit)
                 if found or gap:
                     answered.append((reader, (found, gap)))
                     self.waiting.remove(reader)
         return answered
 
-    def _room(
+    def model_room(
         self, recipients: tuple[str, ...], lines: list[str], reject: bool
     ) -> dict[str, list[Kept]] | None:
         """Return what must go from each mailbox; None where one of them is full."""
@@ -177,7 +177,7 @@ class Core(RuleBasedStateMachine):
             going[name] = gone
         return going
 
-    def _append(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None) -> None:
+    def model_append(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None) -> None:
         expires_at = self.clock.seconds() + min(ttl or TTL, TTL)
         for body in lines:
             for name in recipients:
@@ -186,37 +186,37 @@ class Core(RuleBasedStateMachine):
 
     # -- what the hub says, held against it
 
-    def _check(self, batch: Batch, answer: Answer) -> None:
+    def check(self, batch: Batch, answer: Answer) -> None:
         found, gap = answer
         assert numbers(batch) == found
-        self._check_gap(told=batch.gap, missed=gap)
+        self.check_gap(told=batch.gap, missed=gap)
         kept = {one.number: one.body for box in self.boxes.values() for one in box.kept}
         assert all(kept.get(message.sequence, message.data) == message.data for message in batch.messages)
         assert batch.cursor.epoch == EPOCH
         if found:
             assert batch.cursor.sequence == found[-1]
-        self._remember(batch.cursor)
+        self.remember(batch.cursor)
 
-    def _remember(self, cursor: Cursor) -> None:
+    def remember(self, cursor: Cursor) -> None:
         self.cursors.append(cursor)
         del self.cursors[3:-10]
 
-    def _check_gap(self, *, told: bool, missed: bool) -> None:
+    def check_gap(self, *, told: bool, missed: bool) -> None:
         assert told == missed
 
-    def _check_gap_of_take(self, *, told: bool, missed: bool) -> None:
+    def check_gap_of_take(self, *, told: bool, missed: bool) -> None:
         assert told == missed
 
-    def _check_answers(self, answered: list[tuple[Waiting, Answer]]) -> None:
+    def check_answers(self, answered: list[tuple[Waiting, Answer]]) -> None:
         for reader, answer in answered:
             assert not reader.outcome.parked
-            self._check(reader.outcome.value, answer)
+            self.check(reader.outcome.value, answer)
             if reader.place is None:
                 self.handed.append(reader.outcome.value)
         assert all(reader.outcome.parked for reader in self.waiting)
 
     @staticmethod
-    def _check_delivered(
+    def check_delivered(
         delivered: int, answered: list[tuple[Waiting, Answer]], recipients: tuple[str, ...]
     ) -> None:
         """Check the count of a push. Takes may be answered besides, with what was given back, or a gap."""
@@ -228,8 +228,8 @@ class Core(RuleBasedStateMachine):
 
     @rule(recipients=several, lines=bodies, ttl=ttls, overflow=overflows)
     def push(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None, overflow: Any) -> None:
-        self._expire()
-        going = self._room(recipients, lines, overflow != "drop-oldest")
+        self.model_expire()
+        going = self.model_room(recipients, lines, overflow != "drop-oldest")
         pushed = lambda: self.hub.push(push(*recipients, body=lines, ttl=ttl, overflow=overflow))  # noqa: E731
         if going is None:
             with pytest.raises(MailboxFull):
@@ -239,27 +239,27 @@ class Core(RuleBasedStateMachine):
         for name, gone in going.items():
             self.boxes[name].lose(gone)
         before = self.sequence
-        self._append(recipients, lines, ttl)
+        self.model_append(recipients, lines, ttl)
         assert [Cursor.parse(one).sequence for one in receipt.ids] == list(
             range(before + 1, self.sequence + 1)
         )
-        answered = self._wake(recipients)
-        self._check_delivered(receipt.delivered, answered, recipients)
-        self._check_answers(answered)
+        answered = self.model_wake(recipients)
+        self.check_delivered(receipt.delivered, answered, recipients)
+        self.check_answers(answered)
 
     @rule(recipients=several, lines=bodies)
     def push_for_who_waits(self, recipients: tuple[str, ...], lines: list[str]) -> None:
-        self._expire()
-        outcome = self._pushed_for_nobody(push(*recipients, body=lines, queue=False))
+        self.model_expire()
+        outcome = self.pushed_for_nobody(push(*recipients, body=lines, queue=False))
         before = self.sequence
-        self._append(recipients, lines, None)
-        answered = self._wake(recipients)
+        self.model_append(recipients, lines, None)
+        answered = self.model_wake(recipients)
         for box in self.boxes.values():
             box.kept = [one for one in box.kept if one.number <= before]
-        self._check_answers(answered)
-        self._check_delivered(outcome or 0, answered, recipients)
+        self.check_answers(answered)
+        self.check_delivered(outcome or 0, answered, recipients)
 
-    def _pushed_for_nobody(self, asked: Push) -> int | None:
+    def pushed_for_nobody(self, asked: Push) -> int | None:
         try:
             receipt = Outcome(self.hub.push(asked)).value
         except NobodyWaits:
@@ -269,20 +269,22 @@ class Core(RuleBasedStateMachine):
 
     @rule(recipients=readable, pick=picks, wait=waits, limit=limits)
     def poll(self, recipients: tuple[str, ...], pick: int, wait: float, limit: int) -> None:
-        self._expire()
+        self.model_expire()
         cursor = self.cursors[pick % len(self.cursors)]
         outcome = Outcome(self.hub.poll(recipients, cursor, wait, limit))
         if cursor == NOW:
             place, answer = self.sequence, ([], False)
         elif cursor == OLDEST:
-            found = sorted(one.number for name in self._names(recipients) for one in self.boxes[name].kept)
+            found = sorted(
+                one.number for name in self.covered_names(recipients) for one in self.boxes[name].kept
+            )
             place, answer = self.sequence, (found[:limit], False)
         else:
-            place, answer = cursor.sequence, self._look(recipients, cursor.sequence, limit)
+            place, answer = cursor.sequence, self.model_look(recipients, cursor.sequence, limit)
         if any(answer) or (not outcome.parked and outcome.value.gap):
-            self._check(outcome.value, answer)
+            self.check(outcome.value, answer)
         elif not wait:
-            self._check(outcome.value, answer)
+            self.check(outcome.value, answer)
             assert place <= outcome.value.cursor.sequence <= self.sequence
         else:
             assert outcome.parked
@@ -290,7 +292,7 @@ class Core(RuleBasedStateMachine):
 
     @rule(recipients=several, pick=picks)
     def poll_from_elsewhere(self, recipients: tuple[str, ...], pick: int) -> None:
-        self._expire()
+        self.model_expire()
         cursor = [Cursor("otherepoch", pick), Cursor(EPOCH, self.sequence + 1 + pick)][pick % 2]
         batch = Outcome(self.hub.poll(recipients, cursor)).value
         assert batch.gap
@@ -299,22 +301,22 @@ class Core(RuleBasedStateMachine):
 
     @rule(recipients=several, wait=waits, limit=limits)
     def take(self, recipients: tuple[str, ...], wait: float, limit: int) -> None:
-        self._expire()
+        self.model_expire()
         reader = Waiting(Outcome(None), recipients, None, limit, self.clock.seconds(), wait)
-        answer = self._take(recipients, limit)
+        answer = self.model_take(recipients, limit)
         reader.outcome = Outcome(self.hub.take(recipients, wait, limit, lambda: reader.gone))
         if reader.outcome.parked:
             found, gap = answer
             assert wait
             assert not found
-            self._check_gap_of_take(told=False, missed=gap)
+            self.check_gap_of_take(told=False, missed=gap)
             self.waiting.append(reader)
             return
         batch = reader.outcome.value
         found, gap = answer
         assert numbers(batch) == found
         assert batch or not wait
-        self._check_gap_of_take(told=batch.gap, missed=gap)
+        self.check_gap_of_take(told=batch.gap, missed=gap)
         self.handed.append(batch)
 
     @rule(name=names)
@@ -330,7 +332,7 @@ class Core(RuleBasedStateMachine):
     @rule(pick=picks)
     def give_back(self, pick: int) -> None:
         """The connection was gone before a take's answer was written."""
-        self._expire()
+        self.model_expire()
         batch = self.handed.pop(pick % len(self.handed))
         # Whatever the hub asks of its store first lets go of what is too old; giving back does not ask.
         self.hub.sweep()
@@ -341,7 +343,7 @@ class Core(RuleBasedStateMachine):
             for one in kept:
                 one.taken = False
             box.missed |= not kept and message.sequence <= box.lost
-        self._check_answers(self._wake(dict.fromkeys(message.recipient for message in batch.messages)))
+        self.check_answers(self.model_wake(dict.fromkeys(message.recipient for message in batch.messages)))
 
     @precondition(lambda self: self.handed)
     @rule()
@@ -366,11 +368,11 @@ class Core(RuleBasedStateMachine):
         end = self.clock.seconds() + seconds
         while due := [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end]:
             self.clock.advance(max(0.0, min(due) - self.clock.seconds()))
-            self._waits_end()
+            self.waits_end()
         self.clock.advance(max(0.0, end - self.clock.seconds()))
-        self._waits_end()
+        self.waits_end()
 
-    def _waits_end(self) -> None:
+    def waits_end(self) -> None:
         now = self.clock.seconds()
         for reader in list(self.waiting):
             waited = now - reader.began
@@ -383,11 +385,11 @@ class Core(RuleBasedStateMachine):
             assert (batch.messages, batch.gap, batch.more) == ((), False, False)
             assert batch.cursor.epoch == EPOCH
             assert (reader.place or 0) <= batch.cursor.sequence <= self.sequence
-            self._remember(batch.cursor)
+            self.remember(batch.cursor)
 
     @rule()
     def sweep(self) -> None:
-        self._expire()
+        self.model_expire()
         self.hub.sweep()
         usage = self.store.usage()
         assert usage.messages == sum(len(box.kept) for box in self.boxes.values())
@@ -395,13 +397,13 @@ class Core(RuleBasedStateMachine):
 
     @rule(name=names)
     def delete(self, name: str) -> None:
-        self._expire()
+        self.model_expire()
         self.hub.delete(name)
         self.boxes[name].lose(self.boxes[name].kept)
 
     @rule(name=names)
     def describe(self, name: str) -> None:
-        self._expire()
+        self.model_expire()
         standing = Outcome(self.hub.describe(name)).value
         kept = self.boxes[name].kept
         unread = [one for one in kept if not one.read]
@@ -424,7 +426,7 @@ class Core(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_what_the_model_keeps(self) -> None:
-        self._expire()
+        self.model_expire()
         for name in NAMES:
             found = self.store.read((name,), OLDEST, 1_000, self.clock.seconds())
             assert [(message.sequence, message.data) for message in found.messages] == [
@@ -452,14 +454,16 @@ class Crowded(Core):
 
     @rule(recipients=several, lines=bodies, ttl=ttls, overflow=overflows)
     def push(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None, overflow: Any) -> None:
-        self._push(recipients, lines, ttl, queue=True)
+        self.push_and_reclaim(recipients, lines, ttl, queue=True)
 
     @rule(recipients=several, lines=bodies)
     def push_for_who_waits(self, recipients: tuple[str, ...], lines: list[str]) -> None:
-        self._push(recipients, lines, None, queue=False)
+        self.push_and_reclaim(recipients, lines, None, queue=False)
 
-    def _push(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None, *, queue: bool) -> None:
-        self._expire()
+    def push_and_reclaim(
+        self, recipients: tuple[str, ...], lines: list[str], ttl: float | None, *, queue: bool
+    ) -> None:
+        self.model_expire()
         unread = {name for name, box in self.boxes.items() if any(not one.read for one in box.kept)}
         delivered = None
         try:
@@ -468,26 +472,26 @@ class Crowded(Core):
             ).value.delivered
         except ServerFull:
             assert len(unread | set(recipients)) > self.bounds.max_recipients
-            self._reclaimed()
+            self.reclaimed()
             return
         except NobodyWaits:
             pass
         before = self.sequence
-        self._append(recipients, lines, ttl)
+        self.model_append(recipients, lines, ttl)
         new = {name: [one for one in self.boxes[name].kept if one.number > before] for name in NAMES}
         for name in NAMES:
             self.boxes[name].kept = [one for one in self.boxes[name].kept if one.number <= before]
-        self._reclaimed(up_to=before)
+        self.reclaimed(up_to=before)
         for name in NAMES:
             self.boxes[name].kept += new[name]
-        answered = self._wake(recipients)
+        answered = self.model_wake(recipients)
         if not queue:
             for box in self.boxes.values():
                 box.kept = [one for one in box.kept if one.number <= before]
-        self._check_answers(answered)
-        self._check_delivered(delivered or 0, answered, recipients)
+        self.check_answers(answered)
+        self.check_delivered(delivered or 0, answered, recipients)
 
-    def _reclaimed(self, up_to: int | None = None) -> None:
+    def reclaimed(self, up_to: int | None = None) -> None:
         """Take over what the store has let go of; it must have been read."""
         for name, box in self.boxes.items():
             found = self.store.read((name,), OLDEST, 1_000, self.clock.seconds())
@@ -505,11 +509,11 @@ class Crowded(Core):
         few = {"c/*": "c/**", "*": "**"}
         super().poll(tuple(dict.fromkeys(few.get(one, one) for one in recipients)), pick, wait, limit)
 
-    def _check_gap(self, *, told: bool, missed: bool) -> None:
+    def check_gap(self, *, told: bool, missed: bool) -> None:
         # Losses beyond the bound are told to more readers than missed something, and never to fewer.
         assert told or not missed
 
-    def _check_gap_of_take(self, *, told: bool, missed: bool) -> None:
+    def check_gap_of_take(self, *, told: bool, missed: bool) -> None:
         pass  # they are not promised to any take
 
 
@@ -589,7 +593,7 @@ class Slow(RuleBasedStateMachine):
     def settle(self) -> None:
         """When all is answered, nobody waits for what is there."""
         self.store.settle()
-        log = self._log()
+        log = self.log()
         for reader in self.readers:
             reader.hear()
             if reader.outcome is not None:
@@ -602,7 +606,7 @@ class Slow(RuleBasedStateMachine):
         if hasattr(self, "hub"):
             check_invariants(self.hub)
 
-    def _log(self) -> list[tuple[int, str]]:
+    def log(self) -> list[tuple[int, str]]:
         found = self.memory.read(("bob",), OLDEST, 10_000, 0.0)
         return list(zip(numbers(found), data(found), strict=True))
 
@@ -610,7 +614,7 @@ class Slow(RuleBasedStateMachine):
         if not hasattr(self, "hub"):
             return
         self.settle()
-        log = self._log()
+        log = self.log()
         # Every push was kept once, whether its sender stayed or not.
         assert sorted(body for _, body in log) == sorted(body for _, body in self.pushes)
         for reader in self.readers:

@@ -17,11 +17,10 @@ from threading import current_thread
 from typing import Any
 
 import pytest
-from helpers import Outcome, data, now, numbers, push
+from helpers import Inline, Outcome, data, now, numbers, push
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
 from cometd_lite.comet import Comet
 from cometd_lite.core.hub import Hub
@@ -45,24 +44,6 @@ def directory() -> TemporaryDirectory[str]:
     """Make a directory whose files, on Linux, need no disk: these tests open hundreds of them."""
     memory = "/dev/shm"
     return TemporaryDirectory(dir=memory if Path(memory).is_dir() else None)
-
-
-class Inline:
-    """A worker that does everything at once, so that nothing ever waits."""
-
-    def soon(self, call, seconds=0.0):
-        call()
-
-    def run(self, work, done):
-        try:
-            work()
-        except Exception:  # noqa: BLE001  whatever it is, whoever waits is told
-            done(Failure())
-        else:
-            done(None)
-
-    def stop(self):
-        pass
 
 
 class Steps(Inline):

@@ -34,7 +34,7 @@ class Shelf:
         self.store = store
         self.settle = settle
         self.now = 1_000.0
-        self._first: int | None = None
+        self.first: int | None = None
         self.ask(store.open(self.now))
 
     def ask(self, result: MaybeDeferred[Any]) -> Any:

@@ -70,49 +70,49 @@ class Tunnel:
     """
 
     def __init__(self, factory: Any, client: Any, server: Any) -> None:
-        self._clock = Clock()
-        wrapped = TLSMemoryBIOFactory(_server_options(), False, factory, clock=self._clock)
+        self.clock = Clock()
+        wrapped = TLSMemoryBIOFactory(_server_options(), False, factory, clock=self.clock)
         protocol = wrapped.buildProtocol(client)
         assert IProtocol.providedBy(protocol)
-        self._protocol: Any = protocol
-        self._transport = StringTransport(server, client)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = client_context().wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
-        self._plain = b""
-        self._protocol.makeConnection(self._transport)
+        self.protocol: Any = protocol
+        self.transport = StringTransport(server, client)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = client_context().wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.plain = b""
+        self.protocol.makeConnection(self.transport)
         for _ in range(4):
             with suppress(ssl.SSLWantReadError):
-                self._tls.do_handshake()
-            self._move()
-        assert self._tls.version() == "TLSv1.3"
+                self.tls.do_handshake()
+            self.move()
+        assert self.tls.version() == "TLSv1.3"
 
-    def _move(self) -> None:
+    def move(self) -> None:
         """Carry records both ways."""
-        sent = self._outgoing.read()
+        sent = self.outgoing.read()
         if sent:
-            self._protocol.dataReceived(sent)
-        self._clock.advance(0)
-        self._incoming.write(self._transport.value())
-        self._transport.clear()
+            self.protocol.dataReceived(sent)
+        self.clock.advance(0)
+        self.incoming.write(self.transport.value())
+        self.transport.clear()
 
     def dataReceived(self, data: bytes) -> None:
-        self._tls.write(data)
-        self._move()
+        self.tls.write(data)
+        self.move()
 
     def connectionLost(self, reason: Failure) -> None:
-        self._protocol.connectionLost(reason)
+        self.protocol.connectionLost(reason)
 
     def value(self) -> bytes:
         """Return what came and was not cleared."""
-        self._move()
+        self.move()
         with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            while data := self._tls.read(65_536):
-                self._plain += data
-        return self._plain
+            while data := self.tls.read(65_536):
+                self.plain += data
+        return self.plain
 
     def clear(self) -> None:
-        self._plain = b""
+        self.plain = b""
 
     def write(self, data: bytes) -> None:
         """Put back what was read too early."""
-        self._plain += data
+        self.plain += data

@@ -35,17 +35,17 @@ class Nchan:
     keeps = True
 
     def __init__(self, site: Site) -> None:
-        self._site = site
+        self.site = site
 
     def poller(self, recipient: str) -> Reading:
-        return _NchanPoll(self._site, recipient)
+        return _NchanPoll(self.site, recipient)
 
     def follower(self, recipient: str) -> Reading:
-        head = self._site.head("GET", f"/events?id={recipient}")
+        head = self.site.head("GET", f"/events?id={recipient}")
         return EventStream(head + b"Accept: text/event-stream\r\n\r\n")
 
     def pusher(self) -> Pushing:
-        return _NchanPush(self._site)
+        return _NchanPush(self.site)
 
 
 class _NchanPoll(Poll):
@@ -89,16 +89,16 @@ class Toy:
     keeps = True
 
     def __init__(self, site: Site) -> None:
-        self._site = site
+        self.site = site
 
     def poller(self, recipient: str) -> Reading:
-        return _ToyPoll(self._site, recipient)
+        return _ToyPoll(self.site, recipient)
 
     def follower(self, recipient: str) -> Reading:
-        return EventStream(self._site.get(f"/stream/{recipient}"))
+        return EventStream(self.site.get(f"/stream/{recipient}"))
 
     def pusher(self) -> Pushing:
-        return _ToyPush(self._site)
+        return _ToyPush(self.site)
 
 
 class _ToyPoll(Poll):

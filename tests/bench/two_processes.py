@@ -80,39 +80,39 @@ class Wire(asyncio.Protocol):
     """A connection on which one request is asked at a time."""
 
     def __init__(self) -> None:
-        self._buffer = b""
-        self._answered: asyncio.Future[int] | None = None
-        self._transport: asyncio.WriteTransport | None = None
+        self.buffer = b""
+        self.answered: asyncio.Future[int] | None = None
+        self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
         if not end:
             return
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
         if len(body) >= length:
-            self._buffer = body[length:]
-            answered, self._answered = self._answered, None
+            self.buffer = body[length:]
+            answered, self.answered = self.answered, None
             if answered is not None and not answered.done():
                 answered.set_result(int(head[9:12]))
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(error or ConnectionError("closed"))
+        if self.answered is not None and not self.answered.done():
+            self.answered.set_exception(error or ConnectionError("closed"))
 
     def ask(self, request: bytes) -> asyncio.Future[int]:
-        assert self._transport is not None
-        self._answered = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return self._answered
+        assert self.transport is not None
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self.answered
 
     def close(self) -> None:
-        assert self._transport is not None
-        self._transport.close()
+        assert self.transport is not None
+        self.transport.close()
 
 
 async def connect(port: int) -> Wire:

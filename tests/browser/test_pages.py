@@ -17,18 +17,18 @@ class _Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.inside: dict[str, str] = {}
-        self._open = ""
+        self.tag = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-        self._open = tag
+        self.tag = tag
 
     def handle_endtag(self, tag: str) -> None:
-        self._open = ""
+        self.tag = ""
 
     def handle_data(self, data: str) -> None:
-        self.inside[self._open] = self.inside.get(self._open, "") + data.strip()
+        self.inside[self.tag] = self.inside.get(self.tag, "") + data.strip()
 
 
 @pytest.fixture

@@ -34,32 +34,32 @@ class Foreign:
         self.transport = transport
         self.heard: Queue[tuple[str, Any]] = Queue()
         self.notes: Queue[str] = Queue()
-        self._answers: dict[int, Any] = {}
-        self._answered = threading.Condition()
-        self._number = 0
-        self._process = subprocess.Popen(
+        self.answers: dict[int, Any] = {}
+        self.answered = threading.Condition()
+        self.number = 0
+        self.process = subprocess.Popen(
             [*program, url, transport, *extensions],
             cwd=HERE,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
 
     def tell(self, deed: str, *given: Any) -> int:
         """Tell it to do something; return the number by which ``answer`` is asked for."""
-        self._number += 1
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"n": self._number, "do": deed, "with": given}) + "\n")
-        self._process.stdin.flush()
-        return self._number
+        self.number += 1
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"n": self.number, "do": deed, "with": given}) + "\n")
+        self.process.stdin.flush()
+        return self.number
 
     def answer(self, number: int) -> Any:
         """Return what came of what it was told. Raises ``Failed``."""
-        with self._answered:
-            assert self._answered.wait_for(lambda: number in self._answers, PATIENCE), "it says nothing"
-            answer = self._answers.pop(number)
+        with self.answered:
+            assert self.answered.wait_for(lambda: number in self.answers, PATIENCE), "it says nothing"
+            answer = self.answers.pop(number)
         if "error" in answer:
             raise Failed(answer["error"])
         return answer["ok"]
@@ -69,45 +69,45 @@ class Foreign:
 
     def hears(self, count: int) -> list[tuple[str, Any]]:
         """Return the next so many events."""
-        return [self._next(self.heard) for _ in range(count)]
+        return [self.next(self.heard) for _ in range(count)]
 
     def notices(self, note: str) -> None:
         """Wait until it says that it noticed something."""
-        while self._next(self.notes) != note:
+        while self.next(self.notes) != note:
             pass
 
     def end(self) -> None:
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self.process.stdin.close()
         try:
-            self._process.wait(2.0)
+            self.process.wait(2.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+        self.thread.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     @staticmethod
-    def _next(queue: Queue[Any]) -> Any:
+    def next(queue: Queue[Any]) -> Any:
         try:
             return queue.get(timeout=PATIENCE)
         except Empty:
             raise AssertionError("nothing came") from None
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             said = json.loads(line)
             if "event" in said:
                 self.heard.put((said["event"]["channel"], said["event"]["data"]))
             elif "note" in said:
                 self.notes.put(said["note"])
             else:
-                with self._answered:
-                    self._answers[said["n"]] = said
-                    self._answered.notify_all()
+                with self.answered:
+                    self.answers[said["n"]] = said
+                    self.answered.notify_all()
 
 
 Make = Callable[..., Foreign]
@@ -124,27 +124,27 @@ class Cable:
         self.target = port
         self.spoil: Callable[[bytes], tuple[bool, bool]] | None = None
         self.cuts = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self.listener.getsockname()[1]
+        self.pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self.lock = threading.Lock()
+        threading.Thread(target=self.accept, daemon=True).start()
 
     def cut(self) -> None:
         """Cut all connections."""
-        with self._lock:
-            pairs = list(self._pairs)
+        with self.lock:
+            pairs = list(self.pairs)
         for pair in pairs:
-            self._end(pair)
+            self.end(pair)
 
     def close(self) -> None:
-        self._listener.close()
+        self.listener.close()
         self.cut()
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = self.listener.accept()
             except OSError:
                 return
             try:
@@ -153,14 +153,14 @@ class Cable:
                 client.close()
                 continue
             pair = (client, server)
-            with self._lock:
-                self._pairs.add(pair)
+            with self.lock:
+                self.pairs.add(pair)
             for source, sink, from_server in ((client, server, False), (server, client, True)):
                 threading.Thread(
-                    target=self._relay, args=(pair, source, sink, from_server), daemon=True
+                    target=self.relay, args=(pair, source, sink, from_server), daemon=True
                 ).start()
 
-    def _relay(
+    def relay(
         self,
         pair: tuple[socket.socket, socket.socket],
         source: socket.socket,
@@ -177,11 +177,11 @@ class Cable:
                 if cut:
                     self.cuts += 1
                     break
-        self._end(pair)
+        self.end(pair)
 
-    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        with self._lock:
-            self._pairs.discard(pair)
+    def end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        with self.lock:
+            self.pairs.discard(pair)
         for end in pair:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -21,44 +21,44 @@ class Proxy:
 
     def __init__(self, target: int, cuts: int, most: int, *, hasty: bool = False) -> None:
         self.cuts = 0
-        self._target = target
-        self._cuts = cuts
-        self._most = most
-        self._hasty = hasty
-        self._random = Random(11)
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.target = target
+        self.most_cuts = cuts
+        self.most = most
+        self.hasty = hasty
+        self.random = Random(11)
+        self.lock = threading.Lock()
+        self.sockets: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
 
     def close(self) -> None:
-        self._listener.close()
-        for end in self._sockets:
+        self.listener.close()
+        for end in self.sockets:
             end.close()
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [client, server]
-                threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._return, args=(server, client), daemon=True).start()
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [client, server]
+                threading.Thread(target=self.forward, args=(client, server), daemon=True).start()
+                threading.Thread(target=self.back, args=(server, client), daemon=True).start()
 
-    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+    def forward(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(65_536):
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
-    def _return(self, server: socket.socket, client: socket.socket) -> None:
-        with self._lock:
-            doomed = self.cuts < self._cuts
-            left = self._random.randrange(self._most) if doomed else None
+    def back(self, server: socket.socket, client: socket.socket) -> None:
+        with self.lock:
+            doomed = self.cuts < self.most_cuts
+            left = self.random.randrange(self.most) if doomed else None
         with suppress(OSError):
             while data := server.recv(4_096):
-                if self._hasty:
+                if self.hasty:
                     data = _RETRY.sub(b"retry: 0005", data)
                 if left is not None:
                     data = data[:left]
@@ -67,7 +67,7 @@ class Proxy:
                 if left == 0:
                     break
         if left == 0:
-            with self._lock:
+            with self.lock:
                 self.cuts += 1
         for end in (client, server):
             with suppress(OSError):

@@ -23,28 +23,28 @@ class Reader:
 
     def __init__(self, command: list[str]) -> None:
         self.told: list[Any] = []
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             self.told.append(json.loads(line))
 
     def has(self, data: str) -> bool:
-        assert self._process.poll() is None, self.told[-3:]
+        assert self.process.poll() is None, self.told[-3:]
         return bool(self.told) and self.told[-1].get("data") == data
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+        self.thread.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @contextmanager

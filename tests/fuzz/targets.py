@@ -134,7 +134,7 @@ class World:
             routes,
             clock=self.clock,
             bounds=BOUNDS,
-            on_answer=self._over,
+            on_answer=self.over,
             wall=self.wall,
         )
         self.open: list[tuple[Any, Transport]] = []
@@ -142,7 +142,7 @@ class World:
     def wall(self) -> float:
         return STARTED + self.clock.seconds()
 
-    def _over(self, request: Any, *_: float) -> None:
+    def over(self, request: Any, *_: float) -> None:
         asked = dict(request.head.fields()) if request.method else {}
         self.served.append(Served(request.method, request.uri, asked, request.body, request.code))
         hold(request.code < 500 or request.code in {503, 505}, self.served[-1])

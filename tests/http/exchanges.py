@@ -99,7 +99,7 @@ class TreqDriver:
     """Drives a resource in a twisted.web site as treq's own tests do."""
 
     def __init__(self, resource: IResource) -> None:
-        self._treq = StubTreq(resource)
+        self.treq = StubTreq(resource)
 
     def send(self, method: str, target: str, headers: Fields, body: bytes) -> Exchange:
         fields = http_headers.Headers()
@@ -107,7 +107,7 @@ class TreqDriver:
             fields.addRawHeader(name.encode(), value.encode("latin-1", "surrogateescape"))
         url = EncodedURL.from_text(f"http://{HOST}{target}")
         exchange = _TreqExchange(
-            self._treq.request(
+            self.treq.request(
                 method, url, headers=fields, data=body or None, allow_redirects=False, _stacklevel=1
             ),
             self.flush,
@@ -123,7 +123,7 @@ class TreqDriver:
             def there(content: bytes) -> None:
                 exchange.answer = Answer(response.code, merged(fields), content)
 
-            self._treq.content(response).addCallback(there)
+            self.treq.content(response).addCallback(there)
 
         exchange.response.addCallback(read)
         exchange.response.addErrback(
@@ -133,7 +133,7 @@ class TreqDriver:
         return exchange
 
     def flush(self) -> None:
-        self._treq.flush()
+        self.treq.flush()
 
     def stopping(self) -> None:
         pass
@@ -192,7 +192,7 @@ class WireDriver:
 
     def __init__(self, factory: Any) -> None:
         self.factory = factory
-        self._exchanges: list[WireExchange] = []
+        self.exchanges: list[WireExchange] = []
 
     def send(self, method: str, target: str, headers: Fields, body: bytes) -> WireExchange:
         names = {name.lower() for name, _ in headers}
@@ -208,11 +208,11 @@ class WireDriver:
     def connect(self, method: str = "GET") -> WireExchange:
         """Open a connection on which nothing was sent yet."""
         client, server = IPv4Address("TCP", "127.0.0.1", 31337), IPv4Address("TCP", "127.0.0.1", 8080)
-        exchange = WireExchange(*self._ends(client, server), method)
-        self._exchanges.append(exchange)
+        exchange = WireExchange(*self.ends(client, server), method)
+        self.exchanges.append(exchange)
         return exchange
 
-    def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
+    def ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
         """Return what a client writes to, and what it reads."""
         protocol = self.factory.buildProtocol(client)
         transport = StringTransport(server, client)
@@ -220,9 +220,9 @@ class WireDriver:
         return protocol, transport
 
     def flush(self) -> None:
-        for exchange in self._exchanges:
+        for exchange in self.exchanges:
             exchange.read()
-        self._exchanges = [exchange for exchange in self._exchanges if exchange.answer is None]
+        self.exchanges = [exchange for exchange in self.exchanges if exchange.answer is None]
 
     def stopping(self) -> None:
         self.factory.stopping = True
@@ -231,7 +231,7 @@ class WireDriver:
 class TLSDriver(WireDriver):
     """The same through TLS."""
 
-    def _ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
+    def ends(self, client: IPv4Address, server: IPv4Address) -> tuple[Any, Any]:
         tunnel = Tunnel(self.factory, client, server)
         return tunnel, tunnel
 

@@ -300,6 +300,22 @@ def test_a_client_that_left_unnoticed_finds_its_events_when_it_comes_back(cluste
     assert events(client.post(client.connection()).answer) == ["kept"]
 
 
+def test_events_do_not_go_with_an_answer_whose_client_has_left_meanwhile(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    client = Client(here)
+    client.subscribe("/a/*")
+    here.push("/a/b", "kept")
+    body = msgspec.json.encode(client.message("/other", data="x"))
+    published = there.driver.send("POST", "/cometd", list(client.headers.items()), body)
+    ours, theirs = cluster.wires.wires
+    theirs.look(1.0)
+    ours.look(1.0)  # the process of the session has it, and has asked Redis to keep what is published
+    published.hang_up()
+    cluster.settle()
+    assert events(client.post(client.connection()).answer) == ["kept"]
+    assert here.read("/poll/other?after=oldest") == ["x"]
+
+
 def test_a_later_connect_at_another_process_replaces_the_one_that_is_held(cluster: Cluster) -> None:
     here, there = cluster.processes
     client = Client(here)

@@ -56,7 +56,7 @@ class Socket:
         if self.closing or self.reason:
             return
         self.unsent += data
-        self._send()
+        self.send()
         if self.producer is not None and not self.paused and len(self.unsent) > HIGH:
             self.paused = True
             self.producer.pauseProducing()
@@ -71,13 +71,13 @@ class Socket:
     def take(self, count: int | None) -> None:
         """Let the peer take so many bytes more."""
         self.room = None if count is None else (self.room or 0) + count
-        self._send()
+        self.send()
         while not self.unsent and self.paused:
             self.paused = False
             self.producer.resumeProducing()
-        self._close()
+        self.close()
 
-    def _send(self) -> None:
+    def send(self) -> None:
         count = len(self.unsent) if self.room is None else min(self.room, len(self.unsent))
         self.taken += self.unsent[:count]
         del self.unsent[:count]
@@ -92,13 +92,13 @@ class Socket:
     def unregisterProducer(self) -> None:
         self.producer = None
         self.paused = False
-        self._close()
+        self.close()
 
     def loseConnection(self) -> None:
         self.closing = True
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self.closing and not self.unsent and self.producer is None and self.reason is None:
             self.reason = Failure(ConnectionDone())
 
@@ -318,39 +318,39 @@ class EventSource:
         self.comments: list[str] = []
         self.retry: list[int] = []
         self.last_event_id = ""
-        self._data = self._type = ""
-        self._id = ""
+        self.data = self.type = ""
+        self.id = ""
         text = body.decode().replace("\r\n", "\n").replace("\r", "\n")
         *lines, _ = text.split("\n")
         for line in lines:
-            self._line(line)
+            self.line(line)
 
-    def _line(self, line: str) -> None:
+    def line(self, line: str) -> None:
         if not line:
-            self._dispatch()
+            self.dispatch()
             return
         name, colon, value = line.partition(":")
         value = value.removeprefix(" ")
         if not name and colon:
             self.comments.append(value)
         elif name == "event":
-            self._type = value
+            self.type = value
         elif name == "data":
-            self._data += value + "\n"
+            self.data += value + "\n"
         elif name == "id":
             assert "\0" not in value
-            self._id = value
+            self.id = value
         elif name == "retry":
             assert value.isdigit()
             self.retry.append(int(value))
         else:
             raise AssertionError(f"a field that nobody knows: {line!r}")
 
-    def _dispatch(self) -> None:
-        self.last_event_id = self._id
-        if self._data:
-            self.events.append(Told(self._type or "message", self._data.removesuffix("\n"), self._id))
-        self._data = self._type = ""
+    def dispatch(self) -> None:
+        self.last_event_id = self.id
+        if self.data:
+            self.events.append(Told(self.type or "message", self.data.removesuffix("\n"), self.id))
+        self.data = self.type = ""
 
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -380,15 +380,15 @@ class WebSocket(Connection):
         self.socket.room = room
         self.frames = Frames(ConnectionType.CLIENT)
         self.events: list[Event] = []
-        self._seen = 0
+        self.seen = 0
         self.request("GET", target, UPGRADE | (headers or {}), after)
 
     def read(self) -> list[Event]:
         """Return everything that came in frames."""
         head, _, _ = self.bytes.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), self.bytes
-        start = max(self._seen, len(head) + 4)
-        new, self._seen = self.bytes[start:], len(self.bytes)
+        start = max(self.seen, len(head) + 4)
+        new, self.seen = self.bytes[start:], len(self.bytes)
         if new:
             self.frames.receive_data(new)
             self.events += self.frames.events()

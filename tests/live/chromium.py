@@ -19,13 +19,13 @@ class Chromium:
     """A browser with a profile of its own. Messages are JSON, each ended by a zero byte, over fds 3 and 4."""
 
     def __init__(self, profile: Path) -> None:
-        browser_reads, self._to = os.pipe()
-        self._from, browser_writes = os.pipe()
+        browser_reads, self.to_browser = os.pipe()
+        self.from_browser, browser_writes = os.pipe()
         program = os.environ.get("CHROMIUM") or needs("chromium")
         words = (program, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe")
         # The shell puts the pipes where the browser looks for them.
         script = f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}'
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             ["bash", "-c", script, "chromium", *words],
             pass_fds=(browser_reads, browser_writes),
             stdin=subprocess.DEVNULL,
@@ -34,17 +34,17 @@ class Chromium:
         )
         os.close(browser_reads)
         os.close(browser_writes)
-        self._ids = count(1)
-        self._buffer = b""
+        self.ids = count(1)
+        self.buffer = b""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(PATIENCE)
-        os.close(self._to)
-        os.close(self._from)
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        os.close(self.to_browser)
+        os.close(self.from_browser)
 
     def open(self, url: str) -> Page:
         """Return a page that loads the URL."""
@@ -54,36 +54,36 @@ class Chromium:
 
     def ask(self, method: str, session: str | None = None, **words: Any) -> dict[str, Any]:
         """Send a command, and return what it is answered with; events that come before are dropped."""
-        number = next(self._ids)
+        number = next(self.ids)
         message = {"id": number, "method": method, "params": words}
         if session is not None:
             message["sessionId"] = session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        os.write(self.to_browser, json.dumps(message).encode() + b"\0")
         while True:
-            heard = json.loads(self._message())
+            heard = json.loads(self.message())
             if heard.get("id") == number:
                 assert "error" not in heard, heard
                 result: dict[str, Any] = heard["result"]
                 return result
 
-    def _message(self) -> bytes:
-        while b"\0" not in self._buffer:
-            data = os.read(self._from, 65_536)
+    def message(self) -> bytes:
+        while b"\0" not in self.buffer:
+            data = os.read(self.from_browser, 65_536)
             assert data, "the browser has ended"
-            self._buffer += data
-        message, _, self._buffer = self._buffer.partition(b"\0")
+            self.buffer += data
+        message, _, self.buffer = self.buffer.partition(b"\0")
         return message
 
 
 class Page:
     def __init__(self, browser: Chromium, session: str) -> None:
-        self._browser = browser
-        self._session = session
+        self.browser = browser
+        self.session = session
 
     def evaluate(self, script: str) -> Any:
         """Return what an expression is worth in the page; a promise is waited for."""
-        found = self._browser.ask(
-            "Runtime.evaluate", self._session, expression=script, awaitPromise=True, returnByValue=True
+        found = self.browser.ask(
+            "Runtime.evaluate", self.session, expression=script, awaitPromise=True, returnByValue=True
         )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")

@@ -16,7 +16,10 @@ from program import PATIENCE, Program, eventually, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from redis_recount import Recount
 from redis_server import RedisServer, ask, free_port
+
+from cometd_lite.stores.redis.connection import PREFIX
 
 RECIPIENTS = b'{"recipients":["bob"]}'
 
@@ -27,6 +30,7 @@ def kept(tmp_path):
     (tmp_path / "redis").mkdir()
     server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always")
     yield server.start()
+    Recount(server, PREFIX)  # the programs have ended; what they have left agrees
     server.kill()
 
 

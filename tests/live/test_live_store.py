@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +12,10 @@ import sys
 import time
 
 import pytest
+from helpers import Inline
 from program import ON_LOOPBACK, PATIENCE, ROOT, TWISTD, Program, eventually, start
+
+from cometd_lite.stores.sqlite import SQLiteStore
 
 STORE = ("--store", "sqlite:comet.db")
 
@@ -23,8 +27,17 @@ def kept(run):
 
 
 def kill(program):
+    """Kill the program, and check the invariants of what it has left in its file."""
     program.process.kill()
     program.process.wait(PATIENCE)
+    copy = program.log.parent / "copy.db"
+    for suffix in ("", "-wal"):
+        if (left := program.log.parent / f"comet.db{suffix}").exists():
+            shutil.copy(left, f"{copy}{suffix}")
+    store = SQLiteStore(copy, worker=Inline())
+    store.open(0.0)
+    store.check_invariants()
+    store.close()
 
 
 def refusal(directory, *options):

@@ -43,8 +43,8 @@ class Client:
 
     def __init__(self, port: int, address: str | None = None) -> None:
         self.port = port
-        self._local = None if address is None else (address, 0)
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.local = None if address is None else (address, 0)
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
         """Send a request and return its answer. Raises ``Broken``."""
@@ -52,9 +52,9 @@ class Client:
         fields |= {name.replace("_", "-"): value for name, value in headers.items()}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self.port, local_addr=self._local)
-            reader, writer = self._streams
+            if self.streams is None:
+                self.streams = await asyncio.open_connection("127.0.0.1", self.port, local_addr=self.local)
+            reader, writer = self.streams
             writer.write(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
@@ -67,7 +67,7 @@ class Client:
         return answer
 
     def close(self) -> None:
-        streams, self._streams = self._streams, None
+        streams, self.streams = self.streams, None
         if streams is not None:
             streams[1].close()
 
@@ -86,15 +86,15 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         found = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = found.getsockname()[1]
-        self._socket = found if activated else None
+        self.socket = found if activated else None
         if not activated:
             found.close()
 
     def start(self) -> None:
         """Start it, without waiting for anything."""
         listen, code, files = f"tcp:{self.port}:interface=127.0.0.1", self.code, ()
-        if self._socket is not None:
-            listen, code, files = "systemd:domain=INET:index=0", ACTIVATED + code, (self._socket.fileno(),)
+        if self.socket is not None:
+            listen, code, files = "systemd:domain=INET:index=0", ACTIVATED + code, (self.socket.fileno(),)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [

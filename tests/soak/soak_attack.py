@@ -70,34 +70,34 @@ class Attacker:
         self.kind = kind
         self.rate = rate
         self.got = Attacked()
-        self._poll = select.epoll()
-        self._open: dict[int, tuple[socket.socket, float]] = {}
-        self._sent: dict[int, int] = {}
+        self.poll = select.epoll()
+        self.open: dict[int, tuple[socket.socket, float]] = {}
+        self.sent: dict[int, int] = {}
 
     def run(self, seconds: float) -> Attacked:
         """Attack for so many seconds."""
         began = time.monotonic()
         next_second = began + 1
         while (now := time.monotonic()) < began + seconds:
-            while len(self._open) < SOCKETS and self.got.opened < (now - began) * self.rate:
-                self._connect(now)
-            for descriptor, event in self._poll.poll(0.01):
-                self._happened(descriptor, event)
+            while len(self.open) < SOCKETS and self.got.opened < (now - began) * self.rate:
+                self.connect(now)
+            for descriptor, event in self.poll.poll(0.01):
+                self.happened(descriptor, event)
             if now >= next_second:
                 next_second += 1
-                self._second(now)
+                self.second(now)
         return self.got
 
-    def _connect(self, now: float) -> None:
+    def connect(self, now: float) -> None:
         one = socket.socket()
         one.setblocking(False)
         one.connect_ex(("127.0.0.1", self.port))
-        self._open[one.fileno()] = (one, now)
-        self._poll.register(one.fileno(), select.EPOLLOUT | select.EPOLLIN)
+        self.open[one.fileno()] = (one, now)
+        self.poll.register(one.fileno(), select.EPOLLOUT | select.EPOLLIN)
         self.got.opened += 1
 
-    def _happened(self, descriptor: int, event: int) -> None:
-        one, _ = self._open[descriptor]
+    def happened(self, descriptor: int, event: int) -> None:
+        one, _ = self.open[descriptor]
         try:
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 told = one.recv(4_096)
@@ -105,31 +105,31 @@ class Attacker:
                     self.got.refused += 1
                 else:
                     self.got.closed += 1
-                self._close(descriptor)
+                self.close(descriptor)
             elif event & select.EPOLLOUT:
-                self._poll.modify(descriptor, select.EPOLLIN)
+                self.poll.modify(descriptor, select.EPOLLIN)
                 if self.kind == "half a body":
                     one.send(HEAD + b"x" * 500)
         except OSError:
             self.got.closed += 1
-            self._close(descriptor)
+            self.close(descriptor)
 
-    def _second(self, now: float) -> None:
+    def second(self, now: float) -> None:
         """Count what is held, and send the next byte."""
-        self.got.held = max(self.got.held, sum(now - since > 1 for _, since in self._open.values()))
+        self.got.held = max(self.got.held, sum(now - since > 1 for _, since in self.open.values()))
         if self.kind == "a byte a second":
-            for descriptor, (one, _) in list(self._open.items()):
-                at = self._sent.get(descriptor, 0)
-                self._sent[descriptor] = at + 1
+            for descriptor, (one, _) in list(self.open.items()):
+                at = self.sent.get(descriptor, 0)
+                self.sent[descriptor] = at + 1
                 try:
                     one.send(HEAD[at : at + 1])
                 except OSError:
                     self.got.closed += 1
-                    self._close(descriptor)
+                    self.close(descriptor)
 
-    def _close(self, descriptor: int) -> None:
-        one, _ = self._open.pop(descriptor)
-        self._sent.pop(descriptor, None)
+    def close(self, descriptor: int) -> None:
+        one, _ = self.open.pop(descriptor)
+        self.sent.pop(descriptor, None)
         one.close()
 
 

@@ -59,40 +59,40 @@ class Proxy:
         self.target = target
         self.port = 0
         self.resets = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
 
     def reset(self) -> None:
         """Reset every connection, on both of its sides."""
-        for writer in list(self._writers):
+        for writer in list(self.writers):
             sock = writer.get_extra_info("socket")
             if sock is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             self.resets += 1
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return
         for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._pipe(source, sink, (writer, back)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = asyncio.create_task(self.pipe(source, sink, (writer, back)))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
-    async def _pipe(
+    async def pipe(
         self,
         source: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
         both: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
     ) -> None:
-        self._writers.update(both)
+        self.writers.update(both)
         try:
             while data := await source.read(65_536):
                 sink.write(data)
@@ -101,7 +101,7 @@ class Proxy:
             pass
         finally:
             for writer in both:
-                self._writers.discard(writer)
+                self.writers.discard(writer)
                 writer.close()
 
 

@@ -275,7 +275,7 @@ class Reader:
         return min(AWAY_MOST, self.crowd.chance.expovariate(1 / AWAY_SECONDS)) * self.crowd.pace
 
     async def poll(self, wire: Wire) -> None:
-        await self._poll(wire, f"{self.query}&wait=25")
+        await self.poll_once(wire, f"{self.query}&wait=25")
 
     async def listen(self, wire: Wire) -> None:
         if not self.listener:
@@ -287,9 +287,9 @@ class Reader:
             told = msgspec.json.decode(body)
             # What was pushed before is not its affair.
             self.listener, self.cursor, self.next = told["id"], told["cursor"], {}
-        await self._poll(wire, f"listener={self.listener}&wait=25")
+        await self.poll_once(wire, f"listener={self.listener}&wait=25")
 
-    async def _poll(self, wire: Wire, query: str) -> None:
+    async def poll_once(self, wire: Wire, query: str) -> None:
         while True:
             self.waits_since = time.monotonic()
             status, body = await wire.ask("GET", f"/poll?{query}&after={self.cursor}")
@@ -309,7 +309,7 @@ class Reader:
     async def sse(self, wire: Wire) -> None:
         place = "" if self.cursor == "now" else f"Last-Event-ID: {self.cursor}\r\n"
         rest = b""
-        async for chunk in self._stream(wire, f"/stream?{self.query}", place):
+        async for chunk in self.stream(wire, f"/stream?{self.query}", place):
             *events, rest = (rest + chunk).split(b"\n\n")
             for event in events:
                 told = dict(line.partition(b": ")[::2] for line in event.split(b"\n"))
@@ -323,12 +323,12 @@ class Reader:
     async def ndjson(self, wire: Wire) -> None:
         rest = b""
         target = f"/stream?{self.query}&after={self.cursor}"
-        async for chunk in self._stream(wire, target, "Accept: application/x-ndjson\r\n"):
+        async for chunk in self.stream(wire, target, "Accept: application/x-ndjson\r\n"):
             *lines, rest = (rest + chunk).split(b"\n")
             for told in map(msgspec.json.decode, lines):
-                self._told(told)
+                self.told(told)
 
-    async def _stream(self, wire: Wire, target: str, fields: str) -> AsyncIterator[bytes]:
+    async def stream(self, wire: Wire, target: str, fields: str) -> AsyncIterator[bytes]:
         await wire.send("GET", target, fields)
         status, _ = await wire.head()
         if status != 200:
@@ -336,7 +336,7 @@ class Reader:
             return
         async for chunk in wire.chunks():
             yield chunk
-            await self._go_on()
+            await self.go_on()
 
     async def socket(self, wire: Wire) -> None:
         await wire.send("GET", f"/ws?{self.query}&after={self.cursor}", UPGRADE)
@@ -345,10 +345,10 @@ class Reader:
             self.crowd.fault(f"{self.who} was answered {status}")
             return
         async for text in wire.frames():
-            self._told(msgspec.json.decode(text))
-            await self._go_on()
+            self.told(msgspec.json.decode(text))
+            await self.go_on()
 
-    def _told(self, told: dict[str, Any]) -> None:
+    def told(self, told: dict[str, Any]) -> None:
         if "gap" in told:
             self.gap()
         elif "heartbeat" in told:
@@ -356,7 +356,7 @@ class Reader:
         else:
             self.heard(told["data"], told["id"])
 
-    async def _go_on(self) -> None:
+    async def go_on(self) -> None:
         """Wait for more, perhaps after a pause in which nothing is read."""
         if await self.crowd.pause() or self.waits_since == math.inf:
             # What came meanwhile is read at once, and says nothing about the server.

@@ -58,26 +58,26 @@ class Link:
 
     def __init__(self, soak: Soak) -> None:
         self.soak = soak
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         soak.links.append(self)
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a request; return the status and the body of its answer. Raises ``Broken``."""
         loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.lost:
+        if self.connection is None or self.connection.lost:
             try:
                 _, connection = await loop.create_connection(
                     lambda: Connection(self.soak), "127.0.0.1", self.soak.port
                 )
             except OSError as error:
                 raise Broken(str(error)) from error
-            self._connection = connection
-        return await self._connection.ask(request)
+            self.connection = connection
+        return await self.connection.ask(request)
 
     def reset(self) -> None:
         """Lose the connection, whatever is on its way."""
-        if self._connection is not None:
-            self._connection.reset()
+        if self.connection is not None:
+            self.connection.reset()
 
 
 class Connection(asyncio.Protocol):
@@ -85,28 +85,28 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, soak: Soak) -> None:
         self.lost = False
-        self._soak = soak
-        self._chance = soak.chance
-        self._buffer = b""
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self.soak = soak
+        self.chance = soak.chance
+        self.buffer = b""
+        self.answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         if self.lost:
             raise Broken("reset")
         loop = asyncio.get_running_loop()
-        self._buffer = b""
-        self._answer = loop.create_future()
-        if self._chance.random() < HALF:
-            self.transport.write(request[: self._chance.randrange(len(request))])
+        self.buffer = b""
+        self.answer = loop.create_future()
+        if self.chance.random() < HALF:
+            self.transport.write(request[: self.chance.randrange(len(request))])
             loop.call_soon(self.reset)
         else:
             self.transport.write(request)
-        return await self._answer
+        return await self.answer
 
     def reset(self) -> None:
         """Close so that the server gets an RST."""
         if not self.lost:
-            self._soak.resets += 1
+            self.soak.resets += 1
             where: socket.socket = self.transport.get_extra_info("socket")
             where.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.transport.abort()
@@ -119,21 +119,21 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self._chance.random() < HALF:
+        if self.chance.random() < HALF:
             self.reset()
             return
-        self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        if not end or self._answer is None or self._answer.done():
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
+        if not end or self.answer is None or self.answer.done():
             return
         length = int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
         if len(body) >= length:
-            self._answer.set_result((int(head[9:12]), body))
+            self.answer.set_result((int(head[9:12]), body))
 
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Broken("reset"))
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(Broken("reset"))
 
 
 async def read(soak: Soak, name: str, most: int) -> None:

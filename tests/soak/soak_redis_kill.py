@@ -50,13 +50,13 @@ class Either(Client):
 
     def __init__(self, servers: list[Server]) -> None:
         super().__init__(servers[0].port)
-        self._clients = [Client(server.port) for server in servers]
+        self.clients = [Client(server.port) for server in servers]
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
-        return await random.choice(self._clients).ask(method, target, body, **headers)
+        return await random.choice(self.clients).ask(method, target, body, **headers)
 
     def close(self) -> None:
-        for client in self._clients:
+        for client in self.clients:
             client.close()
 
 
