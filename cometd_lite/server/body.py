@@ -19,7 +19,7 @@ _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+'
 """A quoted string without its closing quote."""
 _EXTENSIONS: Final = rb"((?:[\t ]*+;[\t ]*+%b(?:[\t ]*+=[\t ]*+(?:%b))?+)*+)"
 _SIZE_LINE: Final = re.compile(_SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b"' % (_TOKEN, _QUOTED))).fullmatch
-# What a good size line may begin with: the value of the last extension ends anywhere, or a name is to come.
+# Any beginning of a good size line: the value of the last extension may break off, or its name be missing.
 _BEGINNING: Final = re.compile(
     _SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b(?:"|\\?\Z)|\Z' % (_TOKEN, _QUOTED)) + rb"[\t ]*+(?:;[\t ]*+)?+"
 ).fullmatch
