@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "scenario",
         nargs="?",
         default="mailbox",
-        choices=SCENARIOS,
+        choices=tuple(SCENARIOS),
         metavar="SCENARIO",
         help="default: mailbox",
     )
