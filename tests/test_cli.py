@@ -30,10 +30,10 @@ from twisted.internet.defer import Deferred, succeed
 from cometd_lite import __version__
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.cli import main, status
-from cometd_lite.cli.commands import COMMANDS, Misused, Notes, judged
+from cometd_lite.cli.commands import COMMANDS, Misused, judged
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import SHELLS, parse, parser_of
-from cometd_lite.cli.terminal import Terminal, harmless
+from cometd_lite.cli.terminal import Notes, Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
 from cometd_lite.core.message import Content, Cursor, Message
 from cometd_lite.core.recipient import ALL_LISTENERS
