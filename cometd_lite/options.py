@@ -27,7 +27,7 @@ from .bayeux.conversation import Options as BayeuxOptions
 from .core.store import Store
 from .limits import Limits
 from .server import Proxies
-from .units import count, duration, milliseconds, size
+from .units import count, duration, size, whole
 
 reactor: Any = _reactor
 
@@ -123,7 +123,7 @@ no pid file."""
             one_of("reject", "drop-oldest"),
         ),
         _parameter("bayeux-timeout", "30", "Time that a Bayeux connect is held.", duration),
-        _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", milliseconds),
+        _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", whole),
         _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", duration),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
         _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),

@@ -20,10 +20,10 @@ def count(text: str) -> int:
     return int(text)
 
 
-def milliseconds(text: str) -> int:
+def whole(text: str) -> int:
     """Return a whole number of at least 0."""
     if not text.isdecimal():
-        raise ValueError("a whole number of milliseconds, 0 or more")
+        raise ValueError("a whole number, 0 or more")
     return int(text)
 
 

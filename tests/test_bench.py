@@ -24,27 +24,32 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 import compare
-from dialects import Nchan
+import dialects
+import load as load_with_costs
+from dialects import Bayeux, Nchan
+from processes import Processes
 
-from cometd_lite import bench
 from cometd_lite.bench import (
     SCENARIOS,
-    Bayeux,
     BenchError,
     CometLite,
-    EventStream,
-    Latencies,
     Lost,
     NotThere,
-    Processes,
     Refused,
+    Result,
     Scenario,
     Site,
-    cut,
-    field,
+    answers,
+    command,
+    dialect,
+    load,
+    main,
     measure,
-    unchunked,
 )
+from cometd_lite.bench.answers import cut, field, unchunked
+from cometd_lite.bench.dialect import EventStream
+from cometd_lite.bench.measure import allow_files
+from cometd_lite.bench.results import Latencies
 
 SITE = Site("localhost:8080")
 
@@ -110,7 +115,7 @@ def test_what_cannot_be_an_answer_on_a_kept_connection_is_refused(raw: bytes) ->
 
 
 def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "ANSWER_BYTES", 100)
+    monkeypatch.setattr(answers, "ANSWER_BYTES", 100)
     with pytest.raises(Refused, match="head does not end"):
         cut(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20)
     with pytest.raises(Refused, match="body does not end"):
@@ -223,7 +228,7 @@ def test_a_stream_that_is_refused_or_ends_or_has_a_gap_is_an_error() -> None:
 
 
 def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "ANSWER_BYTES", 100)
+    monkeypatch.setattr(dialect, "ANSWER_BYTES", 100)
     stream = EventStream(b"GET")
     stream.received(b"HTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(Refused, match="does not end"):
@@ -269,7 +274,7 @@ def test_a_bayeux_reply_that_failed_is_an_error() -> None:
 
 def test_a_bayeux_pusher_keeps_its_session_alive_between_its_pushes() -> None:
     now = 1_000.0
-    push = bench._BayeuxPublish(SITE, clock=lambda: now)
+    push = dialects._BayeuxPublish(SITE, clock=lambda: now)
     push.opening()
     push.received(document([SHAKEN]))
     alive, publish = push.push("room", [b"1", b"2"])
@@ -333,7 +338,7 @@ def test_a_process_is_measured_together_with_those_below_it() -> None:
 
 def test_more_connections_than_may_be_open_are_refused_before_any_is_made() -> None:
     with pytest.raises(BenchError, match="ulimit"):
-        bench.allow_files(1 << 40)
+        allow_files(1 << 40)
 
 
 # The loop, against a mailbox server of few lines whose faults can be chosen.
@@ -426,7 +431,7 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def run(server: Server, scenario: Scenario, messages: int = 20, **options: Any) -> bench.Result:
+def run(server: Server, scenario: Scenario, messages: int = 20, **options: Any) -> Result:
     return measure(server.url, scenario, seconds=None, messages=messages, warm_up=0, **options)
 
 
@@ -467,7 +472,7 @@ def test_what_is_pushed_to_nobody_is_read_back(server: Server) -> None:
 
 
 def test_the_servers_cpu_time_is_given_per_delivery_when_its_process_is_known(server: Server) -> None:
-    result = run(server, few("mailbox"), pids=[os.getpid()])
+    result = run(server, few("mailbox"), costs=Processes([os.getpid()]))
     assert result.cpu_us is not None
     assert result.cpu_us > 0
 
@@ -497,7 +502,7 @@ def test_messages_out_of_order_end_the_run(server: Server) -> None:
 
 def test_a_message_that_does_not_come_is_lost(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(messages: list[Any]) -> list[Any]:
-        monkeypatch.setattr(bench, "PATIENCE_SECONDS", 0.0)  # Now that all are connected.
+        monkeypatch.setattr(load, "PATIENCE_SECONDS", 0.0)  # Now that all are connected.
         return []
 
     server.fault = lose
@@ -532,29 +537,39 @@ def test_the_command_prints_json_for_programs(server: Server, capsys: pytest.Cap
         "0",
         "--json",
     ]
-    assert bench.main(arguments) == 0
+    assert main(arguments) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["scenario"], printed["deliveries"], printed["readers"]) == ("fanout", 15, 3)
 
 
 def test_the_command_prints_lines_for_people(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--url", server.url + "/", "--readers", "3", "--messages", "5", "--pid", str(os.getpid())]
-    assert bench.main(arguments) == 0
+    assert main(["--url", server.url + "/", "--readers", "3", "--messages", "5"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"mailbox at {server.url} (cometd-lite): 3 readers, 16 pushing, ")
-    assert "for each delivery" in printed
+    assert "latency" in printed
+
+
+def test_what_the_servers_process_takes_is_told_where_it_is_given(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--url", server.url, "--readers", "3", "--messages", "5"]
+    assert load_with_costs.main([*arguments, "--pid", str(os.getpid())]) == 0
+    assert "for each delivery" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        load_with_costs.main([*arguments, "--pid", str(2**30)])
+    assert "There is no process" in capsys.readouterr().err
 
 
 def test_a_generator_that_was_the_limit_says_so(server: Server) -> None:
     result = run(server, few("mailbox"))
-    said = bench.report(replace(result, own_cpu=0.97))
+    said = command.report(replace(result, own_cpu=0.97))
     assert "The generator's own CPU was full (97%)" in said
-    assert "was full" not in bench.report(replace(result, own_cpu=0.4))
+    assert "was full" not in command.report(replace(result, own_cpu=0.4))
 
 
 def test_the_command_says_in_a_sentence_that_nothing_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     port = compare.free_port()
-    assert bench.main(["--url", f"http://127.0.0.1:{port}"]) == 2
+    assert main(["--url", f"http://127.0.0.1:{port}"]) == 2
     said = f"cometd-lite bench: Nothing answers at http://127.0.0.1:{port}: Connection refused.\n"
     assert capsys.readouterr().err == said
 
@@ -563,7 +578,7 @@ def test_a_lost_message_is_the_commands_exit_status(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.fault = lambda messages: [*messages, *messages]
-    assert bench.main(["--url", server.url, "--readers", "3", "--messages", "5"]) == 1
+    assert main(["--url", server.url, "--readers", "3", "--messages", "5"]) == 1
     assert capsys.readouterr().err.startswith("cometd-lite bench: A message arrived that was not pushed")
 
 
@@ -580,7 +595,7 @@ def test_a_lost_message_is_the_commands_exit_status(
 )
 def test_wrong_arguments_are_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        bench.main(arguments)
+        main(arguments)
     assert exit_info.value.code == 2
     assert "error: " in capsys.readouterr().err
 
@@ -609,9 +624,9 @@ def test_each_server_has_a_core_of_its_own_not_only_the_first_one() -> None:
         assert os.sched_getaffinity(0) == allowed
 
 
-def result_of(**numbers: Any) -> bench.Result:
-    unmeasured = dict.fromkeys(bench.Result.__dataclass_fields__, 0)
-    return bench.Result(**{**unmeasured, **numbers})
+def result_of(**numbers: Any) -> Result:
+    unmeasured = dict.fromkeys(Result.__dataclass_fields__, 0)
+    return Result(**{**unmeasured, **numbers})
 
 
 def test_a_check_passes_up_to_its_bound_and_is_left_open_without_its_peer() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import completions
 import jwt
 import msgspec
 import pytest
@@ -28,11 +29,11 @@ from twisted.internet.defer import Deferred, succeed
 
 from cometd_lite import __version__
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.cli import completion, main, status
-from cometd_lite.cli.commands import COMMANDS, Misused, Notes, judged
+from cometd_lite.cli import main, status
+from cometd_lite.cli.commands import COMMANDS, Misused, judged
 from cometd_lite.cli.parser import COMMANDS as NAMES
-from cometd_lite.cli.parser import parse, parser_of
-from cometd_lite.cli.terminal import Terminal, harmless
+from cometd_lite.cli.parser import SHELLS, parse, parser_of
+from cometd_lite.cli.terminal import Notes, Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
 from cometd_lite.core.message import Content, Cursor, Message
 from cometd_lite.core.recipient import ALL_LISTENERS
@@ -834,7 +835,7 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["token", "--key", "k", "--poll", "a", "--ttl", "99999999d"], "--ttl is a time above 0 and at most"),
         (["token", "--key", "k", "--poll", "a", "--ttl", "soon"], "'soon' is no time in seconds"),
         (["token", "--key", "k", "--poll", "a", "--url", "x"], "unrecognized arguments: --url x"),
-        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (["completion", "ksh"], "invalid choice: 'ksh'"),
         (["info", "--url", "http://x/?q=1"], "is no URL of a server"),
         (["sing"], "there is no command 'sing'; there are serve, push, poll"),
         (["--url", "x", "push"], "--url comes after a command, as in: cometd-lite push bob hello."),
@@ -962,7 +963,7 @@ def test_what_was_misused_says_so() -> None:
 # -- completion
 
 
-@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell_name", SHELLS)
 def test_completion_knows_every_command_and_every_option(
     shell_name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -970,39 +971,37 @@ def test_completion_knows_every_command_and_every_option(
     script = capsys.readouterr().out
     for name in NAMES:
         assert name in script
-    for name in ("push", "follow", "listen", "token"):
-        for option in completion.options(name):
-            assert option.long.removeprefix("--") in script
+    for name in NAMES.keys() - {"serve", "bench"}:
+        for option in parser_of(name)._option_string_actions:
+            assert option.lstrip("-") in script
+    for option in ("capacity-bytes", "allow-origin", "warm-up"):
+        assert option in script
+
+
+@pytest.mark.parametrize("shell_name", SHELLS)
+def test_completion_is_what_shtab_makes_of_the_options(shell_name: str) -> None:
+    script = completions.script(shell_name)
+    assert (completions.SCRIPTS / shell_name).read_text() == script, "run python tests/completions.py"
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_the_shell_itself_reads_its_script(name: str, tmp_path: Path) -> None:
+def test_the_shell_itself_reads_its_script(name: str) -> None:
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not installed")
-    script = tmp_path / "script"
-    script.write_text(completion.script(name))
+    script = completions.SCRIPTS / name
     done = subprocess.run([program, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
-
-
-@pytest.mark.parametrize("name", ["zsh", "fish"])
-def test_quotes_in_what_is_said_of_a_command_are_no_quotes_of_the_shell(name: str) -> None:
-    script = completion.script(name)
-    assert "recipient" in script
-    for line in script.splitlines():
-        bare = line.replace("'\\''", "").replace("\\'", "")
-        assert line.startswith("#") or bare.count("'") % 2 == 0, line
 
 
 def complete(*words: str, extra: str = "") -> list[str]:
     """Press TAB behind the last of the words, in bash."""
     quoted = " ".join(f"'{word}'" for word in words)
     code = f"""
-        {completion.script("bash")}
+        source {completions.SCRIPTS}/bash
         {extra}
         COMP_WORDS=({quoted}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-        _cometd_lite; printf '%s\\n' "${{COMPREPLY[@]}}"
+        _shtab_cometd_lite; printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -1016,19 +1015,22 @@ def complete(*words: str, extra: str = "") -> list[str]:
         (("cometd-lite", "push", "--over"), ["--overflow"]),
         (("cometd-lite", "push", "--overflow", ""), ["reject", "drop-oldest"]),
         (("cometd-lite", "follow", "x", "--c"), ["--cursor-file", "--count"]),
-        (("cometd-lite", "completion", ""), ["-h", "--help", "bash", "zsh", "fish"]),
+        (("cometd-lite", "completion", ""), list(SHELLS)),
         (("cometd-lite", "push", "--event", ""), []),
         (("cometd-lite", "push", "--key", ""), []),
         (("cometd-lite", "token", "--p"), ["--push", "--poll"]),
         (("cometd-lite", "serve", "--cap"), ["--capacity", "--capacity-bytes"]),
+        (("cometd-lite", "bench", "--re"), ["--readers"]),
+        (("cometd-lite", "bench", "fan"), ["fanout"]),
+        (("cometd-lite", "follow", "x", "--exec", "pytho"), ["python"]),
     ],
 )
 def test_bash_offers_what_fits(words: tuple[str, ...], offered: list[str]) -> None:
-    serve_help = "cometd-lite() { echo '      --capacity=  x'; echo '      --capacity-bytes=  y'; }"
-    assert complete(*words, extra=serve_help) == offered
+    programs = 'compgen() { if [ "$1" = -c ]; then echo python; else builtin compgen "$@"; fi; }'
+    assert complete(*words, extra=programs) == offered
 
 
 def test_bash_offers_files_where_a_file_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    for words in (("push", "--file"), ("token", "--key")):
+    for words in (("push", "--file"), ("token", "--key"), ("serve", "--key")):
         assert complete("cometd-lite", *words, "note", extra=f"cd {tmp_path}") == ["notes.txt"]

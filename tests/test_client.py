@@ -925,7 +925,7 @@ def test_a_stream_of_something_else_ends_the_connection_and_is_tried_again(strea
 
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cometd_lite.client.following.ANSWER_BYTES", 100)
+    monkeypatch.setattr("cometd_lite.client.streams.ANSWER_BYTES", 100)
     server = MemoryServer(resource=lambda _: Streaming(b"x" * 101))
     reading = Reading(server, stream=True)
     assert "a line of more than 100 bytes" in str(reading.retries[0][0])
@@ -948,7 +948,7 @@ def test_a_stream_where_there_are_none_is_an_error_that_says_so() -> None:
 
 
 def test_a_stream_is_bounded_by_pausing_what_sends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cometd_lite.client.following.STREAM_AHEAD", 3)
+    monkeypatch.setattr("cometd_lite.client.streams.STREAM_AHEAD", 3)
     server = MemoryServer()
     calls: list[str] = []
     monkeypatch.setattr("twisted.test.iosim.FakeTransport.pauseProducing", lambda _: calls.append("pause"))

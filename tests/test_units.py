@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cometd_lite.units import count, duration, milliseconds, size, span
+from cometd_lite.units import count, duration, size, span, whole
 
 
 @pytest.mark.parametrize(
@@ -10,8 +10,8 @@ from cometd_lite.units import count, duration, milliseconds, size, span
     [
         (count, "1", 1),
         (count, "12", 12),
-        (milliseconds, "0", 0),
-        (milliseconds, "2000", 2_000),
+        (whole, "0", 0),
+        (whole, "2000", 2_000),
         (size, "1", 1),
         (size, "1k", 1024),
         (size, "2K", 2048),
@@ -35,7 +35,7 @@ def test_options_are_read_as_people_write_them(read, text, value):
     ("read", "texts", "sentence"),
     [
         (count, ["", "0", "-1", "1.5", "one", "1k", "\u00b2"], "a whole number, 1 or more"),
-        (milliseconds, ["", "-1", "1.5", "1s"], "a whole number of milliseconds, 0 or more"),
+        (whole, ["", "-1", "1.5", "1s"], "a whole number, 0 or more"),
         (
             size,
             ["", "0", "0k", "-1", "1.5k", "1t", "k"],

@@ -44,9 +44,9 @@ def _do(words: list[str]) -> int:
         return usage(words)
     arguments = parse(name, rest)
     if name == "completion":
-        from .completion import script  # noqa: PLC0415  as above
+        from importlib.resources import files  # noqa: PLC0415  as above
 
-        sys.stdout.write(script(arguments.shell))
+        sys.stdout.write(files(__name__).joinpath("completions", arguments.shell).read_text("utf-8"))
         return status.DONE
     if name == "token":
         from .signing import token  # noqa: PLC0415  imports what makes signatures

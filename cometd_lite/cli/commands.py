@@ -7,38 +7,25 @@ connects it to the process: its descriptors, its signals, its reactor.
 from __future__ import annotations
 
 import argparse
-import mimetypes
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Presence
-from ..core.message import Batch, Cursor, Message, Receipt, timestamp
-from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
-from ..jsontext import check, dumps
+from ..core.message import Batch, Cursor, Message, timestamp
+from ..errors import CometError
+from ..jsontext import dumps
 from . import status
 from .parser import PATIENCE_SECONDS
-from .terminal import Input, ReaderOfOurs, Terminal, harmless
-
-NDJSON = "application/x-ndjson"
-BATCH_BYTES = 32 * 1024
-BATCH_LINES = 100
-"""Lines that came together go together, in a push that any server takes: half of its usual bound."""
-
-LINE_BYTES = 16 * 1024 * 1024
-"""A line that is longer than this is not waited for to end."""
-
-NOTE_SECONDS = 60.0
-"""What goes wrong again and again in the same way is told this often."""
+from .pushing import Source, push
+from .terminal import Input, Notes, ReaderOfOurs, Terminal, harmless
 
 
 class CommandFailed(Exception):
@@ -47,184 +34,6 @@ class CommandFailed(Exception):
 
 class Interrupted(Exception):
     """The COMMAND of ``--exec`` was ended by Ctrl-C, which was meant for us too."""
-
-
-class Source(Protocol):
-    """Where lines come from."""
-
-    def chunk(self) -> Awaitable[bytes]:
-        """Return the bytes that come next; empty ones at the end."""
-
-
-class Notes:
-    """Tells what is being tried again: once for each trouble, not for each try."""
-
-    def __init__(self, terminal: Terminal, seconds: Callable[[], float] = time.monotonic) -> None:
-        self._terminal = terminal
-        self._seconds = seconds
-        self._last: str | None = None
-        self._told_at = 0.0
-
-    def retry(self, error: CometError, delay: float) -> None:
-        """Tell that something went wrong, and is tried again after ``delay`` seconds."""
-        del delay  # each is longer than the last; who reads wants to know why, not when
-        now = self._seconds()
-        if error.detail != self._last or now - self._told_at >= NOTE_SECONDS:
-            self._last, self._told_at = error.detail, now
-            self._terminal.say(f"{error.detail} Trying again.")
-
-    def gap(self, after: Cursor) -> None:
-        """Tell that messages are lost."""
-        self._terminal.say(f"Messages after {after} are lost: the server no longer keeps them.")
-
-    def well(self) -> None:
-        """Note that what went wrong is over."""
-        self._last = None
-
-
-# -- push
-
-
-async def push(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, source: Source | None
-) -> int:
-    """Push what was said, or what comes from ``source``."""
-    pusher = Pusher(arguments, client, terminal)
-    if arguments.lines or arguments.ndjson:
-        assert source is not None, "lines come from somewhere"
-        return await pusher.push_lines(source)
-    body, media_type = _message(arguments)
-    await pusher.push(body, media_type)
-    return status.DONE
-
-
-def _message(arguments: argparse.Namespace) -> tuple[bytes | str, str | None]:
-    """Return the one message that was said, and its media type; None where the text is to tell."""
-    media_type = "application/json" if arguments.json else arguments.type
-    if arguments.words:
-        return " ".join(arguments.words), media_type
-    if arguments.file not in {None, "-"}:
-        guessed = mimetypes.guess_type(arguments.file)[0]
-        body = Path(arguments.file).read_bytes()
-        return (body, media_type or guessed) if media_type or guessed else _told_by_itself(body)
-    body = sys.stdin.buffer.read()
-    if media_type is not None:
-        return body, media_type
-    text, _ = _told_by_itself(body)
-    return (text.removesuffix("\n").removesuffix("\r") if isinstance(text, str) else text), None
-
-
-def _told_by_itself(body: bytes) -> tuple[bytes | str, None]:
-    try:
-        return body.decode(), None
-    except UnicodeDecodeError:
-        return body, None
-
-
-class Pusher:
-    """Pushes one message after the other, and tells of what the server does not take."""
-
-    def __init__(self, arguments: argparse.Namespace, client: Client, terminal: Terminal) -> None:
-        self._arguments = arguments
-        self._client = client
-        self._terminal = terminal
-        self._notes = Notes(terminal)
-        self._patience: float = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
-        self._refused = False
-
-    async def push(self, data: bytes | str, media_type: str | None) -> None:
-        """Push one body. Raises what the client raises."""
-        arguments = self._arguments
-        receipt: Receipt = await self._client.push(
-            [arguments.name, *arguments.rcpt],
-            data,
-            type=media_type,
-            event=arguments.event,
-            ttl=arguments.ttl,
-            queue=not arguments.no_queue,
-            overflow=arguments.overflow,
-            idempotency_key=arguments.key,
-            patience=0.0 if arguments.no_queue else self._patience,
-            on_retry=self._notes.retry,
-        )
-        self._notes.well()
-        if arguments.patience is None and (arguments.lines or arguments.ndjson):
-            # The server is there; from here on it is waited for, and so does whoever writes into our pipe.
-            self._patience = float("inf")
-        if arguments.receipt:
-            self._terminal.write(receipt.json + b"\n")
-
-    async def push_lines(self, source: Source) -> int:
-        """Push each line that comes, in order; a line that cannot be a message is told of, and left out."""
-        rest = b""
-        number = 0
-        while chunk := await source.chunk():
-            *lines, rest = (rest + chunk).split(b"\n")
-            await self._push_numbered(lines, number)
-            number += len(lines)
-            if len(rest) > LINE_BYTES:
-                raise BodyTooLarge(f"Line {number + 1} has more than {LINE_BYTES} bytes.")
-        await self._push_numbered([rest], number)
-        return status.REFUSED if self._refused else status.DONE
-
-    async def _push_numbered(self, lines: list[bytes], before: int) -> None:
-        """Push lines that came together, ``before`` of which came before."""
-        numbered = [(before + number, line.rstrip(b"\r")) for number, line in enumerate(lines, 1)]
-        numbered = [(number, line) for number, line in numbered if line.strip()]
-        if self._arguments.ndjson:
-            good = [(number, line) for number, line in numbered if self._is_json(number, line)]
-            for batch in _batches(good):
-                await self._push_batch(batch)
-        else:
-            for number, line in numbered:
-                await self._push_line(number, _told_by_itself(line)[0], self._arguments.type)
-
-    async def _push_line(self, number: int, data: bytes | str, media_type: str | None) -> None:
-        try:
-            await self.push(data, media_type)
-        except (BodyTooLarge, BadBody) as error:
-            self._leave_out(number, error.detail)
-        except NobodyWaits:
-            pass  # it was for whoever waits, and nobody did
-
-    async def _push_batch(self, batch: list[tuple[int, bytes]]) -> None:
-        if len(batch) == 1:
-            await self._push_line(*batch[0], "application/json")
-            return
-        try:
-            await self.push(b"\n".join([line for _, line in batch]), NDJSON)
-        except BodyTooLarge:  # the server's bound is below the usual one
-            middle = len(batch) // 2
-            await self._push_batch(batch[:middle])
-            await self._push_batch(batch[middle:])
-        except NobodyWaits:
-            pass  # as above
-
-    def _is_json(self, number: int, line: bytes) -> bool:
-        try:
-            check(line)
-        except ValueError as error:
-            self._leave_out(number, f"It is no JSON: {error}.")
-            return False
-        return True
-
-    def _leave_out(self, number: int, sentence: str) -> None:
-        self._refused = True
-        self._terminal.say(f"Line {number} was left out. {sentence}")
-
-
-def _batches(lines: Iterable[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:
-    """Yield lines in groups that any server takes; a longer line is a group of its own."""
-    batch: list[tuple[int, bytes]] = []
-    size = 0
-    for number, line in lines:
-        if batch and (size + len(line) >= BATCH_BYTES or len(batch) == BATCH_LINES):
-            yield batch
-            batch, size = [], 0
-        batch.append((number, line))
-        size += len(line) + 1
-    if batch:
-        yield batch
 
 
 # -- poll, follow, listen

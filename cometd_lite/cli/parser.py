@@ -37,8 +37,11 @@ COMMANDS = {
     "delete": "lose what a recipient's mailbox holds",
     "token": "sign a token that says who may push, poll and manage what",
     "bench": "measure a server",
-    "completion": "print completion for bash, zsh or fish",
+    "completion": "print completion for a shell",
 }
+
+SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+"""Those that words can be completed in; ``completions`` has a script for each."""
 
 _EXAMPLES = {
     "push": """\
@@ -91,7 +94,9 @@ Who has the token may do what it says until it expires; there is no calling it b
     "completion": """\
   bash:  eval "$(cometd-lite completion bash)"                 in ~/.bashrc
   zsh:   cometd-lite completion zsh > ~/.zfunc/_cometd-lite    in a directory of $fpath
-  fish:  cometd-lite completion fish > ~/.config/fish/completions/cometd-lite.fish""",
+  fish:  cometd-lite completion fish > ~/.config/fish/completions/cometd-lite.fish
+  tcsh:  cometd-lite completion tcsh > ~/.cometd-lite.csh      and source it in ~/.tcshrc
+  powershell:  cometd-lite completion powershell | Out-String | Invoke-Expression    in $PROFILE""",
 }
 
 
@@ -277,7 +282,7 @@ def _token(add: Add) -> None:
 
 
 def _completion(add: Add) -> None:
-    add("shell", choices=("bash", "zsh", "fish"), help="the shell that is to complete")
+    add("shell", choices=SHELLS, help="the shell that is to complete")
 
 
 _OPTIONS: dict[str, Callable[[Add], None]] = {

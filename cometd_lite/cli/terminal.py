@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -18,7 +19,11 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core.message import Message
+from ..core.message import Cursor, Message
+from ..errors import CometError
+
+NOTE_SECONDS = 60.0
+"""What goes wrong again and again in the same way is told this often."""
 
 READ_BYTES = 64 * 1024
 """One read; a pipe holds as much."""
@@ -66,6 +71,32 @@ class Terminal:
     def dim(self, text: str) -> str:
         """Return a text in grey, where it will be seen."""
         return f"{_DIM}{text}{_PLAIN}" if self._colours and self.looked_at else text
+
+
+class Notes:
+    """Tells what is being tried again: once for each trouble, not for each try."""
+
+    def __init__(self, terminal: Terminal, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._seconds = seconds
+        self._last: str | None = None
+        self._told_at = 0.0
+
+    def retry(self, error: CometError, delay: float) -> None:
+        """Tell that something went wrong, and is tried again after ``delay`` seconds."""
+        del delay  # each is longer than the last; who reads wants to know why, not when
+        now = self._seconds()
+        if error.detail != self._last or now - self._told_at >= NOTE_SECONDS:
+            self._last, self._told_at = error.detail, now
+            self._terminal.say(f"{error.detail} Trying again.")
+
+    def gap(self, after: Cursor) -> None:
+        """Tell that messages are lost."""
+        self._terminal.say(f"Messages after {after} are lost: the server no longer keeps them.")
+
+    def well(self) -> None:
+        """Note that what went wrong is over."""
+        self._last = None
 
 
 def harmless(text: str) -> str:

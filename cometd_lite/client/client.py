@@ -17,9 +17,10 @@ from ..errors import CometError
 from ..jsontext import dumps
 from ..limits import POLL_MESSAGES
 from . import words
-from .following import Following, Listening, OnGap, OnRetry, Polls, Streams, poll
+from .following import Following, Listening, OnGap, OnRetry, Polls, poll
 from .remote import Answer, Query, Remote, Token, Treq, is_passing
 from .replies import Reply, Work, reply, reply_of
+from .streams import Streams
 from .words import AS_JSON, Presence, Recipients, Registered
 
 PATIENCE_SECONDS = 30.0

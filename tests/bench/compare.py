@@ -45,12 +45,12 @@ PEERS_DIR = HERE / "peers"
 sys.path.insert(0, str(ROOT))
 
 # What is imported from here on lies beside this file and above it.
-from dialects import Nchan, Toy  # noqa: E402
+from dialects import Bayeux, Nchan, Toy  # noqa: E402
+from processes import Processes  # noqa: E402
 
 import cometd_lite  # noqa: E402
 from cometd_lite.bench import (  # noqa: E402
     SCENARIOS,
-    Bayeux,
     BenchError,
     CometLite,
     Dialect,
@@ -467,7 +467,7 @@ def _once(peer: Peer, run: Run, seconds: float) -> Result:
             url,
             run.scenario,
             peer.dialect,
-            pids=[pid],
+            costs=Processes([pid]),
             seconds=None if run.messages else run.seconds or seconds,
             messages=run.messages,
             parked=run.parked,

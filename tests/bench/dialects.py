@@ -6,25 +6,133 @@ is no server's.
 
 from __future__ import annotations
 
-import json
+import math
+import time
 from typing import TYPE_CHECKING, Any
 
-from cometd_lite.bench import (
-    DIALECTS,
-    Answer,
-    EventStream,
-    Poll,
-    Push,
-    Pushing,
-    Reading,
-    Refused,
-    Site,
-    excerpt,
-    field,
-)
+from msgspec import json
+
+from cometd_lite.bench import BenchError, CometLite, Refused, Site
+from cometd_lite.bench.answers import Answer, excerpt, field
+from cometd_lite.bench.dialect import EventStream, Poll, Push, Pushing, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class Bayeux:
+    """Bayeux 1.0 over long-polling, as this server, CometD and Faye speak it. Each reader is a session."""
+
+    name = "bayeux"
+    shares = False
+    keeps = False
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def poller(self, recipient: str) -> Reading:
+        """Return a reader that shakes hands, subscribes, and connects again and again."""
+        return _BayeuxConnect(self._site, recipient)
+
+    def follower(self, recipient: str) -> Reading:
+        """Raise ``BenchError``: Bayeux has no stream over HTTP."""
+        raise BenchError(f"Bayeux has no Server-Sent Events for {recipient}: choose another scenario.")
+
+    def pusher(self) -> Pushing:
+        """Return a pusher with a session of its own."""
+        return _BayeuxPublish(self._site)
+
+
+_HANDSHAKE = {
+    "channel": "/meta/handshake",
+    "version": "1.0",
+    "supportedConnectionTypes": ["long-polling"],
+    "id": "1",
+}
+"""Identical requests keep an identical ``id``: one is answered before the next is sent."""
+
+
+class _BayeuxSession:
+    """What a session must know: its client id, and the cookies that some servers bind it to."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._cookies = ""
+        self._client_id: str | None = None
+
+    def post(self, *messages: Mapping[str, Any]) -> bytes:
+        """Return the request that carries ``messages``, with the session's id in each."""
+        known = {"clientId": self._client_id} if self._client_id else {}
+        body = json.encode([{**message, **known} for message in messages])
+        head = self._site.head("POST", "") + self._cookies.encode()
+        return b"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+
+    def replies(self, answer: Answer) -> list[dict[str, Any]]:
+        """Return the messages of an answer. Raises ``Refused`` where one says that a request failed."""
+        if answer.status != 200:
+            raise Refused(f"A Bayeux request was answered {answer.status}: {excerpt(answer.body)}")
+        replies: list[dict[str, Any]] = json.decode(answer.body)
+        for reply in replies:
+            if reply.get("successful") is False:
+                raise Refused(f"A Bayeux request failed: {excerpt(json.encode(reply))}")
+            if reply["channel"] == "/meta/handshake":
+                self._client_id = reply["clientId"]
+                cookie = field(answer.head, b"set-cookie")
+                if cookie is not None:
+                    self._cookies = f"Cookie: {cookie.partition(b';')[0].decode('latin-1')}\r\n"
+        return replies
+
+
+class _BayeuxConnect(Poll):
+    def __init__(self, site: Site, recipient: str) -> None:
+        super().__init__()
+        self._session = _BayeuxSession(site)
+        self._channel = f"/{recipient}"
+        self._connect = b""
+
+    def opening(self) -> bytes:
+        return self._session.post(_HANDSHAKE)
+
+    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+        replies = self._session.replies(answer)
+        messages = [reply["data"] for reply in replies if reply["channel"] == self._channel]
+        if self._connect:
+            self.waits = True
+            return self._connect, messages
+        connect = {"channel": "/meta/connect", "connectionType": "long-polling", "id": "3"}
+        if replies[0]["channel"] == "/meta/handshake":
+            subscribe = {"channel": "/meta/subscribe", "subscription": self._channel, "id": "2"}
+            return self._session.post(subscribe), messages
+        # A server may hold the first connect or not; asked not to wait, each answers at once.
+        self._connect = self._session.post(connect)
+        return self._session.post({**connect, "advice": {"timeout": 0}}), messages
+
+
+class _BayeuxPublish(Push):
+    ALIVE_SECONDS = 4.0
+    """A session that does not connect is gone after 10 s (CometD's maxInterval)."""
+
+    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._session = _BayeuxSession(site)
+        self._clock = clock
+        self._alive_at = -math.inf
+
+    def opening(self) -> bytes:
+        return self._session.post(_HANDSHAKE)
+
+    def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
+        events = [{"channel": f"/{recipient}", "data": json.decode(body), "id": "4"} for body in bodies]
+        requests = [self._session.post(*events)]
+        now = self._clock()
+        if now - self._alive_at >= self.ALIVE_SECONDS:
+            self._alive_at = now
+            connect = {"channel": "/meta/connect", "connectionType": "long-polling", "id": "5"}
+            requests.insert(0, self._session.post({**connect, "advice": {"timeout": 0}}))
+        return requests
+
+    def answered(self, answer: Answer) -> None:
+        self._session.replies(answer)
 
 
 class Nchan:
@@ -68,7 +176,7 @@ class _NchanPoll(Poll):
             raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         place = (field(answer.head, b"last-modified"), field(answer.head, b"etag"))
         again = b"%sIf-Modified-Since: %s\r\nIf-None-Match: %s\r\n\r\n" % (self._head, *place)
-        return again, [json.loads(answer.body)]
+        return again, [json.decode(answer.body)]
 
 
 class _NchanPush(Push):
@@ -114,7 +222,7 @@ class _ToyPoll(Poll):
         if answer.status != 200:
             raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         self.waits = True
-        batch = json.loads(answer.body)
+        batch = json.decode(answer.body)
         again = b"%s%s%s" % (self._before, batch["cursor"].encode(), self._after)
         return again, [message["data"] for message in batch["messages"]]
 
@@ -131,4 +239,4 @@ class _ToyPush(Push):
         return [self._site.post(target, "application/x-ndjson", b"\n".join(bodies))]
 
 
-PEERS = {**DIALECTS, "nchan": Nchan, "toy": Toy}
+DIALECTS = {"cometd-lite": CometLite, "bayeux": Bayeux, "nchan": Nchan, "toy": Toy}

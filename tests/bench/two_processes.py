@@ -30,7 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 from redis_server import RedisServer, free_port  # noqa: E402
 from server import Server  # noqa: E402
 
-from cometd_lite.bench import SCENARIOS, allow_files, measure  # noqa: E402  they lie above this file
+from cometd_lite.bench import SCENARIOS, measure  # noqa: E402  they lie above this file
+from cometd_lite.bench.measure import allow_files  # noqa: E402  they lie above this file
 
 PUSHERS = 64
 MAILBOXES = 100

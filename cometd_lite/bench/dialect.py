@@ -1,0 +1,278 @@
+"""How to speak to a server: requests and what is read of their answers, without I/O.
+
+A ``Dialect`` makes the two sides of a conversation, a ``Reading`` and a ``Pushing``. Ours is ``CometLite``;
+``tests/bench`` adds Bayeux and those of other servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from ..jsontext import parse
+from .answers import ANSWER_BYTES, Answer, cut, excerpt, field
+from .errors import Lost, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the server is: what every request of a dialect needs to know."""
+
+    host: str = "localhost"
+    """The ``Host`` header."""
+    prefix: str = ""
+    """The URL's path, without a slash at its end."""
+    token: str | None = None
+    wait: float = 120.0
+    """How long polls ask to be held."""
+
+    def head(self, method: str, target: str) -> bytes:
+        """Return a request's line and the headers that all have, without the empty line."""
+        bearer = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
+        return f"{method} {self.prefix}{target} HTTP/1.1\r\nHost: {self.host}\r\n{bearer}".encode()
+
+    def get(self, target: str) -> bytes:
+        """Return a whole GET request."""
+        return self.head("GET", target) + b"\r\n"
+
+    def post(self, target: str, media_type: str, body: bytes) -> bytes:
+        """Return a whole POST request."""
+        head = self.head("POST", target)
+        return b"%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+            head,
+            media_type.encode(),
+            len(body),
+            body,
+        )
+
+
+class Reading(Protocol):
+    """One reader's side of one connection, without I/O."""
+
+    waits: bool
+    """Whether what was said last is answered when there is a message, and not before."""
+    whole: bool
+    """Whether nothing is half received."""
+
+    def opening(self) -> bytes:
+        """Return the first request: one that is answered at once, which paces opening."""
+
+    def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
+        """Return what to send next and the messages in ``data``, parsed.
+
+        Empty bytes: nothing is to be sent yet. None: the request before is to be sent again.
+        """
+
+
+class Pushing(Protocol):
+    """One pusher's side of one connection, without I/O."""
+
+    def opening(self) -> bytes:
+        """Return what must be said before the first push; empty where nothing must."""
+
+    def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
+        """Return the requests that push ``bodies`` in order, each to be sent after the answer to the last."""
+
+    def received(self, data: bytes) -> bool:
+        """Return whether the answer is complete now. Raises ``Refused`` where it does not accept the push."""
+
+
+class Dialect(Protocol):
+    """How one kind of server is spoken to."""
+
+    name: str
+    shares: bool
+    """Whether those who ask the same get the same bytes, so that reading them once is enough."""
+    keeps: bool
+    """Whether a message is kept for who comes later."""
+
+    def poller(self, recipient: str) -> Reading:
+        """Return the side of a reader that polls, from the oldest message on."""
+
+    def follower(self, recipient: str) -> Reading:
+        """Return the side of a reader of a stream. Raises ``BenchError`` where the server has none."""
+
+    def pusher(self) -> Pushing:
+        """Return the side of a pusher."""
+
+
+class Answered:
+    """What every poll and push has in common: one request, one answer."""
+
+    def __init__(self) -> None:
+        self.waits = False
+        self.whole = True
+        self._rest = b""
+
+    def answer(self, data: bytes) -> Answer | None:
+        """Return the answer that ``data`` completes, else None."""
+        if self._rest:
+            data = self._rest + data
+        answer = cut(data)
+        if answer is None:
+            self._rest = data
+            self.whole = False
+            return None
+        if answer.end != len(data):
+            raise Refused(f"The server sent more than was asked for: {excerpt(data[answer.end :])}")
+        self._rest = b""
+        self.whole = True
+        return answer
+
+
+class Poll(Answered):
+    """A reader that polls; a dialect says how an answer is read."""
+
+    def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
+        """Read ``data`` as ``Reading`` says."""
+        answer = self.answer(data)
+        return (b"", []) if answer is None else self.answered(answer)
+
+    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+        """Return the next request and the messages."""
+        raise NotImplementedError
+
+
+class Push(Answered):
+    """A pusher that is ready once it is connected; a dialect says which answers accept a push."""
+
+    def opening(self) -> bytes:
+        """Return nothing: there is nothing to be said first."""
+        return b""
+
+    def received(self, data: bytes) -> bool:
+        """Read ``data`` as ``Pushing`` says."""
+        answer = self.answer(data)
+        if answer is None:
+            return False
+        self.answered(answer)
+        return True
+
+    def answered(self, answer: Answer) -> None:
+        """Raise ``Refused`` where the answer does not accept the push."""
+        if answer.status not in {200, 201, 202}:
+            raise Refused(f"A push was answered {answer.status}: {excerpt(answer.body)}")
+
+
+class EventStream:
+    """A reader of Server-Sent Events whose data is JSON (WHATWG HTML §9.2)."""
+
+    def __init__(self, request: bytes) -> None:
+        self.waits = False
+        self.whole = True
+        self._request = request
+        self._rest = b""
+        self._text = b""
+        self._chunked = False
+
+    def opening(self) -> bytes:
+        """Return the only request; that its head was answered shows that the stream is open."""
+        return self._request
+
+    def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
+        """Read ``data`` as ``Reading`` says; there is never anything to send."""
+        data = self._rest + data
+        if not self.waits:
+            data = self._opened(data)
+        if self.waits:
+            data = self._body(data)
+        self._rest = data
+        *events, self._text = self._text.replace(b"\r\n", b"\n").split(b"\n\n")
+        self.whole = not self._rest and not self._text
+        if len(self._rest) + len(self._text) > ANSWER_BYTES:
+            raise Refused("The server sent an event that does not end.")
+        return b"", [message for event in events for message in self._messages(event)]
+
+    def _opened(self, data: bytes) -> bytes:
+        """Return what follows the head, once it is there."""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return data
+        head = data[: end + 2]
+        if data[9:12] != b"200":
+            raise Refused(f"A stream was answered {excerpt(data)}")
+        self._chunked = field(head, b"transfer-encoding") == b"chunked"
+        self.waits = True
+        return data[end + 4 :]
+
+    def _body(self, data: bytes) -> bytes:
+        """Move what is complete of ``data`` into the text, and return the rest."""
+        if not self._chunked:
+            self._text += data
+            return b""
+        while (line := data.find(b"\r\n")) >= 0:
+            size = int(data[:line].partition(b";")[0], 16)
+            if size == 0:
+                raise Lost("The server ended a stream.")
+            if len(data) < line + size + 4:
+                break
+            self._text += data[line + 2 : line + 2 + size]
+            data = data[line + size + 4 :]
+        return data
+
+    @staticmethod
+    def _messages(event: bytes) -> list[Any]:
+        """Return the event's data, if it has any."""
+        lines = event.split(b"\n")
+        if b"event: gap" in lines or b"event:gap" in lines:
+            raise Lost("The server reported a gap to a stream's reader.")
+        data = [line[5:] for line in lines if line.startswith(b"data:")]
+        return [parse(b"\n".join(data))] if data else []
+
+
+class CometLite:
+    """Our own interface, as HTTP.md has it: polls by cursor, answered with JSON."""
+
+    name = "cometd-lite"
+    shares = True
+    keeps = True
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def poller(self, recipient: str) -> Reading:
+        """Return a reader that polls by cursor."""
+        return _CometLitePoll(self._site, recipient)
+
+    def follower(self, recipient: str) -> Reading:
+        """Return a reader of Server-Sent Events."""
+        return EventStream(self._site.get(f"/stream/{quote(recipient)}?after=oldest"))
+
+    def pusher(self) -> Pushing:
+        """Return a pusher: one message as JSON, several as NDJSON."""
+        return _CometLitePush(self._site)
+
+
+class _CometLitePoll(Poll):
+    def __init__(self, site: Site, recipient: str) -> None:
+        super().__init__()
+        target = f"/poll/{quote(recipient)}?"
+        self._opening = site.get(f"{target}after=oldest&wait=0")
+        self._before, self._after = site.get(f"{target}after=|&wait={site.wait:g}").split(b"|")
+
+    def opening(self) -> bytes:
+        return self._opening
+
+    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+        if answer.status != 200:
+            raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
+        batch = parse(answer.body)
+        if batch["gap"]:
+            raise Lost("The server reported a gap: it no longer has a message that was not read.")
+        self.waits = True
+        cursor = quote(batch["cursor"], safe="").encode()
+        return self._before + cursor + self._after, [message["data"] for message in batch["messages"]]
+
+
+class _CometLitePush(Push):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self._site = site
+
+    def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
+        target = f"/push/{quote(recipient)}"
+        if len(bodies) == 1:
+            return [self._site.post(target, "application/json", bodies[0])]
+        return [self._site.post(target, "application/x-ndjson", b"\n".join(bodies) + b"\n")]

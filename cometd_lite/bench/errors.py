@@ -1,0 +1,23 @@
+"""How a run ends without a result."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """The run has no result; its text is one sentence for whoever started it."""
+
+    exit_code = 1
+
+
+class NotThere(BenchError):
+    """Nothing that could be measured answers at the URL."""
+
+    exit_code = 2
+
+
+class Refused(BenchError):
+    """The server gave an answer that the contract does not have."""
+
+
+class Lost(BenchError):
+    """A message was lost, doubled, changed or out of order."""
