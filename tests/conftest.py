@@ -35,6 +35,7 @@ def expected_failures() -> Iterator[list[type[BaseException]]]:
         expected: list[type[BaseException]] = []
         yield expected
         gc.collect()  # the Deferreds that failed unheard say so when they go
+        gc.freeze()
     failures = [event["log_failure"] for event in events if "log_failure" in event]
     assert [failure for failure in failures if not failure.check(*expected)] == []
 

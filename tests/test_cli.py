@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from tools import needs
 from twisted.internet.defer import Deferred, succeed
 
 from cometd_lite import __version__
@@ -977,9 +977,7 @@ def test_completion_knows_every_command_and_every_option(
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_the_shell_itself_reads_its_script(name: str, tmp_path: Path) -> None:
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed")
+    program = needs(name)
     script = tmp_path / "script"
     script.write_text(completion.script(name))
     done = subprocess.run([program, "-n", str(script)], capture_output=True, text=True, check=False)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
 
 from program import Program
+from tools import needs_node, needs_python
 
 HERE = Path(__file__).parent
-IN_CI = os.environ.get("CI") == "true"
 
 
 @pytest.fixture(scope="session")
@@ -33,29 +29,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.fixture(scope="session")
 def eventsource() -> list[str]:
     """Return the command of the client by the npm package ``eventsource``."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing and IN_CI:
-        pytest.fail(f"{' and '.join(missing)} missing, and this is CI: apt-get install nodejs npm")
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} missing: apt-get install nodejs npm")
-    installed = HERE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        _run("npm", "ci", "--silent", "--no-audit", "--no-fund")
-    return ["node", str(HERE / "eventsource_client.mjs")]
+    return [needs_node(HERE), str(HERE / "eventsource_client.mjs")]
 
 
 @pytest.fixture(scope="session")
 def websockets() -> list[str]:
     """Return the command of the client by the package ``websockets``."""
-    python = sys.executable
-    if importlib.util.find_spec("websockets") is None:
-        if not IN_CI:
-            pytest.skip("websockets missing: pip install -r tests/foreign/requirements.txt")
-        python = str(HERE / ".venv" / "bin" / "python")
-        _run(sys.executable, "-m", "venv", "--clear", str(HERE / ".venv"))
-        _run(python, "-m", "pip", "install", "-q", "-r", "requirements.txt")
-    return [python, str(HERE / "websockets_client.py")]
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, cwd=HERE, check=True, stdout=sys.stderr, timeout=600)
+    return [needs_python(HERE), str(HERE / "websockets_client.py")]

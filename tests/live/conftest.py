@@ -44,8 +44,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     """Return a function that runs the program with other options."""
     programs = []
 
-    def run(*options: str, **popen: object) -> Program:
-        programs.append(Program(tmp_path, *options, **popen))
+    def run(*options: str, **started: object) -> Program:
+        programs.append(Program(tmp_path, *options, **started))
         return programs[-1]
 
     yield run

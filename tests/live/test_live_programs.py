@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from chromium import Chromium
-from program import PATIENCE, ROOT, TWISTD, Answer, Connection, Program, eventually
-from readme import needs
+from fork_server import ROOT
+from program import PATIENCE, TWISTD, Answer, Connection, Program, eventually
+from tools import needs
 
 PROGRAMS = ROOT / "tests" / "embedding"
 

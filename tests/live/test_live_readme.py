@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from chromium import Chromium
-from program import ROOT, Connection, eventually
-from readme import LISTEN, README, SHELL, Block, Walk, needs, sections, walked
+from fork_server import ROOT
+from program import Connection, eventually
+from readme import LISTEN, README, SHELL, Block, Walk, sections, walked
 from redis_server import RedisServer
+from tools import needs
 
 from cometd_lite.service import Options
 
@@ -237,7 +239,7 @@ def behind_haproxy(walk: Walk) -> None:
 
 @under("As a service of systemd")
 def as_a_service(walk: Walk) -> None:
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     unit = walk.next("ini")
     options = re.findall(r"--[a-z-]+", unit)
     assert {option.lstrip("-") + "=" for option in options} <= {*Options().longOpt, "pidfile="}
@@ -251,7 +253,7 @@ def as_a_service(walk: Walk) -> None:
 
 @under("One process per core")
 def one_per_core(walk: Walk) -> None:
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     redis = RedisServer(walk.directory).start()
     walk.serve(walk.next(SHELL).replace("unix:/run/redis/redis.sock", redis.address))
     walk.run("curl -s --retry 9 --retry-all-errors -d 'at one' localhost:8080/push/bob", '"delivered":0')

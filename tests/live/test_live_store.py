@@ -11,7 +11,8 @@ import sys
 import time
 
 import pytest
-from program import ON_LOOPBACK, PATIENCE, ROOT, TWISTD, Program, eventually, start
+from fork_server import ROOT
+from program import ON_LOOPBACK, PATIENCE, TWISTD, Program, eventually, ran
 
 STORE = ("--store", "sqlite:comet.db")
 
@@ -19,7 +20,7 @@ STORE = ("--store", "sqlite:comet.db")
 @pytest.fixture
 def kept(run):
     """Return a function that runs the program on the test's file."""
-    return lambda *options, **popen: run(*STORE, *options, **popen)
+    return lambda *options: run(*STORE, *options)
 
 
 def kill(program):
@@ -29,9 +30,8 @@ def kill(program):
 
 def refusal(directory, *options):
     """Return the one sentence with which the program ends, having failed."""
-    process = start(directory, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = process.communicate(timeout=PATIENCE)[0].decode()
-    assert process.returncode not in {0, None}
+    said, code = ran(directory, *options)
+    assert code > 0
     assert "Traceback" not in said
     return said.splitlines()[-1]
 

@@ -31,9 +31,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
-from server import ROOT, Server
+from server import Server
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fork_server import ROOT
 
 from cometd_lite.client import Client
 
