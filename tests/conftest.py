@@ -1,10 +1,11 @@
-"""What every test has: no failure is logged unseen, and hypothesis tries the same examples twice."""
+"""What every test has: no failure is logged unseen, and Hypothesis tries the same examples in CI."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,23 +20,45 @@ settings.register_profile("long", settings.get_profile("fast"), max_examples=5_0
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
 
 
+HERE = Path(__file__).parent
+LIVE = ("live", "clients", "foreign", "soak")
+"""Directories of tests that start servers."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return how many processes run the tests: one more than there are cores, because some tests wait."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start servers, and begin with them: they wait while others compute."""
+    for item in items:
+        if item.path.relative_to(HERE).parts[0] in LIVE:
+            item.add_marker("live")
+    items.sort(key=lambda item: item.get_closest_marker("live") is None)
+
+
 def pytest_collection_finish() -> None:
-    """Leave out of each test's collection what was imported: it takes longer than most tests."""
+    """Leave what was imported out of each test's collection, which would take longer than most tests."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def expected_failures() -> Iterator[list[type[BaseException]]]:
-    """Fail the test where a failure was logged; one that expects some appends their types.
+def expected_failures(request: pytest.FixtureRequest) -> Iterator[list[type[BaseException]]]:
+    """Fail the test where a failure was logged; a test that expects some appends their types.
 
-    A Deferred that fails with nobody listening, or a callback that raises, else passes unseen.
+    A Deferred that fails with no errback, or a callback that raises, else passes unseen.
     """
     with capturedLogs() as events:
         expected: list[type[BaseException]] = []
         yield expected
-        gc.collect()  # the Deferreds that failed unheard say so when they go
-        gc.freeze()
+        request.node.funcargs.clear()  # what the fixtures have made goes now, not after this
+        gc.collect()  # a Deferred logs its failure when it is collected
+        gc.freeze()  # what is left, the next collections need not walk
     failures = [event["log_failure"] for event in events if "log_failure" in event]
     assert [failure for failure in failures if not failure.check(*expected)] == []
 

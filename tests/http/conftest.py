@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,13 +15,6 @@ from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
 
 Serve = Callable[..., Server]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def quick_collections() -> None:
-    """Keep what was imported out of the collection after each test, which else takes 40 ms of it."""
-    gc.collect()
-    gc.freeze()
 
 
 OVER_TLS = {f"test_http_{name}" for name in ("push", "poll", "take", "names", "everything_else")}

@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -103,10 +103,17 @@ class Connection:
         return self.request(method, target, body, **headers).answer(method)
 
     def ended(self) -> bool:
-        """Send no more, and wait for the server to close; return whether no further byte came before."""
-        if not isinstance(self.socket, ssl.SSLSocket):  # TLS cannot be ended on one side
-            with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)  # else it lingers for what is still to be dropped
+        """Send no more, and wait for the server to close; return whether no further byte came before.
+
+        A server that is not told that no more comes lingers for what it is still to drop.
+        """
+        try:
+            if isinstance(self.socket, ssl.SSLSocket):
+                self.socket = self.socket.unwrap()  # fails if anything but the end of TLS comes
+            else:
+                self.socket.shutdown(socket.SHUT_WR)
+        except ConnectionError:
+            pass  # it has closed already
         return self._buffer == b"" and self._more() == b""
 
     def quiet(self) -> bool:
@@ -228,8 +235,12 @@ class Program:
         try:
             return self.process.wait(PATIENCE)
         finally:
-            for connection in self._connections:
-                connection.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """Close all connections."""
+        for connection in self._connections:
+            connection.close()
 
 
 def start(

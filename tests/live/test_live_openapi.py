@@ -78,6 +78,7 @@ def test_the_program_does_what_its_document_says(impatient):
     assert "Traceback" not in impatient.log.read_text()
 
 
+@pytest.mark.slow
 def test_streams_begin_as_the_document_says(impatient):
     said = schemathesis(
         impatient,

@@ -167,6 +167,7 @@ def knows_a_replica(sentinel):
     return False
 
 
+@pytest.mark.slow
 def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
     ports = [free_port() for _ in range(3)]
     with ExitStack() as stack:

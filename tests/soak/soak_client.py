@@ -31,11 +31,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
-from server import Server
+from server import ROOT, Server
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fork_server import ROOT
+sys.path.insert(0, str(ROOT))
 
 from cometd_lite.client import Client
 
