@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from redis_server import RedisServer
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+# pytest asks for the version of Twisted before each test: the package's metadata would be read 5,000 times.
+importlib.metadata.version = cache(importlib.metadata.version)
+
 settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # In CI a red test must be red again, with the same example, on anyone's machine.
 settings.register_profile("ci", settings.get_profile("fast"), derandomize=True, print_blob=True)
@@ -20,8 +25,7 @@ settings.register_profile("long", settings.get_profile("fast"), max_examples=5_0
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
 
 
-HERE = Path(__file__).parent
-LIVE = ("live", "clients", "foreign", "soak")
+LIVE = {Path(__file__).with_name(name) for name in ("clients", "live", "soak")}
 """Directories of tests that start servers."""
 
 
@@ -36,7 +40,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start servers, and begin with them: they wait while others compute."""
     for item in items:
-        if item.path.relative_to(HERE).parts[0] in LIVE:
+        if not LIVE.isdisjoint(item.path.parents):
             item.add_marker("live")
     items.sort(key=lambda item: item.get_closest_marker("live") is None)
 

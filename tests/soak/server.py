@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fork_server import Process, fork, spawn
 
+ROOT = Path(__file__).resolve().parents[2]
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 ACTIVATED = (
     "import os; os.dup2(LISTEN_FD, 3, inheritable=False); "
