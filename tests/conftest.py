@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,15 +16,22 @@ from redis_server import RedisServer
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+# Keep the tests as pytest compiles them, where the environment says otherwise too: to compile them is most of
+# what a collection takes, and each process collects.
+sys.dont_write_bytecode = False
+
 # pytest asks for the version of Twisted before each test: the package's metadata would be read 5,000 times.
 importlib.metadata.version = cache(importlib.metadata.version)
 
-settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# In CI a red test must be red again, with the same example, on anyone's machine.
-settings.register_profile("ci", settings.get_profile("fast"), derandomize=True, print_blob=True)
+settings.register_profile(
+    "fast", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30
+)
+# In CI more examples are tried, the same ones each time: a red test is red again, on any machine.
+settings.register_profile(
+    "ci", settings.get_profile("fast"), max_examples=100, derandomize=True, print_blob=True
+)
 settings.register_profile("long", settings.get_profile("fast"), max_examples=5_000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
-
 
 LIVE = {Path(__file__).with_name(name) for name in ("clients", "live", "soak")}
 """Directories of tests that start servers."""
@@ -37,11 +45,14 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start servers, and begin with them: they wait while others compute."""
+    """Mark the live tests and the fast ones; begin with the live ones, which wait while others work."""
     for item in items:
         if not LIVE.isdisjoint(item.path.parents):
             item.add_marker("live")
+        elif not item.get_closest_marker("repeated") and not getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker("fast")
     items.sort(key=lambda item: item.get_closest_marker("live") is None)
 
 

@@ -1,4 +1,4 @@
-"""What tests use besides Python. A test that lacks it is skipped; in CI (``CI=true``) it fails."""
+"""What tests use besides ``.[test]``. A test that lacks it is skipped, and fails in CI (``CI=true``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +35,15 @@ def needs(tool: str, package: str = "") -> str:
     return found
 
 
+def needs_package(name: str, extra: str = "dev") -> None:
+    """Skip the test without a package of Python; where ``REQUIRE_DEV`` is set, fail it."""
+    if find_spec(name) is None:
+        reason = f"{name} is missing: pip install -e '.[{extra}]'"
+        if os.environ.get("REQUIRE_DEV"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
 def needs_chromium() -> str:
     """Return the path of Chromium; ``CHROMIUM`` in the environment names another than the one in PATH."""
     return os.environ.get("CHROMIUM") or needs("chromium")
@@ -46,22 +56,12 @@ def needs_node(directory: Path) -> str:
     version = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout.strip()
     if int(version.removeprefix("v").partition(".")[0]) < NODE:
         unavailable(f"Node {NODE} or later is needed; this is {version}")
+    listed, installed = directory / "package-lock.json", directory / "node_modules" / ".package-lock.json"
     with _alone(directory):
-        if not _is_newer(directory / "node_modules" / ".package-lock.json", directory / "package-lock.json"):
-            _run(directory, "npm", "ci", "--silent", "--no-audit", "--no-fund")
+        if not installed.exists() or installed.stat().st_mtime < listed.stat().st_mtime:
+            command = ("npm", "ci", "--silent", "--no-audit", "--no-fund")
+            subprocess.run(command, cwd=directory, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS)
     return node
-
-
-def needs_python(directory: Path) -> str:
-    """Return the path of a Python of its own, with the packages that ``requirements.txt`` lists."""
-    venv = directory / ".venv"
-    python, installed = venv / "bin" / "python", venv / "installed"
-    with _alone(directory):
-        if not _is_newer(installed, directory / "requirements.txt"):
-            _run(directory, sys.executable, "-m", "venv", "--clear", str(venv))
-            _run(directory, str(python), "-m", "pip", "install", "-q", "-r", "requirements.txt")
-            installed.touch()
-    return str(python)
 
 
 @contextmanager
@@ -73,11 +73,3 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _is_newer(made: Path, source: Path) -> bool:
-    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
-
-
-def _run(directory: Path, *command: str) -> None:
-    subprocess.run(command, cwd=directory, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from foreign import HERE, Cable, Foreign
-from tools import needs, needs_node, needs_python
+from tools import needs, needs_node, needs_package
 
 sys.path.insert(0, str(HERE.parent / "live"))
 
@@ -19,9 +19,10 @@ from program import Program
 def clients() -> dict[str, list[str]]:
     """Return the command of each client."""
     needs("curl")
-    node, python = needs_node(HERE), needs_python(HERE)
+    needs_package("aiocometd")
+    node = needs_node(HERE)
     commands = {name: [node, str(HERE / f"{name}_client.mjs")] for name in ("cometd", "eventsource", "faye")}
-    return commands | {"aiocometd": [python, str(HERE / "aiocometd_client.py")]}
+    return commands | {"aiocometd": [sys.executable, str(HERE / "aiocometd_client.py")]}
 
 
 @pytest.fixture

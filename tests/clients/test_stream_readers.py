@@ -6,6 +6,7 @@ import json
 import signal
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 from foreign import HERE
 from program import Connection, Program, eventually
 from proxy import Proxy
-from tools import needs_node, needs_python
+from tools import needs_node, needs_package
 
 CUTS = 100
 
@@ -103,7 +104,8 @@ def test_eventsource_follows_through_100_resets(program: Program) -> None:
 
 
 def test_websockets_follows_through_100_resets(program: Program) -> None:
-    command = [needs_python(HERE), str(HERE / "websockets_client.py")]
+    needs_package("websockets")
+    command = [sys.executable, str(HERE / "websockets_client.py")]
     proxy = Proxy(program.port, CUTS, most=1_500)
     after = program.get("/poll/socket?after=now&wait=0").json["cursor"]
     with reading([*command, f"ws://127.0.0.1:{proxy.port}/ws/socket", after]) as reader:

@@ -24,7 +24,11 @@ OVER_TLS = {f"test_http_{name}" for name in ("push", "poll", "take", "names", "e
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "serve" in metafunc.fixturenames:
         drivers = DRIVERS | (TLS if metafunc.module.__name__ in OVER_TLS else {})
-        metafunc.parametrize("serve", drivers.values(), ids=drivers, indirect=True)
+        params = [
+            pytest.param(driver, id=name, marks=() if name == "serving" else pytest.mark.repeated)
+            for name, driver in drivers.items()
+        ]
+        metafunc.parametrize("serve", params, indirect=True)
 
 
 @pytest.fixture
