@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def impatient(run):
     """Return the program with waits so short that a case does not take a second."""
-    needs_package("schemathesis", "fuzz")
+    needs_package("schemathesis", "ci")
     return run("--max-wait", "0.05", "--bayeux-timeout", "0.1")
 
 
