@@ -1,10 +1,14 @@
-"""What every test has: no failure is logged unseen, and hypothesis tries the same examples twice."""
+"""What every test has: no failure is logged unseen, and Hypothesis tries the same examples in CI."""
 
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,29 +16,64 @@ from redis_server import RedisServer
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# In CI a red test must be red again, with the same example, on anyone's machine.
-settings.register_profile("ci", settings.get_profile("fast"), derandomize=True, print_blob=True)
+# Keep the tests as pytest compiles them, where the environment says otherwise too: to compile them is most of
+# what a collection takes, and each process collects.
+sys.dont_write_bytecode = False
+
+# pytest asks for the version of Twisted before each test: the package's metadata would be read 5,000 times.
+importlib.metadata.version = cache(importlib.metadata.version)
+
+settings.register_profile(
+    "fast", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30
+)
+# In CI more examples are tried, the same ones each time: a red test is red again, on any machine.
+settings.register_profile(
+    "ci", settings.get_profile("fast"), max_examples=100, derandomize=True, print_blob=True
+)
 settings.register_profile("long", settings.get_profile("fast"), max_examples=5_000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
 
+LIVE = {Path(__file__).with_name(name) for name in ("clients", "live", "soak")}
+"""Directories of tests that start servers."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return how many processes run the tests: one more than there are cores, because some tests wait."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the live tests and the fast ones; begin with the live ones, which wait while others work."""
+    for item in items:
+        if not LIVE.isdisjoint(item.path.parents):
+            item.add_marker("live")
+        elif not item.get_closest_marker("repeated") and not getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker("fast")
+    items.sort(key=lambda item: item.get_closest_marker("live") is None)
+
 
 def pytest_collection_finish() -> None:
-    """Leave out of each test's collection what was imported: it takes longer than most tests."""
+    """Leave what was imported out of each test's collection, which would take longer than most tests."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def expected_failures() -> Iterator[list[type[BaseException]]]:
-    """Fail the test where a failure was logged; one that expects some appends their types.
+def expected_failures(request: pytest.FixtureRequest) -> Iterator[list[type[BaseException]]]:
+    """Fail the test where a failure was logged; a test that expects some appends their types.
 
-    A Deferred that fails with nobody listening, or a callback that raises, else passes unseen.
+    A Deferred that fails with no errback, or a callback that raises, else passes unseen.
     """
     with capturedLogs() as events:
         expected: list[type[BaseException]] = []
         yield expected
-        gc.collect()  # the Deferreds that failed unheard say so when they go
+        request.node.funcargs.clear()  # what the fixtures have made goes now, not after this
+        gc.collect()  # a Deferred logs its failure when it is collected
+        gc.freeze()  # what is left, the next collections need not walk
     failures = [event["log_failure"] for event in events if "log_failure" in event]
     assert [failure for failure in failures if not failure.check(*expected)] == []
 

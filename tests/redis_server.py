@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hiredis
-import pytest
+from fork_server import Process, spawn
+from tools import needs
 
 PATIENCE = 20.0
-PROGRAM = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or "redis-server"
+PROGRAM = os.environ.get("REDIS_SERVER", "redis-server")
 
 
 class RedisServer:
@@ -33,23 +32,19 @@ class RedisServer:
         self.directory = directory
         self.socket = directory / "redis.sock"
         self.options = ("--bind", "127.0.0.1", "--port", str(port), *options)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     @property
     def address(self) -> str:
         return f"unix:{self.socket}"
 
     def start(self) -> RedisServer:
-        """Start it, and wait until it answers. ``.ci/run`` installs it; elsewhere a test is left out."""
-        if shutil.which(PROGRAM) is None:
-            assert os.environ.get("CI") != "true", f"{PROGRAM} is missing"
-            pytest.skip(f"{PROGRAM} is missing: apt-get install redis-server")
+        """Start it, and wait until it answers."""
         files = ["--dir", self.directory, "--unixsocket", self.socket]
         files += ["--logfile", self.directory / "redis.log"]
         kept = () if "--save" in self.options or "--appendonly" in self.options else ("--save", "")
-        self.process = subprocess.Popen(
-            [PROGRAM, *map(str, files), *kept, *self.options], stdout=subprocess.DEVNULL
-        )
+        words = (needs(PROGRAM, "redis-server"), *map(str, files), *kept, *self.options)
+        self.process = spawn(*words, cwd=self.directory)
         deadline = time.monotonic() + PATIENCE
         while not self.answers():
             assert self.process.poll() is None, (self.directory / "redis.log").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from tools import needs
 from twisted.internet.defer import Deferred, succeed
 
 from cometd_lite import __version__
@@ -986,9 +986,7 @@ def test_completion_is_what_shtab_makes_of_the_options(shell_name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_the_shell_itself_reads_its_script(name: str) -> None:
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed")
+    program = needs(name)
     script = completions.SCRIPTS / name
     done = subprocess.run([program, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from typing import Any
 
 import msgspec
 import pytest
+from tools import needs_package
 from twisted.internet.task import Clock
 
 from cometd_lite import errors
@@ -71,8 +71,7 @@ def anonymous(path: str) -> str:
 
 
 def test_it_is_openapi_3_1_whatever_is_turned_on() -> None:
-    if not os.environ.get("REQUIRE_DEV"):
-        pytest.importorskip("openapi_spec_validator", reason="'.[dev]' has it")
+    needs_package("openapi_spec_validator")
     validate = importlib.import_module("openapi_spec_validator").validate
     for words in ({}, {"tokens": True}, {"console": False, "metrics": False, "bayeux": False}):
         validate(Interface(Limits(), **words).document())

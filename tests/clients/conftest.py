@@ -7,25 +7,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from foreign import HERE, PYTHON, Cable, Foreign, install
+from foreign import HERE, Cable, Foreign
+from tools import needs, needs_node, needs_package
 
 sys.path.insert(0, str(HERE.parent / "live"))
 
 from program import Program
 
-PROGRAMS = {
-    "cometd": ["node", str(HERE / "cometd_client.mjs")],
-    "eventsource": ["node", str(HERE / "eventsource_client.mjs")],
-    "faye": ["node", str(HERE / "faye_client.mjs")],
-    "aiocometd": [str(PYTHON), str(HERE / "aiocometd_client.py")],
-}
-
 
 @pytest.fixture(scope="session", autouse=True)
-def clients() -> None:
-    missing = install()
-    if missing:
-        pytest.skip(missing)
+def clients() -> dict[str, list[str]]:
+    """Return the command of each client."""
+    needs("curl")
+    needs_package("aiocometd")
+    node = needs_node(HERE)
+    commands = {name: [node, str(HERE / f"{name}_client.mjs")] for name in ("cometd", "eventsource", "faye")}
+    return commands | {"aiocometd": [sys.executable, str(HERE / "aiocometd_client.py")]}
 
 
 @pytest.fixture
@@ -55,13 +52,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture
-def foreign() -> Iterator[Callable[..., Foreign]]:
+def foreign(clients: dict[str, list[str]]) -> Iterator[Callable[..., Foreign]]:
     """Return a function that starts a client: its kind, the port of the server, and how it speaks."""
     made: list[Foreign] = []
 
     def make(kind: str, port: int, transport: str = "", *extensions: str, host: str = "127.0.0.1") -> Foreign:
         url = f"http://{host}:{port}/cometd"
-        made.append(Foreign(PROGRAMS[kind], url, transport, *extensions))
+        made.append(Foreign(clients[kind], url, transport, *extensions))
         return made[-1]
 
     yield make

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +14,6 @@ from queue import Empty, Queue
 from typing import Any
 
 HERE = Path(__file__).parent
-PYTHON = HERE / ".venv" / "bin" / "python"
-NODE = 20
 PATIENCE = 20.0
 """Seconds until what should come is given up: clients wait, back off and try again."""
 
@@ -198,46 +193,6 @@ def curl(port: int, channel: str, data: Any) -> None:
     )
 
 
-def install() -> str | None:
-    """Install the clients, unless they are there; return what is missing, where it cannot be installed here.
-
-    In CI what is missing is installed, and nothing is left out.
-    """
-    in_ci = os.environ.get("CI") == "true"
-    missing = [name for name in ("curl", "node", "npm") if shutil.which(name) is None]
-    if missing:
-        if not in_ci:
-            return f"{' and '.join(missing)} missing: apt-get install curl nodejs npm"
-        _run("apt-get", "update", "-qq")
-        _run("apt-get", "install", "-qq", "--no-install-recommends", "curl", "nodejs", "npm")
-    version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout
-    if int(version.removeprefix("v").partition(".")[0]) < NODE:
-        sentence = f"Node {NODE} or later is needed by CometD's client; this is {version.strip()}"
-        assert not in_ci, sentence
-        return sentence
-    if not _is_newer(HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"):
-        _run("npm", "ci", "--silent", "--no-audit", "--no-fund")
-    installed = HERE / ".venv" / "installed"
-    if not _is_newer(installed, HERE / "requirements.txt"):
-        _run(sys.executable, "-m", "venv", "--clear", str(HERE / ".venv"))
-        _run(str(PYTHON), "-m", "pip", "install", "-q", "-r", "requirements.txt")
-        installed.touch()
-    return None
-
-
-def find_chromium() -> str | None:
-    """Return where Chromium is; in CI it is installed, elsewhere None may be returned."""
-    for _ in range(2):
-        for name in (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome"):
-            if found := shutil.which(name):
-                return found
-        if os.environ.get("CI") != "true":
-            break
-        _run("apt-get", "update", "-qq")
-        _run("apt-get", "install", "-qq", "--no-install-recommends", "chromium")
-    return None
-
-
 def eventually(holds: Callable[[], Any], what: str) -> Any:
     """Return what ``holds`` returns, as soon as it is true."""
     deadline = time.monotonic() + PATIENCE
@@ -245,11 +200,3 @@ def eventually(holds: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < deadline, f"never came: {what}"
         time.sleep(0.01)
     return result
-
-
-def _is_newer(made: Path, source: Path) -> bool:
-    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, cwd=HERE, check=True, stdout=sys.stderr, timeout=600)

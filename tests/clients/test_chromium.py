@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +12,9 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
-from foreign import HERE, curl, eventually, find_chromium
+from foreign import HERE, curl, eventually
 from program import Program
+from tools import needs_chromium
 
 
 class Pages(SimpleHTTPRequestHandler):
@@ -41,10 +41,7 @@ def pages() -> Iterator[int]:
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    chromium = find_chromium()
-    if chromium is None:
-        assert os.environ.get("CI") != "true", "Chromium cannot be installed"
-        pytest.skip("chromium missing: apt-get install chromium, or CHROMIUM=/path/to/it")
+    chromium = needs_chromium()
     browsers = []
 
     def browse(url: str) -> None:

@@ -120,6 +120,7 @@ def test_what_is_not_allowed_is_told(shared: Program, foreign: Make, kind: str, 
     client.do("publish", "/fine", 1)
 
 
+@pytest.mark.slow
 @every_client
 def test_it_stays_connected_over_several_timeouts(
     run: Callable[..., Program], foreign: Make, cable: Callable[[int], Cable], kind: str, transport: str
@@ -216,6 +217,7 @@ def test_cometd_uses_all_its_extensions(shared: Program, foreign: Make, transpor
     client.do("close")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["long-polling", "callback-polling", "websocket"])
 @pytest.mark.parametrize("arrives", [True, False])
 def test_a_hundred_cuts_between_answer_and_next_connect_lose_and_double_nothing(

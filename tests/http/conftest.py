@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +17,6 @@ from cometd_lite.limits import Limits
 Serve = Callable[..., Server]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quick_collections() -> None:
-    """Keep what was imported out of the collection after each test, which else takes 40 ms of it."""
-    gc.collect()
-    gc.freeze()
-
-
 OVER_TLS = {f"test_http_{name}" for name in ("push", "poll", "take", "names", "everything_else")}
 """What is tried over TLS as well, which changes nothing but when bytes come, and in what pieces."""
 
@@ -32,7 +24,11 @@ OVER_TLS = {f"test_http_{name}" for name in ("push", "poll", "take", "names", "e
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "serve" in metafunc.fixturenames:
         drivers = DRIVERS | (TLS if metafunc.module.__name__ in OVER_TLS else {})
-        metafunc.parametrize("serve", drivers.values(), ids=drivers, indirect=True)
+        params = [
+            pytest.param(driver, id=name, marks=() if name == "serving" else pytest.mark.repeated)
+            for name, driver in drivers.items()
+        ]
+        metafunc.parametrize("serve", params, indirect=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from program import PATIENCE, eventually
-from readme import needs
+from tools import needs_chromium
 
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
@@ -21,8 +21,7 @@ class Chromium:
     def __init__(self, profile: Path) -> None:
         browser_reads, self.to_browser = os.pipe()
         self.from_browser, browser_writes = os.pipe()
-        program = os.environ.get("CHROMIUM") or needs("chromium")
-        words = (program, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe")
+        words = (needs_chromium(), *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe")
         # The shell puts the pipes where the browser looks for them.
         script = f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}'
         self.process = subprocess.Popen(

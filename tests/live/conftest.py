@@ -11,6 +11,7 @@ from program import Program, Run
 
 def check(program: Program) -> None:
     """End a program; it must go well, and must not have logged a failure."""
+    program.leave()  # it gives clients that stay the time of --drain
     assert program.stop() == 0
     log = program.log.read_text()
     assert "Traceback" not in log, log
@@ -44,8 +45,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     """Return a function that runs the program with other options."""
     programs = []
 
-    def run(*options: str, **popen: object) -> Program:
-        programs.append(Program(tmp_path, *options, **popen))
+    def run(*options: str, **started: object) -> Program:
+        programs.append(Program(tmp_path, *options, **started))
         return programs[-1]
 
     yield run

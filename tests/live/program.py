@@ -1,4 +1,7 @@
-"""The real program over real sockets: ``twistd cometd-lite`` as a subprocess, and a client that sends bytes.
+"""The real program over real sockets: ``twistd cometd-lite`` as a process, and a client that sends bytes.
+
+Programs are forks of a process that has imported the server (``fork_server.py``), but for those that are
+``fresh``: they are started as a shell starts them.
 
 Only here does time pass. Nothing sleeps for a fixed time: each wait is for a condition, with a deadline.
 """
@@ -11,19 +14,18 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
+from fork_server import Process, fork, spawn
 from tls import certificate, client_context
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
 """Seconds until a condition that should hold is given up."""
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
@@ -101,10 +103,17 @@ class Connection:
         return self.request(method, target, body, **headers).answer(method)
 
     def ended(self) -> bool:
-        """Send no more, and wait for the server to close; return whether no further byte came before."""
-        if not isinstance(self.socket, ssl.SSLSocket):  # TLS cannot be ended on one side
-            with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)  # else it lingers for what is still to be dropped
+        """Send no more, and wait for the server to close; return whether no further byte came before.
+
+        A server that is not told that no more comes lingers for what it is still to drop.
+        """
+        try:
+            if isinstance(self.socket, ssl.SSLSocket):
+                self.socket = self.socket.unwrap()  # fails if anything but the end of TLS comes
+            else:
+                self.socket.shutdown(socket.SHUT_WR)
+        except ConnectionError:
+            pass  # it has closed already
         return self._buffer == b"" and self._more() == b""
 
     def quiet(self) -> bool:
@@ -150,9 +159,9 @@ class Connection:
 
 
 class Program:
-    """One run of ``twistd cometd-lite``, on a free port."""
+    """One run of ``twistd cometd-lite``, on a free port; ``started`` is what ``start`` takes."""
 
-    def __init__(self, directory: Path, *options: str, tls: bool = False, **popen: Any) -> None:
+    def __init__(self, directory: Path, *options: str, tls: bool = False, **started: Any) -> None:
         self.tls = tls
         if tls:
             pem = directory / "certificate.pem"
@@ -160,7 +169,7 @@ class Program:
             options = (*options, f"--listen=ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}")
         self.log = directory / f"twistd-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
-            self.process = start(directory, *options, stdout=log, stderr=subprocess.STDOUT, **popen)
+            self.process = start(directory, *options, output=log, **started)
         self.port = int(eventually(self._listening, "the port in the log"))
         self._connections: list[Connection] = []
         self.get("/")  # whatever it says: its reactor is running, and so it takes signals
@@ -231,21 +240,38 @@ class Program:
         try:
             return self.process.wait(PATIENCE)
         finally:
-            for connection in self._connections:
-                connection.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """Close all connections."""
+        for connection in self._connections:
+            connection.close()
 
 
-def start(directory: Path, *options: str, code: str = TWISTD, **popen: Any) -> subprocess.Popen[bytes]:
+def start(
+    directory: Path,
+    *options: str,
+    output: IO[bytes],
+    code: str = TWISTD,
+    fresh: bool = False,
+    pass_fds: Sequence[int] = (),
+) -> Process:
     """Start ``twistd -n cometd-lite``, on a free port unless the options say otherwise; or other ``code``."""
     listens = any(option.startswith("--listen") for option in options)
     given = options if listens else (*options, "--listen", ON_LOOPBACK)
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", code, "-n", "--pidfile=", "cometd-lite", *given],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        **popen,
-    )
+    words = (code, "-n", "--pidfile=", "cometd-lite", *given)
+    if fresh:
+        words = (sys.executable, "-u", "-c", *words)
+    return (spawn if fresh else fork)(*words, cwd=directory, stdout=output, pass_fds=pass_fds)
+
+
+def ran(directory: Path, *options: str, fresh: bool = False) -> tuple[str, int]:
+    """Run the program to its end; return what it said, and its exit code."""
+    log = directory / f"ran-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = start(directory, *options, output=output, fresh=fresh)
+    code = process.wait(PATIENCE)
+    return log.read_text(), code
 
 
 Run = Callable[..., Program]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
+from fork_server import ROOT
 from markdown_it import MarkdownIt
-from program import PATIENCE, ROOT, TWISTD, eventually
+from program import PATIENCE, TWISTD, eventually
 
 README = ROOT / "README.md"
 SHELL = "sh"
@@ -227,15 +226,6 @@ def in_order(said: str, shows: Sequence[str]) -> None:
     for text in shows:
         assert text in rest, f"{text!r} is not, or not there, in:\n{said}"
         rest = rest.partition(text)[2]
-
-
-def needs(tool: str) -> str:
-    """Return where a tool is; ``.ci/run`` installs it, and elsewhere a test that needs it is left out."""
-    found = shutil.which(tool)
-    if found is None:
-        assert os.environ.get("CI") != "true", f"{tool} is missing"
-        pytest.skip(f"{tool} is missing: apt-get install {tool}")
-    return found
 
 
 def walked(directory: Path, blocks: Sequence[Block]) -> Iterator[Walk]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, ROOT, Program, Run, eventually
+from fork_server import ROOT
+from program import PATIENCE, Program, Run, eventually
 
 COMMAND = f"{sys.executable} -m cometd_lite"
 

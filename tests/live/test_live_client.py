@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from program import ROOT, Program, Run, eventually
+from fork_server import ROOT
+from program import Program, Run, eventually
 
 TWISTED = """
 import json, sys

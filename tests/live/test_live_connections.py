@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import resource
 import socket
 import time
 
 import pytest
-from program import ON_LOOPBACK, Connection, Program, eventually
+from program import ON_LOOPBACK, TWISTD, Connection, Program, eventually
 
 HOST = " HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = "POST /push/{}" + HOST + "Transfer-Encoding: chunked\r\n\r\n"
@@ -286,10 +285,8 @@ def test_the_next_take_gets_what_the_one_before_it_left(run):
 
 def test_more_connections_than_files_do_not_wedge_the_server(run):
     # matrix-org/synapse#1723: EMFILE, and accept was tried again at once, forever, at 100 % CPU.
-    def few_files() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-    program = run(preexec_fn=few_files)
+    few_files = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    program = run(code=f"{few_files}; {TWISTD}")
     kept = program.park("/poll/kept?wait=120", "kept")
     crowd = [program.connect() for _ in range(100)]
     eventually(lambda: program.files() > 50, "the crowd accepted")

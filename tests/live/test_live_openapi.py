@@ -11,8 +11,7 @@ run of more than 20,000 cases, of about a quarter of an hour, is the same by han
 
 and for the streams, each of which is read for a second, with ``--include-path-regex '^/stream'`` and
 ``--request-timeout 1``. All checks are what it does unless told otherwise; ``--checks all`` would also switch
-on those that the settings switch off for some operations. Schemathesis is in ``.[dev]``; where
-``REQUIRE_DEV`` is set, its absence fails.
+on those that the settings switch off for some operations.
 """
 
 from __future__ import annotations
@@ -21,24 +20,22 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tools import needs_package
 
 HERE = Path(__file__).parent
 SECONDS = 120
 """Many times what it takes: a machine may be busy."""
 
-pytestmark = pytest.mark.skipif(
-    find_spec("schemathesis") is None and not os.environ.get("REQUIRE_DEV"),
-    reason="Schemathesis is not installed; '.[dev]' has it",
-)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def impatient(run):
     """Return the program with waits so short that a case does not take a second."""
+    needs_package("schemathesis", "ci")
     return run("--max-wait", "0.05", "--bayeux-timeout", "0.1")
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from chromium import Chromium
-from program import PATIENCE, ROOT, TWISTD, Answer, Connection, Program, eventually
-from readme import needs
+from fork_server import ROOT
+from program import PATIENCE, TWISTD, Answer, Connection, Program, eventually
+from tools import needs, needs_package
 
 PROGRAMS = ROOT / "tests" / "embedding"
 
@@ -98,7 +99,7 @@ def test_a_service(start: Start) -> None:
 
 
 def test_beside_flask(start: Start) -> None:
-    pytest.importorskip("flask")
+    needs_package("flask")
     port = start(str(PROGRAMS / "beside_flask.py"), "LISTEN")
     with park(port, "chat/lobby") as poll:
         assert b"1 heard it at once\n" in unframed(port, "POST", "/say/lobby", b"hello")
@@ -106,7 +107,7 @@ def test_beside_flask(start: Start) -> None:
 
 
 def test_beside_django(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("django")
+    needs_package("django")
     port = start(str(PROGRAMS / "beside_django.py"), "LISTEN")
     with Chromium(tmp_path / "profile") as browser:
         page = browser.open(f"http://127.0.0.1:{port}/jobs/six")

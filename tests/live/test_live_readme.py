@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from chromium import Chromium
-from program import ROOT, Connection, eventually
-from readme import LISTEN, README, SHELL, Block, Walk, needs, sections, walked
+from fork_server import ROOT
+from program import Connection, eventually
+from readme import LISTEN, README, SHELL, Block, Walk, sections, walked
 from redis_server import RedisServer
+from tools import needs
 
 from cometd_lite.service import Options
 
@@ -73,14 +75,12 @@ def run_it(walk: Walk) -> None:
 @under("Test it")
 def check_it(walk: Walk) -> None:
     command = walk.next(SHELL)
-    taken = subprocess.run(
-        ["bash", "-c", re.search(r"^tests=(.*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)[1][2:-1]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found = re.search(r"^ +command=\$\((.*)\)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert found is not None
+    taken = subprocess.run(["bash", "-c", found[1]], cwd=ROOT, capture_output=True, text=True, check=True)
     assert taken.stdout == command, ".ci/run is to run exactly this"
+    fast = walk.next(SHELL).rstrip()
+    walk.run(f"{fast} -n0 -q --collect-only {ROOT}/tests/test_errors.py", "test_errors.py::")
 
 
 @under("A chat in 20 lines")
@@ -237,7 +237,7 @@ def behind_haproxy(walk: Walk) -> None:
 
 @under("As a service of systemd")
 def as_a_service(walk: Walk) -> None:
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     unit = walk.next("ini")
     options = re.findall(r"--[a-z-]+", unit)
     assert {option.lstrip("-") + "=" for option in options} <= {*Options().longOpt, "pidfile="}
@@ -251,7 +251,7 @@ def as_a_service(walk: Walk) -> None:
 
 @under("One process per core")
 def one_per_core(walk: Walk) -> None:
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     redis = RedisServer(walk.directory).start()
     walk.serve(walk.next(SHELL).replace("unix:/run/redis/redis.sock", redis.address))
     walk.run("curl -s --retry 9 --retry-all-errors -d 'at one' localhost:8080/push/bob", '"delivered":0')

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from program import PATIENCE, Program, eventually, start
+from fork_server import spawn
+from program import PATIENCE, Program, eventually, ran
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -145,10 +146,9 @@ def test_a_program_starts_before_its_redis(kept, run):
 def test_a_redis_that_cannot_be_used_is_one_sentence_and_a_failure(tmp_path, options):
     # A Redis before version 6 knows no HELLO.
     server = RedisServer(tmp_path, *options).start()
-    process = start(tmp_path, "--store", server.address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = process.communicate(timeout=PATIENCE)[0].decode()
+    said, code = ran(tmp_path, "--store", server.address)
     server.kill()
-    assert process.returncode == 1
+    assert code == 1
     assert f"The store unix:{server.socket} cannot be used: " in said
     assert "Traceback" not in said
 
@@ -189,6 +189,7 @@ def knows_a_replica(sentinel):
     return False
 
 
+@pytest.mark.slow
 def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
     ports = [free_port() for _ in range(3)]
     with ExitStack() as stack:
@@ -202,9 +203,7 @@ def test_after_a_failover_everyone_goes_on_at_the_new_master(tmp_path, run):
             f"port {ports[2]}\nsentinel monitor comet 127.0.0.1 {ports[0]} 1\n"
             "sentinel down-after-milliseconds comet 500\nsentinel failover-timeout comet 2000\n"
         )
-        sentinel = subprocess.Popen(
-            [servers[0].program, tmp_path / "sentinel.conf", "--sentinel"], stdout=subprocess.DEVNULL
-        )
+        sentinel = spawn(servers[0].program, str(tmp_path / "sentinel.conf"), "--sentinel", cwd=tmp_path)
         stack.callback(sentinel.wait)
         stack.callback(sentinel.kill)
         eventually(lambda: b"master_link_status:up" in servers[1].ask("INFO", "replication"))

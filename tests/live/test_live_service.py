@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import subprocess
 
 import jwt
 import msgspec
 import pytest
-from program import PATIENCE, Connection, eventually, start
+from program import PATIENCE, Connection, eventually, ran
+
+from cometd_lite import __version__
 
 
-def refused(directory, *options):
+def refused(directory, *options, fresh=False):
     """Run the program with options that it refuses; return what it said, and that alone."""
-    process = start(directory, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode not in {0, None}
-    return said.decode()
+    said, code = ran(directory, *options, fresh=fresh)
+    assert code > 0
+    return said
 
 
 # -- starting
@@ -30,7 +30,7 @@ def refused(directory, *options):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_one_sentence_and_a_failure(tmp_path, options, named):
-    said = refused(tmp_path, *options)
+    said = refused(tmp_path, *options, fresh=True)
     assert said.startswith("cometd-lite: ")
     assert named in said
     assert said.count("\n") == 1
@@ -40,7 +40,7 @@ def test_a_wrong_option_is_one_sentence_and_a_failure(tmp_path, options, named):
 def test_a_taken_port_is_one_sentence_and_a_failure(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        said = refused(tmp_path, "--listen", endpoint)
+        said = refused(tmp_path, "--listen", endpoint, fresh=True)
     # twistd's log has begun by then, so the sentence comes as its last line.
     assert said.endswith(f" cometd-lite: cannot listen on {endpoint}: Address already in use.\n")
     assert "Traceback" not in said
@@ -54,9 +54,8 @@ def test_if_one_of_two_ports_is_taken_neither_is_served(tmp_path):
 
 
 def test_the_help_is_worth_reading(tmp_path):
-    process = start(tmp_path, "--help", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = process.communicate(timeout=PATIENCE)[0].decode()
-    assert process.returncode == 0
+    said, code = ran(tmp_path, "--help")
+    assert code == 0
     assert "curl localhost:8080/poll/bob" in said
     for option in (
         "listen",
@@ -82,9 +81,8 @@ def test_the_help_is_worth_reading(tmp_path):
 
 
 def test_the_version_is_told(tmp_path):
-    process = start(tmp_path, "--version", stdout=subprocess.PIPE)
-    assert process.communicate(timeout=PATIENCE)[0].startswith(b"cometd-lite ")
-    assert process.returncode == 0
+    said, code = ran(tmp_path, "--version")
+    assert (said, code) == (f"cometd-lite {__version__}\n", 0)
 
 
 # -- options that are served
@@ -149,7 +147,7 @@ def test_a_server_that_others_can_reach_answers_to_every_name(run):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_answers_every_parked_poll_with_its_place_and_exits_well(run, number):
     # slact/nchan#290: a restart dropped connections, and what they had missed.
-    program = run()
+    program = run(fresh=True)
     place = program.get("/poll/bob?after=now&wait=0").json["cursor"]
     program.push("/alice")
     polls = [

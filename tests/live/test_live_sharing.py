@@ -7,7 +7,7 @@ import socket
 from program import ON_LOOPBACK, TWISTD, Connection, Program, eventually
 
 ACTIVATED = (
-    "import os; os.dup2(int(os.environ['LISTEN_FD']), 3, inheritable=False); "
+    "import os; os.dup2(LISTEN_FD, 3, inheritable=False); "
     "os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='comet', LISTEN_PID=str(os.getpid())); "
 )
 """What systemd does before it starts a program (sd_listen_fds(3))."""
@@ -33,9 +33,9 @@ def test_two_processes_share_a_port(tmp_path, run):
 def activated(directory, listening, *options):
     """Run the program as systemd does, which holds its listening socket."""
     number = listening.fileno()
-    code = f"import os; os.environ['LISTEN_FD'] = '{number}'; {ACTIVATED}{TWISTD}"
+    code = f"LISTEN_FD = {number}; {ACTIVATED}{TWISTD}"
     words = ("--listen", "systemd:domain=INET:index=0", *options)
-    return Program(directory, *words, code=code, pass_fds=(number,))
+    return Program(directory, *words, code=code, pass_fds=(number,), fresh=True)  # Twisted looks but once
 
 
 def test_two_processes_share_a_socket_of_systemds(tmp_path):

@@ -12,8 +12,9 @@ import sys
 import time
 
 import pytest
+from fork_server import ROOT
 from helpers import Inline
-from program import ON_LOOPBACK, PATIENCE, ROOT, TWISTD, Program, eventually, start
+from program import ON_LOOPBACK, PATIENCE, TWISTD, Program, eventually, ran
 
 from cometd_lite.stores.sqlite import SQLiteStore
 
@@ -23,7 +24,7 @@ STORE = ("--store", "sqlite:comet.db")
 @pytest.fixture
 def kept(run):
     """Return a function that runs the program on the test's file."""
-    return lambda *options, **popen: run(*STORE, *options, **popen)
+    return lambda *options: run(*STORE, *options)
 
 
 def kill(program):
@@ -42,9 +43,8 @@ def kill(program):
 
 def refusal(directory, *options):
     """Return the one sentence with which the program ends, having failed."""
-    process = start(directory, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = process.communicate(timeout=PATIENCE)[0].decode()
-    assert process.returncode not in {0, None}
+    said, code = ran(directory, *options)
+    assert code > 0
     assert "Traceback" not in said
     return said.splitlines()[-1]
 

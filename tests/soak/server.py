@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -15,10 +13,14 @@ from typing import Any
 
 import msgspec
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fork_server import Process, fork, spawn
+
+ROOT = Path(__file__).resolve().parents[2]
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 ACTIVATED = (
-    "import os; os.dup2(int(os.environ['LISTEN_FD']), 3, inheritable=False); "
+    "import os; os.dup2(LISTEN_FD, 3, inheritable=False); "
     "os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='comet', LISTEN_PID=str(os.getpid())); "
 )
 
@@ -83,7 +85,7 @@ class Server:
         self.directory = directory
         self.options = options
         self.log = directory / "twistd.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         found = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = found.getsockname()[1]
         self.socket = found if activated else None
@@ -92,22 +94,16 @@ class Server:
 
     def start(self) -> None:
         """Start it, without waiting for anything."""
-        listen, code, files = f"tcp:{self.port}:interface=127.0.0.1", self.code, ()
-        if self.socket is not None:
-            listen, code, files = "systemd:domain=INET:index=0", ACTIVATED + code, (self.socket.fileno(),)
+        words = ("-n", "--pidfile=", "cometd-lite", *self.options, "--listen")
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", code, "-n", "--pidfile=", "cometd-lite"),
-                    *("--listen", listen, *self.options),
-                ],
-                cwd=self.directory,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "LISTEN_FD": "".join(map(str, files))},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                pass_fds=files,
-            )
+            if self.socket is None:
+                listen = f"tcp:{self.port}:interface=127.0.0.1"
+                self.process = fork(self.code, *words, listen, cwd=self.directory, stdout=log)
+            else:
+                number = self.socket.fileno()
+                code = f"LISTEN_FD = {number}; {ACTIVATED}{self.code}"
+                command = (sys.executable, "-c", code, *words, "systemd:domain=INET:index=0")
+                self.process = spawn(*command, cwd=self.directory, stdout=log, pass_fds=[number])
 
     async def up(self, patience: float = 30.0) -> None:
         """Wait until it answers."""

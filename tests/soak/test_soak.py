@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 import soak_attack
 import soak_coming_and_going
 import soak_delivery
 import soak_parked
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_reader_hears_everything_once_and_in_order_while_connections_are_reset(tmp_path: Path) -> None:

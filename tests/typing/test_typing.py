@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools import needs_package
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("api.py")
@@ -31,7 +32,7 @@ def names(module: str) -> list[str]:
 
 
 def test_the_program_is_clean_under_strict_mypy(tmp_path: Path) -> None:
-    pytest.importorskip("mypy_zope")  # without it Twisted's own interfaces say nothing to mypy
+    needs_package("mypy_zope")  # without it Twisted's own interfaces say nothing to mypy
     settings = tmp_path / "mypy.ini"
     settings.write_text("[mypy]\nstrict = True\nplugins = mypy_zope:plugin\n")
     done = subprocess.run(

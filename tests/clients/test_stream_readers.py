@@ -6,16 +6,30 @@ import json
 import signal
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from foreign import HERE
 from program import Connection, Program, eventually
 from proxy import Proxy
+from tools import needs_node, needs_package
 
 CUTS = 100
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    program = Program(tmp_path_factory.mktemp("program"), "--capacity", "100000")
+    yield program
+    assert program.stop() == 0
+    log = program.log.read_text()
+    assert "Traceback" not in log, log
+    assert "Unhandled" not in log, log
 
 
 class Reader:
@@ -77,10 +91,11 @@ def push_until_cut(program: Program, proxy: Proxy, reader: Reader, name: str) ->
     return sent
 
 
-def test_eventsource_follows_through_100_resets(program: Program, eventsource: list[str]) -> None:
+def test_eventsource_follows_through_100_resets(program: Program) -> None:
+    command = [needs_node(HERE), str(HERE / "stream_client.mjs")]
     proxy = Proxy(program.port, CUTS, most=1_500, hasty=True)
     after = program.get("/poll/stream?after=now&wait=0").json["cursor"]
-    with reading([*eventsource, f"http://127.0.0.1:{proxy.port}/stream/stream?after={after}"]) as reader:
+    with reading([*command, f"http://127.0.0.1:{proxy.port}/stream/stream?after={after}"]) as reader:
         sent = push_until_cut(program, proxy, reader, "stream")
     proxy.close()
     assert proxy.cuts == CUTS
@@ -88,10 +103,12 @@ def test_eventsource_follows_through_100_resets(program: Program, eventsource: l
     eventually(lambda: program.waiting("stream") == 0, "nobody waits any more")
 
 
-def test_websockets_follows_through_100_resets(program: Program, websockets: list[str]) -> None:
+def test_websockets_follows_through_100_resets(program: Program) -> None:
+    needs_package("websockets")
+    command = [sys.executable, str(HERE / "websockets_client.py")]
     proxy = Proxy(program.port, CUTS, most=1_500)
     after = program.get("/poll/socket?after=now&wait=0").json["cursor"]
-    with reading([*websockets, f"ws://127.0.0.1:{proxy.port}/ws/socket", after]) as reader:
+    with reading([*command, f"ws://127.0.0.1:{proxy.port}/ws/socket", after]) as reader:
         sent = push_until_cut(program, proxy, reader, "socket")
     proxy.close()
     assert proxy.cuts == CUTS
