@@ -5,7 +5,12 @@ Each function returns what a text says, or raises ``ValueError`` with what it ta
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?")
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
@@ -52,3 +57,15 @@ def duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError("a time above 0, in seconds or as in 90s, 15m, 12h or 7d")
     return seconds
+
+
+def for_argparse(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return one of these functions as a ``type`` of argparse, whose sentence its error completes."""
+
+    def convert(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {str(error).removeprefix('a ')}") from None
+
+    return convert

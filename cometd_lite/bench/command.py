@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import units
-from ..cli.parser import in_units
 from ..jsontext import dumps
 from .dialect import CometLite, Dialect, Site
 from .errors import BenchError
@@ -45,7 +44,7 @@ def report(result: Result) -> str:
 
 def _between(low: float, high: float, read: Callable[[str], float]) -> Callable[[str], Any]:
     """Return a function for argparse that reads a number and lets it through within bounds."""
-    convert = in_units(read)
+    convert = units.for_argparse(read)
 
     def bounded(text: str) -> float:
         number = convert(text)

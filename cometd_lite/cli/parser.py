@@ -153,20 +153,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 Add = Callable[..., Any]
 
 
-def in_units(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Return a function of ``units`` as argparse wants it: what is wrong completes argparse's sentence."""
-
-    def convert(text: str) -> T:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {str(error).removeprefix('a ')}") from None
-
-    return convert
-
-
-_count = in_units(units.count)
-_span = in_units(units.span)
+_count = units.for_argparse(units.count)
+_span = units.for_argparse(units.span)
 
 
 def _add_server(add: Add) -> None:
