@@ -73,17 +73,12 @@ class Tally(Histogram):
         self.statuses: dict[int, int] = {}
 
 
-class _Route(Protocol):
-    @property
-    def rule(self) -> str: ...
-
-
 class _Over(Protocol):
     @property
     def code(self) -> int: ...
 
     @property
-    def route(self) -> _Route | None: ...
+    def rule(self) -> str: ...
 
     def age(self) -> float: ...
 
@@ -104,13 +99,12 @@ class Metrics(Counts):
     """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
     connections: Callable[[], int] | None = None
     """Tells how many connections are open, where somebody knows."""
-    _by_rule: dict[str | None, Tally] = field(default_factory=dict)
+    _by_rule: dict[str, Tally] = field(default_factory=dict)
     """The same tallies as in ``requests``; those of rules that begin alike are one."""
 
     def count_request(self, request: _Over) -> None:
         """Count a request that is over."""
-        route = request.route
-        rule = None if route is None else route.rule
+        rule = request.rule
         try:
             tally = self._by_rule[rule]
         except KeyError:
@@ -121,9 +115,9 @@ class Metrics(Counts):
             tally.observe(request.age())
 
 
-def label_of(rule: str | None) -> str:
-    """Return the label of a route, by its rule; None for none."""
-    if rule is None:
+def label_of(rule: str) -> str:
+    """Return the label of a route, by its rule; empty for none."""
+    if not rule:
         return NO_ROUTE
     beginning = f"/{rule.split('/')[1]}"
     return beginning if beginning in ROUTES else PAGES

@@ -163,14 +163,10 @@ class TwistedWebExchange:
             headers.setRawHeaders(b"connection", [b"close"])
 
 
-class _Rule(NamedTuple):
-    rule: str
-
-
 class _Over(NamedTuple):
-    """A request that is over, with what is counted of it; ``route`` is None where none has served it."""
+    """A request that is over, with what is counted of it; ``rule`` is empty where no route has served it."""
 
-    route: _Rule | None
+    rule: str
     code: int
     seconds: float
 
@@ -219,12 +215,12 @@ class RoutesResource(KleinResource):
         began = clock.seconds()
         first = request.postpath[0].decode("latin-1") if request.postpath else ""
         known = not first or label_of(f"/{first}") == f"/{first}" or first in pages()
-        route = _Rule(f"/{first}") if known else None
+        rule = f"/{first}" if known else ""
 
         def over(left: object) -> None:
             lost = isinstance(left, Failure) and not request.startedWriting
             status = 499 if lost else request.code
-            self._routes.metrics.count_request(_Over(route, status, clock.seconds() - began))
+            self._routes.metrics.count_request(_Over(rule, status, clock.seconds() - began))
 
         request.notifyFinish().addBoth(over)
 

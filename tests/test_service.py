@@ -354,7 +354,7 @@ def test_idle_connections_are_kept_for_as_long_as_a_load_balancer_wants():
 class Over:
     """A request that is over, as observers are told of it."""
 
-    route = None
+    rule = ""
     code = 200
 
     def age(self):

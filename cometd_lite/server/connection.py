@@ -11,6 +11,7 @@ ticks of its factory, which is 0 while a route may take its time.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IProtocol
@@ -25,13 +26,14 @@ from .proxies import Origin
 from .render import PlainResponse
 from .request import Request
 from .router import Target, Unrouted
-from .states import TRANSITIONS, Event, State
+from .states import TRANSITIONS, State
 from .wire import learns_peer_later
 
 if TYPE_CHECKING:
     from .shared import Shared
     from .wire import Wire
 
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*+").match
 _NO_HEAD: Final = Head(b"\r\n")
 _NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None), {})
 
@@ -72,9 +74,6 @@ class HTTPConnection:
         self._progress = 0
         """In LINGERING, the bytes dropped; else the bytes that were unsent at the last deadline."""
 
-    def _move(self, event: Event) -> None:
-        self.state = TRANSITIONS[self.state][event]
-
     # -- IProtocol
 
     def makeConnection(self, transport: Any) -> None:  # noqa: N802  Twisted's name
@@ -85,7 +84,7 @@ class HTTPConnection:
             self.peer = ""
         refusal = factory.refusal(self)
         if refusal is not None and not factory.may_be_told(self):
-            self._move("lose")
+            self.state = TRANSITIONS[self.state]["lose"]
             refuse(transport)
             return
         self.wire = factory.wire(transport, self)
@@ -101,31 +100,31 @@ class HTTPConnection:
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         """Take bytes that arrived."""
-        state = self.state
-        if state == "HEAD":
+        if self.state == "HEAD":
             if self._seen:
-                self._serve(self._buffer + data, self._seen)
+                data, seen = self._buffer + data, self._seen
+                self._buffer, self._seen = b"", 0
+                self._serve(data, seen)
             elif self._buffer or self._is_congested():
                 self._keep(data)  # behind a request that waits for its turn, or for the client to read
             else:
                 self._serve(data)
-        elif state == "SERVING":
+        elif self.state == "SERVING":
             self._keep(data)
-        else:
-            self._receive_besides(state, data)
-
-    def _receive_besides(self, state: str, data: bytes) -> None:
-        """Take bytes that are no head: a body, those of another protocol, or what is dropped."""
-        if state == "BODY":
+        elif self.state == "BODY":
             self._serve_body(data)
-        elif state == "UPGRADED":
-            if self._buffer:
-                self._buffer += data
-            else:
-                self._upgraded.dataReceived(data)
-        elif state == "PROXIED":
+        elif self.state == "UPGRADED" and not self._buffer:
+            self._upgraded.dataReceived(data)
+        else:
+            self._receive_rarely(data)
+
+    def _receive_rarely(self, data: bytes) -> None:
+        """Take bytes in one of the other states."""
+        if self.state == "UPGRADED":
+            self._buffer += data
+        elif self.state == "PROXIED":
             self._identify(data)
-        elif state == "LINGERING":
+        elif self.state == "LINGERING":
             self._progress += len(data)
             if self._progress > self.factory.bounds.linger and not self._paused:
                 # What waits in the kernel's buffers costs nothing.
@@ -136,7 +135,7 @@ class HTTPConnection:
         """Forget everything, and cancel what waits for this connection."""
         if self.state == "CLOSED":
             return
-        self._move("lose")
+        self.state = TRANSITIONS[self.state]["lose"]
         self.deadline = 0
         self.wire.lost()
         self._buffer = b""
@@ -145,7 +144,8 @@ class HTTPConnection:
         request, self.request = self.request, None
         if request is not None:
             request.lost(reason)
-            self._observe(request)
+            if self.factory.on_answer is not None:
+                self.factory.on_answer(request)
         upgraded, self._upgraded = self._upgraded, None
         if upgraded is not None:
             upgraded.connectionLost(reason)
@@ -174,7 +174,7 @@ class HTTPConnection:
         self.peer = getattr(self.wire.getPeer(), "host", "")
         refusal = self.factory.admission(self)
         if refusal is None:
-            self._move("identify")
+            self.state = TRANSITIONS[self.state]["identify"]
             self.dataReceived(data)
         elif self.factory.may_be_told(self):
             self._refuse(refusal)
@@ -199,20 +199,15 @@ class HTTPConnection:
         """Serve the requests in ``data`` until one has to wait; ``seen`` bytes were looked at before."""
         bounds = self.factory.bounds
         self._looping = True
-        self._buffer = b""
-        self._seen = 0
         try:
-            while data:
-                if data.startswith(b"\r\n"):
-                    data, seen = data[2:], 0  # RFC 9112 §2.2: an empty line before a request is ignored
-                    continue
-                end = data.find(b"\r\n\r\n", max(0, seen - 3), bounds.head) + 4
+            while True:
+                end = data.find(b"\r\n\r\n", seen and max(0, seen - 3), bounds.head) + 4
                 if end == 3:
                     self._wait_for_head(data, seen)
                     break
                 self._buffer = data[end:]
                 self._begin(data[:end])
-                if self.state != "HEAD" or self._is_congested():
+                if not self._buffer or self.state != "HEAD" or self._is_congested():
                     break
                 data, self._buffer, seen = self._buffer, b"", 0
         except Refused as refusal:
@@ -221,22 +216,27 @@ class HTTPConnection:
             self._looping = False
         if self.state == "UPGRADED":
             self._go_on()
-        elif len(self._buffer) <= bounds.pipelined:
+        elif self._paused and len(self._buffer) <= bounds.pipelined:
             self._read_again()
 
     def _wait_for_head(self, data: bytes, seen: int) -> None:
         """Keep the beginning of a head. Raises ``Refused`` where it cannot become a valid one."""
         factory = self.factory
-        check_unfinished(data, seen, factory.bounds)
-        if not seen:
-            self.deadline = factory.tick + factory.bounds.head_seconds
-        self._buffer = data
-        self._seen = len(data)
+        data = _without_empty_lines(data)
+        if data:
+            check_unfinished(data, seen, factory.bounds)
+            if not seen:
+                self.deadline = factory.tick + factory.bounds.head_seconds
+            self._buffer = data
+            self._seen = len(data)
 
     def _begin(self, data: bytes) -> None:
         """Begin with the request that has the head ``data``. Raises ``Refused``."""
         factory = self.factory
         line, _, block = data.partition(b"\r\n")
+        if not line:
+            self._buffer = _without_empty_lines(data + self._buffer)
+            return
         head = self._head
         if head is None or head.block != block:
             head = factory.heads.get(block)
@@ -245,9 +245,13 @@ class HTTPConnection:
         if known is None or head.host is None:
             self._begin_unknown(line, head)
             return
-        self.closing = head.close
         target, query = known
-        self._begin_request(Request(self, head, target, query, 1), target)
+        self.closing = head.close
+        self.request = request = Request(self, head, target, query, 1)
+        if head.has_body:
+            self._begin_body(request, target)
+        else:
+            self._call(request, target)
 
     def _begin_unknown(self, line: bytes, head: Head) -> None:
         """Begin with a request whose line is not known. Raises ``Refused``."""
@@ -257,24 +261,20 @@ class HTTPConnection:
         if not is_path:
             uri, head = split_absolute(method, uri, head)
         check_version(minor, head)
-        self.closing = head.close or not (minor or head.keep_alive)
         path, _, query = uri.partition(b"?")
         target = factory.router.find(method, path)
         if minor and is_path:
             factory.router.remember(line, target)
-        self._begin_request(Request(self, head, target, query, minor), target)
-
-    def _begin_request(self, request: Request, target: Target) -> None:
-        """Call the route of a request, or wait for its body. Raises ``Refused``."""
-        self.request = request
-        if request.head.has_body:
+        self.closing = head.close or not (minor or head.keep_alive)
+        self.request = request = Request(self, head, target, query, minor)
+        if head.has_body:
             self._begin_body(request, target)
         else:
             self._call(request, target)
 
     def _call(self, request: Request, target: Target) -> None:
         """Call the route of a request that is complete."""
-        self._move("serve")
+        self.state = TRANSITIONS[self.state]["serve"]
         self.deadline = 0
         try:
             target.route.call(request, **target.params)
@@ -291,9 +291,8 @@ class HTTPConnection:
             else:
                 return
         # The rule and not the path, a part of which may be a secret.
-        rule = None if request.route is None else request.route.rule
         self.factory.log.failure(
-            "A request failed: {method} {rule}", failure, method=request.method, rule=rule
+            "A request failed: {method} {rule}", failure, method=request.method, rule=request.rule
         )
         if request is not self.request:
             return
@@ -332,7 +331,7 @@ class HTTPConnection:
             return
         if awaits_100:
             self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._move("await")
+        self.state = TRANSITIONS[self.state]["await"]
         self.deadline = factory.tick + factory.bounds.body_seconds
         if rest:
             self._take_body(rest)
@@ -380,7 +379,7 @@ class HTTPConnection:
         request, self.request = self.request, None
         factory = self.factory
         if not self.closing:
-            self._move("next")
+            self.state = TRANSITIONS[self.state]["next"]
             self.deadline = factory.tick + factory.bounds.idle_seconds
             if self._buffer and not self._looping:
                 # Not on this stack, which is that of a push: it has more readers to wake.
@@ -390,34 +389,29 @@ class HTTPConnection:
             self._linger()
         else:
             self._close()
-        if request is not None:
-            self._observe(request)
-            request.ended()
+        if factory.on_answer is not None:
+            factory.on_answer(request)
 
     def upgraded(self, protocol: Any) -> None:
         """Give the connection, and what arrived behind the request, to another protocol."""
         request, self.request = self.request, None
-        self._move("upgrade")
+        factory = self.factory
+        self.state = TRANSITIONS[self.state]["upgrade"]
         self._upgraded = protocol
-        if request is not None:
-            self._observe(request)
-            request.ended()
+        if factory.on_answer is not None:
+            factory.on_answer(request)
         protocol.makeConnection(self.wire)
         if self._buffer and not self._looping:
-            self.factory.clock.callLater(0, self._go_on)
+            factory.clock.callLater(0, self._go_on)
 
     def drained(self) -> None:
         """Go on with what waited for the client to read."""
         if not self._looping:
             self._go_on()
 
-    def _observe(self, request: Request) -> None:
-        if self.factory.on_answer is not None:
-            self.factory.on_answer(request)
-
     def _linger(self) -> None:
         """Let the client read the response before the connection closes (RFC 9112 §9.6); drop its input."""
-        self._move("refuse")
+        self.state = TRANSITIONS[self.state]["refuse"]
         self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
         self._arriving = None
         self._buffer = b""
@@ -427,7 +421,7 @@ class HTTPConnection:
 
     def _close(self) -> None:
         """Close once all is sent."""
-        self._move("close")
+        self.state = TRANSITIONS[self.state]["close"]
         self.deadline = self.factory.tick + self.factory.bounds.write_seconds
         self._read_again()
         self.wire.close()
@@ -468,3 +462,9 @@ class HTTPConnection:
         peer = self.peer or None
         proxies = self.factory.proxies
         return Origin(peer, None) if proxies is None else proxies.origin(peer, head.get)
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """Return ``data`` without empty lines before a request, which are ignored (RFC 9112 §2.2)."""
+    match = _EMPTY_LINES(data)
+    return data if match is None else data[match.end() :]

@@ -312,22 +312,25 @@ class SocketWire(Wire):
                 self._poller.send_together()
 
     def send_kept(self) -> None:
-        """Send what was kept, and close the connection if that is due."""
+        """Send what was kept, queue what is not taken, and close the connection if that is due."""
         data, self._kept = self._kept, None
-        if data is not None:
-            self._send(data)
-            self._close_if_sent()
-
-    def _send(self, data: bytes) -> None:
+        if data is None:
+            return
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the epoll reports it as well, and then the owner is told
+            sent = len(data)  # the epoll reports it as well, and then the owner is told
         if sent < len(data):
             self._enqueue(data, sent)
             self._watch()
+        elif self._life != OPEN:
+            self._close_if_sent()
+
+    def _send(self, data: bytes) -> None:
+        self._kept = data
+        self.send_kept()
 
     def is_disconnected(self) -> bool:
         """Look at the socket; see ``Wire``."""

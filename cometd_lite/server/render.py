@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BODYLESS: Final = frozenset({204, 304})
 """The statuses of responses that end with their head (RFC 9110 §6.4.1)."""
 
+JOINED_BYTES: Final = 16 * 1024
+"""Up to this size a body is copied behind its head and sent in one write. A larger one is written by itself,
+so that all connections with the same body share it while it is unsent."""
+
 
 class PlainResponse(NamedTuple):
     """A ``Response`` of this package's own."""
@@ -33,14 +37,14 @@ class Renderer:
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._lines: dict[int, bytes] = {}
-        self._last: Response | None = None
-        self._last_bytes = b""
+        self.last: Response | None = None
+        self.last_bytes = b""
 
     def new_second(self) -> None:
         """Forget what was remembered."""
         self._lines.clear()
-        self._last = None
-        self._last_bytes = b""
+        self.last = None
+        self.last_bytes = b""
 
     def status_line(self, status: int) -> bytes:
         """Return the status line and Date (RFC 9110 §6.6.1), each with its CRLF."""
@@ -51,16 +55,16 @@ class Renderer:
             self._lines[status] = line
         return line
 
-    def plain(self, response: Response) -> bytes:
-        """Return a whole response with a body, on a connection of HTTP/1.1 that stays open.
+    def plain(self, response: Response) -> bytes | None:
+        """Return a whole response, as it is on a connection of HTTP/1.1 that stays open.
 
-        All readers of the same ``response`` in the same second share one bytes object: a push wakes them
-        together, and what they do not take is then held once.
+        None for one without a body, or with a large one. All readers of the same response share the bytes: a
+        push wakes them together, so ``last_bytes`` are those of the ``last`` response.
         """
-        if response is not self._last:
-            body = response.body
-            self._last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (
-                self.status_line(response.status), response.head, len(body), body,
-            )  # fmt: skip
-            self._last = response
-        return self._last_bytes
+        status, body = response.status, response.body
+        if status in BODYLESS or len(body) > JOINED_BYTES:
+            return None
+        line = self.status_line(status)
+        self.last = response
+        self.last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, response.head, len(body), body)
+        return self.last_bytes

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
 
-from .render import BODYLESS
+from .render import BODYLESS, JOINED_BYTES
 from .twisted_request import TwistedWebRequest
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IPushProducer
     from twisted.python.failure import Failure
 
-    from .application import Response, Route
+    from .application import Response
     from .head import Head
     from .router import Target
     from .shared import Connection
@@ -33,10 +33,6 @@ BODILESS: Final = 0
 CHUNKED: Final = 1
 TO_THE_END: Final = 2
 """How a stream is framed: not at all (HEAD, 204, 304); in chunks; by the end of the connection (HTTP/1.0)."""
-
-JOINED_BYTES: Final = 16 * 1024
-"""Up to this size a body is copied behind its head and sent in one write. A larger one is written by itself,
-so that all connections with the same body share it while it is unsent."""
 
 
 class _NoMemo:
@@ -65,7 +61,6 @@ class Request:
         "_framing",
         "_parked",
         "_phase",
-        "_route",
         "_view",
         "body",
         "code",
@@ -75,6 +70,7 @@ class Request:
         "path",
         "query",
         "received_at",
+        "rule",
         "sent",
         "target",
     )
@@ -89,26 +85,22 @@ class Request:
         self.target: Target | _NoMemo = target
         self.minor = minor
         """0 or 1, for HTTP/1.0 or HTTP/1.1."""
-        self.received_at = connection.factory.clock.seconds()
+        self.received_at = connection.factory.seconds()
         self.code = 200
         """The status of the response; 499 where the client disconnected before it."""
         self.sent = 0
         """The bytes of the response's body."""
-        self._route = target.route
+        self.rule = target.route.rule
+        """The rule of the route; empty where none matches."""
         self._phase = PENDING
-        self._framing = BODILESS
         self._parked: Deferred[Any] | None = None
+        """It knows the request: a cycle, which is broken when the response is complete."""
         self._finish_waiters: list[Deferred[None]] | None = None
         self._view: TwistedWebRequest | None = None
 
-    @property
-    def route(self) -> Route | None:
-        """The route that serves the request; None where none matches."""
-        return self._route if self._route.rule else None
-
     def age(self) -> float:
         """Return the seconds since the request's head arrived."""
-        return self._connection.factory.clock.seconds() - self.received_at
+        return self._connection.factory.seconds() - self.received_at
 
     @property
     def has_started(self) -> bool:
@@ -168,15 +160,15 @@ class Request:
 
         The first one costs a slot; each further one goes the way of ``notifyFinish``.
         """
-        if self._phase == LOST:
-            deferred.cancel()
-        elif self._phase != COMPLETE:
+        if self._phase < COMPLETE:
             self.head.forget()
             self.target = _NO_MEMO
             if self._parked is None:
                 self._parked = deferred
             else:
                 self.notifyFinish().addErrback(lambda _: deferred.cancel())
+        elif self._phase == LOST:
+            deferred.cancel()
 
     # -- the response
 
@@ -188,31 +180,32 @@ class Request:
         connection = self._connection
         factory = connection.factory
         self._phase = COMPLETE
-        self.code = status = response.status
-        body = response.body
+        self.code = response.status
+        renderer = factory.renderer
+        data = None
         if factory.stopping:
             connection.closing = True
-        if (
-            connection.closing
-            or not self.minor
-            or len(body) > JOINED_BYTES
-            or status in BODYLESS
-            or self.method == b"HEAD"
-        ):
-            self._respond_by_parts(status, response.head, body)
+        elif self.minor and not connection.closing and self.method != b"HEAD":
+            data = renderer.last_bytes if response is renderer.last else renderer.plain(response)
+        if data is None:
+            self._respond_by_parts(response)
         else:
-            self.sent = len(body)
-            connection.wire.write(factory.renderer.plain(response))
+            self.sent = len(response.body)
+            connection.wire.write(data)
+        self._parked = None
         connection.answered()
+        if self._finish_waiters is not None or self._view is not None:
+            self._end()
 
-    def _respond_by_parts(self, status: int, head: bytes, body: bytes) -> None:
+    def _respond_by_parts(self, response: Response) -> None:
         """Send a response that is not a plain one."""
+        status, body = response.status, response.body
         framing = b"" if status in BODYLESS else b"Content-Length: %d\r\n" % len(body)
         if status in BODYLESS or self.method == b"HEAD":
             body = b""
         self.sent = len(body)
         wire = self._connection.wire
-        head = self._rendered_head(status, head, framing)
+        head = self._rendered_head(status, response.head, framing)
         if len(body) > JOINED_BYTES:
             wire.write(head)
             wire.write(body)
@@ -230,6 +223,7 @@ class Request:
             return
         connection = self._connection
         self._phase = STREAMING
+        self._framing = BODILESS
         self.code = status
         framing = b""
         if status not in BODYLESS and self.method != b"HEAD":
@@ -276,7 +270,9 @@ class Request:
         self._phase = COMPLETE
         if self._framing == CHUNKED:
             self._connection.wire.write(b"0\r\n\r\n")
+        self._parked = None
         self._connection.answered()
+        self._end()
 
     def abort(self) -> None:
         """Close the connection now, and drop what is unsent; nothing where the response is complete."""
@@ -312,20 +308,21 @@ class Request:
         self.code = 101
         self._phase = COMPLETE
         self._connection.wire.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
+        self._parked = None
         self._connection.upgraded(protocol)
+        self._end()
 
-    # -- for the connection
+    # -- the end
 
-    def ended(self) -> None:
+    def _end(self) -> None:
         """Fire what waits for the end of the response."""
-        # A parked Deferred knows the request: a cycle would live until old garbage is collected.
-        self._parked = self._view = None
+        self._view = None
         waiters, self._finish_waiters = self._finish_waiters, None
         for waiter in waiters or ():
             waiter.callback(None)
 
     def lost(self, reason: Failure) -> None:
-        """Cancel what is parked, and fail what waits for the end: the client has disconnected."""
+        """Cancel what is parked, and fail what waits for the end: the connection is lost."""
         if self._phase == PENDING:
             self.code = 499
         self._phase = LOST

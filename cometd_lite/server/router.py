@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _RULE: Final = re.compile(r"(?:/[^/<>%]*)+|(?P<fixed>/[^/<>%]+)/<path:(?P<name>[a-z_]+)>").fullmatch
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
-_VERSION: Final = b" HTTP/1.1"
+_NOTHING: Final[tuple[str, dict[bytes, Route]]] = "", {}
 
 
 class Unrouted:
@@ -72,6 +72,11 @@ class Router:
         """The targets of request lines, by the line up to its query, or by the whole line."""
         self._seen_once: set[bytes] = set()
         """Those lines that came once; a target is remembered when its line comes again."""
+        plain = rb"[0-9A-Za-z_.~@:-]++(?:/[0-9A-Za-z_.~@:-]++)*+"
+        fixed = re.escape(self.prefix) + rb"/[0-9A-Za-z_.-]++/"
+        self._plain = re.compile(rb"([A-Z]+) (%b)(%b)(?: HTTP/1\.1|\?)" % (fixed, plain)).fullmatch
+        self._last_line = b""
+        self._last_found: tuple[Target, bytes] | None = None
         for route in application.routes:
             self._add(route)
 
@@ -90,26 +95,50 @@ class Router:
                 routes.setdefault(b"HEAD", route)
 
     def recognise(self, line: bytes) -> tuple[Target, bytes] | None:
-        """Return the target and the query of a request line that is known up to its query.
+        """Return the target and the query of a request line that came before, or that has a plain name.
 
         None: ``head.parse_line`` and ``find`` read it.
         """
-        mark = line.find(b"?") + 1
-        target = self._targets.get(line[:mark] if mark else line)
-        if target is None or not mark:
-            return None if target is None else (target, b"")
-        query = line[mark:-9]
-        if line[-9:] != _VERSION or query.translate(None, _VISIBLE) or len(line) > self._bounds.target:
-            return None
-        return target, query
-
-    def remember(self, line: bytes, target: Target) -> None:
-        """Remember the target of a request line of HTTP/1.1, if the same one came before.
-
-        To remember lines that come once costs more than to read them.
-        """
+        # The readers that a push has woken come back with the same line: this is 6 % of a fan-out.
+        if line == self._last_line:
+            return self._last_found
         mark = line.find(b"?") + 1
         start = line[:mark] if mark else line
+        target = self._targets.get(start) or self._find_plain(start)
+        if target is None or len(line) > self._bounds.target:
+            return None
+        query = b""
+        if mark:
+            query = line[mark:-9]
+            if line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE):
+                return None
+        self._last_line = line
+        self._last_found = found = target, query
+        return found
+
+    def _find_plain(self, start: bytes) -> Target | None:
+        """Return the target of a line up to its query, if its name needs no decoding.
+
+        This is 8 % of a push to a mailbox that no request has named of late.
+        """
+        match = self._plain(start)
+        if match is None:
+            return None
+        method, fixed, name = match.groups()
+        parameter, routes = self._named.get(fixed, _NOTHING)
+        route = routes.get(method)
+        if route is None:
+            return None
+        target = Target(method, fixed + name, route, {parameter: name.decode()})
+        self._remember(start, target)
+        return target
+
+    def remember(self, line: bytes, target: Target) -> None:
+        """Remember the target of a request line of HTTP/1.1, if the same one came before."""
+        self._remember(line[: line.find(b"?") + 1] or line, target)
+
+    def _remember(self, start: bytes, target: Target) -> None:
+        """Remember the target of a line up to its query; to remember lines that come once is dearer."""
         bounds, seen_once = self._bounds, self._seen_once
         if len(start) > bounds.line_known:
             return
@@ -126,18 +155,19 @@ class Router:
     def find(self, method: bytes, path: bytes) -> Target:
         """Return the target of a path without its query."""
         routes = self._fixed.get(path)
-        params: dict[str, str] = {}
         if routes is None:
             end = path.find(b"/", len(self.prefix) + 1) + 1
-            parameter, routes = self._named.get(path[:end], ("", {}))
-            if method in routes:
+            parameter, routes = self._named.get(path[:end], _NOTHING)
+            route = routes.get(method)
+            if route is not None:
+                name = path[end:]
                 try:
-                    params[parameter] = unquote_to_bytes(path[end:]).decode()
+                    text = (unquote_to_bytes(name) if b"%" in name else name).decode()
                 except UnicodeDecodeError:
-                    return Target(method, path, Unrouted(self._refuse_name), params)
-        if method in routes:
-            return Target(method, path, routes[method], params)
-        return Target(method, path, self._unrouted(method, routes), params)
+                    route, text = Unrouted(self._refuse_name), ""
+                    return Target(method, path, route, {})
+                return Target(method, path, route, {parameter: text})
+        return Target(method, path, routes.get(method) or self._unrouted(method, routes), {})
 
     def _unrouted(self, method: bytes, routes: dict[bytes, Route]) -> Unrouted:
         """Return the route of a method that is not among those of a path."""

@@ -84,6 +84,7 @@ class Shared:
     ) -> None:
         self.application = application
         self.clock = clock
+        self.seconds = clock.seconds
         self.bounds = bounds or Bounds()
         self.router = Router(application, prefix, self.bounds)
         self.heads = Heads(self.bounds)
@@ -168,3 +169,10 @@ class Shared:
         self.tick = tick = self.tick + 1
         for connection in [one for one in self.connections if 0 < one.deadline <= tick]:
             connection.overdue()
+        if self._unsent.aborted:
+            self.log.warn(
+                "Aborted {aborted} connections that left the most unread: {bound} bytes were unsent in all.",
+                aborted=self._unsent.aborted,
+                bound=self._unsent.bound,
+            )
+            self._unsent.aborted = 0

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from twisted.logger import Logger
-
 BUFFER_OVERHEAD: Final = 256
 """The memory that a queued buffer takes besides its bytes."""
 
@@ -27,11 +25,11 @@ class UnsentTotal:
     that reads its responses holds little. Its share of a buffer is the smaller, the more connections send it.
     """
 
-    log = Logger()
-
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self.size = 0
+        self.aborted = 0
+        """The connections that were aborted for the bound's sake."""
         self.queues: set[SendQueue] = set()
         self.holders: dict[int, int] = {}
         """The number of queued references to each buffer, by its id."""
@@ -55,17 +53,11 @@ class UnsentTotal:
 
     def _free(self) -> None:
         """Abort the connections that hold most."""
-        aborted = 0
         for queue in sorted(self.queues, key=SendQueue.share, reverse=True):
             if self.size <= self.bound * 3 // 4:
                 break
             queue.abort()
-            aborted += 1
-        self.log.warn(
-            "Aborted {aborted} connections: more than {bound} bytes were unsent.",
-            aborted=aborted,
-            bound=self.bound,
-        )
+            self.aborted += 1
 
 
 class SendQueue:

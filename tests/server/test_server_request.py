@@ -35,7 +35,7 @@ def test_a_request_shows_what_came():
     assert (request.head.get(b"x-one"), request.head.get(b"y")) == (b"a, b", None)
     assert (request.client, request.is_secure) == (served.transport.getPeer().host, False)
     assert request.received_at == served.clock.seconds()
-    assert request.route.rule == "/request"
+    assert request.rule == "/request"
 
 
 def test_what_was_parsed_is_remembered_with_a_line_that_came_again_and_with_the_same_fields():

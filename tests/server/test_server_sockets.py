@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from served import Answer, App, Served, head, post
+from served import TEXT, Answer, App, Reply, Served, head, post
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, ITransport
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from cometd_lite.server import Bounds
 from cometd_lite.server.epoll import Poller, adoptable
 from cometd_lite.server.unsent import UnsentTotal
 from cometd_lite.server.wire import TwistedWire, Wire, peer_has_closed
@@ -600,9 +601,9 @@ def test_no_fault_keeps_the_answers_of_others_from_being_sent(line, fault, expec
 class Site:
     """A factory with connections over sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds | None = None) -> None:
         self.reactor = Reactor()
-        self.served = Served(App(), self.reactor)
+        self.served = Served(App(), self.reactor, bounds=bounds or Bounds())
         self.served.lose()
         self.factory = self.served.factory
         self.poller = Poller(self.reactor, self.factory._unsent)
@@ -671,6 +672,25 @@ def test_a_client_that_never_reads_holds_its_bound_and_is_cut_off():
     peer.close()
 
 
+def test_clients_that_never_read_hold_no_more_than_the_bound_and_others_are_served():
+    site = Site(Bounds(unsent=4 * 1024 * 1024))
+    reads = site.connect()
+    peers = [site.connect() for _ in range(40)]
+    for number, peer in enumerate(peers):
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        peer.sendall(head("GET", "/request"))
+        site.reactor.turn()
+        site.served.routes.requests.pop().respond(Reply(200, TEXT, b"%d" % (number % 10) * 5_000_000))
+        assert site.factory.unsent <= site.factory.bounds.unsent
+        assert site.ask(reads, head()).body == b"root"
+    site.reactor.turn()
+    assert len(site.factory.connections) < 10
+    for peer in (*peers, reads):
+        peer.close()
+    site.reactor.turn()
+    assert site.factory.unsent == 0
+
+
 def test_a_lost_client_cancels_its_poll():
     site = Site()
     peer = site.connect()
@@ -706,6 +726,32 @@ def test_the_wire_of_a_lost_connection_does_nothing():
     assert producer.told == ["stop"]
     assert (wire.is_disconnected(), wire.was_disconnected(), unsent(wire)) == (True, True, 0)
     assert wire.getPeer() == wire.getHost() == IPv4Address("TCP", "", 0)
+
+
+class Full(StringTransport):
+    """A transport that says how much it buffers, and keeps it."""
+
+    bufferSize = 64 * 1024
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if len(self.value()) > self.bufferSize:
+            self.producer.pauseProducing()
+
+
+def test_a_transport_is_given_little_at_once_so_that_what_it_keeps_is_little():
+    served = Served().connect(Full()).send(head("GET", "/request"))
+    (request,) = served.routes.requests
+    request.respond(Reply(200, TEXT, b"x" * 1_000_000))
+    assert len(served.sent) < 40_000
+    assert request.unsent() > 960_000
+    answered = bytearray()
+    while served.sent:
+        answered += served.sent
+        served.transport.clear()
+        served.connection.wire.emptied()
+    assert Answer.read(bytes(answered)).body == b"x" * 1_000_000
+    assert served.factory.unsent == 0
 
 
 @pytest.mark.parametrize(
