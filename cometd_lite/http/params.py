@@ -17,12 +17,15 @@ from .. import jsontext
 from .. import limits as bounds
 from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
 from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
-from ..errors import BadBody, BadCursor, BadParameter, BadRecipient
+from ..errors import BadBody, BadCursor, BadParameter, BadRecipient, UnsupportedEncoding
 from .exchange import Exchange
 
 Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
 Query: TypeAlias = dict[str, list[str]]
+
+LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
+"""The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
 # As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
@@ -52,6 +55,7 @@ class Fields:
     if_none_match: bytes | None
     last_event_id: bytes | None
     content_type: bytes | None
+    content_encoding: bytes | None
     idempotency_key: bytes | None
 
 
@@ -238,13 +242,26 @@ def place(query: Query, given: Fields) -> Cursor | None:
 def start(query: Query, given: Fields) -> Cursor:
     """Return where a stream or socket begins.
 
-    An EventSource that reconnects asks again as it was made, ``after`` and all: what it says besides in
-    Last-Event-ID is where it stands.
+    An EventSource that reconnects sends the query that it was made with, ``after`` included. The id of its
+    last event therefore wins over ``after``. Polyfills that cannot set the header send the id in the query.
     """
     after = place(query, given)
     if given.last_event_id is not None:
         return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    for name in LAST_EVENT_ID:
+        last = one(query, name)
+        if last is not None:
+            return cursor(last, name)
     return after or NOW
+
+
+def check_encoding(content_encoding: bytes | None) -> None:
+    """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
+    if content_encoding is None:
+        return
+    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
+    if any(coding not in {b"", b"identity"} for coding in codings):
+        raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:

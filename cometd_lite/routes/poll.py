@@ -45,7 +45,14 @@ def _poll(
         taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
         found = chain(taken, _deliver_taken, routes, exchange)
     count_parked(grant, found)
-    return chain(found, responses.of_poll, asked)
+    return _answer(found, routes, exchange, asked)
+
+
+def _answer(
+    found: MaybeDeferred[Batch], routes: Served, exchange: Exchange, asked: PollAsked
+) -> MaybeDeferred[Response]:
+    cross_origin = asked.form == "raw" and bool(routes.policy.cors(exchange))
+    return chain(found, responses.of_poll, asked, cross_origin)
 
 
 def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:
@@ -72,10 +79,10 @@ def _poll_listener(
 ) -> MaybeDeferred[Response]:
     if asked.look:
         found = routes.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
-        return chain(found, responses.of_poll, asked)
+        return _answer(found, routes, exchange, asked)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)
     found = routes.listeners.poll(listener, after, wait, asked.limit, lambda: not exchange.is_disconnected())
     count_parked(grant, found)
-    return chain(found, responses.of_poll, asked)
+    return _answer(found, routes, exchange, asked)

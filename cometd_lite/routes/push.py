@@ -24,6 +24,7 @@ def push(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDe
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
+    params.check_encoding(given.content_encoding)
     contents = params.contents(routes.body(exchange), given.content_type)
     key = params.idempotency_key(given.idempotency_key)
     push = Push(

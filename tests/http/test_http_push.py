@@ -227,6 +227,20 @@ def test_a_type_that_is_not_known_is_kept_as_octets_and_given_back_as_it_came(se
 # -- NDJSON
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+def test_a_compressed_body_is_a_415_and_is_not_kept(server, coding):
+    answer = server.ask("POST", "/push/bob", "hello", {"Content-Encoding": coding})
+    assert answer.status == 415
+    assert answer.json["type"] == "urn:cometd-lite:problem:unsupported-encoding"
+    assert server.read("/poll/bob?after=oldest") == []
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "identity, identity"])
+def test_a_body_that_says_that_it_is_not_compressed_is_taken(server, coding):
+    server.push("/bob", "hello", {"Content-Encoding": coding})
+    assert server.read("/poll/bob?after=oldest") == ["hello"]
+
+
 def test_ndjson_is_one_message_a_line_in_order(server):
     answer = server.push("/bob", b'{"n": 1}\n2\r\n\n "three" \n[4]', NDJSON)
     assert len(answer.json["ids"]) == 4
