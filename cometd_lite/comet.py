@@ -25,7 +25,7 @@ from .bayeux.conversation import Service
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
 from .core.observers import OnPush, OnReader, observe
-from .core.recipient import readable, recipient
+from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Store
 from .deferreds import MaybeDeferred, chain
@@ -274,11 +274,11 @@ class Comet:
 
     def describe(self, name: str) -> Deferred[Standing]:
         """Say how a recipient stands: what its mailbox holds, and who reads it."""
-        return _deferred(lambda: self.hub.describe(recipient(name)))
+        return _deferred(lambda: self.hub.describe(stored(name)))
 
     def delete(self, name: str) -> Deferred[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""
-        return _deferred(lambda: self.hub.delete(recipient(name)))
+        return _deferred(lambda: self.hub.delete(stored(name)))
 
 
 @implementer(IReactorTime)

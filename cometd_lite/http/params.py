@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from .. import jsontext
 from .. import limits as bounds
 from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
-from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
+from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, readable, recipient, stored
 from ..errors import BadBody, BadCursor, BadParameter, BadRecipient, UnsupportedEncoding
 from .exchange import Exchange
 
@@ -27,15 +27,18 @@ Query: TypeAlias = dict[str, list[str]]
 LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
 """The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
+# Each of these sees a client's bytes and is linear in them: no two parts that may match the same character
+# follow each other. White space at the ends is stripped first, for that reason.
+
 # As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _COUNT = re.compile(r"[0-9]{1,9}")
-_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
-_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
+_PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
+_VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
-_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_ZERO_WEIGHT = re.compile(r"0(?:\.0*)?")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
@@ -224,7 +227,11 @@ def push_asked(name: str | None, text: bytes) -> PushAsked:
 
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
     """Return what a reader asks for: names, and patterns."""
-    return tuple(dict.fromkeys(map(readable, _names(name, query))))
+    return tuple(dict.fromkeys(map(_read, _names(name, query))))
+
+
+def _read(name: str) -> str:
+    return readable(name) if is_pattern(name) else stored(name)
 
 
 def place(query: Query, given: Fields) -> Cursor | None:
@@ -298,7 +305,7 @@ def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]
             raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
         return float(text), False
     for preference in (prefer or b"").decode("latin-1").split(","):
-        match = _PREFER_WAIT.fullmatch(preference)
+        match = _PREFER_WAIT.fullmatch(preference.strip())
         if match:
             return min(float(match[1] or match[2]), int(most)), True
     return min(bounds.WAIT_SECONDS, most), False
@@ -363,9 +370,9 @@ def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> 
 def event_name(event: str | None) -> str | None:
     """Return an event's name if it can be one."""
     if event is not None and (
-        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
+        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or has_control_characters(event)
     ):
-        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
+        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without control characters.")
     return event
 
 
@@ -397,7 +404,7 @@ def _validator(text: str) -> Cursor:
     """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
     cursors: list[Cursor] = []
     for validator in text.split(","):
-        match = _VALIDATOR.fullmatch(validator)
+        match = _VALIDATOR.fullmatch(validator.strip())
         cursors.append(cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
     return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
 
@@ -409,9 +416,18 @@ def _format(query: Query, accept: bytes | None) -> Format:
     if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"
     ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
-    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
+    accepted = [kind.strip() for kind, _, parameters in ranges if not _is_refused(parameters)]
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"
+
+
+def _is_refused(parameters: str) -> bool:
+    """Return whether the parameters of a media range have the weight 0 (RFC 9110 §12.4.2)."""
+    for parameter in parameters.split(";"):
+        name, _, weight = parameter.partition("=")
+        if name.strip() == "q" and _ZERO_WEIGHT.fullmatch(weight.strip()):
+            return True
+    return False
 
 
 def content(body: bytes, media_type: str | None) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
-from ..core.recipient import recipient
+from ..core.recipient import stored
 from ..deferreds import value_of
 from ..errors import NotFound
 from ..http import responses
@@ -17,14 +17,14 @@ from .routing import Served, route
 @route("/recipients/<path:name>", "GET")
 async def describe(routes: Served, exchange: Exchange, name: str) -> Response:
     """Say how a recipient stands."""
-    await value_of(routes.policy.require(exchange, "poll", (recipient(name),)))
+    await value_of(routes.policy.require(exchange, "poll", (stored(name),)))
     return responses.of_recipient(await value_of(routes.hub.describe(name)))
 
 
 @route("/recipients/<path:name>", "DELETE", changes=True)
 async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
     """Lose what a recipient's mailbox holds."""
-    await value_of(routes.policy.require(exchange, "manage", (recipient(name),)))
+    await value_of(routes.policy.require(exchange, "manage", (stored(name),)))
     await value_of(routes.hub.delete(name))
     return Response(204, responses.COMMON)
 
