@@ -158,7 +158,5 @@ def test_what_was_asked_is_remembered_in_linear_time(after: bytes) -> None:
     ],
 )
 def test_a_media_range_of_weight_0_is_not_accepted(accept: bytes, form: str) -> None:
-    asked, _ = poll_asked(
-        "bob", b"after=now", Fields(None, None, accept, *[None] * 6), 60.0, look=False
-    )
+    asked, _ = poll_asked("bob", b"after=now", Fields(None, None, accept, *[None] * 6), 60.0, look=False)
     assert asked.form == form

@@ -163,6 +163,10 @@ class Policy:
 
         return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
 
+    def covers(self, grant: Grant, action: Action, name: str) -> bool:
+        """Return whether a grant covers an action on a name; without tokens every grant does."""
+        return self.tokens is None or grant.covers(action, name)
+
     def time_left(self, grant: Grant) -> float:
         """Return the seconds for which a grant still holds."""
         return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.wall())

@@ -421,6 +421,14 @@ def _format(query: Query, accept: bytes | None) -> Format:
     return "raw" if raw == accepted != [] else "json"
 
 
+def accepts(accept: bytes | None, media_type: str) -> bool:
+    """Return whether ``Accept`` names a media type, with a weight above 0."""
+    if accept is None:
+        return False
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").lower().split(",")]
+    return any(kind.strip() == media_type and not _is_refused(rest) for kind, _, rest in ranges)
+
+
 def _is_refused(parameters: str) -> bool:
     """Return whether the parameters of a media range have the weight 0 (RFC 9110 §12.4.2)."""
     for parameter in parameters.split(";"):

@@ -28,7 +28,11 @@ PREFLIGHT = (
     b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
     b"Access-Control-Max-Age: 7200\r\n"
 )
-METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + COMMON
+_METRICS_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin\r\n"
+METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + _METRICS_COMMON
+OPENMETRICS = (
+    b"Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n" + _METRICS_COMMON
+)
 _POLL_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
 _POLL_JSON = b"Content-Type: application/json\r\n"
 _RAW = b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox; default-src 'none'\r\n"

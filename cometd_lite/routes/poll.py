@@ -10,6 +10,7 @@ from ..access.policy import check_room, count_parked
 from ..access.tokens import Grant
 from ..core.listeners import Listener
 from ..core.message import Batch, Cursor
+from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, responses
 from ..http.exchange import Exchange
@@ -77,12 +78,15 @@ def _poll_listener(
     asked: PollAsked,
     after: Cursor | None,
 ) -> MaybeDeferred[Response]:
+    broadcasts = routes.policy.covers(grant, "poll", ALL_LISTENERS)
     if asked.look:
-        found = routes.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
+        found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
         return _answer(found, routes, exchange, asked)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)
-    found = routes.listeners.poll(listener, after, wait, asked.limit, lambda: not exchange.is_disconnected())
+    found = routes.listeners.poll(
+        listener, after, wait, asked.limit, lambda: not exchange.is_disconnected(), broadcasts
+    )
     count_parked(grant, found)
     return _answer(found, routes, exchange, asked)

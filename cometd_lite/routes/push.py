@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..access.policy import charge
 from ..access.tokens import Grant
 from ..core.message import Push
+from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, responses
 from ..http.exchange import Exchange
@@ -31,4 +32,6 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
     charge(grant, push)
+    if push.recipients == (ALL_LISTENERS,) and push.queue and routes.listeners.are_none:
+        return chain(routes.hub.discard(push), responses.of_push)
     return chain(routes.hub.push(push), responses.of_push)

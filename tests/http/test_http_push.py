@@ -297,7 +297,9 @@ def test_an_event_name_is_anything_of_1_to_64_bytes(server, event):
     assert server.push(f"/bob?event={event}").status == 202
 
 
-@pytest.mark.parametrize("event", ["", "x" * 65, "%C3%BC" * 33, "a%0Ab", "a%0Db", "a%00b", "a%09b", "%7F", "%C2%85", "%FF"])
+@pytest.mark.parametrize(
+    "event", ["", "x" * 65, "%C3%BC" * 33, "a%0Ab", "a%0Db", "a%00b", "a%09b", "%7F", "%C2%85", "%FF"]
+)
 def test_an_event_name_with_a_control_character_or_of_a_wrong_length_is_a_400(server, event):
     answer = server.ask("POST", f"/push/bob?event={event}", "hello")
     assert answer.status == 400

@@ -31,7 +31,10 @@ def now(server, recipient="bob"):
 
 def test_it_is_a_stream_of_events_unless_ndjson_is_accepted(server):
     for headers in ({}, {"Accept": "*/*"}, {"Accept": "text/event-stream"}):
-        assert Stream(server, "/stream/bob", headers).headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (
+            Stream(server, "/stream/bob", headers).headers["content-type"]
+            == "text/event-stream; charset=utf-8"
+        )
     for accept in ("application/x-ndjson", "Application/X-NDJSON;q=0.9"):
         stream = Stream(server, "/stream/bob", {"Accept": accept})
         assert stream.headers["content-type"] == "application/x-ndjson"
