@@ -77,6 +77,7 @@ class Comet:
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
         authorize: Authorize | None = None,
+        allow_parameters: Iterable[str] = (),
         proxied: Iterable[str] = (),
         on_push: OnPush | None = None,
         on_park: OnReader | None = None,
@@ -122,6 +123,7 @@ class Comet:
             show_metrics=metrics,
             show_console=console,
             show_openapi=openapi,
+            allow_parameters=frozenset(allow_parameters),
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock

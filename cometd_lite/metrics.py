@@ -182,7 +182,8 @@ Gauges = Callable[[], Mapping[str, tuple[str, float]]]
 def prometheus(metrics: Metrics, gauges: Gauges, version: str, *, is_open: bool = False) -> bytes:
     """Return everything counted, and what the system knows of the process.
 
-    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` tells what stands at this moment: by name, its sentence and its number.
+    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` tells what stands at
+    this moment: by name, its sentence and its number.
     """
     registry = CollectorRegistry()
     registry.register(_Counted(metrics, gauges, version))

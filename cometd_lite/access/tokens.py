@@ -75,8 +75,8 @@ def covers(claim: str, name: str) -> bool:
     """Whether a token's claim, a recipient or pattern, covers a name or pattern that a request asks for.
 
     ``chat/*`` covers ``chat/a`` and ``chat/*``, but not ``chat/a/b``; ``chat/**`` covers all of them. Names
-    are compared as they are: neither case nor Unicode forms are folded. No pattern covers the server's own names,
-    which begin with ``$``.
+    are compared as they are: neither case nor Unicode forms are folded. No pattern covers the names that
+    begin with ``$``, which are the server's.
     """
     if claim == name:
         return True

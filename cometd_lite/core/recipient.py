@@ -1,7 +1,7 @@
 """The names of mailboxes: a string from anywhere arrives, a name or a pattern that is allowed leaves.
 
-A recipient is 1 to 256 bytes of UTF-8 in at most 16 segments parted by ``/`` (HTTP.md, "Words"). A reader may also
-name patterns: ``chat/*`` stands for one more segment, ``chat/**`` for one or more. A pattern is a key
+A recipient is 1 to 256 bytes of UTF-8 in at most 16 segments parted by ``/`` (HTTP.md, "Words"). A reader may
+also name patterns: ``chat/*`` stands for one more segment, ``chat/**`` for one or more. A pattern is a key
 in the same tables as a name, so that a push finds its readers by as many look-ups as its name is deep.
 """
 

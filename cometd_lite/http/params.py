@@ -27,6 +27,11 @@ Query: TypeAlias = dict[str, list[str]]
 LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
 """The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
+PUSH_PARAMETERS = frozenset({"rcpt", "to", "event", "ttl", "queue", "overflow", "token"})
+POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "token"})
+STREAM_PARAMETERS = frozenset({"rcpt", "after", "token", *LAST_EVENT_ID})
+"""The query parameters of streams and sockets."""
+
 # Each of these sees a client's bytes and is linear in them: no two parts that may match the same character
 # follow each other. White space at the ends is stripped first, for that reason.
 
@@ -101,25 +106,30 @@ class PushAsked(NamedTuple):
     overflow: Overflow | None
 
 
-def poll(exchange: Exchange, name: str | None, most: float) -> tuple[PollAsked, Cursor | None]:
-    """Return what a poll asks for, and its cursor, None for a take; ``most`` bounds the wait, in seconds."""
+def poll(
+    exchange: Exchange, name: str | None, most: float, allowed: frozenset[str]
+) -> tuple[PollAsked, Cursor | None]:
+    """Return what a poll asks for, and its cursor, None for a take.
+
+    ``most`` bounds the wait, in seconds; ``allowed`` are further names that parameters may have.
+    """
     text, given, target = exchange.query, fields(exchange), exchange.target
     last: LastPoll | None = target.memo
     if last is not None and last.matches(text, given):
         return last.asked, last.after
-    asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD")
+    asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD", allowed=allowed)
     if _is_small(text, given):
         target.memo = LastPoll(text, given, asked, after)
     return asked, after
 
 
-def push(exchange: Exchange, name: str | None) -> PushAsked:
-    """Return what the target of a push asks for."""
+def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushAsked:
+    """Return what the target of a push asks for; ``allowed`` are further names that parameters may have."""
     text, target = exchange.query, exchange.target
     last: tuple[bytes, PushAsked] | None = target.memo
     if last is not None and last[0] == text:
         return last[1]
-    asked = push_asked(name, text)
+    asked = push_asked(name, text, allowed)
     if len(text) <= bounds.REMEMBERED_BYTES:
         target.memo = (text, asked)
     return asked
@@ -132,18 +142,28 @@ def _is_small(text: bytes, given: Fields) -> bool:
 
 
 def poll_asked(
-    name: str | None, text: bytes, given: Fields, most: float, *, look: bool
+    name: str | None,
+    text: bytes,
+    given: Fields,
+    most: float,
+    *,
+    look: bool,
+    allowed: frozenset[str] = frozenset(),
 ) -> tuple[PollAsked, Cursor | None]:
     """Return what a poll asks for by its path's name, its query and its fields, and its cursor.
 
-    ``look``: it is a HEAD. ``most`` bounds the wait, in seconds.
+    ``look``: it is a HEAD. ``most`` bounds the wait, in seconds; ``allowed`` are further names that
+    parameters may have.
     """
     query = parsed(text)
+    check_names(query, POLL_PARAMETERS, allowed)
     asked = _poll_asked(query, given, name, most, look)
     after = place(query, given)
     if after is None:
         if look:
             return asked, OLDEST
+        if asked.listener is None:
+            _check_take(query, allowed)
         if asked.listener is None and any(map(is_pattern, asked.recipients)):
             raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
     return asked, after
@@ -202,11 +222,12 @@ class LastPoll:
         return True
 
 
-def push_asked(name: str | None, text: bytes) -> PushAsked:
+def push_asked(name: str | None, text: bytes, allowed: frozenset[str] = frozenset()) -> PushAsked:
     """Return what the target of a push asks for, by its path's name and its query."""
     if name is not None and not text:
         return PushAsked((recipient(name),), None, None, True, None)
     query = parsed(text)
+    check_names(query, PUSH_PARAMETERS, allowed)
     addressed: tuple[str, ...]
     if "to" in query:
         addressed = (ALL_LISTENERS,)
@@ -342,6 +363,58 @@ def parsed(text: bytes) -> Query:
     except UnicodeDecodeError:
         raise BadParameter("The query must be percent-encoded UTF-8.") from None
     return query
+
+
+def check_names(query: Query, known: frozenset[str], allowed: frozenset[str]) -> None:
+    """Raise ``BadParameter`` where a parameter's name looks like a known one that was mistyped.
+
+    Ignored, such a parameter would turn a read into a take. ``allowed`` are names that pass.
+    """
+    if known.issuperset(query):
+        return
+    unknown = _unknown(query, known, allowed)
+    if len(unknown) > bounds.UNKNOWN_PARAMETERS:
+        raise BadParameter(f"A query has at most {bounds.UNKNOWN_PARAMETERS} parameters that are not known.")
+    for name in unknown:
+        near = [(_distance(name, right), right) for right in known if _is_near(name, right)]
+        if near:
+            raise BadParameter(f"There is no parameter {name}; did you mean {min(near)[1]}?")
+
+
+def _check_take(query: Query, allowed: frozenset[str]) -> None:
+    """Raise ``BadParameter`` where a take has a parameter that is not known: it may be meant as a cursor."""
+    for name in _unknown(query, POLL_PARAMETERS, allowed):
+        raise BadParameter(
+            f"A take has no parameter {name[:100]!r}; to read without taking, say where to begin, "
+            "as in ?after=oldest."
+        )
+
+
+def _unknown(query: Query, known: frozenset[str], allowed: frozenset[str]) -> list[str]:
+    """Return the names of parameters that are not known; caches are busted by names that begin with ``_``."""
+    return [name for name in query if name and name[0] != "_" and name not in known and name not in allowed]
+
+
+def _is_near(name: str, known: str) -> bool:
+    """Return whether a name is one letter away from a known one, or two where that has more than three."""
+    most = 1 if len(known) < 4 else 2
+    return abs(len(name) - len(known)) <= most and _distance(name, known) <= most
+
+
+def _distance(one: str, other: str) -> int:
+    """Return how many letters are to be added, left out, changed or swapped with the next, in any case."""
+    one, other = one.lower(), other.lower()
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, right in enumerate(other, 1):
+            steps = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != right))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == right:
+                steps = min(steps, before[j - 2] + 1)
+            row.append(steps)
+        before, last = last, row
+    return last[-1]
 
 
 def _decoded(text: bytes) -> str:

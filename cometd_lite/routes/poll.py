@@ -23,7 +23,7 @@ from .routing import Served, route
 @route("/poll/<path:name>", "GET")
 def poll(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
     """Hold the request until the recipients have a message for it."""
-    asked, after = params.poll(exchange, name, routes.limits.max_wait)
+    asked, after = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
     if asked.listener is not None:
         return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
