@@ -25,7 +25,7 @@ from .bayeux.conversation import Service
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
 from .core.observers import OnPush, OnReader, observe
-from .core.recipient import readable, recipient
+from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Store
 from .deferreds import MaybeDeferred, chain
@@ -77,6 +77,7 @@ class Comet:
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
         authorize: Authorize | None = None,
+        allow_parameters: Iterable[str] = (),
         proxied: Iterable[str] = (),
         on_push: OnPush | None = None,
         on_park: OnReader | None = None,
@@ -122,6 +123,7 @@ class Comet:
             show_metrics=metrics,
             show_console=console,
             show_openapi=openapi,
+            allow_parameters=frozenset(allow_parameters),
         )
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
@@ -274,11 +276,11 @@ class Comet:
 
     def describe(self, name: str) -> Deferred[Standing]:
         """Say how a recipient stands: what its mailbox holds, and who reads it."""
-        return _deferred(lambda: self.hub.describe(recipient(name)))
+        return _deferred(lambda: self.hub.describe(stored(name)))
 
     def delete(self, name: str) -> Deferred[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""
-        return _deferred(lambda: self.hub.delete(recipient(name)))
+        return _deferred(lambda: self.hub.delete(stored(name)))
 
 
 @implementer(IReactorTime)

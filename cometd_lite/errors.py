@@ -15,6 +15,7 @@ Errors are raised where they happen and become a response in one place (``web.py
     ├── MethodNotAllowed 405
     ├── ListenerGone 410      not polled for its ttl, or ended
     ├── BodyTooLarge 413
+    ├── UnsupportedEncoding 415  a body that is compressed
     ├── Misdirected 421       a Host that this server does not answer to
     ├── KeyReused 422         an Idempotency-Key with another body
     ├── UpgradeRequired 426   a WebSocket of another version than 13
@@ -192,6 +193,14 @@ class BodyTooLarge(CometError):
     status = 413
     kind = "body-too-large"
     title = "Body too large"
+
+
+class UnsupportedEncoding(CometError):
+    """The body has a Content-Encoding other than identity."""
+
+    status = 415
+    kind = "unsupported-encoding"
+    title = "Unsupported encoding"
 
 
 class Misdirected(CometError):

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 RECIPIENT_BYTES = 256
 """A name is a key in several tables; HTTP.md's bound keeps it shorter than any message."""
 
+RECIPIENT_SEGMENTS = 16
+"""A push looks for readers of as many patterns as its name has segments, and each mailbox is indexed by all
+of them: with 127 segments, 8,700 mailboxes made the poll of a pattern take a second."""
+
 RECIPIENTS_PER_REQUEST = 100
 """A push to all of them is one step for the reactor, and a reader merges as many logs."""
+
+UNKNOWN_PARAMETERS = 50
+"""Parameters of a query that are not known: each is compared with all known ones, some 0.2 ms."""
 
 PUSH_MESSAGES = 10_000
 """Messages that one push makes, lines times recipients: it is one step for the reactor."""

@@ -20,6 +20,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from .core.counts import BUCKETS, Counts, Histogram
@@ -172,14 +173,17 @@ class Pulse:
 Gauges = Callable[[], Mapping[str, tuple[str, float]]]
 
 
-def prometheus(metrics: Metrics, gauges: Gauges, version: str) -> bytes:
-    """Return everything counted in Prometheus' text format, and what the system knows of the process.
+def prometheus(metrics: Metrics, gauges: Gauges, version: str, *, is_open: bool = False) -> bytes:
+    """Return everything counted, and what the system knows of the process.
 
-    ``gauges`` tells what stands at this moment: by name, its sentence and its number.
+    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` tells what stands at
+    this moment: by name, its sentence and its number.
     """
     registry = CollectorRegistry()
     registry.register(_Counted(metrics, gauges, version))
     ProcessCollector(registry=registry)
+    if is_open:
+        return openmetrics.generate_latest(registry)  # type: ignore[no-any-return,no-untyped-call]  # untyped
     return generate_latest(registry)
 
 

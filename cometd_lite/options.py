@@ -161,6 +161,7 @@ no pid file."""
                 self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
         self["listen"] = []
         self["allow-origin"] = []
+        self["allow-parameter"] = []
         self["host"] = []
         self["key"] = []
         self["proxied"] = []
@@ -172,6 +173,10 @@ no pid file."""
     def opt_allow_origin(self, origin: str) -> None:
         """Let web pages of this origin push and read, as in https://example.com; may be given again."""
         self["allow-origin"].append(origin)
+
+    def opt_allow_parameter(self, name: str) -> None:
+        """Let requests have a query parameter of this name, for an application; may be given again."""
+        self["allow-parameter"].append(name)
 
     def opt_host(self, name: str) -> None:
         """Answer to this Host too, where only this machine can connect; may be given again."""

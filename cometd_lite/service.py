@@ -274,6 +274,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         overflow=options["overflow"],
         hosts=options.hosts,
         origins=options["allow-origin"],
+        allow_parameters=options["allow-parameter"],
         tokens=options.tokens,
         proxied=options["proxied"],
         metrics=not options["no-metrics"],

@@ -1413,7 +1413,7 @@ def test_a_mailbox_is_deleted_and_its_readers_have_a_gap(server: MemoryServer) -
 def test_any_request_of_the_interface_can_be_sent(server: MemoryServer) -> None:
     answer = server.result(server.client.request("GET", "healthz"))
     assert answer.status == 200
-    assert answer.json() == {"status": "ok"}
+    assert answer.json()["status"] == "ok"
     assert answer.header("content-type") == "application/json"
     assert answer.header("no-such-header") is None
     with pytest.raises(BadCursor):

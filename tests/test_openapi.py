@@ -190,7 +190,7 @@ def test_a_push_has_the_words_and_answers_of_http_md(path: str) -> None:
     words = {"event", "ttl", "queue", "overflow", "Idempotency-Key"}
     words |= {"recipient"} if "{" in path else {"rcpt", "to"}
     assert parameters("post", path).keys() == words
-    statuses = {"201", "202", "400", "401", "403", "413", "421", "422", "429", "503"}
+    statuses = {"201", "202", "400", "401", "403", "413", "415", "421", "422", "429", "503"}
     assert statuses <= operation("post", path)["responses"].keys()
     assert parameters("post", path)["overflow"]["schema"]["enum"] == ["reject", "drop-oldest"]
 
@@ -226,7 +226,7 @@ def test_a_stream_is_sse_or_ndjson_and_is_not_buffered(path: str) -> None:
     answer = response("get", path, 200)
     assert answer["content"].keys() == {"text/event-stream", "application/x-ndjson"}
     assert "X-Accel-Buffering" in required_headers("get", path, 200)
-    assert {"after", "Last-Event-ID", "If-None-Match"} <= parameters("get", path).keys()
+    assert {"after", "lastEventId", "Last-Event-ID", "If-None-Match"} <= parameters("get", path).keys()
 
 
 def test_listeners_have_the_answers_of_http_md() -> None:

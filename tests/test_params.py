@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cometd_lite.errors import CometError
-from cometd_lite.http.params import Fields, LastPoll, poll_asked, push_asked
+from cometd_lite.http.params import Fields, LastPoll, contents, poll_asked, push_asked
 
-PLAIN = Fields(*[None] * 8)
-CONDITIONAL = Fields(b"h", None, None, b"wait=3", b'"0123456789-7"', None, None, None)
+PLAIN = Fields(*[None] * 9)
+CONDITIONAL = Fields(b"h", None, None, b"wait=3", b'"0123456789-7"', None, None, None, None)
 
 parameters = st.sampled_from(
     [
@@ -79,3 +80,83 @@ def test_a_push_is_asked_by_its_path_alone_or_by_its_query() -> None:
         push_asked("**", b"")
     with pytest.raises(CometError):
         push_asked(None, b"")
+
+
+LONG = 200_000
+"""A pattern that is quadratic takes a minute for so many characters, and a linear one some milliseconds."""
+
+
+def ask_with(query: bytes = b"", **fields: bytes) -> None:
+    names = ("accept", "prefer", "if_none_match", "last_event_id")
+    some = {name: fields.get(name) for name in names}
+    given_fields = Fields(None, None, **some, content_type=None, content_encoding=None, idempotency_key=None)
+    poll_asked("bob", query, given_fields, 60.0, look=False)
+
+
+def longest_of(piece: bytes) -> bytes:
+    return piece * (LONG // len(piece))
+
+
+WORST: dict[str, Callable[[], object]] = {
+    "accept: spaces": lambda: ask_with(accept=b"text/plain;" + longest_of(b" ")),
+    "accept: spaces and a weight": lambda: ask_with(accept=b"text/plain;" + longest_of(b" ") + b"q=0x"),
+    "accept: semicolons": lambda: ask_with(accept=b"text/plain" + longest_of(b";") + b"x"),
+    "accept: weights": lambda: ask_with(accept=b"text/plain" + longest_of(b";q=0.") + b"x"),
+    "accept: zeros": lambda: ask_with(accept=b"text/plain;q=0." + longest_of(b"0") + b"x"),
+    "accept: ranges": lambda: ask_with(accept=longest_of(b"text/a,")),
+    "prefer: spaces before": lambda: ask_with(prefer=longest_of(b" ") + b"x"),
+    "prefer: spaces behind": lambda: ask_with(prefer=b"wait=1" + longest_of(b" ") + b"x"),
+    "prefer: spaces inside": lambda: ask_with(prefer=b"wait" + longest_of(b" ") + b"x"),
+    "prefer: digits": lambda: ask_with(prefer=b"wait=" + longest_of(b"1") + b"x"),
+    "prefer: waits": lambda: ask_with(prefer=longest_of(b"wait=1 x,")),
+    "validator: spaces": lambda: ask_with(if_none_match=b"x," + longest_of(b" ") + b'"a"b'),
+    "validator: spaces behind": lambda: ask_with(if_none_match=b'"a"' + longest_of(b" ") + b"b"),
+    "validator: letters": lambda: ask_with(if_none_match=longest_of(b"x") + b" y"),
+    "validator: dashes": lambda: ask_with(if_none_match=longest_of(b"-") + b"x"),
+    "validator: codings": lambda: ask_with(if_none_match=longest_of(b"-gzip") + b"x"),
+    "cursor: digits": lambda: ask_with(last_event_id=b"0123456789-" + longest_of(b"1")),
+    "query: cursors": lambda: ask_with(longest_of(b"after=0123456789-1&")),
+    "query: wait": lambda: ask_with(b"after=now&wait=" + longest_of(b"1") + b"x"),
+    "query: wait with zeros": lambda: ask_with(b"after=now&wait=1." + longest_of(b"0") + b"e"),
+    "query: limit": lambda: ask_with(b"after=now&limit=" + longest_of(b"1")),
+    "name: slashes": lambda: push_asked(longest_of(b"/").decode(), b""),
+    "name: segments": lambda: push_asked(longest_of(b"a/").decode(), b""),
+    "event: letters": lambda: push_asked("bob", b"event=" + longest_of(b"x")),
+    "ttl: digits": lambda: push_asked("bob", b"ttl=" + longest_of(b"1") + b"x"),
+    "type: token": lambda: contents(b"x", longest_of(b"a")),
+    "type: slashes": lambda: contents(b"x", longest_of(b"a/")),
+    "type: spaces": lambda: contents(b"x", b"text/plain" + longest_of(b" ") + b"x"),
+    "type: semicolons": lambda: contents(b"x", b"text/plain" + longest_of(b";") + b"\n"),
+}
+
+
+@pytest.mark.parametrize("ask", WORST.values(), ids=WORST)
+def test_the_worst_that_a_client_can_send_is_read_in_linear_time(ask: Callable[[], object]) -> None:
+    began = time.perf_counter()
+    told(ask)
+    assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.parametrize("after", [b"after=now&", b"after=0123456789-1&", b""])
+def test_what_was_asked_is_remembered_in_linear_time(after: bytes) -> None:
+    text = after + longest_of(b"&b") + b"%" + longest_of(b"after=0123456789-1&")
+    began = time.perf_counter()
+    LastPoll(text, PLAIN, *poll_asked("bob", b"after=now", PLAIN, 60.0, look=False))
+    assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (b"text/plain", "raw"),
+        (b"text/plain ; q=0.5", "raw"),
+        (b"text/plain;q=0, application/json", "json"),
+        (b"text/plain;q=1, application/json ; Q = 0.000 ", "raw"),
+        (b"text/plain, application/json;q=0.001", "json"),
+        (b"text/plain;level=1;q=0", "json"),
+        (b"text/plain;q=0;level=1", "json"),
+    ],
+)
+def test_a_media_range_of_weight_0_is_not_accepted(accept: bytes, form: str) -> None:
+    asked, _ = poll_asked("bob", b"after=now", Fields(None, None, accept, *[None] * 6), 60.0, look=False)
+    assert asked.form == form

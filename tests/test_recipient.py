@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.core.recipient import covering, is_pattern, matches, readable, recipient
+from cometd_lite.core.recipient import covering, is_pattern, matches, readable, recipient, stored
 from cometd_lite.errors import BadRecipient
 
 
@@ -31,6 +31,7 @@ from cometd_lite.errors import BadRecipient
         "\u2028",
         "x" * 256,
         "é" * 128,
+        "x/" * 15 + "x",
     ],
 )
 def test_a_mailbox_can_have_any_name_that_the_contract_allows(name: str) -> None:
@@ -73,6 +74,20 @@ def test_a_name_that_the_contract_forbids_is_refused_to_writers_and_readers(name
     for check in (recipient, readable):
         with pytest.raises(BadRecipient):
             check(name)
+
+
+def test_a_name_has_at_most_16_segments_and_a_patterns_star_is_one_of_them() -> None:
+    for name in ("x/" * 16 + "x", "x/" * 16 + "*", "x/" * 16 + "**"):
+        with pytest.raises(BadRecipient, match="16 segments"):
+            readable(name)
+    assert readable("x/" * 15 + "**")
+
+
+def test_a_store_may_hold_a_name_of_more_segments_but_none_that_breaks_another_rule() -> None:
+    assert stored("x/" * 100 + "x")
+    for name in ("x/" * 100, "x/" * 100 + "*", "$" + "x/" * 100 + "x"):
+        with pytest.raises(BadRecipient):
+            stored(name)
 
 
 @pytest.mark.parametrize("name", ["*", "**", "a/*", "a/**", "a/b/*"])

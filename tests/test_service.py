@@ -89,7 +89,9 @@ def test_what_may_be_given_again_is_collected():
     options = parsed(
         *("--listen", "tcp:1", "--listen", "unix:/run/comet.sock"),
         *("--allow-origin", "https://a.example", "--allow-origin", "*", "--host", "A.example", "--host", "b"),
+        *("--allow-parameter", "user", "--allow-parameter", "v"),
     )
+    assert options["allow-parameter"] == ["user", "v"]
     assert options["listen"] == ["tcp:1", "unix:/run/comet.sock"]
     assert options["allow-origin"] == ["https://a.example", "*"]
     assert options.hosts.named == {"a.example", "b"}

@@ -449,8 +449,10 @@ def test_a_full_disk_refuses_pushes_and_takes_them_when_there_is_room(place, exp
         refused(place.push(store, "bob", body=BIG))
     assert data(place.read(store, "bob")) == ["before"]
     assert store.usage().memory == memory
+    assert store.state() == "down"
     place.limit_pages(store, 1_000)
     assert numbers(place.push(store, "bob", body=BIG).value) == [4]  # no number is given twice
+    assert store.state() == "ok"
     assert data(place.read(place.crash(), "bob")) == ["before", BIG]
 
 

@@ -116,8 +116,15 @@ class Policy:
         """Raise ``ForbiddenOrigin`` where a page of a foreign origin makes its reader's browser take.
 
         A take changes the mailbox, and an image's address can be one. Such a request has no Origin, but
-        browsers say where it comes from (W3C Fetch Metadata). A request of an allowed Origin may.
+        browsers say where it comes from (W3C Fetch Metadata). A request of an allowed Origin may. A prefetch
+        may not: its answer is perhaps never looked at.
         """
+        for name in (b"sec-purpose", b"purpose"):
+            purpose = exchange.head.get(name)
+            if purpose is not None and b"prefetch" in purpose.lower():
+                raise Forbidden(
+                    "A prefetch may not take messages; it may read by cursor, as in ?after=oldest."
+                )
         if exchange.head.get(b"sec-fetch-site") in _FOREIGN_SITES and not self.cors(exchange):
             raise ForbiddenOrigin(
                 "Pages of other origins may not take messages; they may read by cursor, as in ?after=oldest, "
@@ -162,6 +169,10 @@ class Policy:
             return grant
 
         return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
+
+    def covers(self, grant: Grant, action: Action, name: str) -> bool:
+        """Return whether a grant covers an action on a name; without tokens every grant does."""
+        return self.tokens is None or grant.covers(action, name)
 
     def time_left(self, grant: Grant) -> float:
         """Return the seconds for which a grant still holds."""

@@ -75,9 +75,14 @@ def covers(claim: str, name: str) -> bool:
     """Whether a token's claim, a recipient or pattern, covers a name or pattern that a request asks for.
 
     ``chat/*`` covers ``chat/a`` and ``chat/*``, but not ``chat/a/b``; ``chat/**`` covers all of them. Names
-    are compared as they are: neither case nor Unicode forms are folded.
+    are compared as they are: neither case nor Unicode forms are folded. No pattern covers the names that
+    begin with ``$``, which are the server's.
     """
-    if claim in {name, "**"}:
+    if claim == name:
+        return True
+    if name.startswith("$"):
+        return False
+    if claim == "**":
         return True
     prefix, _, last = claim.rpartition("/")
     if last == "**":

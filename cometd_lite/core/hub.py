@@ -25,7 +25,7 @@ from ..errors import BodyTooLarge, NobodyWaits, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .idempotency import Receipts
-from .message import Batch, Cursor, Message, Push, Receipt
+from .message import NOW, Batch, Cursor, Message, Push, Receipt
 from .readers import Follower, Poll, Reader, Take
 from .registry import Registry
 from .store import Contents, SharedStore, Store
@@ -69,6 +69,7 @@ class Hub:
         self.counts = counts or Counts()
         self.wall = wall
         self.stopping = False
+        self.began_at = clock.seconds()
         self.on_push: Callable[[Message], object] | None = None
         self.receipts = Receipts(store, clock, is_shared=self.shared is not None)
         if self.shared is not None:
@@ -93,6 +94,20 @@ class Hub:
                 f"A push makes at most {PUSH_MESSAGES} messages: its lines, for each recipient."
             )
         return self._push(push) if push.key is None else self.receipts.push(push, self._push)
+
+    def discard(self, push: Push) -> MaybeDeferred[Receipt]:
+        """Return the receipt of a push that no reader can ever read, and keep nothing of it.
+
+        Its id is the cursor of this moment. Raises ``Stopping`` or ``StoreDown``.
+        """
+        if self.stopping:
+            raise Stopping("The server is stopping; push again in a moment.")
+        created_at = self.wall()
+
+        def receipt(head: Batch) -> Receipt:
+            return Receipt((str(head.cursor),) * len(push.contents), created_at, 0, push.recipients)
+
+        return chain(self.store.read(push.recipients, NOW, 1, self.clock.seconds()), receipt)
 
     def _push(self, push: Push) -> MaybeDeferred[Receipt]:
         began = time.perf_counter()

@@ -56,10 +56,13 @@ class Listener(Session):
             }
         )
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Everything that the listener reads: what it named, its own mailbox, and that of all listeners."""
-        return tuple(dict.fromkeys((*self.recipients, self.id, ALL_LISTENERS)))
+    def keys(self, broadcasts: bool = True) -> tuple[str, ...]:
+        """Return what the listener reads: what it named, its own mailbox, and that of all listeners.
+
+        ``broadcasts`` is false where its token does not cover the last one.
+        """
+        common = (ALL_LISTENERS,) if broadcasts else ()
+        return tuple(dict.fromkeys((*self.recipients, self.id, *common)))
 
 
 class Listeners:
@@ -73,6 +76,11 @@ class Listeners:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def are_none(self) -> bool:
+        """Whether no listener is registered. Other processes may have some where the store is shared."""
+        return not self._sessions and self._hub.shared is None
 
     def register(
         self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Quota | None = None
@@ -127,6 +135,7 @@ class Listeners:
         wait: float,
         limit: int,
         written: Callable[[], bool] = lambda: True,
+        broadcasts: bool = True,
     ) -> MaybeDeferred[Batch]:
         """Return what there is for the listener from where it stood, or after an earlier cursor.
 
@@ -137,7 +146,8 @@ class Listeners:
         listener.place = after or listener.answered or listener.place
         listener.answered = None
         self._tell(listener, wait)
-        poll = Poll(self._hub, listener.keys, listener.place, limit)
+        keys = listener.keys(broadcasts)
+        poll = Poll(self._hub, keys, listener.place, limit)
         self._sessions.hold(listener)
         listener.parked = poll
 
@@ -164,7 +174,7 @@ class Listeners:
             if wait > 0 and not self._hub.stopping:
                 found = self._hub.park(poll, wait)
             else:
-                found = self._hub.poll(listener.keys, listener.place, 0.0, limit)
+                found = self._hub.poll(keys, listener.place, 0.0, limit)
         except BaseException:
             release()
             raise

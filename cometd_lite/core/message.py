@@ -350,6 +350,13 @@ def _form(media_type: str) -> Form | None:
     return "text" if essence.startswith("text/") else "octets"
 
 
+@lru_cache(maxsize=256)
+def has_charset(media_type: str) -> bool:
+    """Return whether a media type has the parameter ``charset``."""
+    parameters = media_type.split(";")[1:]
+    return any(parameter.partition("=")[0].strip().lower() == "charset" for parameter in parameters)
+
+
 def timestamp(seconds: float) -> str:
     """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
     return _moment(round(seconds * 1000))

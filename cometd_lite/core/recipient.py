@@ -1,7 +1,7 @@
 """The names of mailboxes: a string from anywhere arrives, a name or a pattern that is allowed leaves.
 
-A recipient is 1 to 256 bytes of UTF-8 in segments parted by ``/`` (HTTP.md, "Words"). A reader may also
-name patterns: ``chat/*`` stands for one more segment, ``chat/**`` for one or more. A pattern is a key
+A recipient is 1 to 256 bytes of UTF-8 in at most 16 segments parted by ``/`` (HTTP.md, "Words"). A reader may
+also name patterns: ``chat/*`` stands for one more segment, ``chat/**`` for one or more. A pattern is a key
 in the same tables as a name, so that a push finds its readers by as many look-ups as its name is deep.
 """
 
@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 
 from ..errors import BadRecipient
-from ..limits import RECIPIENT_BYTES
+from ..limits import RECIPIENT_BYTES, RECIPIENT_SEGMENTS
 
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
@@ -25,13 +25,32 @@ _RESERVED = frozenset({"", ".", "..", "*", "**"})
 
 def recipient(name: str) -> str:
     """Return ``name`` if a mailbox can have it; raise ``BadRecipient`` with what is wrong if not."""
+    _check_depth(name)
+    return stored(name)
+
+
+def _check_depth(name: str) -> None:
+    if name.count("/") >= RECIPIENT_SEGMENTS:
+        raise BadRecipient(f"A recipient's name has at most {RECIPIENT_SEGMENTS} segments.")
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether a name of a recipient or an event has characters that it cannot have."""
+    return _CONTROL.search(text) is not None
+
+
+def stored(name: str) -> str:
+    """Return ``name`` if a store can hold a mailbox of that name; raise ``BadRecipient`` if not.
+
+    Names had no bound on their segments in earlier versions. Such mailboxes are still read and deleted.
+    """
     if len(name) <= RECIPIENT_BYTES and _PLAIN(name):
         return name
     if not name:
         raise BadRecipient("A recipient is needed: name it in the path, as in /push/bob, or by ?rcpt=bob.")
     if len(name) > RECIPIENT_BYTES or len(name.encode("utf-8", "surrogatepass")) > RECIPIENT_BYTES:
         raise BadRecipient(f"A recipient's name has at most {RECIPIENT_BYTES} bytes of UTF-8.")
-    if _CONTROL.search(name):
+    if has_control_characters(name):
         raise BadRecipient("A recipient's name has no control characters.")
     if name.startswith("$"):
         raise BadRecipient("Names that begin with $ are kept for the server.")
@@ -46,14 +65,13 @@ def recipient(name: str) -> str:
 
 def readable(name: str) -> str:
     """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``."""
-    if not name.endswith("*"):
+    if not is_pattern(name):
         return recipient(name)
-    head, slash, last = name.rpartition("/")
-    if last in {"*", "**"}:
-        if slash:
-            recipient(head)
-        return name
-    return recipient(name)
+    _check_depth(name)
+    head, slash, _ = name.rpartition("/")
+    if slash:
+        recipient(head)
+    return name
 
 
 def is_pattern(name: str) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
 from ..deferreds import MaybeDeferred
 from .message import Batch, Cursor, Message, Push
+
+State: TypeAlias = Literal["ok", "down"]
+"""Whether a store takes pushes now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class Store(Protocol):
 
     def usage(self) -> Usage:
         """Say what all mailboxes hold together."""
+
+    def state(self) -> State:
+        """Return ``ok``, or ``down`` where pushes are refused because the store is away or cannot write."""
 
     def expire(self, now: float) -> MaybeDeferred[None]:
         """Let go of the messages whose time is over."""

@@ -16,23 +16,34 @@ from urllib.parse import unquote_to_bytes
 from .. import jsontext
 from .. import limits as bounds
 from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
-from ..core.recipient import ALL_LISTENERS, is_pattern, readable, recipient
-from ..errors import BadBody, BadCursor, BadParameter, BadRecipient
+from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, readable, recipient, stored
+from ..errors import BadBody, BadCursor, BadParameter, BadRecipient, UnsupportedEncoding
 from .exchange import Exchange
 
 Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
 Query: TypeAlias = dict[str, list[str]]
 
+LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
+"""The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
+
+PUSH_PARAMETERS = frozenset({"rcpt", "to", "event", "ttl", "queue", "overflow", "token"})
+POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "token"})
+STREAM_PARAMETERS = frozenset({"rcpt", "after", "token", *LAST_EVENT_ID})
+"""The query parameters of streams and sockets."""
+
+# Each of these sees a client's bytes and is linear in them: no two parts that may match the same character
+# follow each other. White space at the ends is stripped first, for that reason.
+
 # As JSON writes numbers, because programs do: JavaScript says 1e-7 for what is short.
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _COUNT = re.compile(r"[0-9]{1,9}")
-_PREFER_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
-_VALIDATOR = re.compile(r'\s*(?:W/)?"?([^",\s]*)"?\s*')
+_PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.IGNORECASE)
+_VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
-_REFUSED = re.compile(r";?\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)")
+_ZERO_WEIGHT = re.compile(r"0(?:\.0*)?")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
@@ -52,6 +63,7 @@ class Fields:
     if_none_match: bytes | None
     last_event_id: bytes | None
     content_type: bytes | None
+    content_encoding: bytes | None
     idempotency_key: bytes | None
 
 
@@ -94,25 +106,30 @@ class PushAsked(NamedTuple):
     overflow: Overflow | None
 
 
-def poll(exchange: Exchange, name: str | None, most: float) -> tuple[PollAsked, Cursor | None]:
-    """Return what a poll asks for, and its cursor, None for a take; ``most`` bounds the wait, in seconds."""
+def poll(
+    exchange: Exchange, name: str | None, most: float, allowed: frozenset[str]
+) -> tuple[PollAsked, Cursor | None]:
+    """Return what a poll asks for, and its cursor, None for a take.
+
+    ``most`` bounds the wait, in seconds; ``allowed`` are further names that parameters may have.
+    """
     text, given, target = exchange.query, fields(exchange), exchange.target
     last: LastPoll | None = target.memo
     if last is not None and last.matches(text, given):
         return last.asked, last.after
-    asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD")
+    asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD", allowed=allowed)
     if _is_small(text, given):
         target.memo = LastPoll(text, given, asked, after)
     return asked, after
 
 
-def push(exchange: Exchange, name: str | None) -> PushAsked:
-    """Return what the target of a push asks for."""
+def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushAsked:
+    """Return what the target of a push asks for; ``allowed`` are further names that parameters may have."""
     text, target = exchange.query, exchange.target
     last: tuple[bytes, PushAsked] | None = target.memo
     if last is not None and last[0] == text:
         return last[1]
-    asked = push_asked(name, text)
+    asked = push_asked(name, text, allowed)
     if len(text) <= bounds.REMEMBERED_BYTES:
         target.memo = (text, asked)
     return asked
@@ -125,18 +142,28 @@ def _is_small(text: bytes, given: Fields) -> bool:
 
 
 def poll_asked(
-    name: str | None, text: bytes, given: Fields, most: float, *, look: bool
+    name: str | None,
+    text: bytes,
+    given: Fields,
+    most: float,
+    *,
+    look: bool,
+    allowed: frozenset[str] = frozenset(),
 ) -> tuple[PollAsked, Cursor | None]:
     """Return what a poll asks for by its path's name, its query and its fields, and its cursor.
 
-    ``look``: it is a HEAD. ``most`` bounds the wait, in seconds.
+    ``look``: it is a HEAD. ``most`` bounds the wait, in seconds; ``allowed`` are further names that
+    parameters may have.
     """
     query = parsed(text)
+    check_names(query, POLL_PARAMETERS, allowed)
     asked = _poll_asked(query, given, name, most, look)
     after = place(query, given)
     if after is None:
         if look:
             return asked, OLDEST
+        if asked.listener is None:
+            _check_take(query, allowed)
         if asked.listener is None and any(map(is_pattern, asked.recipients)):
             raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
     return asked, after
@@ -195,11 +222,12 @@ class LastPoll:
         return True
 
 
-def push_asked(name: str | None, text: bytes) -> PushAsked:
+def push_asked(name: str | None, text: bytes, allowed: frozenset[str] = frozenset()) -> PushAsked:
     """Return what the target of a push asks for, by its path's name and its query."""
     if name is not None and not text:
         return PushAsked((recipient(name),), None, None, True, None)
     query = parsed(text)
+    check_names(query, PUSH_PARAMETERS, allowed)
     addressed: tuple[str, ...]
     if "to" in query:
         addressed = (ALL_LISTENERS,)
@@ -220,7 +248,11 @@ def push_asked(name: str | None, text: bytes) -> PushAsked:
 
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
     """Return what a reader asks for: names, and patterns."""
-    return tuple(dict.fromkeys(map(readable, _names(name, query))))
+    return tuple(dict.fromkeys(map(_read, _names(name, query))))
+
+
+def _read(name: str) -> str:
+    return readable(name) if is_pattern(name) else stored(name)
 
 
 def place(query: Query, given: Fields) -> Cursor | None:
@@ -238,13 +270,26 @@ def place(query: Query, given: Fields) -> Cursor | None:
 def start(query: Query, given: Fields) -> Cursor:
     """Return where a stream or socket begins.
 
-    An EventSource that reconnects asks again as it was made, ``after`` and all: what it says besides in
-    Last-Event-ID is where it stands.
+    An EventSource that reconnects sends the query that it was made with, ``after`` included. The id of its
+    last event therefore wins over ``after``. Polyfills that cannot set the header send the id in the query.
     """
     after = place(query, given)
     if given.last_event_id is not None:
         return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
+    for name in LAST_EVENT_ID:
+        last = one(query, name)
+        if last is not None:
+            return cursor(last, name)
     return after or NOW
+
+
+def check_encoding(content_encoding: bytes | None) -> None:
+    """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
+    if content_encoding is None:
+        return
+    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
+    if any(coding not in {b"", b"identity"} for coding in codings):
+        raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
@@ -281,7 +326,7 @@ def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]
             raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
         return float(text), False
     for preference in (prefer or b"").decode("latin-1").split(","):
-        match = _PREFER_WAIT.fullmatch(preference)
+        match = _PREFER_WAIT.fullmatch(preference.strip())
         if match:
             return min(float(match[1] or match[2]), int(most)), True
     return min(bounds.WAIT_SECONDS, most), False
@@ -320,6 +365,58 @@ def parsed(text: bytes) -> Query:
     return query
 
 
+def check_names(query: Query, known: frozenset[str], allowed: frozenset[str]) -> None:
+    """Raise ``BadParameter`` where a parameter's name looks like a known one that was mistyped.
+
+    Ignored, such a parameter would turn a read into a take. ``allowed`` are names that pass.
+    """
+    if known.issuperset(query):
+        return
+    unknown = _unknown(query, known, allowed)
+    if len(unknown) > bounds.UNKNOWN_PARAMETERS:
+        raise BadParameter(f"A query has at most {bounds.UNKNOWN_PARAMETERS} parameters that are not known.")
+    for name in unknown:
+        near = [(_distance(name, right), right) for right in known if _is_near(name, right)]
+        if near:
+            raise BadParameter(f"There is no parameter {name}; did you mean {min(near)[1]}?")
+
+
+def _check_take(query: Query, allowed: frozenset[str]) -> None:
+    """Raise ``BadParameter`` where a take has a parameter that is not known: it may be meant as a cursor."""
+    for name in _unknown(query, POLL_PARAMETERS, allowed):
+        raise BadParameter(
+            f"A take has no parameter {name[:100]!r}; to read without taking, say where to begin, "
+            "as in ?after=oldest."
+        )
+
+
+def _unknown(query: Query, known: frozenset[str], allowed: frozenset[str]) -> list[str]:
+    """Return the names of parameters that are not known; caches are busted by names that begin with ``_``."""
+    return [name for name in query if name and name[0] != "_" and name not in known and name not in allowed]
+
+
+def _is_near(name: str, known: str) -> bool:
+    """Return whether a name is one letter away from a known one, or two where that has more than three."""
+    most = 1 if len(known) < 4 else 2
+    return abs(len(name) - len(known)) <= most and _distance(name, known) <= most
+
+
+def _distance(one: str, other: str) -> int:
+    """Return how many letters are to be added, left out, changed or swapped with the next, in any case."""
+    one, other = one.lower(), other.lower()
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, right in enumerate(other, 1):
+            steps = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != right))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == right:
+                steps = min(steps, before[j - 2] + 1)
+            row.append(steps)
+        before, last = last, row
+    return last[-1]
+
+
 def _decoded(text: bytes) -> str:
     return unquote_to_bytes(text.replace(b"+", b" ")).decode()
 
@@ -346,9 +443,9 @@ def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> 
 def event_name(event: str | None) -> str | None:
     """Return an event's name if it can be one."""
     if event is not None and (
-        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or "\n" in event or "\r" in event
+        not 0 < len(event.encode()) <= bounds.EVENT_BYTES or has_control_characters(event)
     ):
-        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without line breaks.")
+        raise BadParameter(f"event is a name of 1 to {bounds.EVENT_BYTES} bytes without control characters.")
     return event
 
 
@@ -380,7 +477,7 @@ def _validator(text: str) -> Cursor:
     """Return the newest of the cursors in If-None-Match: a cache may know several (RFC 9110 §13.1.2)."""
     cursors: list[Cursor] = []
     for validator in text.split(","):
-        match = _VALIDATOR.fullmatch(validator)
+        match = _VALIDATOR.fullmatch(validator.strip())
         cursors.append(cursor(_COMPRESSED.sub("", match[1] if match else ""), "If-None-Match"))
     return max(cursors, key=lambda cursor: (cursor == NOW, cursor.sequence))
 
@@ -392,9 +489,26 @@ def _format(query: Query, accept: bytes | None) -> Format:
     if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"
     ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
-    accepted = [kind.strip() for kind, _, rest in ranges if not _REFUSED.search(rest)]
+    accepted = [kind.strip() for kind, _, parameters in ranges if not _is_refused(parameters)]
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"
+
+
+def accepts(accept: bytes | None, media_type: str) -> bool:
+    """Return whether ``Accept`` names a media type, with a weight above 0."""
+    if accept is None:
+        return False
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").lower().split(",")]
+    return any(kind.strip() == media_type and not _is_refused(rest) for kind, _, rest in ranges)
+
+
+def _is_refused(parameters: str) -> bool:
+    """Return whether the parameters of a media range have the weight 0 (RFC 9110 §12.4.2)."""
+    for parameter in parameters.split(";"):
+        name, _, weight = parameter.partition("=")
+        if name.strip() == "q" and _ZERO_WEIGHT.fullmatch(weight.strip()):
+            return True
+    return False
 
 
 def content(body: bytes, media_type: str | None) -> Content:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ..core.hub import Standing
 from ..core.listeners import Listener
-from ..core.message import Batch, Receipt, timestamp
+from ..core.message import Batch, Content, Receipt, has_charset, timestamp
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
 from .params import PollAsked
@@ -28,10 +28,16 @@ PREFLIGHT = (
     b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
     b"Access-Control-Max-Age: 7200\r\n"
 )
-METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + COMMON
+_METRICS_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin\r\n"
+METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + _METRICS_COMMON
+OPENMETRICS = (
+    b"Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n" + _METRICS_COMMON
+)
 _POLL_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
 _POLL_JSON = b"Content-Type: application/json\r\n"
-_RAW = b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox\r\n"
+_RAW = b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox; default-src 'none'\r\n"
+_SAME_ORIGIN = b"Cross-Origin-Resource-Policy: same-origin\r\n"
+_CROSS_ORIGIN = b"Cross-Origin-Resource-Policy: cross-origin\r\n"
 
 
 class Response(Struct, frozen=True, gc=False):
@@ -73,12 +79,17 @@ def dumped(document: dict[str, Any]) -> bytes:
     return dumps(document) + b"\n"
 
 
-def of_poll(batch: Batch, asked: PollAsked) -> Response:
-    """Return the answer of a poll, in the form that it asked for (HTTP.md, "Poll")."""
+def of_poll(batch: Batch, asked: PollAsked, cross_origin: bool) -> Response:
+    """Return the answer of a poll, in the form that it asked for (HTTP.md, "Poll").
+
+    ``cross_origin``: the request has an Origin that is allowed, so its page may embed a raw answer.
+    """
     if asked.conditional and not batch:
         made = Response(304, _poll_head(batch))  # RFC 9110 §15.4.5
     else:
         made = batch.once(asked.form, _raw if asked.form == "raw" else _json)
+        if asked.form == "raw" and batch:
+            made = made.with_head(_CROSS_ORIGIN if cross_origin else _SAME_ORIGIN)
     return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
 
 
@@ -91,12 +102,20 @@ def _raw(batch: Batch) -> Response:
         return Response(204, _poll_head(batch))
     (message,) = batch.messages
     head = b"Content-Type: %b\r\nComet-Id: %b\r\nComet-Recipient: %b\r\nComet-Created-At: %b\r\n" % (
-        message.content.type.encode("latin-1"),
+        _with_charset(message.content),
         message.id.encode(),
         quote(message.recipient, safe="/~!$&'()*+,;=:@").encode(),
         timestamp(message.created_at).encode(),
     )
     return Response(200, head + _RAW + _poll_head(batch), message.content.body)
+
+
+def _with_charset(content: Content) -> bytes:
+    """Return the media type of a raw answer: text is UTF-8, and clients assume Latin-1 unless told."""
+    media_type = content.type
+    if media_type.lower().startswith("text/") and not has_charset(media_type):
+        media_type = f"{media_type.rstrip('; ')}; charset=utf-8"
+    return media_type.encode("latin-1")
 
 
 def _poll_head(batch: Batch) -> bytes:

@@ -55,8 +55,8 @@ def _closing(retry: int) -> bytes:
 SSE = Format(
     name="sse",
     head=(
-        b"Content-Type: text/event-stream\r\nCache-Control: no-store\r\nVary: Accept, Origin\r\n"
-        b"X-Accel-Buffering: no\r\n"
+        b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-store\r\n"
+        b"Vary: Accept, Origin\r\nX-Accel-Buffering: no\r\n"
     ),
     opening=_opening,
     place=_place,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .. import __version__
-from ..core.recipient import recipient
+from ..core.recipient import stored
 from ..deferreds import value_of
 from ..errors import NotFound
-from ..http import responses
+from ..http import params, responses
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from ..metrics import prometheus
@@ -17,14 +17,14 @@ from .routing import Served, route
 @route("/recipients/<path:name>", "GET")
 async def describe(routes: Served, exchange: Exchange, name: str) -> Response:
     """Say how a recipient stands."""
-    await value_of(routes.policy.require(exchange, "poll", (recipient(name),)))
+    await value_of(routes.policy.require(exchange, "poll", (stored(name),)))
     return responses.of_recipient(await value_of(routes.hub.describe(name)))
 
 
 @route("/recipients/<path:name>", "DELETE", changes=True)
 async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
     """Lose what a recipient's mailbox holds."""
-    await value_of(routes.policy.require(exchange, "manage", (recipient(name),)))
+    await value_of(routes.policy.require(exchange, "manage", (stored(name),)))
     await value_of(routes.hub.delete(name))
     return Response(204, responses.COMMON)
 
@@ -32,18 +32,28 @@ async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
 @route("/healthz", "GET")
 def health(routes: Served, exchange: Exchange) -> Response:
     """Say whether this server takes requests: 200, or 503 while it stops."""
-    if routes.hub.stopping:
-        head = responses.JSON + responses.retry_after(routes.spread(1))
-        return Response(503, head, b'{"status":"stopping"}\n')
-    return Response(200, responses.JSON, b'{"status":"ok"}\n')
+    hub = routes.hub
+    body = responses.dumped(
+        {
+            "status": "stopping" if hub.stopping else "ok",
+            "version": __version__,
+            "uptime": round(hub.clock.seconds() - hub.began_at, 3),
+            "store": hub.store.state(),
+        }
+    )
+    if hub.stopping:
+        return Response(503, responses.JSON + responses.retry_after(routes.spread(1)), body)
+    return Response(200, responses.JSON, body)
 
 
 @route("/metrics", "GET")
 def metrics(routes: Served, exchange: Exchange) -> Response:
-    """Show what is counted, as Prometheus reads it."""
+    """Show what is counted, as Prometheus reads it, or as OpenMetrics where that is accepted."""
     if not routes.show_metrics:
         raise NotFound("The metrics are turned off.")
-    return Response(200, responses.METRICS, prometheus(routes.metrics, lambda: gauges(routes), __version__))
+    is_open = params.accepts(params.fields(exchange).accept, "application/openmetrics-text")
+    shown = prometheus(routes.metrics, lambda: gauges(routes), __version__, is_open=is_open)
+    return Response(200, responses.OPENMETRICS if is_open else responses.METRICS, shown)
 
 
 @route("/openapi.json", "GET")

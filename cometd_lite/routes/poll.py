@@ -10,6 +10,7 @@ from ..access.policy import check_room, count_parked
 from ..access.tokens import Grant
 from ..core.listeners import Listener
 from ..core.message import Batch, Cursor
+from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, responses
 from ..http.exchange import Exchange
@@ -22,7 +23,7 @@ from .routing import Served, route
 @route("/poll/<path:name>", "GET")
 def poll(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
     """Hold the request until the recipients have a message for it."""
-    asked, after = params.poll(exchange, name, routes.limits.max_wait)
+    asked, after = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
     if asked.listener is not None:
         return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
@@ -45,7 +46,14 @@ def _poll(
         taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
         found = chain(taken, _deliver_taken, routes, exchange)
     count_parked(grant, found)
-    return chain(found, responses.of_poll, asked)
+    return _answer(found, routes, exchange, asked)
+
+
+def _answer(
+    found: MaybeDeferred[Batch], routes: Served, exchange: Exchange, asked: PollAsked
+) -> MaybeDeferred[Response]:
+    cross_origin = asked.form == "raw" and bool(routes.policy.cors(exchange))
+    return chain(found, responses.of_poll, asked, cross_origin)
 
 
 def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:
@@ -70,12 +78,15 @@ def _poll_listener(
     asked: PollAsked,
     after: Cursor | None,
 ) -> MaybeDeferred[Response]:
+    broadcasts = routes.policy.covers(grant, "poll", ALL_LISTENERS)
     if asked.look:
-        found = routes.hub.poll(listener.keys, listener.place, 0.0, asked.limit)
-        return chain(found, responses.of_poll, asked)
+        found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
+        return _answer(found, routes, exchange, asked)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)
-    found = routes.listeners.poll(listener, after, wait, asked.limit, lambda: not exchange.is_disconnected())
+    found = routes.listeners.poll(
+        listener, after, wait, asked.limit, lambda: not exchange.is_disconnected(), broadcasts
+    )
     count_parked(grant, found)
-    return chain(found, responses.of_poll, asked)
+    return _answer(found, routes, exchange, asked)

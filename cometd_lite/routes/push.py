@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..access.policy import charge
 from ..access.tokens import Grant
 from ..core.message import Push
+from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, responses
 from ..http.exchange import Exchange
@@ -17,17 +18,20 @@ from .routing import Served, route
 @route("/push/<path:name>", "POST", changes=True)
 def push(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
     """Give the body to the recipients."""
-    asked = params.push(exchange, name)
+    asked = params.push(exchange, name, routes.allow_parameters)
     grant = routes.policy.require(exchange, "push", asked.recipients)
     return chain(grant, _push, routes, exchange, asked)
 
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
+    params.check_encoding(given.content_encoding)
     contents = params.contents(routes.body(exchange), given.content_type)
     key = params.idempotency_key(given.idempotency_key)
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
     charge(grant, push)
+    if push.recipients == (ALL_LISTENERS,) and push.queue and routes.listeners.are_none:
+        return chain(routes.hub.discard(push), responses.of_push)
     return chain(routes.hub.push(push), responses.of_push)

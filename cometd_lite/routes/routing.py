@@ -134,6 +134,7 @@ class Served:
         show_metrics: bool = True,
         show_console: bool = True,
         show_openapi: bool = True,
+        allow_parameters: frozenset[str] = frozenset(),
         bayeux: BayeuxTransport | None = None,
         random: Random | None = None,
     ) -> None:
@@ -145,6 +146,8 @@ class Served:
         self.show_metrics = show_metrics
         self.show_console = show_console
         self.show_openapi = show_openapi
+        self.allow_parameters = allow_parameters
+        """Names that query parameters may have besides those of HTTP.md."""
         self.bayeux = bayeux
         """The Bayeux side of the hub; None where it is turned off."""
         self.forwarding: Forwarding | None = None

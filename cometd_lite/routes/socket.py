@@ -18,6 +18,7 @@ from .routing import Served, route
 def socket(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[None]:
     """Open a WebSocket on the recipients."""
     asked = params.parsed(exchange.query)
+    params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, params.fields(exchange))
     grant = routes.policy.require(exchange, "poll", recipients)

@@ -20,6 +20,7 @@ def stream(routes: Served, exchange: Exchange, name: str | None = None) -> Maybe
     """Send the recipients' messages as they come."""
     given = params.fields(exchange)
     asked = params.parsed(exchange.query)
+    params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, given)
     accept = (given.accept or b"").lower()

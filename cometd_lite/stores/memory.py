@@ -15,7 +15,7 @@ from operator import attrgetter
 from ..core.mailbox import Mailbox
 from ..core.message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
 from ..core.recipient import covering, is_pattern
-from ..core.store import Contents, Record, Usage
+from ..core.store import Contents, Record, State, Usage
 from ..errors import ServerFull
 from ..limits import ANSWERS_BYTES, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, POLL_BYTES, Limits
 
@@ -261,6 +261,10 @@ class MemoryStore:
     def usage(self) -> Usage:
         """See ``Store.usage``."""
         return Usage(len(self._mailboxes), len(self._log), self.memory)
+
+    def state(self) -> State:
+        """See ``Store.state``; memory is always there."""
+        return "ok"
 
     # -- what outlives the process: nothing
 

@@ -35,7 +35,7 @@ from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ..core.mailbox import Mailbox
 from ..core.message import Batch, Content, Cursor, Message, Push, Receipt
 from ..core.recipient import covering, is_pattern
-from ..core.store import Contents, Record, Usage
+from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred
 from ..errors import MailboxFull, StoreDown
 from ..limits import (
@@ -575,6 +575,10 @@ class SQLiteStore:
     def usage(self) -> Usage:
         """See ``Store.usage``; memory counts what waits for its commit, too."""
         return self._kept.usage()
+
+    def state(self) -> State:
+        """See ``Store.state``; it is down where it is closed, and where its file could not be written."""
+        return "down" if self._journal is None or self._closing is not None or self._down else "ok"
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from exchanges import TreqDriver
 
+from cometd_lite import __version__
 from cometd_lite.limits import Limits
 
 # -- GET /recipients/{recipient}
@@ -116,7 +117,10 @@ def test_deleting_leaves_who_waits_waiting(server):
 
 
 def test_the_server_says_that_it_is_well(server):
-    assert server.get("/healthz").status == 200
+    server.advance(90.5)
+    answer = server.get("/healthz")
+    assert answer.status == 200
+    assert answer.json == {"status": "ok", "version": __version__, "uptime": 90.5, "store": "ok"}
 
 
 def test_a_stopping_server_says_so(server):
@@ -124,6 +128,8 @@ def test_a_stopping_server_says_so(server):
     answer = server.get("/healthz")
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json["status"] == "stopping"
+    assert answer.json["version"] == __version__
 
 
 # -- methods

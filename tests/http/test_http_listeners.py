@@ -167,6 +167,28 @@ def test_a_push_to_listeners_reaches_every_one(server):
     assert read(server, register(server)) == []
 
 
+def test_a_push_to_listeners_is_not_kept_where_there_are_none(serve):
+    server = serve(Limits(capacity=2))
+    before = server.get("/poll/bob?after=now&wait=0").json["cursor"]
+    for _ in range(5):
+        answer = server.push("?to=listeners", "hear, hear")
+        assert (answer.status, answer.json["delivered"]) == (202, 0)
+        assert answer.json["ids"] == [answer.json["id"]]
+        assert server.get(f"/poll/bob?after={answer.json['id']}&wait=0").json["gap"] is False
+    assert server.get("/poll/bob?after=now&wait=0").json["cursor"] == before
+    assert server.comet.hub.store.usage().messages == 0
+
+
+def test_a_push_to_the_listeners_that_wait_is_a_503_where_there_are_none(server):
+    assert server.ask("POST", "/push?to=listeners&queue=no", "hi").status == 503
+
+
+def test_a_push_to_listeners_that_cannot_be_read_is_refused_as_any_other(server):
+    json = {"Content-Type": "application/json"}
+    assert server.ask("POST", "/push?to=listeners", "{", json).status == 400
+    assert server.ask("POST", "/push?to=listeners", "").status == 400
+
+
 @pytest.mark.parametrize("target", ["?to=all", "/bob?to=listeners", "?to=listeners&rcpt=bob"])
 def test_to_is_for_all_listeners_alone(server, target):
     assert server.ask("POST", f"/push{target}", "hi").status == 400

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from wires import Stream, WebSocket
 
@@ -29,6 +30,23 @@ def test_they_are_prometheus_text_that_nobody_keeps(server):
     answer = server.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_they_are_openmetrics_where_that_is_asked_for(server):
+    server.push("/bob")
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+    answer = server.get("/metrics", {"Accept": accept})
+    assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert answer.headers["vary"] == "Accept, Origin"
+    assert answer.body.endswith(b"# EOF\n")
+    families = {family.name: family for family in openmetrics(answer.body.decode())}
+    assert families["cometd_lite_pushes"].samples[0].value == 1
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/plain", "application/openmetrics-text;q=0, text/plain"])
+def test_they_are_prometheus_text_where_openmetrics_is_not_asked_for(server, accept):
+    answer = server.get("/metrics", {"Accept": accept})
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 def test_they_can_be_turned_off(serve):

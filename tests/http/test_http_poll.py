@@ -95,7 +95,33 @@ def test_what_others_wrote_is_neither_sniffed_nor_run(server):
     server.push("/bob", "<script>alert(1)</script>", {"Content-Type": "text/html"})
     answer = server.get("/poll/bob?after=oldest&format=raw")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["content-security-policy"] == "sandbox"
+    assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_raw_answer_may_be_embedded_by_pages_of_an_allowed_origin_only(serve):
+    server = serve(origins=("https://app.example",))
+    server.push("/bob")
+    for origin, policy in (("https://app.example", "cross-origin"), ("https://evil.example", "same-origin")):
+        answer = server.get("/poll/bob?after=oldest&format=raw", {"Origin": origin})
+        assert answer.headers["cross-origin-resource-policy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("media_type", "shown"),
+    [
+        ("text/plain", "text/plain; charset=utf-8"),
+        ("text/html; level=1", "text/html; level=1; charset=utf-8"),
+        ("text/plain;", "text/plain; charset=utf-8"),
+        ("text/plain; charset=UTF-8", "text/plain; charset=UTF-8"),
+        ("text/plain;Charset=utf-8", "text/plain;Charset=utf-8"),
+        ("application/json", "application/json"),
+        ("image/png", "image/png"),
+    ],
+)
+def test_raw_text_says_that_it_is_utf8(server, media_type, shown):
+    server.push("/bob", "1", {"Content-Type": media_type})
+    assert server.get("/poll/bob?after=oldest&format=raw").headers["content-type"] == shown
 
 
 def test_raw_gives_one_message_whatever_the_limit(server):

@@ -156,7 +156,8 @@ def test_the_content_type_is_the_media_type(server, media_type, body, shown):
     assert message["type"] == media_type
     assert len({"data", "data_base64"} & message.keys()) == 1
     raw = server.get("/poll/bob?format=raw&after=oldest")
-    assert (raw.body, raw.headers["content-type"]) == (body, media_type)
+    assert raw.body == body
+    assert raw.headers["content-type"].startswith(media_type)
 
 
 @pytest.mark.parametrize("media_type", [None, "application/x-www-form-urlencoded"])
@@ -227,6 +228,20 @@ def test_a_type_that_is_not_known_is_kept_as_octets_and_given_back_as_it_came(se
 # -- NDJSON
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+def test_a_compressed_body_is_a_415_and_is_not_kept(server, coding):
+    answer = server.ask("POST", "/push/bob", "hello", {"Content-Encoding": coding})
+    assert answer.status == 415
+    assert answer.json["type"] == "urn:cometd-lite:problem:unsupported-encoding"
+    assert server.read("/poll/bob?after=oldest&wait=0") == []
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "identity, identity"])
+def test_a_body_that_says_that_it_is_not_compressed_is_taken(server, coding):
+    server.push("/bob", "hello", {"Content-Encoding": coding})
+    assert server.read("/poll/bob?after=oldest") == ["hello"]
+
+
 def test_ndjson_is_one_message_a_line_in_order(server):
     answer = server.push("/bob", b'{"n": 1}\n2\r\n\n "three" \n[4]', NDJSON)
     assert len(answer.json["ids"]) == 4
@@ -276,14 +291,16 @@ def test_a_message_without_an_event_name_has_none(server):
 
 
 @pytest.mark.parametrize(
-    "event", ["x", "x" * 64, "a%20b", "%F0%9F%91%A9%E2%80%8D%F0%9F%91%A7", "%C3%BC" * 32, "a%09b", "a%C2%A0b"]
+    "event", ["x", "x" * 64, "a%20b", "%F0%9F%91%A9%E2%80%8D%F0%9F%91%A7", "%C3%BC" * 32, "a%C2%A0b"]
 )
 def test_an_event_name_is_anything_of_1_to_64_bytes(server, event):
     assert server.push(f"/bob?event={event}").status == 202
 
 
-@pytest.mark.parametrize("event", ["", "x" * 65, "%C3%BC" * 33, "a%0Ab", "a%0Db", "%0D%0A", "%FF"])
-def test_an_event_name_with_a_line_break_or_of_a_wrong_length_is_a_400(server, event):
+@pytest.mark.parametrize(
+    "event", ["", "x" * 65, "%C3%BC" * 33, "a%0Ab", "a%0Db", "a%00b", "a%09b", "%7F", "%C2%85", "%FF"]
+)
+def test_an_event_name_with_a_control_character_or_of_a_wrong_length_is_a_400(server, event):
     answer = server.ask("POST", f"/push/bob?event={event}", "hello")
     assert answer.status == 400
     assert answer.json["type"].endswith("bad-parameter")

@@ -31,7 +31,10 @@ def now(server, recipient="bob"):
 
 def test_it_is_a_stream_of_events_unless_ndjson_is_accepted(server):
     for headers in ({}, {"Accept": "*/*"}, {"Accept": "text/event-stream"}):
-        assert Stream(server, "/stream/bob", headers).headers["content-type"] == "text/event-stream"
+        assert (
+            Stream(server, "/stream/bob", headers).headers["content-type"]
+            == "text/event-stream; charset=utf-8"
+        )
     for accept in ("application/x-ndjson", "Application/X-NDJSON;q=0.9"):
         stream = Stream(server, "/stream/bob", {"Accept": accept})
         assert stream.headers["content-type"] == "application/x-ndjson"
@@ -93,7 +96,7 @@ def test_head_is_answered_like_get_but_holds_nothing_and_has_no_length(server):
     connection.request("HEAD", "/stream/bob")
     status, headers = connection.head()
     assert status == 200
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert headers["x-accel-buffering"] == "no"
     assert "content-length" not in headers
     assert connection.bytes.endswith(b"\r\n\r\n")
@@ -155,6 +158,22 @@ def test_an_event_source_that_reconnects_as_it_was_made_goes_on_where_it_stood(s
     stream.hang_up()
     server.push("/bob", "2")
     assert Stream(server, target, {"Last-Event-ID": stream.place}).data == ["2"]
+
+
+@pytest.mark.parametrize("name", ["lastEventId", "Last-Event-ID"])
+def test_a_polyfill_that_cannot_set_headers_says_its_place_in_the_query(server, name):
+    first = server.push("/bob", "1").json["id"]
+    server.push("/bob", "2")
+    assert Stream(server, f"/stream/bob?{name}={first}").data == ["2"]
+    assert Stream(server, f"/stream/bob?after=oldest&{name}={first}").data == ["2"]
+    assert Stream(server, f"/stream/bob?{name}=x").status == 400
+
+
+def test_the_header_wins_over_the_query_because_it_is_the_newer_place(server):
+    first = server.push("/bob", "1").json["id"]
+    second = server.push("/bob", "2").json["id"]
+    server.push("/bob", "3")
+    assert Stream(server, f"/stream/bob?lastEventId={first}", {"Last-Event-ID": second}).data == ["3"]
 
 
 def test_several_recipients_are_one_stream_in_one_order_with_one_cursor(server):

@@ -140,3 +140,91 @@ def test_a_take_of_a_pattern_is_refused_because_it_would_wait_for_nothing(server
         answer = server.get(f"/poll/{name}")
         assert answer.status == 400
         assert answer.json["type"].endswith("bad-recipient")
+
+
+# -- a take that was not meant
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("afer=oldest", "after"),
+        ("aftre=oldest", "after"),
+        ("After=oldest", "after"),
+        ("atr=oldest", "after"),
+        ("after=oldest&limt=3", "limit"),
+        ("after=oldest&wiat=3", "wait"),
+        ("after=oldest&fromat=raw", "format"),
+        ("listner=x", "listener"),
+    ],
+)
+def test_a_mistyped_parameter_is_a_400_that_names_both(server, query, meant):
+    server.push("/bob", "1")
+    answer = server.get(f"/poll/bob?{query}")
+    typo = query.replace("=", "&").split("&")[-2]
+    assert answer.status == 400
+    assert typo in answer.json["detail"]
+    assert meant in answer.json["detail"]
+    assert server.read("/poll/bob") == ["1"]
+
+
+@pytest.mark.parametrize("name", ["x", "callback", "lastEventId", "%20", "lease"])
+def test_a_take_with_an_unknown_parameter_is_a_400_and_a_poll_by_cursor_is_not(server, name):
+    server.push("/bob", "1")
+    assert server.get(f"/poll/bob?{name}=1").status == 400
+    assert server.read(f"/poll/bob?{name}=1&after=oldest") == ["1"]
+    assert server.read("/poll/bob") == ["1"]
+
+
+@pytest.mark.parametrize("query", ["_=1795169758123", "_t", "", "&", "&wait=0&"])
+def test_names_that_begin_with_an_underscore_and_empty_ones_pass(server, query):
+    server.push("/bob", "1")
+    assert server.read(f"/poll/bob?{query}") == ["1"]
+
+
+def test_what_the_operator_allows_passes_even_if_it_looks_mistyped(serve):
+    server = serve(allow_parameters=["afer", "user"])
+    server.push("/bob?user=x", "1")
+    assert server.read("/poll/bob?user=x&afer=1") == ["1"]
+    assert server.get("/poll/bob?users=x").status == 400
+
+
+def test_a_query_has_a_bound_on_parameters_that_are_not_known(server):
+    query = "&".join(f"parameter{number}=1" for number in range(51))
+    assert server.get(f"/poll/bob?after=oldest&wait=0&{query}").status == 400
+    assert server.get(f"/poll/bob?after=oldest&wait=0&{query.partition('&')[2]}").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "meant"),
+    [
+        ("POST", "/push/bob?evnt=x", "event"),
+        ("POST", "/push/bob?ttll=3", "ttl"),
+        ("POST", "/push/bob?ovreflow=reject", "overflow"),
+        ("POST", "/push?rctp=bob", "rcpt"),
+        ("GET", "/stream/bob?afer=oldest", "after"),
+        ("GET", "/stream/bob?lastEventID=x", "lastEventId"),
+        ("GET", "/ws/bob?aftr=oldest", "after"),
+    ],
+)
+def test_a_mistyped_parameter_is_a_400_on_every_route_that_has_parameters(server, method, target, meant):
+    answer = server.ask(method, target, "hello" if method == "POST" else "")
+    assert answer.status == 400
+    assert meant in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Purpose": "prefetch"},
+        {"Sec-Purpose": "prefetch;prerender"},
+        {"Purpose": "Prefetch"},
+    ],
+)
+def test_a_prefetch_takes_nothing_and_may_read_by_cursor(server, headers):
+    server.push("/bob", "1")
+    answer = server.get("/poll/bob", headers)
+    assert answer.status == 403
+    assert "after=oldest" in answer.json["detail"]
+    assert server.read("/poll/bob?after=oldest", headers) == ["1"]
+    assert server.read("/poll/bob") == ["1"]

@@ -410,6 +410,25 @@ def test_a_listeners_id_is_not_enough(server):
     assert server.ask("DELETE", f"/listeners/{listener}", headers=some).status == 204
 
 
+def test_what_is_pushed_to_all_listeners_needs_the_right_to_read_it(server):
+    some, all_ = bearer(poll=["chat/*", "**"]), bearer(poll=["chat/*", "$listeners"])
+    reader = register(server, some, "chat/a").json["id"]
+    hearer = register(server, all_, "chat/a").json["id"]
+    pusher = bearer(push=["**"])
+    assert kind(server.ask("POST", "/push?to=listeners", "all", pusher)) == (403, "forbidden")
+    assert server.ask("POST", "/push?to=listeners", "all", bearer(push=["$listeners"])).status == 202
+    server.push("/chat/a", "one", pusher)
+    for listener, headers, heard in ((reader, some, ["one"]), (hearer, all_, ["all", "one"])):
+        assert server.read(f"/poll?listener={listener}", headers) == heard
+
+
+def test_who_may_only_push_hears_nothing_by_a_listener_without_recipients(server):
+    some = bearer(push=["bob"])
+    listener = register(server, some).json["id"]
+    server.ask("POST", "/push?to=listeners", "all", bearer(push=["$listeners"]))
+    assert server.read(f"/poll?listener={listener}&wait=0", some) == []
+
+
 def test_a_listeners_parked_poll_ends_when_its_token_does(server):
     listener = register(server, ALL, "bob").json["id"]
     poll = server.park(f"/poll?listener={listener}&wait=60", bearer(5, poll=["bob"]))

@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ...core.message import Batch, Content, Cursor, Message, Push, Receipt
-from ...core.store import Contents, Readers, Record, Repeated, StoreUnusable, Usage
+from ...core.store import Contents, Readers, Record, Repeated, State, StoreUnusable, Usage
 from ...deferreds import MaybeDeferred, chain
 from ...errors import MailboxFull, ServerFull, StoreDown
 from ...limits import (
@@ -544,6 +544,10 @@ class RedisStore:
     def usage(self) -> Usage:
         """See ``Store.usage``; as of the last answer of Redis."""
         return self._usage
+
+    def state(self) -> State:
+        """See ``Store.state``; it is down where Redis is not reached."""
+        return "down" if self._connection is None else "ok"
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold in this process. For tests.
