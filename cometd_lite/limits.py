@@ -155,7 +155,7 @@ BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
 """Subscriptions of all Bayeux sessions: 60 MB with ordinary names, 200 MB with the longest."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser: nobody has more tabs of a program, but a page may shake hands in a loop."""
+"""Bayeux sessions of one browser, unless told: a browser has fewer tabs, but a page may shake hands in a loop."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""

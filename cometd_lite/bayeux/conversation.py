@@ -65,6 +65,8 @@ UNSUBSCRIBE = "/meta/unsubscribe"
 DISCONNECT = "/meta/disconnect"
 
 REPLACED = "409::connect_replaced"
+_BROWSER_BOUND = "bayeux-browser-sessions"
+"""What the refusal of a browser's next session is about: the option that raises the bound."""
 
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
@@ -86,6 +88,8 @@ class Options:
     """Whether a session is served only to the browser that began it, known by a cookie; not all have one."""
     held_for_a_browser: int = 1
     """Connects held at once for one browser over HTTP ("Server-side Multiple clients detection")."""
+    browser_sessions: int = BAYEUX_BROWSER_SESSIONS
+    """Sessions of one browser. CometD's client for node.js has one cookie jar for all clients of a process."""
 
 
 class Reader(Protocol):
@@ -268,15 +272,19 @@ class Exchange:
 def batch_of(value: Any) -> list[Any]:
     """Return the messages in what was parsed from JSON: an array of them, or one ("Messages").
 
-    Raises ``BadBody`` where it is neither or empty, ``BodyTooLarge`` where they are too many.
+    Raises ``BadBody`` where it is neither, ``BodyTooLarge`` where they are too many.
     """
     if isinstance(value, dict):
         return [value]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         raise BadBody("A Bayeux request is a JSON array of messages, or one message.")
     if len(value) > BAYEUX_BATCH_MESSAGES:
         raise BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
     return value
+
+
+class BrowserFull(ServerFull):
+    """A browser has as many sessions as it may."""
 
 
 class Bayeux:
@@ -479,7 +487,7 @@ class Bayeux:
             reply["advice"] = {"reconnect": "none"}
             if refusal.retry_after is not None:
                 reply["advice"] = {"reconnect": "handshake", "interval": refusal.retry_after * 1000}
-            turn.fail(refused(refusal))
+            turn.fail(refused(refusal, _BROWSER_BOUND if isinstance(refusal, BrowserFull) else None))
             return
         if session.ack:
             reply.setdefault("ext", {})["ack"] = True
@@ -493,8 +501,9 @@ class Bayeux:
             # Whether this browser has others is not known yet, but its next handshake will tell.
             name = turn.exchange.cookie = new_id()
         browser = self._browsers.get(name) or Browser(name)
-        if browser.sessions >= BAYEUX_BROWSER_SESSIONS:
-            raise ServerFull(f"This browser has {BAYEUX_BROWSER_SESSIONS} sessions, which is the bound.")
+        most = self.options.browser_sessions
+        if browser.sessions >= most:
+            raise BrowserFull(f"This browser has {most} sessions, which is the bound.")
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
         session = BayeuxSession(self.prefix + new_id(), self._ttl, browser, ack=acks)

@@ -25,7 +25,7 @@ PROBLEM = (
 PREFLIGHT = (
     b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
     b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
-    b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
+    b"If-Modified-Since, If-None-Match, Last-Event-ID, Pragma, Prefer, X-Requested-With\r\n"
     b"Access-Control-Max-Age: 7200\r\n"
 )
 METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" + COMMON
