@@ -34,7 +34,7 @@ from cometd_lite.bayeux.fields import CONNECTION_TYPES, read
 from cometd_lite.bayeux.sessions import BayeuxSession
 from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
-from cometd_lite.limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BROWSER_SESSIONS, BAYEUX_SUBSCRIPTIONS
+from cometd_lite.limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BROWSER_SESSIONS, BAYEUX_SUBSCRIPTIONS, Limits
 
 NOW = 5_000.0
 WALL = 1_795_169_758.123
@@ -50,7 +50,7 @@ class World:
     """Whatever a conversation asks for is done here, by lists and numbers."""
 
     def __init__(self, options: Options | None = None, most: int = 1_000) -> None:
-        self.bayeux = Bayeux(options or Options(), most, 120.0)
+        self.bayeux = Bayeux(options or Options(), Limits(max_sessions=most))
         self.now = NOW
         self.end = 7
         self.effects: list[Effect] = []

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+from msgspec import Raw
 from twisted.internet.defer import Deferred
 
 from ..access.quotas import Share
@@ -33,6 +34,7 @@ from ..limits import (
     BAYEUX_SUBSCRIPTIONS,
     BAYEUX_SUBSCRIPTIONS_IN_ALL,
     RECIPIENT_BYTES,
+    Limits,
 )
 from .events import BINARY_TYPE
 from .fields import (
@@ -89,7 +91,7 @@ class Options:
     held_for_a_browser: int = 1
     """Connects held at once for one browser over HTTP ("Server-side Multiple clients detection")."""
     browser_sessions: int = BAYEUX_BROWSER_SESSIONS
-    """Sessions of one browser. CometD's client for node.js has one cookie jar for all clients of a process."""
+    """Sessions of one browser. CometD's client for node.js has one cookie jar for a whole process."""
 
 
 class Reader(Protocol):
@@ -288,12 +290,12 @@ class BrowserFull(ServerFull):
 
 
 class Bayeux:
-    """The protocol's rules and the sessions of one server; at most ``most`` of them."""
+    """The protocol's rules and the sessions of one server."""
 
-    def __init__(self, options: Options, most: int, longest_wait: float) -> None:
+    def __init__(self, options: Options, limits: Limits) -> None:
         self.options = options
-        self.longest_wait = longest_wait
-        self.sessions: Sessions[BayeuxSession] = Sessions(most)
+        self.limits = limits
+        self.sessions: Sessions[BayeuxSession] = Sessions(limits.max_sessions)
         self.services: dict[str, Service] = {}
         self.subscriptions = 0
         """The subscriptions of all sessions together."""
@@ -387,6 +389,8 @@ class Bayeux:
         """
         session = self._plain_session(message, now)
         if session is None or len(message) != 4 or "data" not in message or len(channel) > RECIPIENT_BYTES:
+            return None
+        if len(bytes(message["data"])) > self.limits.max_body:
             return None
         name = plain_name(channel)
         if name is None:
@@ -536,7 +540,7 @@ class Bayeux:
         if isinstance(advice, dict):
             asked = milliseconds(advice.get("timeout"))
             if asked is not None:
-                wait = min(asked / 1000, self.longest_wait, left)
+                wait = min(asked / 1000, self.limits.max_wait, left)
             # Whoever gives advice may have forgotten ours, as after a reload.
             reply["advice"] = self.advice()
         if not session.connected:
@@ -608,6 +612,7 @@ class Bayeux:
         try:
             name = recipient(channel[1:])
             yield from _ask(turn.peer, "push", (name,))
+            self._check_size(turn.message["data"])
             rights = turn.peer.rights
             if is_service(channel):
                 if rights is not None:
@@ -621,6 +626,12 @@ class Bayeux:
                 yield Give(Push((name,), (content,), overflow="drop-oldest"))
         except CometError as error:
             turn.fail(refused(error, channel))
+
+    def _check_size(self, data: Raw) -> None:
+        """Raise ``BodyTooLarge`` where the data of one message is."""
+        most = self.limits.max_body
+        if len(bytes(data)) > most:
+            raise BodyTooLarge(f"The data of a message has at most {most} bytes here.")
 
     def _serve(self, turn: _Turn, channel: str, session: BayeuxSession | None) -> _Effects:
         services = self.services

@@ -73,7 +73,8 @@ class BayeuxSocket:
     def text_received(self, text: str) -> None:
         """Answer one array of messages, when those before it are answered."""
         self._texts.append(text)
-        if len(self._texts) > BAYEUX_SOCKET_BACKLOG:
+        size = sum(map(len, self._texts))
+        if len(self._texts) > BAYEUX_SOCKET_BACKLOG or size > self.transport.backlog_bytes:
             self._texts.clear()
             self.close(POLICY_VIOLATION, "too many messages wait for their answers")
         elif not self._busy:
