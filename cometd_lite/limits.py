@@ -166,6 +166,10 @@ BAYEUX_SOCKET_BACKLOG = 100
 BAYEUX_SOCKET_BACKLOG_BYTES = 8 * 1024 * 1024
 """And all of those texts together, or one of the largest."""
 
+BAYEUX_SOCKET_SILENT_SECONDS = 30.0
+"""A Bayeux socket that has spoken for no session by then is closed: Faye opens its socket before it shakes
+hands, and the worst networks take some seconds for that."""
+
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
 

@@ -843,6 +843,50 @@ def test_a_connect_is_held_no_longer_than_its_rights(world: World) -> None:
     assert reply["advice"]["reconnect"] == "handshake"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        connect,
+        disconnect,
+        lambda me: subscribe(me, "/b"),
+        lambda me: unsubscribe(me, "/a"),
+        lambda me: publish(me, "/a"),
+        lambda me: {"channel": "/meta/unheard-of", "clientId": me},
+    ],
+)
+def test_without_a_token_no_message_does_anything_or_is_told_events(
+    world: World, message: Callable[[str], dict[str, Any]]
+) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, "/a"))
+    exchange = world.exchange({**message(client_id), "id": "7"}, peer=Peer(rights=Some()))
+    (reply,) = exchange.replies
+    assert (reply["successful"], reply["error"], reply["id"]) == (False, "401::unauthorized", "7")
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 0}
+    assert exchange.session is None
+    assert world.session(client_id).recipients == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("message", "may_read"),
+    [
+        (lambda me: publish(me, "/b"), False),
+        (connect, False),
+        (lambda me: unsubscribe(me, "/a"), True),  # then there is nothing that it may not read
+    ],
+)
+def test_with_a_token_that_may_only_push_no_events_are_told(
+    world: World, message: Callable[[str], dict[str, Any]], *, may_read: bool
+) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, "/a"))
+    exchange = world.exchange(message(client_id), peer=Peer(rights=Some("push b")))
+    assert exchange.may_read is may_read
+    assert (
+        world.exchange(publish(client_id, "/b"), peer=Peer(rights=Some("push b", "poll a"))).may_read is True
+    )
+
+
 # -- extensions
 
 

@@ -306,7 +306,8 @@ class BayeuxTransport:
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> MaybeDeferred[Response]:
         """Answer an exchange now, with the events that there are for its session."""
         session = exchange.session
-        if session is None or not session.reads or (session.ack and not exchange.connects):
+        may_read = exchange.may_read and not (session is not None and session.ack and not exchange.connects)
+        if session is None or not session.reads or not may_read:
             return self._finish(exchange, gone, form, None)
         news = self.news_if_any(session)
         if is_pending(news):

@@ -26,7 +26,7 @@ from ..access.quotas import Share
 from ..core.message import JSON_TYPE, NOW, Cursor, Push, timestamp
 from ..core.recipient import covering, readable, recipient
 from ..core.sessions import Sessions, new_id
-from ..errors import BadBody, BodyTooLarge, CometError, ServerFull
+from ..errors import BadBody, BodyTooLarge, CometError, ServerFull, Unauthorized
 from ..jsontext import dumps, parse
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
@@ -67,6 +67,8 @@ UNSUBSCRIBE = "/meta/unsubscribe"
 DISCONNECT = "/meta/disconnect"
 
 REPLACED = "409::connect_replaced"
+REHANDSHAKE = {"reconnect": "handshake", "interval": 0}
+"""What a client is advised that has no session, or no token for it."""
 _BROWSER_BOUND = "bayeux-browser-sessions"
 """What the refusal of a browser's next session is about: the option that raises the bound."""
 
@@ -265,6 +267,8 @@ class Exchange:
     """The session that shook hands in it."""
     wait: float = 0.0
     cookie: str | None = None
+    may_read: bool = True
+    """Whether the peer may be told the session's events."""
 
     def json(self, events: bytes = b"") -> bytes:
         """Return the answer's array, the events first."""
@@ -418,9 +422,11 @@ class Bayeux:
                 yield from self._handshake(message, peer, exchange, now, wall)
                 return exchange
         try:
+            refusal = yield from _refusal(peer)
             for message in batch:
-                reply = yield from self._answer(message, peer, exchange, now, wall)
+                reply = yield from self._answer(message, peer, exchange, now, wall, refusal)
                 exchange.replies.append(reply)
+            exchange.may_read = yield from self._may_read(peer, exchange)
         except BaseException:
             self.done(exchange)
             raise
@@ -433,13 +439,31 @@ class Bayeux:
         if exchange.session is not None:
             exchange.session.talking -= 1
 
-    def _answer(self, message: Any, peer: Peer, exchange: Exchange, now: float, wall: float) -> _Answering:
-        """Answer one message of a batch; the reply is added to the exchange by whoever runs this."""
+    def _may_read(self, peer: Peer, exchange: Exchange) -> Generator[Effect, Any, bool]:
+        """Return whether the peer may be told what its session subscribes to."""
+        session = exchange.session
+        if session is None or any(connect.session is session for connect in exchange.connects):
+            return True  # a connect was asked about
+        return (yield from _refusal(peer, session.recipients)) is None
+
+    def _answer(
+        self,
+        message: Any,
+        peer: Peer,
+        exchange: Exchange,
+        now: float,
+        wall: float,
+        refusal: CometError | None,
+    ) -> _Answering:
+        """Answer one message of a batch, whose peer may be refused altogether; return the reply."""
         turn = _Turn(message, peer, exchange, now)
         reply = turn.reply
         error = turn.begin(wall)
         if error is not None:
             turn.fail(error)
+            return reply
+        if refusal is not None:
+            turn.refuse(refusal)
             return reply
         channel: str = reply["channel"]
         session = self._session(turn)
@@ -450,7 +474,7 @@ class Bayeux:
                 yield from self._publish(turn, session)
         elif session is None:
             if channel == CONNECT:
-                reply["advice"] = {"reconnect": "handshake", "interval": 0}
+                reply["advice"] = REHANDSHAKE
             turn.fail(unknown(message))
         elif channel in self._meta:
             yield from self._meta[channel](turn, session)
@@ -491,6 +515,8 @@ class Bayeux:
             reply["advice"] = {"reconnect": "none"}
             if refusal.retry_after is not None:
                 reply["advice"] = {"reconnect": "handshake", "interval": refusal.retry_after * 1000}
+            elif peer.socket is not None and isinstance(refusal, Unauthorized):
+                reply["advice"] = REHANDSHAKE  # its token was good when the socket was opened, or before
             turn.fail(refused(refusal, _BROWSER_BOUND if isinstance(refusal, BrowserFull) else None))
             return
         if session.ack:
@@ -528,8 +554,7 @@ class Bayeux:
         try:
             left = yield from _ask(turn.peer, "poll", session.recipients)
         except CometError as error:
-            reply["advice"] = {"reconnect": "handshake", "interval": 0}
-            turn.fail(refused(error))
+            turn.refuse(error)
             return
         if session.reader is not None:
             yield Replace(session, turn.peer)
@@ -703,6 +728,11 @@ class _Turn:
         self.reply["successful"] = False
         self.reply["error"] = error
 
+    def refuse(self, error: CometError) -> None:
+        """Make the reply say that the peer may not do this, and might after another handshake."""
+        self.reply["advice"] = REHANDSHAKE
+        self.fail(refused(error))
+
     def subscriptions(self) -> list[str]:
         """Return the channels and patterns of a subscription; none, having failed, where one is wrong."""
         subscription = self.message.get("subscription")
@@ -742,6 +772,15 @@ def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
         return float("inf")
     seconds: float = yield Ask(peer.rights, action, names)
     return seconds
+
+
+def _refusal(peer: Peer, names: tuple[str, ...] = ()) -> Generator[Effect, Any, CometError | None]:
+    """Return why the peer may not read the names, or be here at all; None where it may."""
+    try:
+        yield from _ask(peer, "poll", names)
+    except CometError as error:
+        return error
+    return None
 
 
 def refuse(reply: _Reply, error: CometError) -> None:

@@ -14,7 +14,7 @@ from ..bayeux.forwarding import ForwardedRequest
 from ..bayeux.http import Asking
 from ..bayeux.socket import BayeuxSocket
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..errors import CometError, NotFound
+from ..errors import CometError, NotFound, TokenExpired
 from ..http import params, responses, websocket
 from ..http.exchange import Exchange
 from ..http.responses import Response
@@ -43,7 +43,7 @@ def post(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Re
 def get(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Response | None]:
     """Open a Bayeux WebSocket, or answer a poll by callback."""
     if exchange.head.get(b"upgrade") is not None:
-        return chain(routes.policy.require(exchange, "poll", ()), _open, routes, exchange)
+        return chain(_grant(routes, exchange), _open, routes, exchange)
     routes.policy.check_script(exchange)
     if routes.forwarding is not None:
         return routes.forwarding.forward(exchange, b"", lambda: _get(routes, exchange))  # type: ignore[return-value]
@@ -57,6 +57,17 @@ def _post(routes: Served, asking: Asking, body: bytes) -> MaybeDeferred[Response
 
 def _get(routes: Served, asking: Asking) -> MaybeDeferred[Response]:
     return _bayeux(routes).get(params.parsed(asking.query), asking, routes.policy.rights(asking))
+
+
+def _grant(routes: Served, exchange: Exchange) -> MaybeDeferred[Grant]:
+    """Return what a socket is granted; nothing for a token that has expired.
+
+    The refused messages then tell the client to shake hands again; many cannot act on a refused upgrade.
+    """
+    try:
+        return routes.policy.require_bayeux(exchange, "poll", ())
+    except TokenExpired:
+        return routes.policy.nothing(exchange)
 
 
 def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:

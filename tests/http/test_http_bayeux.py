@@ -635,7 +635,7 @@ def test_a_session_reads_only_what_the_token_of_each_request_covers(guarded):
     assert client.say(client.connection())[0]["error"] == "403::forbidden"
 
 
-def test_a_socket_needs_a_token_and_ends_with_it(guarded):
+def test_a_socket_needs_a_token_and_is_told_to_shake_hands_when_it_expires(guarded):
     refused = guarded.get("/cometd", {"Upgrade": "websocket", "Connection": "Upgrade"})
     assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert is_a_sentence(refused)
@@ -649,8 +649,82 @@ def test_a_socket_needs_a_token_and_ends_with_it(guarded):
         {"channel": "/a", "clientId": client_id, "data": 1},
     )
     assert [reply["successful"] for reply in told] == [True, False, True, False]
+    connection = {"channel": "/meta/connect", "clientId": client_id, "connectionType": "websocket", "id": "7"}
+    hear(socket, connection)
     guarded.advance(30.0)
-    assert socket.goodbye == (1008, "the token has expired")
+    guarded.push("/a", "secret", bearer(push=["a"]))
+    for message in (connection, {"channel": "/b", "clientId": client_id, "data": 1, "id": "7"}, HANDSHAKE):
+        (reply,) = hear(socket, message)
+        assert (reply["error"], reply["id"]) == ("401::unauthorized", message["id"])
+        assert reply["advice"] == {"reconnect": "handshake", "interval": 0}
+    assert not any("secret" in str(text) for text in socket.texts)
+    assert socket.goodbye is None
+
+
+def test_an_upgrade_with_an_expired_token_is_answered_by_what_clients_act_on(guarded):
+    client = Client(guarded, bearer(poll=["a"]))
+    client.subscribe("/a")
+    guarded.push("/a", "secret", bearer(push=["a"]))
+    socket = WebSocket(guarded, "/cometd", bearer(-1.0, poll=["a"]))
+    (reply,) = hear(socket, client.connection())
+    assert (reply["error"], reply["advice"]["reconnect"]) == ("401::unauthorized", "handshake")
+    assert hear(socket, HANDSHAKE)[0]["advice"]["reconnect"] == "handshake"
+    assert socket.goodbye is None
+    forged = {"Authorization": "Bearer " + jwt.encode({"exp": STARTED - 1}, b"another" * 9, "HS256")}
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    assert guarded.get("/cometd", upgrade | forged).status == 401
+
+
+NO_RIGHT_TO_READ = [{}, bearer(-1.0, poll=["**"], push=["**"]), bearer(push=["**"])]
+
+
+@pytest.mark.parametrize("headers", NO_RIGHT_TO_READ)
+@pytest.mark.parametrize(
+    ("channel", "fields"),
+    [
+        ("/meta/connect", {"connectionType": "long-polling", "advice": {"timeout": 0}}),
+        ("/meta/subscribe", {"subscription": "/a"}),
+        ("/meta/subscribe", {"subscription": "/service/a"}),
+        ("/meta/subscribe", {}),
+        ("/meta/unsubscribe", {"subscription": "/unknown"}),
+        ("/meta/unheard-of", {}),
+        ("/b", {"data": 1}),
+        ("/b", {}),
+        ("/service/b", {"data": 1}),
+    ],
+)
+def test_who_may_not_read_is_told_no_event_with_any_reply(guarded, headers, channel, fields):
+    client = Client(guarded, bearer(poll=["a"]))
+    client.subscribe("/a")
+    guarded.push("/a", "secret", bearer(push=["a"]))
+    allowed, client.headers = client.headers, JSON | headers
+    message = client.message(channel, **fields)
+    replies = client.say(message, client.message("/meta/unsubscribe", subscription="/unknown"))
+    assert len(replies) == 2
+    if headers:  # without a token no socket is opened
+        socket = WebSocket(guarded, "/cometd", headers)
+        assert len(hear(socket, message)) == 1
+        guarded.push("/a", "another", bearer(push=["a"]))
+        assert len(socket.texts) == 1
+    client.headers = allowed
+    assert client.say(client.connection())[0]["data"] == "secret"
+
+
+def test_a_session_is_ended_by_no_one_without_a_token(guarded):
+    client = Client(guarded, bearer(poll=["a"]))
+    allowed, client.headers = client.headers, JSON
+    assert client.say(client.message("/meta/disconnect"))[0]["error"] == "401::unauthorized"
+    client.headers = allowed
+    assert client.subscribe("/a")[0]["successful"] is True
+
+
+def test_a_token_may_come_as_oauth_to_bayeux_and_nowhere_else(guarded):
+    scheme = {"Authorization": bearer(poll=["a"])["Authorization"].replace("Bearer", "OAuth")}
+    client = Client(guarded, scheme)
+    assert client.subscribe("/a")[0]["successful"] is True
+    socket = WebSocket(guarded, "/cometd", scheme)
+    assert hear(socket, HANDSHAKE)[0]["successful"] is True
+    assert guarded.get("/poll/a?wait=0", scheme).status == 401
 
 
 # -- sockets
