@@ -790,10 +790,9 @@ def test_the_command_says_how_bayeux_is_spoken() -> None:
     command = Command()
     command.parseOptions([])
     assert command.bayeux == Options(timeout=30.0, interval=0, max_interval=10.0)
-    command.parseOptions(
-        ["--bayeux-timeout", "1m", "--bayeux-interval", "500", "--bayeux-max-interval", "20"]
-    )
-    assert command.bayeux == Options(timeout=60.0, interval=500, max_interval=20.0)
+    times = ["--bayeux-timeout", "1m", "--bayeux-interval", "500", "--bayeux-max-interval", "20"]
+    command.parseOptions([*times, "--bayeux-browser-sessions", "500"])
+    assert command.bayeux == Options(timeout=60.0, interval=500, max_interval=20.0, browser_sessions=500)
     command.parseOptions(["--no-bayeux"])
     assert command.bayeux is None
     for wrong in (["--bayeux-timeout", "0"], ["--bayeux-interval", "-1"], ["--bayeux-max-interval", "x"]):

@@ -315,6 +315,23 @@ def test_a_socket_that_asks_faster_than_the_store_answers_is_closed(late: Server
     late.store.give()
 
 
+def test_texts_that_wait_are_bounded_in_bytes(late: Server) -> None:
+    client, wire = Client(late), Wire(late)
+    (reply,) = wire.say(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    client.id = reply["clientId"]
+    large = [client.message("/a", data="x" * 60_000) for _ in range(16)]
+    wire.say(*large)
+    for _ in range(8):
+        wire.say(*large)
+    assert wire.closed is None
+    wire.say(*large)
+    assert wire.closed == 1008
+    wire.lose()
+    late.store.give()
+
+
 class LateStory(Story):
     """The same over a store that waits, and with sockets."""
 
