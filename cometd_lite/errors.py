@@ -9,6 +9,7 @@ Errors are raised where they happen and become a response in one place (``web.py
     │   ├── BadParameter      a query or header that HTTP.md does not allow
     │   └── BadBody           a body that is not what its type says
     ├── Unauthorized 401      no token, or not a good one
+    │   └── TokenExpired      one that was good
     ├── Forbidden 403         a good token that does not cover the recipient
     │   └── ForbiddenOrigin   a web page that was not allowed by --allow-origin
     ├── NotFound 404
@@ -142,6 +143,10 @@ class Unauthorized(CometError):
     status = 401
     kind = "unauthorized"
     title = "Unauthorized"
+
+
+class TokenExpired(Unauthorized):
+    """A token that was good, until its time was over."""
 
 
 class Forbidden(CometError):

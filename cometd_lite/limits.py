@@ -155,6 +155,9 @@ LISTENER_SECONDS_MOST = 86_400.0
 BAYEUX_BATCH_MESSAGES = 1_000
 """Messages in one Bayeux request: each is answered, and one request is one step for the reactor."""
 
+BAYEUX_BATCH_BYTES = 1024 * 1024
+"""One Bayeux request with all of its messages: CometD's clients put what was published meanwhile into one."""
+
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
@@ -162,10 +165,17 @@ BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
 """Subscriptions of all Bayeux sessions: 60 MB with ordinary names, 200 MB with the longest."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser: nobody has more tabs of a program, but a page may shake hands in a loop."""
+"""Bayeux sessions of one browser, unless told: it has fewer tabs, but a page may shake hands in a loop."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""
+
+BAYEUX_SOCKET_BACKLOG_BYTES = 8 * 1024 * 1024
+"""And all of those texts together, or one of the largest."""
+
+BAYEUX_SOCKET_SILENT_SECONDS = 30.0
+"""A Bayeux socket that has spoken for no session by then is closed: Faye opens its socket before it shakes
+hands, and the worst networks take some seconds for that."""
 
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
@@ -278,7 +288,7 @@ class Limits:
     """A message is kept at most this long: someone who is away for the night finds it."""
 
     max_body: int = 64 * 1024
-    """Bytes of one push's body (HTTP.md)."""
+    """Bytes of one push's body (HTTP.md), and of the ``data`` of one Bayeux message."""
 
     max_wait: float = 120.0
     """The longest that a poll may ask to be held: RFC 6202 §5.5 saw success up to 120 s."""
@@ -315,3 +325,8 @@ class Limits:
 
     client_registrations: int | None = None
     """Listeners and Bayeux sessions of one client. None for any number, as above."""
+
+    @property
+    def max_batch(self) -> int:
+        """Bytes of one Bayeux request: however large one message may be, it may have a neighbour."""
+        return max(BAYEUX_BATCH_BYTES, 2 * self.max_body)

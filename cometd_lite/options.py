@@ -125,6 +125,7 @@ no pid file."""
         _parameter("bayeux-timeout", "30", "Time that a Bayeux connect is held.", duration),
         _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", whole),
         _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", duration),
+        _parameter("bayeux-browser-sessions", "100", "Bayeux clients of one browser, by its cookie.", count),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
         _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),
         _parameter(
@@ -254,7 +255,12 @@ no pid file."""
         """How Bayeux is spoken, None for not at all."""
         if self["no-bayeux"]:
             return None
-        return BayeuxOptions(self["bayeux-timeout"], self["bayeux-interval"], self["bayeux-max-interval"])
+        return BayeuxOptions(
+            self["bayeux-timeout"],
+            self["bayeux-interval"],
+            self["bayeux-max-interval"],
+            browser_sessions=self["bayeux-browser-sessions"],
+        )
 
     @property
     def store(self) -> Store | None:

@@ -34,7 +34,7 @@ from cometd_lite.bayeux.fields import CONNECTION_TYPES, read
 from cometd_lite.bayeux.sessions import BayeuxSession
 from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
-from cometd_lite.limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BROWSER_SESSIONS, BAYEUX_SUBSCRIPTIONS
+from cometd_lite.limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BROWSER_SESSIONS, BAYEUX_SUBSCRIPTIONS, Limits
 
 NOW = 5_000.0
 WALL = 1_795_169_758.123
@@ -50,7 +50,7 @@ class World:
     """Whatever a conversation asks for is done here, by lists and numbers."""
 
     def __init__(self, options: Options | None = None, most: int = 1_000) -> None:
-        self.bayeux = Bayeux(options or Options(), most, 120.0)
+        self.bayeux = Bayeux(options or Options(), Limits(max_sessions=most))
         self.now = NOW
         self.end = 7
         self.effects: list[Effect] = []
@@ -157,9 +157,10 @@ def world() -> World:
 def test_a_batch_is_an_array_or_one_message() -> None:
     assert batch_of([{"channel": "/a"}, 1]) == [{"channel": "/a"}, 1]
     assert batch_of({"channel": "/a"}) == [{"channel": "/a"}]
+    assert batch_of([]) == []
 
 
-@pytest.mark.parametrize("value", [[], None, "hi", 7, True])
+@pytest.mark.parametrize("value", [None, "hi", 7, True])
 def test_anything_else_is_no_batch(value: Any) -> None:
     with pytest.raises(BadBody):
         batch_of(value)
@@ -261,7 +262,7 @@ def test_the_sessions_of_a_browser_are_bounded_and_freed_when_they_end(world: Wo
     ids = [world.say(HANDSHAKE, peer=peer)[0]["clientId"] for _ in range(BAYEUX_BROWSER_SESSIONS)]
     (reply,) = world.say(HANDSHAKE, peer=peer)
     assert reply["successful"] is False
-    assert reply["error"] == "503::server-full"
+    assert reply["error"] == "503:bayeux-browser-sessions:server-full"
     assert reply["advice"]["reconnect"] == "handshake"
     assert reply["advice"]["interval"] > 0
     assert world.say(HANDSHAKE, peer=Peer("browser2"))[0]["successful"] is True
@@ -840,6 +841,50 @@ def test_a_connect_is_held_no_longer_than_its_rights(world: World) -> None:
     (reply,) = world.say(connect(client_id), peer=Peer(rights=Some()))
     assert reply["error"] == "401::unauthorized"
     assert reply["advice"]["reconnect"] == "handshake"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        connect,
+        disconnect,
+        lambda me: subscribe(me, "/b"),
+        lambda me: unsubscribe(me, "/a"),
+        lambda me: publish(me, "/a"),
+        lambda me: {"channel": "/meta/unheard-of", "clientId": me},
+    ],
+)
+def test_without_a_token_no_message_does_anything_or_is_told_events(
+    world: World, message: Callable[[str], dict[str, Any]]
+) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, "/a"))
+    exchange = world.exchange({**message(client_id), "id": "7"}, peer=Peer(rights=Some()))
+    (reply,) = exchange.replies
+    assert (reply["successful"], reply["error"], reply["id"]) == (False, "401::unauthorized", "7")
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 0}
+    assert exchange.session is None
+    assert world.session(client_id).recipients == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("message", "may_read"),
+    [
+        (lambda me: publish(me, "/b"), False),
+        (connect, False),
+        (lambda me: unsubscribe(me, "/a"), True),  # then there is nothing that it may not read
+    ],
+)
+def test_with_a_token_that_may_only_push_no_events_are_told(
+    world: World, message: Callable[[str], dict[str, Any]], *, may_read: bool
+) -> None:
+    client_id = world.connected()
+    world.say(subscribe(client_id, "/a"))
+    exchange = world.exchange(message(client_id), peer=Peer(rights=Some("push b")))
+    assert exchange.may_read is may_read
+    assert (
+        world.exchange(publish(client_id, "/b"), peer=Peer(rights=Some("push b", "poll a"))).may_read is True
+    )
 
 
 # -- extensions

@@ -190,7 +190,7 @@ def test_a_gap_on_a_socket_is_told_by_the_connect_that_is_held(server: Server) -
 
 def test_a_socket_that_says_what_is_no_batch_is_told_so(server: Server) -> None:
     wire = Wire(server)
-    for text in ("", "[", "[]", "17", '"x"', "[" * 2_000):
+    for text in ("", "[", "17", '"x"', "[" * 2_000):
         wire.talk.text_received(text)
         (reply,) = wire.received()
         assert reply["successful"] is False
@@ -239,12 +239,43 @@ def test_a_socket_that_cannot_be_parked_is_closed(clock: Clock) -> None:
     assert wire.closed == 1013
 
 
-def test_a_socket_ends_when_its_token_does(server: Server) -> None:
-    wire = Wire(server)
+def test_a_socket_whose_token_expires_is_told_no_more_and_stays_open(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    assert wire.say(client.connection()) == []
     wire.talk.token_expired()
-    assert wire.closed == 1008
+    (reply,) = wire.received()
+    assert (reply["successful"], reply["error"]) == (False, "401::unauthorized")
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 0}
+    server.push("a", 1)
+    assert wire.received() == []
+    assert wire.closed is None
+    # The session is not lost with the token: another socket goes on with it.
+    again = Wire(server)
+    assert events(again.say(client.connection())) == [("/a", 1)]
     wire.lose()
-    assert wire.talk.ended.called
+    again.lose()
+    assert server.quiet
+
+
+def test_a_socket_that_speaks_for_no_session_is_closed_in_time(server: Server) -> None:
+    client = server.client("/a")
+    silent, talking, shaken = Wire(server), Wire(server), Wire(server)
+    talking.say(client.message("/a", data=1))
+    server.clock.advance(29.0)
+    shaken.say({"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]})
+    silent.say({"channel": "/a", "data": 1, "clientId": "unknown"})
+    assert silent.closed is None
+    server.clock.advance(1.0)
+    assert silent.closed == 1008
+    server.clock.advance(60.0)
+    assert (talking.closed, shaken.closed) == (None, None)
+    for wire in (silent, talking, shaken):
+        wire.lose()
+
+
+def test_a_socket_that_is_lost_before_it_shook_hands_leaves_no_timer(server: Server) -> None:
+    Wire(server).lose()
+    assert server.quiet
 
 
 # -- a store that waits
@@ -279,6 +310,23 @@ def test_a_socket_that_asks_faster_than_the_store_answers_is_closed(late: Server
         wire.say(client.message("/a", data=1))
     assert wire.closed is None
     wire.say(client.message("/a", data=1))
+    assert wire.closed == 1008
+    wire.lose()
+    late.store.give()
+
+
+def test_texts_that_wait_are_bounded_in_bytes(late: Server) -> None:
+    client, wire = Client(late), Wire(late)
+    (reply,) = wire.say(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    client.id = reply["clientId"]
+    large = [client.message("/a", data="x" * 60_000) for _ in range(16)]
+    wire.say(*large)
+    for _ in range(8):
+        wire.say(*large)
+    assert wire.closed is None
+    wire.say(*large)
     assert wire.closed == 1008
     wire.lose()
     late.store.give()

@@ -28,6 +28,10 @@ Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
 _EVERYTHING = Grant()
 """What is granted where neither tokens nor quotas are configured."""
 
+_SCHEMES = frozenset({b"bearer"})
+_BAYEUX_SCHEMES = frozenset({b"bearer", b"oauth"})
+"""The schemes of Authorization, in lower case. Bayeux clients made for Salesforce say OAuth."""
+
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 """What Fetch Metadata says of requests that pages of other origins caused."""
 
@@ -145,14 +149,21 @@ class Policy:
 
     # -- by token, program and quota
 
-    def require(self, exchange: Asker, action: Action, names: tuple[str, ...]) -> MaybeDeferred[Grant]:
+    def require(
+        self,
+        exchange: Asker,
+        action: Action,
+        names: tuple[str, ...],
+        schemes: frozenset[bytes] = _SCHEMES,
+    ) -> MaybeDeferred[Grant]:
         """Return what the request is granted, where it may do the action with all the names.
 
-        Raises, or fails with, ``Unauthorized`` or ``Forbidden``.
+        Its token comes by one of ``schemes``, or in the query. Raises, or fails with, ``Unauthorized`` or
+        ``Forbidden``.
         """
         grant = _EVERYTHING
         if self.tokens is not None:
-            grant = self.tokens.grant(_token(exchange))
+            grant = self.tokens.grant(_token(exchange, schemes))
             grant.check(action, names)
         if self.clients is not None:
             grant = replace(grant, client=self.clients.of(exchange.client or None, grant.subject))
@@ -173,6 +184,14 @@ class Policy:
     def covers(self, grant: Grant, action: Action, name: str) -> bool:
         """Return whether a grant covers an action on a name; without tokens every grant does."""
         return self.tokens is None or grant.covers(action, name)
+
+    def require_bayeux(self, exchange: Asker, action: Action, names: tuple[str, ...]) -> MaybeDeferred[Grant]:
+        """Do as ``require`` does, for a request of a Bayeux client."""
+        return self.require(exchange, action, names, _BAYEUX_SCHEMES)
+
+    def nothing(self, exchange: Asker) -> Grant:
+        """Return a grant of nothing, for what is counted against the request's address."""
+        return Grant(client=None if self.clients is None else self.clients.of(exchange.client or None, None))
 
     def time_left(self, grant: Grant) -> float:
         """Return the seconds for which a grant still holds."""
@@ -211,7 +230,7 @@ class Rights:
 
     def check(self, action: Action, names: tuple[str, ...]) -> MaybeDeferred[float]:
         """Return for how many seconds the action on the names is allowed. Raises where it is not."""
-        grant = self._policy.require(self._exchange, action, names)
+        grant = self._policy.require_bayeux(self._exchange, action, names)
         return grant.addCallback(self._granted) if is_pending(grant) else self._granted(grant)
 
     def _granted(self, grant: Grant) -> float:
@@ -264,10 +283,10 @@ def registrations_of(grant: Grant) -> Share | None:
     return None if grant.client is None else grant.client.registrations
 
 
-def _token(exchange: Asker) -> str:
+def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:
     """Return the request's token. Raises ``Unauthorized`` where it brings none."""
     scheme, _, token = (exchange.head.get(b"authorization") or b"").partition(b" ")
-    if scheme.lower() == b"bearer" and token.strip():
+    if scheme.lower() in schemes and token.strip():
         return token.strip().decode("latin-1")
     given = [value for name, _, value in _parameters(exchange.query) if name == b"token"]
     if len(given) > 1:

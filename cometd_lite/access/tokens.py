@@ -21,7 +21,7 @@ from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
-from ..errors import Forbidden, Unauthorized
+from ..errors import Forbidden, TokenExpired, Unauthorized
 from ..jsontext import parse
 from ..limits import SECRET_BYTES, TOKEN_BYTES, TOKENS_KNOWN
 from .quotas import Client
@@ -125,7 +125,7 @@ class Tokens:
                 self._known.clear()
             self._known[token] = grant
         if grant.expires_at is not None and grant.expires_at <= self._wall():
-            raise Unauthorized("The token has expired; get a new one.")
+            raise TokenExpired("The token has expired; get a new one.")
         return grant
 
     def _verified(self, token: str) -> Grant:

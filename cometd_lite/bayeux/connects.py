@@ -40,7 +40,7 @@ from ..errors import BadParameter, CometError, InternalError, Stopping
 from ..http.responses import Response
 from ..http.websocket import SERVICE_RESTART
 from ..jsontext import dumps
-from ..limits import POLL_MESSAGES_MOST, Limits
+from ..limits import BAYEUX_SOCKET_BACKLOG_BYTES, POLL_MESSAGES_MOST, Limits
 from .conversation import (
     CONNECT,
     Ask,
@@ -101,7 +101,9 @@ class BayeuxTransport:
     def __init__(self, hub: Hub, limits: Limits, options: Options | None = None) -> None:
         self.hub = hub
         self.options = options or Options()
-        self.bayeux = Bayeux(self.options, limits.max_sessions, limits.max_wait)
+        self.bayeux = Bayeux(self.options, limits)
+        self.backlog_bytes = max(BAYEUX_SOCKET_BACKLOG_BYTES, limits.max_batch)
+        """Bytes of texts that wait at one socket."""
         self.sockets: set[SocketOfClient] = set()
 
     # -- for embedding programs
@@ -304,7 +306,8 @@ class BayeuxTransport:
     def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> MaybeDeferred[Response]:
         """Answer an exchange now, with the events that there are for its session."""
         session = exchange.session
-        if session is None or not session.reads or (session.ack and not exchange.connects):
+        may_read = exchange.may_read and not (session is not None and session.ack and not exchange.connects)
+        if session is None or not session.reads or not may_read:
             return self._finish(exchange, gone, form, None)
         news = self.news_if_any(session)
         if is_pending(news):

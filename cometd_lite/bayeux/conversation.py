@@ -19,13 +19,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+from msgspec import Raw
 from twisted.internet.defer import Deferred
 
 from ..access.quotas import Share
 from ..core.message import JSON_TYPE, NOW, Cursor, Push, timestamp
 from ..core.recipient import covering, readable, recipient
 from ..core.sessions import Sessions, new_id
-from ..errors import BadBody, BodyTooLarge, CometError, ServerFull
+from ..errors import BadBody, BodyTooLarge, CometError, ServerFull, Unauthorized
 from ..jsontext import dumps, parse
 from ..limits import (
     BAYEUX_BATCH_MESSAGES,
@@ -33,6 +34,7 @@ from ..limits import (
     BAYEUX_SUBSCRIPTIONS,
     BAYEUX_SUBSCRIPTIONS_IN_ALL,
     RECIPIENT_BYTES,
+    Limits,
 )
 from .events import BINARY_TYPE
 from .fields import (
@@ -65,6 +67,10 @@ UNSUBSCRIBE = "/meta/unsubscribe"
 DISCONNECT = "/meta/disconnect"
 
 REPLACED = "409::connect_replaced"
+REHANDSHAKE = {"reconnect": "handshake", "interval": 0}
+"""What a client is advised that has no session, or no token for it."""
+_BROWSER_BOUND = "bayeux-browser-sessions"
+"""What the refusal of a browser's next session is about: the option that raises the bound."""
 
 Action: TypeAlias = Literal["push", "poll"]
 _Reply: TypeAlias = dict[str, Any]
@@ -86,6 +92,8 @@ class Options:
     """Whether a session is served only to the browser that began it, known by a cookie; not all have one."""
     held_for_a_browser: int = 1
     """Connects held at once for one browser over HTTP ("Server-side Multiple clients detection")."""
+    browser_sessions: int = BAYEUX_BROWSER_SESSIONS
+    """Sessions of one browser. CometD's client for node.js has one cookie jar for a whole process."""
 
 
 class Reader(Protocol):
@@ -259,6 +267,8 @@ class Exchange:
     """The session that shook hands in it."""
     wait: float = 0.0
     cookie: str | None = None
+    may_read: bool = True
+    """Whether the peer may be told the session's events."""
 
     def json(self, events: bytes = b"") -> bytes:
         """Return the answer's array, the events first."""
@@ -268,24 +278,28 @@ class Exchange:
 def batch_of(value: Any) -> list[Any]:
     """Return the messages in what was parsed from JSON: an array of them, or one ("Messages").
 
-    Raises ``BadBody`` where it is neither or empty, ``BodyTooLarge`` where they are too many.
+    Raises ``BadBody`` where it is neither, ``BodyTooLarge`` where they are too many.
     """
     if isinstance(value, dict):
         return [value]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         raise BadBody("A Bayeux request is a JSON array of messages, or one message.")
     if len(value) > BAYEUX_BATCH_MESSAGES:
         raise BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
     return value
 
 
-class Bayeux:
-    """The protocol's rules and the sessions of one server; at most ``most`` of them."""
+class BrowserFull(ServerFull):
+    """A browser has as many sessions as it may."""
 
-    def __init__(self, options: Options, most: int, longest_wait: float) -> None:
+
+class Bayeux:
+    """The protocol's rules and the sessions of one server."""
+
+    def __init__(self, options: Options, limits: Limits) -> None:
         self.options = options
-        self.longest_wait = longest_wait
-        self.sessions: Sessions[BayeuxSession] = Sessions(most)
+        self.limits = limits
+        self.sessions: Sessions[BayeuxSession] = Sessions(limits.max_sessions)
         self.services: dict[str, Service] = {}
         self.subscriptions = 0
         """The subscriptions of all sessions together."""
@@ -380,6 +394,8 @@ class Bayeux:
         session = self._plain_session(message, now)
         if session is None or len(message) != 4 or "data" not in message or len(channel) > RECIPIENT_BYTES:
             return None
+        if len(bytes(message["data"])) > self.limits.max_body:
+            return None
         name = plain_name(channel)
         if name is None:
             return None
@@ -406,9 +422,11 @@ class Bayeux:
                 yield from self._handshake(message, peer, exchange, now, wall)
                 return exchange
         try:
+            refusal = yield from _refusal(peer)
             for message in batch:
-                reply = yield from self._answer(message, peer, exchange, now, wall)
+                reply = yield from self._answer(message, peer, exchange, now, wall, refusal)
                 exchange.replies.append(reply)
+            exchange.may_read = yield from self._may_read(peer, exchange)
         except BaseException:
             self.done(exchange)
             raise
@@ -421,13 +439,31 @@ class Bayeux:
         if exchange.session is not None:
             exchange.session.talking -= 1
 
-    def _answer(self, message: Any, peer: Peer, exchange: Exchange, now: float, wall: float) -> _Answering:
-        """Answer one message of a batch; the reply is added to the exchange by whoever runs this."""
+    def _may_read(self, peer: Peer, exchange: Exchange) -> Generator[Effect, Any, bool]:
+        """Return whether the peer may be told what its session subscribes to."""
+        session = exchange.session
+        if session is None or any(connect.session is session for connect in exchange.connects):
+            return True  # a connect was asked about
+        return (yield from _refusal(peer, session.recipients)) is None
+
+    def _answer(
+        self,
+        message: Any,
+        peer: Peer,
+        exchange: Exchange,
+        now: float,
+        wall: float,
+        refusal: CometError | None,
+    ) -> _Answering:
+        """Answer one message of a batch, whose peer may be refused altogether; return the reply."""
         turn = _Turn(message, peer, exchange, now)
         reply = turn.reply
         error = turn.begin(wall)
         if error is not None:
             turn.fail(error)
+            return reply
+        if refusal is not None:
+            turn.refuse(refusal)
             return reply
         channel: str = reply["channel"]
         session = self._session(turn)
@@ -438,7 +474,7 @@ class Bayeux:
                 yield from self._publish(turn, session)
         elif session is None:
             if channel == CONNECT:
-                reply["advice"] = {"reconnect": "handshake", "interval": 0}
+                reply["advice"] = REHANDSHAKE
             turn.fail(unknown(message))
         elif channel in self._meta:
             yield from self._meta[channel](turn, session)
@@ -479,7 +515,9 @@ class Bayeux:
             reply["advice"] = {"reconnect": "none"}
             if refusal.retry_after is not None:
                 reply["advice"] = {"reconnect": "handshake", "interval": refusal.retry_after * 1000}
-            turn.fail(refused(refusal))
+            elif peer.socket is not None and isinstance(refusal, Unauthorized):
+                reply["advice"] = REHANDSHAKE  # its token was good when the socket was opened, or before
+            turn.fail(refused(refusal, _BROWSER_BOUND if isinstance(refusal, BrowserFull) else None))
             return
         if session.ack:
             reply.setdefault("ext", {})["ack"] = True
@@ -493,8 +531,9 @@ class Bayeux:
             # Whether this browser has others is not known yet, but its next handshake will tell.
             name = turn.exchange.cookie = new_id()
         browser = self._browsers.get(name) or Browser(name)
-        if browser.sessions >= BAYEUX_BROWSER_SESSIONS:
-            raise ServerFull(f"This browser has {BAYEUX_BROWSER_SESSIONS} sessions, which is the bound.")
+        most = self.options.browser_sessions
+        if browser.sessions >= most:
+            raise BrowserFull(f"This browser has {most} sessions, which is the bound.")
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
         session = BayeuxSession(self.prefix + new_id(), self._ttl, browser, ack=acks)
@@ -515,8 +554,7 @@ class Bayeux:
         try:
             left = yield from _ask(turn.peer, "poll", session.recipients)
         except CometError as error:
-            reply["advice"] = {"reconnect": "handshake", "interval": 0}
-            turn.fail(refused(error))
+            turn.refuse(error)
             return
         if session.reader is not None:
             yield Replace(session, turn.peer)
@@ -527,7 +565,7 @@ class Bayeux:
         if isinstance(advice, dict):
             asked = milliseconds(advice.get("timeout"))
             if asked is not None:
-                wait = min(asked / 1000, self.longest_wait, left)
+                wait = min(asked / 1000, self.limits.max_wait, left)
             # Whoever gives advice may have forgotten ours, as after a reload.
             reply["advice"] = self.advice()
         if not session.connected:
@@ -599,6 +637,7 @@ class Bayeux:
         try:
             name = recipient(channel[1:])
             yield from _ask(turn.peer, "push", (name,))
+            self._check_size(turn.message["data"])
             rights = turn.peer.rights
             if is_service(channel):
                 if rights is not None:
@@ -612,6 +651,12 @@ class Bayeux:
                 yield Give(Push((name,), (content,), overflow="drop-oldest"))
         except CometError as error:
             turn.fail(refused(error, channel))
+
+    def _check_size(self, data: Raw) -> None:
+        """Raise ``BodyTooLarge`` where the data of one message is."""
+        most = self.limits.max_body
+        if len(bytes(data)) > most:
+            raise BodyTooLarge(f"The data of a message has at most {most} bytes here.")
 
     def _serve(self, turn: _Turn, channel: str, session: BayeuxSession | None) -> _Effects:
         services = self.services
@@ -683,6 +728,11 @@ class _Turn:
         self.reply["successful"] = False
         self.reply["error"] = error
 
+    def refuse(self, error: CometError) -> None:
+        """Make the reply say that the peer may not do this, and might after another handshake."""
+        self.reply["advice"] = REHANDSHAKE
+        self.fail(refused(error))
+
     def subscriptions(self) -> list[str]:
         """Return the channels and patterns of a subscription; none, having failed, where one is wrong."""
         subscription = self.message.get("subscription")
@@ -722,6 +772,15 @@ def _ask(peer: Peer, action: Action, names: tuple[str, ...] = ()) -> _Asking:
         return float("inf")
     seconds: float = yield Ask(peer.rights, action, names)
     return seconds
+
+
+def _refusal(peer: Peer, names: tuple[str, ...] = ()) -> Generator[Effect, Any, CometError | None]:
+    """Return why the peer may not read the names, or be here at all; None where it may."""
+    try:
+        yield from _ask(peer, "poll", names)
+    except CometError as error:
+        return error
+    return None
 
 
 def refuse(reply: _Reply, error: CometError) -> None:

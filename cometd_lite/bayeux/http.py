@@ -108,7 +108,10 @@ def posted(body: bytes, media_type: bytes | None) -> Any:
         fields = parse_qsl(body.decode(), errors="strict", max_num_fields=BAYEUX_BATCH_MESSAGES)
     except ValueError as error:
         raise BadBody(f"The body is not the form that its type says: {error}.") from None
-    return parsed([value for name, value in fields if name == "message"])
+    texts = [value for name, value in fields if name == "message"]
+    if not texts:
+        raise BadBody("A form has its Bayeux messages in message.")
+    return parsed(texts)
 
 
 def parsed(texts: list[Any]) -> Any:

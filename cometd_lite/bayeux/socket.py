@@ -10,17 +10,19 @@ from collections import deque
 from functools import partial
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from ..core.message import Batch
 from ..core.registry import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..errors import CometError, ServerFull
+from ..errors import CometError, ServerFull, TokenExpired
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 from ..jsontext import dumps
-from ..limits import BAYEUX_SOCKET_BACKLOG
+from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
 from .connects import BayeuxTransport, News, SessionReader
-from .conversation import REPLACED, Connect, Exchange, Peer, Rights, batch_of
+from .conversation import REHANDSHAKE, REPLACED, Connect, Exchange, Peer, Rights, batch_of
+from .fields import refused
 from .http import Asking, browser_of, parsed
 from .sessions import BayeuxSession
 
@@ -43,12 +45,19 @@ class BayeuxSocket:
         """Fires when the socket is gone."""
         self._texts: deque[str] = deque()
         self._busy = False
+        self._has_expired = False
+        """Whether the token is over, so that nothing is told any more."""
+        self._silence: IDelayedCall | None = None
+        """The end of the time in which it must have spoken for a session."""
 
     def opened(self, socket: Socket) -> None:
         """Begin: texts may be sent from now on."""
         self.socket = socket
         self.transport.sockets.add(self)
         self.transport.hub.counts.sockets += 1
+        self._silence = self.transport.hub.clock.callLater(
+            BAYEUX_SOCKET_SILENT_SECONDS, self.close, POLICY_VIOLATION, "no handshake came in time"
+        )
 
     def drained(self) -> None:
         """Go on with a backlog."""
@@ -60,6 +69,7 @@ class BayeuxSocket:
         self.socket = None
         self.peer.socket = None  # a cycle would live until old garbage is collected
         self._texts.clear()
+        self._end_silence()
         self.transport.sockets.discard(self)
         self.transport.hub.counts.sockets -= 1
         if self.reader is not None:
@@ -67,13 +77,16 @@ class BayeuxSocket:
         self.ended.callback(None)
 
     def token_expired(self) -> None:
-        """End the conversation, because its token has expired."""
-        self.close(POLICY_VIOLATION, "the token has expired")
+        """Leave the session, and tell the client to shake hands again."""
+        self._has_expired = True
+        if self.reader is not None:
+            self.reader.token_expired()
 
     def text_received(self, text: str) -> None:
         """Answer one array of messages, when those before it are answered."""
         self._texts.append(text)
-        if len(self._texts) > BAYEUX_SOCKET_BACKLOG:
+        size = sum(map(len, self._texts))
+        if len(self._texts) > BAYEUX_SOCKET_BACKLOG or size > self.transport.backlog_bytes:
             self._texts.clear()
             self.close(POLICY_VIOLATION, "too many messages wait for their answers")
         elif not self._busy:
@@ -106,6 +119,11 @@ class BayeuxSocket:
                     self._busy = True
                     said.addErrback(self._failed).addCallback(self._free)
 
+    def _end_silence(self) -> None:
+        if self._silence is not None and self._silence.active():
+            self._silence.cancel()
+        self._silence = None
+
     def _free(self, _: object) -> None:
         self._busy = False
         self._go_on()
@@ -125,7 +143,9 @@ class BayeuxSocket:
         session = exchange.session or exchange.greeted
         try:
             if session is not None and self.socket is not None:
-                self._bind(session, exchange)
+                self._end_silence()
+                if exchange.may_read and not self._has_expired:
+                    self._bind(session, exchange)
             reader = self.reader if session is not None and session.reader is self.reader else None
             if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
                 reader.hold(exchange.connects[0], exchange.wait)
@@ -135,7 +155,8 @@ class BayeuxSocket:
         except ServerFull:
             self.close(_TRY_AGAIN_LATER, "the server is full")
         news: MaybeDeferred[News | None] = None
-        if exchange.session is not None and exchange.session.ack and exchange.connects and self.socket:
+        is_told = exchange.may_read and bool(exchange.connects) and self.socket is not None
+        if is_told and exchange.session is not None and exchange.session.ack:
             news = transport.news_if_any(exchange.session)
         return chain(news, partial(self._finish, exchange))
 
@@ -230,6 +251,14 @@ class _AtSocket(SessionReader[None]):
         if self.connect is not None:
             self.connect.reply["advice"] = {"reconnect": "none"}
             self._answer(None)
+
+    def token_expired(self) -> None:
+        """Refuse the connect that is held, if there is one, and leave the session."""
+        if self.connect is not None:
+            self.connect.reply["advice"] = REHANDSHAKE
+            self.connect.fail(refused(TokenExpired("The token has expired; get a new one.")))
+            self._answer(None)
+        self.leave()
 
     def leave(self) -> None:
         """Leave the registry and the session, whose time runs from now on if it had a connect."""

@@ -22,10 +22,11 @@ JSON = b"Content-Type: application/json\r\n" + COMMON
 PROBLEM = (
     b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
 )
+_TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + COMMON
 PREFLIGHT = (
     b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
     b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
-    b"If-Modified-Since, If-None-Match, Last-Event-ID, Prefer, X-Requested-With\r\n"
+    b"If-Modified-Since, If-None-Match, Last-Event-ID, Pragma, Prefer, X-Requested-With\r\n"
     b"Access-Control-Max-Age: 7200\r\n"
 )
 _METRICS_COMMON = b"Cache-Control: no-store\r\nVary: Accept, Origin\r\n"
@@ -62,7 +63,15 @@ def retry_after(seconds: int) -> bytes:
 
 def problem(error: CometError, seconds: int | None) -> Response:
     """Return the response that tells a client of an error (RFC 9457), and to come back in so many seconds."""
-    head = PROBLEM
+    return Response(error.status, _error_head(PROBLEM, error, seconds), dumped(error.problem()))
+
+
+def sentence(error: CometError, seconds: int | None) -> Response:
+    """Return the same as plain text, for clients that take any JSON for an answer."""
+    return Response(error.status, _error_head(_TEXT, error, seconds), f"{error.detail}\n".encode())
+
+
+def _error_head(head: bytes, error: CometError, seconds: int | None) -> bytes:
     if seconds is not None:
         head += retry_after(seconds)
     if isinstance(error, Unauthorized):
@@ -71,7 +80,7 @@ def problem(error: CometError, seconds: int | None) -> Response:
         head += b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     if isinstance(error, MethodNotAllowed):
         head += b"Allow: %b\r\n" % ", ".join(error.allowed).encode()
-    return Response(error.status, head, dumped(error.problem()))
+    return head
 
 
 def dumped(document: dict[str, Any]) -> bytes:

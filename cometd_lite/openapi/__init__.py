@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from importlib.resources import files
@@ -115,7 +115,8 @@ class Interface:
                 responses["403"] = {}
         if not self.tokens:
             responses.pop("401", None)
-        return {**operation, "responses": _with_problems(responses)}
+        refusal = _sentence if "bayeux" in operation["tags"] else _reference
+        return {**operation, "responses": _with_problems(responses, refusal)}
 
 
 def _read(values: dict[str, Any]) -> Document:
@@ -156,13 +157,30 @@ def _headers(names: Iterable[str]) -> Document:
     }
 
 
-def _with_problems(responses: Document) -> Document:
-    """Return responses by status, without their abbreviations, and with the problems of every request."""
+def _reference(status: str) -> Document:
+    return {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def _sentence(status: str) -> Document:
+    """Return the response of a route that refuses by a sentence; what is wrong below it is a problem."""
+    schema = {"$ref": f"#/components/schemas/Problem{status}"}
+    return {
+        "description": f"{HTTPStatus(int(status)).phrase}, as a sentence that says what is right.",
+        "headers": _headers((*_COMMON, *_PROBLEM_HEADERS.get(int(status), ()), *_CORS)),
+        "content": {
+            "text/plain": {"schema": {"type": "string"}},
+            "application/problem+json": {"schema": schema},
+        },
+    }
+
+
+def _with_problems(responses: Document, refusal: Callable[[str], Document] = _reference) -> Document:
+    """Return responses by status, without their abbreviations, and with the refusals of every request."""
     made: Document = {}
     for status in sorted({*responses, *map(str, _EVERYWHERE)}):
         response = responses.get(status)
         if not response:
-            made[status] = {"$ref": f"#/components/responses/Problem{status}"}
+            made[status] = refusal(status)
         else:
             cors = () if status == "101" else _CORS
             made[status] = {**response, "headers": _headers((*response["headers"], *cors))}

@@ -1,4 +1,7 @@
-"""Bayeux: the requests of CometD's and Faye's clients (HTTP.md, "Bayeux")."""
+"""Bayeux: the requests of CometD's and Faye's clients (HTTP.md, "Bayeux").
+
+A refused request is answered in plain text: Faye and aiocometd take any JSON for Bayeux messages.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,36 @@ from ..bayeux.forwarding import ForwardedRequest
 from ..bayeux.http import Asking
 from ..bayeux.socket import BayeuxSocket
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..errors import CometError, NotFound
-from ..http import params, websocket
+from ..errors import CometError, NotFound, TokenExpired
+from ..http import params, responses, websocket
 from ..http.exchange import Exchange
 from ..http.responses import Response
+from ..limits import Limits
 from .routing import Served, route
 
 
-@route("/cometd", "POST", changes=True)
-@route("/cometd/", "POST", changes=True)
-@route("/cometd/<path:kind>", "POST", changes=True)
+def _max_batch(limits: Limits) -> int:
+    return limits.max_batch
+
+
+@route("/cometd", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
+@route("/cometd/", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
+@route("/cometd/<path:kind>", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
 def post(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Response]:
     """Answer Bayeux messages; CometD's clients name their kind in the path."""
-    body = routes.body(exchange)
+    body = routes.body(exchange, routes.limits.max_batch)
     if routes.forwarding is not None:
         return routes.forwarding.forward(exchange, body, lambda: _post(routes, exchange, body))
     return _post(routes, exchange, body)
 
 
-@route("/cometd", "GET", changes=True)
-@route("/cometd/", "GET", changes=True)
-@route("/cometd/<path:kind>", "GET", changes=True)
+@route("/cometd", "GET", changes=True, refusal=responses.sentence)
+@route("/cometd/", "GET", changes=True, refusal=responses.sentence)
+@route("/cometd/<path:kind>", "GET", changes=True, refusal=responses.sentence)
 def get(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Response | None]:
     """Open a Bayeux WebSocket, or answer a poll by callback."""
     if exchange.head.get(b"upgrade") is not None:
-        return chain(routes.policy.require(exchange, "poll", ()), _open, routes, exchange)
+        return chain(_grant(routes, exchange), _open, routes, exchange)
     routes.policy.check_script(exchange)
     if routes.forwarding is not None:
         return routes.forwarding.forward(exchange, b"", lambda: _get(routes, exchange))  # type: ignore[return-value]
@@ -51,6 +59,17 @@ def _get(routes: Served, asking: Asking) -> MaybeDeferred[Response]:
     return _bayeux(routes).get(params.parsed(asking.query), asking, routes.policy.rights(asking))
 
 
+def _grant(routes: Served, exchange: Exchange) -> MaybeDeferred[Grant]:
+    """Return what a socket is granted; nothing for a token that has expired.
+
+    The refused messages then tell the client to shake hands again; many cannot act on a refused upgrade.
+    """
+    try:
+        return routes.policy.require_bayeux(exchange, "poll", ())
+    except TokenExpired:
+        return routes.policy.nothing(exchange)
+
+
 def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
     bayeux = _bayeux(routes)
 
@@ -60,7 +79,7 @@ def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
         routes.policy.end_with(grant, socket.ended, socket.token_expired)
         return socket
 
-    websocket.accept(exchange, converse, routes.pings, routes.limits.max_body)
+    websocket.accept(exchange, converse, routes.pings, routes.limits.max_batch)
 
 
 def answer_forwarded(routes: Served, request: ForwardedRequest) -> MaybeDeferred[Response]:
@@ -70,13 +89,13 @@ def answer_forwarded(routes: Served, request: ForwardedRequest) -> MaybeDeferred
         error = failure.value
         if not isinstance(error, CometError):
             failure.raiseException()
-        return routes.problem(error)
+        return routes.problem(error, responses.sentence)
 
     try:
         is_get = request.method == b"GET"
         answer = _get(routes, request) if is_get else _post(routes, request, request.body)
     except CometError as error:
-        return routes.problem(error)
+        return routes.problem(error, responses.sentence)
     return answer.addErrback(refused) if is_pending(answer) else answer
 
 

@@ -51,6 +51,8 @@ _NOTHING_HERE = "Nothing is at this path; the interface begins at /push/NAME and
 Answer: TypeAlias = MaybeDeferred[Any]
 """What a handler returns: a ``Response``, a Deferred of one, or None where it has answered itself."""
 Handler: TypeAlias = Callable[..., Any]
+Refusal: TypeAlias = Callable[[CometError, int | None], Response]
+"""Makes the response to a refused request of the error and the seconds after which to come back."""
 T = TypeVar("T", bound=Handler)
 
 klein = Klein()
@@ -63,7 +65,8 @@ class Route(NamedTuple):
     rule: str
     methods: Collection[str]
     call: Callable[..., object]
-    max_body: int | None = None
+    max_body: int
+    refusal: Refusal
 
 
 class _Declared(NamedTuple):
@@ -71,20 +74,33 @@ class _Declared(NamedTuple):
 
     handler: Callable[..., Answer]
     changes: bool
+    max_body: Callable[[Limits], int]
+    refusal: Refusal
 
 
 _declared: dict[str, _Declared] = {}
 """The handlers by the names of their endpoints in Klein's map."""
 
 
-def route(rule: str, *methods: str, changes: bool = False) -> Callable[[T], T]:
+def _max_body(limits: Limits) -> int:
+    return limits.max_body
+
+
+def route(
+    rule: str,
+    *methods: str,
+    changes: bool = False,
+    max_body: Callable[[Limits], int] = _max_body,
+    refusal: Refusal = responses.problem,
+) -> Callable[[T], T]:
     """Declare a handler: its rule, its methods, and whether it ``changes`` something.
 
-    A route that changes something is closed to web pages of foreign origins.
+    A route that changes something is closed to web pages of foreign origins. ``max_body`` returns the bytes
+    that a body may have, and ``refusal`` makes the responses to refused requests.
     """
 
     def declare(handler: T) -> T:
-        declared = _Declared(_as_plain(handler), changes)
+        declared = _Declared(_as_plain(handler), changes, max_body, refusal)
         name = f"{'+'.join(methods)} {rule}"
         _declared[name] = declared
 
@@ -164,9 +180,14 @@ class Served:
         """All routes, for ``server.HTTPFactory``."""
         return [
             Route(
-                rule.rule, frozenset(rule.methods or ()), partial(self.serve, _declared[str(rule.endpoint)])
+                rule.rule,
+                frozenset(rule.methods or ()),
+                partial(self.serve, declared),
+                declared.max_body(self.limits),
+                declared.refusal,
             )
             for rule in klein.url_map.iter_rules()
+            for declared in [_declared[str(rule.endpoint)]]
         ]
 
     def serve(self, declared: _Declared, exchange: Exchange, **names: str) -> Deferred[None] | None:
@@ -179,15 +200,14 @@ class Served:
             self.policy.admit(exchange, given.host, given.origin, changes=declared.changes)
             answer = declared.handler(self, exchange, **names)
         except CometError as error:
-            self.respond(self.problem(error), exchange)
+            self.respond(self.problem(error, declared.refusal), exchange)
             return None
         if not is_pending(answer):
             self.respond(answer, exchange)
             return None
         exchange.park(answer)
-        there = (exchange,)
         sent: Deferred[None] = answer.addCallbacks(
-            self.respond, self._failed, callbackArgs=there, errbackArgs=there
+            self.respond, self._failed, callbackArgs=(exchange,), errbackArgs=(exchange, declared.refusal)
         )
         return sent
 
@@ -199,9 +219,9 @@ class Served:
             response = response.with_head(self.policy.cors(exchange))
         exchange.respond(response)
 
-    def _failed(self, failure: Failure, exchange: Exchange) -> None:
+    def _failed(self, failure: Failure, exchange: Exchange, refusal: Refusal) -> None:
         if not isinstance(failure.value, CancelledError):  # else the client has disconnected
-            self.failed(exchange, failure)
+            self.failed(exchange, failure, refusal)
 
     def preflight(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
         """Answer OPTIONS; ``methods`` are those of the path, none where the path is unknown."""
@@ -218,19 +238,21 @@ class Served:
         allowed = _with_options(methods)
         self._answer(exchange, MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed))
 
-    def too_large(self, exchange: Exchange) -> None:
-        """Answer a request whose body is longer than it may be."""
-        self._answer(exchange, self.body_too_large())
+    def too_large(self, exchange: Exchange, route: Route) -> None:
+        """Answer a request whose body is longer than its route allows."""
+        self._answer(exchange, self.body_too_large(route.max_body), route.refusal)
 
-    def failed(self, exchange: Exchange, failure: Failure) -> None:
+    def failed(self, exchange: Exchange, failure: Failure, refusal: Refusal = responses.problem) -> None:
         """Answer a request at which a handler failed; log what is no error of ours."""
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A request failed", failure)
             error = InternalError("The server failed at this request; its log says why.")
-        self.respond(self.problem(error), exchange)
+        self.respond(self.problem(error, refusal), exchange)
 
-    def _answer(self, exchange: Exchange, answer: Response | CometError) -> None:
+    def _answer(
+        self, exchange: Exchange, answer: Response | CometError, refusal: Refusal = responses.problem
+    ) -> None:
         """Answer a request that no route serves, if it may come in."""
         try:
             given = fields(exchange)
@@ -238,16 +260,16 @@ class Served:
             if isinstance(answer, CometError):
                 raise answer
         except CometError as error:
-            answer = self.problem(error)
+            answer = self.problem(error, refusal)
         self.respond(answer, exchange)
 
     # -- problems
 
-    def problem(self, error: CometError) -> Response:
-        """Return the response that tells a client of an error (RFC 9457)."""
+    def problem(self, error: CometError, refusal: Refusal = responses.problem) -> Response:
+        """Return the response that tells a client of an error: as RFC 9457 has it, or made by ``refusal``."""
         self.hub.counts.refusals[error.kind] += 1
         seconds = None if error.retry_after is None else self.spread(error.retry_after)
-        return responses.problem(error, seconds)
+        return refusal(error, seconds)
 
     def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
         """Return the head and body of the problem that answers what is not a request.
@@ -261,16 +283,17 @@ class Served:
         later = responses.retry_after(self.spread(1)) if status in {429, 503} else b""
         return responses.PROBLEM + later, responses.dumped(problem)
 
-    def body(self, exchange: Exchange) -> bytes:
-        """Return the body of a request. Raises ``BodyTooLarge``."""
+    def body(self, exchange: Exchange, most: int | None = None) -> bytes:
+        """Return a body of at most ``most`` bytes, or ``max_body``. Raises ``BodyTooLarge``."""
         body = exchange.body
-        if len(body) > self.limits.max_body:
-            raise self.body_too_large()
+        most = self.limits.max_body if most is None else most
+        if len(body) > most:
+            raise self.body_too_large(most)
         return body
 
-    def body_too_large(self) -> BodyTooLarge:
+    def body_too_large(self, most: int) -> BodyTooLarge:
         """Return the error for a body over the bound."""
-        return BodyTooLarge(f"A body has at most {self.limits.max_body} bytes here.")
+        return BodyTooLarge(f"A body has at most {most} bytes here.")
 
     def spread(self, seconds: int) -> int:
         """Return a number of seconds up to ``RETRY_SPREAD`` later, so that clients do not return together."""

@@ -31,7 +31,7 @@ def _open(
     def push(asked: Push) -> MaybeDeferred[Receipt]:
         params.event_name(asked.event)
         if any(len(content.body) > routes.limits.max_body for content in asked.contents):
-            raise routes.body_too_large()
+            raise routes.body_too_large(routes.limits.max_body)
         granted = routes.policy.require(exchange, "push", asked.recipients)
         return chain(granted, _push, routes, asked)
 

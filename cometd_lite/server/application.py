@@ -65,8 +65,8 @@ class Application(Protocol[Exchange_contra]):
     def not_allowed(self, exchange: Exchange_contra, methods: tuple[str, ...]) -> Any:
         """Answer a request whose method is not among the ``methods`` of its path."""
 
-    def too_large(self, exchange: Exchange_contra) -> Any:
-        """Answer a request whose body is longer than its route allows; the body was not read."""
+    def too_large(self, exchange: Exchange_contra, route: Any) -> Any:
+        """Answer a request whose body is longer than its ``route`` allows; the body was not read."""
 
     def failed(self, exchange: Exchange_contra, failure: Failure) -> Any:
         """Log an exception that a route did not handle, and answer."""

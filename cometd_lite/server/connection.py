@@ -12,6 +12,7 @@ ticks of its factory, which is 0 while a route may take its time.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IProtocol
@@ -367,7 +368,7 @@ class HTTPConnection:
         assert arriving is not None
         target = arriving.target
         if target.route.rule:
-            too_large = Unrouted(self.factory.application.too_large)
+            too_large = Unrouted(partial(self.factory.application.too_large, route=target.route))
             target = Target(target.method, target.path, too_large, {})
         self.closing = True
         self._call(arriving.request, target)

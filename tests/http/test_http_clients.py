@@ -105,7 +105,8 @@ def test_a_bayeux_connect_and_a_bayeux_socket_are_counted_too(serve):
     first = server.ask("POST", "/cometd", msgspec.json.encode([connect]), JSON)  # answered at once
     assert first.status == 200
     refused = server.ask("POST", "/cometd", msgspec.json.encode([connect]), JSON)
-    assert kind(refused) == TOO_MANY
+    assert (refused.status, refused.headers["content-type"]) == (429, "text/plain; charset=utf-8")
+    assert int(refused.headers["retry-after"]) > 0
     socket.hang_up()
     held = server.send("POST", "/cometd", msgspec.json.encode([connect]), JSON)
     assert held.answer is None

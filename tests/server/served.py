@@ -110,7 +110,7 @@ class App:
     def not_allowed(self, request: Request, methods: tuple[str, ...]) -> None:
         request.respond(Reply(405, TEXT + allow(methods), b"NotAllowed"))
 
-    def too_large(self, request: Request) -> None:
+    def too_large(self, request: Request, route: object) -> None:
         request.respond(Reply(413, TEXT, b"TooLarge"))
 
     def failed(self, request: Request, failure: Failure) -> None:
