@@ -733,6 +733,14 @@ def test_of_several_keys_one_is_chosen_by_its_id(signs: Signs, tmp_path: Path) -
     assert Tokens([tmp_path / "key"]).grant(token).push == ("bob",)
 
 
+def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> None:
+    unknown = {"kty": "OKP", "crv": "Ed448", "d": "AA", "x": "AA"}
+    keys = (unknown, jwk_of(PRIVATE["ES256"], use="enc"), jwk_of(PRIVATE["RS256"], alg="PS256"))
+    token = signs(jwks(*keys), "--push", "bob")
+    assert jwt.get_unverified_header(token)["alg"] == "PS256"
+    assert Tokens([tmp_path / "key"]).grant(token).push == ("bob",)
+
+
 @pytest.mark.parametrize(
     ("content", "words", "sentence"),
     [
@@ -743,6 +751,8 @@ def test_of_several_keys_one_is_chosen_by_its_id(signs: Signs, tmp_path: Path) -
         ),
         (jwks(jwk_of(PRIVATE["RS256"].public_key())), (), "key holds public keys only, which check tokens"),
         (b"-----BEGIN CERTIFICATE-----", (), "holds a public key"),
+        (b"".join(public_pem(PRIVATE["ES256"]).splitlines()[1:-1]), (), "it is a key without its PEM lines"),
+        (jwks(jwk_of(PRIVATE["ES256"], use="enc")), (), "its use is not sig."),
         (b"-----BEGIN PRIVATE KEY-----\nnonsense", (), "holds no private key that can be used: "),
         (
             private_pem(PRIVATE["ES256"], BestAvailableEncryption(b"x")),
