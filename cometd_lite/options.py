@@ -240,7 +240,8 @@ no pid file."""
         if not self["key"]:
             return None
         try:
-            return Tokens(map(Path, self["key"]), audience=self["audience"])
+            files = [Path(file).expanduser().absolute() for file in self["key"]]  # as in ``access_log``
+            return Tokens(files, audience=self["audience"])
         except ValueError as error:
             raise UsageError(f"--key: {error}.") from None
 

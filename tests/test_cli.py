@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -569,6 +570,26 @@ def test_what_others_wrote_does_not_command_a_terminal() -> None:
     assert screen.getvalue().decode() == (
         '\\x1b]0;owned\\x07 fine\tü\n(4 bytes of image/png\\x1b)\n"\\x7f\\x9b"\n'
     )
+
+
+def test_json_on_a_terminal_has_its_control_characters_escaped(shell: Shell) -> None:
+    class Screen(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    text = "\x1b]0;a\x07 \x7f \x9b31m \x85 \xa0 \xfc"
+    shell.server.result(shell.server.client.push("bob", text))
+    for words in (("poll", "--after", "oldest"), ("follow", "--after", "oldest", "--count", "1")):
+        screen = Screen()
+        shell.terminal = Terminal(screen)
+        shell.type(*words, "--json", "bob")
+        (line,) = screen.getvalue().splitlines()
+        assert not re.search("[\x00-\x1f\x7f-\x9f]", line.decode())
+        document = msgspec.json.decode(line)
+        assert document.get("messages", [document])[0]["data"] == text
+    shell.terminal = Terminal(shell.out)
+    shell.type("poll", "--json", "bob")
+    assert "\x9b31m" in shell.printed
 
 
 def test_what_is_not_looked_at_is_written_as_it_is(shell: Shell) -> None:

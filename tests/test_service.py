@@ -216,6 +216,14 @@ def test_the_help_keeps_the_lines_of_its_opening_and_names_every_option():
         assert f"--{field.name.replace('_', '-')}" in said
 
 
+def test_key_files_are_found_after_a_daemon_has_left_its_directory(tmp_path, monkeypatch):
+    (tmp_path / "key").write_bytes(b"a secret of at least thirty-two bytes")
+    monkeypatch.chdir(tmp_path)
+    tokens = parsed("--key", "key").tokens
+    monkeypatch.chdir("/")
+    tokens.reload()
+
+
 # -- the service
 
 
