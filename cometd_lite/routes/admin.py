@@ -29,7 +29,7 @@ async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
     return Response(204, responses.COMMON)
 
 
-@route("/healthz", "GET")
+@route("/healthz", "GET", probed=True)
 def health(routes: Served, exchange: Exchange) -> Response:
     """Say whether this server takes requests: 200, or 503 while it stops."""
     if routes.hub.stopping:
@@ -38,7 +38,7 @@ def health(routes: Served, exchange: Exchange) -> Response:
     return Response(200, responses.JSON, b'{"status":"ok"}\n')
 
 
-@route("/metrics", "GET")
+@route("/metrics", "GET", probed=True)
 def metrics(routes: Served, exchange: Exchange) -> Response:
     """Show what is counted, as Prometheus reads it."""
     if not routes.show_metrics:

@@ -71,20 +71,21 @@ class _Declared(NamedTuple):
 
     handler: Callable[..., Answer]
     changes: bool
+    probed: bool
 
 
 _declared: dict[str, _Declared] = {}
 """The handlers by the names of their endpoints in Klein's map."""
 
 
-def route(rule: str, *methods: str, changes: bool = False) -> Callable[[T], T]:
-    """Declare a handler: its rule, its methods, and whether it ``changes`` something.
+def route(rule: str, *methods: str, changes: bool = False, probed: bool = False) -> Callable[[T], T]:
+    """Declare a handler: its rule, its methods, and whether it ``changes`` something or is ``probed``.
 
-    A route that changes something is closed to web pages of foreign origins.
+    A route that changes something is closed to web pages of foreign origins. Probes ask by address.
     """
 
     def declare(handler: T) -> T:
-        declared = _Declared(_as_plain(handler), changes)
+        declared = _Declared(_as_plain(handler), changes, probed)
         name = f"{'+'.join(methods)} {rule}"
         _declared[name] = declared
 
@@ -173,7 +174,9 @@ class Served:
         """
         try:
             given = fields(exchange)
-            self.policy.admit(exchange, given.host, given.origin, changes=declared.changes)
+            self.policy.admit(
+                exchange, given.host, given.origin, changes=declared.changes, probed=declared.probed
+            )
             answer = declared.handler(self, exchange, **names)
         except CometError as error:
             self.respond(self.problem(error), exchange)
