@@ -505,6 +505,17 @@ def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         Tokens([tmp_path / "nowhere"])
 
 
+def test_where_a_file_is_gone_the_keys_stay_and_a_sentence_says_what_is_needed(
+    make: Make, tmp_path: Path
+) -> None:
+    tokens = make(SECRET, pem(RSA))
+    (tmp_path / "key1").unlink()
+    with pytest.raises(ValueError, match=r"key1 cannot be read \(No such file .*must be able to read it"):
+        tokens.reload()
+    for token in (secret_token(), jwt.encode(CLAIMS, RSA, "RS256")):
+        assert tokens.grant(token).push == ("bob",)
+
+
 def test_keys_are_read_again(make: Make, tmp_path: Path) -> None:
     tokens = make(SECRET)
     token = secret_token()

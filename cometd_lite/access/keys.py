@@ -81,7 +81,10 @@ def read_keys(file: Path) -> list[PyJWK]:
     try:
         content = file.read_bytes().strip()
     except OSError as error:
-        raise ValueError(f"the key file {file} cannot be read: {error.strerror}") from None
+        raise ValueError(
+            f"the key file {file} cannot be read ({error.strerror}); "
+            "the server's user must be able to read it at the start and at each SIGHUP"
+        ) from None
     try:
         pem = pem_of(content)
         if pem is not None:
