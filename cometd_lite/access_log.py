@@ -43,6 +43,8 @@ _ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+", re.DOTALL)
 _AND = re.compile(rb"[&;]")
 _AFTER_PATH = re.compile(rb"[?#]")
 _ESCAPED = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
+_CLIENT = re.compile(rb'["\\\x00-\x20\x7f-\xff]')
+"""As ``_ESCAPED``, and the space that ends the first field of a line."""
 _UNSEEN = re.compile("[\x7f-\x9f]")
 """What JSON lets through, and a terminal may obey."""
 
@@ -139,7 +141,7 @@ class AccessLog:
     def _combined(self, request: Request) -> bytes:
         line = b"%b %b HTTP/1.%d" % (request.method, shown_target(request.uri), request.minor)
         return b'%b - - %b "%b" %d %d "%b" "%b"\n' % (
-            (request.client or "-").encode(),
+            _CLIENT.sub(_hexadecimal, (request.client or "-").encode("utf-8", "replace")),
             _moment(int(self._wall())),
             _escaped(line) if request.method else b"-",
             request.code,
@@ -152,7 +154,7 @@ class AccessLog:
         line = dumps(
             {
                 "time": timestamp(self._wall()),
-                "client": request.client or "",
+                "client": _text((request.client or "").encode("utf-8", "replace")),
                 "method": _text(request.method),
                 "target": _text(shown_target(request.uri)),
                 "version": f"1.{request.minor}",
@@ -179,7 +181,11 @@ def _field(request: Request, name: bytes) -> bytes:
 
 def _escaped(text: bytes) -> bytes:
     r"""Return a text as it may stand between quotes on a line, others as nginx has them: ``\x22``."""
-    return _ESCAPED.sub(lambda found: b"\\x%02X" % ord(found[0]), text)
+    return _ESCAPED.sub(_hexadecimal, text)
+
+
+def _hexadecimal(found: re.Match[bytes]) -> bytes:
+    return b"\\x%02X" % ord(found[0])
 
 
 def _text(text: bytes) -> str:

@@ -143,6 +143,12 @@ TOKENS_KNOWN = 1_000
 SECRET_BYTES = 32
 """A secret for HS256 at the least (RFC 7518 §3.2)."""
 
+RSA_BITS = 2_048
+"""An RSA key at the least (RFC 7518 §3.3)."""
+
+NOT_BEFORE_LEEWAY_SECONDS = 10.0
+"""A token whose ``nbf`` is this far ahead is taken: the clock of the program that signed it may be fast."""
+
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 

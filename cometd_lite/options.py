@@ -20,7 +20,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from . import __version__
-from .access.origins import Hosts, is_loopback
+from .access.origins import Hosts
 from .access.tokens import Tokens
 from .access_log import FORMATS, AccessLog
 from .bayeux.conversation import Options as BayeuxOptions
@@ -180,7 +180,7 @@ no pid file."""
         self["allow-parameter"].append(name)
 
     def opt_host(self, name: str) -> None:
-        """Answer to this Host too, where only this machine can connect; may be given again."""
+        """Answer to this Host and to names of this machine, and to no other; may be given again."""
         self["host"].append(name)
 
     def opt_key(self, file: str) -> None:
@@ -246,7 +246,8 @@ no pid file."""
         if not self["key"]:
             return None
         try:
-            return Tokens(map(Path, self["key"]), audience=self["audience"])
+            files = [Path(file).expanduser().absolute() for file in self["key"]]  # as in ``access_log``
+            return Tokens(files, audience=self["audience"])
         except ValueError as error:
             raise UsageError(f"--key: {error}.") from None
 
@@ -292,18 +293,5 @@ no pid file."""
 
     @property
     def hosts(self) -> Hosts:
-        """The names that are answered to: not all of them where only this machine can connect."""
-        only = all(_is_local(endpoint) for endpoint in self["listen"])
-        return Hosts(frozenset(name.lower() for name in self["host"]), only)
-
-
-def _is_local(endpoint: str) -> bool:
-    """Whether only this machine can connect to an endpoint."""
-    kind, _, rest = endpoint.partition(":")
-    if kind in {"unix", "systemd", "fd"}:
-        return kind == "unix"
-    for part in rest.replace("\\:", "%3A").split(":"):
-        name, equals, value = part.partition("=")
-        if name == "interface" and equals:
-            return is_loopback(value.replace("%3A", ":").strip("[]"))
-    return False
+        """The names that were given; ``CometService`` adds whether only this machine can connect."""
+        return Hosts(frozenset(name.lower() for name in self["host"]))

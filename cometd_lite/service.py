@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn, Unpack
 
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import serverFromString
@@ -28,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from . import __version__
+from .access.origins import is_loopback
 from .access.quotas import Clients, Share
 from .access_log import AccessLog, Refusals
 from .comet import Comet, Hooks
@@ -103,8 +105,14 @@ class CometService(Service):
         listener = ReusingReactor(reactor) if self.reuse_port else reactor
         for endpoint in self.listen:
             listening = serverFromString(listener, with_backlog(endpoint)).listen(self.factory)
-            listening.addCallbacks(self.ports.append, self._cannot_listen, errbackArgs=(endpoint,))
+            listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
         self._exit_if_failed()
+
+    def _listens(self, port: IListeningPort) -> None:
+        """Note a port. Where all are of this machine only, the server does not answer to every Host."""
+        self.ports.append(port)
+        policy = self.comet.routes.policy
+        policy.hosts = replace(policy.hosts, loopback_only=all(map(_is_local, self.ports)))
 
     _failed: str | None = None
 
@@ -225,6 +233,12 @@ class CometService(Service):
     def _stop_reactor() -> None:
         with suppress(ReactorNotRunning):  # a second signal finds it stopping already
             reactor.stop()
+
+
+def _is_local(port: IListeningPort) -> bool:
+    """Whether only this machine can connect to a port, by the address of its socket."""
+    address = port.getHost()
+    return isinstance(address, UNIXAddress) or is_loopback(getattr(address, "host", ""))
 
 
 def with_backlog(endpoint: str) -> str:

@@ -138,6 +138,17 @@ def test_behind_a_trusted_proxy_the_client_is_whom_it_speaks_for(tmp_path: Path)
     assert [line["client"] for line in logged.lines] == ["198.51.100.1", "198.51.100.2", "192.0.2.7"]
 
 
+@pytest.mark.parametrize("form", ["combined", "json"])
+@pytest.mark.parametrize(
+    "address", ["fe80::1%eth0", "fe80::1%\x1b[31m", "[fe80::1%25x]:80", '::1%" 200 "', "::1%\xc2\x9b31m"]
+)
+def test_an_address_with_a_scope_id_is_no_client(tmp_path: Path, form: str, address: str) -> None:
+    logged = Logged(tmp_path, form, proxies=Proxies(["192.0.2.7"]))
+    logged.ask("GET", "/healthz", X_Forwarded_For=address)
+    client = logged.lines[0]["client"] if form == "combined" else logged.documents[0]["client"]
+    assert client == "192.0.2.7"
+
+
 def test_a_web_socket_is_a_line_when_it_opens(combined: Logged) -> None:
     connection = combined.ask(
         "GET",
@@ -277,7 +288,8 @@ def test_a_line_is_one_line_of_visible_characters(
     tmp_path_factory: pytest.TempPathFactory, agent: bytes, form: str
 ) -> None:
     class Request:
-        method, uri, minor, code, sent, client = b"GET", agent, 1, 200, 0, "192.0.2.7"
+        method, uri, minor, code, sent = b"GET", agent, 1, 200, 0
+        client = agent.decode("latin-1")  # as the PROXY protocol hands it on
         head = {b"referer": agent, b"user-agent": agent}  # noqa: RUF012  it is not changed
 
         def age(self) -> float:
@@ -293,6 +305,7 @@ def test_a_line_is_one_line_of_visible_characters(
     assert text.endswith("\n")
     assert text[:-1].isprintable() or form == "json"
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text[:-1])
+    assert form == "json" or COMBINED.fullmatch(text[:-1])
 
 
 def test_long_fields_are_cut(combined: Logged) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -571,6 +572,26 @@ def test_what_others_wrote_does_not_command_a_terminal() -> None:
     )
 
 
+def test_json_on_a_terminal_has_its_control_characters_escaped(shell: Shell) -> None:
+    class Screen(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    text = "\x1b]0;a\x07 \x7f \x9b31m \x85 \xa0 \xfc"
+    shell.server.result(shell.server.client.push("bob", text))
+    for words in (("poll", "--after", "oldest"), ("follow", "--after", "oldest", "--count", "1")):
+        screen = Screen()
+        shell.terminal = Terminal(screen)
+        shell.type(*words, "--json", "bob")
+        (line,) = screen.getvalue().splitlines()
+        assert not re.search("[\x00-\x1f\x7f-\x9f]", line.decode())
+        document = msgspec.json.decode(line)
+        assert document.get("messages", [document])[0]["data"] == text
+    shell.terminal = Terminal(shell.out)
+    shell.type("poll", "--json", "bob")
+    assert "\x9b31m" in shell.printed
+
+
 def test_what_is_not_looked_at_is_written_as_it_is(shell: Shell) -> None:
     shell.server.result(shell.server.client.push("bob", "\x1b[31mred"))
     shell.type("poll", "bob")
@@ -733,6 +754,14 @@ def test_of_several_keys_one_is_chosen_by_its_id(signs: Signs, tmp_path: Path) -
     assert Tokens([tmp_path / "key"]).grant(token).push == ("bob",)
 
 
+def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> None:
+    unknown = {"kty": "OKP", "crv": "Ed448", "d": "AA", "x": "AA"}
+    keys = (unknown, jwk_of(PRIVATE["ES256"], use="enc"), jwk_of(PRIVATE["RS256"], alg="PS256"))
+    token = signs(jwks(*keys), "--push", "bob")
+    assert jwt.get_unverified_header(token)["alg"] == "PS256"
+    assert Tokens([tmp_path / "key"]).grant(token).push == ("bob",)
+
+
 @pytest.mark.parametrize(
     ("content", "words", "sentence"),
     [
@@ -743,6 +772,8 @@ def test_of_several_keys_one_is_chosen_by_its_id(signs: Signs, tmp_path: Path) -
         ),
         (jwks(jwk_of(PRIVATE["RS256"].public_key())), (), "key holds public keys only, which check tokens"),
         (b"-----BEGIN CERTIFICATE-----", (), "holds a public key"),
+        (b"".join(public_pem(PRIVATE["ES256"]).splitlines()[1:-1]), (), "it is a key without its PEM lines"),
+        (jwks(jwk_of(PRIVATE["ES256"], use="enc")), (), "its use is not sig."),
         (b"-----BEGIN PRIVATE KEY-----\nnonsense", (), "holds no private key that can be used: "),
         (
             private_pem(PRIVATE["ES256"], BestAvailableEncryption(b"x")),

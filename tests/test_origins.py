@@ -35,6 +35,20 @@ def test_a_loopback_server_answers_to_nobody_else(host: str) -> None:
     Hosts().check(host.encode())
 
 
+def test_a_server_with_names_answers_to_them_on_every_address() -> None:
+    hosts = Hosts(frozenset({"box"}))
+    for host in (b"box:80", b"localhost", None):
+        hosts.check(host)
+    with pytest.raises(Misdirected, match="--host"):
+        hosts.check(b"192.0.2.1")
+
+
+def test_what_is_probed_is_answered_under_every_name_unless_the_server_is_on_loopback() -> None:
+    Hosts(frozenset({"box"})).check(b"192.0.2.1", probed=True)
+    with pytest.raises(Misdirected):
+        Hosts(frozenset({"box"}), loopback_only=True).check(b"192.0.2.1", probed=True)
+
+
 @pytest.mark.parametrize(("host", "name"), [(b"A.B.:80", "a.b"), (b"[::1]:80", "::1"), (b" x ", "x")])
 def test_a_hosts_name_is_what_is_left_without_its_port(host: bytes, name: str) -> None:
     assert host_name(host) == name
@@ -43,6 +57,8 @@ def test_a_hosts_name_is_what_is_left_without_its_port(host: bytes, name: str) -
 def test_addresses_that_never_leave_this_machine_are_loopback() -> None:
     assert is_loopback("127.1.2.3")
     assert is_loopback("::1")
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("::ffff:192.0.2.1")
     assert not is_loopback("0.0.0.0")
     assert not is_loopback("example.com")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -11,11 +12,13 @@ from dataclasses import fields
 
 import pytest
 from twisted.application.service import IService, IServiceMaker
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.plugin import IPlugin, getPlugins
 from twisted.scripts.twistd import ServerOptions
 from zope.interface.verify import verifyObject
 
 from cometd_lite import service
+from cometd_lite.access.origins import Hosts
 from cometd_lite.limits import FILES_RESERVED, Limits
 from cometd_lite.options import mount, one_of
 from cometd_lite.server import Bounds
@@ -173,31 +176,6 @@ def test_an_unknown_option_and_a_surplus_word_are_named():
 
 
 @pytest.mark.parametrize(
-    ("endpoints", "only_local"),
-    [
-        (["tcp:8080:interface=127.0.0.1"], True),
-        (["tcp:8080:interface=127.1.2.3"], True),
-        (["tcp:8080:interface=localhost"], True),
-        (["tcp:port=8080:backlog=100:interface=127.0.0.1"], True),
-        ([r"tcp6:8080:interface=\:\:1"], True),
-        (["unix:/run/comet.sock"], True),
-        (["unix:/run/comet.sock", "tcp:1:interface=127.0.0.1"], True),
-        (["tcp:8080"], False),
-        (["tcp:8080:interface=0.0.0.0"], False),
-        (["tcp:8080:interface=192.168.1.1"], False),
-        ([r"tcp6:8080:interface=\:\:"], False),
-        (["tcp6:8080"], False),
-        (["tcp:1:interface=127.0.0.1", "tcp:2"], False),
-        (["systemd:domain=INET:index=0"], False),
-    ],
-)
-def test_only_a_server_that_only_this_machine_reaches_looks_at_the_host(endpoints, only_local):
-    options = Options()
-    options["listen"] = endpoints
-    assert options.hosts.loopback_only is only_local
-
-
-@pytest.mark.parametrize(
     ("text", "prefix"),
     [("/", ""), ("", ""), ("/comet", "/comet"), ("comet/", "/comet"), ("/a/b/", "/a/b"), ("/~me", "/~me")],
 )
@@ -218,6 +196,14 @@ def test_the_help_keeps_the_lines_of_its_opening_and_names_every_option():
         assert f"--{field.name.replace('_', '-')}" in said
 
 
+def test_key_files_are_found_after_a_daemon_has_left_its_directory(tmp_path, monkeypatch):
+    (tmp_path / "key").write_bytes(b"a secret of at least thirty-two bytes")
+    monkeypatch.chdir(tmp_path)
+    tokens = parsed("--key", "key").tokens
+    monkeypatch.chdir("/")
+    tokens.reload()
+
+
 # -- the service
 
 
@@ -230,6 +216,46 @@ def test_the_service_is_made_of_what_was_asked_for():
     assert made.factory.router.prefix == b"/comet"
     assert made.comet.routes.policy.hosts.named == {"x"}
     assert makeService(parsed()).factory.bounds.body == Limits().max_body
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "only_local"),
+    [
+        (["tcp:0:interface=127.0.0.1"], True),
+        (["tcp:0:interface=127.1.2.3"], True),
+        (["tcp:0:interface=localhost"], True),
+        (["haproxy:tcp:0:interface=127.0.0.1"], True),
+        ([r"tcp6:0:interface=\:\:1"], True),
+        (["unix:{directory}/sock"], True),
+        (["unix:{directory}/sock", "tcp:0:interface=127.0.0.1"], True),
+        (["tcp:0"], False),
+        (["tcp:0:interface=0.0.0.0"], False),
+        ([r"tcp6:0:interface=\:\:"], False),
+        (["tcp:0:interface=127.0.0.1", "tcp:0"], False),
+    ],
+)
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_only_a_server_that_only_this_machine_reaches_is_on_loopback(
+    tmp_path, endpoints, only_local, reuse_port
+):
+    words = [f"--listen={endpoint.format(directory=tmp_path)}" for endpoint in endpoints]
+    made = makeService(parsed("--host", "x", *words, *(["--reuse-port"] if reuse_port else [])))
+    made.privilegedStartService()
+    for port in made.ports:
+        port.stopListening()
+    assert made.comet.routes.policy.hosts == Hosts(frozenset({"x"}), only_local)
+
+
+@pytest.mark.parametrize(("address", "only_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_socket_that_was_handed_over_is_looked_at_where_it_listens(monkeypatch, address, only_local):
+    descriptor = socket.create_server((address, 0)).detach()  # the endpoint closes it
+    endpoint = AdoptedStreamServerEndpoint(service.reactor, descriptor, socket.AF_INET)
+    monkeypatch.setattr(service, "serverFromString", lambda *_: endpoint)
+    made = makeService(parsed())
+    made.privilegedStartService()
+    for port in made.ports:
+        port.stopListening()
+    assert made.comet.routes.policy.hosts.loopback_only is only_local
 
 
 def test_a_program_gives_its_hooks_along():

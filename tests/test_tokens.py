@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,21 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from twisted.logger import capturedLogs, formatEvent
 
+from cometd_lite.access.keys import check_secret
 from cometd_lite.access.tokens import Grant, Tokens, covers
 from cometd_lite.core.recipient import matches
 from cometd_lite.errors import Forbidden, Unauthorized
-from cometd_lite.limits import TOKEN_BYTES, TOKENS_KNOWN
+from cometd_lite.limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
 
 NOW = 1_795_169_758.0
 SECRET = b"a secret of at least thirty-two bytes"
@@ -53,6 +60,10 @@ def jwk(key: Any, **words: str) -> dict[str, Any]:
     kinds = {rsa.RSAPrivateKey: RSAAlgorithm, ec.EllipticCurvePrivateKey: ECAlgorithm}
     kind: Any = next((kind for of, kind in kinds.items() if isinstance(key, of)), OKPAlgorithm)
     return {**kind.to_jwk(key.public_key(), as_dict=True), **words}
+
+
+def jwks(*keys: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({"keys": keys})
 
 
 def part(value: Any) -> str:
@@ -191,7 +202,7 @@ BAD = {
     "nbf of text": by_hand({"alg": "HS256"}, {**CLAIMS, "nbf": "0"}),
     "expired": secret_token({**CLAIMS, "exp": NOW - 1}),
     "expired now": secret_token({**CLAIMS, "exp": NOW}),
-    "not yet valid": secret_token({**CLAIMS, "nbf": NOW + 1}),
+    "not yet valid": secret_token({**CLAIMS, "nbf": NOW + NOT_BEFORE_LEEWAY_SECONDS + 1}),
     "push of text": secret_token({**CLAIMS, "push": "bob"}),
     "push of numbers": secret_token({**CLAIMS, "push": [1]}),
     "poll of an object": secret_token({**CLAIMS, "poll": {"bob": True}}),
@@ -227,11 +238,29 @@ def test_a_key_that_a_token_brings_itself_is_not_believed(make: Make) -> None:
         make(pem(RSA)).grant(jwt.encode(CLAIMS, OTHER_RSA, "RS256", headers=header))
 
 
-def test_the_alg_that_a_jwks_names_does_not_loosen_its_key(make: Make) -> None:
-    tokens = make(msgspec.json.encode({"keys": [jwk(RSA, alg="HS256")]}))
+def test_a_public_key_whose_alg_is_that_of_a_secret_is_not_used(make: Make) -> None:
+    with pytest.raises(ValueError, match="the alg of such a key is RS256 or PS256"):
+        make(jwks(jwk(RSA, alg="HS256")))
+    tokens = make(jwks(jwk(RSA, alg="HS256"), jwk(EC)))
+    for token in (confused(), jwt.encode(CLAIMS, RSA, "RS256")):
+        with pytest.raises(Unauthorized):
+            tokens.grant(token)
+
+
+@pytest.mark.parametrize(("named", "other"), [("RS256", "PS256"), ("PS256", "RS256")])
+def test_a_key_verifies_the_alg_that_it_names_and_no_other(make: Make, named: str, other: str) -> None:
+    tokens = make(jwks(jwk(RSA, alg=named)))
+    assert tokens.grant(jwt.encode(CLAIMS, RSA, named)).push == ("bob",)
     with pytest.raises(Unauthorized):
-        tokens.grant(confused())
-    assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256")).push == ("bob",)
+        tokens.grant(jwt.encode(CLAIMS, RSA, other))
+
+
+@pytest.mark.parametrize("claim", ["sub", "jti"])
+@pytest.mark.parametrize("value", [7, None, True, 1.5, ["alice"], {"id": 7}])
+def test_a_subject_and_an_id_may_be_of_any_type(tokens: Tokens, claim: str, value: Any) -> None:
+    granted = tokens.grant(by_hand({"alg": "HS256"}, {**CLAIMS, claim: value}))
+    assert granted.push == ("bob",)
+    assert granted.subject is None
 
 
 @pytest.mark.parametrize("audience", ["theirs", ["theirs"], [], "", 1, {"a": 1}])
@@ -272,8 +301,9 @@ def test_a_token_that_was_good_expires(tokens: Tokens, wall: Wall) -> None:
         tokens.grant(token)
 
 
-def test_a_token_becomes_valid(tokens: Tokens, wall: Wall) -> None:
-    token = secret_token({**CLAIMS, "nbf": NOW + 10})
+def test_a_token_becomes_valid_ten_seconds_before_its_nbf(tokens: Tokens, wall: Wall) -> None:
+    token = secret_token({**CLAIMS, "nbf": NOW + 20})
+    wall.now = NOW + 9.9
     with pytest.raises(Unauthorized, match="not valid yet"):
         tokens.grant(token)
     wall.now = NOW + 10
@@ -324,6 +354,133 @@ def test_a_file_that_holds_no_key_is_a_sentence(make: Make, content: bytes) -> N
         make(content)
 
 
+def der(key: Any) -> bytes:
+    made: bytes = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return made
+
+
+def ssh(key: Any) -> bytes:
+    made: bytes = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return made
+
+
+def certificate(encoding: Encoding) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "comet.example")])
+    moment = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, RSA.public_key(), 1, moment, moment)
+    return builder.sign(RSA, hashes.SHA256()).public_bytes(encoding)
+
+
+PKCS1 = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+P384 = ec.generate_private_key(ec.SECP384R1())
+SMALL_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+LINES = b"-----BEGIN PUBLIC KEY-----"
+
+NO_SECRETS = {
+    "bare base64, as Keycloak shows it": (base64.b64encode(der(RSA)), LINES),
+    "bare base64 in lines": (base64.encodebytes(der(RSA)), LINES),
+    "base64url without padding": (base64.urlsafe_b64encode(der(RSA)).rstrip(b"="), LINES),
+    "bare base64 in quotes": (b'"%b"' % base64.b64encode(der(RSA)), LINES),
+    "bare base64 with a word before it": (b"key: " + base64.b64encode(der(RSA)), LINES),
+    "bare base64 that was cut": (base64.b64encode(der(RSA))[:200], LINES),
+    "bare base64, EC": (base64.b64encode(der(EC)), LINES),
+    "bare base64, P-384": (base64.b64encode(der(P384)), LINES),
+    "bare base64, Ed25519": (base64.b64encode(der(ED)), LINES),
+    "bare base64, PKCS #1": (base64.b64encode(PKCS1), LINES),
+    "hexadecimal": (der(EC).hex().encode(), LINES),
+    "DER": (der(RSA), LINES),
+    "a PEM certificate": (certificate(Encoding.PEM), b"openssl x509 -pubkey"),
+    "a DER certificate": (certificate(Encoding.DER), b"openssl x509 -pubkey"),
+    "a certificate in base64": (base64.b64encode(certificate(Encoding.DER)), b"openssl x509 -pubkey"),
+    "an ssh key": (ssh(RSA) + b" me@host", b"ssh-keygen -e -m PKCS8"),
+    "an ssh key, Ed25519": (ssh(ED), b"ssh-keygen -e -m PKCS8"),
+    "an ssh key with options": (b'from="10.0.0.1" ' + ssh(EC), b"ssh-keygen -e -m PKCS8"),
+    "an ssh key without its kind": (ssh(RSA).split()[1], b"ssh-keygen -e -m PKCS8"),
+    "a list of JWKs": (msgspec.json.encode([jwk(RSA)]), b'{"keys": [...]}'),
+    "a JWK in base64": (base64.b64encode(msgspec.json.encode(jwk(RSA))), b'{"keys": [...]}'),
+    "a JWK after a mark of its encoding": (b"\xef\xbb\xbf" + msgspec.json.encode(jwk(RSA)), b'{"keys"'),
+    "PEM in base64": (base64.b64encode(pem(RSA)), b"looks like PEM"),
+    "PEM in UTF-16": (pem(RSA).decode().encode("utf-16"), b"looks like PEM"),
+    "PEM without its first line": (pem(RSA).partition(b"\n")[2], b"PEM"),
+    "PEM of two keys": (pem(RSA) + pem(EC), b"a file of its own"),
+    "a URL": (b"https://login.example/realms/us/protocol/openid-connect/certs", b"URL"),
+    "a public key as the secret of a JWK": (jwks({"kty": "oct", "k": part(der(RSA))}), LINES),
+}
+
+
+@pytest.mark.parametrize(("content", "right"), NO_SECRETS.values(), ids=NO_SECRETS.keys())
+def test_what_looks_like_a_public_key_is_no_secret(make: Make, content: bytes, right: bytes) -> None:
+    with pytest.raises(ValueError, match=re.escape(right.decode())):
+        make(content)
+
+
+def test_a_pem_key_may_have_lines_of_comment_before_it(make: Make) -> None:
+    tokens = make(b"# The key of login.example\nBag Attributes\n\n" + pem(RSA))
+    assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256")).push == ("bob",)
+
+
+@given(st.binary(min_size=33, max_size=200))
+def test_random_secrets_are_taken_raw_in_base64_and_in_hexadecimal(secret: bytes) -> None:
+    for content in (b"k" + secret, base64.b64encode(secret), secret.hex().encode()):
+        check_secret(content)
+
+
+def test_an_rsa_key_of_fewer_than_2048_bits_is_refused(make: Make) -> None:
+    for content in (pem(SMALL_RSA), jwks(jwk(SMALL_RSA))):
+        with pytest.raises(ValueError, match="at least 2,048 bits"):
+            make(content)
+
+
+PASSED_OVER: dict[str, dict[str, Any]] = {
+    "P-384": jwk(P384),
+    "Ed448": {"kty": "OKP", "crv": "Ed448", "x": "AA"},
+    "X25519": {"kty": "OKP", "crv": "X25519", "x": "AA"},
+    "an unknown kind": {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+    "a curve of no text": {"kty": "OKP", "crv": ["Ed25519"]},
+    "no n": {"kty": "RSA", "e": "AQAB"},
+    "n of no text": {"kty": "RSA", "e": "AQAB", "n": 7},
+    "a point beside the curve": {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+    "for encryption": jwk(OTHER_RSA, use="enc"),
+    "for wrapping": {**jwk(OTHER_RSA), "key_ops": ["wrapKey"]},
+    "key_ops of no list": {**jwk(OTHER_RSA), "key_ops": "verify"},
+    "an unknown alg": jwk(OTHER_RSA, alg="RSA-OAEP"),
+    "an alg of no text": {**jwk(OTHER_RSA), "alg": ["RS256"]},
+    "a kid of no text": {**jwk(OTHER_RSA), "kid": ["a"]},
+    "a short RSA key": jwk(SMALL_RSA),
+    "a short secret": {"kty": "oct", "k": part(b"short")},
+}
+
+
+@pytest.mark.parametrize("key", PASSED_OVER.values(), ids=PASSED_OVER.keys())
+def test_a_key_that_cannot_be_used_is_passed_over_and_told_of(make: Make, key: dict[str, Any]) -> None:
+    with capturedLogs() as told:
+        tokens = make(jwks(key, jwk(RSA, kid="good")))
+    assert [event["log_level"].name for event in told] == ["warn"]
+    assert "key 1" in formatEvent(told[0])
+    assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256", headers={"kid": "good"})).push == ("bob",)
+    with pytest.raises(Unauthorized):
+        tokens.grant(jwt.encode(CLAIMS, OTHER_RSA, "RS256"))
+    with pytest.raises(ValueError, match="key 1"):
+        make(jwks(key))
+
+
+def test_where_no_key_of_a_new_file_can_be_used_the_keys_stay(make: Make, tmp_path: Path) -> None:
+    tokens = make(jwks(jwk(RSA)))
+    (tmp_path / "key0").write_bytes(jwks(*PASSED_OVER.values()))
+    with pytest.raises(ValueError, match="key0 holds no key that can be used"):
+        tokens.reload()
+    assert tokens.grant(jwt.encode(CLAIMS, RSA, "RS256")).push == ("bob",)
+
+
+def test_an_unknown_key_beside_it_keeps_no_removed_key_alive(make: Make, tmp_path: Path) -> None:
+    tokens = make(jwks(jwk(RSA)))
+    (tmp_path / "key0").write_bytes(jwks(PASSED_OVER["P-384"], jwk(EC)))
+    tokens.reload()
+    with pytest.raises(Unauthorized):
+        tokens.grant(jwt.encode(CLAIMS, RSA, "RS256"))
+    assert tokens.grant(jwt.encode(CLAIMS, EC, "ES256")).push == ("bob",)
+
+
 @pytest.mark.parametrize("algorithm", PRIVATE)
 def test_of_a_private_key_in_a_jwks_the_public_part_is_used(make: Make, algorithm: str) -> None:
     key = PRIVATE[algorithm]
@@ -346,6 +503,17 @@ def test_a_short_secret_in_a_jwks_is_refused_as_one_in_a_file_is(make: Make) -> 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No such file"):
         Tokens([tmp_path / "nowhere"])
+
+
+def test_where_a_file_is_gone_the_keys_stay_and_a_sentence_says_what_is_needed(
+    make: Make, tmp_path: Path
+) -> None:
+    tokens = make(SECRET, pem(RSA))
+    (tmp_path / "key1").unlink()
+    with pytest.raises(ValueError, match=r"key1 cannot be read \(No such file .*must be able to read it"):
+        tokens.reload()
+    for token in (secret_token(), jwt.encode(CLAIMS, RSA, "RS256")):
+        assert tokens.grant(token).push == ("bob",)
 
 
 def test_keys_are_read_again(make: Make, tmp_path: Path) -> None:

@@ -11,21 +11,28 @@ from ..errors import ForbiddenOrigin, Misdirected
 
 @dataclass(frozen=True)
 class Hosts:
-    """The names that a server listening on loopback only answers to: its own, and those in ``named``.
+    """The names that a server answers to: those that mean its own machine, and those in ``named``.
 
-    With ``loopback_only`` false every name is answered to.
+    A server that is not ``loopback_only`` and has no names answers to every name.
     """
 
     named: frozenset[str] = frozenset()
     loopback_only: bool = False
 
-    def check(self, host: bytes | None) -> None:
-        """Raise ``Misdirected`` where ``host``, the value of the Host header, is somebody else's."""
-        if self.loopback_only and host is not None and not self._answers_to(host):
+    def check(self, host: bytes | None, *, probed: bool = False) -> None:
+        """Raise ``Misdirected`` where ``host``, the value of the Host header, is somebody else's.
+
+        What is ``probed`` is asked for by address: so only a server on loopback is strict there.
+        """
+        enforced = self.loopback_only or (bool(self.named) and not probed)
+        if not enforced or host is None or self._answers_to(host):
+            return
+        if self.loopback_only:
             raise Misdirected(
                 "This server listens on this machine only and does not answer to that Host; "
                 "use localhost, or start it with --host."
             )
+        raise Misdirected("This server does not answer to that Host, but to those given by --host.")
 
     def _answers_to(self, host: bytes) -> bool:
         name = host_name(host)
@@ -74,6 +81,7 @@ def is_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ip_address(name).is_loopback
+        found = ip_address(name)
     except ValueError:
         return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -99,9 +99,22 @@ class Policy:
 
     # -- by Host and Origin
 
-    def admit(self, exchange: Asker, host: bytes | None, origin: bytes | None, *, changes: bool) -> None:
-        """Raise the refusal of a request whose Host or Origin may not come in, or may not change anything."""
-        if host != self._host:
+    def admit(
+        self,
+        exchange: Asker,
+        host: bytes | None,
+        origin: bytes | None,
+        *,
+        changes: bool,
+        probed: bool = False,
+    ) -> None:
+        """Raise the refusal of a request whose Host or Origin may not come in, or may not change anything.
+
+        What is ``probed`` may be asked for by address.
+        """
+        if probed:
+            self.hosts.check(host, probed=True)
+        elif host != self._host:
             self.hosts.check(host)
             self._host = host
         if changes and origin is not None:

@@ -13,29 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import PyJWK
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-from jwt.utils import base64url_encode
 
 from ..errors import Forbidden, TokenExpired, Unauthorized
-from ..jsontext import parse
-from ..limits import SECRET_BYTES, TOKEN_BYTES, TOKENS_KNOWN
+from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
+from .keys import read_keys
 from .quotas import Client
-
-_JWK_ALGORITHMS: dict[tuple[str, str | None], str] = {
-    ("oct", None): "HS256",
-    ("RSA", None): "RS256",
-    ("EC", "P-256"): "ES256",
-    ("OKP", "Ed25519"): "EdDSA",
-}
-"""The algorithm that each kind of key fixes, whatever its ``alg`` or the token says (RFC 8725 §3.1)."""
-
-_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "key_ops"})
-"""What makes a JSON Web Key a private one (RFC 7518 §6.2.2, §6.3.2), and what only such a key may do."""
 
 _LATEST = 1e11
 """Seconds since 1970, in the year 5138; a time in milliseconds lies beyond it, and is a mistake."""
@@ -97,7 +80,8 @@ class Tokens:
     """Checks JSON Web Tokens (RFC 7519) against keys read from files; each key fixes its own algorithm.
 
     A file holds a secret of 32 bytes or more (HS256), a PEM public key (RS256, ES256 or EdDSA, by its
-    kind), or a JWKS. Where an ``audience`` is given, tokens must be meant for it (RFC 8725 §3.9).
+    kind), or a JWKS, whose RSA keys may also be for PS256. Where an ``audience`` is given, tokens must be
+    meant for it (RFC 8725 §3.9).
     Raises ``ValueError`` with a sentence for a file that is none of these.
     """
 
@@ -113,7 +97,7 @@ class Tokens:
 
     def reload(self) -> None:
         """Read the key files again; where one is wrong, raise ``ValueError`` and keep the keys there were."""
-        self._keys = [key for file in self._files for key in _read_keys(file)]
+        self._keys = [key for file in self._files for key in read_keys(file)]
         self._known.clear()
 
     def grant(self, token: str) -> Grant:
@@ -144,7 +128,13 @@ class Tokens:
                         key,
                         algorithms=[key.algorithm_name],
                         audience=self._audience,
-                        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+                        options={
+                            "verify_exp": False,  # the times are checked by ``_granted``
+                            "verify_nbf": False,
+                            "verify_iat": False,
+                            "verify_sub": False,  # they may be of any JSON type
+                            "verify_jti": False,
+                        },
                     )
                 except jwt.InvalidSignatureError:
                     continue
@@ -158,7 +148,7 @@ class Tokens:
         for moment in (expires_at, not_before):
             if moment is not None and not _is_moment(moment):
                 raise Unauthorized("The token's exp and nbf are numbers of seconds.")
-        if not_before is not None and not_before > self._wall():
+        if not_before is not None and not_before > self._wall() + NOT_BEFORE_LEEWAY_SECONDS:
             raise Unauthorized("The token is not valid yet.")
         covered: dict[str, Any] = {}
         for action in ("push", "poll", "manage"):
@@ -173,60 +163,3 @@ class Tokens:
 def _is_moment(value: Any) -> bool:
     """Whether a claim is a time to reckon with; Python's JSON knows NaN, and numbers without end."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST
-
-
-def _read_keys(file: Path) -> list[PyJWK]:
-    """Return the keys that a file holds."""
-    try:
-        content = file.read_bytes().strip()
-    except OSError as error:
-        raise ValueError(f"the key file {file} cannot be read: {error.strerror}") from None
-    try:
-        if content.startswith(b"-----BEGIN"):
-            return [_pem_key(content)]
-        if content.startswith(b"{"):
-            keys = [PyJWK(public(key), algorithm_of(key)) for key in read_jwks(content)]
-        else:
-            keys = [PyJWK({"kty": "oct", "k": base64url_encode(content).decode()}, "HS256")]
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"the key file {file} holds no key that can be used: {error}") from None
-    if any(key.algorithm_name == "HS256" and len(key.key) < SECRET_BYTES for key in keys):
-        raise ValueError(f"a secret in {file} has less than {SECRET_BYTES} bytes (RFC 7518 §3.2)")
-    return keys
-
-
-def public(key: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON Web Key without its private part, with which nothing here is to be done."""
-    if key.get("kty") == "oct":
-        return key
-    return {name: value for name, value in key.items() if name not in _PRIVATE}
-
-
-def algorithm_of(key: dict[str, Any]) -> str:
-    """Return the algorithm that a JSON Web Key fixes. Raises ``ValueError`` for a key of no known kind."""
-    kind = (str(key.get("kty")), key.get("crv"))
-    if kind not in _JWK_ALGORITHMS:
-        raise ValueError("a key is oct, RSA, EC on P-256, or OKP on Ed25519")
-    return _JWK_ALGORITHMS[kind]
-
-
-def _pem_key(content: bytes) -> PyJWK:
-    if b"PRIVATE KEY" in content.partition(b"\n")[0]:
-        raise ValueError("it is a private key, and a server needs the public one (openssl pkey -pubout)")
-    key = load_pem_public_key(content)
-    if isinstance(key, RSAPublicKey):
-        return PyJWK(RSAAlgorithm.to_jwk(key, as_dict=True), "RS256")
-    if isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
-        return PyJWK(ECAlgorithm.to_jwk(key, as_dict=True), "ES256")
-    if isinstance(key, Ed25519PublicKey):
-        return PyJWK(OKPAlgorithm.to_jwk(key, as_dict=True), "EdDSA")
-    raise ValueError("a public key is RSA, on the curve P-256, or Ed25519")
-
-
-def read_jwks(content: bytes) -> list[dict[str, Any]]:
-    """Return the keys of a JWKS (RFC 7517 §5), or a single key as one. Raises ``ValueError``."""
-    document = parse(content)
-    keys = document.get("keys", [document])
-    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-        raise ValueError("a JWKS has a list of keys")
-    return keys

@@ -48,7 +48,7 @@ async def poll(arguments: argparse.Namespace, client: Client, terminal: Terminal
     else:
         batch = await client.poll(arguments.names, _cursor(arguments.after), **words)
     if arguments.json:
-        terminal.write(batch.json + b"\n")
+        terminal.write(terminal.json_line(batch.json))
     else:
         if batch.gap:
             terminal.say("Messages before these are lost: the server no longer keeps them.")
@@ -78,7 +78,7 @@ async def listen(arguments: argparse.Namespace, client: Client, terminal: Termin
 
     def tell(listener: Listener) -> None:
         if arguments.json:
-            terminal.write(dumps({"listener": listener.id}) + b"\n")
+            terminal.write(terminal.json_line(dumps({"listener": listener.id})))
         terminal.say(f"Listening as {listener.id}")
 
     listener: Listener = await client.register(arguments.names, ttl=arguments.ttl)
@@ -180,7 +180,7 @@ async def _server(arguments: argparse.Namespace, client: Client, terminal: Termi
     except CometError:
         gauges = {}  # turned off, or for others
     if arguments.json:
-        return dumps({"url": client.url, **health, **gauges}) + b"\n"
+        return terminal.json_line(dumps({"url": client.url, **health, **gauges}))
     lines = [f"{client.url}  {terminal.green('takes requests')}"]
     for name, words in (
         ("parked", "readers waiting"),
@@ -223,7 +223,7 @@ def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Term
             "last_seen": seen,
             "online": presence.online,
         }
-        return dumps(said) + b"\n"
+        return terminal.json_line(dumps(said))
     online = terminal.green("online") if presence.online else terminal.dim("offline")
     place = "" if presence.newest is None else f", newest {presence.newest}"
     last = "" if seen is None or presence.waiting else f", last seen {seen}"

@@ -100,7 +100,7 @@ class Pusher:
             # The server is there; from here on it is waited for, and so does whoever writes into our pipe.
             self._patience = float("inf")
         if arguments.receipt:
-            self._terminal.write(receipt.json + b"\n")
+            self._terminal.write(self._terminal.json_line(receipt.json))
 
     async def push_lines(self, source: Source) -> int:
         """Push each line that comes, in order; a line that cannot be a message is told of, and left out."""

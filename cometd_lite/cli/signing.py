@@ -21,13 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 
-from ..access.tokens import algorithm_of, read_jwks
-from ..limits import SECRET_BYTES, TOKEN_BYTES
+from ..access.keys import algorithm_of, check_secret, check_use, pem_of, read_jwks
+from ..limits import RSA_BITS, SECRET_BYTES, TOKEN_BYTES
 from . import status
 
 ACTIONS = ("push", "poll", "manage")
-RSA_BITS = 2048
-"""An RSA key at the least (RFC 7518 §3.3)."""
 
 
 class SigningKey(NamedTuple):
@@ -90,8 +88,14 @@ def _read(file: Path) -> list[SigningKey]:
         content = file.read_bytes().strip()
     except OSError as error:
         raise ValueError(f"The key file {file} cannot be read: {error.strerror}.") from None
-    if content.startswith(b"-----BEGIN"):
-        keys = [_from_pem(content, file)]
+    try:
+        pem = pem_of(content)
+        if pem is None and not content.startswith(b"{"):
+            check_secret(content)
+    except ValueError as error:
+        raise ValueError(f"{file} holds no key that can be used: {error}.") from None
+    if pem is not None:
+        keys = [_from_pem(pem, file)]
     elif content.startswith(b"{"):
         keys = _from_jwks(content, file)
     else:
@@ -126,14 +130,24 @@ def _from_pem(content: bytes, file: Path) -> SigningKey:
 
 
 def _from_jwks(content: bytes, file: Path) -> list[SigningKey]:
+    """Return the keys of a JWKS that can sign; the others are passed over (RFC 7517 §5)."""
+    keys: list[SigningKey] = []
+    reason: Exception | None = None
     try:
         listed = read_jwks(content)
-        private = [key for key in listed if key.get("kty") == "oct" or "d" in key]
-        keys = [(PyJWK(key, algorithm_of(key)), key.get("kid")) for key in private]
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"The key file {file} holds no key that can be used: {error}.") from None
-    if not keys:
-        raise ValueError(
-            f"{file} holds public keys only, which check tokens; it takes a private one to sign."
-        )
-    return [SigningKey(kid, key.algorithm_name, key.key) for key, kid in keys]
+    private = [key for key in listed if key.get("kty") == "oct" or "d" in key]
+    for key in private:
+        try:
+            check_use(key, "sign")
+            loaded = PyJWK(key, algorithm_of(key))
+        except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError) as error:
+            reason = error
+        else:
+            keys.append(SigningKey(key.get("kid"), loaded.algorithm_name, loaded.key))
+    if keys:
+        return keys
+    if reason is not None:
+        raise ValueError(f"The key file {file} holds no key that can be used: {reason}.")
+    raise ValueError(f"{file} holds public keys only, which check tokens; it takes a private one to sign.")

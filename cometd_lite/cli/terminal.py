@@ -29,6 +29,8 @@ READ_BYTES = 64 * 1024
 """One read; a pipe holds as much."""
 
 _COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_C1 = re.compile(r"[\x7f-\x9f]")
+"""The control characters that JSON allows in a string as they are."""
 _RED, _GREEN, _DIM, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
@@ -45,12 +47,19 @@ class Terminal:
         self._out.write(data)
         self._out.flush()
 
+    def json_line(self, document: bytes) -> bytes:
+        """Return a JSON text as a line; for a terminal with its C1 control characters escaped."""
+        if self.looked_at:
+            document = _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", document.decode()).encode()
+        return document.removesuffix(b"\n") + b"\n"
+
     def show(self, message: Message, *, json: bool = False) -> None:
         """Write a message on a line: its text, its JSON, or its bytes; with ``json`` the whole of it."""
         content = message.content
         if json:
-            line = message.json
-        elif content.form == "octets" and self.looked_at:
+            self.write(self.json_line(message.json))
+            return
+        if content.form == "octets" and self.looked_at:
             line = f"({len(content.body):,} bytes of {harmless(content.type)})".encode()
         else:
             line = content.data() if content.form == "json" else content.body

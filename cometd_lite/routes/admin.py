@@ -29,7 +29,7 @@ async def delete(routes: Served, exchange: Exchange, name: str) -> Response:
     return Response(204, responses.COMMON)
 
 
-@route("/healthz", "GET")
+@route("/healthz", "GET", probed=True)
 def health(routes: Served, exchange: Exchange) -> Response:
     """Say whether this server takes requests: 200, or 503 while it stops."""
     hub = routes.hub
@@ -46,7 +46,7 @@ def health(routes: Served, exchange: Exchange) -> Response:
     return Response(200, responses.JSON, body)
 
 
-@route("/metrics", "GET")
+@route("/metrics", "GET", probed=True)
 def metrics(routes: Served, exchange: Exchange) -> Response:
     """Show what is counted, as Prometheus reads it, or as OpenMetrics where that is accepted."""
     if not routes.show_metrics:

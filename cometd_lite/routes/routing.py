@@ -74,6 +74,7 @@ class _Declared(NamedTuple):
 
     handler: Callable[..., Answer]
     changes: bool
+    probed: bool
     max_body: Callable[[Limits], int]
     refusal: Refusal
 
@@ -90,17 +91,19 @@ def route(
     rule: str,
     *methods: str,
     changes: bool = False,
+    probed: bool = False,
     max_body: Callable[[Limits], int] = _max_body,
     refusal: Refusal = responses.problem,
 ) -> Callable[[T], T]:
-    """Declare a handler: its rule, its methods, and whether it ``changes`` something.
+    """Declare a handler: its rule, its methods, and whether it ``changes`` something or is ``probed``.
 
-    A route that changes something is closed to web pages of foreign origins. ``max_body`` returns the bytes
-    that a body may have, and ``refusal`` makes the responses to refused requests.
+    A route that changes something is closed to web pages of foreign origins. Probes ask by address.
+    ``max_body`` returns the bytes that a body may have, and ``refusal`` makes the responses to refused
+    requests.
     """
 
     def declare(handler: T) -> T:
-        declared = _Declared(_as_plain(handler), changes, max_body, refusal)
+        declared = _Declared(_as_plain(handler), changes, probed, max_body, refusal)
         name = f"{'+'.join(methods)} {rule}"
         _declared[name] = declared
 
@@ -197,7 +200,9 @@ class Served:
         """
         try:
             given = fields(exchange)
-            self.policy.admit(exchange, given.host, given.origin, changes=declared.changes)
+            self.policy.admit(
+                exchange, given.host, given.origin, changes=declared.changes, probed=declared.probed
+            )
             answer = declared.handler(self, exchange, **names)
         except CometError as error:
             self.respond(self.problem(error, declared.refusal), exchange)

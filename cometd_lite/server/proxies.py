@@ -164,4 +164,6 @@ def _address(node: str) -> str | None:
         found = ip_address(node if match is None else match[1] or match[2])
     except ValueError:
         return None
+    if getattr(found, "scope_id", None) is not None:
+        return None  # RFC 7239 has no zones, and Python takes any characters for one
     return str(getattr(found, "ipv4_mapped", None) or found)

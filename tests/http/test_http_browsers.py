@@ -263,6 +263,17 @@ def test_a_server_on_loopback_answers_to_nobody_elses_name(serve, host):
     assert server.get("/recipients/bob").json["queued"] == 0
 
 
+def test_a_server_with_names_answers_to_probes_by_address_and_to_nothing_else(serve):
+    server = serve(hosts=Hosts(frozenset({"comet.example"})))
+    address = {"Host": "192.0.2.1:8080"}
+    for target, status in (("/healthz", 200), ("/metrics", 200), ("/poll/bob?wait=0", 421), ("/", 421)):
+        assert server.get(target, address).status == status
+        assert server.get(target, {"Host": "comet.example"}).status == 200
+    assert server.ask("POST", "/push/bob", "x", address).status == 421
+    assert server.get("/healthz", address).status == 200
+    assert server.get("/poll/bob?wait=0", address).status == 421
+
+
 def test_a_server_that_others_can_reach_answers_to_every_name(serve):
     server = serve(hosts=Hosts())
     assert server.get("/healthz", {"Host": "comet.example"}).status == 200

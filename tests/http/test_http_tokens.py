@@ -109,6 +109,12 @@ def test_whose_token_does_not_hold_is_told_so_and_nothing_about_the_body(server,
     assert kind(server.ask("POST", "/push/bob", "{", JSON | half)) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("claims", [{"sub": 7}, {"sub": None}, {"jti": 7}, {"nbf": STARTED + 9}])
+def test_a_token_with_a_number_as_subject_or_a_fast_clock_is_a_good_one(server, claims):
+    signed = jwt.api_jws.encode(msgspec.json.encode({"poll": ["bob"], **claims}), SECRET, "HS256")
+    assert server.get("/poll/bob?wait=0", {"Authorization": f"Bearer {signed}"}).status == 200
+
+
 @pytest.mark.parametrize("target", ["/healthz", "/metrics", "/openapi.json", "/", "/client.js"])
 def test_what_carries_no_messages_asks_for_no_token(server, target):
     assert server.get(target).status == 200

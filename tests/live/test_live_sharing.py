@@ -48,6 +48,14 @@ def test_two_processes_share_a_socket_of_systemds(tmp_path):
         assert second.stop() == 0
 
 
+def test_behind_a_socket_of_systemds_on_loopback_the_host_is_looked_at(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        program = activated(tmp_path, listening, "--host", "comet.example")
+        for host, status in (("localhost", 200), ("comet.example", 200), ("evil.example", 421)):
+            assert program.get("/poll/bob?wait=0", Host=host).status == status
+        assert program.stop() == 0
+
+
 def test_a_restart_with_a_socket_of_systemds_loses_no_connection(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         store = ("--store", "sqlite:comet.db")

@@ -51,6 +51,7 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 PACKAGE = "cometd_lite"
 
 MODULES = (
+    "access/keys.py",
     "access/origins.py",
     "access/quotas.py",
     "access/tokens.py",
