@@ -516,6 +516,19 @@ def test_what_was_not_confirmed_is_sent_again(server: Server) -> None:
     assert client.hold()
 
 
+@pytest.mark.parametrize(
+    "ext", [{}, {"other": 1}, {"ack": "x"}, {"ack": True}, {"ack": 0, "other": 1}, 5, None]
+)
+def test_a_connect_that_confirms_nothing_is_held_and_told_again(server: Server, ext: Any) -> None:
+    client = server.client("/a", ext={"ack": True})
+    server.push("a", 1)
+    assert client.connect().events == [("/a", 1)]
+    again = client.connect(ext=ext)
+    assert again.events == [("/a", 1)]
+    client.took(again)
+    assert client.hold()
+
+
 def test_a_hundred_forced_disconnects_lose_nothing_and_deliver_nothing_twice(server: Server) -> None:
     client = server.client("/a", "/b/*", ext={"ack": True})
     got: list[Any] = []
@@ -589,6 +602,16 @@ def test_a_service_may_answer_later(server: Server) -> None:
     assert client.publish("/service/slow") == [{"channel": "/service/slow", "successful": True, "id": "3"}]
     later.callback("done")
     assert held.events == [("/service/slow", "done")]
+
+
+def test_a_service_may_have_nothing_to_say_then_either(server: Server) -> None:
+    later: Deferred[Any] = Deferred()
+    server.bayeux.service("/service/slow", lambda _: later)
+    client = server.client()
+    held = client.hold()
+    client.publish("/service/slow")
+    later.callback(None)
+    assert held.held
 
 
 def test_a_service_may_be_a_coroutine(server: Server) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, Limits
+from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, POLL_MESSAGES_MOST, Limits
 
 
 @pytest.fixture
@@ -103,6 +103,18 @@ def test_a_client_that_does_not_keep_up_is_told_later(server: Server) -> None:
     wire.congested = False
     wire.talk.drained()
     assert [data for _, data in events(wire.received())] == [0, 1, 2, 3, 4]
+    assert client.ack is None
+
+
+def test_a_backlog_of_any_length_is_told_once_the_client_keeps_up(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=10_000, capacity_bytes=10**8))
+    client, wire = speak(server, "/a")
+    wire.congested = True
+    for number in range(2 * POLL_MESSAGES_MOST + 10):
+        server.push("a", number)
+    wire.congested = False
+    wire.talk.drained()
+    assert [data for _, data in events(wire.received())] == list(range(2 * POLL_MESSAGES_MOST + 10))
     assert client.ack is None
 
 

@@ -186,8 +186,10 @@ def test_a_listener_that_was_changed_or_ended_is_so_everywhere(cluster: Cluster)
     cluster.ask(here.change(listener, ("eve",)))
     assert cluster.ask(there.get(listener.id)).recipients == ("eve",)
     cluster.ask(there.end(cluster.ask(there.get(listener.id))))
-    with pytest.raises(ListenerGone):
-        cluster.ask(here.get(listener.id))
+    for id_ in (listener.id, "~" + "0" * 40):
+        with pytest.raises(ListenerGone):
+            cluster.ask(here.get(id_))
+    assert (len(here), len(there)) == (0, 0)
 
 
 def test_a_listener_that_polls_elsewhere_is_not_forgotten_where_it_was_registered(cluster: Cluster) -> None:
