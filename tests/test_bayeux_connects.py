@@ -431,6 +431,21 @@ def test_further_clients_of_a_browser_are_not_held_but_poll(server: Server) -> N
     server.push("a", 2)
 
 
+def test_however_often_a_client_was_held_its_browsers_others_are_not_held_beside_it(server: Server) -> None:
+    first = server.client("/a")
+    second = Client(server)
+    second.cookie = first.cookie
+    second.shake_hands()
+    second.connect()
+    for number in range(3):
+        held = first.hold()
+        assert second.connect().reply["advice"]["multiple-clients"] is True
+        server.push("a", number)
+        assert held.events == [("/a", number)]
+    first.hold().lose()
+    assert second.hold()
+
+
 def test_a_client_that_is_alone_again_is_told_so(server: Server) -> None:
     first = server.client("/a")
     second = Client(server)
