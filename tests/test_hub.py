@@ -595,16 +595,6 @@ def test_a_recipient_is_described(here: Here) -> None:
     assert (standing.waiting, standing.online, standing.last_seen) == (0, False, WALL - 60)
 
 
-def test_a_poll_that_cannot_be_held_because_the_server_stops_ends_as_one_that_was(clock: Clock) -> None:
-    here = Here(clock, Limits(max_parked=1), slow=True)
-    held, other = here.poll("bob"), here.poll("bob")
-    here.hub.stop()
-    here.store.settle()
-    assert not held.value.messages
-    assert not other.value.messages
-    here.assert_quiet()
-
-
 def test_a_poll_that_a_store_answers_later_is_held_for_its_time_however_short_and_is_seen(slow: Here) -> None:
     short, none = slow.poll("bob", wait=0.5), slow.poll("eve", wait=0.0)
     slow.store.settle()
