@@ -86,14 +86,14 @@ class Asked:
         self.media_type = media_type
         self.is_secure = secure
         self.was_disconnected = gone
-        self._fields = {b"cookie": cookie}
+        self.fields = {b"cookie": cookie}
 
     @property
     def head(self) -> Asked:
         return self
 
     def get(self, name: bytes) -> bytes | None:
-        return self._fields[name]
+        return self.fields[name]
 
 
 def post(

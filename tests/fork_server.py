@@ -48,8 +48,8 @@ class Process:
     def __init__(self, args: Sequence[str], status: socket.socket) -> None:
         self.args = args
         self.returncode: int | None = None
-        self._status = status
-        self.pid = self._read(None)
+        self.status = status
+        self.pid = self.read(None)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -63,8 +63,8 @@ class Process:
         Raises ``subprocess.TimeoutExpired``.
         """
         if self.returncode is None:
-            self.returncode = self._read(timeout)
-            self._status.close()
+            self.returncode = self.read(timeout)
+            self.status.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -77,10 +77,10 @@ class Process:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _read(self, timeout: float | None) -> int:
-        self._status.settimeout(timeout)
+    def read(self, timeout: float | None) -> int:
+        self.status.settimeout(timeout)
         try:
-            data = self._status.recv(NUMBER.size)
+            data = self.status.recv(NUMBER.size)
         except (TimeoutError, BlockingIOError):
             assert timeout is not None
             raise subprocess.TimeoutExpired(self.args, timeout) from None
@@ -93,27 +93,27 @@ class _ForkServer:
     """The fork server as the tests see it."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        self.socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-u", __file__, str(theirs.fileno())],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        atexit.register(self._stop)
+        atexit.register(self.stop)
 
     def start(self, request: dict[str, Any], files: Sequence[int]) -> Process:
         ours, theirs = socket.socketpair()
         with theirs:
             data = json.dumps(request).encode() + b"\n"
-            sent = socket.send_fds(self._socket, [data], [theirs.fileno(), *files])
-            self._socket.sendall(data[sent:])
+            sent = socket.send_fds(self.socket, [data], [theirs.fileno(), *files])
+            self.socket.sendall(data[sent:])
         return Process(request["argv"], ours)
 
-    def _stop(self) -> None:
-        self._socket.close()
-        self._process.wait()
+    def stop(self) -> None:
+        self.socket.close()
+        self.process.wait()
 
 
 @cache

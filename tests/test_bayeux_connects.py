@@ -431,6 +431,21 @@ def test_further_clients_of_a_browser_are_not_held_but_poll(server: Server) -> N
     server.push("a", 2)
 
 
+def test_however_often_a_client_was_held_its_browsers_others_are_not_held_beside_it(server: Server) -> None:
+    first = server.client("/a")
+    second = Client(server)
+    second.cookie = first.cookie
+    second.shake_hands()
+    second.connect()
+    for number in range(3):
+        held = first.hold()
+        assert second.connect().reply["advice"]["multiple-clients"] is True
+        server.push("a", number)
+        assert held.events == [("/a", number)]
+    first.hold().lose()
+    assert second.hold()
+
+
 def test_a_client_that_is_alone_again_is_told_so(server: Server) -> None:
     first = server.client("/a")
     second = Client(server)
@@ -516,6 +531,19 @@ def test_what_was_not_confirmed_is_sent_again(server: Server) -> None:
     assert client.hold()
 
 
+@pytest.mark.parametrize(
+    "ext", [{}, {"other": 1}, {"ack": "x"}, {"ack": True}, {"ack": 0, "other": 1}, 5, None]
+)
+def test_a_connect_that_confirms_nothing_is_held_and_told_again(server: Server, ext: Any) -> None:
+    client = server.client("/a", ext={"ack": True})
+    server.push("a", 1)
+    assert client.connect().events == [("/a", 1)]
+    again = client.connect(ext=ext)
+    assert again.events == [("/a", 1)]
+    client.took(again)
+    assert client.hold()
+
+
 def test_a_hundred_forced_disconnects_lose_nothing_and_deliver_nothing_twice(server: Server) -> None:
     client = server.client("/a", "/b/*", ext={"ack": True})
     got: list[Any] = []
@@ -589,6 +617,16 @@ def test_a_service_may_answer_later(server: Server) -> None:
     assert client.publish("/service/slow") == [{"channel": "/service/slow", "successful": True, "id": "3"}]
     later.callback("done")
     assert held.events == [("/service/slow", "done")]
+
+
+def test_a_service_may_have_nothing_to_say_then_either(server: Server) -> None:
+    later: Deferred[Any] = Deferred()
+    server.bayeux.service("/service/slow", lambda _: later)
+    client = server.client()
+    held = client.hold()
+    client.publish("/service/slow")
+    later.callback(None)
+    assert held.held
 
 
 def test_a_service_may_be_a_coroutine(server: Server) -> None:

@@ -926,8 +926,9 @@ def test_time_is_synchronised_as_cometd_does(world: World) -> None:
     timesync = {"tc": 1_795_169_750_000, "l": 20, "o": 8_000}
     (reply,) = world.say({**HANDSHAKE, "ext": {"timesync": timesync}})
     assert reply["ext"]["timesync"] == {"tc": 1_795_169_750_000, "ts": 1_795_169_758_123, "p": 0, "a": -103}
-    (reply,) = world.say({**HANDSHAKE, "ext": {"timesync": {"tc": 5}}})
-    assert reply["ext"]["timesync"] == {"tc": 5, "ts": 1_795_169_758_123, "p": 0}
+    for partly in ({}, {"l": 20}, {"o": 8_000}, {"l": "x", "o": 8_000}, {"l": 20, "o": None}):
+        (reply,) = world.say({**HANDSHAKE, "ext": {"timesync": {"tc": 5, **partly}}})
+        assert reply["ext"]["timesync"] == {"tc": 5, "ts": 1_795_169_758_123, "p": 0}
 
 
 def test_the_time_that_a_connect_was_held_is_told(world: World) -> None:

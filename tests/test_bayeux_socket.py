@@ -15,11 +15,12 @@ from bayeux_clients import (
     late_client,
     speak,
 )
+from helpers import now
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, Limits
+from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, POLL_MESSAGES_MOST, Limits
 
 
 @pytest.fixture
@@ -103,6 +104,48 @@ def test_a_client_that_does_not_keep_up_is_told_later(server: Server) -> None:
     wire.congested = False
     wire.talk.drained()
     assert [data for _, data in events(wire.received())] == [0, 1, 2, 3, 4]
+    assert client.ack is None
+
+
+def test_a_push_is_delivered_to_each_socket_that_keeps_up(server: Server) -> None:
+    (_, one), (_, two) = speak(server, "/a"), speak(server, "/a")
+    assert now(server.push("a", 1)).delivered == 2
+    two.congested = True
+    assert now(server.push("a", 2)).delivered == 1
+    assert [events(wire.received()) for wire in (one, two)] == [[("/a", 1), ("/a", 2)], [("/a", 1)]]
+
+
+def test_under_acknowledgement_a_first_connect_tells_what_came_since_the_subscription(server: Server) -> None:
+    client, wire = Client(server), Wire(server)
+    handshake = {"version": "1.0", "supportedConnectionTypes": ["websocket"], "ext": {"ack": True}}
+    (reply,) = wire.say({"channel": "/meta/handshake", **handshake})
+    client.id, client.ack = reply["clientId"], 0
+    wire.say(client.message("/meta/subscribe", subscription="/a"))
+    server.push("a", 1)
+    assert wire.received() == []
+    told = wire.say(client.connection())
+    assert events(told) == [("/a", 1)]
+    assert told[-1]["ext"]["ack"] == 1
+
+
+def test_a_connect_while_the_server_drains_is_answered_and_closes_the_socket(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    server.hub.stopping = True  # it drains, and has not come to this reader
+    (reply,) = wire.say(client.connection())
+    assert reply["successful"] is True
+    assert wire.closed == 1012
+    wire.lose()
+
+
+def test_a_backlog_of_any_length_is_told_once_the_client_keeps_up(clock: Clock) -> None:
+    server = Server(clock, limits=Limits(capacity=10_000, capacity_bytes=10**8))
+    client, wire = speak(server, "/a")
+    wire.congested = True
+    for number in range(2 * POLL_MESSAGES_MOST + 10):
+        server.push("a", number)
+    wire.congested = False
+    wire.talk.drained()
+    assert [data for _, data in events(wire.received())] == list(range(2 * POLL_MESSAGES_MOST + 10))
     assert client.ack is None
 
 

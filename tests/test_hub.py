@@ -595,6 +595,18 @@ def test_a_recipient_is_described(here: Here) -> None:
     assert (standing.waiting, standing.online, standing.last_seen) == (0, False, WALL - 60)
 
 
+def test_a_poll_that_a_store_answers_later_is_held_for_its_time_however_short_and_is_seen(slow: Here) -> None:
+    short, none = slow.poll("bob", wait=0.5), slow.poll("eve", wait=0.0)
+    slow.store.settle()
+    assert short.parked
+    assert not none.value.messages
+    assert slow.hub.registry.last_seen("eve") == 0
+    slow.clock.advance(0.5)
+    assert not short.value.messages
+    slow.clock.advance(5.0)
+    assert [slow.hub.registry.last_seen(name) for name in ("bob", "eve")] == [5.0, 5.5]
+
+
 def test_a_recipient_is_described_once_the_store_has_looked(slow: Here) -> None:
     slow.memory.append(push("bob", body="hello"), 0.0, 0.0)
     poll = slow.poll("bob", after=NOW)

@@ -19,10 +19,10 @@ from cometd_lite.stores.memory import MemoryStore
 
 
 class Setting:
-    def __init__(self, clock: Clock, *, slow: bool = False, most: int = 100) -> None:
+    def __init__(self, clock: Clock, *, slow: bool = False, most: int = 100, parked: int = 100) -> None:
         memory = MemoryStore(Limits())
         self.store: Any = SlowStore(memory) if slow else memory
-        self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
+        self.hub = Hub(self.store, Registry(clock, parked), clock, wall=lambda: 0.0)
         self.listeners = Listeners(self.hub, most)
 
 
@@ -120,6 +120,18 @@ def test_a_listener_that_is_not_polled_for_its_time_is_gone_and_its_mailbox_with
     assert len(setting.listeners) == 1
     assert setting.store.usage().mailboxes == 1
     assert setting.listeners.get(other.id) is other
+
+
+def test_a_listener_whose_poll_cannot_be_held_is_forgotten_in_its_time_like_any_other(clock):
+    setting = Setting(clock, parked=1)
+    listener = now(setting.listeners.register(("bob",), 60.0))
+    held = Outcome(setting.hub.poll(("eve",), NOW))
+    with pytest.raises(ServerFull):
+        setting.listeners.poll(listener, None, 10.0, 10)
+    held.cancel()
+    clock.advance(60.0)
+    setting.listeners.sweep()
+    assert len(setting.listeners) == 0
 
 
 def test_there_are_at_most_so_many(clock):

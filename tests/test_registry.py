@@ -68,7 +68,9 @@ def test_whoever_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
     assert registry.parked == 1
     assert registry.wake("bob") == 0
     assert (registry.waiting("bob"), registry.waiting("eve"), registry.waiting("chat/a")) == (0, 1, 1)
-    clock.advance(20.0)
+    clock.advance(15.0)
+    assert outcome.parked
+    clock.advance(5.0)
     assert outcome.value == "over"
     assert_empty(registry)
 
@@ -242,6 +244,17 @@ def test_a_name_given_twice_is_parked_once(registry: Registry) -> None:
     assert registry.waiting("bob") == 1
     assert registry.wake("bob") == 1
     assert reader.value == "mail"
+    assert_empty(registry)
+
+
+def test_those_who_come_and_go_beside_one_who_stays_leave_nothing_behind(clock: Clock) -> None:
+    registry = Registry(clock, 10, Random(1))
+    staying = park(registry, Reader("bob"), 3_000.0)
+    for number in range(1_000):
+        park(registry, Reader("eve"), 1_000.0 + number).cancel()
+        registry.check_invariants()
+    assert registry.parked == timers(registry) == 1
+    staying.cancel()
     assert_empty(registry)
 
 

@@ -180,14 +180,31 @@ def test_the_newer_poll_of_a_listener_wins_at_whatever_process(cluster: Cluster)
     assert data(newer.value) == ["1"]
 
 
+def test_an_older_poll_that_ends_late_does_not_take_the_listener_back(cluster: Cluster) -> None:
+    here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
+    listener = cluster.ask(here.register(("bob",)))
+    older = cluster.begin(here.poll(listener, None, 10.0, 100))
+    late = cluster.wires.wires.pop(0)  # the process of the older poll hears of everything later
+    cluster.begin(cluster.hubs[1].push(push("bob", body="1")))
+    elsewhere = cluster.ask(there.get(listener.id))
+    assert data(cluster.ask(there.poll(elsewhere, None, 10.0, 100))) == ["1"]
+    cluster.wires.wires.insert(0, late)
+    cluster.wires.settle()
+    assert data(older.value) == []
+    assert data(cluster.ask(there.poll(cluster.ask(there.get(listener.id)), None, 0.0, 100))) == []
+    cluster.clock.advance(REDIS_COUNT_SECONDS)
+
+
 def test_a_listener_that_was_changed_or_ended_is_so_everywhere(cluster: Cluster) -> None:
     here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
     listener = cluster.ask(here.register(("bob",)))
     cluster.ask(here.change(listener, ("eve",)))
     assert cluster.ask(there.get(listener.id)).recipients == ("eve",)
     cluster.ask(there.end(cluster.ask(there.get(listener.id))))
-    with pytest.raises(ListenerGone):
-        cluster.ask(here.get(listener.id))
+    for id_ in (listener.id, "~" + "0" * 40):
+        with pytest.raises(ListenerGone):
+            cluster.ask(here.get(id_))
+    assert (len(here), len(there)) == (0, 0)
 
 
 def test_a_listener_that_polls_elsewhere_is_not_forgotten_where_it_was_registered(cluster: Cluster) -> None:

@@ -28,11 +28,11 @@ class Bayeux:
     keeps = False
 
     def __init__(self, site: Site) -> None:
-        self._site = site
+        self.site = site
 
     def poller(self, recipient: str) -> Reading:
         """Return a reader that shakes hands, subscribes, and connects again and again."""
-        return _BayeuxConnect(self._site, recipient)
+        return _BayeuxConnect(self.site, recipient)
 
     def follower(self, recipient: str) -> Reading:
         """Raise ``BenchError``: Bayeux has no stream over HTTP."""
@@ -40,7 +40,7 @@ class Bayeux:
 
     def pusher(self) -> Pushing:
         """Return a pusher with a session of its own."""
-        return _BayeuxPublish(self._site)
+        return _BayeuxPublish(self.site)
 
 
 _HANDSHAKE = {
@@ -56,15 +56,15 @@ class _BayeuxSession:
     """What a session must know: its client id, and the cookies that some servers bind it to."""
 
     def __init__(self, site: Site) -> None:
-        self._site = site
-        self._cookies = ""
-        self._client_id: str | None = None
+        self.site = site
+        self.cookies = ""
+        self.client_id: str | None = None
 
     def post(self, *messages: Mapping[str, Any]) -> bytes:
         """Return the request that carries ``messages``, with the session's id in each."""
-        known = {"clientId": self._client_id} if self._client_id else {}
+        known = {"clientId": self.client_id} if self.client_id else {}
         body = json.encode([{**message, **known} for message in messages])
-        head = self._site.head("POST", "") + self._cookies.encode()
+        head = self.site.head("POST", "") + self.cookies.encode()
         return b"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
 
     def replies(self, answer: Answer) -> list[dict[str, Any]]:
@@ -76,36 +76,36 @@ class _BayeuxSession:
             if reply.get("successful") is False:
                 raise Refused(f"A Bayeux request failed: {excerpt(json.encode(reply))}")
             if reply["channel"] == "/meta/handshake":
-                self._client_id = reply["clientId"]
+                self.client_id = reply["clientId"]
                 cookie = field(answer.head, b"set-cookie")
                 if cookie is not None:
-                    self._cookies = f"Cookie: {cookie.partition(b';')[0].decode('latin-1')}\r\n"
+                    self.cookies = f"Cookie: {cookie.partition(b';')[0].decode('latin-1')}\r\n"
         return replies
 
 
 class _BayeuxConnect(Poll):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
-        self._session = _BayeuxSession(site)
-        self._channel = f"/{recipient}"
-        self._connect = b""
+        self.session = _BayeuxSession(site)
+        self.channel = f"/{recipient}"
+        self.connect = b""
 
     def opening(self) -> bytes:
-        return self._session.post(_HANDSHAKE)
+        return self.session.post(_HANDSHAKE)
 
     def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
-        replies = self._session.replies(answer)
-        messages = [reply["data"] for reply in replies if reply["channel"] == self._channel]
-        if self._connect:
+        replies = self.session.replies(answer)
+        messages = [reply["data"] for reply in replies if reply["channel"] == self.channel]
+        if self.connect:
             self.waits = True
-            return self._connect, messages
+            return self.connect, messages
         connect = {"channel": "/meta/connect", "connectionType": "long-polling", "id": "3"}
         if replies[0]["channel"] == "/meta/handshake":
-            subscribe = {"channel": "/meta/subscribe", "subscription": self._channel, "id": "2"}
-            return self._session.post(subscribe), messages
+            subscribe = {"channel": "/meta/subscribe", "subscription": self.channel, "id": "2"}
+            return self.session.post(subscribe), messages
         # A server may hold the first connect or not; asked not to wait, each answers at once.
-        self._connect = self._session.post(connect)
-        return self._session.post({**connect, "advice": {"timeout": 0}}), messages
+        self.connect = self.session.post(connect)
+        return self.session.post({**connect, "advice": {"timeout": 0}}), messages
 
 
 class _BayeuxPublish(Push):
@@ -114,25 +114,25 @@ class _BayeuxPublish(Push):
 
     def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._session = _BayeuxSession(site)
-        self._clock = clock
-        self._alive_at = -math.inf
+        self.session = _BayeuxSession(site)
+        self.clock = clock
+        self.alive_at = -math.inf
 
     def opening(self) -> bytes:
-        return self._session.post(_HANDSHAKE)
+        return self.session.post(_HANDSHAKE)
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
         events = [{"channel": f"/{recipient}", "data": json.decode(body), "id": "4"} for body in bodies]
-        requests = [self._session.post(*events)]
-        now = self._clock()
-        if now - self._alive_at >= self.ALIVE_SECONDS:
-            self._alive_at = now
+        requests = [self.session.post(*events)]
+        now = self.clock()
+        if now - self.alive_at >= self.ALIVE_SECONDS:
+            self.alive_at = now
             connect = {"channel": "/meta/connect", "connectionType": "long-polling", "id": "5"}
-            requests.insert(0, self._session.post({**connect, "advice": {"timeout": 0}}))
+            requests.insert(0, self.session.post({**connect, "advice": {"timeout": 0}}))
         return requests
 
     def answered(self, answer: Answer) -> None:
-        self._session.replies(answer)
+        self.session.replies(answer)
 
 
 class Nchan:
@@ -160,33 +160,33 @@ class _NchanPoll(Poll):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         # Asking about the channel is answered at once; nchan cannot be asked not to wait.
-        self._about = site.get(f"/push?id={recipient}")
-        self._head = site.head("GET", f"/poll?id={recipient}")
+        self.about = site.get(f"/push?id={recipient}")
+        self.head = site.head("GET", f"/poll?id={recipient}")
 
     def opening(self) -> bytes:
-        return self._about
+        return self.about
 
     def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
         if not self.waits:
             self.waits = True
-            return self._head + b"\r\n", []
+            return self.head + b"\r\n", []
         if answer.status == 408:  # The wait is over.
             return None, []
         if answer.status != 200:
             raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         place = (field(answer.head, b"last-modified"), field(answer.head, b"etag"))
-        again = b"%sIf-Modified-Since: %s\r\nIf-None-Match: %s\r\n\r\n" % (self._head, *place)
+        again = b"%sIf-Modified-Since: %s\r\nIf-None-Match: %s\r\n\r\n" % (self.head, *place)
         return again, [json.decode(answer.body)]
 
 
 class _NchanPush(Push):
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self._site = site
+        self.site = site
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
         target = f"/push?id={recipient}"
-        return [self._site.post(target, "application/json", body) for body in bodies]
+        return [self.site.post(target, "application/json", body) for body in bodies]
 
 
 class Toy:
@@ -212,31 +212,31 @@ class Toy:
 class _ToyPoll(Poll):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
-        self._now = site.get(f"/poll/{recipient}?wait=0&after=0")
-        self._before, self._after = site.get(f"/poll/{recipient}?wait={site.wait}&after=|").split(b"|")
+        self.now = site.get(f"/poll/{recipient}?wait=0&after=0")
+        self.before, self.after = site.get(f"/poll/{recipient}?wait={site.wait}&after=|").split(b"|")
 
     def opening(self) -> bytes:
-        return self._now
+        return self.now
 
     def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
         if answer.status != 200:
             raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         self.waits = True
         batch = json.decode(answer.body)
-        again = b"%s%s%s" % (self._before, batch["cursor"].encode(), self._after)
+        again = b"%s%s%s" % (self.before, batch["cursor"].encode(), self.after)
         return again, [message["data"] for message in batch["messages"]]
 
 
 class _ToyPush(Push):
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self._site = site
+        self.site = site
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
         target = f"/push/{recipient}"
         if len(bodies) == 1:
-            return [self._site.post(target, "application/json", bodies[0])]
-        return [self._site.post(target, "application/x-ndjson", b"\n".join(bodies))]
+            return [self.site.post(target, "application/json", bodies[0])]
+        return [self.site.post(target, "application/x-ndjson", b"\n".join(bodies))]
 
 
 DIALECTS = {"cometd-lite": CometLite, "bayeux": Bayeux, "nchan": Nchan, "toy": Toy}

@@ -21,8 +21,8 @@ class Processes:
     """The server's processes and all that they started: their CPU time and memory."""
 
     def __init__(self, pids: Iterable[int]) -> None:
-        self._roots = tuple(pids)
-        for pid in self._roots:
+        self.roots = tuple(pids)
+        for pid in self.roots:
             if not Path(f"/proc/{pid}").exists():
                 raise NotThere(f"There is no process {pid}: --pid wants the server's, on this machine.")
 
@@ -36,17 +36,17 @@ class Processes:
             except OSError:
                 continue  # It ended while this loop came to it.
             parents.setdefault(parent, []).append(int(stat.parent.name))
-        found = list(self._roots)
+        found = list(self.roots)
         for pid in found:
             found += (child for child in parents.get(pid, ()) if child not in found)
         return found
 
     def cpu(self) -> float:
         """Return the CPU time in seconds that all have had: of every thread, ended ones as well."""
-        return sum(map(self._cpu, self.pids()))
+        return sum(map(self.cpu_of, self.pids()))
 
     @staticmethod
-    def _cpu(pid: int) -> float:
+    def cpu_of(pid: int) -> float:
         # What clock_getcpuclockid(3) returns: nanoseconds, where /proc counts in hundredths of a second.
         try:
             return time.clock_gettime((~pid << 3) | 2)
@@ -56,10 +56,10 @@ class Processes:
 
     def memory(self) -> int:
         """Return the memory of all in bytes, where what several share counts once."""
-        return sum(map(self._memory, self.pids()))
+        return sum(map(self.memory_of, self.pids()))
 
     @staticmethod
-    def _memory(pid: int) -> int:
+    def memory_of(pid: int) -> int:
         try:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:  # Another user's process: the resident size is what anybody may see.

@@ -67,7 +67,7 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=source)
         if tls:
             self.socket = client_context().wrap_socket(self.socket, server_hostname="localhost")
-        self._buffer = b""
+        self.buffer = b""
 
     def __enter__(self) -> Connection:
         return self
@@ -90,14 +90,14 @@ class Connection:
 
     def answer(self, method: str = "GET") -> Answer:
         """Read one answer, as it was framed."""
-        head = self._until(b"\r\n\r\n").decode("latin-1")
+        head = self.until(b"\r\n\r\n").decode("latin-1")
         line, *lines = head.split("\r\n")
         version, status, _ = line.split(" ", 2)
         assert version == "HTTP/1.1"
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         if method == "HEAD" or status in {"204", "304"} or status.startswith("1"):
             return Answer(int(status), headers, b"")
-        return Answer(int(status), headers, self._exactly(int(headers["content-length"])))
+        return Answer(int(status), headers, self.exactly(int(headers["content-length"])))
 
     def ask(self, method: str, target: str, body: bytes | str = b"", **headers: str) -> Answer:
         return self.request(method, target, body, **headers).answer(method)
@@ -114,18 +114,18 @@ class Connection:
                 self.socket.shutdown(socket.SHUT_WR)
         except ConnectionError:
             pass  # it has closed already
-        return self._buffer == b"" and self._more() == b""
+        return self.buffer == b"" and self.more() == b""
 
     def quiet(self) -> bool:
         """Whether nothing is there to be read at this moment."""
         self.socket.setblocking(False)
         try:
-            self._buffer += self.socket.recv(65_536)
+            self.buffer += self.socket.recv(65_536)
         except (BlockingIOError, ssl.SSLWantReadError):
             pass
         finally:
             self.socket.settimeout(PATIENCE)
-        return self._buffer == b""
+        return self.buffer == b""
 
     def close(self) -> None:
         self.socket.close()
@@ -135,26 +135,26 @@ class Connection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
-    def _more(self) -> bytes:
+    def more(self) -> bytes:
         try:
             return self.socket.recv(65_536)
         except (ConnectionResetError, ssl.SSLEOFError):
             return b""
 
-    def _until(self, mark: bytes) -> bytes:
-        while mark not in self._buffer:
-            data = self._more()
-            assert data, f"closed in the middle of {self._buffer!r}"
-            self._buffer += data
-        found, _, self._buffer = self._buffer.partition(mark)
+    def until(self, mark: bytes) -> bytes:
+        while mark not in self.buffer:
+            data = self.more()
+            assert data, f"closed in the middle of {self.buffer!r}"
+            self.buffer += data
+        found, _, self.buffer = self.buffer.partition(mark)
         return found
 
-    def _exactly(self, length: int) -> bytes:
-        while len(self._buffer) < length:
-            data = self._more()
-            assert data, f"closed in the middle of {self._buffer!r}"
-            self._buffer += data
-        found, self._buffer = self._buffer[:length], self._buffer[length:]
+    def exactly(self, length: int) -> bytes:
+        while len(self.buffer) < length:
+            data = self.more()
+            assert data, f"closed in the middle of {self.buffer!r}"
+            self.buffer += data
+        found, self.buffer = self.buffer[:length], self.buffer[length:]
         return found
 
 
@@ -170,11 +170,11 @@ class Program:
         self.log = directory / f"twistd-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = start(directory, *options, output=log, **started)
-        self.port = int(eventually(self._listening, "the port in the log"))
-        self._connections: list[Connection] = []
+        self.port = int(eventually(self.listening, "the port in the log"))
+        self.connections: list[Connection] = []
         self.get("/")  # whatever it says: its reactor is running, and so it takes signals
 
-    def _listening(self) -> str | None:
+    def listening(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
         match = re.search(r"starting on (\d+)", self.log.read_text())
         return match and match[1]
@@ -182,7 +182,7 @@ class Program:
     def connect(self, address: str | None = None) -> Connection:
         """Open a connection, from a given address where there is one."""
         connection = Connection(self.port, address, tls=self.tls)
-        self._connections.append(connection)
+        self.connections.append(connection)
         return connection
 
     def ask(self, method: str, target: str, body: bytes | str = b"", **headers: str) -> Answer:
@@ -214,7 +214,7 @@ class Program:
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that the process has used."""
-        fields = self._stat()
+        fields = self.stat()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:
@@ -226,11 +226,11 @@ class Program:
     def frozen(self) -> Iterator[None]:
         """Let the process stand still; what is sent to it meanwhile, it meets in one turn of its loop."""
         self.process.send_signal(signal.SIGSTOP)
-        eventually(lambda: self._stat()[0] == "T", "standing still")
+        eventually(lambda: self.stat()[0] == "T", "standing still")
         yield
         self.process.send_signal(signal.SIGCONT)
 
-    def _stat(self) -> list[str]:
+    def stat(self) -> list[str]:
         return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -244,7 +244,7 @@ class Program:
 
     def leave(self) -> None:
         """Close all connections."""
-        for connection in self._connections:
+        for connection in self.connections:
             connection.close()
 
 

@@ -69,11 +69,11 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
-        self._output = output
+        self.output = output
 
     @property
     def said(self) -> str:
-        return self._output.read_text()
+        return self.output.read_text()
 
     def says(self, text: str) -> None:
         """Wait until it has printed the text."""
@@ -102,10 +102,10 @@ class Walk:
 
     def __init__(self, directory: Path, blocks: Sequence[Block]) -> None:
         self.directory = directory
-        self._blocks = iter(blocks)
-        self._ports: dict[str, int] = {}
-        self._running: list[Running] = []
-        self._environment = os.environ | {
+        self.blocks = iter(blocks)
+        self.ports: dict[str, int] = {}
+        self.running: list[Running] = []
+        self.environment = os.environ | {
             "PATH": f"{directory}/.venv/bin:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "COMETD_LITE_URL": f"http://localhost:{self.port('8080')}",
@@ -119,14 +119,14 @@ class Walk:
 
     def port(self, written: str) -> int:
         """Return the port that stands in the place of the one that is written."""
-        if written not in self._ports:
+        if written not in self.ports:
             with socket.create_server(("127.0.0.1", 0)) as found:
-                self._ports[written] = found.getsockname()[1]
-        return self._ports[written]
+                self.ports[written] = found.getsockname()[1]
+        return self.ports[written]
 
     def next(self, language: str) -> str:
         """Return the text of the next block, which must be in the language."""
-        block = next(self._blocks)
+        block = next(self.blocks)
         assert block.language == language, f"{block.where} is {block.language}, not {language}"
         return self.here(block.text)
 
@@ -136,7 +136,7 @@ class Walk:
 
     def rest(self) -> list[Block]:
         """Return the blocks that nobody has run."""
-        return list(self._blocks)
+        return list(self.blocks)
 
     # -- shells
 
@@ -149,7 +149,7 @@ class Walk:
         done = subprocess.run(
             ["bash", "-uo", "pipefail", "-c", self.here(script)],
             cwd=self.directory,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -177,19 +177,19 @@ class Walk:
     def start(self, script: str | None = None) -> Running:
         """Start the next block, which does not end by itself."""
         script = self.next(SHELL) if script is None else script
-        output = self.directory / f"output-{len(self._running)}"
+        output = self.directory / f"output-{len(self.running)}"
         with output.open("wb") as file:
             process = subprocess.Popen(
                 ["bash", "-uo", "pipefail", "-c", self.here(script)],
                 cwd=self.directory,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._running.append(Running(process, output))
-        return self._running[-1]
+        self.running.append(Running(process, output))
+        return self.running[-1]
 
     def server(self) -> Running:
         """Start the server as "Run it" does."""
@@ -216,7 +216,7 @@ class Walk:
     def stop(self) -> None:
         """End whatever is still running, the last one first; none of it must have failed."""
         with ExitStack() as ends:
-            for running in self._running:
+            for running in self.running:
                 ends.callback(running.stop)
 
 

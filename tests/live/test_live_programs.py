@@ -69,7 +69,7 @@ def unframed(port: int, method: str, target: str, body: bytes = b"") -> bytes:
     """Return all that an answer consists of, however it is framed: it is the last on its connection."""
     with Connection(port) as connection:
         connection.request(method, target, body, Connection="close")
-        return b"".join(iter(connection._more, b""))
+        return b"".join(iter(connection.more, b""))
 
 
 def park(port: int, name: str) -> Connection:

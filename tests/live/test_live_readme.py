@@ -177,19 +177,19 @@ def through(walk: Walk, front: str) -> None:
         assert other.ask("GET", "/metrics").status == 403
         # A stream's bytes come as they are sent, however few.
         poll.request("GET", "/stream/bob")
-        assert b"text/event-stream" in poll._until(b"\r\n\r\n").lower()
-        poll._until(b"retry: ")
+        assert b"text/event-stream" in poll.until(b"\r\n\r\n").lower()
+        poll.until(b"retry: ")
         for words in ("one", "two"):
             assert other.ask("POST", "/push/bob", words).json["delivered"] == 1
-            poll._until(b"data: " + words.encode())
+            poll.until(b"data: " + words.encode())
     with Connection(port) as socket, Connection(port) as other:
         socket.send(
             "GET /ws/carol HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        assert b"101 Switching Protocols" in socket._until(b"\r\n\r\n")
+        assert b"101 Switching Protocols" in socket.until(b"\r\n\r\n")
         assert other.ask("POST", "/push/carol", "over a socket").json["delivered"] == 1
-        socket._until(b'"data":"over a socket"')
+        socket.until(b'"data":"over a socket"')
 
 
 @under("nginx")

@@ -79,7 +79,7 @@ def test_a_stream_at_one_tells_what_is_pushed_at_the_other(pair):
     stream = there.connect().request("GET", "/stream/bob", Accept="application/x-ndjson")
     eventually(lambda: there.waiting("bob") == 1)
     assert here.push("/bob").status == 201
-    assert b'"recipient":"bob"' in stream._until(b'"data":"hello"')
+    assert b'"recipient":"bob"' in stream.until(b'"data":"hello"')
 
 
 def test_only_for_whoever_waits_counts_those_of_both(pair):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mutate
+import pytest
 
 SOURCE = '''
 """A module."""
@@ -67,3 +69,14 @@ def test_each_equivalent_names_a_mutant_there_is_and_gives_its_reason() -> None:
     reasons = mutate.equivalents()
     assert set(reasons) <= names
     assert all(len(reason) > 20 for reason in reasons.values())
+
+
+@pytest.mark.slow
+def test_a_few_mutants_are_made_and_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tmp_path / "notes.json"
+    words = ["--count", "5", "--module", "core/mailbox.py", "--quick", "--notes", str(notes)]
+    assert mutate.main([*words, "--at-least", "80", "--tests", "tests/test_mailbox.py"]) == 0
+    said = capsys.readouterr().out
+    assert "5 of " in said
+    assert "killed" in said
+    assert len(json.loads(notes.read_text())) > 20
