@@ -382,6 +382,7 @@ NO_SECRETS = {
     "base64url without padding": (base64.urlsafe_b64encode(der(RSA)).rstrip(b"="), LINES),
     "bare base64 in quotes": (b'"%b"' % base64.b64encode(der(RSA)), LINES),
     "bare base64 with a word before it": (b"key: " + base64.b64encode(der(RSA)), LINES),
+    "bare base64 of EC with a name": (b'public_key="%b";' % base64.b64encode(der(EC)), LINES),
     "bare base64 that was cut": (base64.b64encode(der(RSA))[:200], LINES),
     "bare base64, EC": (base64.b64encode(der(EC)), LINES),
     "bare base64, P-384": (base64.b64encode(der(P384)), LINES),
@@ -412,6 +413,13 @@ NO_SECRETS = {
 def test_what_looks_like_a_public_key_is_no_secret(make: Make, content: bytes, right: bytes) -> None:
     with pytest.raises(ValueError, match=re.escape(right.decode())):
         make(content)
+
+
+@pytest.mark.parametrize("length", range(64, 72))
+def test_a_public_key_that_was_cut_anywhere_is_no_secret(make: Make, length: int) -> None:
+    for content in (base64.b64encode(der(RSA))[:length], base64.urlsafe_b64encode(der(EC))[:length]):
+        with pytest.raises(ValueError, match="BEGIN PUBLIC KEY"):
+            make(content)
 
 
 def test_a_pem_key_may_have_lines_of_comment_before_it(make: Make) -> None:

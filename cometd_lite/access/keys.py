@@ -42,6 +42,12 @@ _BEGIN = b"-----BEGIN "
 _UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError)
 """What the libraries raise for a key that they cannot load."""
 
+_DER_IN_WORDS = re.compile(rb"M[\w+/-]{40,}")
+"""The base64 of DER, which begins with M; words may be around it."""
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+"""From the alphabet of base64url to that of base64."""
+
 _FORMS = "a key file holds a secret, a PEM public key (-----BEGIN PUBLIC KEY-----), or a JWKS"
 
 _NO_SECRETS: tuple[tuple[re.Pattern[bytes], str], ...] = (
@@ -123,15 +129,13 @@ def _readings(content: bytes) -> Iterator[bytes]:
         with suppress(UnicodeError):
             content = content.decode("utf-16").encode()
             yield content
-    compact = b"".join(content.split()).strip(b"\"'=").translate(bytes.maketrans(b"-_", b"+/"))
-    with suppress(ValueError):
-        yield base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+    compact = b"".join(content.split()).strip(b"\"'")
     with suppress(ValueError):
         yield base64.b16decode(compact, casefold=True)
-    for word in content.split():
-        if word.startswith(b"MI"):  # the base64 of a long DER, with words around it
-            with suppress(ValueError):
-                yield base64.b64decode(word.rstrip(b"=") + b"=" * (-len(word.rstrip(b"=")) % 4))
+    for text in (compact.rstrip(b"="), *_DER_IN_WORDS.findall(content)):
+        whole = text[: len(text) // 4 * 4].translate(_STANDARD)  # what shows a key is not at the end
+        with suppress(ValueError):
+            yield base64.b64decode(whole, validate=True)
 
 
 def _usable_keys(content: bytes, file: Path) -> list[PyJWK]:
