@@ -1,7 +1,7 @@
 """The tests that start no server, on every Python and with the lowest versions of what they use.
 
-nox                     all of it, on the Pythons that are here
-nox -s tests-3.13       one of them; what stands behind -- goes to pytest
+``nox`` runs all of it, on the Pythons that are here, and ``nox -s tests-3.13`` on one of them. What is
+behind ``--`` goes to pytest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = False
 
 if shutil.which("pyenv") and "PYENV_VERSION" not in os.environ:
     # The names that pyenv puts on PATH lead to the versions that are chosen; here that is all of them.
-    found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout  # noqa: S607  by its name
+    found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout
     os.environ["PYENV_VERSION"] = ":".join(found.split())
 
 
