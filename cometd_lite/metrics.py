@@ -99,7 +99,9 @@ class Metrics(Counts):
     )
     """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
     connections: Callable[[], int] | None = None
-    """Tells how many connections are open, where somebody knows."""
+    """Returns how many connections are open; None over a twisted.web site, which does not count them."""
+    unsent: Callable[[], int] | None = None
+    """Returns how many bytes are unsent; None over a twisted.web site, which does not count them."""
     _by_rule: dict[str, Tally] = field(default_factory=dict)
     """The same tallies as in ``requests``; those of rules that begin alike are one."""
 

@@ -318,6 +318,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
     )
     if not options["no-metrics"]:
         comet.metrics.connections = lambda: len(factory.connections)
+        comet.metrics.unsent = lambda: factory.unsent
     daemon = twistd is not None and not twistd.get("nodaemon", True)
     return CometService(
         comet,

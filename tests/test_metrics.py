@@ -245,7 +245,7 @@ def there() -> dict[str, list[dict[str, str]]]:
     """Return the labels of all samples, by name, of a server that has been asked for everything."""
     server = MemoryServer()
     metrics = server.comet.metrics
-    metrics.connections = lambda: 0
+    metrics.connections = metrics.unsent = lambda: 0
     for rule in Routes.app.url_map.iter_rules():
         for status in (200, 499, 500):
             metrics.count_request(Over(status, rule.rule))

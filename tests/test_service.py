@@ -394,7 +394,7 @@ def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
     made.factory.on_answer(Over())
     metrics = made.comet.metrics
     assert metrics.requests["none"].statuses == {200: 1}
-    assert metrics.connections() == 0
+    assert (metrics.connections(), metrics.unsent()) == (0, 0)
     assert made.pulse is not None
 
 

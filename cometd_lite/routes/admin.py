@@ -104,4 +104,6 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
     if metrics.connections is not None:
         found["connections"] = ("Connections that are open.", metrics.connections())
         found["connections_max"] = ("The bound on connections.", limits.max_connections)
+    if metrics.unsent is not None:
+        found["unsent_bytes"] = ("Bytes that were written and that clients have not taken.", metrics.unsent())
     return found

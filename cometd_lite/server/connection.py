@@ -106,7 +106,7 @@ class HTTPConnection:
                 data, seen = self._buffer + data, self._seen
                 self._buffer, self._seen = b"", 0
                 self._serve(data, seen)
-            elif self._buffer or self._is_congested():
+            elif self._buffer or (self.wire.queue is not None and self._is_congested()):
                 self._keep(data)  # behind a request that waits for its turn, or for the client to read
             else:
                 self._serve(data)
@@ -130,7 +130,7 @@ class HTTPConnection:
             if self._progress > self.factory.bounds.linger and not self._paused:
                 # What waits in the kernel's buffers costs nothing.
                 self._paused = True
-                self.wire.pause()
+                self.wire.pauseProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         """Forget everything, and cancel what waits for this connection."""
@@ -163,12 +163,12 @@ class HTTPConnection:
         self._buffer += data
         if len(self._buffer) > self.factory.bounds.pipelined and not self._paused:
             self._paused = True
-            self.wire.pause()
+            self.wire.pauseProducing()
 
     def _read_again(self) -> None:
         if self._paused:
             self._paused = False
-            self.wire.resume()
+            self.wire.resumeProducing()
 
     def _identify(self, data: bytes) -> None:
         """Take the first bytes of a proxied connection: now its transport knows the client."""
@@ -180,7 +180,7 @@ class HTTPConnection:
         elif self.factory.may_be_told(self):
             self._refuse(refusal)
         else:
-            self.wire.abort()
+            self.wire.abortConnection()
 
     def _go_on(self) -> None:
         """Take what was kept."""
@@ -244,18 +244,23 @@ class HTTPConnection:
             self._head = head if len(block) <= factory.bounds.head_kept else None
         known = factory.router.recognise(line)
         if known is None or head.host is None:
-            self._begin_unknown(line, head)
-            return
-        target, query = known
-        self.closing = head.close
-        self.request = request = Request(self, head, target, query, 1)
+            head, target, query, minor = self._parse(line, head)
+            self.closing = head.close or not (minor or head.keep_alive)
+        else:
+            target, query = known
+            minor = 1
+            self.closing = head.close
+        self.request = request = Request(self, head, target, query, minor)
         if head.has_body:
             self._begin_body(request, target)
         else:
             self._call(request, target)
 
-    def _begin_unknown(self, line: bytes, head: Head) -> None:
-        """Begin with a request whose line is not known. Raises ``Refused``."""
+    def _parse(self, line: bytes, head: Head) -> tuple[Head, Target, bytes, int]:
+        """Return head, target, query and minor version of a request whose line is not known.
+
+        Raises ``Refused``.
+        """
         factory = self.factory
         method, uri, minor = parse_line(line, factory.bounds)
         is_path = uri.startswith(b"/")
@@ -266,12 +271,7 @@ class HTTPConnection:
         target = factory.router.find(method, path)
         if minor and is_path:
             factory.router.remember(line, target)
-        self.closing = head.close or not (minor or head.keep_alive)
-        self.request = request = Request(self, head, target, query, minor)
-        if head.has_body:
-            self._begin_body(request, target)
-        else:
-            self._call(request, target)
+        return head, target, query, minor
 
     def _call(self, request: Request, target: Target) -> None:
         """Call the route of a request that is complete."""
@@ -298,7 +298,7 @@ class HTTPConnection:
         if request is not self.request:
             return
         if request.has_started:
-            self.wire.abort()
+            self.wire.abortConnection()
         else:
             self._respond(500, "The server failed; its log says why.")
 
@@ -412,7 +412,7 @@ class HTTPConnection:
 
     def _linger(self) -> None:
         """Let the client read the response before the connection closes (RFC 9112 §9.6); drop its input."""
-        self.state = TRANSITIONS[self.state]["refuse"]
+        self.state = TRANSITIONS[self.state]["linger"]
         self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
         self._arriving = None
         self._buffer = b""
@@ -425,7 +425,7 @@ class HTTPConnection:
         self.state = TRANSITIONS[self.state]["close"]
         self.deadline = self.factory.tick + self.factory.bounds.write_seconds
         self._read_again()
-        self.wire.close()
+        self.wire.loseConnection()
 
     def close_if_idle(self) -> None:
         """Close where no request has begun: the server is stopping."""
@@ -450,7 +450,7 @@ class HTTPConnection:
             self._progress = unsent
             self.deadline = factory.tick + factory.bounds.write_seconds
         elif unsent or self.state == "CLOSING":
-            self.wire.abort()
+            self.wire.abortConnection()
         elif self._buffer:
             self._refuse(Refused(408, "The head did not arrive in time."))
         else:

@@ -160,7 +160,7 @@ class Poller:
                             wire.happened(event)
                     except Exception:  # noqa: BLE001  one connection's fault must not end the others
                         self.log.failure("A connection failed.")
-                        wire.abort()
+                        wire.abortConnection()
                 self.send_together()
         finally:
             self.send_together()
@@ -348,7 +348,7 @@ class SocketWire(Wire):
             or (self._poller.together is None and self.is_disconnected())
         )
 
-    def close(self) -> None:
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close once all is sent; see ``Wire``."""
         self._finish(socket.SHUT_RDWR)
 
@@ -372,7 +372,7 @@ class SocketWire(Wire):
         with contextlib.suppress(OSError):
             self._socket.shutdown(self._shuts)
 
-    def abort(self) -> None:
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
         """Reset the connection; the owner is told in the next turn. See ``Wire``."""
         if self._life == DEAD:
             return
@@ -383,12 +383,12 @@ class SocketWire(Wire):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._poller.reactor.callLater(0, self.lose, _ABORTED)
 
-    def pause(self) -> None:
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
         """Stop reading; see ``Wire``."""
         self._reading = False
         self._watch()
 
-    def resume(self) -> None:
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Read again; see ``Wire``."""
         self._reading = True
         self._watch()

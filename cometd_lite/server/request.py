@@ -260,7 +260,7 @@ class Request:
         else:
             wire.write(b"%x\r\n%b\r\n" % (len(data), data))
         if was_unsent and self.unsent() > self._connection.factory.bounds.write_buffer:
-            wire.abort()
+            wire.abortConnection()
 
     def finish(self) -> None:
         """End a stream. Raises ``RuntimeError`` where none was started, or after ``finish``."""
@@ -277,7 +277,7 @@ class Request:
     def abort(self) -> None:
         """Close the connection now, and drop what is unsent; nothing where the response is complete."""
         if self._phase in {PENDING, STREAMING}:
-            self._connection.wire.abort()
+            self._connection.wire.abortConnection()
 
     def unsent(self) -> int:
         """Return how many bytes were written and not taken by the kernel, as far as can be known."""
@@ -289,12 +289,12 @@ class Request:
         if self._phase == LOST:
             producer.stopProducing()
         else:
-            self._connection.wire.register_producer(producer)
+            self._connection.wire.registerProducer(producer, True)
 
     def unregister_producer(self) -> None:
         """End that."""
         if self._phase != LOST:
-            self._connection.wire.unregister_producer()
+            self._connection.wire.unregisterProducer()
 
     def upgrade(self, protocol: IProtocol, head: bytes) -> None:
         """Give the connection to ``protocol``, after ``101 Switching Protocols`` with the lines of ``head``.

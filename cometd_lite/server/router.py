@@ -155,19 +155,18 @@ class Router:
     def find(self, method: bytes, path: bytes) -> Target:
         """Return the target of a path without its query."""
         routes = self._fixed.get(path)
-        if routes is None:
-            end = path.find(b"/", len(self.prefix) + 1) + 1
-            parameter, routes = self._named.get(path[:end], _NOTHING)
-            route = routes.get(method)
-            if route is not None:
-                name = path[end:]
-                try:
-                    text = (unquote_to_bytes(name) if b"%" in name else name).decode()
-                except UnicodeDecodeError:
-                    route, text = Unrouted(self._refuse_name), ""
-                    return Target(method, path, route, {})
-                return Target(method, path, route, {parameter: text})
-        return Target(method, path, routes.get(method) or self._unrouted(method, routes), {})
+        if routes is not None:
+            return Target(method, path, routes.get(method) or self._unrouted(method, routes), {})
+        end = path.find(b"/", len(self.prefix) + 1) + 1
+        parameter, routes = self._named.get(path[:end], _NOTHING)
+        route = routes.get(method)
+        if route is None:
+            return Target(method, path, self._unrouted(method, routes), {})
+        try:
+            name = unquote_to_bytes(path[end:]).decode()
+        except UnicodeDecodeError:
+            return Target(method, path, Unrouted(self._refuse_name), {})
+        return Target(method, path, route, {parameter: name})
 
     def _unrouted(self, method: bytes, routes: dict[bytes, Route]) -> Unrouted:
         """Return the route of a method that is not among those of a path."""

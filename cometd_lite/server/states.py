@@ -7,17 +7,17 @@ package, and raises ``KeyError``.
 State       Event      Next       When
 ==========  =========  =========  ===================================================================
 PROXIED     identify   HEAD       the PROXY protocol has named the client
-PROXIED     refuse     LINGERING  that client has too many connections
+PROXIED     linger     LINGERING  that client has too many connections
 PROXIED     close      CLOSING    nothing arrives, or the server stops
 HEAD        await      BODY       a head is complete, and its body is not
 HEAD        serve      SERVING    a request is complete, or is answered without its body
-HEAD        refuse     LINGERING  what arrives is not a request, or does not arrive in time
+HEAD        linger     LINGERING  what arrives is not a request, or does not arrive in time
 HEAD        close      CLOSING    nothing arrives, or the server stops
 BODY        serve      SERVING    the body is complete, or turns out to be too long
-BODY        refuse     LINGERING  the body is malformed, or does not arrive in time
+BODY        linger     LINGERING  the body is malformed, or does not arrive in time
 SERVING     next       HEAD       the response is written
 SERVING     upgrade    UPGRADED   another protocol gets the connection
-SERVING     refuse     LINGERING  the response is the last one, and the client may still be sending
+SERVING     linger     LINGERING  the response is the last one, and the client may still be sending
 SERVING     close      CLOSING    the response is the last one
 LINGERING   close      CLOSING    the client had the time to read the response
 ==========  =========  =========  ===================================================================
@@ -33,17 +33,17 @@ State: TypeAlias = Literal[
     "PROXIED", "HEAD", "BODY", "SERVING", "UPGRADED", "LINGERING", "CLOSING", "CLOSED"
 ]  # fmt: skip
 Event: TypeAlias = Literal[
-    "identify", "await", "serve", "next", "upgrade", "refuse", "close", "lose"
+    "identify", "await", "serve", "next", "upgrade", "linger", "close", "lose"
 ]  # fmt: skip
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
-    "PROXIED": {"identify": "HEAD", "refuse": "LINGERING", "close": "CLOSING", "lose": "CLOSED"},
+    "PROXIED": {"identify": "HEAD", "linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"},
     "HEAD": {
-        "await": "BODY", "serve": "SERVING", "refuse": "LINGERING", "close": "CLOSING", "lose": "CLOSED"
+        "await": "BODY", "serve": "SERVING", "linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"
     },
-    "BODY": {"serve": "SERVING", "refuse": "LINGERING", "lose": "CLOSED"},
+    "BODY": {"serve": "SERVING", "linger": "LINGERING", "lose": "CLOSED"},
     "SERVING": {
-        "next": "HEAD", "upgrade": "UPGRADED", "refuse": "LINGERING", "close": "CLOSING", "lose": "CLOSED"
+        "next": "HEAD", "upgrade": "UPGRADED", "linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"
     },
     "UPGRADED": {"lose": "CLOSED"},
     "LINGERING": {"close": "CLOSING", "lose": "CLOSED"},

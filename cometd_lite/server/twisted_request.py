@@ -31,7 +31,6 @@ class _Exchange(Protocol):
     query: bytes
     body: bytes
     head: Head
-    minor: int
 
     @property
     def uri(self) -> bytes: ...
@@ -51,7 +50,6 @@ class TwistedWebRequest:
         self.method = exchange.method
         self.uri = exchange.uri
         self.path = exchange.path
-        self.clientproto = b"HTTP/1.%d" % exchange.minor
 
     @cached_property
     def args(self) -> dict[bytes, list[bytes]]:
@@ -107,21 +105,12 @@ class TwistedWebRequest:
                 pass
         return b"", b"", b""
 
-    @property
-    def client(self) -> Any:
-        """The client's address; see ``getClientAddress``."""
-        return self.getClientAddress()
-
     def getClientAddress(self) -> Any:  # noqa: N802  twisted.web's name
         """Return the address of the client, or of the client that a trusted proxy names."""
         address = self._exchange.client
         if address is None or address == self._connection.peer:
             return self._connection.wire.getPeer()
         return ip_endpoint(address)
-
-    def getClientIP(self) -> str | None:  # noqa: N802  twisted.web's name
-        """Return the client's IP address, None over a UNIX socket."""
-        return self._exchange.client
 
     def getHost(self) -> Any:  # noqa: N802  twisted.web's name
         """Return the address that the client connected to."""

@@ -81,7 +81,7 @@ class Wire:
         self.queue: SendQueue | None = None
         """What is unsent; None where the kernel has taken everything, except what is sent in this turn."""
 
-    # -- for the owner
+    # -- ITransport, IConsumer and IPushProducer
 
     def write(self, data: bytes) -> None:
         """Send ``data``, in order. It is not copied where it has to wait."""
@@ -91,24 +91,60 @@ class Wire:
             else:
                 self._send(data)
 
-    def close(self) -> None:
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
+        """Send all of ``data``."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close once all is sent, and the producer is unregistered."""
         raise NotImplementedError
 
-    def half_close(self) -> None:
-        """Close the sending side once all is sent, and go on reading, where the transport can do that."""
-        raise NotImplementedError
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Close once all is sent."""
+        self.loseConnection()
 
-    def abort(self) -> None:
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close now, and drop what is unsent."""
         raise NotImplementedError
 
-    def pause(self) -> None:
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
         """Stop reading."""
         raise NotImplementedError
 
-    def resume(self) -> None:
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Read again."""
+        raise NotImplementedError
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  Twisted's name
+        """Pause and resume a push producer at the pace at which the client reads."""
+        if not streaming:
+            raise ValueError("Only push producers are supported.")
+        if self._producer is not None:
+            raise RuntimeError("There is a producer already.")
+        if self._life == DEAD:
+            producer.stopProducing()
+        else:
+            self._producer = producer
+            self._pause_producer_if_full()
+
+    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
+        """Forget the producer."""
+        self._producer = None
+        self._paused = False
+        self._close_if_sent()
+
+    def getPeer(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the client; an empty one if the connection is lost."""
+        raise NotImplementedError
+
+    def getHost(self) -> Any:  # noqa: N802  Twisted's name
+        """Return the address of the server; an empty one if the connection is lost."""
+        raise NotImplementedError
+
+    # -- what Twisted's transports do not have
+
+    def half_close(self) -> None:
+        """Close the sending side once all is sent, and go on reading, where the transport can do that."""
         raise NotImplementedError
 
     def is_disconnected(self) -> bool:
@@ -121,22 +157,6 @@ class Wire:
 
     def lost(self) -> None:
         """Forget the owner, which was told that the connection is lost."""
-
-    def register_producer(self, producer: IPushProducer) -> None:
-        """Pause and resume ``producer`` at the pace at which the client reads."""
-        if self._producer is not None:
-            raise RuntimeError("There is a producer already.")
-        if self._life == DEAD:
-            producer.stopProducing()
-        else:
-            self._producer = producer
-            self._pause_producer_if_full()
-
-    def unregister_producer(self) -> None:
-        """Forget the producer."""
-        self._producer = None
-        self._paused = False
-        self._close_if_sent()
 
     # -- for the wires
 
@@ -151,7 +171,7 @@ class Wire:
     def _enqueue(self, data: bytes, start: int = 0) -> None:
         """Queue ``data`` from ``start`` on. The wire may be aborted afterwards."""
         if self.queue is None:
-            self.queue = SendQueue(self._total, self.abort)
+            self.queue = SendQueue(self._total, self.abortConnection)
         self.queue.append(data, start)
         self._pause_producer_if_full()
 
@@ -189,50 +209,6 @@ class Wire:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
-
-    # -- ITransport, IConsumer and IPushProducer, for a protocol that takes the connection over
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
-        """Write all of ``data``."""
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close once all is sent."""
-        self.close()
-
-    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close now."""
-        self.abort()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  Twisted's name
-        """See ``register_producer``. Raises ``ValueError`` for a pull producer."""
-        if not streaming:
-            raise ValueError("Only push producers are supported.")
-        self.register_producer(producer)
-
-    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
-        """See ``unregister_producer``."""
-        self.unregister_producer()
-
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Stop reading."""
-        self.pause()
-
-    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read again."""
-        self.resume()
-
-    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Close once all is sent."""
-        self.close()
-
-    def getPeer(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the client."""
-        raise NotImplementedError
-
-    def getHost(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the server."""
-        raise NotImplementedError
 
 
 class TwistedWire(Wire):
@@ -284,7 +260,7 @@ class TwistedWire(Wire):
         if not self._full and self._owner is not None:
             self._emptied(self._owner)
 
-    def close(self) -> None:
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close once all is sent; see ``Wire``."""
         if self._life == OPEN:
             self._life = CLOSING
@@ -298,7 +274,7 @@ class TwistedWire(Wire):
     def half_close(self) -> None:
         """Do nothing: TLS has no half-closed connections; see ``Wire``."""
 
-    def abort(self) -> None:
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
         """Abort; see ``Wire``."""
         if self._life != DEAD:
             self._life = DEAD
@@ -313,12 +289,12 @@ class TwistedWire(Wire):
         self._drop_queue()
         self._stop_producer()
 
-    def pause(self) -> None:
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
         """Stop reading; see ``Wire``."""
         if self._life != DEAD:
             self._transport.pauseProducing()
 
-    def resume(self) -> None:
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Read again; see ``Wire``."""
         if self._life != DEAD:
             self._transport.resumeProducing()

@@ -134,6 +134,12 @@ def test_connections_are_shown_beside_their_bound_where_somebody_knows_them(serv
     assert (found["connections"], found["connections_max"]) == (7, 9)
 
 
+def test_what_is_unsent_is_shown_where_it_is_counted(server):
+    assert "unsent_bytes" not in scrape(server)
+    server.comet.metrics.unsent = lambda: 7
+    assert scrape(server)["unsent_bytes"] == 7
+
+
 def test_every_kind_of_refusal_is_there_before_its_first_one(server):
     found = scrape(server)
     for kind in ("mailbox-full", "server-full", "too-many-requests", "unauthorized", "request-timeout"):

@@ -150,10 +150,7 @@ def test_a_request_has_the_address_and_scheme_of_its_client():
     served.send(head("GET", "/request", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 192.0.2.1"))
     request = served.routes.requests[-1]
     assert (request.client, request.is_secure) == ("192.0.2.1", False)
-    assert (request.request.getClientIP(), request.request.getClientAddress().host) == (
-        "192.0.2.1",
-        "192.0.2.1",
-    )
+    assert request.request.getClientAddress().host == "192.0.2.1"
     served.connect().send(head("GET", "/request", 'Forwarded: for="[2001:db8::1]";proto=https'))
     request = served.routes.requests[-1]
     assert (request.client, request.is_secure, request.request.isSecure()) == ("2001:db8::1", True, True)

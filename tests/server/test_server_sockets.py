@@ -149,7 +149,7 @@ def line(request: Any) -> Iterator[Line]:
     yield line
     line.peer.close()
     line.reactor.turn()
-    line.wire.abort()
+    line.wire.abortConnection()
     line.reactor.turn()
     assert line.reactor.readers == set()
     assert line.reactor.getDelayedCalls() == []
@@ -202,7 +202,7 @@ def test_what_the_socket_does_not_take_is_sent_when_it_does(line):
 
 def test_close_sends_everything_first(line):
     written = line.fill()
-    line.wire.close()
+    line.wire.loseConnection()
     line.wire.write(b"too late")
     line.reactor.turn()
     assert line.owner.lost == []
@@ -217,11 +217,11 @@ def test_the_owner_is_not_told_of_a_close_in_the_same_turn(line):
     line.reactor.turn()
     assert line.owner.lost[0].check(ConnectionDone)
     assert line.peer.recv(10) == b""
-    line.wire.close()
-    line.wire.abort()
+    line.wire.loseConnection()
+    line.wire.abortConnection()
     line.wire.write(b"too late")
-    line.wire.pause()
-    line.wire.resume()
+    line.wire.pauseProducing()
+    line.wire.resumeProducing()
 
 
 def test_half_a_close_still_listens(line):
@@ -232,7 +232,7 @@ def test_half_a_close_still_listens(line):
     line.reactor.turn()
     assert line.owner.received == b"still here"
     line.wire.write(b"too late")
-    line.wire.close()
+    line.wire.loseConnection()
     line.reactor.turn()
     assert len(line.owner.lost) == 1
 
@@ -283,7 +283,7 @@ def test_a_peer_that_closes_while_reading_is_paused_is_noticed_afterwards(line):
 
 def test_a_reset_is_noticed_even_while_reading_is_paused():
     line = Line(socket.AF_INET)
-    line.wire.pause()
+    line.wire.pauseProducing()
     line.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     line.peer.close()
     line.reactor.turn()
@@ -302,11 +302,11 @@ def test_writing_to_a_peer_that_is_gone_is_told_once_by_the_epoll():
 
 
 def test_what_came_is_not_read_while_paused(line):
-    line.wire.pause()
+    line.wire.pauseProducing()
     line.peer.sendall(b"hello")
     line.reactor.turn()
     assert line.owner.received == b""
-    line.wire.resume()
+    line.wire.resumeProducing()
     line.reactor.turn()
     assert line.owner.received == b"hello"
 
@@ -365,8 +365,8 @@ def test_what_is_closed_in_anothers_turn_is_not_read_any_more(line):
     line.reactor.turn()
     assert len(owner.lost) + len(other.lost) == 1
     assert len(owner.received) + len(other.received) == 1
-    wire.abort()
-    other_wire.abort()
+    wire.abortConnection()
+    other_wire.abortConnection()
     line.reactor.turn()
 
 
@@ -385,7 +385,7 @@ def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(li
     for reader in list(line.reactor.readers):
         reader.doRead()
     assert seemed == [False, True]
-    wire.abort()
+    wire.abortConnection()
     line.reactor.turn()
 
 
@@ -445,7 +445,7 @@ def test_a_streaming_producer_keeps_the_connection_open(line):
     assert producer.told == ["pause"]
     line.drain()
     assert producer.told == ["pause", "resume"]
-    line.wire.close()
+    line.wire.loseConnection()
     line.reactor.turn()
     assert line.owner.lost == [], "the connection waits for its producer"
     line.wire.unregisterProducer()
@@ -546,7 +546,7 @@ def test_what_is_long_does_not_overtake_what_is_short(line, sizes):
     assert come == expected
 
 
-@pytest.mark.parametrize("end", ["close", "half_close"])
+@pytest.mark.parametrize("end", ["loseConnection", "half_close"])
 def test_what_ends_after_its_answer_sends_that_first(line, end):
     def answer(data: bytes) -> None:
         line.wire.write(data)
@@ -562,7 +562,7 @@ def test_what_ends_after_its_answer_sends_that_first(line, end):
 def test_what_is_aborted_after_its_answer_sends_nothing(line):
     def answer(data: bytes) -> None:
         line.wire.write(data)
-        line.wire.abort()
+        line.wire.abortConnection()
         line.wire.write(data)
 
     line.owner.act = answer
@@ -591,7 +591,7 @@ def test_no_fault_keeps_the_answers_of_others_from_being_sent(line, fault, expec
     assert peer.recv(10) == b"x"
     wire.write(b"later")
     assert peer.recv(10) == b"later"
-    wire.abort()
+    wire.abortConnection()
     line.reactor.turn()
 
 
@@ -717,12 +717,12 @@ def test_the_wire_of_a_lost_connection_does_nothing():
     served.lose()
     producer = Producer()
     wire.write(b"x")
-    wire.close()
-    wire.pause()
-    wire.resume()
-    wire.abort()
-    wire.register_producer(producer)
-    wire.unregister_producer()
+    wire.loseConnection()
+    wire.pauseProducing()
+    wire.resumeProducing()
+    wire.abortConnection()
+    wire.registerProducer(producer, True)
+    wire.unregisterProducer()
     assert producer.told == ["stop"]
     assert (wire.is_disconnected(), wire.was_disconnected(), unsent(wire)) == (True, True, 0)
     assert wire.getPeer() == wire.getHost() == IPv4Address("TCP", "", 0)
