@@ -194,8 +194,10 @@ class SlowStore:
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:
         return self.ask("retract", messages)
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Deferred[Batch]:
-        return self.ask("read", recipients, after, limit, now)
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Deferred[Batch]:
+        return self.ask("read", recipients, after, limit, now, acks)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
         return self.ask("take", recipients, limit, now)

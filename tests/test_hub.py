@@ -1007,10 +1007,12 @@ def test_one_readers_failure_keeps_nobody_else_from_being_woken(
     class Torn(MemoryStore):
         """A store that cannot read for bob."""
 
-        def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+        def read(
+            self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+        ) -> Batch:
             if recipients == ("bob",) and self.sequence:
                 raise StoreDown("The store is away.")
-            return super().read(recipients, after, limit, now)
+            return super().read(recipients, after, limit, now, acks)
 
     expected_failures.append(StoreDown)
     here.hub.store = Torn(Limits(), epoch=EPOCH)

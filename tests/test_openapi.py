@@ -197,7 +197,7 @@ def test_a_push_has_the_words_and_answers_of_http_md(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/poll", "/poll/{recipient}"])
 def test_a_poll_has_the_words_and_answers_of_http_md(path: str) -> None:
-    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format"}
+    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format", "ack"}
     words |= {"recipient"} if "{" in path else {"rcpt", "listener"}
     assert parameters("get", path).keys() == words
     assert {"200", "204", "304", "400", "503"} <= operation("get", path)["responses"].keys()
@@ -226,7 +226,7 @@ def test_a_stream_is_sse_or_ndjson_and_is_not_buffered(path: str) -> None:
     answer = response("get", path, 200)
     assert answer["content"].keys() == {"text/event-stream", "application/x-ndjson"}
     assert "X-Accel-Buffering" in required_headers("get", path, 200)
-    assert {"after", "lastEventId", "Last-Event-ID", "If-None-Match"} <= parameters("get", path).keys()
+    assert {"after", "ack", "lastEventId", "Last-Event-ID", "If-None-Match"} <= parameters("get", path).keys()
 
 
 def test_listeners_have_the_answers_of_http_md() -> None:

@@ -36,7 +36,7 @@ steps = st.lists(
             st.sampled_from([None, "reject", "drop-oldest"]),
             st.sampled_from([None, 1, 5, 30]),
         ),
-        st.tuples(st.just("read"), readers, st.sampled_from(PLACES), limits),
+        st.tuples(st.just("read"), readers, st.sampled_from(PLACES), limits, st.booleans()),
         st.tuples(st.just("take"), names, limits),
         st.tuples(st.just("give back"), st.integers(0, 3)),
         st.tuples(st.just("shout"), names),
@@ -84,13 +84,13 @@ class Asked:
         self.ask(self.store.retract(messages))
         return [self.shown(one) for one in messages]
 
-    def read(self, names: tuple[str, ...], place: Any, limit: int) -> Any:
+    def read(self, names: tuple[str, ...], place: Any, limit: int, acks: bool) -> Any:
         end = self.ask(self.store.read(("nobody",), NOW, 1, self.now)).cursor
         if isinstance(place, int):
             after = Cursor(end.epoch, max(0, end.sequence - place))
         else:
             after = {"oldest": OLDEST, "now": NOW, "other": Cursor("otherepoch", 3)}[place]
-        return self.batch(self.ask(self.store.read(names, after, limit, self.now)))
+        return self.batch(self.ask(self.store.read(names, after, limit, self.now, acks)))
 
     def take(self, names: tuple[str, ...], limit: int) -> Any:
         batch = self.ask(self.store.take(names, limit, self.now))

@@ -184,13 +184,16 @@ class Hub:
         after: Cursor,
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
+        *,
+        acks: bool = True,
     ) -> MaybeDeferred[Batch]:
         """Return what the recipients hold after a cursor, as soon as there is something.
 
         Held for up to ``wait`` seconds; then, or when the server stops, the batch is empty and its cursor
-        is the place to go on from. Cancelling the Deferred forgets the reader. Raises ``ServerFull``.
+        is the place to go on from. With ``acks`` false the cursor acknowledges nothing. Cancelling the
+        Deferred forgets the reader. Raises ``ServerFull``.
         """
-        return self.park(Poll(self, recipients, after, limit), wait)
+        return self.park(Poll(self, recipients, after, limit, acks), wait)
 
     def take(
         self,
@@ -212,6 +215,8 @@ class Hub:
         after: Cursor,
         send: Callable[[Batch], bool],
         on_place: Callable[[Cursor], object] | None = None,
+        *,
+        acks: bool = True,
     ) -> Follower:
         """Park a reader that is given everything after a cursor, as it comes, until it is cancelled.
 
@@ -221,7 +226,7 @@ class Hub:
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
-        follower = Follower(self, recipients, after, send, on_place)
+        follower = Follower(self, recipients, after, send, on_place, acks)
         self.registry.park(follower, None)
         return follower
 
@@ -253,9 +258,11 @@ class Hub:
 
     # -- what readers need
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> MaybeDeferred[Batch]:
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
+    ) -> MaybeDeferred[Batch]:
         """Return what the recipients hold after a cursor, at once; see ``Store.read``."""
-        return self.store.read(recipients, after, limit, self.clock.seconds())
+        return self.store.read(recipients, after, limit, self.clock.seconds(), acks)
 
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, at once; see ``Store.take``."""

@@ -27,8 +27,10 @@ T = TypeVar("T")
 class Source(Protocol):
     """What a reader needs of the hub."""
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor."""
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
+    ) -> MaybeDeferred[Batch]:
+        """Return what the recipients hold after a cursor, which acknowledges where ``acks``."""
 
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, and count them as taken."""
@@ -168,18 +170,21 @@ class Reader(ParkedReader[T]):
 class Poll(Reader[Batch]):
     """A parked poll: it waits for what comes after its cursor, and takes nothing away."""
 
-    def __init__(self, source: Source, keys: tuple[str, ...], after: Cursor, limit: int) -> None:
+    def __init__(
+        self, source: Source, keys: tuple[str, ...], after: Cursor, limit: int, acks: bool = True
+    ) -> None:
         Reader.__init__(self, source, keys)
         self.after = after
         self.limit = limit
+        self.acks = acks
 
     def read(self) -> MaybeDeferred[Batch]:
         """Read after the cursor."""
-        return self.source.read(self.keys, self.after, self.limit)
+        return self.source.read(self.keys, self.after, self.limit, self.acks)
 
     def question(self) -> Hashable:
         """Return what is asked for: the keys, the cursor and the limit."""
-        return (self.keys, self.after, self.limit)
+        return (self.keys, self.after, self.limit, self.acks)
 
     def deliver(self, found: Batch) -> None:
         """Answer with messages or a gap."""
@@ -258,9 +263,11 @@ class Follower(Reader[None]):
         after: Cursor,
         send: Callable[[Batch], bool],
         on_place: Callable[[Cursor], object] | None = None,
+        acks: bool = True,
     ) -> None:
         Reader.__init__(self, source, keys)
         self.after = after
+        self.acks = acks
         self.send = send
         self.on_place = on_place
 
@@ -281,11 +288,11 @@ class Follower(Reader[None]):
 
     def read(self) -> MaybeDeferred[Batch]:
         """Read after the cursor."""
-        return self.source.read(self.keys, self.after, STREAM_MESSAGES)
+        return self.source.read(self.keys, self.after, STREAM_MESSAGES, self.acks)
 
     def question(self) -> Hashable:
         """Return what is asked for: the keys, the cursor and the limit."""
-        return (self.keys, self.after, STREAM_MESSAGES)
+        return (self.keys, self.after, STREAM_MESSAGES, self.acks)
 
     def deliver(self, found: Batch) -> None:
         """Send the batch, a part at a time while the client keeps up; look again where it was not all."""

@@ -89,9 +89,9 @@ class Store(Protocol):
         """Forget messages that were for nobody but whoever waited."""
 
     def read(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
     ) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor; coming with the cursor acknowledges it.
+        """Return what the recipients hold after a cursor; where ``acks``, coming with it acknowledges it.
 
         Without messages the batch's cursor is the place to wait at: ``after`` itself, or the end of the
         log where ``after`` is ``now``, ``oldest``, or tells a gap.

@@ -28,8 +28,8 @@ LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
 """The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
 PUSH_PARAMETERS = frozenset({"rcpt", "to", "event", "ttl", "queue", "overflow", "token"})
-POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "token"})
-STREAM_PARAMETERS = frozenset({"rcpt", "after", "token", *LAST_EVENT_ID})
+POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "ack", "token"})
+STREAM_PARAMETERS = frozenset({"rcpt", "after", "ack", "token", *LAST_EVENT_ID})
 """The query parameters of streams and sockets."""
 
 # Each of these sees a client's bytes and is linear in them: no two parts that may match the same character
@@ -94,6 +94,7 @@ class PollAsked(NamedTuple):
     limit: int
     form: Format
     look: bool
+    acks: bool
 
 
 class PushAsked(NamedTuple):
@@ -164,6 +165,8 @@ def poll_asked(
             return asked, OLDEST
         if asked.listener is None:
             _check_take(query, allowed)
+            if not asked.acks:
+                raise BadParameter("A take counts as read; ack=no needs a cursor, as in ?after=oldest.")
         if asked.listener is None and any(map(is_pattern, asked.recipients)):
             raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
     return asked, after
@@ -183,7 +186,12 @@ def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look
         recipients = ()
     if form == "raw":
         limit = 1
-    return PollAsked(recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look)
+    acks = acknowledges(query)
+    if not acks and listener is not None:
+        raise BadParameter("A listener acknowledges what it was answered; ack=no is for polls by cursor.")
+    return PollAsked(
+        recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look, acks
+    )
 
 
 class LastPoll:
@@ -244,6 +252,11 @@ def push_asked(name: str | None, text: bytes, allowed: frozenset[str] = frozense
         _choice(query, "queue", ("yes", "no"), "yes") == "yes",
         cast("Overflow | None", overflow),
     )
+
+
+def acknowledges(query: Query) -> bool:
+    """Return whether the reader's cursor acknowledges what lies before it."""
+    return _choice(query, "ack", ("yes", "no"), "yes") == "yes"
 
 
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:

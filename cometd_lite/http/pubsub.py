@@ -56,11 +56,12 @@ class PubSubSocket:
         recipients: tuple[str, ...],
         after: Cursor,
         push: Callable[[Push], MaybeDeferred[Receipt]],
+        acks: bool = True,
     ) -> None:
         self._hub = hub
         self._push = push
         self._socket: Socket | None = None
-        self.reader: Follower | None = hub.follow(recipients, after, self._deliver)
+        self.reader: Follower | None = hub.follow(recipients, after, self._deliver, acks=acks)
         """The parked reader. It fires when the server ends it, and is cancelled at a disconnect."""
         self.reader.addCallbacks(self._server_stopping, self._failed)
 

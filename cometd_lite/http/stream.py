@@ -191,13 +191,15 @@ class Stream(BackpressuredWriter):
         self._follower: Follower | None = None
         self._number = 0
 
-    def begin(self, recipients: tuple[str, ...], after: Cursor, head: bytes) -> Follower:
+    def begin(self, recipients: tuple[str, ...], after: Cursor, head: bytes, acks: bool = True) -> Follower:
         """Follow the recipients from a cursor on; return the parked reader.
 
         It fires when the server has ended the stream. Cancelling it forgets the reader. ``head`` are header
-        lines. Raises ``ServerFull`` or ``Stopping``.
+        lines. With ``acks`` false its cursor acknowledges nothing. Raises ``ServerFull`` or ``Stopping``.
         """
-        follower = self._follower = self._hub.follow(recipients, after, self._deliver, self._write_place)
+        follower = self._follower = self._hub.follow(
+            recipients, after, self._deliver, self._write_place, acks=acks
+        )
         self._hub.counts.streams += 1
         self._open = True
         self._exchange.start(200, head)

@@ -108,6 +108,8 @@
  * @typedef {object} FollowOptions
  * @property {string} [after] where to begin where nothing is remembered: a cursor, "oldest" (everything
  *   that is kept) or "now", which it is unless given
+ * @property {boolean} [ack] false: what was read stays unread for the server, and makes no room in a full
+ *   mailbox; for readers that only watch
  * @property {AbortSignal} [signal] ends it, as `stop()` does
  * @property {(gap: {after: string, recipients: string[]}) => void} [onGap] messages after the cursor
  *   `after` are lost to this reader; what follows is everything that is still kept
@@ -294,12 +296,12 @@ export class Comet {
    * what was read, and gives each message to one taker only.
    *
    * @param {string | string[]} recipients
-   * @param {{after?: string, wait?: number, limit?: number, signal?: AbortSignal}} [options]
+   * @param {{after?: string, wait?: number, limit?: number, ack?: boolean, signal?: AbortSignal}} [options]
    * @returns {Promise<Answer>}
    */
-  async poll(recipients, { after, wait, limit, signal } = {}) {
+  async poll(recipients, { after, wait, limit, ack, signal } = {}) {
     const response = await this.request("poll", listOf(recipients), {
-      query: { after, wait, limit },
+      query: { after, wait, limit, ack: ack === false ? "no" : undefined },
       signal,
     });
     // Ours is a 200 also when the wait is over. What stands between may have made less of it.
@@ -515,6 +517,7 @@ export class Following {
     const answer = await this.#comet.poll(this.recipients, {
       after: this.#cursor,
       wait,
+      ack: this.#options.ack,
       signal: attempt.signal,
     });
     attempt.limit(null);
@@ -547,7 +550,7 @@ export class Following {
     let opened = 0;
     try {
       const response = await this.#comet.request("stream", this.recipients, {
-        query: { after: this.#cursor },
+        query: { after: this.#cursor, ack: this.#options.ack === false ? "no" : undefined },
         headers: { Accept: "application/x-ndjson" },
         signal: attempt.signal,
       });

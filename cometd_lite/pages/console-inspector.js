@@ -81,6 +81,7 @@ function follower(session) {
       },
       {
         after: String(fields.get("after")).trim() || "now",
+        ack: false,
         storageKey: null,
         background: false,
         onGap: ({ after }) => {

@@ -40,7 +40,7 @@ def _poll(
         check_room(grant)
     found: MaybeDeferred[Batch]
     if after is not None:
-        found = routes.hub.poll(asked.recipients, after, wait, asked.limit)
+        found = routes.hub.poll(asked.recipients, after, wait, asked.limit, acks=asked.acks)
     else:
         routes.policy.check_taker(exchange)
         taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)

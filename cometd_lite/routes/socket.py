@@ -21,12 +21,13 @@ def socket(routes: Served, exchange: Exchange, name: str | None = None) -> Maybe
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, params.fields(exchange))
+    acks = params.acknowledges(asked)
     grant = routes.policy.require(exchange, "poll", recipients)
-    return chain(grant, _open, routes, exchange, recipients, after)
+    return chain(grant, _open, routes, exchange, recipients, after, acks)
 
 
 def _open(
-    grant: Grant, routes: Served, exchange: Exchange, recipients: tuple[str, ...], after: Cursor
+    grant: Grant, routes: Served, exchange: Exchange, recipients: tuple[str, ...], after: Cursor, acks: bool
 ) -> None:
     def push(asked: Push) -> MaybeDeferred[Receipt]:
         params.event_name(asked.event)
@@ -37,7 +38,7 @@ def _open(
 
     def converse() -> PubSubSocket:
         check_room(grant)
-        conversation = PubSubSocket(routes.hub, recipients, after, push)
+        conversation = PubSubSocket(routes.hub, recipients, after, push, acks)
         assert conversation.reader is not None, "it is parked now"
         routes.policy.end_with(grant, conversation.reader, conversation.token_expired)
         return conversation

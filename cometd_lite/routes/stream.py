@@ -23,10 +23,11 @@ def stream(routes: Served, exchange: Exchange, name: str | None = None) -> Maybe
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, given)
+    acks = params.acknowledges(asked)
     accept = (given.accept or b"").lower()
     form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
     grant = routes.policy.require(exchange, "poll", recipients)
-    return chain(grant, _begin, routes, exchange, recipients, after, form)
+    return chain(grant, _begin, routes, exchange, recipients, after, acks, form)
 
 
 def _begin(
@@ -35,6 +36,7 @@ def _begin(
     exchange: Exchange,
     recipients: tuple[str, ...],
     after: Cursor,
+    acks: bool,
     form: Format,
 ) -> MaybeDeferred[None]:
     head = form.head + routes.policy.cors(exchange)
@@ -44,6 +46,6 @@ def _begin(
         return None
     check_room(grant)
     stream = Stream(exchange, routes.hub, form, routes.heartbeats, routes.random)
-    reader = stream.begin(recipients, after, head)
+    reader = stream.begin(recipients, after, head, acks)
     routes.policy.end_with(grant, reader, stream.end)
     return reader

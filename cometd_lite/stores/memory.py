@@ -45,7 +45,7 @@ class MemoryStore:
         """A heap with an entry for the next expiry of each mailbox; some are out of date."""
         self._reclaimable: dict[str, None] = {}
         """Mailboxes with messages that were read, and may go when memory runs out."""
-        self._answers: dict[tuple[tuple[str, ...], Cursor, int], Batch] = {}
+        self._answers: dict[tuple[tuple[str, ...], Cursor, int, bool], Batch] = {}
         """What readers were given since the last change: those of a fan-out all ask the same."""
         self._answers_size = 0
         self._nothing = Batch((), OLDEST)
@@ -129,17 +129,19 @@ class MemoryStore:
 
     # -- what is read
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Batch:
         """See ``Store.read``."""
         if self._expiries and self._expiries[0][0] <= now:
             self._expire_soon(now)
-        batch = self._read_one(recipients, after)
+        batch = self._read_one(recipients, after, acks)
         if batch is not None:
             return batch
-        key = (recipients, after, limit)
+        key = (recipients, after, limit, acks)
         batch = self._answers.get(key)
         if batch is None:
-            batch = self._read(recipients, after, limit)
+            batch = self._read(recipients, after, limit, acks)
             messages = batch.messages
             if not messages:
                 return batch
@@ -150,7 +152,7 @@ class MemoryStore:
             self._answers[key] = batch
         return batch
 
-    def _read_one(self, recipients: tuple[str, ...], after: Cursor) -> Batch | None:
+    def _read_one(self, recipients: tuple[str, ...], after: Cursor, acks: bool) -> Batch | None:
         """Return what the usual reader is given: who reads one mailbox, and lacks its newest message or none.
 
         For any other it returns None.
@@ -162,7 +164,7 @@ class MemoryStore:
         place = after.sequence
         if mailbox is None or after.epoch != self.epoch or place < mailbox.lost or place > self.sequence:
             return None
-        if mailbox.acknowledged < place:
+        if acks and mailbox.acknowledged < place:
             mailbox.acknowledged = place
             self._reclaimable[recipient] = None
         kept = mailbox.messages
@@ -179,12 +181,12 @@ class MemoryStore:
             latest = self._latest = Batch((newest,), newest.cursor)
         return latest
 
-    def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> Batch:
+    def _read(self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool) -> Batch:
         if after == NOW:
             return Batch((), Cursor(self.epoch, self.sequence))
         known = after.epoch == self.epoch and after.sequence <= self.sequence
         place = after.sequence if known else 0
-        if known:
+        if known and acks:
             self._acknowledge(recipients, place)
         messages, more = _bounded(self._found(recipients, place, limit + 1), limit)
         gap = self._gap(recipients, place) if known else after != OLDEST

@@ -340,13 +340,16 @@ class _Watched(MemoryStore):
             if before < after.sequence and (mailbox is not None or is_pattern(name)):
                 self._note(name)
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Batch:
         """See ``Store.read``."""
         acknowledged = self._acknowledged
         first = next(iter(acknowledged), None)
-        for name in recipients:
-            self._note_reader(name, after)
-        batch = super().read(recipients, after, limit, now)
+        if acks:
+            for name in recipients:
+                self._note_reader(name, after)
+        batch = super().read(recipients, after, limit, now, acks)
         if first is not None and first not in acknowledged:
             self._note(first)  # it had to go
         return batch
@@ -540,9 +543,11 @@ class SQLiteStore:
 
     # -- what is read
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Batch:
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Batch:
         """See ``Store.read``."""
-        return self._kept.read(recipients, after, limit, now)
+        return self._kept.read(recipients, after, limit, now, acks)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
         """See ``Store.take``."""

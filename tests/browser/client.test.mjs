@@ -74,6 +74,22 @@ test("a reader who begins now asks first where that is, so that nothing falls be
   assert.deepEqual(server.lines, ["poll after=now wait=0", "stream after=e-0"]);
 });
 
+test("a reader that only watches says so at every request", async (t) => {
+  const server = new FakeServer((request) => {
+    if (request.path === "/stream") return new FakeStream(request).response;
+    return answer([], "e-0");
+  });
+  reader(t, server, { after: "now", ack: false });
+  await until(() => server.requests.length === 2);
+  assert.deepEqual(
+    server.requests.map(({ path, query }) => [path, query.ack]),
+    [
+      ["/poll", "no"],
+      ["/stream", "no"],
+    ],
+  );
+});
+
 test("lines and letters may be cut anywhere", async (t) => {
   const { server, streams } = streaming();
   const { messages } = reader(t, server);

@@ -751,7 +751,7 @@ def test_a_push_while_the_server_stops_is_a_503(server):
     assert int(answer.headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize("query", ["", "?", "?x", "?wait=0"])
+@pytest.mark.parametrize("query", ["", "?", "?_x", "?wait=0"])
 def test_polls_that_are_alike_but_for_the_name_are_each_their_own(server, query):
     server.push("/bob", "for bob")
     server.push("/alice", "for alice")
@@ -770,3 +770,26 @@ def test_readers_who_come_back_with_the_same_line_are_told_the_same(server):
     assert server.read(f"/poll/bob?after={place}&wait=0") == ["one"]
     server.push("/bob", "two")
     assert [poll.answer.json["messages"][0]["data"] for poll in polls] == ["two"] * 3
+
+
+# -- ack=no
+
+
+@pytest.mark.parametrize("recipients", ["bob", "**", "bob&rcpt=alice"])
+def test_who_only_watches_makes_no_room_in_a_work_queue(serve, recipients):
+    server = serve(Limits(capacity=2))
+    server.push("/bob", "1")
+    server.push("/bob", "2")
+    watched = server.get(f"/poll?rcpt={recipients}&after=oldest&ack=no").json["cursor"]
+    for _ in range(2):
+        assert server.read(f"/poll?rcpt={recipients}&after={watched}&wait=0&ack=no") == []
+    assert server.ask("POST", "/push/bob", "3").status == 503
+    assert server.get("/recipients/bob").json["queued"] == 2
+    assert server.read(f"/poll?rcpt={recipients}&after={watched}&wait=0") == []
+    assert server.push("/bob", "3").status == 202
+
+
+def test_a_take_and_a_listener_acknowledge_and_so_ack_no_is_a_400(server):
+    listener = server.ask("POST", "/register").json["id"]
+    for target in ("/poll/bob?ack=no", f"/poll?listener={listener}&ack=no", "/poll/bob?after=now&ack=maybe"):
+        assert server.get(target).status == 400

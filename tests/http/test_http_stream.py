@@ -621,3 +621,11 @@ def test_a_request_behind_a_stream_waits_until_the_stream_has_ended(server):
     assert stream.data == ["hi"]
     stream.hang_up()
     assert server.parked == 0
+
+
+@pytest.mark.parametrize(("ack", "status"), [("no", 503), ("yes", 202)])
+def test_a_stream_that_only_watches_makes_no_room(serve, ack, status):
+    server = serve(Limits(capacity=1))
+    first = server.push("/bob", "1").json["id"]
+    Stream(server, f"/stream/bob?after={first}&ack={ack}").hang_up()
+    assert server.ask("POST", "/push/bob", "2").status == status

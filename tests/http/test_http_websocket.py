@@ -747,3 +747,11 @@ def test_after_the_close_a_socket_says_no_more(server):
     socket.say(CloseConnection(1000))
     server.push("/bob", "late")
     assert socket.data == []
+
+
+@pytest.mark.parametrize(("ack", "status"), [("no", 503), ("yes", 202)])
+def test_a_socket_that_only_watches_makes_no_room(serve, ack, status):
+    server = serve(Limits(capacity=1))
+    first = server.push("/bob", "1").json["id"]
+    WebSocket(server, f"/ws/bob?after={first}&ack={ack}").hang_up()
+    assert server.ask("POST", "/push/bob", "2").status == status

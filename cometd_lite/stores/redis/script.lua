@@ -539,11 +539,12 @@ elseif verb == 'retract' then
   return answer()
 
 elseif verb == 'read' then
-  -- ARGV: the epoch and number after which to read, where to go on looking, limit, names.
-  local place, from, limit, names = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), names_from(8)
+  -- ARGV: the epoch and number after which to read, where to go on looking, limit, 1 to acknowledge, names.
+  local place, from, limit, names = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), names_from(9)
   if ARGV[4] == 'now' then return answer(log.sequence, 0, 0, {}) end
   local known = ARGV[4] == log.epoch and place <= log.sequence
-  if known then acknowledge(names, place) else place = 0 end
+  if known and ARGV[8] == '1' then acknowledge(names, place) end
+  if not known then place = 0 end
   local patterned, sources, gap = false, {}, known and place < log.torn
   for _, name in ipairs(names) do
     patterned = patterned or is_pattern(name)

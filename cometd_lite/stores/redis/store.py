@@ -173,7 +173,7 @@ class RedisStore:
         self._newest = 0
         """The last number that this process has heard of, in ``_run``."""
         self._usage = Usage()
-        self._reading: dict[tuple[tuple[str, ...], Cursor, int], list[Deferred[Batch]]] = {}
+        self._reading: dict[tuple[tuple[str, ...], Cursor, int, bool], list[Deferred[Batch]]] = {}
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
         self._standing: dict[str, float] = {}
         """The keys whose wakes are listened to, and when each was last asked for, longest ago first."""
@@ -443,11 +443,13 @@ class RedisStore:
 
     # -- what is read
 
-    def read(self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float) -> Deferred[Batch]:
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Deferred[Batch]:
         """See ``Store.read``."""
         self._stand(recipients, now)
         mine: Deferred[Batch] = Deferred()
-        asked = (recipients, after, limit)
+        asked = (recipients, after, limit, acks)
         reading = self._reading.get(asked)
         if reading is not None:
             reading.append(mine)
@@ -456,20 +458,22 @@ class RedisStore:
             self._read(asked, 0, now).addBoth(self._was_read, asked)
         return mine
 
-    def _read(self, asked: tuple[tuple[str, ...], Cursor, int], looked: int, now: float) -> Deferred[Batch]:
-        recipients, after, limit = asked
-        words = (after.epoch, after.sequence, looked, limit, *recipients)
+    def _read(
+        self, asked: tuple[tuple[str, ...], Cursor, int, bool], looked: int, now: float
+    ) -> Deferred[Batch]:
+        recipients, after, limit, acks = asked
+        words = (after.epoch, after.sequence, looked, limit, int(acks), *recipients)
         return self._ask(now, "read", *words).addCallback(self._found, asked, self.epoch, now)
 
     def _found(
-        self, reply: list[Any], asked: tuple[tuple[str, ...], Cursor, int], epoch: str, now: float
+        self, reply: list[Any], asked: tuple[tuple[str, ...], Cursor, int, bool], epoch: str, now: float
     ) -> MaybeDeferred[Batch]:
         looked, gap, more, rows = reply
         if more and not rows:
             return self._read(asked, looked, now)  # so far there was nothing but what others were pushed
         return Batch(self._messages(rows, epoch), Cursor(epoch, looked), bool(gap), bool(more))
 
-    def _was_read(self, found: Batch | Failure, asked: tuple[tuple[str, ...], Cursor, int]) -> None:
+    def _was_read(self, found: Batch | Failure, asked: tuple[tuple[str, ...], Cursor, int, bool]) -> None:
         for reader in self._reading.pop(asked):
             if not reader.called:
                 reader.callback(found)  # a Failure makes it an errback
