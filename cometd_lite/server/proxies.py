@@ -1,9 +1,9 @@
-"""Requests that proxies passed on: the peer and what it says arrive, the client's address and scheme leave.
+"""The client behind trusted proxies, by ``Forwarded`` (RFC 7239) or ``X-Forwarded-For``.
 
-Anyone can send these fields, so only what a trusted proxy says counts. Each proxy adds whom it heard from at
-the right. So the list is read from there, for as long as it names trusted proxies; the first other address is
-the client's, and what stands to the left of it is the client's own invention. Where no address can be read,
-because it is hidden, unknown or malformed, the last one that could be read is as near as one gets.
+Any client can send these fields, so only those of a trusted proxy count. Each proxy appends the address of
+its own peer. The list is therefore read from the right, as long as it names trusted proxies. The first other
+address is the client's, and the client may have invented what is to the left of it. Where an address is
+hidden, unknown or malformed, the last one that could be read stands for the client.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from twisted.internet.address import IPv4Address, IPv6Address
 
 UNIX: Final = "unix"
-"""What a proxy is called that connects over a UNIX socket, and so has no address."""
+"""The name of a proxy that connects over a UNIX socket, and so has no address."""
 
-# All possessive: whoever sends these fields must not choose how often they are looked at.
+# All repetitions are possessive, so that matching takes linear time.
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PAIR: Final = rf"""{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*+")"""
 _ELEMENT: Final = re.compile(rf"[ \t]*+((?:{_PAIR})?+(?:[ \t]*+;[ \t]*+(?:{_PAIR})?+)*+)[ \t]*+(?:,|\Z)")
@@ -28,9 +28,9 @@ _NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|
 
 
 class Origin(NamedTuple):
-    """Whence a request comes. ``address`` is None where there is none, as over a UNIX socket.
+    """Where a request comes from: the client's address, None over a UNIX socket, and whether it used TLS.
 
-    ``secure``: whether the client used TLS; None where nobody who is trusted has said so.
+    ``secure`` is None where no trusted proxy says.
     """
 
     address: str | None
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
 
 class _Hop(NamedTuple):
-    """What one proxy says: whom it heard from, and whether over TLS; None for what it does not say."""
+    """What one proxy says of its peer: the address, and whether it used TLS; None for what is not said."""
 
     address: str | None
     secure: bool | None
@@ -55,18 +55,18 @@ class Proxies:
         self._local = UNIX in named
         self._networks = [ip_network(name) for name in named - {UNIX}]
         self.trusts: Callable[[str | None], bool] = lru_cache(maxsize=1_024)(self._trusts)
-        """Whether this is the address of a trusted proxy; None is that of a UNIX socket."""
+        """Return whether this is the address of a trusted proxy; None stands for a UNIX socket."""
         self._found = lru_cache(maxsize=256)(self._find)
 
     def __bool__(self) -> bool:
         return self._local or bool(self._networks)
 
     def origin(self, peer: str | None, field: Callable[[bytes], bytes | None]) -> Origin:
-        """Return whence a request comes, by the address of its peer and its fields (RFC 7239).
+        """Return where a request comes from, by the address of its peer and its fields.
 
-        ``field`` returns the value of one, its lines joined by commas. Where ``Forwarded`` and
+        ``field`` returns the value of a field, several lines joined by commas. Where ``Forwarded`` and
         ``X-Forwarded-For`` contradict each other, the proxy has passed on one that it does not know, and
-        neither is believed.
+        neither counts.
         """
         if not self.trusts(peer):
             return Origin(peer, None)
@@ -109,12 +109,12 @@ class Proxies:
 
 
 def ip_endpoint(address: str) -> IPv4Address | IPv6Address:
-    """Return an IP address as Twisted's, of a port that nobody knows."""
+    """Return an IP address as Twisted's, with port 0."""
     return (IPv6Address if ":" in address else IPv4Address)("TCP", address, 0)
 
 
 def _forwarded(value: bytes) -> list[_Hop]:
-    """Return what ``Forwarded`` says (RFC 7239 §4), one hop of nothing where it is malformed."""
+    """Return what ``Forwarded`` says (RFC 7239 §4); one hop without anything where it is malformed."""
     text = value.decode("latin-1")
     hops = []
     at = 0
@@ -132,7 +132,7 @@ def _forwarded(value: bytes) -> list[_Hop]:
 def _x_forwarded(addresses: bytes | None, schemes: bytes | None) -> list[_Hop]:
     """Return what ``X-Forwarded-For`` and ``X-Forwarded-Proto`` say.
 
-    Some proxies add their scheme as they add the address, others have one scheme for the whole way.
+    Some proxies append a scheme with each address, others set one scheme for all.
     """
     secures = [_is_secure(scheme) for scheme in _listed(schemes)]
     found = [_address(address) for address in _listed(addresses)]
@@ -160,6 +160,8 @@ def _is_secure(scheme: str | None) -> bool | None:
 def _address(node: str) -> str | None:
     """Return the address of a node (RFC 7239 §6), with or without its port; None where it has none."""
     match = _NODE.fullmatch(node)
+    if "%" in node:  # a scope, which may be any text
+        return None
     try:
         found = ip_address(node if match is None else match[1] or match[2])
     except ValueError:

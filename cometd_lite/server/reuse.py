@@ -1,8 +1,8 @@
-"""TCP ports at which several processes listen at once: the kernel spreads new connections among them.
+"""TCP ports on which several processes listen at once; the kernel spreads new connections over them.
 
-That is Linux's and the BSDs' ``SO_REUSEPORT`` (socket(7)). A reactor arrives, and one leaves that sets it on
-every port it listens at. A process that ends takes along what waits in its own queue to be accepted; where a
-restart must lose no connection, one socket is handed to all of them instead (``systemd:``).
+This is ``SO_REUSEPORT`` of Linux and the BSDs (socket(7)). A process that ends takes the connections with it
+that wait in its queue to be accepted. Where a restart must lose none, hand one socket to all processes
+instead (``systemd:``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 class _ReusedPort(Port):
     def createInternetSocket(self) -> socket.socket:  # noqa: N802  Twisted's name
-        """Let others listen here, too."""
+        """Return a socket whose port other processes may listen on."""
         made: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]  # Twisted's
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         return made
 
 
 class ReusingReactor:
-    """``reactor``, whose TCP and TLS ports may be listened at by other processes of the same user, too."""
+    """A reactor on whose TCP and TLS ports other processes of the same user may listen as well."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor

@@ -71,7 +71,7 @@ class Router:
         self._targets: dict[bytes, Target] = {}
         """The targets of request lines, by the line up to its query, or by the whole line."""
         self._seen_once: set[bytes] = set()
-        """Those lines that came once; a target is remembered when its line comes again."""
+        """The lines that came once; a target is remembered when its line comes again."""
         plain = rb"[0-9A-Za-z_.~@:-]++(?:/[0-9A-Za-z_.~@:-]++)*+"
         fixed = re.escape(self.prefix) + rb"/[0-9A-Za-z_.-]++/"
         self._plain = re.compile(rb"([A-Z]+) (%b)(%b)(?: HTTP/1\.1|\?)" % (fixed, plain)).fullmatch
@@ -138,7 +138,10 @@ class Router:
         self._remember(line[: line.find(b"?") + 1] or line, target)
 
     def _remember(self, start: bytes, target: Target) -> None:
-        """Remember the target of a line up to its query; to remember lines that come once is dearer."""
+        """Remember the target of a line up to its query, unless the line comes for the first time.
+
+        To remember a line that never comes again costs more than to read it.
+        """
         bounds, seen_once = self._bounds, self._seen_once
         if len(start) > bounds.line_known:
             return

@@ -110,6 +110,12 @@ def test_of_two_that_contradict_each_other_neither_is_believed():
     )
 
 
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "fe80::1%\x1b[31m", "[fe80::1%eth0]:80", "fe80::1%"])
+def test_an_address_with_a_scope_is_none(address):
+    assert origin(x_forwarded_for=address) == (PROXY, None)
+    assert origin(forwarded=f'for="{address}"') == (PROXY, None)
+
+
 def test_a_proxy_at_a_unix_socket_has_a_name_in_the_place_of_an_address():
     assert origin(None, x_forwarded_for="192.0.2.1") == ("192.0.2.1", None)
     assert Proxies([PROXY]).origin(None, {b"x-forwarded-for": b"192.0.2.1"}.get) == (None, None)

@@ -1,16 +1,12 @@
-"""The states of a connection: the table and its diagram; and the layers of the package."""
+"""The states of a connection: the table, its diagram, and the way through them."""
 
 from __future__ import annotations
 
-import ast
-from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from served import Served, head, post
 
-import cometd_lite.server
 from cometd_lite.server import Bounds, states
 from cometd_lite.server.states import TRANSITIONS, Event, State
 
@@ -56,16 +52,3 @@ def test_a_connection_goes_through_its_states():
     served.lose()
     seen.append(served.connection.state)
     assert seen == ["HEAD", "BODY", "HEAD", "SERVING", "HEAD", "LINGERING", "CLOSING", "CLOSED"]
-
-
-def test_the_package_imports_nothing_of_the_rest_and_has_no_import_cycle():
-    imports: dict[str, set[str]] = {}
-    for file in Path(cometd_lite.server.__file__).parent.glob("*.py"):
-        found = imports.setdefault(file.stem, set())
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1, f"{file.name} imports from outside of the package"
-                found.update([node.module] if node.module else [name.name for name in node.names])
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                assert "cometd_lite" not in ast.unparse(node), file.name
-    assert list(TopologicalSorter(imports).static_order())
