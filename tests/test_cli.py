@@ -765,23 +765,40 @@ def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "words", "sentence"),
     [
-        (
+        pytest.param(
             public_pem(PRIVATE["ES256"]),
             (),
             "key holds a public key, which checks tokens; it takes the private",
+            id="a public key",
         ),
-        (jwks(jwk_of(PRIVATE["RS256"].public_key())), (), "key holds public keys only, which check tokens"),
+        pytest.param(
+            jwks(jwk_of(PRIVATE["RS256"].public_key())),
+            (),
+            "key holds public keys only, which check tokens",
+            id="public keys",
+        ),
         (b"-----BEGIN CERTIFICATE-----", (), "holds a public key"),
         (b"".join(public_pem(PRIVATE["ES256"]).splitlines()[1:-1]), (), "it is a key without its PEM lines"),
         (jwks(jwk_of(PRIVATE["ES256"], use="enc")), (), "its use is not sig."),
         (b"-----BEGIN PRIVATE KEY-----\nnonsense", (), "holds no private key that can be used: "),
-        (
+        pytest.param(
             private_pem(PRIVATE["ES256"], BestAvailableEncryption(b"x")),
             (),
             "is encrypted; openssl pkey -in /",
+            id="an encrypted key",
         ),
-        (private_pem(ec.generate_private_key(ec.SECP384R1())), (), "is none of RSA, on the curve P-256, or"),
-        (private_pem(rsa.generate_private_key(65537, 1024)), (), "has less than 2048 bits (RFC 7518 §3.3)."),
+        pytest.param(
+            private_pem(ec.generate_private_key(ec.SECP384R1())),
+            (),
+            "is none of RSA, on the curve P-256, or",
+            id="another curve",
+        ),
+        pytest.param(
+            private_pem(rsa.generate_private_key(65537, 1024)),
+            (),
+            "has less than 2048 bits (RFC 7518 §3.3).",
+            id="a short key",
+        ),
         (b"too short", (), "has less than 32 bytes (RFC 7518 §3.2)."),
         (jwks({"kty": "oct", "k": "c2hvcnQ"}), (), "has less than 32 bytes (RFC 7518 §3.2)."),
         (b"", (), "has less than 32 bytes"),
@@ -793,12 +810,18 @@ def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> 
             (),
             "a key is oct, RSA, EC on P-256, or OKP on Ed25519.",
         ),
-        (
+        pytest.param(
             jwks(jwk_of(PRIVATE["ES256"], kid="a"), jwk_of(PRIVATE["EdDSA"])),
             (),
             "There are several keys in",
+            id="several keys",
         ),
-        (jwks(jwk_of(PRIVATE["ES256"], kid="a")), ("--kid", "b"), "that can sign is called 'b'."),
+        pytest.param(
+            jwks(jwk_of(PRIVATE["ES256"], kid="a")),
+            ("--kid", "b"),
+            "that can sign is called 'b'.",
+            id="another kid",
+        ),
         (SECRET, tuple(f"--poll={'x' * 240}{number}" for number in range(50)), "and a server takes 8192"),
     ],
 )

@@ -336,7 +336,7 @@ def test_known_tokens_are_bounded(tokens: Tokens) -> None:
         b"x" * 31,
         b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
         b"-----BEGIN nonsense",
-        pem(ec.generate_private_key(ec.SECP384R1())),
+        pytest.param(pem(ec.generate_private_key(ec.SECP384R1())), id="another curve"),
         b"{",
         b"{}",
         b'{"keys": []}',
