@@ -556,7 +556,8 @@ def problem(kind: type[CometError], **headers: str) -> Answer:
 def every_kind(root: type[CometError] = CometError) -> Iterator[type[CometError]]:
     for kind in root.__subclasses__():
         if kind.__module__ == errors.__name__:
-            yield kind
+            if "kind" in vars(kind) or kind is errors.InternalError:
+                yield kind
             yield from every_kind(kind)
 
 

@@ -154,7 +154,8 @@ def _classes(root: type[CometError]) -> Iterable[type[CometError]]:
         yield from _classes(kind)
 
 
-_BY_KIND = {kind.kind: kind for kind in _classes(CometError)}
+# A subclass without a kind of its own is told apart in the server only, but for what answers any failure.
+_BY_KIND = {kind.kind: kind for kind in _classes(CometError) if "kind" in vars(kind) or kind is InternalError}
 _BY_STATUS = {kind.status: kind for kind in reversed(list(_classes(CometError)))}
 """The tree's uppermost class for each status."""
 

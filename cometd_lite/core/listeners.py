@@ -12,7 +12,7 @@ from math import inf
 
 from twisted.internet.defer import Deferred
 
-from ..deferreds import MaybeDeferred, chain
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import ListenerGone
 from ..jsontext import dumps, parse
 from ..limits import LISTENER_SECONDS
@@ -151,10 +151,8 @@ class Listeners:
         self._sessions.hold(listener)
         listener.parked = poll
 
-        def left(batch: Batch) -> Batch:
-            if release():
-                self._answered(listener, batch.cursor if written() else None)
-            return batch
+        def left(batch: Batch) -> MaybeDeferred[Batch]:
+            return self._answered(listener, batch, is_written=written()) if release() else batch
 
         def release() -> bool:
             """Let go of the listener; return whether it was not taken away by a poll at another process."""
@@ -182,11 +180,18 @@ class Listeners:
             return left(found)
         return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
 
-    def _answered(self, listener: Listener, cursor: Cursor | None) -> None:
-        """Note what the listener was answered, if that could be written."""
-        if cursor is not None:
-            listener.answered = cursor
+    def _answered(self, listener: Listener, batch: Batch, *, is_written: bool) -> MaybeDeferred[Batch]:
+        """Return the batch, once it is noted that the listener was answered with it."""
+        if is_written:
+            listener.answered = batch.cursor
         self._renew(listener)
+        if self._hub.shared is None:
+            return batch
+        # The next poll may come at another process, which must know of this answer by then.
+        noted = self._hub.store.flush()
+        if is_pending(noted):
+            noted.addErrback(self._hub.store_failed)
+        return chain(noted, lambda _: batch)
 
     def change(self, listener: Listener, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.

@@ -226,9 +226,7 @@ def test_a_header_that_is_no_token_opens_nothing(server, value):
     assert kind(server.get("/poll/bob?wait=0", {"Authorization": value})) == (401, "unauthorized")
 
 
-@pytest.mark.parametrize(
-    "query", ["token=", "token", "token=%00", "token=a%2Eb", "TOKEN=x", "token=%F0%9F%92%A9"]
-)
+@pytest.mark.parametrize("query", ["token=", "token", "token=%00", "token=a%2Eb", "token=%F0%9F%92%A9"])
 def test_a_query_without_a_token_opens_nothing(server, query):
     assert kind(server.get(f"/poll/bob?wait=0&{query}")) == (401, "unauthorized")
 

@@ -55,7 +55,7 @@ limits = Limits(
     client_bytes=100_000,
     client_registrations=10,
 )
-assert_type(limits.max_body + limits.max_parked + limits.max_memory, int)
+assert_type(limits.max_body + limits.max_batch + limits.max_parked + limits.max_memory, int)
 
 
 def authorize(request: object, action: str, recipient: str) -> bool:
@@ -85,6 +85,7 @@ comet = Comet(
     overflow="drop-oldest",
     hosts=Hosts(frozenset({"comet.example"}), loopback_only=True),
     origins=["https://example.org"],
+    allow_parameters=["utm"],
     tokens=Tokens([Path("key.pem")], audience="comet"),
     authorize=authorize,
     bayeux=BayeuxOptions(timeout=20.0),
@@ -238,7 +239,14 @@ def what_went_wrong(error: errors.CometError) -> str:
             assert_type(error.retry_after, int | None)
         case errors.NobodyWaits() | errors.Stopping() | errors.TooManyRequests() | errors.Unavailable():
             return "later"
-        case errors.Unauthorized() | errors.ForbiddenOrigin() | errors.Misdirected() | errors.Forbidden():
+        case (
+            errors.Unauthorized()
+            | errors.TokenExpired()
+            | errors.UnsupportedEncoding()
+            | errors.ForbiddenOrigin()
+            | errors.Misdirected()
+            | errors.Forbidden()
+        ):
             return "not for us"
         case errors.BadRecipient() | errors.BadCursor() | errors.BadParameter() | errors.BadBody():
             return error.detail
