@@ -778,8 +778,15 @@ def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> 
             id="public keys",
         ),
         (b"-----BEGIN CERTIFICATE-----", (), "holds a public key"),
-        (b"".join(public_pem(PRIVATE["ES256"]).splitlines()[1:-1]), (), "it is a key without its PEM lines"),
-        (jwks(jwk_of(PRIVATE["ES256"], use="enc")), (), "its use is not sig."),
+        pytest.param(
+            b"".join(public_pem(PRIVATE["ES256"]).splitlines()[1:-1]),
+            (),
+            "it is a key without its PEM lines",
+            id="a bare public key",
+        ),
+        pytest.param(
+            jwks(jwk_of(PRIVATE["ES256"], use="enc")), (), "its use is not sig.", id="a key to encrypt with"
+        ),
         (b"-----BEGIN PRIVATE KEY-----\nnonsense", (), "holds no private key that can be used: "),
         pytest.param(
             private_pem(PRIVATE["ES256"], BestAvailableEncryption(b"x")),
