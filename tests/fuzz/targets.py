@@ -128,7 +128,7 @@ class World:
         )
         self.comet.start()
         routes = self.comet.routes
-        routes._random = self.comet.hub.registry._random = Random(1)
+        routes.random = self.comet.hub.registry._random = Random(1)
         self.served: list[Served] = []
         self.factory = HTTPFactory(
             routes,
