@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from helpers import EPOCH, Outcome, SlowStore, check_empty, check_invariants, data, now, numbers, push
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.idempotency import Receipts
@@ -926,6 +928,26 @@ def test_a_reader_whose_look_fails_stays_at_its_place(
     slow.pushing("bob", body="2")
     slow.store.settle()
     assert data(poll.value) == ["hi", "2"]
+    slow.assert_quiet()
+
+
+def test_readers_of_one_push_whose_looks_fail_leave_no_failure_unhandled(
+    slow: Here, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(StoreDown)
+    poll, first, second = slow.poll("bob"), slow.take("bob"), slow.take("bob")
+    slow.store.settle()
+    with capturedLogs() as events:
+        pushing = slow.pushing("bob")
+        slow.store.answer(slow.store.asked[0])
+        while slow.store.asked:
+            slow.store.asked.pop(0).fail(StoreDown("The store is away."))
+        assert pushing.value.delivered == 2  # one take suffices for the message
+        gc.collect()  # a Deferred logs a failure that nobody handled when it is collected
+    assert [event["log_format"] for event in events if "Unhandled" in event["log_format"]] == []
+    assert [reader.parked for reader in (poll, first, second)] == [True] * 3
+    slow.hub.stop()
+    slow.store.settle()
     slow.assert_quiet()
 
 

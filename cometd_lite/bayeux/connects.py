@@ -525,11 +525,11 @@ class SessionReader(Reader[T]):
         session = self.session
         return self.transport.read(session) if session.reads else Batch((), session.place)
 
-    def question(self) -> Hashable | None:
-        """Return what is asked for, where the session reads with others."""
+    def question(self) -> Hashable:
+        """Return what is asked for, where the session reads with others; else the reader itself."""
         session = self.session
         if session.patterned or session.since or not session.reads:
-            return None
+            return self
         return (session.reads, session.place, POLL_MESSAGES_MOST)
 
     def rekey(self) -> None:

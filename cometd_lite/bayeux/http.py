@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
+from ..access.policy import Asker
 from ..errors import BadBody
 from ..http.responses import Response
 from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_CALLBACK_BYTES
@@ -30,35 +31,8 @@ _BROWSER = re.compile(rf'(?:^|;)\s*{COOKIE}="?([A-Za-z0-9_-]{{8,64}})"?\s*(?:;|$
 _CALLBACK = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*", re.ASCII)
 
 
-class Fields(Protocol):
-    """The header fields of a request."""
-
-    def get(self, name: bytes) -> bytes | None:
-        """Return the value of a field, None where it is missing; ``name`` is in lower case."""
-
-
-class Asking(Protocol):
+class Asking(Asker, Protocol):
     """What Bayeux uses of an ``Exchange``, or of a request that another process forwarded."""
-
-    @property
-    def query(self) -> bytes:
-        """The query, percent-encoded."""
-
-    @property
-    def head(self) -> Fields:
-        """The header fields."""
-
-    @property
-    def client(self) -> str | None:
-        """The address of the client."""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether the client uses TLS."""
-
-    @property
-    def request(self) -> Any:
-        """The request, as an embedding program sees it."""
 
     def was_disconnected(self) -> bool:
         """Return whether the client had disconnected when this turn of the reactor began."""

@@ -65,9 +65,9 @@ class Reader(ParkedReader[T]):
         """Read what comes next."""
         raise NotImplementedError
 
-    def question(self) -> Hashable | None:
-        """Return what readers with the same answer have in common; None where the answer is its own."""
-        return None
+    def question(self) -> Hashable:
+        """Return what readers with the same answer have in common: the reader itself where it shares none."""
+        return self
 
     def deliver(self, found: Batch) -> None:
         """Answer with what was read, if there is something; else remember its cursor."""
@@ -121,8 +121,6 @@ class Reader(ParkedReader[T]):
     def _read_shared(self, shared: dict[Hashable, MaybeDeferred[Batch]]) -> MaybeDeferred[Batch]:
         """Read, unless another reader of the same wake has read the same."""
         question = self.question()
-        if question is None:
-            return self.read()
         found = shared.get(question)
         if found is None:
             found = shared[question] = self.read()

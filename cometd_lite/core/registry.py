@@ -293,8 +293,9 @@ class Registry:
 
     def look_soon(self, reader: ParkedReader[Any]) -> None:
         """Make one reader look again in the next turn of the reactor: there is more for it."""
-        self._wakes.append(Wake([reader]))
-        self._unfinished.add(self._wakes[-1])
+        wake = Wake([reader])
+        self._wakes.append(wake)
+        self._track(wake)
         self._schedule_wakes()
 
     def wakes_ended(self) -> MaybeDeferred[None]:
@@ -502,6 +503,7 @@ class Registry:
         - The heap of times begins with its first time, and has each time to come at which a wait ends.
         - There is one timer if the heap has a time, else none. It is due no later than the first time.
         - The recipients last seen are at most ``most``, the longest ago first. None was seen in the future.
+        - A wake that has ended is forgotten. One that has more readers is remembered.
         """
         places, ends, times, now = self._places, self._ends, self._times, self.clock.seconds()
         parked = {reader for place in places.values() for reader in place}
@@ -539,3 +541,7 @@ class Registry:
         assert len(seen) <= self.most, "the recipients last seen are bounded"
         assert seen == sorted(seen), "the recipients last seen are in order, the longest ago first"
         assert max(seen, default=0.0) <= now, "no recipient was seen in the future"
+        assert not any(wake.has_ended for wake in self._unfinished), "a wake that has ended is forgotten"
+        assert self._unfinished.issuperset(self._wakes), (
+            "a wake whose readers have not all looked is remembered"
+        )
