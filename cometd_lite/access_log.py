@@ -1,6 +1,6 @@
 """What is written down: requests that are over arrive, lines of an access log leave; and counts of refusals.
 
-Nobody should have to guard a log as he guards his keys. So no line has a token, the id of a listener, or a
+A log must not have to be guarded like a key. So no line has a token, the id of a listener, or a
 body: of the target only what is known to be harmless is shown, and of a ``Referer`` no query.
 """
 
@@ -39,7 +39,7 @@ _HARMLESS = frozenset(
 _SECRET = frozenset({b"token", b"listener", b"message", b"jsonp"})
 """Those that are shown without. Of any other not even the name is: it may be a token in the wrong place."""
 _ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+", re.DOTALL)
-"""Where a path names a listener: whoever knows the id reads what the listener reads."""
+"""Where a path names a listener: its id alone lets a client read what the listener reads."""
 _AND = re.compile(rb"[&;]")
 _AFTER_PATH = re.compile(rb"[?#]")
 _ESCAPED = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
@@ -195,8 +195,8 @@ def _text(text: bytes) -> str:
 class Refusals:
     """Tells the program's log of refusals, which ``counts`` counts by kind.
 
-    The first of a kind is told within a second, and those that follow once a minute by their number: whoever
-    sends many bad requests does not fill the disk. Nothing else is told of them, for any of it may be secret.
+    The first refusal of a kind is logged within a second, and the number of those that follow once a minute:
+    many bad requests do not fill the disk. Nothing else of them is logged, for any of it may be secret.
     """
 
     log = Logger()

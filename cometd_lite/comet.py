@@ -1,6 +1,6 @@
 """``Comet``: the one object that an embedding program holds. It wires a hub to its routes.
 
-Python values and HTTP requests arrive; messages leave, to whoever waits for them.
+Python values and HTTP requests arrive; messages leave, to the readers that wait for them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Comet:
     told each message that this process has accepted; ``on_park`` what a reader names that is held from now
     on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its client
     has left. These three are called a moment later, in order; they may return a Deferred or coroutine, which
-    nobody waits for; and where they fail it is logged.
+    is not waited for. A failure is logged.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class Comet:
 
 @implementer(IReactorTime)
 class Monotonic:
-    """A reactor's timers beside a clock that nobody sets: where the machine's is, no message gets older."""
+    """A reactor's timers beside the monotonic clock: setting the machine's clock makes no message older."""
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
@@ -323,6 +323,6 @@ def _deferred(call: Callable[[], MaybeDeferred[T]]) -> Deferred[T]:
     """Return what the call returns, or raises, as a Deferred."""
     try:
         result = call()
-    except Exception:  # noqa: BLE001  every failure goes to whoever holds the Deferred
+    except Exception:  # noqa: BLE001  every failure goes to the Deferred
         return fail()
     return result if isinstance(result, Deferred) else succeed(result)

@@ -57,7 +57,7 @@ async def value_of(result: MaybeDeferred[T]) -> T:
 def shielded(result: MaybeDeferred[T], unwanted: Callable[[T], object] | None = None) -> MaybeDeferred[T]:
     """Return what may be cancelled without cancelling the work behind it.
 
-    What the work gives when nobody wants it any more is given to ``unwanted``.
+    A result that comes after the cancellation is given to ``unwanted``.
     """
     if not is_pending(result):
         return result

@@ -23,8 +23,8 @@ Errors are raised where they happen and become a response in one place (``web.py
     ├── TooManyRequests 429
     ├── InternalError 500     ours, never the client's
     └── Unavailable 503
-        ├── MailboxFull       nobody has fetched what it holds
-        ├── NobodyWaits       queue=no, and nobody was there
+        ├── MailboxFull       no reader has fetched what it holds
+        ├── NobodyWaits       queue=no, and no reader waited
         ├── ServerFull        the bound on memory, mailboxes or parked polls
         ├── StoreDown         what holds the mailboxes does not answer
         └── Stopping          the server is going away
@@ -255,7 +255,7 @@ class Unavailable(CometError):
 
 
 class MailboxFull(Unavailable):
-    """The mailbox holds as much as it may, and nobody has fetched it."""
+    """The mailbox holds as much as it may, and no reader has fetched it."""
 
     kind = "mailbox-full"
     title = "Mailbox full"
@@ -263,7 +263,7 @@ class MailboxFull(Unavailable):
 
 
 class NobodyWaits(Unavailable):
-    """A push that must not be queued found nobody waiting."""
+    """A push that must not be queued found no waiting reader."""
 
     kind = "nobody-waits"
     title = "Nobody waits"

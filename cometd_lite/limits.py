@@ -1,6 +1,6 @@
 """Every bound of the server, with its reason. Nothing in the server is unbounded.
 
-What an operator may set is a field of ``Limits``; what nobody has a reason to set is a constant.
+What an operator may set is a field of ``Limits``; what no operator has a reason to set is a constant.
 Sizes are in bytes, times in seconds.
 """
 

@@ -1,6 +1,6 @@
 """What is counted, and how it is shown: numbers arrive from the hub and the server, Prometheus text leaves.
 
-Whoever counts adds to integers. What Prometheus wants to see is made of them when it asks. Labels never
+Counting adds to integers. The text for Prometheus is made of them when it is asked for. Labels never
 carry a recipient, a token or an address: their number is not bounded, and they are private.
 """
 

@@ -168,7 +168,7 @@ class CometService(Service):
 
         Readers are let go of in the first half of the time, answers leave until three quarters of it, and
         what is left is the store's. Whatever is done sooner is not waited for. Connections on which nothing
-        is asked are closed after a moment only: whoever was answered just now comes back for the rest.
+        is asked are closed after a moment only: a client that was answered just now comes back.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
@@ -198,7 +198,7 @@ class CometService(Service):
         self.log.info("Stopped")
 
     async def _disconnected(self, until: float) -> None:
-        """Wait until nobody is connected any more, or the time has come."""
+        """Wait until no client is connected, or until the time ``until``."""
         while self.factory.connections and time.monotonic() < until:
             await deferLater(reactor, _LOOK_SECONDS)
 
@@ -244,8 +244,8 @@ def _is_local(port: IListeningPort) -> bool:
 def with_backlog(endpoint: str) -> str:
     """Return a TCP or TLS endpoint with a longer queue of connections that wait to be accepted.
 
-    Twisted's 50 is short for a thousand clients that come back in one second: whoever finds no place waits
-    for the next second.
+    Twisted's 50 is short for a thousand clients that come back in one second: a client that finds
+    no place tries again a second later.
     """
     kind = endpoint.removeprefix("haproxy:").partition(":")[0]
     if kind in {"tcp", "tcp6", "ssl"} and "backlog=" not in endpoint:

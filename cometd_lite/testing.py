@@ -223,7 +223,7 @@ class _Network:
 
     def flush(self) -> None:
         if self._flushing:
-            return  # whoever called us will see to it
+            return  # the outer call delivers this, too
         self._flushing = True
         try:
             while any([pump.flush() for pump in self._pumps]):  # noqa: C419  all of them, in each round

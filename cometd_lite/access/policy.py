@@ -239,7 +239,7 @@ class Rights:
         self._policy = policy
         self._exchange = exchange
         self._grant = Grant()
-        """What was granted at the last check; whoever is counted was checked before."""
+        """What was granted at the last check. A client is checked before it is counted."""
 
     def check(self, action: Action, names: tuple[str, ...]) -> MaybeDeferred[float]:
         """Return for how many seconds the action on the names is allowed. Raises where it is not."""

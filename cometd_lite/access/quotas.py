@@ -2,8 +2,8 @@
 
 Without this the server's own bounds hold, and one client can use up all of them. A client is the subject of
 its token where the token names one, else its address: so the people behind one office's address do not stand
-in each other's way once they have tokens. An IPv6 address counts by its /64, because whoever has one has all
-of those. Connections are counted before anything is said on them, so always by address.
+in each other's way once they have tokens. An IPv6 address counts by its /64, because one subscriber has all
+of those. A connection is counted before its first request, so always by its address.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Share:
 
     @property
     def refusal(self) -> str:
-        """What whoever wants one more is told."""
+        """The sentence that refuses a client one more."""
         return f"One client has at most {self.most:g} {self.what} here."
 
     def check(self) -> None:
@@ -161,7 +161,7 @@ class Clients:
         self._trusted = trusted
         self._holding: dict[str, Client] = {}
         self._others: dict[str, Client] = {}
-        """Those that hold nothing; whoever was here last is last."""
+        """Clients that hold nothing, the least recently used first."""
 
     def __len__(self) -> int:
         return len(self._holding) + len(self._others)

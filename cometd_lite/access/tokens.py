@@ -33,7 +33,7 @@ class Grant:
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
     token was made for, None where it does not say. ``client`` is what a request with it counts against, None
-    where nobody counts.
+    where there are no quotas.
     """
 
     push: tuple[str, ...] = ()

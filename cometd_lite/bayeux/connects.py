@@ -264,7 +264,7 @@ class BayeuxTransport:
 
         if not is_pending(exchanged):
             return answer(exchanged)
-        # Whoever waits may leave, and Klein cancels; what was said is done nevertheless.
+        # The client may disconnect, and Klein cancels; what the batch asked for is done nevertheless.
         return shielded(exchanged.addCallback(answer))
 
     def exchange(self, batch: list[Any], peer: Peer) -> MaybeDeferred[Exchange]:
@@ -361,7 +361,7 @@ class BayeuxTransport:
         return events
 
     def refresh(self, session: BayeuxSession) -> None:
-        """Let whoever reads for a session look again, at what the session reads now."""
+        """Make the session's reader look again, at what the session reads now."""
         reader = session.reader
         if reader is not None:
             if reader.keys is not session.keys:

@@ -4,7 +4,7 @@ The paragraphs named here are those of the Bayeux 1.0 specification, in CometD's
 the module together:
 
 1. A conversation is a generator. It yields effects in the order of the batch, is sent what became of each,
-   has the error thrown in where one was refused, and returns an ``Exchange``. Whoever runs it does the I/O.
+   has the error thrown in where one was refused, and returns an ``Exchange``. The caller does the I/O.
 2. Every message is answered for itself: what is wrong with one costs its neighbours nothing. Only a handshake
    silences them, because the protocol says so ("Handshake Request").
 3. A session is what it reads and one place in the one order; nothing is queued for it. Everything up to its
@@ -87,7 +87,7 @@ class Options:
     max_interval: float = 10.0
     """A session that does not connect again for this long after an answer is gone."""
     anonymous_publish: bool = False
-    """Whether whoever has not shaken hands may publish ("Unconnected operation")."""
+    """Whether a client may publish without a handshake ("Unconnected operation")."""
     bind_browser: bool = False
     """Whether a session is served only to the browser that began it, known by a cookie; not all have one."""
     held_for_a_browser: int = 1
@@ -97,7 +97,7 @@ class Options:
 
 
 class Reader(Protocol):
-    """Whoever holds a session's connect, or is its socket."""
+    """The parked connect of a session, or its socket."""
 
     def replaced(self, peer: Peer) -> None:
         """End the connect that is held, because ``peer`` sent another one."""
@@ -126,7 +126,7 @@ class Rights(Protocol):
 
     @property
     def registrations(self) -> Share | None:
-        """What a session counts against; None where nobody counts."""
+        """What a session counts against; None where there are no quotas."""
 
 
 @dataclass(slots=True, eq=False)
@@ -566,7 +566,7 @@ class Bayeux:
             asked = milliseconds(advice.get("timeout"))
             if asked is not None:
                 wait = min(asked / 1000, self.limits.max_wait, left)
-            # Whoever gives advice may have forgotten ours, as after a reload.
+            # A client that gives advice may have lost ours, as after a reload.
             reply["advice"] = self.advice()
         if not session.connected:
             # Answered at once. CometD's clients ask for that; aiocometd does not, and waits for it.
@@ -662,7 +662,7 @@ class Bayeux:
         services = self.services
         handler = next((services[key] for key in covering(channel[1:]) if key in services), None)
         if handler is None:
-            return  # as with any channel, nobody need be listening
+            return  # as with any channel, there need not be a subscriber
         client_id = None if session is None else session.id
         call = Call(channel, parse(bytes(turn.message["data"])), client_id, turn.reply.get("id"), turn.ext)
         answer = yield Serve(handler, call)

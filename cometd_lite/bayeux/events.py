@@ -56,7 +56,7 @@ def event(message: Message) -> bytes:
 
 @lru_cache(maxsize=4_096)
 def _quoted_channel(name: str) -> bytes:
-    # Whoever may push over HTTP must not forge the protocol's own messages.
+    # A client that may push over HTTP must not forge the protocol's own messages.
     if name.startswith(("meta/", "service/")):
         return b""
     return dumps("/" + name)

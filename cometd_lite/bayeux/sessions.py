@@ -58,7 +58,7 @@ class BayeuxSession(Session):
         """How many of its requests are being processed, whose answers may carry its events."""
         self.since: dict[str, int] = {}
         self.reader: Any = None
-        """Whoever holds its connect, or is its socket."""
+        """Its parked connect, or its socket."""
         self.subscribed(())
 
     def subscribed(self, recipients: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ _TRY_AGAIN_LATER = 1013
 class BayeuxSocket:
     """What is said over a WebSocket: the same arrays, and events as soon as they come.
 
-    It speaks for one session at a time. A lost socket leaves the session to whoever comes next with its id.
+    It speaks for one session at a time. A lost socket leaves the session to the next request with its id.
     """
 
     def __init__(self, transport: BayeuxTransport, asking: Asking, rights: Rights | None = None) -> None:
@@ -166,10 +166,10 @@ class BayeuxSocket:
         if exchange.session is not None:
             self.transport.refresh(exchange.session)
         if exchange.connects and self.transport.hub.stopping:
-            self.close(SERVICE_RESTART, "the server is stopping")  # nobody is held any more
+            self.close(SERVICE_RESTART, "the server is stopping")  # no connect is parked any more
 
     def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
-        """Become the session's socket, if it was begun or connects here, or nobody else reads for it."""
+        """Become the session's socket, if it was begun or connects here, or has no other reader."""
         if session.reader is not None and (session.reader is self.reader or not exchange.connects):
             return
         if self.reader is not None:

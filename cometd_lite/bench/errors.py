@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """The run has no result; its text is one sentence for whoever started it."""
+    """The run has no result; its text is one sentence for the user who started it."""
 
     exit_code = 1
 

@@ -401,7 +401,7 @@ class Load:
         self._idle.append(recipient)
         self._begin()
 
-    # Reading back what nobody waited for.
+    # Reading back what no reader waited for.
 
     def keep_some(self) -> list[Recipient]:
         """Remember what is pushed to some of the recipients from now on; returns them."""

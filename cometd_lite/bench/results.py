@@ -30,13 +30,13 @@ class Result:
     deliveries: int
     """Messages that arrived at readers, each compared with what was pushed; none is missing."""
     per_second: float
-    """Deliveries per second; pushes per second where nobody reads."""
+    """Deliveries per second; pushes per second where there are no readers."""
     p50_ms: float
     p99_ms: float
     max_ms: float
-    """From the push's sending to its delivery; to its answer where nobody reads."""
+    """From the push's sending to its delivery; to its answer where there are no readers."""
     cpu_us: float | None
-    """CPU time of the server's processes per delivery (per push where nobody reads), in microseconds."""
+    """CPU time of the server's processes per delivery (per push without readers), in microseconds."""
     server_cpu: float | None
     """The same as a share of one core."""
     own_cpu: float

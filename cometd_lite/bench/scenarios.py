@@ -53,6 +53,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "streams", "10,000 streams, each of its own recipient: the same of memory", 10_000, streams=True
         ),
-        Scenario("push", "pushes spread over 100 mailboxes where nobody waits; read back at the end", 100, 0),
+        Scenario("push", "pushes spread over 100 mailboxes without readers; read back at the end", 100, 0),
     )
 }

@@ -81,5 +81,5 @@ _OWN = {"serve": _serve, "bench": _bench}
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: whoever read our output has had enough."""
+    """Let the interpreter's last flush go nowhere: the reader of our output has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -134,7 +134,7 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
         "COMET_CREATED_AT": timestamp(message.created_at),
     }
     # It blocks, and that is as it should be: nothing else is under way, and the next one waits for this.
-    done = subprocess.run(  # noqa: S602  whoever gave the command is whoever runs it; the message is its input
+    done = subprocess.run(  # noqa: S602  the user who gave the command runs it; the message is its input
         command, shell=True, input=message.content.body, env=environment, check=False
     )
     if done.returncode == 0:
@@ -301,7 +301,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 
 
 class Process:
-    """A command under way: its status when it ends, by itself, by a signal, or because nobody reads it."""
+    """A command under way: its status when it ends, by itself, by a signal, or because its reader closed."""
 
     def __init__(self, reactor: Any, client: Client, terminal: Terminal) -> None:
         self._reactor = reactor

@@ -19,7 +19,7 @@ DEFAULT_URL = "http://localhost:8080"
 PATIENCE_SECONDS = 10.0
 """The server has this long to answer for the first time: a restart takes less, a person waits no longer."""
 TOKEN_SECONDS = 3_600.0
-"""A token holds for so long unless asked otherwise: whoever finds it later finds nothing."""
+"""How long a token is valid by default: a token that leaks later is of no use."""
 
 TOKEN_SECONDS_MOST = 36_525 * 86_400.0
 """A century, beyond which times are mistakes."""
@@ -183,7 +183,7 @@ def _push(add: Add) -> None:
     add("--json", action="store_true", help="the same as --type application/json")
     add("--event", metavar="EVENT", help="an event name, 1 to 64 bytes")
     add("--ttl", metavar="TIME", type=_span, help="how long it is kept at most, as in 90s, 15m, 12h or 7d")
-    add("--no-queue", action="store_true", help="only for whoever waits at this moment")
+    add("--no-queue", action="store_true", help="only for readers that wait at this moment")
     add(
         "--overflow",
         choices=("reject", "drop-oldest"),

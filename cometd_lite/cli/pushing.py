@@ -97,7 +97,7 @@ class Pusher:
         )
         self._notes.well()
         if arguments.patience is None and (arguments.lines or arguments.ndjson):
-            # The server is there; from here on it is waited for, and so does whoever writes into our pipe.
+            # The server is there. From here on we wait for it, and the writer of our pipe waits for us.
             self._patience = float("inf")
         if arguments.receipt:
             self._terminal.write(self._terminal.json_line(receipt.json))
@@ -133,7 +133,7 @@ class Pusher:
         except (BodyTooLarge, BadBody) as error:
             self._leave_out(number, error.detail)
         except NobodyWaits:
-            pass  # it was for whoever waits, and nobody did
+            pass  # --no-queue: the message was for readers that wait, and there were none
 
     async def _push_batch(self, batch: list[tuple[int, bytes]]) -> None:
         if len(batch) == 1:

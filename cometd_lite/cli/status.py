@@ -1,7 +1,7 @@
 """The exit statuses of the command, each with what it means."""
 
 DONE = 0
-"""It was done; or whoever read the output had enough; or SIGTERM ended what has no end."""
+"""It was done; or the reader of the output closed it; or SIGTERM ended what has no end."""
 
 REFUSED = 1
 """The server said no, and why."""

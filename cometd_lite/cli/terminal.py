@@ -1,7 +1,8 @@
 """The ends of the command: bytes arrive on a descriptor, messages and sentences leave on two.
 
 A message is written at once, and whole. What others wrote is shown on a terminal without what would command
-the terminal. Whoever reads our output may leave; that is noticed at once, and not only at the next message.
+the terminal. The reader of our output may close it; that is noticed at once, and not only at the next
+message.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Terminal:
         self._colours = _colours()
 
     def write(self, data: bytes) -> None:
-        """Write and flush. Raises ``BrokenPipeError`` where nobody reads any more."""
+        """Write and flush. Raises ``BrokenPipeError`` where the reader has closed it."""
         self._out.write(data)
         self._out.flush()
 
@@ -157,7 +158,7 @@ class Input:
 
 @implementer(IReadDescriptor)
 class ReaderOfOurs:
-    """Whoever reads our output: ``gone`` is called when it has left, also while there is nothing to write.
+    """The reader of our output: ``gone`` is called when it closes, also while there is nothing to write.
 
     Without it ``cometd-lite follow builds | grep -m1 done`` would end one message too late.
     """

@@ -348,7 +348,7 @@ class Listener:
         await self._remote.ask("DELETE", f"listeners/{quote(self.id)}")
 
     async def register_again(self) -> None:
-        """Register anew what the server has forgotten, and call whoever wants to know."""
+        """Register anew what the server has forgotten, and call ``on_registered``."""
         self._registered = await _registered(self._remote, list(self.recipients), self._ttl)
         if self._on_registered is not None:
             self._on_registered(self)

@@ -44,7 +44,7 @@ EARLY_SECONDS = 1.0
 """A held poll that is answered with nothing is not asked again sooner than this: it would spin."""
 
 GOODBYE_SECONDS = 2.0
-"""Whoever leaves waits this long for the server to hear up to where it has read."""
+"""A reader that ends waits this long for the server to note up to where it has read."""
 
 
 async def poll(remote: Remote, query: Query, after: Cursor | None, wait: float | None, limit: int) -> Batch:
@@ -135,7 +135,7 @@ class Registration(Protocol):
         """The parameters of its polls."""
 
     async def register_again(self) -> None:
-        """Register anew what the server has forgotten, and call whoever wants to know."""
+        """Register anew what the server has forgotten, and call ``on_registered``."""
 
 
 class Listening(Polls):
@@ -162,7 +162,7 @@ class Listening(Polls):
 class Following(AsyncIterator[Message]):
     """A reader at work, made by ``Client.follow`` and ``Listener.follow``; ``async for`` gives its messages.
 
-    Whoever waits for the next message may be cancelled and wait again: nothing is lost by it. ``aclose``
+    A wait for the next message may be cancelled and begun again: nothing is lost by it. ``aclose``
     ends it. Left by ``async with`` and without an error, the last message counts as handled too, and the
     server is told.
     """
@@ -220,7 +220,7 @@ class Following(AsyncIterator[Message]):
             self._move(given.cursor)
 
     def end(self) -> None:
-        """End it now: whoever waits for the next message is told that there is none."""
+        """End it now: a wait for the next message ends without one."""
         self._ended = True
         self._messages.clear()
         if self._work is not None:
@@ -233,7 +233,7 @@ class Following(AsyncIterator[Message]):
         return done(None)
 
     def __del__(self) -> None:
-        """End a stream that nobody will read: a loop was left by ``break``."""
+        """End a stream that is read no more: a loop was left by ``break``."""
         self._reader.lose()
 
     async def __aenter__(self) -> Self:
@@ -246,7 +246,7 @@ class Following(AsyncIterator[Message]):
             self.acknowledge()
         self.end()
         if kind is None and self._cursor != self._told:
-            # What was handled must not fill the mailbox, also where nobody reads on from here.
+            # What was handled must not fill the mailbox, also where no reader goes on from here.
             await reply(self._reader.tell(self._cursor))
 
     async def _next(self, work: Work[Message]) -> Message:

@@ -77,7 +77,7 @@ KEPT_SECONDS = 30.0
 
 
 class NoAnswer(CometError):
-    """Nobody answered, or not to the end; whether the request has arrived is not known."""
+    """No whole answer came; whether the request has arrived is not known."""
 
     status = 0
     kind = "no-answer"

@@ -122,7 +122,7 @@ def done(value: T) -> Reply[T]:
 
 
 def reactor_here() -> Any:
-    """Return the reactor that serves whoever calls; in an asyncio program, one upon its running loop.
+    """Return the reactor that serves the caller; in an asyncio program, one upon its running loop.
 
     There it is installed where none was yet, and started. Raises ``RuntimeError`` where another one, upon
     which nothing would ever happen here, was installed before.
@@ -145,7 +145,7 @@ def reactor_here() -> Any:
         )
     if not here.running:
         here.startRunning(installSignalHandlers=False)
-        # Host names are looked up in threads. Nobody will stop this reactor, so they must not keep the
+        # Host names are looked up in threads. Nothing stops this reactor, so they must not keep the
         # program from ending.
         here.getThreadPool().threadFactory = _daemon  # type: ignore[assignment]  # a function that makes one
         _loops.add(loop)

@@ -23,7 +23,7 @@ SILENCE_SECONDS = 40.0
 """A heartbeat comes every 15 s; a stream that was silent for longer than two is dead."""
 
 STREAM_AHEAD = 1_000
-"""Messages that a stream reads ahead of whoever handles them; then TCP makes the server wait."""
+"""Messages that a stream reads ahead of the program; then TCP makes the server wait."""
 
 
 class Streams:

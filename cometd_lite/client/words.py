@@ -32,7 +32,7 @@ class Presence:
     waiting: int
     """Readers that wait at this moment."""
     queued: int
-    """Messages that nobody has fetched."""
+    """Messages that no reader has fetched."""
     size: int
     """Their bytes."""
     oldest: Cursor | None

@@ -226,7 +226,7 @@ class Listeners:
     def recall(self) -> None:
         """Bring back the listeners that the store, which is open now, has remembered.
 
-        Each lives for its ttl from now on: nobody could poll while the server was away.
+        Each lives for its ttl from now on: no client could poll while the server was away.
         """
         now = self._hub.clock.seconds()
         for record in self._hub.store.recall(LISTENERS):

@@ -1,7 +1,7 @@
 """One recipient's log: messages are appended at one end and leave at the other, in the server's order.
 
 A mailbox computes only: time comes in as ``now`` (seconds of a monotonic clock), nothing waits, and no
-reader is known here. It is bounded by whoever appends: ask ``in_the_way`` first, then ``drop``.
+reader is known here. It does not bound itself: before you append, ask ``in_the_way``, then ``drop``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Mailbox:
         """Leave a taken message where it was, because its take was gone before it was answered."""
         if message in self.read(message.sequence - 1, 1):
             self.given_back |= {message.sequence}
-        elif message.sequence <= self.lost:  # else it was kept for nobody
+        elif message.sequence <= self.lost:  # else it was not to be queued
             self.missed = True
 
     def is_read(self, message: Message) -> bool:
@@ -98,7 +98,7 @@ class Mailbox:
 
     @property
     def unread(self) -> list[Message]:
-        """The messages that nobody has fetched, oldest first: what fills the mailbox."""
+        """The messages that no reader has fetched, oldest first: they fill the mailbox."""
         return [message for message in self.messages if not self.is_read(message)]
 
     @property
@@ -128,7 +128,7 @@ class Mailbox:
         for message in self.messages:
             if reject and not self.is_read(message):
                 if message.sequence > self.taken:
-                    break  # nobody has had this one, nor any later one
+                    break  # no take has had this one, nor any later one
                 continue
             going.append(message)
             over -= 1
@@ -167,7 +167,7 @@ class Mailbox:
         return expired
 
     def retract(self, message: Message) -> None:
-        """Take out a message that was kept for nobody: no reader misses it."""
+        """Take out a message that was not to be queued: no reader misses it."""
         del self.messages[bisect_right(self.messages, message.sequence, key=_sequence) - 1]
         self.size -= len(message.content.body)
         self.given_back -= {message.sequence}

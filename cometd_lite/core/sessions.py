@@ -1,7 +1,7 @@
 """Readers whose place the server remembers: they come with an unguessable id, and go on where they stood.
 
 A session is what it reads and one place in the one order; no message is copied for it. It lives while it
-is used: whoever holds it is served, and ``ttl`` seconds after the last use it is gone.
+is used: it is dropped ``ttl`` seconds after its last use. Its id is all that a client needs to use it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ State: TypeAlias = Literal["ok", "down"]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a mailbox holds: messages nobody has fetched, their bytes, and the ends of its log."""
+    """What a mailbox holds: messages that no reader has fetched, their bytes, and the ends of its log."""
 
     queued: int = 0
     size: int = 0
@@ -49,7 +49,7 @@ class Record:
 
 
 class StoreUnusable(Exception):
-    """A store cannot be opened; its text is a sentence for whoever starts the server."""
+    """A store cannot be opened; its text is a sentence for the operator who starts the server."""
 
 
 class Repeated(Exception):
@@ -86,7 +86,7 @@ class Store(Protocol):
         """
 
     def retract(self, messages: Sequence[Message]) -> MaybeDeferred[None]:
-        """Forget messages that were for nobody but whoever waited."""
+        """Drop messages that were for waiting readers only."""
 
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
@@ -147,7 +147,7 @@ class Readers(Protocol):
         """Wait until every reader that was woken before has read what it looked for."""
 
     def wake_all(self) -> None:
-        """Make everyone look again: nobody knows what was pushed."""
+        """Make every reader look again: what was pushed is not known."""
 
     def waiting(self, recipient: str) -> int:
         """Count those who wait for a recipient or pattern."""
@@ -202,7 +202,7 @@ class SharedStore(Store, Protocol):
     def presence(self, recipient: str) -> MaybeDeferred[tuple[int, float]]:
         """Return how many wait at other processes, and how many seconds ago somebody was there.
 
-        Infinity where nobody was within about a minute.
+        Infinity where there was none within about a minute.
         """
 
     def look_up(self, kind: str, id: str) -> MaybeDeferred[bytes | None]:  # noqa: A002

@@ -114,7 +114,7 @@
  * @property {(gap: {after: string, recipients: string[]}) => void} [onGap] messages after the cursor
  *   `after` are lost to this reader; what follows is everything that is still kept
  * @property {(state: State, detail: StateDetail) => void} [onState]
- * @property {boolean} [background] false: a page that nobody has looked at for a minute lets go of its
+ * @property {boolean} [background] false: a page that was hidden for a minute lets go of its
  *   connection, and catches up when it is looked at again. A browser has six for a server, in all its tabs
  * @property {string | null} [storageKey] the name under which the cursor is remembered, for two readers
  *   of the same recipients in one page; null: not remembered, so that a reload begins at `after` again
@@ -125,7 +125,7 @@
  * @property {string} [type] the media type; else text for strings, octets for bytes, JSON for the rest
  * @property {string} [event] an event name, 1 to 64 bytes
  * @property {number} [ttl] seconds that the message is kept at most
- * @property {boolean} [queue] false: only for whoever waits at this moment, kept for nobody
+ * @property {boolean} [queue] false: only for readers that wait at this moment; it is not queued
  * @property {"reject" | "drop-oldest"} [overflow] what a full mailbox does with it
  * @property {string} [idempotencyKey] under which a repeat adds nothing; made up unless given
  * @property {AbortSignal} [signal]
@@ -141,7 +141,7 @@ const WAIT = 25;
 /** An answer that is this late after its wait was lost on the way. */
 const LATE = 10_000;
 
-/** An end of a wait that comes this soon is nobody's: something on the way does not hold requests. */
+/** A poll that ends this soon was not held: something on the way does not hold requests. */
 const HASTY = 1_000;
 
 /** A page that is hidden this long is not looked at. */

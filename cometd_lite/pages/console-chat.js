@@ -2,8 +2,8 @@
  * Chat: rooms, people and what they say. A room's name and one's own arrive; pushes leave.
  *
  * The room *lobby* is the recipient `chat/lobby`. What is said is a message with the event `say`; it is
- * kept, so whoever comes later reads it. Who is there is told by messages that are kept for nobody
- * (`queue=no`): `here` when someone comes, every so often, and as the answer to a newcomer, and `gone`.
+ * kept, so a page that is opened later shows it. Who is present is told by messages that are not queued
+ * (`queue=no`): `here` when a page joins, every so often, and in answer to one that joins; and `gone`.
  * Everything else that is pushed to the room, by curl for instance, is shown as what a program says.
  *
  * @module
@@ -168,7 +168,7 @@ class Room {
   }
 
   /**
-   * Tell those who listen at this moment, and nobody else. That it is not heard is no fault.
+   * Tell the pages that read at this moment only. That none of them does is no fault.
    *
    * @param {string} event
    * @param {object} more
@@ -296,7 +296,7 @@ class Talk {
 
   /** @param {HTMLElement} item */
   #add(item) {
-    // Whoever reads further up is left there.
+    // A reader who has scrolled up stays there.
     const atEnd = this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 60;
     byId("chat-empty").hidden = true;
     this.#list.append(item);

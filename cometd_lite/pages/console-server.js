@@ -2,7 +2,7 @@
  * The server's own numbers: `GET /metrics` arrives every second, plots and totals leave.
  *
  * Counters become rates, and the histogram becomes quantiles, by what changed between two readings.
- * Nothing is asked while nobody looks.
+ * Nothing is asked while the page is hidden.
  *
  * @module
  */
@@ -103,7 +103,7 @@ function plotsOf(onPoint) {
         ],
         format: count,
         least: 4,
-        nothing: "Nobody waits",
+        nothing: "No reader waits",
       }),
       sample: gauges("parked_polls", "streams", "sockets"),
     },
@@ -132,7 +132,7 @@ function plotsOf(onPoint) {
         format: seconds,
         least: 0.001,
         floor: 0.00001,
-        nothing: "Nobody was woken",
+        nothing: "No reader was woken",
       }),
       sample: quantiles(0.99, 0.5),
     },

@@ -161,7 +161,7 @@ class Journal:
             raise
 
     def unusable(self, error: Exception) -> StoreUnusable:
-        """Return what to say to whoever starts the server."""
+        """Return the error, with a sentence for the operator who starts the server."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return StoreUnusable(f"The store {self.path} is in use by another process.")

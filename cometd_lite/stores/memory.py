@@ -194,7 +194,7 @@ class MemoryStore:
             return Batch(messages, messages[-1].cursor, gap, more)
         if known and not gap and not any(map(is_pattern, recipients)):
             return Batch((), after)
-        # A pattern's reader goes on from the end, too: nobody looks through what others were pushed twice.
+        # A pattern's reader goes on from the end, too: it does not go through the log of others twice.
         return Batch((), Cursor(self.epoch, self.sequence), gap)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
@@ -529,8 +529,8 @@ def _bounded(found: Iterable[Message], limit: int) -> tuple[tuple[Message, ...],
 class _Losses:
     """Remembers up to where messages were lost, for patterns and for mailboxes that are no more.
 
-    Bounded: beyond ``most`` entries the oldest is forgotten, and whoever has no entry is then told a gap
-    below the highest number that was forgotten: sometimes one too many, never one too few. Only takes, which
+    Bounded: beyond ``most`` entries the oldest is forgotten. A name without an entry then has a gap below
+    the highest number that was forgotten: sometimes one gap too many, never one too few. Only takes, which
     have no cursor to tell it by, are not told what was forgotten.
     """
 

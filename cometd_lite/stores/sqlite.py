@@ -1,9 +1,9 @@
 """Mailboxes that outlive the process: they live in memory, and SQLite is the journal of what changed in them.
 
-Pushes arrive and get their numbers; they go to the file by a thread of the store's own, all that came while
-the last commit was under way in one commit; then they are put into their mailboxes, one after the other in
-the one order, and whoever pushed is told. So nobody reads what a crash could take back, and a read, which is
-answered from memory, never waits.
+A push gets its number when it arrives. A thread of the store's own writes it to the file, in one commit with
+all that came while the last commit was under way. Then it is put into its mailbox, in the one order, and is
+answered. So no reader sees what a crash could take back, and a read, which is answered from memory, never
+waits.
 
 All other changes (what was taken, acknowledged, let go) are noted by name as they happen, and what stands
 there goes along with the next commit, at the latest when ``expire`` is called. After a crash some of them
@@ -100,7 +100,7 @@ class ThreadWorker:
             failure = None
             try:
                 work()
-            except BaseException:  # noqa: BLE001  whatever it is, whoever waits is told
+            except BaseException:  # noqa: BLE001  every failure is reported to the caller
                 failure = Failure()
             reactor.callFromThread(done, failure)
 
@@ -709,8 +709,8 @@ class SQLiteStore:
         elif self._down:
             return  # until somebody pushes, or time passes
         elif self._coming or len(kept.changed) + len(kept.gone) > STORE_ROWS_PER_COMMIT:
-            # Whoever was told just now is about to push again: two halves of them that take turns would each
-            # wait for two commits. What else changed goes along with the next push.
+            # A client that was answered just now is about to push again: two halves of the clients that take
+            # turns would each wait for two commits. What else changed goes along with the next push.
             self._gathering = len(self._coming) < self._together
             gather = min(took * STORE_GATHER_SHARE, STORE_GATHER_SECONDS)
             self._write_soon(gather if self._gathering else 0.0)

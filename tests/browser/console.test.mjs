@@ -235,7 +235,7 @@ test("the inspector pushes, and shows the receipt or the refusal", async (t) => 
   await page.locator("#receipt").getByText("Accepted: it waits in the mailbox.").waitFor();
   await page.locator("#receipt dd").getByText("202").waitFor();
 
-  await page.getByLabel("Only for whoever waits at this moment").check();
+  await page.getByLabel("Only for readers that wait at this moment").check();
   await page.getByRole("button", { name: "Push", exact: true }).click();
   await page.locator("#receipt[data-outcome=refused]").getByText("nobody-waits").waitFor();
 

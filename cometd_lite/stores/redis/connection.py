@@ -217,7 +217,7 @@ class Sentinels:
     """The Redis that the Sentinels take for the master, asked anew for each connection.
 
     See "Guidelines for Redis clients with support for Redis Sentinel": the first Sentinel that answers is
-    believed, and whoever connects looks whether the role is the master's.
+    believed, and a new connection asks the server whether it is the master.
     """
 
     def __init__(self, address: Address, reactor: Any) -> None:

@@ -2,7 +2,7 @@
 
 What is sent goes through a channel that each process listens to, by ``publish``: it is given a process' name
 and bytes, and returns a Deferred of how many heard it. A question is answered, or fails with ``ProcessGone``
-or ``StoreDown``; cancelling it tells the other process that nobody waits any more.
+or ``StoreDown``; cancelling it tells the other process that the answer is not needed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Calls:
             self._fail(number, ProcessGone())
 
     def cut_off(self) -> None:
-        """Let go of all questions, because nobody can be heard any more."""
+        """Fail all pending questions, because the connection is lost."""
         for number in tuple(self._asked):
             self._fail(number, StoreDown())
         answering, self._answering = self._answering, {}
@@ -101,7 +101,7 @@ class Calls:
             return
         try:
             answer = self.answerer(question)
-        except Exception:  # noqa: BLE001  whatever it is, whoever asked is told
+        except Exception:  # noqa: BLE001  every failure is reported to the caller
             self._say_failed(caller, number, Failure())
             return
         if not is_pending(answer):

@@ -295,7 +295,7 @@ class RedisStore:
             self._readers.wake_all()
 
     def _is_unusable(self, error: Exception) -> bool:
-        """Whether the store cannot even be opened, as whoever opens it is told."""
+        """Whether the store cannot be opened: then ``open`` fails with the reason."""
         opened = self._opened
         if opened is None:
             return False
@@ -663,12 +663,12 @@ class RedisStore:
             self._leave(list(islice(standing, REDIS_LEFT_AT_ONCE)), now)
 
     def _leave_old(self, now: float) -> None:
-        """Listen no longer where nobody has waited for some time."""
+        """Unsubscribe from the recipients that have had no reader for some time."""
         old = now - REDIS_STAND_SECONDS
         self._leave(list(takewhile(lambda key: self._standing[key] <= old, self._standing)), now)
 
     def _leave(self, keys: Iterable[str], now: float) -> None:
-        """Listen no longer at those of the keys where nobody waits."""
+        """Unsubscribe from those of the keys that have no reader."""
         standing = self._standing
         gone = []
         for key in keys:
@@ -777,5 +777,5 @@ def _was_cancelled(failure: Failure) -> None:
 
 
 def _unheard(failure: Failure) -> None:
-    """Let go of what nobody waits to be told; the store has said itself that it is away."""
+    """Drop a failure that no caller waits for; the store has reported itself that it is away."""
     failure.trap(StoreDown)
