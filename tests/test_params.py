@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import cometd_lite
 from cometd_lite.errors import CometError
 from cometd_lite.http.params import Fields, LastPoll, contents, poll_asked, push_asked
 
@@ -135,6 +138,13 @@ def test_the_worst_that_a_client_can_send_is_read_in_linear_time(ask: Callable[[
     began = time.perf_counter()
     told(ask)
     assert time.perf_counter() - began < 1.0
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    # CPython before 3.11.5 matches such a group wrongly: gh-106052.
+    sources = Path(cometd_lite.__file__).parent.rglob("*.py")
+    found = [path.name for path in sources if re.search(r"[^\\(]\)[*+?]\+", path.read_text("utf-8"))]
+    assert not found
 
 
 @pytest.mark.parametrize("after", [b"after=now&", b"after=0123456789-1&", b""])

@@ -12,16 +12,17 @@ from typing import Final
 from .bounds import Bounds
 from .head import Refused, check_trailers
 
-# A size and its extensions (§7.1.1). Every repetition is possessive, so a match takes linear time.
+# A size and its extensions (§7.1.1). A match takes linear time: no two repetitions can take the same byte.
+# Groups are not repeated possessively, because CPython before 3.11.5 matches such groups wrongly (gh-106052).
 _SIZE: Final = rb"([0-9A-Fa-f]{1,8})"
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+'
+_QUOTED: Final = rb'"[\t !#-\[\]-~\x80-\xff]*+(?:\\[\t -~\x80-\xff][\t !#-\[\]-~\x80-\xff]*+)*'
 """A quoted string without its closing quote."""
-_EXTENSIONS: Final = rb"((?:[\t ]*+;[\t ]*+%b(?:[\t ]*+=[\t ]*+(?:%b))?+)*+)"
+_EXTENSIONS: Final = rb"((?:[\t ]*+;[\t ]*+%b(?:[\t ]*+=[\t ]*+(?:%b))?)*)"
 _SIZE_LINE: Final = re.compile(_SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b"' % (_TOKEN, _QUOTED))).fullmatch
 # Any beginning of a good size line: the value of the last extension may break off, or its name be missing.
 _BEGINNING: Final = re.compile(
-    _SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b(?:"|\\?\Z)|\Z' % (_TOKEN, _QUOTED)) + rb"[\t ]*+(?:;[\t ]*+)?+"
+    _SIZE + _EXTENSIONS % (_TOKEN, rb'%b|%b(?:"|\\?\Z)|\Z' % (_TOKEN, _QUOTED)) + rb"[\t ]*+(?:;[\t ]*+)?"
 ).fullmatch
 _LINE: Final = 512
 """The bound of a size line, which has ten bytes without extensions. A line that comes in pieces is matched

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .shared import Shared
     from .wire import Wire
 
-_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*+").match
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*").match
 _NO_HEAD: Final = Head(b"\r\n")
 _NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None), {})
 

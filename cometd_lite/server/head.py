@@ -23,7 +23,7 @@ _REQUEST_LINE: Final = re.compile(
 _OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?").fullmatch
 # Field lines (RFC 9112 §5); obs-text is allowed in values, as UTF-8 comes in it.
 _FIELD: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
-_BLOCK: Final = re.compile(rb"(?:%b)*+\r\n" % _FIELD).fullmatch
+_BLOCK: Final = re.compile(rb"(?:%b)*\r\n" % _FIELD).fullmatch
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}").fullmatch
 _HOST: Final = re.compile(
     rb"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-f:.]+(?:%25[a-z0-9._~-]+)?\])(?::[0-9]{0,5})?"

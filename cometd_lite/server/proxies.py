@@ -19,11 +19,13 @@ from twisted.internet.address import IPv4Address, IPv6Address
 UNIX: Final = "unix"
 """The name of a proxy that connects over a UNIX socket, and so has no address."""
 
-# All repetitions are possessive, so that matching takes linear time.
+# Matching takes linear time: no two repetitions can take the same character. Groups are not repeated
+# possessively, because CPython before 3.11.5 matches such groups wrongly (gh-106052).
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_PAIR: Final = rf"""{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*+")"""
-_ELEMENT: Final = re.compile(rf"[ \t]*+((?:{_PAIR})?+(?:[ \t]*+;[ \t]*+(?:{_PAIR})?+)*+)[ \t]*+(?:,|\Z)")
-_VALUE: Final = re.compile(rf"""({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*+")""")
+_QUOTED: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*"'
+_PAIR: Final = rf"{_WORD}=(?:{_WORD}|{_QUOTED})"
+_ELEMENT: Final = re.compile(rf"[ \t]*+((?:{_PAIR})?(?:[ \t]*+;[ \t]*+(?:{_PAIR})?)*)[ \t]*+(?:,|\Z)")
+_VALUE: Final = re.compile(rf"({_WORD})=({_WORD}|{_QUOTED})")
 _NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[0-9A-Za-z._-]+))?")
 
 

@@ -72,7 +72,7 @@ class Router:
         """The targets of request lines, by the line up to its query, or by the whole line."""
         self._seen_once: set[bytes] = set()
         """The lines that came once; a target is remembered when its line comes again."""
-        plain = rb"[0-9A-Za-z_.~@:-]++(?:/[0-9A-Za-z_.~@:-]++)*+"
+        plain = rb"[0-9A-Za-z_.~@:-]++(?:/[0-9A-Za-z_.~@:-]++)*"
         fixed = re.escape(self.prefix) + rb"/[0-9A-Za-z_.-]++/"
         self._plain = re.compile(rb"([A-Z]+) (%b)(%b)(?: HTTP/1\.1|\?)" % (fixed, plain)).fullmatch
         self._last_line = b""
