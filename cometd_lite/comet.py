@@ -20,8 +20,7 @@ from .access.policy import Authorize, Policy
 from .access.quotas import Clients
 from .access.tokens import Tokens
 from .bayeux.connects import BayeuxTransport
-from .bayeux.conversation import Options as BayeuxOptions
-from .bayeux.conversation import Service
+from .bayeux.conversation import BayeuxOptions, Service
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
 from .core.observers import OnPush, OnReader, observe

@@ -74,7 +74,7 @@ class Tally(Histogram):
         self.statuses: dict[int, int] = {}
 
 
-class _Over(Protocol):
+class _Observed(Protocol):
     @property
     def code(self) -> int: ...
 
@@ -105,7 +105,7 @@ class Metrics(Counts):
     _by_rule: dict[str, Tally] = field(default_factory=dict)
     """The same tallies as in ``requests``; those of rules that begin alike are one."""
 
-    def count_request(self, request: _Over) -> None:
+    def count_request(self, request: _Observed) -> None:
         """Count a request that is over."""
         rule = request.rule
         try:

@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadHost, HTTPException
 
 from .core.recipient import recipient
 from .errors import BadRecipient, BadRequest
-from .http.exchange import Exchange, Response
+from .http.exchange import Exchange, ResponseLike
 from .metrics import label_of
 from .pages import pages
 from .routes.app import Routes
@@ -97,7 +97,7 @@ class TwistedWebExchange:
         """See ``Exchange``."""
         self.notifyFinish().addErrback(lambda _: deferred.cancel())
 
-    def respond(self, response: Response) -> None:
+    def respond(self, response: ResponseLike) -> None:
         """See ``Exchange``."""
         self._set_head(response.status, response.head)
         if response.status not in BODYLESS:
@@ -163,7 +163,7 @@ class TwistedWebExchange:
             headers.setRawHeaders(b"connection", [b"close"])
 
 
-class _Over(NamedTuple):
+class _Ended(NamedTuple):
     """A request that is over, with what is counted of it; ``rule`` is empty where no route has served it."""
 
     rule: str
@@ -220,7 +220,7 @@ class RoutesResource(KleinResource):
         def over(left: object) -> None:
             lost = isinstance(left, Failure) and not request.startedWriting
             status = 499 if lost else request.code
-            self._routes.metrics.count_request(_Over(rule, status, clock.seconds() - began))
+            self._routes.metrics.count_request(_Ended(rule, status, clock.seconds() - began))
 
         request.notifyFinish().addBoth(over)
 

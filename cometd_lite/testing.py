@@ -95,7 +95,7 @@ class MemoryServer:
         self.clock.advance(_BEGINNING)
         self._resource = resource or Comet.resource
         self._options = options
-        self._network = _Network()
+        self._network = _MemoryNetwork()
         self._comets: list[Comet] = []
         self.start()
         agent = Agent.usingEndpointFactory(self.clock, self._network)
@@ -197,7 +197,7 @@ class _Treq:
 
 
 @implementer(IAgentEndpointFactory)
-class _Network:
+class _MemoryNetwork:
     """The connections there are, between treq's client and ``site``; None refuses them."""
 
     def __init__(self) -> None:
@@ -244,7 +244,7 @@ class _Network:
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
-    def __init__(self, network: _Network) -> None:
+    def __init__(self, network: _MemoryNetwork) -> None:
         self._network = network
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name

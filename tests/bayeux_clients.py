@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.bayeux.connects import BayeuxTransport
-from cometd_lite.bayeux.conversation import Options
+from cometd_lite.bayeux.conversation import BayeuxOptions
 from cometd_lite.bayeux.socket import BayeuxSocket
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Content, Push
@@ -30,7 +30,7 @@ class Server:
     def __init__(
         self,
         clock: Clock,
-        options: Options | None = None,
+        options: BayeuxOptions | None = None,
         limits: Limits | None = None,
         store: Callable[[Limits], Any] = MemoryStore,
     ) -> None:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from cometd_lite.bayeux.conversation import Call, Options
+from cometd_lite.bayeux.conversation import BayeuxOptions, Call
 from cometd_lite.errors import (
     BadBody,
     BadParameter,
@@ -323,7 +323,7 @@ def test_a_session_ends_when_its_client_does_not_come_back(server: Server) -> No
 
 
 def test_a_session_does_not_end_while_its_connect_is_held(clock: Clock) -> None:
-    server = Server(clock, Options(timeout=60.0, max_interval=5.0))
+    server = Server(clock, BayeuxOptions(timeout=60.0, max_interval=5.0))
     client = server.client("/a")
     held = client.hold()
     for _ in range(50):
@@ -827,10 +827,12 @@ def test_the_command_says_how_bayeux_is_spoken() -> None:
 
     command = Command()
     command.parseOptions([])
-    assert command.bayeux == Options(timeout=30.0, interval=0, max_interval=10.0)
+    assert command.bayeux == BayeuxOptions(timeout=30.0, interval=0, max_interval=10.0)
     times = ["--bayeux-timeout", "1m", "--bayeux-interval", "500", "--bayeux-max-interval", "20"]
     command.parseOptions([*times, "--bayeux-browser-sessions", "500"])
-    assert command.bayeux == Options(timeout=60.0, interval=500, max_interval=20.0, browser_sessions=500)
+    assert command.bayeux == BayeuxOptions(
+        timeout=60.0, interval=500, max_interval=20.0, browser_sessions=500
+    )
     command.parseOptions(["--no-bayeux"])
     assert command.bayeux is None
     for wrong in (["--bayeux-timeout", "0"], ["--bayeux-interval", "-1"], ["--bayeux-max-interval", "x"]):

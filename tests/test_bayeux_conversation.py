@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from cometd_lite.bayeux import conversation as bayeux
 from cometd_lite.bayeux.conversation import (
     Ask,
+    BatchAnswer,
     Bayeux,
+    BayeuxOptions,
     Call,
     Effect,
-    Exchange,
     Forget,
     Give,
     Locate,
-    Options,
     Peer,
     Replace,
     Serve,
@@ -49,8 +49,8 @@ HANDSHAKE = {
 class World:
     """Whatever a conversation asks for is done here, by lists and numbers."""
 
-    def __init__(self, options: Options | None = None, most: int = 1_000) -> None:
-        self.bayeux = Bayeux(options or Options(), Limits(max_sessions=most))
+    def __init__(self, options: BayeuxOptions | None = None, most: int = 1_000) -> None:
+        self.bayeux = Bayeux(options or BayeuxOptions(), Limits(max_sessions=most))
         self.now = NOW
         self.end = 7
         self.effects: list[Effect] = []
@@ -60,7 +60,7 @@ class World:
         """Return the replies to a batch."""
         return self.exchange(*messages, peer=peer).replies
 
-    def exchange(self, *messages: Any, peer: Peer | None = None) -> Exchange:
+    def exchange(self, *messages: Any, peer: Peer | None = None) -> BatchAnswer:
         self.effects = []
         talk = self.bayeux.converse(read(msgspec.json.encode(messages)), peer or Peer(), self.now, WALL)
         answer: Any = None
@@ -69,7 +69,7 @@ class World:
             try:
                 effect = talk.send(answer) if error is None else talk.throw(error)
             except StopIteration as stop:
-                exchange: Exchange = stop.value
+                exchange: BatchAnswer = stop.value
                 for connect in exchange.connects:
                     connect.complete(connect.session.place, self.now, gap=False)
                 self.bayeux.done(exchange)
@@ -425,7 +425,7 @@ def test_a_session_that_does_not_connect_for_max_interval_is_gone(world: World) 
 
 
 def test_a_session_waits_for_its_client_by_its_interval_too() -> None:
-    world = World(Options(interval=2_000, max_interval=1.0))
+    world = World(BayeuxOptions(interval=2_000, max_interval=1.0))
     client_id = world.connected()
     assert world.say(connect(client_id, advice={"timeout": 0}))[0]["advice"]["interval"] == 2_000
     world.now += 2.9
@@ -447,7 +447,7 @@ def test_a_session_serves_only_its_browser_if_that_is_wanted() -> None:
     # Rule 3: not by default, because some clients have no cookies.
     named, other = Peer("browser1"), Peer("browser2")
     for bind, error in ((False, None), (True, "402::session_unknown")):
-        world = World(Options(bind_browser=bind))
+        world = World(BayeuxOptions(bind_browser=bind))
         client_id = world.say(HANDSHAKE, peer=named)[0]["clientId"]
         assert world.say(connect(client_id), peer=named)[0]["successful"] is True
         assert world.say(connect(client_id), peer=other)[0].get("error") == error
@@ -708,7 +708,7 @@ def test_data_that_is_nested_too_deeply_fails_its_message_only(world: World) -> 
 def test_publishing_without_a_session_is_allowed_only_by_option() -> None:
     message = {"channel": "/a", "data": "hi", "id": "1"}
     assert World().say(message)[0]["error"] == "401::client_id_missing"
-    world = World(Options(anonymous_publish=True))
+    world = World(BayeuxOptions(anonymous_publish=True))
     assert world.say(message) == [{"channel": "/a", "successful": True, "id": "1"}]
     assert world.given == [("a", "hi")]
     # An id that is no session's is not the same as none, and nothing else works without one.
@@ -773,7 +773,7 @@ def test_the_nearest_service_is_called(world: World) -> None:
 
 
 def test_a_caller_without_a_session_is_answered_in_the_same_response() -> None:
-    world = World(Options(anonymous_publish=True))
+    world = World(BayeuxOptions(anonymous_publish=True))
     world.bayeux.services["service/echo"] = lambda call: call.data
     replies = world.say({"channel": "/service/echo", "data": "hi", "id": "1"})
     assert {"channel": "/service/echo", "data": "hi", "id": "1"} in replies

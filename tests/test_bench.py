@@ -35,10 +35,10 @@ from cometd_lite.bench import (
     CometLite,
     Lost,
     NotThere,
-    Refused,
     Result,
     Scenario,
     Site,
+    UnexpectedAnswer,
     answers,
     command,
     dialect,
@@ -110,15 +110,15 @@ def test_an_answer_is_cut_out_when_all_of_it_is_there_and_never_before(
     ],
 )
 def test_what_cannot_be_an_answer_on_a_kept_connection_is_refused(raw: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(UnexpectedAnswer):
         cut(raw)
 
 
 def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "ANSWER_BYTES", 100)
-    with pytest.raises(Refused, match="head does not end"):
+    with pytest.raises(UnexpectedAnswer, match="head does not end"):
         cut(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20)
-    with pytest.raises(Refused, match="body does not end"):
+    with pytest.raises(UnexpectedAnswer, match="body does not end"):
         cut(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 20)
 
 
@@ -163,9 +163,9 @@ def test_a_poller_that_has_half_an_answer_says_nothing() -> None:
 def test_a_poller_takes_no_gap_and_no_error() -> None:
     with pytest.raises(Lost, match="gap"):
         CometLite(SITE).poller("bob").received(batch(gap=True))
-    with pytest.raises(Refused, match="503: full up"):
+    with pytest.raises(UnexpectedAnswer, match="503: full up"):
         CometLite(SITE).poller("bob").received(response(b"full\n up", 503))
-    with pytest.raises(Refused, match="more than was asked for"):
+    with pytest.raises(UnexpectedAnswer, match="more than was asked for"):
         CometLite(SITE).poller("bob").received(batch() + batch())
 
 
@@ -185,7 +185,7 @@ def test_a_push_that_is_not_accepted_is_an_error() -> None:
     push = CometLite(SITE).pusher()
     assert push.received(response(b"{}", 201)) is True
     assert push.received(response(b"{}", 202)[:10]) is False
-    with pytest.raises(Refused, match="503: an empty body"):
+    with pytest.raises(UnexpectedAnswer, match="503: an empty body"):
         CometLite(SITE).pusher().received(response(b"", 503))
 
 
@@ -219,7 +219,7 @@ def test_a_stream_gives_the_same_messages_however_it_is_cut(raw: bytes) -> None:
 
 def test_a_stream_that_is_refused_or_ends_or_has_a_gap_is_an_error() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with pytest.raises(Refused, match="503"):
+    with pytest.raises(UnexpectedAnswer, match="503"):
         EventStream(b"GET").received(response(b"no", 503))
     with pytest.raises(Lost, match="ended"):
         EventStream(b"GET").received(head + b"0\r\n\r\n")
@@ -231,7 +231,7 @@ def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(dialect, "ANSWER_BYTES", 100)
     stream = EventStream(b"GET")
     stream.received(b"HTTP/1.1 200 OK\r\n\r\n")
-    with pytest.raises(Refused, match="does not end"):
+    with pytest.raises(UnexpectedAnswer, match="does not end"):
         stream.received(b"data: " + b"x" * 100)
 
 
@@ -268,7 +268,7 @@ def test_a_bayeux_reader_shakes_hands_subscribes_and_waits_from_its_second_conne
 
 def test_a_bayeux_reply_that_failed_is_an_error() -> None:
     failed = {"channel": "/meta/connect", "successful": False, "error": "402::session_unknown"}
-    with pytest.raises(Refused, match="session_unknown"):
+    with pytest.raises(UnexpectedAnswer, match="session_unknown"):
         Bayeux(SITE).poller("room").received(document([failed]))
 
 
@@ -512,7 +512,7 @@ def test_a_message_that_does_not_come_is_lost(server: Server, monkeypatch: pytes
 
 def test_a_push_that_is_refused_ends_the_run(server: Server) -> None:
     server.push_status = 503
-    with pytest.raises(Refused, match="503"):
+    with pytest.raises(UnexpectedAnswer, match="503"):
         run(server, few("mailbox"))
 
 

@@ -9,7 +9,7 @@ from helpers import Outcome, SlowStore, data, now, push
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.listeners import Listener, Listeners
+from cometd_lite.core.listeners import Listeners, ListenerSession
 from cometd_lite.core.message import NOW
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import Record
@@ -44,7 +44,7 @@ def test_a_record_brings_a_listener_back_as_it_was(setting):
     listener = now(setting.listeners.register(("bob", "chat/*"), 60.0))
     now(setting.hub.push(push("bob")))
     now(setting.listeners.poll(listener, None, 0.0, 10))
-    again = Listener.recalled(Record(listener.id, listener.record(), 1e9))
+    again = ListenerSession.recalled(Record(listener.id, listener.record(), 1e9))
     for name in ("id", "recipients", "place", "ttl", "answered"):
         assert getattr(again, name) == getattr(listener, name)
 

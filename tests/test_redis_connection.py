@@ -16,17 +16,17 @@ from zope.interface import implementer
 
 from cometd_lite.errors import StoreDown
 from cometd_lite.limits import STORE_STALLED_SECONDS
-from cometd_lite.stores.redis.connection import Address, Connection, Refused, Sentinels
+from cometd_lite.stores.redis.connection import Address, CommandRefused, RedisConnection, Sentinels
 
 
 @pytest.fixture
-def connection() -> Connection:
-    connection = Connection()
+def connection() -> RedisConnection:
+    connection = RedisConnection()
     connection.makeConnection(StringTransport())
     return connection
 
 
-def test_commands_are_answered_in_their_order_however_the_bytes_come(connection: Connection) -> None:
+def test_commands_are_answered_in_their_order_however_the_bytes_come(connection: RedisConnection) -> None:
     asked = [Outcome(connection.ask("GET", name)) for name in "ab"]
     assert connection.transport.value() == b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n"
     for byte in b"$1\r\nx\r\n$-1\r\n":
@@ -35,7 +35,7 @@ def test_commands_are_answered_in_their_order_however_the_bytes_come(connection:
     assert connection.waiting == 0
 
 
-def test_what_is_published_comes_in_between_and_answers_nothing(connection: Connection) -> None:
+def test_what_is_published_comes_in_between_and_answers_nothing(connection: RedisConnection) -> None:
     heard = []
     connection.published = lambda channel, said: heard.append((channel, said))
     connection.subscribe("SUBSCRIBE", "c")
@@ -55,22 +55,22 @@ def test_what_is_published_comes_in_between_and_answers_nothing(connection: Conn
         ("ERR unknown command", "ERR"),
     ],
 )
-def test_an_error_fails_its_own_command(connection: Connection, said: str, code: str) -> None:
+def test_an_error_fails_its_own_command(connection: RedisConnection, said: str, code: str) -> None:
     failing, good = Outcome(connection.ask("X")), Outcome(connection.ask("PING"))
     connection.dataReceived(f"-{said}\r\n+PONG\r\n".encode())
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRefused) as refused:
         _ = failing.value
     assert refused.value.code == code
     assert good.value == b"PONG"
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n"])
-def test_what_is_no_redis_is_let_go_of(connection: Connection, said: bytes) -> None:
+def test_what_is_no_redis_is_let_go_of(connection: RedisConnection, said: bytes) -> None:
     connection.dataReceived(said)
     assert connection.transport.disconnecting
 
 
-def test_a_lost_connection_fails_what_was_asked_and_what_is_asked_then(connection: Connection) -> None:
+def test_a_lost_connection_fails_what_was_asked_and_what_is_asked_then(connection: RedisConnection) -> None:
     asked, ended = Outcome(connection.ask("PING")), Outcome(connection.ended)
     connection.connectionLost()
     late = Outcome(connection.ask("PING"))
@@ -131,7 +131,7 @@ def test_the_first_sentinel_that_knows_the_master_is_believed(
     }
     Nearby.hosts_there = there
     address = Nearby(hosts=(("one", 26379), ("two", 26379)), service="mymaster")
-    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(Connection)))
+    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(RedisConnection)))
     clock.advance(0)
     clock.advance(STORE_STALLED_SECONDS)
     clock.advance(0)
@@ -148,6 +148,6 @@ def test_the_first_sentinel_that_knows_the_master_is_believed(
 def test_where_no_sentinel_knows_the_master_it_is_not_reached(clock: Clock) -> None:
     Nearby.hosts_there = {"one:26379": Host(clock, None)}
     address = Nearby(hosts=(("one", 26379),), service="mymaster")
-    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(Connection)))
+    connected = Outcome(Sentinels(address, clock).connect(Factory.forProtocol(RedisConnection)))
     with pytest.raises(ConnectError, match="no Sentinel knows mymaster"):
         _ = connected.value

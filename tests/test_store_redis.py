@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.listeners import Listener, Listeners
+from cometd_lite.core.listeners import Listeners, ListenerSession
 from cometd_lite.core.message import NOW, OLDEST, Cursor
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable
@@ -237,7 +237,7 @@ def test_an_ended_listener_does_not_come_back_by_a_poll_or_change_that_has_found
     cluster: Cluster,
 ) -> None:
     here, there = [Listeners(cluster.join(), 100) for _ in range(2)]
-    acts: list[Callable[[Listener], MaybeDeferred[Any]]] = [
+    acts: list[Callable[[ListenerSession], MaybeDeferred[Any]]] = [
         lambda listener: there.poll(listener, None, 0.0, 100),
         lambda listener: there.poll(listener, None, 10.0, 100),
         lambda listener: there.change(listener, ("eve",)),

@@ -42,7 +42,7 @@ _ALLOWED_ORIGIN = (
 )
 
 
-class Fields(Protocol):
+class FieldValues(Protocol):
     """The header fields of a request."""
 
     def get(self, name: bytes) -> bytes | None:
@@ -57,7 +57,7 @@ class Asker(Protocol):
         """The query, percent-encoded."""
 
     @property
-    def head(self) -> Fields:
+    def head(self) -> FieldValues:
         """The header fields."""
 
     @property

@@ -26,7 +26,7 @@ class Share:
 
     __slots__ = ("_client", "held", "most", "what")
 
-    def __init__(self, client: Client, most: float, what: str) -> None:
+    def __init__(self, client: ClientUsage, most: float, what: str) -> None:
         self._client = client
         self.most = most
         self.what = what
@@ -104,7 +104,7 @@ class Bucket:
         self._level -= amount
 
 
-class Client:
+class ClientUsage:
     """What one client holds, and what it may push now."""
 
     __slots__ = ("bytes", "connections", "key", "parked", "pushes", "registrations", "table")
@@ -159,8 +159,8 @@ class Clients:
         )
         """Whether there is more to count than connections."""
         self._trusted = trusted
-        self._holding: dict[str, Client] = {}
-        self._others: dict[str, Client] = {}
+        self._holding: dict[str, ClientUsage] = {}
+        self._others: dict[str, ClientUsage] = {}
         """Clients that hold nothing, the least recently used first."""
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ class Clients:
             return None
         return self._known(address_key(address)).connections
 
-    def of(self, address: str | None, subject: str | None) -> Client | None:
+    def of(self, address: str | None, subject: str | None) -> ClientUsage | None:
         """Return the client with this token subject, else the one with this address.
 
         None where there is neither, as over a UNIX socket.
@@ -187,20 +187,20 @@ class Clients:
             return self._known(f"subject {subject}")
         return None if address is None else self._known(address_key(address))
 
-    def _known(self, key: str) -> Client:
+    def _known(self, key: str) -> ClientUsage:
         client = self._holding.get(key)
         if client is None:
-            client = self._others.pop(key, None) or Client(self, key, self.clock.seconds())
+            client = self._others.pop(key, None) or ClientUsage(self, key, self.clock.seconds())
             self._others[key] = client
             if len(self._others) > CLIENTS_KNOWN:
                 del self._others[next(iter(self._others))]
         return client
 
-    def _hold(self, client: Client) -> None:
+    def _hold(self, client: ClientUsage) -> None:
         self._others.pop(client.key, None)
         self._holding[client.key] = client
 
-    def _let_go(self, client: Client) -> None:
+    def _let_go(self, client: ClientUsage) -> None:
         if not client.holds:
             del self._holding[client.key]
             self._others[client.key] = client

@@ -18,7 +18,7 @@ from jwt import PyJWK
 from ..errors import Forbidden, TokenExpired, Unauthorized
 from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
 from .keys import read_keys
-from .quotas import Client
+from .quotas import ClientUsage
 
 _LATEST = 1e11
 """Seconds since 1970, in the year 5138; a time in milliseconds lies beyond it, and is a mistake."""
@@ -41,7 +41,7 @@ class Grant:
     manage: tuple[str, ...] = ()
     expires_at: float | None = None
     subject: str | None = None
-    client: Client | None = None
+    client: ClientUsage | None = None
 
     def covers(self, action: Action, name: str) -> bool:
         """Whether the token allows the action on a recipient, or on everything that a pattern stands for."""

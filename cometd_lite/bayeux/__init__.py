@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .conversation import Call, Options
+from .conversation import BayeuxOptions, Call
 
-__all__ = ["Call", "Options"]
+__all__ = ["BayeuxOptions", "Call"]

@@ -44,18 +44,18 @@ from ..limits import BAYEUX_SOCKET_BACKLOG_BYTES, POLL_MESSAGES_MOST, Limits
 from .conversation import (
     CONNECT,
     Ask,
+    BatchAnswer,
     Bayeux,
+    BayeuxOptions,
     Call,
     Connect,
     Effect,
-    Exchange,
     Forget,
     Give,
     Locate,
-    Options,
     Peer,
+    PeerRights,
     Replace,
-    Rights,
     Serve,
     Service,
     batch_of,
@@ -98,9 +98,9 @@ class BayeuxTransport:
 
     log = Logger()
 
-    def __init__(self, hub: Hub, limits: Limits, options: Options | None = None) -> None:
+    def __init__(self, hub: Hub, limits: Limits, options: BayeuxOptions | None = None) -> None:
         self.hub = hub
-        self.options = options or Options()
+        self.options = options or BayeuxOptions()
         self.bayeux = Bayeux(self.options, limits)
         self.backlog_bytes = max(BAYEUX_SOCKET_BACKLOG_BYTES, limits.max_batch)
         """Bytes of texts that wait at one socket."""
@@ -142,7 +142,7 @@ class BayeuxTransport:
         body: bytes,
         media_type: bytes | None,
         asking: Asking,
-        rights: Rights | None = None,
+        rights: PeerRights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
@@ -169,7 +169,7 @@ class BayeuxTransport:
         self,
         query: dict[str, list[str]],
         asking: Asking,
-        rights: Rights | None = None,
+        rights: PeerRights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
 
@@ -209,14 +209,14 @@ class BayeuxTransport:
             pushed = self.hub.push(push)
         except CometError as error:
             refuse(reply, error)
-            return self._answer(Exchange([reply], session=session), gone, json_answer)
+            return self._answer(BatchAnswer([reply], session=session), gone, json_answer)
         except BaseException:
             session.talking -= 1
             raise
         if is_pending(pushed):
             return self._pushed(pushed, session, reply, gone)
         if session.reads:
-            return self._answer(Exchange([reply], session=session), gone, json_answer)
+            return self._answer(BatchAnswer([reply], session=session), gone, json_answer)
         session.talking -= 1
         return json_answer(dumps([reply]))  # with nothing to read, nothing comes with the answer
 
@@ -235,7 +235,7 @@ class BayeuxTransport:
             refuse(reply, error)
 
         def answer(_: object) -> MaybeDeferred[Response]:
-            return self._answer(Exchange([reply], session=session), gone, json_answer)
+            return self._answer(BatchAnswer([reply], session=session), gone, json_answer)
 
         return shielded(pushed.addErrback(refused).addCallback(answer))
 
@@ -244,12 +244,12 @@ class BayeuxTransport:
         batch: list[Any],
         asking: Asking,
         form: Form,
-        rights: Rights | None,
+        rights: PeerRights | None,
     ) -> MaybeDeferred[Response]:
         gone = asking.was_disconnected
         exchanged = self.exchange(batch, Peer(browser_of(asking.head.get(b"cookie")), rights))
 
-        def answer(exchange: Exchange) -> MaybeDeferred[Response]:
+        def answer(exchange: BatchAnswer) -> MaybeDeferred[Response]:
             if exchange.cookie is not None:
                 return form(exchange.json()).with_head(set_cookie(exchange.cookie, asking.is_secure))
             if exchange.wait > 0:
@@ -267,7 +267,7 @@ class BayeuxTransport:
         # The client may disconnect, and Klein cancels; what the batch asked for is done nevertheless.
         return shielded(exchanged.addCallback(answer))
 
-    def exchange(self, batch: list[Any], peer: Peer) -> MaybeDeferred[Exchange]:
+    def exchange(self, batch: list[Any], peer: Peer) -> MaybeDeferred[BatchAnswer]:
         """Have the conversation about a batch; ``done`` is to be called when its answer is complete."""
         hub = self.hub
         return self._run(self.bayeux.converse(batch, peer, hub.clock.seconds(), hub.wall()))
@@ -294,7 +294,7 @@ class BayeuxTransport:
         if session.browser.held >= self.options.held_for_a_browser:
             self.bayeux.crowd(session, connect.reply)
             session.talking += 1
-            return self._answer(Exchange([connect.reply], [connect], session), gone, form)
+            return self._answer(BatchAnswer([connect.reply], [connect], session), gone, form)
         if session.crowded:
             self.bayeux.relieve(session, connect.reply)
         # Who cannot be held is refused as a poll is. An answer would need an interval, which aiocometd takes
@@ -303,7 +303,7 @@ class BayeuxTransport:
             raise Stopping("The server is stopping; come back in a moment.")
         return None
 
-    def _answer(self, exchange: Exchange, gone: Callable[[], bool], form: Form) -> MaybeDeferred[Response]:
+    def _answer(self, exchange: BatchAnswer, gone: Callable[[], bool], form: Form) -> MaybeDeferred[Response]:
         """Answer an exchange now, with the events that there are for its session."""
         session = exchange.session
         may_read = exchange.may_read and not (session is not None and session.ack and not exchange.connects)
@@ -315,7 +315,7 @@ class BayeuxTransport:
         return self._finish(exchange, gone, form, news)
 
     def _finish(
-        self, exchange: Exchange, gone: Callable[[], bool], form: Form, news: News | None
+        self, exchange: BatchAnswer, gone: Callable[[], bool], form: Form, news: News | None
     ) -> Response:
         if news is not None and gone():
             news = None
@@ -327,7 +327,7 @@ class BayeuxTransport:
                 self.refresh(session)
         return form(exchange.json(events))
 
-    def complete(self, exchange: Exchange, news: News | None) -> bytes:
+    def complete(self, exchange: BatchAnswer, news: News | None) -> bytes:
         """Complete the replies to the connects of an exchange; return the events that go with them."""
         session = exchange.session
         events = b""

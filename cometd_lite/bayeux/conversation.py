@@ -4,7 +4,7 @@ The paragraphs named here are those of the Bayeux 1.0 specification, in CometD's
 the module together:
 
 1. A conversation is a generator. It yields effects in the order of the batch, is sent what became of each,
-   has the error thrown in where one was refused, and returns an ``Exchange``. The caller does the I/O.
+   has the error thrown in where one was refused, and returns a ``BatchAnswer``. The caller does the I/O.
 2. Every message is answered for itself: what is wrong with one costs its neighbours nothing. Only a handshake
    silences them, because the protocol says so ("Handshake Request").
 3. A session is what it reads and one place in the one order; nothing is queued for it. Everything up to its
@@ -77,7 +77,7 @@ _Reply: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BayeuxOptions:
     """What an operator may set: ``timeout`` and ``max_interval`` in seconds, ``interval`` in milliseconds."""
 
     timeout: float = 30.0
@@ -96,7 +96,7 @@ class Options:
     """Sessions of one browser. CometD's client for node.js has one cookie jar for a whole process."""
 
 
-class Reader(Protocol):
+class ConnectHolder(Protocol):
     """The parked connect of a session, or its socket."""
 
     def replaced(self, peer: Peer) -> None:
@@ -106,7 +106,7 @@ class Reader(Protocol):
         """Answer the connect that is held, because the session ended at its client's wish."""
 
 
-class Rights(Protocol):
+class PeerRights(Protocol):
     """What a peer may do."""
 
     def check(self, action: Action, names: tuple[str, ...]) -> Any:
@@ -137,7 +137,7 @@ class Peer:
     """
 
     browser: str | None = None
-    rights: Rights | None = None
+    rights: PeerRights | None = None
     socket: object | None = None
 
 
@@ -148,7 +148,7 @@ class Peer:
 class Ask:
     """Ask whether the peer may do something; the conversation is sent for how many seconds it may."""
 
-    rights: Rights
+    rights: PeerRights
     action: Action
     names: tuple[str, ...] = ()
 
@@ -189,7 +189,7 @@ class Forget:
 
 
 Effect: TypeAlias = Ask | Locate | Give | Serve | Replace | Forget
-Talk: TypeAlias = Generator[Effect, Any, "Exchange"]
+Talk: TypeAlias = Generator[Effect, Any, "BatchAnswer"]
 _Effects: TypeAlias = Generator[Effect, Any, None]
 _Asking: TypeAlias = Generator[Effect, Any, float]
 _Answering: TypeAlias = Generator[Effect, Any, _Reply]
@@ -253,7 +253,7 @@ class Connect:
 
 
 @dataclass(slots=True, eq=False)
-class Exchange:
+class BatchAnswer:
     """The answer to a batch, apart from events and from what completes the replies to connects.
 
     ``wait`` is the seconds that its only connect is to be held, 0 where the answer is due now. ``session`` is
@@ -296,7 +296,7 @@ class BrowserFull(ServerFull):
 class Bayeux:
     """The protocol's rules and the sessions of one server."""
 
-    def __init__(self, options: Options, limits: Limits) -> None:
+    def __init__(self, options: BayeuxOptions, limits: Limits) -> None:
         self.options = options
         self.limits = limits
         self.sessions: Sessions[BayeuxSession] = Sessions(limits.max_sessions)
@@ -416,7 +416,7 @@ class Bayeux:
 
     def converse(self, batch: Sequence[Any], peer: Peer, now: float, wall: float) -> Talk:
         """Answer a batch. ``now`` is in monotonic seconds, ``wall`` in seconds since 1970."""
-        exchange = Exchange()
+        exchange = BatchAnswer()
         for message in batch:
             if isinstance(message, dict) and message.get("channel") == HANDSHAKE:
                 yield from self._handshake(message, peer, exchange, now, wall)
@@ -434,12 +434,12 @@ class Bayeux:
             exchange.wait = 0.0  # the others' answers must not wait (aiocometd subscribes with its connect)
         return exchange
 
-    def done(self, exchange: Exchange) -> None:
+    def done(self, exchange: BatchAnswer) -> None:
         """Note that an exchange has been answered; to be called once for each that has a session."""
         if exchange.session is not None:
             exchange.session.talking -= 1
 
-    def _may_read(self, peer: Peer, exchange: Exchange) -> Generator[Effect, Any, bool]:
+    def _may_read(self, peer: Peer, exchange: BatchAnswer) -> Generator[Effect, Any, bool]:
         """Return whether the peer may be told what its session subscribes to."""
         session = exchange.session
         if session is None or any(connect.session is session for connect in exchange.connects):
@@ -450,7 +450,7 @@ class Bayeux:
         self,
         message: Any,
         peer: Peer,
-        exchange: Exchange,
+        exchange: BatchAnswer,
         now: float,
         wall: float,
         refusal: CometError | None,
@@ -496,7 +496,7 @@ class Bayeux:
     # -- handshake ("Handshake")
 
     def _handshake(
-        self, message: _Reply, peer: Peer, exchange: Exchange, now: float, wall: float
+        self, message: _Reply, peer: Peer, exchange: BatchAnswer, now: float, wall: float
     ) -> _Effects:
         turn = _Turn(message, peer, exchange, now)
         reply = turn.reply
@@ -688,7 +688,7 @@ class _Turn:
 
     __slots__ = ("exchange", "ext", "message", "now", "peer", "reply")
 
-    def __init__(self, message: Any, peer: Peer, exchange: Exchange, now: float) -> None:
+    def __init__(self, message: Any, peer: Peer, exchange: BatchAnswer, now: float) -> None:
         self.message = message
         self.peer = peer
         self.exchange = exchange

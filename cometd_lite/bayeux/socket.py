@@ -21,7 +21,7 @@ from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_fra
 from ..jsontext import dumps
 from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
 from .connects import BayeuxTransport, News, SessionReader
-from .conversation import REHANDSHAKE, REPLACED, Connect, Exchange, Peer, Rights, batch_of
+from .conversation import REHANDSHAKE, REPLACED, BatchAnswer, Connect, Peer, PeerRights, batch_of
 from .fields import refused
 from .http import Asking, browser_of, parsed
 from .sessions import BayeuxSession
@@ -36,7 +36,7 @@ class BayeuxSocket:
     It speaks for one session at a time. A lost socket leaves the session to the next request with its id.
     """
 
-    def __init__(self, transport: BayeuxTransport, asking: Asking, rights: Rights | None = None) -> None:
+    def __init__(self, transport: BayeuxTransport, asking: Asking, rights: PeerRights | None = None) -> None:
         self.transport = transport
         self.peer = Peer(browser_of(asking.head.get(b"cookie")), rights, self)
         self.socket: Socket | None = None
@@ -137,7 +137,7 @@ class BayeuxSocket:
         reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
         self.send(dumps([reply]))
 
-    def _say(self, exchange: Exchange) -> MaybeDeferred[None]:
+    def _say(self, exchange: BatchAnswer) -> MaybeDeferred[None]:
         """Answer an exchange now, or hold its connect."""
         transport = self.transport
         session = exchange.session or exchange.greeted
@@ -160,7 +160,7 @@ class BayeuxSocket:
             news = transport.news_if_any(exchange.session)
         return chain(news, partial(self._finish, exchange))
 
-    def _finish(self, exchange: Exchange, news: News | None) -> None:
+    def _finish(self, exchange: BatchAnswer, news: News | None) -> None:
         self.send(exchange.json(self.transport.complete(exchange, news)))
         self.transport.bayeux.done(exchange)
         if exchange.session is not None:
@@ -168,7 +168,7 @@ class BayeuxSocket:
         if exchange.connects and self.transport.hub.stopping:
             self.close(SERVICE_RESTART, "the server is stopping")  # no connect is parked any more
 
-    def _bind(self, session: BayeuxSession, exchange: Exchange) -> None:
+    def _bind(self, session: BayeuxSession, exchange: BatchAnswer) -> None:
         """Become the session's socket, if it was begun or connects here, or has no other reader."""
         if session.reader is not None and (session.reader is self.reader or not exchange.connects):
             return

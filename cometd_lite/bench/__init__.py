@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from .command import main
 from .dialect import CometLite, Dialect, Site
-from .errors import BenchError, Lost, NotThere, Refused
+from .errors import BenchError, Lost, NotThere, UnexpectedAnswer
 from .measure import Costs, measure
 from .results import Result
 from .scenarios import SCENARIOS, Scenario
@@ -33,10 +33,10 @@ __all__ = [
     "Dialect",
     "Lost",
     "NotThere",
-    "Refused",
     "Result",
     "Scenario",
     "Site",
+    "UnexpectedAnswer",
     "main",
     "measure",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .errors import Refused
+from .errors import UnexpectedAnswer
 
 ANSWER_BYTES = 16 * 1024 * 1024
 """An answer that goes on longer than this is not one that the generator asked for."""
@@ -44,7 +44,7 @@ def unchunked(data: bytes, start: int) -> tuple[bytes, int] | None:
             return b"".join(pieces), start
 
 
-class Answer(NamedTuple):
+class RawAnswer(NamedTuple):
     """One answer of a server."""
 
     status: int
@@ -54,15 +54,16 @@ class Answer(NamedTuple):
     """Where it ended in the data that it was cut from."""
 
 
-def cut(data: bytes) -> Answer | None:
+def cut(data: bytes) -> RawAnswer | None:
     """Return the answer that ``data`` begins with.
 
-    None until all of it is there. Raises ``Refused`` for what is not an answer of HTTP/1.1 with its length.
+    None until all of it is there. Raises ``UnexpectedAnswer`` for what is not an answer of HTTP/1.1 with its
+    length.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:
         if len(data) > ANSWER_BYTES:
-            raise Refused("The server sent an answer whose head does not end.")
+            raise UnexpectedAnswer("The server sent an answer whose head does not end.")
         return None
     head = data[: end + 2]
     body = end + 4
@@ -72,15 +73,15 @@ def cut(data: bytes) -> Answer | None:
         if length is None:
             chunked = unchunked(data, body)
             if chunked is None and len(data) > ANSWER_BYTES:
-                raise Refused("The server sent an answer whose body does not end.")
-            return None if chunked is None else Answer(status, head, *chunked)
+                raise UnexpectedAnswer("The server sent an answer whose body does not end.")
+            return None if chunked is None else RawAnswer(status, head, *chunked)
     except ValueError:
-        raise Refused(f"The server sent what is not HTTP/1.1: {data[:80]!r}.") from None
+        raise UnexpectedAnswer(f"The server sent what is not HTTP/1.1: {data[:80]!r}.") from None
     if length > ANSWER_BYTES:
-        raise Refused(f"The server announced an answer of {length} bytes.")
+        raise UnexpectedAnswer(f"The server announced an answer of {length} bytes.")
     if len(data) < body + length:
         return None
-    return Answer(status, head, data[body : body + length], body + length)
+    return RawAnswer(status, head, data[body : body + length], body + length)
 
 
 def _length(head: bytes, status: int) -> int | None:
@@ -95,7 +96,9 @@ def _length(head: bytes, status: int) -> int | None:
         return int(lower[start + 17 : lower.find(b"\r\n", start + 17)])
     if b"\r\ntransfer-encoding: chunked\r\n" in lower:
         return None
-    raise Refused(f"The server answered {status} without a length, so its connection cannot be kept.")
+    raise UnexpectedAnswer(
+        f"The server answered {status} without a length, so its connection cannot be kept."
+    )
 
 
 def excerpt(body: bytes) -> str:

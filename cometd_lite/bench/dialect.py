@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from ..jsontext import parse
-from .answers import ANSWER_BYTES, Answer, cut, excerpt, field
-from .errors import Lost, Refused
+from .answers import ANSWER_BYTES, RawAnswer, cut, excerpt, field
+from .errors import Lost, UnexpectedAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ class Pushing(Protocol):
         """Return the requests that push ``bodies`` in order, each to be sent after the answer to the last."""
 
     def received(self, data: bytes) -> bool:
-        """Return whether the answer is complete now. Raises ``Refused`` where it does not accept the push."""
+        """Return whether the answer is complete now.
+
+        Raises ``UnexpectedAnswer`` where it does not accept the push.
+        """
 
 
 class Dialect(Protocol):
@@ -106,7 +109,7 @@ class Answered:
         self.whole = True
         self._rest = b""
 
-    def answer(self, data: bytes) -> Answer | None:
+    def answer(self, data: bytes) -> RawAnswer | None:
         """Return the answer that ``data`` completes, else None."""
         if self._rest:
             data = self._rest + data
@@ -116,13 +119,13 @@ class Answered:
             self.whole = False
             return None
         if answer.end != len(data):
-            raise Refused(f"The server sent more than was asked for: {excerpt(data[answer.end :])}")
+            raise UnexpectedAnswer(f"The server sent more than was asked for: {excerpt(data[answer.end :])}")
         self._rest = b""
         self.whole = True
         return answer
 
 
-class Poll(Answered):
+class PollingClient(Answered):
     """A reader that polls; a dialect says how an answer is read."""
 
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
@@ -130,12 +133,12 @@ class Poll(Answered):
         answer = self.answer(data)
         return (b"", []) if answer is None else self.answered(answer)
 
-    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+    def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         """Return the next request and the messages."""
         raise NotImplementedError
 
 
-class Push(Answered):
+class PushingClient(Answered):
     """A pusher that is ready once it is connected; a dialect says which answers accept a push."""
 
     def opening(self) -> bytes:
@@ -150,10 +153,10 @@ class Push(Answered):
         self.answered(answer)
         return True
 
-    def answered(self, answer: Answer) -> None:
-        """Raise ``Refused`` where the answer does not accept the push."""
+    def answered(self, answer: RawAnswer) -> None:
+        """Raise ``UnexpectedAnswer`` where the answer does not accept the push."""
         if answer.status not in {200, 201, 202}:
-            raise Refused(f"A push was answered {answer.status}: {excerpt(answer.body)}")
+            raise UnexpectedAnswer(f"A push was answered {answer.status}: {excerpt(answer.body)}")
 
 
 class EventStream:
@@ -182,7 +185,7 @@ class EventStream:
         *events, self._text = self._text.replace(b"\r\n", b"\n").split(b"\n\n")
         self.whole = not self._rest and not self._text
         if len(self._rest) + len(self._text) > ANSWER_BYTES:
-            raise Refused("The server sent an event that does not end.")
+            raise UnexpectedAnswer("The server sent an event that does not end.")
         return b"", [message for event in events for message in self._messages(event)]
 
     def _opened(self, data: bytes) -> bytes:
@@ -192,7 +195,7 @@ class EventStream:
             return data
         head = data[: end + 2]
         if data[9:12] != b"200":
-            raise Refused(f"A stream was answered {excerpt(data)}")
+            raise UnexpectedAnswer(f"A stream was answered {excerpt(data)}")
         self._chunked = field(head, b"transfer-encoding") == b"chunked"
         self.waits = True
         return data[end + 4 :]
@@ -245,7 +248,7 @@ class CometLite:
         return _CometLitePush(self._site)
 
 
-class _CometLitePoll(Poll):
+class _CometLitePoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         target = f"/poll/{quote(recipient)}?"
@@ -255,9 +258,9 @@ class _CometLitePoll(Poll):
     def opening(self) -> bytes:
         return self._opening
 
-    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+    def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         if answer.status != 200:
-            raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
+            raise UnexpectedAnswer(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         batch = parse(answer.body)
         if batch["gap"]:
             raise Lost("The server reported a gap: it no longer has a message that was not read.")
@@ -266,7 +269,7 @@ class _CometLitePoll(Poll):
         return self._before + cursor + self._after, [message["data"] for message in batch["messages"]]
 
 
-class _CometLitePush(Push):
+class _CometLitePush(PushingClient):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self._site = site

@@ -15,7 +15,7 @@ class NotThere(BenchError):
     exit_code = 2
 
 
-class Refused(BenchError):
+class UnexpectedAnswer(BenchError):
     """The server gave an answer that the contract does not have."""
 
 

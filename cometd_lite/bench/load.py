@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from .answers import excerpt
 from .dialect import Dialect, Pushing, Reading
-from .errors import BenchError, Lost, NotThere, Refused
+from .errors import BenchError, Lost, NotThere, UnexpectedAnswer
 from .results import Latencies
 from .scenarios import Scenario
 
@@ -180,7 +180,7 @@ class _ReaderLink(_Link):
         try:
             found = reading.received(data)
         except (KeyError, TypeError, ValueError) as error:
-            raise Refused(f"An answer cannot be understood ({error!r}): {excerpt(data)}") from None
+            raise UnexpectedAnswer(f"An answer cannot be understood ({error!r}): {excerpt(data)}") from None
         if self.is_open:
             if alone and reading.whole and found[1] and self.load.dialect.shares:
                 self.recipient.memo_data = data
@@ -222,7 +222,7 @@ class _PusherLink(_Link):
         try:
             answered = self.pushing.received(data)
         except (KeyError, TypeError, ValueError) as error:
-            raise Refused(f"An answer cannot be understood ({error!r}): {excerpt(data)}") from None
+            raise UnexpectedAnswer(f"An answer cannot be understood ({error!r}): {excerpt(data)}") from None
         if not answered:
             return
         if not self.is_open:
@@ -233,7 +233,7 @@ class _PusherLink(_Link):
             recipient, self.recipient = self.recipient, None
             self.load.pushed(self, recipient)
         else:
-            raise Refused("The server answered a push that was not sent.")
+            raise UnexpectedAnswer("The server answered a push that was not sent.")
 
 
 class Load:

@@ -24,7 +24,7 @@ from ..errors import CometError
 from ..jsontext import dumps
 from . import status
 from .parser import PATIENCE_SECONDS
-from .pushing import Source, push
+from .pushing import LineSource, push
 from .terminal import Input, Notes, ReaderOfOurs, Terminal, harmless
 
 
@@ -39,7 +39,9 @@ class Interrupted(Exception):
 # -- poll, follow, listen
 
 
-async def poll(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+async def poll(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
+) -> int:
     """Print what one poll, or take, is answered with."""
     words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
     batch: Batch
@@ -57,7 +59,9 @@ async def poll(arguments: argparse.Namespace, client: Client, terminal: Terminal
     return status.DONE if batch.messages else status.NOTHING
 
 
-async def follow(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+async def follow(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
+) -> int:
     """Print what comes, or give it to a command, until something ends it."""
     notes = Notes(terminal)
     following = client.follow(
@@ -72,7 +76,9 @@ async def follow(arguments: argparse.Namespace, client: Client, terminal: Termin
     return await handle_all(following, arguments, terminal, notes)
 
 
-async def listen(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+async def listen(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
+) -> int:
     """Register a listener, tell its id, and print what comes, until something ends it."""
     notes = Notes(terminal)
 
@@ -163,7 +169,9 @@ class Misused(Exception):
 # -- info, delete
 
 
-async def info(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: Source | None) -> int:
+async def info(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
+) -> int:
     """Print how the server stands, or recipients."""
     if not arguments.names:
         terminal.write(await _server(arguments, client, terminal))
@@ -233,14 +241,14 @@ def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Term
     ).encode()
 
 
-async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: Source | None) -> int:
+async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: LineSource | None) -> int:
     """Lose what the mailboxes of recipients hold."""
     for name in arguments.names:
         await client.delete(name)
     return status.DONE
 
 
-Command = Callable[[argparse.Namespace, Client, Terminal, Source | None], Coroutine[Any, Any, int]]
+Command = Callable[[argparse.Namespace, Client, Terminal, LineSource | None], Coroutine[Any, Any, int]]
 
 COMMANDS: Mapping[str, Command] = {
     "push": push,

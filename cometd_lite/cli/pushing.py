@@ -26,7 +26,7 @@ LINE_BYTES = 16 * 1024 * 1024
 """A line that is longer than this is not waited for to end."""
 
 
-class Source(Protocol):
+class LineSource(Protocol):
     """Where lines come from."""
 
     def chunk(self) -> Awaitable[bytes]:
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 async def push(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, source: Source | None
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, source: LineSource | None
 ) -> int:
     """Push what was said, or what comes from ``source``."""
     pusher = Pusher(arguments, client, terminal)
@@ -102,7 +102,7 @@ class Pusher:
         if arguments.receipt:
             self._terminal.write(self._terminal.json_line(receipt.json))
 
-    async def push_lines(self, source: Source) -> int:
+    async def push_lines(self, source: LineSource) -> int:
         """Push each line that comes, in order; a line that cannot be a message is told of, and left out."""
         rest = b""
         number = 0

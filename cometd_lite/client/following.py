@@ -64,7 +64,7 @@ async def poll(remote: Remote, query: Query, after: Cursor | None, wait: float |
     return words.batch(answer)
 
 
-class Reader(Protocol):
+class BatchSource(Protocol):
     """Where a following gets its messages from."""
 
     async def read(self, after: Cursor) -> Batch:
@@ -170,7 +170,7 @@ class Following(AsyncIterator[Message]):
     def __init__(
         self,
         remote: Remote,
-        reader: Reader,
+        reader: BatchSource,
         after: str | Cursor,
         *,
         cursor_file: str | os.PathLike[str] | None = None,

@@ -27,7 +27,7 @@ LISTENERS = "listener"
 """The kind of their records in a store."""
 
 
-class Listener(Session):
+class ListenerSession(Session):
     """A registered reader. ``answered`` is the cursor of its last answer, None once that was confirmed."""
 
     __slots__ = ("answered", "parked")
@@ -38,7 +38,7 @@ class Listener(Session):
         self.parked: Poll | None = None
 
     @classmethod
-    def recalled(cls, record: Record) -> Listener:
+    def recalled(cls, record: Record) -> ListenerSession:
         """Return the listener that a store has remembered."""
         known = parse(record.value)
         listener = cls(record.id, tuple(known["recipients"]), Cursor.parse(known["place"]), known["ttl"])
@@ -70,7 +70,7 @@ class Listeners:
 
     def __init__(self, hub: Hub, most: int) -> None:
         self._hub = hub
-        self._sessions: Sessions[Listener] = Sessions(most)
+        self._sessions: Sessions[ListenerSession] = Sessions(most)
         if hub.shared is not None:
             hub.shared.hear(LISTENERS, self._told)
 
@@ -84,24 +84,24 @@ class Listeners:
 
     def register(
         self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Quota | None = None
-    ) -> MaybeDeferred[Listener]:
+    ) -> MaybeDeferred[ListenerSession]:
         """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
 
         It counts against ``share``, where one is given. Raises ``ServerFull`` or ``TooManyRequests``.
         """
         now = self._hub.clock.seconds()
 
-        def add(head: Batch) -> MaybeDeferred[Listener]:
-            listener = Listener("~" + new_id(), recipients, head.cursor, ttl)
+        def add(head: Batch) -> MaybeDeferred[ListenerSession]:
+            listener = ListenerSession("~" + new_id(), recipients, head.cursor, ttl)
             listener.share = share
             self._sessions.add(listener, now)
             until = self._expires_at(listener)
-            self._hub.store.remember(LISTENERS, listener.id, partial(Listener.record, listener), until)
+            self._hub.store.remember(LISTENERS, listener.id, partial(ListenerSession.record, listener), until)
             return chain(self._hub.store.flush(), lambda _: listener)
 
         return chain(self._hub.store.read(recipients, NOW, 1, now), add)
 
-    def get(self, id: str) -> MaybeDeferred[Listener]:  # noqa: A002
+    def get(self, id: str) -> MaybeDeferred[ListenerSession]:  # noqa: A002
         """Return the listener with this id. Raises ``ListenerGone``, also where it comes later."""
         shared = self._hub.shared
         if shared is not None:
@@ -111,7 +111,7 @@ class Listeners:
             raise _gone()
         return listener
 
-    def _looked_up(self, id: str, value: bytes | None) -> Listener:  # noqa: A002
+    def _looked_up(self, id: str, value: bytes | None) -> ListenerSession:  # noqa: A002
         """Return the listener as the store knows it, because another process may have served it since."""
         now = self._hub.clock.seconds()
         here = self._sessions.get(id, now)
@@ -119,7 +119,7 @@ class Listeners:
             if here is not None:
                 self._sessions.remove(here)
             raise _gone()
-        known = Listener.recalled(Record(id, value, inf))
+        known = ListenerSession.recalled(Record(id, value, inf))
         if here is None:
             self._sessions.add(known, now)
             return known
@@ -130,7 +130,7 @@ class Listeners:
 
     def poll(
         self,
-        listener: Listener,
+        listener: ListenerSession,
         after: Cursor | None,
         wait: float,
         limit: int,
@@ -180,7 +180,7 @@ class Listeners:
             return left(found)
         return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
 
-    def _answered(self, listener: Listener, batch: Batch, *, is_written: bool) -> MaybeDeferred[Batch]:
+    def _answered(self, listener: ListenerSession, batch: Batch, *, is_written: bool) -> MaybeDeferred[Batch]:
         """Return the batch, once it is noted that the listener was answered with it."""
         if is_written:
             listener.answered = batch.cursor
@@ -193,7 +193,7 @@ class Listeners:
             noted.addErrback(self._hub.store_failed)
         return chain(noted, lambda _: batch)
 
-    def change(self, listener: Listener, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
+    def change(self, listener: ListenerSession, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
 
         What is returned says when that would outlive the process.
@@ -204,7 +204,7 @@ class Listeners:
         self._end_poll(listener)
         return self._hub.store.flush()
 
-    def end(self, listener: Listener) -> MaybeDeferred[None]:
+    def end(self, listener: ListenerSession) -> MaybeDeferred[None]:
         """Forget the listener. Its parked poll fails with ``ListenerGone``.
 
         What is returned fires once no process finds the listener any more, not even after a restart.
@@ -231,29 +231,29 @@ class Listeners:
         now = self._hub.clock.seconds()
         for record in self._hub.store.recall(LISTENERS):
             if len(self._sessions) < self._sessions.most:
-                self._sessions.add(Listener.recalled(record), now)
+                self._sessions.add(ListenerSession.recalled(record), now)
             else:
                 self._hub.store.forget(LISTENERS, record.id)
 
-    def _renew(self, listener: Listener, wait: float = 0.0) -> None:
+    def _renew(self, listener: ListenerSession, wait: float = 0.0) -> None:
         """Let the store remember what has changed of the listener, unless it was ended meanwhile."""
-        value, until = partial(Listener.record, listener), self._expires_at(listener, wait)
+        value, until = partial(ListenerSession.record, listener), self._expires_at(listener, wait)
         if self._hub.shared is not None:
             self._hub.shared.renew(LISTENERS, listener.id, value, until)
         elif self._sessions.get(listener.id, self._hub.clock.seconds()) is listener:
             self._hub.store.remember(LISTENERS, listener.id, value, until)
 
-    def _expires_at(self, listener: Listener, wait: float = 0.0) -> float:
+    def _expires_at(self, listener: ListenerSession, wait: float = 0.0) -> float:
         """Return when a shared store forgets the listener, if it is not polled after ``wait`` seconds."""
         return inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
 
-    def _forget(self, listener: Listener) -> None:
+    def _forget(self, listener: ListenerSession) -> None:
         self._hub.store.forget(LISTENERS, listener.id)
         deleted = self._hub.delete(listener.id)
         if isinstance(deleted, Deferred):
             deleted.addErrback(self._hub.store_failed)
 
-    def _tell(self, listener: Listener, wait: float) -> None:
+    def _tell(self, listener: ListenerSession, wait: float) -> None:
         """Let the other processes know that the listener is polled here from now on."""
         if self._hub.shared is not None:
             self._renew(listener, wait)
@@ -267,7 +267,7 @@ class Listeners:
             poll.answer(poll.over())
 
     @staticmethod
-    def _end_poll(listener: Listener) -> None:
+    def _end_poll(listener: ListenerSession) -> None:
         if listener.parked is not None:
             listener.parked.answer(listener.parked.over())
 

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IPushProducer
 
 
-class Response(Protocol):
+class ResponseLike(Protocol):
     """What ``respond`` sends: ``http.responses.Response`` is one."""
 
     @property
@@ -40,7 +40,7 @@ class Memo(Protocol):
     """What ``http.params`` made of it the last time; None at first. Only ``http.params`` uses it."""
 
 
-class Head(Memo, Protocol):
+class ExchangeHead(Memo, Protocol):
     """The header fields of a request; requests that sent the same bytes may share one."""
 
     def get(self, name: bytes) -> bytes | None:
@@ -70,7 +70,7 @@ class Exchange(Protocol):
         """The whole body."""
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ExchangeHead:
         """The header fields."""
 
     @property
@@ -108,7 +108,7 @@ class Exchange(Protocol):
         It is defined by ``notifyFinish().addErrback(lambda _: deferred.cancel())``.
         """
 
-    def respond(self, response: Response) -> None:
+    def respond(self, response: ResponseLike) -> None:
         """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before."""
 
     def start(self, status: int, head: bytes) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from ..core.hub import Standing
-from ..core.listeners import Listener
+from ..core.listeners import ListenerSession
 from ..core.message import Batch, Content, Receipt, has_charset, timestamp
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
@@ -159,18 +159,18 @@ def of_recipient(standing: Standing) -> Response:
     )
 
 
-def registered(listener: Listener, under: bytes) -> Response:
+def registered(listener: ListenerSession, under: bytes) -> Response:
     """Return the answer to who has registered; ``under`` is the path under which the interface lies."""
     location = b"Location: %b/listeners/%b\r\n" % (under, listener.id.encode())
     return Response(201, location + JSON, _described(listener))
 
 
-def of_listener(listener: Listener) -> Response:
+def of_listener(listener: ListenerSession) -> Response:
     """Return a listener as it is shown (HTTP.md, "Listeners")."""
     return Response(200, JSON, _described(listener))
 
 
-def _described(listener: Listener) -> bytes:
+def _described(listener: ListenerSession) -> bytes:
     return dumped(
         {
             "id": listener.id,

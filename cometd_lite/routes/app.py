@@ -11,7 +11,7 @@ from typing import Any
 
 from ..access.policy import Policy
 from ..bayeux.connects import BayeuxTransport
-from ..bayeux.conversation import Options as BayeuxOptions
+from ..bayeux.conversation import BayeuxOptions
 from ..bayeux.forwarding import Forwarding
 from ..core.hub import Hub
 from ..limits import Limits

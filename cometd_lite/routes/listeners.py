@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import limits as bounds
 from ..access.policy import registrations_of
-from ..core.listeners import Listener
+from ..core.listeners import ListenerSession
 from ..deferreds import value_of
 from ..errors import BadParameter
 from ..http import params, responses
@@ -55,7 +55,7 @@ async def end(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa:
     return Response(204, responses.COMMON)
 
 
-async def _found(routes: Served, exchange: Exchange, id: str) -> Listener:  # noqa: A002
+async def _found(routes: Served, exchange: Exchange, id: str) -> ListenerSession:  # noqa: A002
     """Return a listener that the request may see and change."""
     listener = await value_of(routes.listeners.get(id))
     await value_of(routes.policy.require(exchange, "poll", listener.recipients))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..access.policy import check_room, count_parked
 from ..access.tokens import Grant
-from ..core.listeners import Listener
+from ..core.listeners import ListenerSession
 from ..core.message import Batch, Cursor
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
@@ -64,7 +64,7 @@ def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:
 
 
 def _listen(
-    listener: Listener, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
+    listener: ListenerSession, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
 ) -> MaybeDeferred[Response]:
     grant = routes.policy.require(exchange, "poll", listener.recipients)
     return chain(grant, _poll_listener, routes, exchange, listener, asked, after)
@@ -74,7 +74,7 @@ def _poll_listener(
     grant: Grant,
     routes: Served,
     exchange: Exchange,
-    listener: Listener,
+    listener: ListenerSession,
     asked: PollAsked,
     after: Cursor | None,
 ) -> MaybeDeferred[Response]:

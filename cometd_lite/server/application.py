@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 Exchange_contra = TypeVar("Exchange_contra", contravariant=True)
 
 
-class Route(Protocol):
+class ServedRoute(Protocol):
     """One rule and what serves the requests that match it; see ``router`` for the rules."""
 
     @property
@@ -33,7 +33,7 @@ class Route(Protocol):
         """
 
 
-class Response(Protocol):
+class ServedResponse(Protocol):
     """A whole response, as an exchange sends it."""
 
     @property
@@ -53,7 +53,7 @@ class Application(Protocol[Exchange_contra]):
     """The application of one factory. Each method but ``malformed`` answers the exchange that it is given."""
 
     @property
-    def routes(self) -> Sequence[Route]:
+    def routes(self) -> Sequence[ServedRoute]:
         """All routes."""
 
     def preflight(self, exchange: Exchange_contra, methods: tuple[str, ...]) -> Any:

@@ -10,7 +10,7 @@ from twisted.web.http import RESPONSES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .application import Response
+    from .application import ServedResponse
 
 BODYLESS: Final = frozenset({204, 304})
 """The statuses of responses that end with their head (RFC 9110 §6.4.1)."""
@@ -21,7 +21,7 @@ so that all connections with the same body share it while it is unsent."""
 
 
 class PlainResponse(NamedTuple):
-    """A ``Response`` of this package's own."""
+    """A ``ServedResponse`` of this package's own."""
 
     status: int
     head: bytes
@@ -37,7 +37,7 @@ class Renderer:
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._lines: dict[int, bytes] = {}
-        self.last: Response | None = None
+        self.last: ServedResponse | None = None
         self.last_bytes = b""
 
     def new_second(self) -> None:
@@ -55,7 +55,7 @@ class Renderer:
             self._lines[status] = line
         return line
 
-    def plain(self, response: Response) -> bytes | None:
+    def plain(self, response: ServedResponse) -> bytes | None:
         """Return a whole response, as it is on a connection of HTTP/1.1 that stays open.
 
         None for one without a body, or with a large one. All readers of the same response share the bytes: a

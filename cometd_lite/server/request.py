@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IPushProducer
     from twisted.python.failure import Failure
 
-    from .application import Response
+    from .application import ServedResponse
     from .head import Head
     from .router import Target
-    from .shared import Connection
+    from .shared import ServedConnection
 
 PENDING: Final = 0
 STREAMING: Final = 1
@@ -75,7 +75,9 @@ class Request:
         "target",
     )
 
-    def __init__(self, connection: Connection, head: Head, target: Target, query: bytes, minor: int) -> None:
+    def __init__(
+        self, connection: ServedConnection, head: Head, target: Target, query: bytes, minor: int
+    ) -> None:
         self._connection = connection
         self.method = target.method
         self.path = target.path
@@ -172,7 +174,7 @@ class Request:
 
     # -- the response
 
-    def respond(self, response: Response) -> None:
+    def respond(self, response: ServedResponse) -> None:
         """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before."""
         if self._phase != PENDING:
             self._check_lost()
@@ -197,7 +199,7 @@ class Request:
         if self._finish_waiters is not None or self._view is not None:
             self._end()
 
-    def _respond_by_parts(self, response: Response) -> None:
+    def _respond_by_parts(self, response: ServedResponse) -> None:
         """Send a response that is not a plain one."""
         status, body = response.status, response.body
         framing = b"" if status in BODYLESS else b"Content-Length: %d\r\n" % len(body)

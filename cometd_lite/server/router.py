@@ -20,16 +20,16 @@ from urllib.parse import unquote_to_bytes
 from .render import PlainResponse
 
 if TYPE_CHECKING:
-    from .application import Application, Route
+    from .application import Application, ServedRoute
     from .bounds import Bounds
 
 _RULE: Final = re.compile(r"(?:/[^/<>%]*)+|(?P<fixed>/[^/<>%]+)/<path:(?P<name>[a-z_]+)>").fullmatch
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
-_NOTHING: Final[tuple[str, dict[bytes, Route]]] = "", {}
+_NOTHING: Final[tuple[str, dict[bytes, ServedRoute]]] = "", {}
 
 
 class Unrouted:
-    """The ``Route`` of a request that matches no rule; its own ``rule`` is empty."""
+    """The ``ServedRoute`` of a request that matches no rule; its own ``rule`` is empty."""
 
     __slots__ = ("call",)
     rule = ""
@@ -48,7 +48,7 @@ class Target:
 
     __slots__ = ("memo", "method", "params", "path", "route")
 
-    def __init__(self, method: bytes, path: bytes, route: Route, params: dict[str, str]) -> None:
+    def __init__(self, method: bytes, path: bytes, route: ServedRoute, params: dict[str, str]) -> None:
         self.method = method
         self.path = path
         self.route = route
@@ -63,9 +63,9 @@ class Router:
         self.prefix = prefix.rstrip(b"/")
         self._application = application
         self._bounds = bounds
-        self._fixed: dict[bytes, dict[bytes, Route]] = {}
+        self._fixed: dict[bytes, dict[bytes, ServedRoute]] = {}
         """The routes by path and method."""
-        self._named: dict[bytes, tuple[str, dict[bytes, Route]]] = {}
+        self._named: dict[bytes, tuple[str, dict[bytes, ServedRoute]]] = {}
         """The parameter, and the routes by method, by the path in front of the name."""
         self._not_found = Unrouted(application.not_found)
         self._targets: dict[bytes, Target] = {}
@@ -80,7 +80,7 @@ class Router:
         for route in application.routes:
             self._add(route)
 
-    def _add(self, route: Route) -> None:
+    def _add(self, route: ServedRoute) -> None:
         match = _RULE(route.rule)
         if match is None:
             raise ValueError(f"{route.rule} is neither a fixed path nor /segment/<path:name>.")
@@ -171,7 +171,7 @@ class Router:
             return Target(method, path, Unrouted(self._refuse_name), {})
         return Target(method, path, route, {parameter: name})
 
-    def _unrouted(self, method: bytes, routes: dict[bytes, Route]) -> Unrouted:
+    def _unrouted(self, method: bytes, routes: dict[bytes, ServedRoute]) -> Unrouted:
         """Return the route of a method that is not among those of a path."""
         methods = tuple(sorted(name.decode() for name in routes))
         if method == b"OPTIONS":

@@ -36,7 +36,7 @@ class Admitted(Protocol):
         """Stop counting: the connection has ended."""
 
 
-class Connection(Protocol):
+class ServedConnection(Protocol):
     """What the factory and a request use of a connection."""
 
     factory: Shared
@@ -92,15 +92,15 @@ class Shared:
         self.on_answer = on_answer
         self.proxies = proxies
         self.max_connections = max_connections
-        self.connections: set[Connection] = set()
+        self.connections: set[ServedConnection] = set()
         self.stopping = False
         """Every response is the last one of its connection."""
         self.tick = 1
         """The time in ticks, for deadlines."""
         self._unsent = UnsentTotal(self.bounds.unsent)
         self._admit = admit
-        self._admitted: dict[Connection, Admitted] = {}
-        self._refused: set[Connection] = set()
+        self._admitted: dict[ServedConnection, Admitted] = {}
+        self._refused: set[ServedConnection] = set()
         self._timer: IDelayedCall | None = None
         self._poller: Poller | None = None
 
@@ -119,7 +119,7 @@ class Shared:
 
     # -- connections
 
-    def refusal(self, connection: Connection) -> Refused | None:
+    def refusal(self, connection: ServedConnection) -> Refused | None:
         """Return why a new connection is not served; None where it is, and was counted."""
         if len(self.connections) - len(self._refused) >= self.max_connections:
             return Refused(
@@ -127,7 +127,7 @@ class Shared:
             )
         return self.admission(connection)
 
-    def admission(self, connection: Connection) -> Refused | None:
+    def admission(self, connection: ServedConnection) -> Refused | None:
         """Return why one more connection of a client is not served; None where it is, and was counted."""
         if self._admit is not None and connection.peer:
             admitted = self._admit(connection.peer)
@@ -137,20 +137,20 @@ class Shared:
                 self._admitted[connection] = admitted
         return None
 
-    def may_be_told(self, connection: Connection) -> bool:
+    def may_be_told(self, connection: ServedConnection) -> bool:
         """Return whether a connection that is refused may be told why; not too many are at one time."""
         if len(self._refused) >= self.bounds.refused:
             return False
         self._refused.add(connection)
         return True
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: ServedConnection) -> None:
         """Count a connection; the first one starts the timer."""
         self.connections.add(connection)
         if self._timer is None:
             self._timer = self.clock.callLater(TICK, self._pass_time)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: ServedConnection) -> None:
         """Stop counting a connection; the last one stops the timer."""
         self.connections.discard(connection)
         self._refused.discard(connection)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from .head import Head
-    from .shared import Connection
+    from .shared import ServedConnection
 
 
 class _Exchange(Protocol):
@@ -44,7 +44,7 @@ class _Exchange(Protocol):
 class TwistedWebRequest:
     """A request as ``IRequest`` shows it. Names are twisted.web's; see there."""
 
-    def __init__(self, exchange: _Exchange, connection: Connection) -> None:
+    def __init__(self, exchange: _Exchange, connection: ServedConnection) -> None:
         self._exchange = exchange
         self._connection = connection
         self.method = exchange.method

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import json
 
-from cometd_lite.bench import BenchError, CometLite, Refused, Site
-from cometd_lite.bench.answers import Answer, excerpt, field
-from cometd_lite.bench.dialect import EventStream, Poll, Push, Pushing, Reading
+from cometd_lite.bench import BenchError, CometLite, Site, UnexpectedAnswer
+from cometd_lite.bench.answers import RawAnswer, excerpt, field
+from cometd_lite.bench.dialect import EventStream, PollingClient, Pushing, PushingClient, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,14 +67,14 @@ class _BayeuxSession:
         head = self.site.head("POST", "") + self.cookies.encode()
         return b"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
 
-    def replies(self, answer: Answer) -> list[dict[str, Any]]:
-        """Return the messages of an answer. Raises ``Refused`` where one says that a request failed."""
+    def replies(self, answer: RawAnswer) -> list[dict[str, Any]]:
+        """Return the messages of an answer. Raises ``UnexpectedAnswer`` where a request failed."""
         if answer.status != 200:
-            raise Refused(f"A Bayeux request was answered {answer.status}: {excerpt(answer.body)}")
+            raise UnexpectedAnswer(f"A Bayeux request was answered {answer.status}: {excerpt(answer.body)}")
         replies: list[dict[str, Any]] = json.decode(answer.body)
         for reply in replies:
             if reply.get("successful") is False:
-                raise Refused(f"A Bayeux request failed: {excerpt(json.encode(reply))}")
+                raise UnexpectedAnswer(f"A Bayeux request failed: {excerpt(json.encode(reply))}")
             if reply["channel"] == "/meta/handshake":
                 self.client_id = reply["clientId"]
                 cookie = field(answer.head, b"set-cookie")
@@ -83,7 +83,7 @@ class _BayeuxSession:
         return replies
 
 
-class _BayeuxConnect(Poll):
+class _BayeuxConnect(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         self.session = _BayeuxSession(site)
@@ -93,7 +93,7 @@ class _BayeuxConnect(Poll):
     def opening(self) -> bytes:
         return self.session.post(_HANDSHAKE)
 
-    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+    def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         replies = self.session.replies(answer)
         messages = [reply["data"] for reply in replies if reply["channel"] == self.channel]
         if self.connect:
@@ -108,7 +108,7 @@ class _BayeuxConnect(Poll):
         return self.session.post({**connect, "advice": {"timeout": 0}}), messages
 
 
-class _BayeuxPublish(Push):
+class _BayeuxPublish(PushingClient):
     ALIVE_SECONDS = 4.0
     """A session that does not connect is gone after 10 s (CometD's maxInterval)."""
 
@@ -131,7 +131,7 @@ class _BayeuxPublish(Push):
             requests.insert(0, self.session.post({**connect, "advice": {"timeout": 0}}))
         return requests
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: RawAnswer) -> None:
         self.session.replies(answer)
 
 
@@ -156,7 +156,7 @@ class Nchan:
         return _NchanPush(self.site)
 
 
-class _NchanPoll(Poll):
+class _NchanPoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         # Asking about the channel is answered at once; nchan cannot be asked not to wait.
@@ -166,20 +166,20 @@ class _NchanPoll(Poll):
     def opening(self) -> bytes:
         return self.about
 
-    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+    def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         if not self.waits:
             self.waits = True
             return self.head + b"\r\n", []
         if answer.status == 408:  # The wait is over.
             return None, []
         if answer.status != 200:
-            raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
+            raise UnexpectedAnswer(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         place = (field(answer.head, b"last-modified"), field(answer.head, b"etag"))
         again = b"%sIf-Modified-Since: %s\r\nIf-None-Match: %s\r\n\r\n" % (self.head, *place)
         return again, [json.decode(answer.body)]
 
 
-class _NchanPush(Push):
+class _NchanPush(PushingClient):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site = site
@@ -209,7 +209,7 @@ class Toy:
         return _ToyPush(self.site)
 
 
-class _ToyPoll(Poll):
+class _ToyPoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
         super().__init__()
         self.now = site.get(f"/poll/{recipient}?wait=0&after=0")
@@ -218,16 +218,16 @@ class _ToyPoll(Poll):
     def opening(self) -> bytes:
         return self.now
 
-    def answered(self, answer: Answer) -> tuple[bytes | None, list[Any]]:
+    def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         if answer.status != 200:
-            raise Refused(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
+            raise UnexpectedAnswer(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
         self.waits = True
         batch = json.decode(answer.body)
         again = b"%s%s%s" % (self.before, batch["cursor"].encode(), self.after)
         return again, [message["data"] for message in batch["messages"]]
 
 
-class _ToyPush(Push):
+class _ToyPush(PushingClient):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site = site

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import conversation as bayeux
-from cometd_lite.bayeux.conversation import Options as BayeuxOptions
+from cometd_lite.bayeux.conversation import BayeuxOptions
 from cometd_lite.comet import Comet
 from cometd_lite.core import listeners
 from cometd_lite.core.message import Cursor

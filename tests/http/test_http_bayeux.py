@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wires import WebSocket, leave
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux.conversation import Call, Options
+from cometd_lite.bayeux.conversation import BayeuxOptions, Call
 from cometd_lite.limits import Limits
 
 JSON = {"Content-Type": "application/json"}
@@ -184,7 +184,7 @@ def test_a_later_client_of_a_browser_is_told_that_there_are_several(server):
 
 
 def test_the_sessions_of_one_browser_are_bounded_by_an_option(serve):
-    server = serve(bayeux=Options(browser_sessions=2))
+    server = serve(bayeux=BayeuxOptions(browser_sessions=2))
     jar = {"Cookie": "BAYEUX_BROWSER=abcdefgh"}
     first, _ = Client(server, jar), Client(server, jar)
     batch = msgspec.json.encode([HANDSHAKE])
@@ -207,7 +207,7 @@ def test_only_a_browser_without_a_name_is_given_one(server):
 
 def test_without_a_session_nothing_is_published_unless_that_is_allowed(serve):
     message = msgspec.json.encode({"channel": "/a", "data": "hi", "id": "1"})
-    closed, opened = serve(), serve(bayeux=Options(anonymous_publish=True))
+    closed, opened = serve(), serve(bayeux=BayeuxOptions(anonymous_publish=True))
     assert closed.ask("POST", "/cometd", message, JSON).json[0]["error"] == "401::client_id_missing"
     assert closed.read("/poll/a?after=oldest&wait=0") == []
     assert opened.ask("POST", "/cometd", message, JSON).json == [
@@ -561,7 +561,7 @@ def test_bayeux_can_be_turned_off(serve):
 
 
 def test_the_options_are_what_clients_are_advised(serve):
-    server = serve(bayeux=Options(timeout=12.0, interval=500, max_interval=7.0))
+    server = serve(bayeux=BayeuxOptions(timeout=12.0, interval=500, max_interval=7.0))
     (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON).json
     assert reply["advice"] == {
         "reconnect": "retry",

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux.conversation import Call, Options
+from cometd_lite.bayeux.conversation import BayeuxOptions, Call
 from cometd_lite.comet import Comet
 from cometd_lite.limits import SWEEP_SECONDS
 from cometd_lite.stores.redis.store import RedisStore
@@ -332,7 +332,7 @@ def test_a_later_connect_at_another_process_replaces_the_one_that_is_held(cluste
 def test_a_session_lives_while_it_is_held_through_another_process_and_is_forgotten_when_it_is_not(
     clusters: Clusters,
 ) -> None:
-    cluster = clusters(bayeux=Options(timeout=25.0, max_interval=10.0))
+    cluster = clusters(bayeux=BayeuxOptions(timeout=25.0, max_interval=10.0))
     here, there = cluster.join(), cluster.join()
     client = Client(here)
     client.processes = cycle([there])
@@ -353,7 +353,7 @@ def test_a_session_lives_while_it_is_held_through_another_process_and_is_forgott
 
 
 def test_the_browsers_cookie_is_known_at_every_process(clusters: Clusters) -> None:
-    cluster = clusters(bayeux=Options(bind_browser=True))
+    cluster = clusters(bayeux=BayeuxOptions(bind_browser=True))
     here, there = cluster.join(), cluster.join()
     client = Client(here)
     client.processes = cycle([there])

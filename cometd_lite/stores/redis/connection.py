@@ -33,7 +33,7 @@ _IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 PREFIX = "cometd-lite:"
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """Redis answered a command with an error."""
 
     @property
@@ -43,7 +43,7 @@ class Refused(Exception):
         return inner[1] if inner else str(self).partition(" ")[0]
 
 
-class Connection(Protocol):
+class RedisConnection(Protocol):
     """A connection: ``published`` is called with a channel and what was said, ``ended`` fires at its end."""
 
     transport: Any
@@ -66,7 +66,10 @@ class Connection(Protocol):
         return len(self._asked)
 
     def ask(self, *words: Any) -> Deferred[Any]:
-        """Send a command; fires with its reply. Fails with ``Refused``, or ``StoreDown`` where none comes."""
+        """Send a command; fires with its reply.
+
+        Fails with ``CommandRefused``, or ``StoreDown`` where none comes.
+        """
         asked: Deferred[Any] = Deferred()
         if self._ended:
             asked.errback(StoreDown())
@@ -104,7 +107,7 @@ class Connection(Protocol):
         elif not self._asked:
             self.end()  # whatever this is, it does not speak the protocol
         elif isinstance(reply, hiredis.ReplyError):
-            self._asked.popleft().errback(Refused(str(reply)))
+            self._asked.popleft().errback(CommandRefused(str(reply)))
         else:
             self._asked.popleft().callback(reply)
 
@@ -240,7 +243,7 @@ class Sentinels:
         """Return the master's name and port; None where this Sentinel does not know."""
         try:
             endpoint = self._address.at(self._reactor, host, port)
-            sentinel: Any = await endpoint.connect(Factory.forProtocol(Connection))
+            sentinel: Any = await endpoint.connect(Factory.forProtocol(RedisConnection))
         except Exception:  # noqa: BLE001  the next one is asked, whatever keeps this one from answering
             return None
         asked = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)

@@ -54,7 +54,7 @@ from ...limits import (
     Limits,
 )
 from ..memory import new_epoch
-from .connection import Address, Connection, Refused
+from .connection import Address, CommandRefused, RedisConnection
 from .rpc import Calls
 
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
@@ -162,7 +162,7 @@ class RedisStore:
         self._endpoint = endpoint or self.address.endpoint(clock)
         self._running: Deferred[None] | None = None
         """What keeps the connection up; fires when that is over."""
-        self._connection: Connection | None = None
+        self._connection: RedisConnection | None = None
         self._opened: Deferred[None] | None = None
         self._closing = False
         self._said = False
@@ -225,7 +225,7 @@ class RedisStore:
 
     async def _stay_connected(self) -> None:
         """Connect, and connect again, for as long as the store is open."""
-        factory = Factory.forProtocol(Connection)
+        factory = Factory.forProtocol(RedisConnection)
         factory.noisy = False
         pause = backoffPolicy(0.05, REDIS_RETRY_SECONDS, 1.5)
         failures = 0
@@ -249,7 +249,7 @@ class RedisStore:
                 if not self._closing:
                     self.log.error(_AWAY, address=self.address)
 
-    async def _enter(self, connection: Connection) -> None:
+    async def _enter(self, connection: RedisConnection) -> None:
         """Say who we are, see what Redis this is, and enter the log."""
         try:
             await self._greet(connection)
@@ -257,7 +257,7 @@ class RedisStore:
             connection.end()
             raise
 
-    async def _greet(self, connection: Connection) -> None:
+    async def _greet(self, connection: RedisConnection) -> None:
         address = self.address
         words: list[Any] = ["HELLO", 3]
         if address.password:
@@ -268,7 +268,7 @@ class RedisStore:
         if address.database:
             await connection.ask("SELECT", address.database)
         if _version(hello[b"version"]) < _OLDEST:
-            raise Refused(f"it has version {hello[b'version'].decode()}, and 6.2 is needed")
+            raise CommandRefused(f"it has version {hello[b'version'].decode()}, and 6.2 is needed")
         info = await connection.ask("INFO", "server")
         run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
@@ -299,7 +299,7 @@ class RedisStore:
         opened = self._opened
         if opened is None:
             return False
-        if isinstance(error, Refused) and error.code not in _TRANSIENT:
+        if isinstance(error, CommandRefused) and error.code not in _TRANSIENT:
             self._opened = None
             opened.errback(StoreUnusable(f"The store {self.address} cannot be used: {error}."))
             return True
@@ -349,7 +349,7 @@ class RedisStore:
     def _refused(self, failure: Failure) -> Failure:
         """Translate an error of Redis."""
         error = failure.value
-        if not isinstance(error, Refused):
+        if not isinstance(error, CommandRefused):
             return failure
         if error.code in {"OOM", "MISCONF", "NOREPLICAS"}:
             return Failure(StoreDown(f"The store has no room: {error}"))
