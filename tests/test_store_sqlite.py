@@ -34,7 +34,8 @@ from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limit
 from cometd_lite.service import Options
 from cometd_lite.stores import journal
 from cometd_lite.stores.journal import SCHEMA
-from cometd_lite.stores.sqlite import SQLiteStore, ThreadWorker
+from cometd_lite.stores.sqlite import SQLiteStore
+from cometd_lite.stores.worker import ThreadWorker
 
 STARTED = 1_795_169_758.0
 """2026-11-20T10:15:58Z: what the wall clock says when a test begins; the other clock says 1000."""

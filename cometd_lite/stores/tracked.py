@@ -1,0 +1,318 @@
+"""The mailboxes of a store whose file follows them: they live in memory, and note what of them changed.
+
+A push gets its numbers and its room when it is accepted (``PendingPush``), and is shown once it was
+written. What else changed leaves as ``Changes``, and is noted again where it could not be written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from sys import intern
+
+from twisted.internet.defer import Deferred
+
+from ..core.mailbox import Mailbox
+from ..core.message import Batch, Content, Cursor, Message, Push
+from ..core.recipient import covering, is_pattern
+from ..errors import MailboxFull
+from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
+from .journal import Changes, Kept, KeptRecord, Place
+from .memory import MemoryStore, cost
+
+
+class PendingPush:
+    """A push that has its numbers and its room, and waits for its commit.
+
+    ``size`` is the bytes that each of its recipients gets, ``memory`` what all of it is counted with.
+    ``offset`` makes its times seconds since 1970. ``crowded``: there may be room only where something goes.
+    """
+
+    __slots__ = ("crowded", "deferred", "memory", "messages", "offset", "push", "receipt", "size")
+
+    def __init__(
+        self,
+        push: Push,
+        messages: list[Message],
+        size: int,
+        memory: int,
+        offset: float,
+        *,
+        crowded: bool,
+    ) -> None:
+        self.push = push
+        self.messages = messages
+        self.size = size
+        self.memory = memory
+        self.offset = offset
+        self.crowded = crowded
+        self.receipt: KeptRecord | None = None
+        self.deferred: Deferred[Sequence[Message]] = Deferred()
+
+
+class TrackedMailboxes(MemoryStore):
+    """The mailboxes in memory: notes the names of what changed, and counts what is still to come.
+
+    ``numbered`` is the last number given, ``sequence`` the last one that readers may see.
+    """
+
+    def __init__(self, limits: Limits, *, overflow: str) -> None:
+        super().__init__(limits, overflow=overflow)
+        self.numbered = 0
+        self.changed: dict[str, None] = {}
+        """Recipients and patterns whose place in the file is out of date, longest ago first."""
+        self.gone: deque[int] = deque()
+        """Numbers of messages that are to leave the file; after the places that say so."""
+        self._pending: dict[str, list[int]] = {}
+        """By recipient, the messages and bytes that are still to come."""
+        self._made_soon: set[str] = set()
+        """Those of them that have no mailbox yet."""
+        self._lost.on_forget = self._note
+
+    # -- what comes
+
+    def accept(self, push: Push, now: float, created_at: float) -> PendingPush:
+        """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
+        self._expire_soon(now)
+        limits = self.limits
+        recipients = push.recipients
+        size = sum([len(content.body) for content in push.contents])
+        makes_room = None
+        crowded = push.queue and self._is_crowded(push, size)
+        if crowded:
+            self._check_pending(push, size)
+            # What goes for this push is not to be counted for another one, too.
+            if self._check_capacity(push) and self._pending.keys().isdisjoint(recipients):
+                makes_room = push
+        messages = self._numbered(push, now, created_at, self.numbered)
+        memory = sum([cost(message) for message in messages])
+        mailboxes, soon = self._mailboxes, self._made_soon
+        made = [name for name in recipients if name not in mailboxes and name not in soon]
+        if (
+            self.memory + memory + len(made) * MAILBOX_OVERHEAD > limits.max_memory
+            or len(mailboxes) + len(soon) + len(made) > limits.max_recipients
+        ):
+            self._check_server(messages, soon, makes_room=makes_room)
+        self.numbered += len(messages)
+        self.memory += memory
+        if made:
+            soon.update(made)
+        count = len(push.contents)
+        for recipient in recipients:
+            held = self._pending.get(recipient)
+            if held is None:
+                self._pending[recipient] = [count, size]
+            else:
+                held[0] += count
+                held[1] += size
+        return PendingPush(push, messages, size, memory, created_at - now, crowded=crowded)
+
+    def drop(self, pending: PendingPush) -> None:
+        """Give up the room of a push that does not come after all."""
+        push = pending.push
+        self.memory -= pending.memory
+        for recipient in push.recipients:
+            held = self._pending[recipient]
+            held[0] -= len(push.contents)
+            held[1] -= pending.size
+            if not held[0]:
+                del self._pending[recipient]
+                self._made_soon.discard(recipient)
+
+    def show(self, pending: PendingPush) -> None:
+        """Put a push into its mailboxes, where readers see it."""
+        self.drop(pending)
+        push = pending.push
+        if pending.crowded:
+            # There was something that may go when it was accepted. A take may have given that back since;
+            # then the mailbox holds a little more, until the next push.
+            with suppress(MailboxFull):
+                self._make_room(push)
+        for message in pending.messages:
+            self.keep(message)
+        if self._made_soon:
+            self._made_soon.difference_update(push.recipients)
+        self.sequence = pending.messages[-1].sequence
+
+    def _is_crowded(self, push: Push, size: int) -> bool:
+        """Whether a mailbox does not hold a push besides all that it has, and that comes already."""
+        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
+        for recipient in push.recipients:
+            count, total = len(push.contents), size
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is not None:
+                count += len(mailbox.messages)
+                total += mailbox.size
+            held = self._pending.get(recipient)
+            if held is not None:
+                count += held[0]
+                total += held[1]
+            if count > capacity or total > capacity_bytes:
+                return True
+        return False
+
+    def _check_pending(self, push: Push, size: int) -> None:
+        """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
+        if (push.overflow or self.overflow) != "reject":
+            return
+        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
+        for recipient in push.recipients:
+            held = self._pending.get(recipient)
+            if held is None:
+                continue
+            count, total = held[0] + len(push.contents), held[1] + size
+            if count > capacity or total > capacity_bytes:
+                raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
+            mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
+            mailbox.in_the_way(count, total, capacity, capacity_bytes, reject=True)
+
+    def _recounted(self) -> int:
+        pending = sum([count * MESSAGE_OVERHEAD + size for count, size in self._pending.values()])
+        return super()._recounted() + pending
+
+    def check_invariants(self) -> None:
+        """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too.
+
+        - No number that readers see is above the last one given.
+        - A mailbox that is to be made is not there yet, and something is to come for it.
+        """
+        super().check_invariants()
+        assert self.sequence <= self.numbered, "no number that readers see is above the last one given"
+        assert all(count > 0 for count, _ in self._pending.values()), "no room is held for nothing"
+        assert self._made_soon <= self._pending.keys(), (
+            "something is to come for a mailbox that is to be made"
+        )
+        assert self._made_soon.isdisjoint(self._mailboxes), "a mailbox that is to be made is not there yet"
+
+    def check_room(self, pushes: Iterable[Push], *, exactly: bool) -> None:
+        """Raise ``AssertionError`` where less room is held than for ``pushes``, or not ``exactly`` that."""
+        pending: Counter[str] = Counter()
+        for push in pushes:
+            for name in push.recipients:
+                pending[name] += len(push.contents)
+        held = {name: count for name, (count, _) in self._pending.items()}
+        assert all(held.get(name, 0) >= count for name, count in pending.items()), (
+            "room is held for each push"
+        )
+        assert held == pending or not exactly, "room is held only for pushes that wait"
+
+    # -- what changed
+
+    def changes(self, most: int | None) -> Changes:
+        """Return what changed, and forget that it did; with ``most``, about so many rows of it."""
+        changes = Changes(self.sequence, self._lost.floor)
+        for name in list(islice(self.changed, most)):
+            del self.changed[name]
+            place = self._place(name)
+            if place is None:
+                changes.forgotten.append(name)
+            else:
+                changes.places.append(place)
+        # A message that is gone from the file, while its place does not say so, would be lost unseen.
+        if not self.changed:
+            going = len(self.gone) if most is None else min(most, len(self.gone))
+            changes.gone = [self.gone.popleft() for _ in range(going)]
+        return changes
+
+    def unchange(self, changes: Changes) -> None:
+        """Note again what could not be written."""
+        names = [*[place.name for place in changes.places], *changes.forgotten]
+        self.changed.update(dict.fromkeys(names))
+        self.gone.extendleft(reversed(changes.gone))
+
+    def _place(self, name: str) -> Place | None:
+        """Return what the file has to know of a name; None where that is nothing."""
+        mailbox = self._mailboxes.get(name)
+        if mailbox is not None:
+            back = " ".join(map(str, sorted(mailbox.given_back)))
+            place = Place(name, mailbox.lost, mailbox.missed, mailbox.acknowledged, mailbox.taken, back)
+        else:
+            place = Place(name, *self._lost.entry(name), self._acknowledged.get(name, 0), 0, "")
+        return place if any(place[1:]) else None
+
+    def _note(self, name: str) -> None:
+        self.changed[name] = None
+
+    def _create(self, recipient: str) -> Mailbox:
+        mailbox = super()._create(recipient)
+        if mailbox.lost or mailbox.missed:
+            self._note(recipient)
+        return mailbox
+
+    def _lose(self, mailbox: Mailbox, messages: Sequence[Message]) -> None:
+        super()._lose(mailbox, messages)
+        if messages:
+            self.gone.extend([message.sequence for message in messages])
+            self.changed.update(dict.fromkeys(covering(mailbox.recipient)))
+
+    def _note_reader(self, name: str, after: Cursor) -> None:
+        """Note a recipient or pattern whose reader came back with more than any before."""
+        if after.epoch == self.epoch and after.sequence <= self.sequence:
+            mailbox = self._mailboxes.get(name)
+            before = self._acknowledged.get(name, 0) if mailbox is None else mailbox.acknowledged
+            if before < after.sequence and (mailbox is not None or is_pattern(name)):
+                self._note(name)
+
+    def read(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
+    ) -> Batch:
+        """See ``Store.read``."""
+        acknowledged = self._acknowledged
+        first = next(iter(acknowledged), None)
+        if acks:
+            for name in recipients:
+                self._note_reader(name, after)
+        batch = super().read(recipients, after, limit, now, acks)
+        if first is not None and first not in acknowledged:
+            self._note(first)  # it had to go
+        return batch
+
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
+        """See ``Store.take``."""
+        batch = super().take(recipients, limit, now)
+        self.changed.update(dict.fromkeys([message.recipient for message in batch.messages]))
+        if batch.gap:
+            self.changed.update(dict.fromkeys(recipients))
+        return batch
+
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """See ``Store.give_back``."""
+        super().give_back(messages)
+        self.changed.update(dict.fromkeys([message.recipient for message in messages]))
+
+    # -- what was kept
+
+    def restore(self, kept: Kept, offset: float, now: float) -> None:
+        """Take in what a file holds. ``offset`` is what makes this process's times seconds since 1970."""
+        self.epoch = kept.epoch
+        self.sequence = self.numbered = kept.sequence
+        latest = now + self.limits.ttl  # were the wall clock set back, a message would live for too long
+        for row in kept.messages:
+            cursor = Cursor(kept.epoch, row.sequence)
+            if row.form == "text":
+                row.body.decode()  # a file that is damaged is to be refused now, and not when it is read
+            content = Content(row.body, intern(row.type), row.form)
+            expires_at = min(row.expires_at - offset, latest)
+            self.keep(Message(cursor, intern(row.recipient), content, row.created_at, expires_at, row.event))
+        for mailbox in self._mailboxes.values():
+            # Of a mailbox whose losses had been forgotten when it was made this may not be in the file yet.
+            mailbox.lost = max(kept.torn, min(kept.floor, mailbox.messages[0].sequence - 1))
+        for place in kept.places:
+            self._restore_place(place, kept.torn)
+        self._lost.floor = max(kept.floor, kept.torn)
+        self._expire_soon(now)
+
+    def _restore_place(self, place: Place, torn: int) -> None:
+        mailbox = self._mailboxes.get(place.name)
+        if mailbox is not None:
+            mailbox.lost, mailbox.missed = max(place.lost, torn), bool(place.missed)
+            mailbox.acknowledged, mailbox.taken = place.acknowledged, place.taken
+            mailbox.given_back = frozenset(map(int, place.given_back.split()))
+            self._reclaimable[place.name] = None
+            return
+        if place.lost or place.missed:
+            self._lost.note(place.name, max(place.lost, torn), missed=bool(place.missed))
+        if place.acknowledged:
+            self._acknowledged[place.name] = place.acknowledged
