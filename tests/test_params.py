@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import cometd_lite
 from cometd_lite.errors import CometError
-from cometd_lite.http.params import Fields, LastPoll, contents, poll_asked, push_asked
+from cometd_lite.http.bodies import contents
+from cometd_lite.http.params import Fields, LastPoll, poll_asked, push_asked
 
 PLAIN = Fields(*[None] * 9)
 CONDITIONAL = Fields(b"h", None, None, b"wait=3", b'"0123456789-7"', None, None, None, None)

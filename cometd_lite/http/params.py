@@ -1,23 +1,19 @@
-"""What a request asks for: its query, header fields and body arrive; checked values leave, or a refusal.
+"""What a request asks for by its query and its header fields: checked values, or a refusal. See ``bodies``.
 
-A reader asks nearly the same with each poll, and a thousand readers of one recipient exactly the same: what
-was understood once is remembered, all but the cursor, which is new each time.
+A reader asks nearly the same with each poll, and a thousand readers of one recipient exactly the same. What
+was parsed once is remembered, all but the cursor, which is new each time.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
-from .. import jsontext
 from .. import limits as bounds
-from ..core.message import JSON_TYPE, NOW, OLDEST, Content, Cursor
+from ..core.message import NOW, OLDEST, Cursor
 from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, readable, recipient, stored
-from ..errors import BadBody, BadCursor, BadParameter, BadRecipient, UnsupportedEncoding
+from ..errors import BadCursor, BadParameter, BadRecipient
 from .exchange import Exchange
 
 Format: TypeAlias = Literal["json", "raw"]
@@ -42,19 +38,14 @@ _PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.I
 _VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
-_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 _ZERO_WEIGHT = re.compile(r"0(?:\.0*)?")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fields:
-    """The header fields that the interface knows, None where one is missing.
-
-    Compared by identity: requests with the same fields share them, so that what was asked is soon recognised.
-    """
+class Fields(NamedTuple):
+    """The header fields that the interface knows, None where one is missing."""
 
     host: bytes | None
     origin: bytes | None
@@ -67,7 +58,7 @@ class Fields:
     idempotency_key: bytes | None
 
 
-_NAMES = tuple(field.name.replace("_", "-").encode() for field in dataclass_fields(Fields))
+_NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
 
 
 def fields(exchange: Exchange) -> Fields:
@@ -138,8 +129,7 @@ def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushA
 
 def _is_small(text: bytes, given: Fields) -> bool:
     """Return whether what a request asks may be remembered."""
-    size = len(text) + sum([len(getattr(given, one.name) or b"") for one in dataclass_fields(Fields)])
-    return size <= bounds.REMEMBERED_BYTES
+    return len(text) + sum([len(field or b"") for field in given]) <= bounds.REMEMBERED_BYTES
 
 
 def poll_asked(
@@ -158,40 +148,33 @@ def poll_asked(
     """
     query = parsed(text)
     check_names(query, POLL_PARAMETERS, allowed)
-    asked = _poll_asked(query, given, name, most, look)
-    after = place(query, given)
-    if after is None:
-        if look:
-            return asked, OLDEST
-        if asked.listener is None:
-            _check_take(query, allowed)
-            if not asked.acks:
-                raise BadParameter("A take counts as read; ack=no needs a cursor, as in ?after=oldest.")
-        if asked.listener is None and any(map(is_pattern, asked.recipients)):
-            raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
-    return asked, after
-
-
-def _poll_asked(query: Query, given: Fields, name: str | None, most: float, look: bool) -> PollAsked:
-    conditional = given.if_none_match is not None and "after" not in query
     form = _format(query, given.accept)
     limit = _limit(one(query, "limit"))
     wait, preferred = _wait(query, given.prefer, most)
-    listener = one(query, "listener")
-    if listener is None:
-        recipients = recipients_of(name, query)
-    elif name is not None or "rcpt" in query:
-        raise BadParameter("A listener has its recipients; name it alone.")
-    else:
-        recipients = ()
-    if form == "raw":
-        limit = 1
     acks = acknowledges(query)
-    if not acks and listener is not None:
-        raise BadParameter("A listener acknowledges what it was answered; ack=no is for polls by cursor.")
-    return PollAsked(
-        recipients, listener, conditional, 0.0 if look else wait, preferred, limit, form, look, acks
+    listener = one(query, "listener")
+    if listener is not None:
+        if name is not None or "rcpt" in query:
+            raise BadParameter("A listener has its recipients; name it alone.")
+        if not acks:
+            raise BadParameter("A listener acknowledges what it was answered; ack=no is for polls by cursor.")
+    asked = PollAsked(
+        recipients_of(name, query) if listener is None else (),
+        listener,
+        given.if_none_match is not None and "after" not in query,
+        0.0 if look else wait,
+        preferred,
+        limit if form == "json" else 1,
+        form,
+        look,
+        acks,
     )
+    after = place(query, given)
+    if after is None and look:
+        return asked, OLDEST
+    if after is None and listener is None:
+        _check_take(query, asked, allowed)
+    return asked, after
 
 
 class LastPoll:
@@ -261,11 +244,8 @@ def acknowledges(query: Query) -> bool:
 
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
     """Return what a reader asks for: names, and patterns."""
-    return tuple(dict.fromkeys(map(_read, _names(name, query))))
-
-
-def _read(name: str) -> str:
-    return readable(name) if is_pattern(name) else stored(name)
+    names = [readable(name) if is_pattern(name) else stored(name) for name in _names(name, query)]
+    return tuple(dict.fromkeys(names))
 
 
 def place(query: Query, given: Fields) -> Cursor | None:
@@ -294,32 +274,6 @@ def start(query: Query, given: Fields) -> Cursor:
         if last is not None:
             return cursor(last, name)
     return after or NOW
-
-
-def check_encoding(content_encoding: bytes | None) -> None:
-    """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
-    if content_encoding is None:
-        return
-    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
-    if any(coding not in {b"", b"identity"} for coding in codings):
-        raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
-
-
-def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
-    """Return the messages of a push's body: one, or one for each line of NDJSON."""
-    if content_type is None:
-        return (content(body, None),)
-    media_type, is_lines = _media_type(content_type)
-    return _lines(body) if is_lines else (content(body, media_type),)
-
-
-@lru_cache(maxsize=256)
-def _media_type(content_type: bytes) -> tuple[str, bool]:
-    """Return a media type as text, and whether it is NDJSON's."""
-    text = content_type.decode("latin-1")
-    if len(text) > bounds.MEDIA_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(text):
-        raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
-    return text, text.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
 
 
 def idempotency_key(key: bytes | None) -> str | None:
@@ -394,13 +348,17 @@ def check_names(query: Query, known: frozenset[str], allowed: frozenset[str]) ->
             raise BadParameter(f"There is no parameter {name}; did you mean {min(near)[1]}?")
 
 
-def _check_take(query: Query, allowed: frozenset[str]) -> None:
-    """Raise ``BadParameter`` where a take has a parameter that is not known: it may be meant as a cursor."""
+def _check_take(query: Query, asked: PollAsked, allowed: frozenset[str]) -> None:
+    """Raise a refusal where a take asks for what needs a cursor, or for what may be meant as one."""
     for name in _unknown(query, POLL_PARAMETERS, allowed):
         raise BadParameter(
             f"A take has no parameter {name[:100]!r}; to read without taking, say where to begin, "
             "as in ?after=oldest."
         )
+    if not asked.acks:
+        raise BadParameter("A take counts as read; ack=no needs a cursor, as in ?after=oldest.")
+    if any(map(is_pattern, asked.recipients)):
+        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
 
 
 def _unknown(query: Query, known: frozenset[str], allowed: frozenset[str]) -> list[str]:
@@ -501,18 +459,20 @@ def _format(query: Query, accept: bytes | None) -> Format:
     accept = (accept or b"").lower()
     if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"
-    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
-    accepted = [kind.strip() for kind, _, parameters in ranges if not _is_refused(parameters)]
+    accepted = _accepted(accept)
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"
 
 
 def accepts(accept: bytes | None, media_type: str) -> bool:
     """Return whether ``Accept`` names a media type, with a weight above 0."""
-    if accept is None:
-        return False
-    ranges = [entry.partition(";") for entry in accept.decode("latin-1").lower().split(",")]
-    return any(kind.strip() == media_type and not _is_refused(rest) for kind, _, rest in ranges)
+    return media_type in _accepted((accept or b"").lower())
+
+
+def _accepted(accept: bytes) -> list[str]:
+    """Return the media ranges of an ``Accept``, in lower case, without those of the weight 0."""
+    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
+    return [kind.strip() for kind, _, parameters in ranges if not _is_refused(parameters)]
 
 
 def _is_refused(parameters: str) -> bool:
@@ -522,44 +482,3 @@ def _is_refused(parameters: str) -> bool:
         if name.strip() == "q" and _ZERO_WEIGHT.fullmatch(weight.strip()):
             return True
     return False
-
-
-def content(body: bytes, media_type: str | None) -> Content:
-    """Return a body as the content that its media type says."""
-    try:
-        return Content.parse(body, media_type)
-    except ValueError as error:
-        raise BadBody(str(error)) from None
-
-
-def json_object(body: bytes, known: set[str]) -> dict[str, Any]:
-    """Return the JSON object in a body, empty where the body is; it has no other members than ``known``."""
-    try:
-        asked = jsontext.parse(body or b"{}")
-    except ValueError as error:
-        raise BadBody(f"The body is one JSON object: {error}.") from None
-    if not isinstance(asked, dict) or not known.issuperset(asked):
-        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
-    return asked
-
-
-def listed(asked: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names and patterns that a JSON object lists as ``recipients``."""
-    names = asked.get("recipients", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadBody("recipients is a list of names.")
-    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
-        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
-    return tuple(dict.fromkeys(map(readable, names)))
-
-
-def _lines(body: bytes) -> tuple[Content, ...]:
-    """Return the messages of an NDJSON body, one a line; lines of white space are none."""
-    found = []
-    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
-        if line:
-            try:
-                found.append(Content.parse(line, JSON_TYPE))
-            except ValueError as error:
-                raise BadBody(f"Line {number}: {error}") from None
-    return tuple(found) or (content(b"", JSON_TYPE),)

@@ -7,7 +7,7 @@ from ..access.policy import registrations_of
 from ..core.listeners import ListenerSession
 from ..deferreds import value_of
 from ..errors import BadParameter
-from ..http import params, responses
+from ..http import bodies, responses
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from .routing import Served, route
@@ -17,7 +17,7 @@ from .routing import Served, route
 async def register(routes: Served, exchange: Exchange) -> Response:
     """Register a listener."""
     await value_of(routes.policy.require(exchange, "poll", ()))
-    asked = params.json_object(routes.body(exchange), {"recipients", "ttl"})
+    asked = bodies.json_object(routes.body(exchange), {"recipients", "ttl"})
     ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
     if (
         isinstance(ttl, bool)
@@ -25,7 +25,7 @@ async def register(routes: Served, exchange: Exchange) -> Response:
         or not 0 < ttl <= bounds.LISTENER_SECONDS_MOST
     ):
         raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
-    names = params.listed(asked)
+    names = bodies.listed(asked)
     grant = await value_of(routes.policy.require(exchange, "poll", names))
     listener = await value_of(routes.listeners.register(names, float(ttl), registrations_of(grant)))
     return responses.registered(listener, exchange.path.removesuffix(b"/register"))
@@ -41,7 +41,7 @@ async def show(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa
 async def change(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa: A002
     """Set the recipients of a listener."""
     listener = await _found(routes, exchange, id)
-    names = params.listed(params.json_object(routes.body(exchange), {"recipients"}))
+    names = bodies.listed(bodies.json_object(routes.body(exchange), {"recipients"}))
     await value_of(routes.policy.require(exchange, "poll", names))
     await value_of(routes.listeners.change(listener, names))
     return responses.of_listener(listener)

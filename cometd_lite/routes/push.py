@@ -7,7 +7,7 @@ from ..access.tokens import Grant
 from ..core.message import Push
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
-from ..http import params, responses
+from ..http import bodies, params, responses
 from ..http.exchange import Exchange
 from ..http.params import PushAsked
 from ..http.responses import Response
@@ -25,8 +25,8 @@ def push(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDe
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
-    params.check_encoding(given.content_encoding)
-    contents = params.contents(routes.body(exchange), given.content_type)
+    bodies.check_encoding(given.content_encoding)
+    contents = bodies.contents(routes.body(exchange), given.content_type)
     key = params.idempotency_key(given.idempotency_key)
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject

@@ -18,7 +18,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -58,7 +57,7 @@ UPGRADE = (
     b" HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-NO_FIELDS = Fields(*[None] * len(fields(Fields)))
+NO_FIELDS = Fields(*[None] * len(Fields._fields))
 
 
 class Found(AssertionError):
@@ -299,8 +298,8 @@ def cursors(data: bytes) -> None:
         short, long = asked(query), asked(spelled)
         hold(short == long, f"{query!r} is {short}, but {spelled!r} is {long}")
     asked(query)
-    asked(b"", replace(NO_FIELDS, if_none_match=text or None, prefer=more or None))
-    asked(b"", replace(NO_FIELDS, last_event_id=text or None, accept=more or None))
+    asked(b"", NO_FIELDS._replace(if_none_match=text or None, prefer=more or None))
+    asked(b"", NO_FIELDS._replace(last_event_id=text or None, accept=more or None))
 
 
 def asked(query: bytes, fields: Fields = NO_FIELDS) -> Any:

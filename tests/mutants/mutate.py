@@ -61,6 +61,7 @@ MODULES = (
     "core/mailbox.py",
     "core/readers.py",
     "core/registry.py",
+    "http/bodies.py",
     "http/params.py",
     "server/body.py",
     "server/head.py",

@@ -1,0 +1,71 @@
+"""What a request asks for by its body: checked values, or a refusal."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from .. import jsontext
+from .. import limits as bounds
+from ..core.message import JSON_TYPE, Content
+from ..core.recipient import readable
+from ..errors import BadBody, BadRecipient, UnsupportedEncoding
+
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
+"""It sees a client's bytes and is linear in them, as those of ``params`` are."""
+
+
+def check_encoding(content_encoding: bytes | None) -> None:
+    """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
+    if content_encoding is None:
+        return
+    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
+    if any(coding not in {b"", b"identity"} for coding in codings):
+        raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
+
+
+def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
+    """Return the messages of a push's body: one, or one for each line of NDJSON."""
+    media_type, is_lines = (None, False) if content_type is None else _media_type(content_type)
+    found = []
+    for number, line in enumerate(map(bytes.strip, body.split(b"\n") if is_lines else ()), 1):
+        if line:
+            try:
+                found.append(Content.parse(line, JSON_TYPE))
+            except ValueError as error:
+                raise BadBody(f"Line {number}: {error}") from None
+    try:
+        return tuple(found) or (Content.parse(b"" if is_lines else body, media_type),)
+    except ValueError as error:
+        raise BadBody(str(error)) from None
+
+
+@lru_cache(maxsize=256)  # 0.2 µs in the place of 1.4, of the 31 that a push costs
+def _media_type(content_type: bytes) -> tuple[str, bool]:
+    """Return a media type as text, and whether it is NDJSON's."""
+    text = content_type.decode("latin-1")
+    if len(text) > bounds.MEDIA_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(text):
+        raise BadBody(f"The Content-Type is no media type of at most {bounds.MEDIA_TYPE_BYTES} bytes.")
+    return text, text.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/ndjson"}
+
+
+def json_object(body: bytes, known: set[str]) -> dict[str, Any]:
+    """Return the JSON object in a body, empty where the body is; it has no other members than ``known``."""
+    try:
+        asked = jsontext.parse(body or b"{}")
+    except ValueError as error:
+        raise BadBody(f"The body is one JSON object: {error}.") from None
+    if not isinstance(asked, dict) or not known.issuperset(asked):
+        raise BadBody(f"The body is one JSON object, which may have: {', '.join(sorted(known))}.")
+    return asked
+
+
+def listed(asked: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names and patterns that a JSON object lists as ``recipients``."""
+    names = asked.get("recipients", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadBody("recipients is a list of names.")
+    if len(names) > bounds.RECIPIENTS_PER_REQUEST:
+        raise BadRecipient(f"A reader names at most {bounds.RECIPIENTS_PER_REQUEST} recipients.")
+    return tuple(dict.fromkeys(map(readable, names)))
