@@ -689,7 +689,7 @@ def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluste
 def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_where_readers_wait(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cometd_lite.stores.redis.store.REDIS_STANDING", 10)
+    monkeypatch.setattr("cometd_lite.stores.redis.wakes.REDIS_STANDING", 10)
     here = cluster.join()
     parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
     for number in range(200):

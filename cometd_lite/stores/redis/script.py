@@ -1,0 +1,70 @@
+"""The script that Redis runs for everything that is asked, with the bounds in front of it, and its refusals.
+
+What the script does stands in ``script.lua``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from ...core.store import Repeated
+from ...errors import MailboxFull, ServerFull
+from ...limits import (
+    POLL_BYTES,
+    REDIS_EXPIRED_AT_ONCE,
+    REDIS_LOOK,
+    REDIS_MAILBOX_COST,
+    REDIS_MESSAGE_COST,
+    REDIS_RUNS,
+    STORE_NUMBERS_RESERVED,
+    Limits,
+)
+
+
+@cache
+def _text() -> str:
+    return Path(__file__).with_name("script.lua").read_text()
+
+
+def script(limits: Limits) -> str:
+    """Return the script, with the bounds in front of it."""
+    bounds = {
+        "CAPACITY": limits.capacity,
+        "CAPACITY_BYTES": limits.capacity_bytes,
+        "MAX_RECIPIENTS": limits.max_recipients,
+        "MAX_MEMORY": limits.max_memory,
+        "POLL_BYTES": POLL_BYTES,
+        "MESSAGE_COST": REDIS_MESSAGE_COST,
+        "MAILBOX_COST": REDIS_MAILBOX_COST,
+        "LOOK": REDIS_LOOK,
+        "EXPIRED_AT_ONCE": REDIS_EXPIRED_AT_ONCE,
+        "RUNS_KNOWN": REDIS_RUNS,
+        "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
+    }
+    return f"local {', '.join(bounds)} = {', '.join(map(str, bounds.values()))}\n{_text()}"
+
+
+def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:
+    """Return the error that a status of the script says; None where it is not about what was asked.
+
+    ``about`` is what the status is about: a recipient, or the record of a receipt.
+    """
+    match status:
+        case b"repeated":
+            return Repeated(about)
+        case b"full":
+            return MailboxFull(
+                f"The mailbox of {about.decode()!r} is full of messages that nobody has fetched. "
+                "Push again later, or with overflow=drop-oldest."
+            )
+        case b"too large":
+            return MailboxFull(
+                f"The push does not fit: a mailbox holds {limits.capacity} messages "
+                f"and {limits.capacity_bytes} bytes."
+            )
+        case b"mailboxes":
+            return ServerFull(f"The server holds {limits.max_recipients} mailboxes, which is its bound.")
+        case b"memory":
+            return ServerFull(f"The messages kept reach the server's bound of {limits.max_memory} bytes.")
+    return None
