@@ -247,7 +247,7 @@ REDIS_MESSAGE_COST = 100
 """What a message takes in Redis besides its name, type, body and event, 65 measured: it is in two streams."""
 
 REDIS_MAILBOX_COST = 4_500
-"""What a mailbox takes in Redis besides its messages: its stream begins with 4 KB (README, "Scale")."""
+"""What a mailbox takes in Redis besides its messages: its stream begins with 4 KB (docs/scale.md)."""
 
 REDIS_LOOK = 1_000
 """Messages of others that are looked through for the reader of a pattern in one step of Redis."""

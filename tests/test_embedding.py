@@ -1,4 +1,4 @@
-"""The programs in ``embedding/``, in memory: what the README shows does what it says."""
+"""The programs in ``embedding/``, in memory: what the documentation shows does what it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs in ``embedding/``, run as the README says, and talked to by the command's client."""
+"""The programs in ``embedding/``, run as they say, and talked to by the command's client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four systems that others wrote about, each driven as its text does, and as README's "Recipes" do."""
+"""The four systems that others wrote about, driven as their texts do, and as docs/howto/recipes.md does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The README as a walk: its sections and code blocks in order, each block run as a reader would run it.
+"""The documentation as walks: the code blocks of a section in order, each block run as a reader would run it.
 
-A walk has a directory, in which the commands that the README installs are found, and ports of its own: where
-a block says 8080, a free port stands in its place, the same for the whole section.
+The pages are the README and everything in ``docs/``. A walk has a directory, in which the commands that the
+README installs are found, and ports of its own: where a block says 8080, a free port stands in its place, the
+same for the whole section.
 """
 
 from __future__ import annotations
@@ -22,12 +23,23 @@ from fork_server import ROOT
 from markdown_it import MarkdownIt
 from program import PATIENCE, TWISTD, eventually
 
-README = ROOT / "README.md"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+"""The text of each page, by its path in the repository."""
+
 SHELL = "sh"
-"""The language of an indented block."""
+"""The language of a block of commands; an indented block is one."""
+
+DIRECTIVES = {"{toctree}", "{eval-rst}"}
+"""What stands in a fence and is no code block: Sphinx makes the page of it, and fails where it cannot."""
 
 LISTEN = "tcp:8080:interface=127.0.0.1"
 """Where a server listens unless it is told: on another port here."""
+
+TWISTD_COMMAND = ".venv/bin/twistd -n --pidfile= cometd-lite"
+"""The command that serves, as the pages have it."""
 
 _PORT = re.compile(r"(?<=[:= ])(80\d\d)\b")
 _COMMANDS = {
@@ -44,14 +56,21 @@ class Block:
     text: str
     line: int
 
-    @property
-    def where(self) -> str:
-        return f"README.md:{self.line}"
+
+@dataclass(frozen=True)
+class Section:
+    """What lies under one heading of a page."""
+
+    page: str
+    heading: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.heading}"
 
 
-def sections(text: str) -> dict[str, list[Block]]:
-    """Return the code blocks under each heading that has some, in order."""
-    found: dict[str, list[Block]] = {}
+def sections(page: str, text: str) -> dict[Section, list[Block]]:
+    """Return the code blocks under each heading of a page that has some, in order."""
+    found: dict[Section, list[Block]] = {}
     heading = ""
     tokens = MarkdownIt().parse(text)
     for before, token in pairwise(tokens):
@@ -59,8 +78,10 @@ def sections(text: str) -> dict[str, list[Block]]:
             heading = token.content
         elif token.type in {"fence", "code_block"}:
             assert token.map is not None
-            language = SHELL if token.type == "code_block" else token.info
-            found.setdefault(heading, []).append(Block(language, token.content, token.map[0] + 1))
+            language = SHELL if token.type == "code_block" else token.info.strip()
+            if language not in DIRECTIVES:
+                block = Block(language, token.content, token.map[0] + 1)
+                found.setdefault(Section(page, heading), []).append(block)
     return found
 
 
@@ -127,7 +148,7 @@ class Walk:
     def next(self, language: str) -> str:
         """Return the text of the next block, which must be in the language."""
         block = next(self.blocks)
-        assert block.language == language, f"{block.where} is {block.language}, not {language}"
+        assert block.language == language, f"line {block.line} is {block.language}, not {language}"
         return self.here(block.text)
 
     def here(self, text: str) -> str:
@@ -191,9 +212,9 @@ class Walk:
         self.running.append(Running(process, output))
         return self.running[-1]
 
-    def server(self) -> Running:
-        """Start the server as "Run it" does."""
-        return self.serve(f"exec .venv/bin/twistd -n --pidfile= cometd-lite --listen {LISTEN}")
+    def server(self, options: str = "") -> Running:
+        """Start the server as the README does, with more options."""
+        return self.serve(f"exec {TWISTD_COMMAND} --listen {LISTEN} {options}")
 
     # -- Python and other files
 
