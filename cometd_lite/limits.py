@@ -240,6 +240,11 @@ STORE_CACHE_BYTES = 8 * 1024 * 1024
 STORE_LOG_BYTES = 16 * 1024 * 1024
 """SQLite's write-ahead log is cut to this after a checkpoint, which it makes every 4 MB."""
 
+STORE_RESERVE_BYTES = 64 * 1024 * 1024
+"""Pushes stop where less than this would be free on the disk: what makes room has to be written as well. The
+log takes 16 MB, and places and records, which clients still make, some 30; half is kept where a push takes
+pages of the file that are unused."""
+
 STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
 

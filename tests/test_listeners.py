@@ -106,6 +106,7 @@ def test_an_ended_listener_is_gone_though_its_mailbox_cannot_be_deleted(clock, e
     setting.store.settle()
     setting.listeners.end(registered.value)
     setting.store.next("delete").fail(error)
+    setting.store.settle()
     with pytest.raises(ListenerGone):
         setting.listeners.get(registered.value.id)
     assert len(setting.listeners) == 0

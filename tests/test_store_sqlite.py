@@ -21,6 +21,7 @@ from helpers import Inline, Outcome, data, now, numbers, push
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from cometd_lite.comet import Comet
 from cometd_lite.core.hub import Hub
@@ -30,7 +31,7 @@ from cometd_lite.core.recipient import matches
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable, Usage
 from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
-from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
+from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_RESERVE_BYTES, STORE_STALLED_SECONDS, Limits
 from cometd_lite.service import Options
 from cometd_lite.stores import journal
 from cometd_lite.stores.journal import SCHEMA
@@ -126,6 +127,10 @@ class Place:
         """Let a store's file have so many pages more: with none the disk is full."""
         (used,) = self.connections[store].execute("PRAGMA page_count").fetchone()
         self.connections[store].execute(f"PRAGMA max_page_count = {used + pages}")
+
+    def refuse_writes(self, store: SQLiteStore, refused: bool = True) -> None:
+        """Let every write of a store's file fail, or no longer."""
+        self.connections[store].execute(f"PRAGMA query_only = {int(refused)}")
 
     def kill(self, store: SQLiteStore) -> None:
         """Let go of a store's file as the end of its process does."""
@@ -467,7 +472,7 @@ def test_what_has_to_go_makes_room_on_a_full_disk(place):
     assert numbers(place.push(store, "bob", body=BIG).value) == [4]
 
 
-def test_all_who_wait_are_told_that_the_disk_is_full(place):
+def test_all_who_push_are_told_that_the_disk_is_full(place):
     worker = Steps()
     store = place.open(worker=worker)
     place.limit_pages(store, 0)
@@ -476,9 +481,271 @@ def test_all_who_wait_are_told_that_the_disk_is_full(place):
     behind = place.push(store, "bob")
     flushed = Outcome(store.flush())
     worker.step()
-    for outcome in (*pushes, behind, flushed):
+    for outcome in (*pushes, behind):
         refused(outcome)
     assert store.usage() == Usage()
+    worker.settle()
+    assert flushed.value is None  # nothing that was accepted waits
+
+
+def test_all_who_wait_are_told_that_nothing_can_be_written(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.refuse_writes(store)
+    pushed = place.push(store, "bob")
+    store.remember("kind", "id", lambda: b"value", inf)
+    flushed = Outcome(store.flush())
+    worker.settle()
+    refused(pushed)
+    refused(flushed)
+    assert store.state() == "down"
+    place.refuse_writes(store, False)
+    store.expire(place.now)
+    worker.settle()
+    assert store.state() == "ok"
+
+
+def test_a_deletion_that_cannot_be_written_changes_nothing(place):
+    store = place.open()
+    now(place.push(store, "chat/a", body=["a", "b"]).deferred)
+    usage = store.usage()
+    place.refuse_writes(store)
+    refused(Outcome(store.delete("chat/a", place.now)))
+    for copy in (store, place.crash()):
+        for name in ("chat/a", "chat/*"):
+            found = place.read(copy, name, after=place.at(store, 0))
+            assert (data(found), found.gap) == (["a", "b"], False)
+        assert copy.usage() == usage
+        assert data(place.take(copy, "chat/a", limit=1)) == ["a"]
+
+
+def test_a_deletion_is_made_though_the_pushes_beside_it_do_not_fit(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "old", body="x")
+    place.push(store, "bob")
+    worker.settle()
+    place.limit_pages(store, 0)
+    pushed = place.push(store, "bob", body=BIG)
+    deleted = Outcome(store.delete("old", place.now))
+    worker.settle()
+    refused(pushed)
+    assert deleted.value is None
+    assert data(place.read(store, "old")) == []
+    after = place.crash()
+    assert data(place.read(after, "old")) == []
+    assert place.read(after, "old", after=place.at(store, 0)).gap
+
+
+def test_a_deletion_that_was_refused_is_not_made_later(place):
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    place.refuse_writes(store)
+    refused(Outcome(store.delete("bob", place.now)))
+    place.refuse_writes(store, False)
+    now(place.push(store, "amy").deferred)
+    for copy in (store, place.crash()):
+        found = place.read(copy, "bob", after=place.at(store, 0))
+        assert (data(found), found.gap) == (["hi"], False)
+    assert now(store.delete("bob", place.now)) is None
+    assert data(place.read(store, "bob")) == []
+
+
+def test_a_deletion_leaves_what_is_pushed_while_it_is_under_way(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "bob", body=["a", "b"])
+    worker.settle()
+    deleted = Outcome(store.delete("bob", place.now))
+    pushed = place.push(store, "bob", body="c")
+    worker.settle()
+    assert deleted.value is None
+    assert numbers(pushed.value) == [3]
+    for copy in (store, place.crash()):
+        found = place.read(copy, "bob", after=place.at(store, 1))
+        assert (data(found), found.gap) == (["c"], True)
+        assert not place.read(copy, "bob", after=place.at(store, 2)).gap
+
+
+def test_what_is_taken_while_its_deletion_is_under_way_was_taken(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "bob", body=["a", "b"])
+    worker.settle()
+    store.delete("bob", place.now)
+    worker.end_turn()
+    taken = place.take(store, "bob", limit=1)
+    worker.settle()
+    store.give_back(taken.messages)
+    for copy in (store, place.crash()):
+        found = place.take(copy, "bob")
+        assert (data(found), found.gap) == ([], True)
+
+
+def test_a_push_that_was_refused_leaves_its_key_free_though_the_disk_kept_it(place):
+    class Lying(Steps):
+        def run(self, work, done):
+            def lie():
+                work()
+                raise sqlite3.OperationalError("disk I/O error")
+
+            super().run(lie, done)
+
+    store = place.open(worker=(worker := Lying()))
+    pushed = place.push(store, "bob", body="a", key="k")
+    worker.step()
+    refused(pushed)
+    store.expire(place.now)
+    worker.settle()  # written, whatever it says
+    again = Server(place, place.crash())
+    again.push("bob", body="b", key="k")
+    assert data(place.read(again.store, "bob")) == ["b"]
+
+
+# -- a disk that is nearly full
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Return a function that sets how many bytes the disk has free, and let it have plenty."""
+
+    def free(size: int) -> None:
+        monkeypatch.setattr(journal, "disk_free", lambda _: size)
+
+    free(2 * STORE_RESERVE_BYTES)
+    return free
+
+
+def test_pushes_stop_while_there_is_still_room_to_clean_up(place, free):
+    store = place.open()
+    now(place.push(store, "bob", body=["a", "b"]).deferred)
+    now(place.push(store, "amy", body="c").deferred)
+    free(STORE_RESERVE_BYTES)
+    pushed = place.push(store, "bob", body=BIG)
+    with pytest.raises(StoreDown, match="disk is nearly full"):
+        _ = pushed.value
+    assert store.state() == "down"
+    assert data(place.take(store, "bob", limit=1)) == ["a"]
+    store.remember("kind", "id", lambda: b"value", inf)
+    assert now(store.delete("amy", place.now)) is None
+    after = place.crash()
+    assert data(place.take(after, "bob")) == ["b"]
+    assert data(place.read(after, "amy")) == []
+    assert [record.id for record in after.recall("kind")] == ["id"]
+
+
+def test_a_deletion_in_the_same_commit_is_made_where_there_is_no_room_for_the_push(place, free):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "amy")
+    worker.settle()
+    free(STORE_RESERVE_BYTES)
+    pushed, deleted = place.push(store, "bob", body=BIG), Outcome(store.delete("amy", place.now))
+    worker.settle()
+    refused(pushed)
+    assert deleted.value is None
+    assert store.usage() == Usage()
+    assert data(place.read(place.crash(), "**")) == []
+
+
+def test_pushes_go_on_by_themselves_once_the_disk_has_room(place, free):
+    store = place.open()
+    now(place.push(store, "bob", body="a").deferred)
+    free(STORE_RESERVE_BYTES)
+    with capturedLogs() as events:
+        for _ in range(3):
+            refused(place.push(store, "bob", body=BIG))
+            store.expire(place.now)
+        assert store.state() == "down"
+        free(2 * STORE_RESERVE_BYTES)
+        store.expire(place.now)  # time passes
+        assert store.state() == "ok"
+    said = [event["log_format"] for event in events if event.get("log_namespace", "").endswith("SQLiteStore")]
+    assert len(said) == 2
+    assert numbers(place.push(store, "bob", body="b").value) == [5]
+    assert data(place.read(place.crash(), "bob")) == ["a", "b"]
+
+
+def test_what_was_deleted_makes_room_on_a_disk_that_stays_nearly_full(place, free):
+    store = place.open()
+    for number in range(5):
+        now(place.push(store, f"r{number}", body=BIG).deferred)
+    free(STORE_RESERVE_BYTES // 2 + 50_000)
+    refused(place.push(store, "bob", body=BIG))
+    for number in range(4):
+        now(store.delete(f"r{number}", place.now))
+    assert numbers(place.push(store, "bob", body=BIG).value) == [7]
+
+
+def test_a_disk_of_which_nothing_can_be_learnt_takes_pushes(place, monkeypatch):
+    def unknown(_):
+        raise OSError("no statvfs here")
+
+    monkeypatch.setattr(journal, "disk_free", unknown)
+    assert numbers(place.push(place.open(), "bob").value) == [1]
+
+
+# -- a file that others take away
+
+
+@pytest.mark.parametrize("lost", ["comet.db", "comet.db-wal"])
+def test_pushes_are_refused_once_the_file_was_deleted(place, lost):
+    store = place.open()
+    now(place.push(store, "bob", body="a").deferred)
+    (place.directory / lost).unlink()
+    with capturedLogs() as events:
+        for _ in range(2):
+            refused(place.push(store, "bob", body="b"))
+        refused(Outcome(store.delete("bob", place.now)))
+        assert store.state() == "down"
+        now(store.close())
+    (said,) = [event for event in events if "cannot be written" in event.get("log_format", "")]
+    assert "deleted or replaced" in said["error"]
+    assert data(place.read(store, "bob")) == ["a"]
+
+
+def test_pushes_go_on_once_the_file_is_back(place):
+    store = place.open()
+    now(place.push(store, "bob", body="a").deferred)
+    aside = place.directory / "aside"
+    place.path.rename(aside)
+    refused(place.push(store, "bob", body="b"))
+    aside.rename(place.path)
+    assert numbers(place.push(store, "bob", body="c").value) == [3]
+    assert store.state() == "ok"
+    assert data(place.read(place.crash(), "bob")) == ["a", "c"]
+
+
+def test_a_file_that_was_put_in_place_of_the_stores_is_left_alone(place):
+    other = Place(place.directory / "other")
+    other.directory.mkdir()
+    now(other.push(other.open(), "amy", body="other").deferred)
+    other.end()
+    bytes_of_other = other.path.read_bytes()
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    other.path.rename(place.path)
+    refused(place.push(store, "bob"))
+    now(store.close())
+    assert place.path.read_bytes() == bytes_of_other
+    (place.directory / "comet.db-wal").unlink(missing_ok=True)
+    assert data(place.read(place.open(), "amy")) == ["other"]
+
+
+def test_pushes_are_refused_once_a_smaller_file_was_copied_over_the_stores(place):
+    store = place.restart(place.open())
+    now(place.push(store, "bob").deferred)
+    place.path.write_bytes(place.path.read_bytes()[:4096])
+    refused(place.push(store, "bob"))
+
+
+def test_a_file_that_a_link_leads_to_is_the_stores(place):
+    (place.directory / "real").mkdir()
+    place.path.symlink_to(place.directory / "real" / "messages.db")
+    store = place.open()
+    now(place.push(store, "bob").deferred)
+    place.path.unlink()
+    refused(place.push(store, "bob"))
 
 
 def test_what_changed_is_written_once_there_is_room(place):
@@ -734,10 +1001,11 @@ def test_a_deletion_is_answered_when_it_is_kept(place):
     place.push(store, "bob")
     worker.settle()
     deleted = Outcome(store.delete("bob", place.now))
-    assert data(place.read(store, "bob")) == []
+    assert data(place.read(store, "bob")) == ["hi"]
     assert deleted.parked
     worker.settle()
     assert not deleted.parked
+    assert data(place.read(store, "bob")) == []
     assert data(place.read(place.crash(), "bob")) == []
 
 
@@ -1078,6 +1346,58 @@ def test_an_ended_listener_does_not_come_back_by_a_poll_that_has_found_it_before
         Server(place, again(before.store)).listeners.get(listener.id)
 
 
+def test_a_registration_that_cannot_be_kept_leaves_no_listener(place):
+    before = Server(place, place.open())
+    place.refuse_writes(before.store)
+    refused(Outcome(before.listeners.register(("bob",))))
+    assert len(before.listeners) == 0
+    place.refuse_writes(before.store, False)
+    before.push("bob")
+    assert place.rows("records") == []
+
+
+def test_a_listener_whose_end_cannot_be_kept_goes_on(place):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",)))
+    before.push(listener.id, body="a")
+    polled = Outcome(before.listeners.poll(listener, None, 10, 100))
+    assert data(polled.value) == ["a"]
+    polled = Outcome(before.listeners.poll(listener, None, 10, 100))
+    place.refuse_writes(before.store)
+    refused(Outcome(before.listeners.end(listener)))
+    place.refuse_writes(before.store, False)
+    before.push("bob", body="b")
+    assert data(polled.value) == ["b"]
+    for server in (before, Server(place, place.crash())):
+        assert server.listeners.get(listener.id).recipients == ("bob",)
+        assert data(place.read(server.store, listener.id)) == ["a"]
+
+
+def test_nobody_uses_a_listener_while_its_end_is_under_way(place):
+    worker = Steps()
+    before = Server(place, place.open(worker=worker))
+    registered = Outcome(before.listeners.register(("bob",)))
+    worker.settle()
+    ended = Outcome(before.listeners.end(registered.value))
+    with pytest.raises(ListenerGone):
+        before.listeners.get(registered.value.id)
+    now(before.listeners.poll(registered.value, None, 0, 1))  # by a request that has found it before
+    worker.settle()
+    assert ended.value is None
+    assert place.rows("records") == []
+
+
+def test_a_change_that_cannot_be_kept_leaves_a_listener_as_it_was(place):
+    before = Server(place, place.open())
+    listener = now(before.listeners.register(("bob",)))
+    place.refuse_writes(before.store)
+    refused(Outcome(before.listeners.change(listener, ("amy",))))
+    place.refuse_writes(before.store, False)
+    before.push("bob")
+    for server in (before, Server(place, place.crash())):
+        assert server.listeners.get(listener.id).recipients == ("bob",)
+
+
 def test_more_listeners_than_may_be_are_not_brought_back(place, again):
     before = Server(place, place.open())
     for number in range(3):
@@ -1351,7 +1671,7 @@ class Crashes(RuleBasedStateMachine):
             )
         except (MailboxFull, ServerFull, StoreDown):
             return
-        pushed.addCallback(self.confirm)
+        pushed.addCallbacks(self.confirm, self.refused)
 
     def confirm(self, messages: Any) -> None:
         for found in messages:
@@ -1361,6 +1681,9 @@ class Crashes(RuleBasedStateMachine):
                 found.data,
             )
             self.confirmed[found.sequence] = (found.recipient, found.data)
+
+    def refused(self, failure: Any) -> None:
+        failure.trap(StoreDown)
 
     @rule(names=readers)
     def read(self, names: tuple[str, ...]) -> None:
@@ -1390,7 +1713,9 @@ class Crashes(RuleBasedStateMachine):
 
     @rule(name=names)
     def delete(self, name: str) -> None:
-        self.store.delete(name, self.place.now)
+        deleted = self.store.delete(name, self.place.now)
+        if deleted is not None:
+            deleted.addErrback(self.refused)
 
     @rule(seconds=strategies.sampled_from([1, 15, 41]))
     def elapse(self, seconds: int) -> None:
@@ -1406,6 +1731,12 @@ class Crashes(RuleBasedStateMachine):
         self.worker.end_turn()
         if self.worker.works:
             self.worker.step()
+
+    @rule()
+    def step_on_a_disk_that_fails(self) -> None:
+        self.place.refuse_writes(self.store)
+        self.step()
+        self.place.refuse_writes(self.store, False)
 
     @rule(written=strategies.booleans(), away=strategies.sampled_from([0, 0, 30]))
     def crash(self, written: bool, away: int) -> None:

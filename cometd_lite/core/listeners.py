@@ -11,8 +11,9 @@ from functools import partial
 from math import inf
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred, chain, is_pending, shielded
 from ..errors import ListenerGone
 from ..jsontext import dumps, parse
 from ..limits import LISTENER_SECONDS
@@ -71,6 +72,8 @@ class Listeners:
     def __init__(self, hub: Hub, most: int) -> None:
         self._hub = hub
         self._sessions: Sessions[ListenerSession] = Sessions(most)
+        self._ending: set[str] = set()
+        """The ids of those whose end the store has still to keep."""
         if hub.shared is not None:
             hub.shared.hear(LISTENERS, self._told)
 
@@ -87,7 +90,8 @@ class Listeners:
     ) -> MaybeDeferred[ListenerSession]:
         """Register a listener of the recipients, from now on, that lives ``ttl`` seconds between polls.
 
-        It counts against ``share``, where one is given. Raises ``ServerFull`` or ``TooManyRequests``.
+        It counts against ``share``, where one is given. Raises ``ServerFull`` or ``TooManyRequests``. Fails
+        with ``StoreDown``; then there is no listener.
         """
         now = self._hub.clock.seconds()
 
@@ -97,7 +101,7 @@ class Listeners:
             self._sessions.add(listener, now)
             until = self._expires_at(listener)
             self._hub.store.remember(LISTENERS, listener.id, partial(ListenerSession.record, listener), until)
-            return chain(self._hub.store.flush(), lambda _: listener)
+            return chain(self._kept(partial(self._not_registered, listener)), lambda _: listener)
 
         return chain(self._hub.store.read(recipients, NOW, 1, now), add)
 
@@ -107,7 +111,7 @@ class Listeners:
         if shared is not None:
             return chain(shared.look_up(LISTENERS, id), partial(self._looked_up, id))
         listener = self._sessions.get(id, self._hub.clock.seconds())
-        if listener is None:
+        if listener is None or id in self._ending:
             raise _gone()
         return listener
 
@@ -196,32 +200,64 @@ class Listeners:
     def change(self, listener: ListenerSession, recipients: tuple[str, ...]) -> MaybeDeferred[None]:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
 
-        What is returned says when that would outlive the process.
+        What is returned says when that would outlive the process. It fails with ``StoreDown``; then the
+        listener reads what it has read before.
         """
-        listener.recipients = recipients
+        before, listener.recipients = listener.recipients, recipients
         self._renew(listener)
         self._tell(listener, 0.0)
         self._end_poll(listener)
-        return self._hub.store.flush()
+
+        def undo() -> None:
+            if listener.recipients is recipients:
+                listener.recipients = before
+                self._renew(listener)
+
+        return self._kept(undo)
 
     def end(self, listener: ListenerSession) -> MaybeDeferred[None]:
         """Forget the listener. Its parked poll fails with ``ListenerGone``.
 
-        What is returned fires once no process finds the listener any more, not even after a restart.
+        What is returned fires once no process finds the listener any more, not even after a restart. It fails
+        with ``StoreDown``; then the listener is there as before.
         """
+        if self._hub.shared is not None:
+            self._remove(listener)
+            self._drop_record(listener)
+            self._hub.shared.tell(LISTENERS, listener.id)
+            return self._hub.store.flush()
+        self._ending.add(listener.id)
+        self._drop_record(listener)
+
+        def undo() -> None:
+            self._ending.discard(listener.id)
+            self._renew(listener)
+
+        return chain(self._kept(undo), lambda _: self._remove(listener))
+
+    def _remove(self, listener: ListenerSession) -> None:
+        self._ending.discard(listener.id)
         self._sessions.remove(listener)
         if listener.parked is not None:
             listener.parked.refuse(ListenerGone("The listener was ended."))
-        self._forget(listener)
-        if self._hub.shared is not None:
-            self._hub.shared.tell(LISTENERS, listener.id)
-        return self._hub.store.flush()
+
+    def _kept(self, undo: Callable[[], object]) -> MaybeDeferred[None]:
+        """Wait until what was asked of the store is kept; call ``undo`` where it is not."""
+        kept = self._hub.store.flush()
+        if is_pending(kept) and self._hub.shared is None:
+            kept.addErrback(self._undo, undo)
+        return shielded(kept)
+
+    @staticmethod
+    def _undo(failure: Failure, undo: Callable[[], object]) -> Failure:
+        undo()
+        return failure
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
         for listener in self._sessions.expire(self._hub.clock.seconds()):
             if self._hub.shared is None:  # else another process may still be polled, and the store lets it go
-                self._forget(listener)
+                self._drop_record(listener)
 
     def recall(self) -> None:
         """Bring back the listeners that the store, which is open now, has remembered.
@@ -240,14 +276,21 @@ class Listeners:
         value, until = partial(ListenerSession.record, listener), self._expires_at(listener, wait)
         if self._hub.shared is not None:
             self._hub.shared.renew(LISTENERS, listener.id, value, until)
-        elif self._sessions.get(listener.id, self._hub.clock.seconds()) is listener:
+        elif listener.id not in self._ending and self._is_registered(listener):
             self._hub.store.remember(LISTENERS, listener.id, value, until)
+
+    def _is_registered(self, listener: ListenerSession) -> bool:
+        return self._sessions.get(listener.id, self._hub.clock.seconds()) is listener
 
     def _expires_at(self, listener: ListenerSession, wait: float = 0.0) -> float:
         """Return when a shared store forgets the listener, if it is not polled after ``wait`` seconds."""
         return inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
 
-    def _forget(self, listener: ListenerSession) -> None:
+    def _not_registered(self, listener: ListenerSession) -> None:
+        self._sessions.remove(listener)
+        self._hub.store.forget(LISTENERS, listener.id)
+
+    def _drop_record(self, listener: ListenerSession) -> None:
         self._hub.store.forget(LISTENERS, listener.id)
         deleted = self._hub.delete(listener.id)
         if isinstance(deleted, Deferred):

@@ -2,7 +2,11 @@
 
 Everything here waits for the disk, so that once the reactor runs only the store's own thread comes here. One
 connection holds the file's lock for as long as it is open, and writes ahead (https://sqlite.org/wal.html): a
-transaction is there in full after a crash, or not at all.
+transaction is there in full after a crash, or not at all. Nothing is written before there is something to
+write: so a server starts on a full disk, too.
+
+Pushes stop while there is still room for what makes room, since a deletion has to be written as well: see
+``Journal.has_room``.
 
 What a crash leaves depends on ``sync``. ``full`` waits for the disk at every commit. ``normal`` leaves that
 to the operating system: the death of the process costs nothing, a loss of power the last moments. Numbers
@@ -13,6 +17,7 @@ and after a loss of power the log goes on behind those, with a gap for every rea
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +33,7 @@ from ..limits import (
     STORE_LOCK_SECONDS,
     STORE_LOG_BYTES,
     STORE_NUMBERS_RESERVED,
+    STORE_RESERVE_BYTES,
     STORE_ROWS_PER_STATEMENT,
 )
 
@@ -107,23 +113,50 @@ class Kept:
     messages: Iterator[KeptMessage]
 
 
+class Unwritable(Exception):
+    """The file cannot be written for a reason that SQLite does not know; the text says it."""
+
+
 @dataclass(slots=True)
-class Changes:
-    """One transaction: the newest number and the floor of losses after it, and what changed otherwise.
+class Pushes:
+    """The pushes of one transaction: the number of the last message, the messages, and their receipts.
 
     With each message comes what is added to the times of its store to make them seconds since 1970.
-    ``expired`` are the records of before that time.
+    """
+
+    sequence: int
+    messages: list[tuple[Message, float]] = field(default_factory=list)
+    receipts: list[KeptRecord] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Changes:
+    """One transaction: the newest number and the floor of losses before its pushes, and what changed.
+
+    ``expired`` are the records of before that time. ``wanted`` is the bytes that pushes need, these or some
+    that were refused before; once written, ``has_room`` says whether there is room for so many. Where there
+    is none the pushes are left out.
     """
 
     sequence: int
     floor: int
-    messages: list[tuple[Message, float]] = field(default_factory=list)
+    pushes: Pushes | None = None
+    wanted: int = 0
+    has_room: bool = True
     gone: list[int] = field(default_factory=list)
+    """The numbers of messages that memory holds no longer."""
+    deleted: list[int] = field(default_factory=list)
+    """The numbers of messages that it still holds, until the file does not."""
     places: list[Place] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     records: list[KeptRecord] = field(default_factory=list)
     records_gone: list[tuple[str, str]] = field(default_factory=list)
     expired: float | None = None
+
+
+def disk_free(directory: Path) -> int:
+    """Return the bytes that are free on the disk of a directory."""
+    return shutil.disk_usage(directory).free
 
 
 def boot_id() -> str:
@@ -144,6 +177,13 @@ class Journal:
         self._boot = boot_id() if boot is None else boot
         self._connection: sqlite3.Connection | None = None
         self._reserved = 0
+        self._begins: tuple[int, int, str, str] | None = None
+        """What the file is to say before anything else is written to it; None once it does."""
+        self._log_path = Path(f"{path.resolve()}-wal")
+        self._files: tuple[tuple[int, int], ...] = ()
+        """What tells the file and its log from any others at their paths."""
+        self._size = 0
+        """The bytes that the file had when it was last looked at: it never shrinks."""
 
     # -- the start and the end
 
@@ -177,6 +217,7 @@ class Journal:
         """Write the last changes, note that nothing is missing, and let go of the file."""
         connection = self._connected()
         try:
+            self._check_files()
             connection.execute("PRAGMA synchronous = FULL")
             self._commit(changes, "UPDATE log SET clean = 1")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -208,8 +249,10 @@ class Journal:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
-        self._upgrade(version)
+        if version < len(SCHEMA):
+            self._upgrade(version)
         connection.execute("COMMIT")
+        self._files = self._look()
         for (fault,) in connection.execute("PRAGMA quick_check(1)"):
             if fault != "ok":
                 raise sqlite3.DatabaseError(fault)
@@ -246,11 +289,8 @@ class Journal:
         if not clean and sync == "normal" and (boot != self._boot or not boot):
             sequence = torn = max(reserved, sequence)
         self._reserved = reserved
-        # From here on the file says that this process has it; and if power was lost, that it was.
-        connection.execute(
-            "UPDATE log SET sequence = ?, torn = ?, sync = ?, boot = ?, clean = 0",
-            (sequence, torn, self._sync, self._boot),
-        )
+        # The first commit says that this process has the file; and if power was lost, that it was.
+        self._begins = (sequence, torn, self._sync, self._boot)
         connection.execute(f"PRAGMA synchronous = {self._sync}")
         places = [Place(*row) for row in connection.execute("SELECT * FROM places ORDER BY lost")]
         records = [
@@ -262,12 +302,19 @@ class Journal:
     # -- in between
 
     def write(self, changes: Changes) -> None:
-        """Make the changes, all or none; they are kept when this returns. Raises ``sqlite3.Error``."""
-        if self._sync == "full" or changes.sequence <= self._reserved:
+        """Make the changes, all or none; they are kept when this returns.
+
+        Raises ``sqlite3.Error`` or ``Unwritable``.
+        """
+        self._check_files()
+        if changes.wanted and not self.has_room(changes.wanted):
+            changes.has_room, changes.pushes = False, None
+        sequence = changes.sequence if changes.pushes is None else changes.pushes.sequence
+        if self._sync == "full" or (self._begins is None and sequence <= self._reserved):
             self._commit(changes)
             return
         connection = self._connected()
-        reserved = changes.sequence + STORE_NUMBERS_RESERVED
+        reserved = sequence + STORE_NUMBERS_RESERVED
         connection.execute("PRAGMA synchronous = FULL")
         try:
             self._commit(changes, "UPDATE log SET reserved = ?", (reserved,))
@@ -275,14 +322,57 @@ class Journal:
             connection.execute(f"PRAGMA synchronous = {self._sync}")
         self._reserved = reserved
 
+    def has_room(self, size: int) -> bool:
+        """Whether pushes of ``size`` bytes leave the room that deletions need.
+
+        What is pushed is written twice, first to the log and then to the file, where it takes pages that are
+        unused before the file grows. The log is overwritten from its beginning once all of it is in the file.
+        """
+        try:
+            free = disk_free(self._log_path.parent)
+        except OSError:
+            return True  # it is not known, as where the process may no longer look
+        if free >= STORE_RESERVE_BYTES + 2 * size:
+            return True
+        (page,), (pages,), (unused,) = map(
+            self._one, ("PRAGMA page_size", "PRAGMA page_count", "PRAGMA freelist_count")
+        )
+        # The log is room as well, but for what the file is to grow by when it takes in the log.
+        room = free + self._log_path.stat().st_size - max(0, page * pages - self.path.stat().st_size)
+        fits = size <= page * unused
+        return bool(room >= (STORE_RESERVE_BYTES // 2 + size if fits else STORE_RESERVE_BYTES + 2 * size))
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        """Return what tells the file and its log from others. Raises ``OSError``."""
+        file, log = self.path.stat(), self._log_path.stat()
+        if file.st_size < self._size:
+            raise FileNotFoundError(self.path)  # another one was copied over it
+        self._size = file.st_size
+        return (file.st_dev, file.st_ino), (log.st_dev, log.st_ino)
+
+    def _check_files(self) -> None:
+        """Raise ``Unwritable`` where the next start would not find what is written now."""
+        try:
+            if self._look() == self._files:
+                return
+        except PermissionError:
+            return  # the process may no longer look, but what it has open it may write
+        except OSError:
+            pass
+        raise Unwritable("it was deleted or replaced: put it back, or start the server again")
+
     def _commit(self, changes: Changes, besides: str | None = None, values: tuple[int, ...] = ()) -> None:
         connection = self._connected()
         try:
             connection.execute("BEGIN IMMEDIATE")
+            if self._begins is not None:
+                statement = "UPDATE log SET sequence = ?, torn = ?, sync = ?, boot = ?, clean = 0"
+                connection.execute(statement, self._begins)
             self._make(changes)
             if besides is not None:
                 connection.execute(besides, values)
             connection.execute("COMMIT")
+            self._begins = None
         except BaseException:
             if connection.in_transaction:
                 with suppress(sqlite3.Error):
@@ -293,15 +383,16 @@ class Journal:
         # What goes makes room for what comes. Few statements: each lets go of Python's lock, and has to
         # wait for the reactor to let go of it again.
         connection = self._connected()
-        connection.execute("UPDATE log SET sequence = ?, floor = ?", (changes.sequence, changes.floor))
-        self._delete("messages", "sequence", [(number,) for number in changes.gone])
+        pushes = changes.pushes or Pushes(changes.sequence)
+        connection.execute("UPDATE log SET sequence = ?, floor = ?", (pushes.sequence, changes.floor))
+        self._delete("messages", "sequence", [(number,) for number in (*changes.gone, *changes.deleted)])
         self._delete("places", "name", [(name,) for name in changes.forgotten])
         self._delete("records", "kind, id", changes.records_gone)
         if changes.expired is not None:
             connection.execute("DELETE FROM records WHERE expires_at <= ?", (changes.expired,))
         self._put("places", changes.places)
-        self._put("records", changes.records)
-        self._put("messages", [_row(message, offset) for message, offset in changes.messages])
+        self._put("records", [*changes.records, *pushes.receipts])
+        self._put("messages", [_row(message, offset) for message, offset in pushes.messages])
 
     def _put(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for part in _parts(rows):

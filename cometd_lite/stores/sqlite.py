@@ -5,9 +5,14 @@ all that came while the last commit was under way. Then it is put into its mailb
 answered. So no reader sees what a crash could take back, and a read, which is answered from memory, never
 waits.
 
+A deletion goes the same way: the file loses the messages first. So where it cannot, nothing has changed.
+
 All other changes (what was taken, acknowledged, let go) are noted by name as they happen, and what stands
 there goes along with the next commit, at the latest when ``expire`` is called. After a crash some of them
 may not have happened: then a message is there again. The file is always what memory was at one moment.
+
+Where a commit fails, its pushes are refused, and everything else is tried once more without them. Where the
+disk is nearly full the pushes are refused and everything else is written.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -36,14 +41,28 @@ from ..limits import (
     STORE_COMMIT_BYTES,
     STORE_GATHER_SECONDS,
     STORE_GATHER_SHARE,
+    STORE_RESERVE_BYTES,
     STORE_ROWS_PER_COMMIT,
     STORE_STALLED_SECONDS,
     Limits,
 )
-from .journal import Changes, Journal, KeptRecord, Sync
+from .journal import Changes, Journal, KeptRecord, Pushes, Sync, Unwritable
 from .memory import new_epoch
 from .tracked import PendingPush, TrackedMailboxes
 from .worker import ThreadWorker, Worker
+
+_DOWN = "The store cannot be written now; push again later."
+_NO_ROOM = "The disk is nearly full; push again later, or once messages were deleted."
+
+
+class _Commit(NamedTuple):
+    """What a commit under way is about. ``ends`` are the numbers up to which mailboxes are deleted."""
+
+    changes: Changes
+    pending: list[PendingPush]
+    waiters: list[Deferred[None]]
+    ends: dict[str, int]
+    records: dict[Any, Any]
 
 
 class SQLiteStore:
@@ -78,6 +97,8 @@ class SQLiteStore:
         self._records: dict[tuple[str, str], tuple[Callable[[], bytes], float] | None] = {}
         """Records to be written, or, where there is None, forgotten."""
         self._recalled: dict[str, list[Record]] = {}
+        self._deletions: dict[str, None] = {}
+        """Recipients whose mailboxes the next commit empties; for each somebody waits among ``_waiters``."""
         self._waiters: list[Deferred[None]] = []
         self._called = False
         """Whether a commit is called for."""
@@ -92,6 +113,8 @@ class SQLiteStore:
         """When the first push came that waits for the commit under way and was not in it."""
         self._down = False
         """Whether the last commit failed."""
+        self._wanted = 0
+        """The bytes of the pushes for which there was no room on the disk; 0 where there was."""
         self._clear_at = 0.0
         """When, in seconds since 1970, records whose time is over are cleared away."""
         self._closing: Deferred[None] | None = None
@@ -203,15 +226,16 @@ class SQLiteStore:
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
-        """See ``Store.delete``. Readers are told at once, the Deferred fires when it is kept."""
-        self._kept.delete(recipient, now)
+        """See ``Store.delete``. Readers see the messages until that is kept. Fails with ``StoreDown``."""
+        if self._journal is not None and self._kept.holds(recipient, now):
+            self._deletions[recipient] = None
         return self.flush()
 
     def expire(self, now: float) -> None:
         """See ``Store.expire``; brings everything else that changed to the file, too."""
         self._offset = self._wall() - now
         self._kept.expire(now)
-        if self._has_work():
+        if self._has_work() or self._wanted:
             self._write_soon()
 
     # -- what is said of it
@@ -225,8 +249,9 @@ class SQLiteStore:
         return self._kept.usage()
 
     def state(self) -> State:
-        """See ``Store.state``; it is down where it is closed, and where its file could not be written."""
-        return "down" if self._journal is None or self._closing is not None or self._down else "ok"
+        """See ``Store.state``; it is down where it is closed, and where pushes could not be written."""
+        is_open = self._journal is not None and self._closing is None
+        return "ok" if is_open and not self._down and not self._wanted else "down"
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.
@@ -234,11 +259,13 @@ class SQLiteStore:
         - The invariants of the mailboxes hold (``MemoryStore.check_invariants``).
         - Room is held for each push that waits for its commit. Between commits, it is held for nothing else.
         - While a push or a flush waits, a commit is called for or under way, unless the last one failed.
+        - Somebody waits for each deletion.
         """
         self._kept.check_invariants()
         self._kept.check_room([pending.push for pending in self._pending], exactly=not self._writing)
         idle = self._journal is None or self._down or not (self._pending or self._waiters)
         assert idle or self._called or self._writing, "while something waits, a commit is called for"
+        assert self._waiters or not self._deletions, "somebody waits for each deletion"
 
     # -- what is remembered for others
 
@@ -258,7 +285,8 @@ class SQLiteStore:
 
     def _has_work(self) -> bool:
         kept = self._kept
-        return bool(self._pending or self._waiters or self._records or kept.changed or kept.gone)
+        waits = self._pending or self._waiters or self._deletions
+        return bool(waits or self._records or kept.changed or kept.gone)
 
     def _write_soon(self, seconds: float = 0.0) -> None:
         """Call for a commit of all that comes in this turn, unless one is under way and will see to it."""
@@ -279,12 +307,14 @@ class SQLiteStore:
         # comes need not wait to learn that there is none.
         pending = [] if self._down else self._next()
         waiters, self._waiters = self._waiters, []
+        deletions, self._deletions = self._deletions, {}
         changes = self._kept.changes(None if waiters else STORE_ROWS_PER_COMMIT)
+        ends = self._kept.add_deletions(changes, deletions)
         records, self._records = self._records, {}
         self._add(changes, pending, records)
         self._writing = True
         self._began = time.perf_counter()
-        written = partial(self._written, pending, waiters, changes, records)
+        written = partial(self._written, _Commit(changes, pending, waiters, ends, records))
         self._worker.run(partial(journal.write, changes), written)
 
     def _next(self) -> list[PendingPush]:
@@ -296,7 +326,7 @@ class SQLiteStore:
             size += pending[-1].memory
         return pending
 
-    def _add(self, changes: Changes, pending: Iterable[PendingPush], records: dict[Any, Any]) -> None:
+    def _add(self, changes: Changes, pending: Sequence[PendingPush], records: dict[Any, Any]) -> None:
         for (kind, id_), record in records.items():
             if record is None:
                 changes.records_gone.append((kind, id_))
@@ -308,42 +338,24 @@ class SQLiteStore:
         if wall >= self._clear_at:
             changes.expired = wall
             self._clear_at = wall + IDEMPOTENCY_SECONDS
-        for push in pending:
-            if push.push.queue:
-                changes.messages += [(message, push.offset) for message in push.messages]
-            if push.receipt is not None:
-                changes.records.append(push.receipt)
-            changes.sequence = push.messages[-1].sequence
+        changes.wanted = sum([push.memory for push in pending]) or self._wanted
+        if pending:
+            pushes = changes.pushes = Pushes(pending[-1].messages[-1].sequence)
+            for push in pending:
+                if push.push.queue:
+                    pushes.messages += [(message, push.offset) for message in push.messages]
+                if push.receipt is not None:
+                    pushes.receipts.append(push.receipt)
 
-    def _written(
-        self,
-        pending: list[PendingPush],
-        waiters: list[Deferred[None]],
-        changes: Changes,
-        records: dict[Any, Any],
-        failure: Failure | None,
-    ) -> None:
+    def _written(self, commit: _Commit, failure: Failure | None) -> None:
         """Go on after a commit: show what was written and tell who waits, or tell them that it failed."""
         took = time.perf_counter() - self._began
         self._waits_since = None
-        self._together = len(pending) + len(self._pending)
+        self._together = len(commit.pending) + len(self._pending)
         if failure is None:
-            if self._down:
-                self._down = False
-                self.log.info("The store {path} can be written again.", path=self._path)
-            for push in pending:
-                self._kept.show(push)
-                push.deferred.callback(push.messages)
-            for waiter in waiters:
-                waiter.callback(None)
+            self._succeeded(commit)
         else:
-            self._note_failure(failure)
-            self._kept.unchange(changes)
-            self._records = {**records, **self._records}
-            # The disk may have kept what it said that it did not.
-            self._kept.gone.extend([message.sequence for push in pending for message in push.messages])
-            self._refuse(pending, waiters)
-            self._refuse_all()
+            self._failed(commit, failure)
         # Not before all were told: what one of them pushes in turn comes after what the others did.
         self._writing = False
         kept = self._kept
@@ -358,22 +370,74 @@ class SQLiteStore:
             gather = min(took * STORE_GATHER_SHARE, STORE_GATHER_SECONDS)
             self._write_soon(gather if self._gathering else 0.0)
 
-    def _refuse_all(self) -> None:
-        """Tell everyone who waits that nothing can be written."""
-        pending, self._pending = self._pending, deque()
-        waiters, self._waiters = self._waiters, []
-        self._refuse(pending, waiters)
+    def _succeeded(self, commit: _Commit) -> None:
+        if self._down:
+            self._down = False
+            self.log.info("The store {path} can be written again.", path=self._path)
+        self._kept.apply_deletions(commit.ends)
+        self._note_room(commit.changes)
+        if commit.changes.has_room:
+            for push in commit.pending:
+                self._kept.show(push)
+                push.deferred.callback(push.messages)
+        else:
+            self._refuse(commit.pending, _NO_ROOM)
+        for waiter in commit.waiters:
+            waiter.callback(None)
 
-    def _refuse(self, pending: Iterable[PendingPush], waiters: Iterable[Deferred[None]]) -> None:
-        refused: list[Deferred[Any]] = []
-        for push in pending:
+    def _failed(self, commit: _Commit, failure: Failure) -> None:
+        self._note_failure(failure)
+        self._kept.unchange(commit.changes)
+        self._records = {**commit.records, **self._records}
+        # The disk may have kept what it said that it did not.
+        for push in commit.pending:
+            self._kept.gone.extend([message.sequence for message in push.messages])
+            if push.receipt is not None:
+                self._records.setdefault((push.receipt.kind, push.receipt.id), None)
+        if commit.pending:
+            # What else there was may fit without the pushes, and make room for those that come.
+            self._waiters[:0] = commit.waiters
+            self._deletions = {**dict.fromkeys(commit.ends), **self._deletions}
+            self._refuse(commit.pending, _DOWN)
+            self._refuse_pending()
+        else:
+            self._refuse_pending()
+            self._refuse_waiters(commit.waiters)
+
+    def _refuse_pending(self) -> None:
+        pending, self._pending = self._pending, deque()
+        self._refuse(pending, _DOWN)
+
+    def _refuse(self, pending: Iterable[PendingPush], sentence: str) -> None:
+        refused = list(pending)
+        for push in refused:
             self._kept.drop(push)
-            refused.append(push.deferred)
-        for deferred in [*refused, *waiters]:
-            deferred.errback(StoreDown("The store cannot be written now; push again later."))
+        for push in refused:
+            push.deferred.errback(StoreDown(sentence))
+
+    def _refuse_waiters(self, waiters: Iterable[Deferred[None]]) -> None:
+        """Tell these, and all who wait besides, that nothing can be written."""
+        refused = [*waiters, *self._waiters]
+        self._waiters = []
+        self._deletions.clear()
+        for waiter in refused:
+            waiter.errback(StoreDown(_DOWN))
+
+    def _note_room(self, changes: Changes) -> None:
+        """Note whether the disk has room for pushes, where that was asked."""
+        if not changes.has_room and not self._wanted:
+            self.log.error(
+                "The disk of the store {path} is nearly full: pushes are refused until it has "
+                "{reserve} MB free, or enough was deleted.",
+                path=self._path,
+                reserve=STORE_RESERVE_BYTES // 1024**2,
+            )
+        elif changes.has_room and self._wanted:
+            self.log.info("The disk of the store {path} has room for pushes again.", path=self._path)
+        self._wanted = 0 if changes.has_room else changes.wanted
 
     def _note_failure(self, failure: Failure) -> None:
-        if not failure.check(sqlite3.Error):
+        if not failure.check(sqlite3.Error, Unwritable):
             self.log.failure("Writing the store {path} failed", failure, path=self._path)
         elif not self._down:
             self.log.error(
@@ -386,7 +450,8 @@ class SQLiteStore:
     def _finish(self, journal: Journal) -> None:
         """Close the file, as the last thing that is done."""
         self._journal = None
-        self._refuse_all()
+        self._refuse_pending()
+        self._refuse_waiters(())
         # After a failure there are changes left, as many as there may be; they are tried once more.
         changes = self._kept.changes(None)
         self._add(changes, (), self._records)

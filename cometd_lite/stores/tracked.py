@@ -198,6 +198,44 @@ class TrackedMailboxes(MemoryStore):
         )
         assert held == pending or not exactly, "room is held only for pushes that wait"
 
+    # -- what is deleted
+
+    def holds(self, recipient: str, now: float) -> bool:
+        """Whether there is something to delete."""
+        self._expire_soon(now)
+        return recipient in self._mailboxes
+
+    def add_deletions(self, changes: Changes, recipients: Iterable[str]) -> dict[str, int]:
+        """Add to the changes that these mailboxes lose what they hold now; in memory nothing changes yet.
+
+        Returns the number of the last message of each, for ``apply_deletions`` once the changes are written.
+        """
+        ends: dict[str, int] = {}
+        places: dict[str, Place] = {}
+        for recipient in recipients:
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is None:
+                continue
+            last = ends[recipient] = mailbox.messages[-1].sequence
+            changes.deleted += [message.sequence for message in mailbox.messages]
+            missed = mailbox.missed or bool(mailbox.untaken(1))
+            places[recipient] = Place(recipient, last, missed, 0, 0, "")
+            for pattern in covering(recipient)[1:]:
+                place = places.get(pattern) or self._place(pattern) or Place(pattern, 0, 0, 0, 0, "")
+                places[pattern] = place._replace(lost=max(place.lost, last))
+        changes.places += places.values()  # behind what else the changes say of the same names
+        return ends
+
+    def apply_deletions(self, ends: dict[str, int]) -> None:
+        """Lose what the file has lost: the messages of each mailbox up to a number."""
+        noted = len(self.gone)
+        for recipient, last in ends.items():
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is not None:
+                self._drop(mailbox, [message for message in mailbox.messages if message.sequence <= last])
+        while len(self.gone) > noted:
+            self.gone.pop()
+
     # -- what changed
 
     def changes(self, most: int | None) -> Changes:

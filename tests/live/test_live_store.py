@@ -10,11 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from fork_server import ROOT
 from helpers import Inline
 from program import ON_LOOPBACK, PATIENCE, TWISTD, Program, eventually, ran
+from tools import unavailable
 
 from cometd_lite.stores.sqlite import SQLiteStore
 
@@ -112,6 +114,86 @@ def test_a_full_disk_refuses_pushes_until_there_is_room(tmp_path, kept):
     assert again.get("/poll/bob?after=oldest").data == ["before", "after"]
     assert again.stop() == 0
     program.process.returncode = 0  # it was killed here, and not by a fault
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Return a directory that is a disk of its own, of 100 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    tmpfs = ["mount", "-t", "tmpfs", "-o", f"size=100m,mode=777,uid={os.getuid()}", "tmpfs", str(disk)]
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if as_root and shutil.which("sudo") is None:
+        unavailable("only root can mount a disk")
+    mounted = subprocess.run([*as_root, *tmpfs], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        unavailable("a disk cannot be mounted here")
+    yield disk
+    subprocess.run([*as_root, "umount", "--lazy", str(disk)], check=True)
+
+
+ON_DISK = ("--store", "sqlite:disk/comet.db", "--ttl", "7d")
+
+
+def fill(program):
+    """Push to 100 mailboxes in turn until the server refuses; return how many pushes it took."""
+    body = "x" * 60_000
+    for number in range(2_000):
+        answer = program.ask("POST", f"/push/box{number % 100}", body)
+        if answer.status == 503:
+            assert answer.json["type"] == "urn:cometd-lite:problem:store-down"
+            return number
+        assert answer.status == 202
+    raise AssertionError("the disk is not full")
+
+
+def test_what_was_deleted_makes_room_on_a_full_disk(tmp_path, disk, run):
+    program = run(*ON_DISK)
+    filled = fill(program)
+    assert filled > 200
+    assert program.get("/healthz").json["store"] == "down"
+    for number in range(60):
+        assert program.ask("DELETE", f"/recipients/box{number}").status == 204
+    assert fill(program) > filled // 2
+    assert len(program.get("/poll/box99?after=oldest&wait=0").data) >= filled // 100
+    for _ in range(2):
+        assert program.stop() == 0
+        program = run(*ON_DISK)
+        assert len(program.get("/poll/box99?after=oldest&wait=0").data) >= filled // 100
+
+
+def test_a_server_starts_on_a_disk_without_any_room(tmp_path, disk, run):
+    program = run(*ON_DISK)
+    for number in range(20):
+        program.push("/bob", f"{number}")
+    program.process.kill()
+    program.process.wait(PATIENCE)
+    program.process.returncode = 0  # it was killed here, and not by a fault
+    with (disk / "others").open("wb", buffering=0) as others, suppress(OSError):
+        while True:
+            others.write(bytes(4096))
+    for _ in range(3):
+        program = run(*ON_DISK)
+        assert program.ask("POST", "/push/bob", "x").status == 503
+        assert len(program.get("/poll/bob?after=oldest&wait=0").data) == 20
+        assert program.stop() == 0
+    (disk / "others").unlink()
+    program = run(*ON_DISK)
+    program.push("/bob", "20")
+    assert program.get("/poll/bob").data == [f"{number}" for number in range(21)]
+
+
+def test_pushes_are_refused_once_the_file_was_deleted(tmp_path, kept):
+    program = kept()
+    program.push("/bob", "before")
+    (tmp_path / "comet.db").rename(tmp_path / "aside.db")
+    assert program.ask("POST", "/push/bob", "lost").status == 503
+    assert program.ask("DELETE", "/recipients/bob").status == 503
+    assert program.get("/poll/bob?after=oldest").data == ["before"]
+    assert "deleted or replaced" in program.log.read_text()
+    (tmp_path / "aside.db").rename(tmp_path / "comet.db")
+    program.push("/bob", "after")
+    assert program.get("/poll/bob?after=oldest").data == ["before", "after"]
 
 
 # -- files that cannot be opened
