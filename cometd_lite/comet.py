@@ -19,8 +19,9 @@ from .access.origins import Hosts, Origins
 from .access.policy import Authorize, Policy
 from .access.quotas import Clients
 from .access.tokens import Tokens
-from .bayeux.connects import BayeuxTransport
-from .bayeux.conversation import BayeuxOptions, Service
+from .bayeux.effects import Service
+from .bayeux.options import BayeuxOptions
+from .bayeux.transport import BayeuxTransport
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
 from .core.observers import OnPush, OnReader, observe

@@ -23,7 +23,7 @@ from . import __version__
 from .access.origins import Hosts
 from .access.tokens import Tokens
 from .access_log import FORMATS, AccessLog
-from .bayeux.conversation import BayeuxOptions
+from .bayeux.options import BayeuxOptions
 from .core.store import Store
 from .limits import Limits
 from .server import Proxies

@@ -10,9 +10,9 @@ from helpers import Outcome, check_invariants
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cometd_lite.bayeux.connects import BayeuxTransport
-from cometd_lite.bayeux.conversation import BayeuxOptions
+from cometd_lite.bayeux import BayeuxOptions
 from cometd_lite.bayeux.socket import BayeuxSocket
+from cometd_lite.bayeux.transport import BayeuxTransport
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Content, Push
 from cometd_lite.core.registry import Registry
@@ -35,7 +35,7 @@ class Server:
         store: Callable[[Limits], Any] = MemoryStore,
     ) -> None:
         self.clock = clock
-        limits = limits or Limits()
+        self.limits = limits = limits or Limits()
         self.store = store(limits)
         self.hub = Hub(self.store, Registry(clock, limits.max_parked), clock, wall=lambda: WALL)
         self.bayeux = BayeuxTransport(self.hub, limits, options)
@@ -60,7 +60,7 @@ class Server:
     def check_invariants(self) -> None:
         """Check everything that always holds of the hub and the sessions."""
         check_invariants(self.hub)
-        self.bayeux.bayeux.sessions.check_invariants()
+        self.bayeux.sessions.check_invariants()
 
     @property
     def quiet(self) -> bool:
@@ -219,7 +219,7 @@ class Client:
 
 
 def session_of(client: Client) -> Any:
-    session = client.server.bayeux.bayeux.sessions.get(client.id, client.server.clock.seconds())
+    session = client.server.bayeux.sessions.get(client.id, client.server.clock.seconds())
     assert session is not None
     return session
 

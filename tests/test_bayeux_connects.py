@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from cometd_lite.bayeux.conversation import BayeuxOptions, Call
+from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.errors import (
     BadBody,
     BadParameter,

@@ -13,12 +13,11 @@ from helpers import message as at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.bayeux import conversation as bayeux
-from cometd_lite.bayeux.conversation import (
+from cometd_lite.bayeux import BayeuxOptions, conversation
+from cometd_lite.bayeux.answers import BatchAnswer
+from cometd_lite.bayeux.conversation import Bayeux
+from cometd_lite.bayeux.effects import (
     Ask,
-    BatchAnswer,
-    Bayeux,
-    BayeuxOptions,
     Call,
     Effect,
     Forget,
@@ -27,10 +26,9 @@ from cometd_lite.bayeux.conversation import (
     Peer,
     Replace,
     Serve,
-    batch_of,
 )
 from cometd_lite.bayeux.events import BINARY_TYPE
-from cometd_lite.bayeux.fields import CONNECTION_TYPES, read
+from cometd_lite.bayeux.fields import CONNECTION_TYPES, batch_of, read
 from cometd_lite.bayeux.sessions import BayeuxSession
 from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
@@ -62,24 +60,24 @@ class World:
 
     def exchange(self, *messages: Any, peer: Peer | None = None) -> BatchAnswer:
         self.effects = []
-        talk = self.bayeux.converse(read(msgspec.json.encode(messages)), peer or Peer(), self.now, WALL)
-        answer: Any = None
-        error: CometError | None = None
-        while True:
-            try:
-                effect = talk.send(answer) if error is None else talk.throw(error)
-            except StopIteration as stop:
-                exchange: BatchAnswer = stop.value
-                for connect in exchange.connects:
-                    connect.complete(connect.session.place, self.now, gap=False)
-                self.bayeux.done(exchange)
-                return exchange
-            answer = error = None
-            self.effects.append(effect)
-            try:
-                answer = self.perform(effect)
-            except CometError as refusal:
-                error = refusal
+        with BatchAnswer() as answer:
+            batch = read(msgspec.json.encode(messages))
+            talk = self.bayeux.converse(batch, peer or Peer(), answer, self.now, WALL)
+            value: Any = None
+            error: CometError | None = None
+            while True:
+                try:
+                    effect = talk.send(value) if error is None else talk.throw(error)
+                except StopIteration:
+                    for connect in answer.connects:
+                        connect.complete(connect.session.place, self.now, gap=False)
+                    return answer
+                value = error = None
+                self.effects.append(effect)
+                try:
+                    value = self.perform(effect)
+                except CometError as refusal:
+                    error = refusal
 
     def perform(self, effect: Effect) -> Any:
         if isinstance(effect, Ask):
@@ -277,7 +275,7 @@ def test_all_sessions_are_bounded_and_freed_when_their_time_is_over() -> None:
     assert reply["error"] == "503::server-full"
     assert reply["advice"]["reconnect"] == "handshake"
     world.now += 10.0
-    assert len(world.bayeux.expire(world.now)) == 1
+    assert len(world.bayeux.sessions.expire(world.now)) == 1
     world.shake_hands()
 
 
@@ -418,10 +416,10 @@ def test_a_newer_connect_replaces_the_one_that_is_held(world: World) -> None:
 def test_a_session_that_does_not_connect_for_max_interval_is_gone(world: World) -> None:
     client_id = world.connected()
     world.now += 9.9
-    assert world.bayeux.expire(world.now) == []
+    assert world.bayeux.sessions.expire(world.now) == []
     world.now += 0.1
     assert world.say(publish(client_id, "/a"))[0]["error"] == "402::session_unknown"
-    assert [session.id for session in world.bayeux.expire(world.now)] == [client_id]
+    assert [session.id for session in world.bayeux.sessions.expire(world.now)] == [client_id]
 
 
 def test_a_session_waits_for_its_client_by_its_interval_too() -> None:
@@ -554,7 +552,7 @@ def test_the_subscriptions_of_a_session_are_bounded(world: World) -> None:
 def test_the_subscriptions_of_all_sessions_are_bounded_and_freed_when_they_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bayeux, "BAYEUX_SUBSCRIPTIONS_IN_ALL", 5)
+    monkeypatch.setattr(conversation, "BAYEUX_SUBSCRIPTIONS_IN_ALL", 5)
     one, other = world.connected(), world.connected()
     assert world.say(subscribe(one, ["/a", "/b", "/c"]))[0]["successful"] is True
     (reply,) = world.say(subscribe(other, ["/a", "/b", "/c"]))
@@ -562,33 +560,36 @@ def test_the_subscriptions_of_all_sessions_are_bounded_and_freed_when_they_end(
     world.say(unsubscribe(one, "/a"))
     assert world.say(subscribe(other, ["/a", "/b", "/c"]))[0]["successful"] is True
     world.say(disconnect(one))
-    assert world.bayeux.subscriptions == 3
+    assert world.bayeux.sessions.subscriptions == 3
     world.now += 60.0
-    world.bayeux.expire(world.now)
-    assert world.bayeux.subscriptions == 0
+    world.bayeux.sessions.expire(world.now)
+    assert world.bayeux.sessions.subscriptions == 0
 
 
 def test_two_requests_at_once_subscribe_once(world: World) -> None:
     # A store that waits may answer one when the other is done.
     client_id = world.connected()
-    talks = [world.bayeux.converse([subscribe(client_id, "/a")], Peer(), NOW, WALL) for _ in range(2)]
+    talks = [
+        world.bayeux.converse([subscribe(client_id, "/a")], Peer(), BatchAnswer(), NOW, WALL)
+        for _ in range(2)
+    ]
     for talk in talks:
         assert next(talk) == Locate()
     for talk in talks:
         with pytest.raises(StopIteration):
             talk.send(Cursor(EPOCH, 9))
     assert world.session(client_id).recipients == ("a",)
-    assert world.bayeux.subscriptions == 1
+    assert world.bayeux.sessions.subscriptions == 1
 
 
 def test_a_subscription_that_comes_after_the_end_is_not_counted(world: World) -> None:
     client_id = world.connected()
-    talk = world.bayeux.converse([subscribe(client_id, "/a")], Peer(), NOW, WALL)
+    talk = world.bayeux.converse([subscribe(client_id, "/a")], Peer(), BatchAnswer(), NOW, WALL)
     assert next(talk) == Locate()
     world.say(disconnect(client_id))
     with pytest.raises(StopIteration):
         talk.send(Cursor(EPOCH, 9))
-    assert world.bayeux.subscriptions == 0
+    assert world.bayeux.sessions.subscriptions == 0
 
 
 # -- a session's place
@@ -956,61 +957,6 @@ def test_a_timestamp_is_answered_with_one(world: World) -> None:
     assert "timestamp" not in world.say(publish(client_id, "/a"))[0]
 
 
-# -- the beaten path, which must lead where all others do
-
-A_SESSION = st.sampled_from(["ME", "nobody", 17, None])
-
-
-@given(
-    st.fixed_dictionaries(
-        {"channel": st.sampled_from(["/meta/connect", "/a", "/a/*", "/service/x", "/meta/x", 7])},
-        optional={
-            "clientId": A_SESSION,
-            "connectionType": st.sampled_from(["long-polling", "iframe"]),
-            "data": st.sampled_from([None, 1, {"a": [1]}]),
-            "id": st.sampled_from(["1", 1, None, ["1"]]),
-            "ext": st.sampled_from([{}, {"ack": 1}, {"ack": 0}, {"timesync": {"tc": 1}}, "x"]),
-            "advice": st.just({"timeout": 0}),
-            "timestamp": st.just("now"),
-        },
-    ),
-    st.booleans(),
-    st.booleans(),
-)
-def test_a_plain_message_is_answered_as_the_conversation_would(
-    message: dict[str, Any], ack: bool, connected: bool
-) -> None:
-    world = World()
-    client_id = world.shake_hands(ext={"ack": ack})
-    world.say(subscribe(client_id, "/a"))
-    if connected:
-        world.say(connect(client_id, ext={"ack": 0}))
-    if message.get("clientId") == "ME":
-        message = {**message, "clientId": client_id}
-    if message["channel"] == "/meta/connect":
-        plain = world.bayeux.plain_connect(message, world.now)
-        if plain is not None:
-            exchange = world.exchange(message)
-            assert exchange.wait == world.bayeux.options.timeout
-            assert {**exchange.replies[0], "ext": None} == {**plain.reply, "ext": None}
-    elif isinstance(message["channel"], str):
-        publication = world.bayeux.plain_publication(message, message["channel"], world.now)
-        if publication is not None:
-            session, push, reply = publication
-            assert world.say(message) == [reply]
-            assert world.effects == [Give(push)]
-            assert session.id == client_id
-
-
-def test_most_messages_take_the_beaten_path(world: World) -> None:
-    client_id = world.connected()
-    assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is not None
-    publication = read(msgspec.json.encode(publish(client_id, "/a", id="1")))
-    assert world.bayeux.plain_publication(publication, "/a", world.now) is not None
-    world.session(client_id).reader = object()
-    assert world.bayeux.plain_connect(connect(client_id, id="1"), world.now) is None
-
-
 # -- malformed messages of every kind
 
 json_values = st.recursive(
@@ -1091,12 +1037,13 @@ def test_every_handshake_is_answered_whatever_is_in_it(message: dict[str, Any]) 
     assert len(world.bayeux.sessions) == reply["successful"]
 
 
-def test_a_conversation_that_breaks_leaves_its_session_silent_no_longer(world: World) -> None:
+def test_a_conversation_that_breaks_keeps_events_from_its_session_no_longer(world: World) -> None:
     client_id = world.connected()
     batch = read(msgspec.json.encode([publish(client_id, "/a")]))
-    talk = world.bayeux.converse(batch, Peer(), NOW, WALL)
+    answer = BatchAnswer()
+    talk = world.bayeux.converse(batch, Peer(), answer, NOW, WALL)
     next(talk)
-    assert world.session(client_id).talking == 1
-    with pytest.raises(ZeroDivisionError):
+    assert world.session(client_id).answering == 1
+    with pytest.raises(ZeroDivisionError), answer:
         talk.throw(ZeroDivisionError())
-    assert world.session(client_id).talking == 0
+    assert world.session(client_id).answering == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .conversation import BayeuxOptions, Call
+from .effects import Call
+from .options import BayeuxOptions
 
 __all__ = ["BayeuxOptions", "Call"]

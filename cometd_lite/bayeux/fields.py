@@ -15,8 +15,9 @@ from msgspec.json import Decoder
 
 from ..core.message import JSON_TYPE, Content
 from ..core.recipient import recipient
-from ..errors import BadBody, BadRecipient, CometError
+from ..errors import BadBody, BadRecipient, BodyTooLarge, CometError
 from ..jsontext import decode, dumps, kept, parse
+from ..limits import BAYEUX_BATCH_MESSAGES
 
 CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
 """What this server offers, the best first ("The supportedConnectionTypes field")."""
@@ -69,6 +70,20 @@ def read(text: bytes) -> Any:
         except ValidationError:
             return _read_message(text)
         return [_read_message(bytes(part)) for part in parts]
+
+
+def batch_of(value: Any) -> list[Any]:
+    """Return the messages in what was parsed from JSON: an array of them, or one ("Messages").
+
+    Raises ``BadBody`` where it is neither, ``BodyTooLarge`` where they are too many.
+    """
+    if isinstance(value, dict):
+        return [value]
+    if not isinstance(value, list):
+        raise BadBody("A Bayeux request is a JSON array of messages, or one message.")
+    if len(value) > BAYEUX_BATCH_MESSAGES:
+        raise BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
+    return value
 
 
 def _read_message(text: bytes) -> Any:

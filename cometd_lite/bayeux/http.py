@@ -15,8 +15,7 @@ from ..access.policy import Asker
 from ..errors import BadBody
 from ..http.responses import Response
 from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_CALLBACK_BYTES
-from .conversation import batch_of
-from .fields import read
+from .fields import batch_of, read
 
 COOKIE = "BAYEUX_BROWSER"
 

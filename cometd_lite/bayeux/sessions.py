@@ -1,4 +1,8 @@
-"""Bayeux clients that shook hands: what each reads, its place in the one order, and the browser it is in."""
+"""Bayeux clients that shook hands: what each reads, its place in the one order, and the browser it is in.
+
+A session is what it reads and one place in the one order; nothing is queued for it. Everything up to its
+place was delivered; under the acknowledgement extension, was confirmed.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,19 @@ from typing import Any
 
 from ..core.message import NOW, Cursor, Message
 from ..core.recipient import covering
-from ..core.sessions import Session
+from ..core.sessions import Quota, Session, Sessions, new_id
+from ..errors import ServerFull
+from .options import BayeuxOptions
 
 PRIVATE = "$bayeux/"
 """The recipients of what is for one session only; its id follows. Their bodies are whole Bayeux messages."""
+
+MULTIPLE_CLIENTS_INTERVAL = 2_000
+"""Milliseconds between the polls of a browser's further clients, which are not held (CometD's default)."""
+
+
+class BrowserFull(ServerFull):
+    """A browser has as many sessions as it may."""
 
 
 class Browser:
@@ -32,8 +45,8 @@ class BayeuxSession(Session):
     """
 
     __slots__ = (
-        "ack", "ack_batch", "ack_place", "alive", "browser", "connected", "crowded", "gap", "keys",
-        "patterned", "private", "reader", "reads", "since", "talking",
+        "ack", "ack_batch", "ack_place", "alive", "answering", "browser", "connected", "gap", "keys",
+        "patterned", "private", "reader", "reads", "since", "throttled",
     )  # fmt: skip
 
     def __init__(self, id: str, ttl: float, browser: Browser, *, ack: bool) -> None:  # noqa: A002
@@ -48,14 +61,14 @@ class BayeuxSession(Session):
         """Whether the server still knows it."""
         self.connected = False
         """Whether a first connect was answered."""
-        self.crowded = False
-        """Whether it was told that its browser has several clients."""
         self.gap = False
         """Whether it is still to be told that it missed something."""
         self.private = False
         """Whether there may be something for it alone."""
-        self.talking = 0
-        """How many of its requests are being processed, whose answers may carry its events."""
+        self.answering = 0
+        """How many answers to its requests are being made, which may carry its events."""
+        self.throttled = False
+        """Whether it was told that its browser has several clients."""
         self.since: dict[str, int] = {}
         self.reader: Any = None
         """Its parked connect, or its socket."""
@@ -105,3 +118,73 @@ class BayeuxSession(Session):
         since = self.since
         number = message.sequence
         return any(since.get(name, 0) < number for name in covering(message.recipient) if name in self.reads)
+
+
+class BayeuxSessions(Sessions[BayeuxSession]):
+    """The sessions of one server, their browsers and subscriptions, and what their clients are advised."""
+
+    def __init__(self, most: int, options: BayeuxOptions) -> None:
+        super().__init__(most)
+        self.options = options
+        self.prefix = ""
+        """What the ids of new sessions begin with."""
+        self.subscriptions = 0
+        """The subscriptions of all sessions together."""
+        self._browsers: dict[str, Browser] = {}
+        self._ttl = options.max_interval + options.interval / 1000
+
+    def greet(self, name: str, now: float, share: Quota | None, *, ack: bool) -> BayeuxSession:
+        """Begin a session of the browser with this name, that counts against ``share``.
+
+        Raises ``BrowserFull``, ``ServerFull`` or ``TooManyRequests``.
+        """
+        browser = self._browsers.get(name) or Browser(name)
+        most = self.options.browser_sessions
+        if browser.sessions >= most:
+            raise BrowserFull(f"This browser has {most} sessions, which is the bound.")
+        session = BayeuxSession(self.prefix + new_id(), self._ttl, browser, ack=ack)
+        session.share = share
+        self.add(session, now)
+        self._browsers[name] = browser
+        browser.sessions += 1
+        return session
+
+    def remove(self, session: BayeuxSession) -> None:
+        """Forget a session, its subscriptions, and its browser where that has no other."""
+        super().remove(session)
+        if not session.alive:
+            return  # two requests may have said goodbye
+        session.alive = False
+        self.subscriptions -= len(session.recipients)
+        browser = session.browser
+        browser.sessions -= 1
+        if not browser.sessions:
+            del self._browsers[browser.name]
+
+    def subscribe(self, session: BayeuxSession, recipients: tuple[str, ...]) -> None:
+        """Set what a session subscribes to."""
+        if session.alive:
+            self.subscriptions += len(recipients) - len(session.recipients)
+        session.subscribed(recipients)
+
+    def throttle(self, session: BayeuxSession) -> dict[str, Any]:
+        """Give a session whose connect is not held more time between two; return what advises that."""
+        session.throttled = True
+        session.ttl = self.options.max_interval + MULTIPLE_CLIENTS_INTERVAL / 1000
+        return {**self.advice(MULTIPLE_CLIENTS_INTERVAL), "multiple-clients": True}
+
+    def unthrottle(self, session: BayeuxSession) -> dict[str, Any]:
+        """Undo that; return what advises so."""
+        session.throttled = False
+        session.ttl = self._ttl
+        return self.advice()
+
+    def advice(self, interval: int | None = None) -> dict[str, Any]:
+        """Return what clients are advised ("The advice field"); CometD's know maxInterval too."""
+        options = self.options
+        return {
+            "reconnect": "retry",
+            "interval": options.interval if interval is None else interval,
+            "timeout": int(options.timeout * 1000),
+            "maxInterval": int(options.max_interval * 1000),
+        }

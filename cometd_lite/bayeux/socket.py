@@ -7,7 +7,6 @@ holds meanwhile is answered when its wait is over, or, under the acknowledgement
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -15,19 +14,24 @@ from twisted.python.failure import Failure
 
 from ..core.message import Batch
 from ..core.registry import Wake
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import is_pending
 from ..errors import CometError, ServerFull, TokenExpired
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 from ..jsontext import dumps
 from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
-from .connects import BayeuxTransport, News, SessionReader
-from .conversation import REHANDSHAKE, REPLACED, BatchAnswer, Connect, Peer, PeerRights, batch_of
-from .fields import refused
+from .answers import BatchAnswer, Connect
+from .connects import SessionReader
+from .delivery import News
+from .effects import Effects, Look, Peer, PeerRights
+from .fields import batch_of, refused
 from .http import Asking, browser_of, parsed
 from .sessions import BayeuxSession
+from .transport import BayeuxTransport
+from .turn import REHANDSHAKE
 
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
+_REPLACED = "409::connect_replaced"
 
 
 class BayeuxSocket:
@@ -104,20 +108,10 @@ class BayeuxSocket:
 
     def _go_on(self) -> None:
         while self._texts and not self._busy:
-            text = self._texts.popleft()
-            try:
-                exchanged = self.transport.exchange(batch_of(parsed([text])), self.peer)
-            except CometError as error:
-                self._refuse(error)
-                continue
-            if is_pending(exchanged):
+            answered = self.transport.performer.run(self._answer(self._texts.popleft()))
+            if is_pending(answered):
                 self._busy = True
-                exchanged.addCallback(self._say).addErrback(self._failed).addCallback(self._free)
-            else:
-                said = self._say(exchanged)
-                if is_pending(said):
-                    self._busy = True
-                    said.addErrback(self._failed).addCallback(self._free)
+                answered.addErrback(self._failed).addCallback(self._free)
 
     def _end_silence(self) -> None:
         if self._silence is not None and self._silence.active():
@@ -129,7 +123,7 @@ class BayeuxSocket:
         self._go_on()
 
     def _failed(self, failure: Failure) -> None:
-        self.transport.log.failure("A Bayeux socket failed", failure)
+        self.transport.performer.log.failure("A Bayeux socket failed", failure)
         self.close(_INTERNAL_ERROR, "the server failed")
 
     def _refuse(self, error: CometError) -> None:
@@ -137,40 +131,54 @@ class BayeuxSocket:
         reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
         self.send(dumps([reply]))
 
-    def _say(self, exchange: BatchAnswer) -> MaybeDeferred[None]:
-        """Answer an exchange now, or hold its connect."""
+    def _answer(self, text: str) -> Effects[None]:
+        """Answer a text now, or hold its connect."""
         transport = self.transport
-        session = exchange.session or exchange.greeted
-        try:
-            if session is not None and self.socket is not None:
-                self._end_silence()
-                if exchange.may_read and not self._has_expired:
-                    self._bind(session, exchange)
-            reader = self.reader if session is not None and session.reader is self.reader else None
-            if exchange.wait > 0 and reader is not None and not transport.hub.stopping:
-                reader.hold(exchange.connects[0], exchange.wait)
-                transport.bayeux.done(exchange)
-                Wake([reader]).run(1)
-                return None
-        except ServerFull:
-            self.close(_TRY_AGAIN_LATER, "the server is full")
-        news: MaybeDeferred[News | None] = None
-        is_told = exchange.may_read and bool(exchange.connects) and self.socket is not None
-        if is_told and exchange.session is not None and exchange.session.ack:
-            news = transport.news_if_any(exchange.session)
-        return chain(news, partial(self._finish, exchange))
-
-    def _finish(self, exchange: BatchAnswer, news: News | None) -> None:
-        self.send(exchange.json(self.transport.complete(exchange, news)))
-        self.transport.bayeux.done(exchange)
-        if exchange.session is not None:
-            self.transport.refresh(exchange.session)
-        if exchange.connects and self.transport.hub.stopping:
+        hub = transport.hub
+        with BatchAnswer() as answer:
+            try:
+                yield from transport.converse(batch_of(parsed([text])), self.peer, answer)
+            except CometError as error:
+                self._refuse(error)
+                return
+            reader = self._bound(answer)
+            if reader is not None and answer.wait > 0 and not hub.stopping:
+                reader.hold(answer.connects[0], answer.wait)
+            else:
+                reader = None
+                news: News | None = None
+                session = answer.session
+                if session is not None and session.ack and answer.may_carry and self.socket is not None:
+                    news = yield Look(session)
+                self.send(answer.json(transport.delivery.complete(answer, news)))
+        if reader is not None:
+            Wake([reader]).run(1)
+            return
+        if answer.session is not None:
+            transport.delivery.refresh(answer.session)
+        if answer.connects and hub.stopping:
             self.close(SERVICE_RESTART, "the server is stopping")  # no connect is parked any more
 
-    def _bind(self, session: BayeuxSession, exchange: BatchAnswer) -> None:
+    def _bound(self, answer: BatchAnswer) -> _AtSocket | None:
+        """Become the socket of the session that is answered, if that may be; return the session's reader.
+
+        None where the session has another reader, or none.
+        """
+        session = answer.session or answer.greeted
+        if session is None:
+            return None
+        if self.socket is not None:
+            self._end_silence()
+            if answer.may_read and not self._has_expired:
+                try:
+                    self._bind(session, answer)
+                except ServerFull:
+                    self.close(_TRY_AGAIN_LATER, "the server is full")
+        return self.reader if session.reader is self.reader else None
+
+    def _bind(self, session: BayeuxSession, answer: BatchAnswer) -> None:
         """Become the session's socket, if it was begun or connects here, or has no other reader."""
-        if session.reader is not None and (session.reader is self.reader or not exchange.connects):
+        if session.reader is not None and (session.reader is self.reader or not answer.connects):
             return
         if self.reader is not None:
             self.reader.leave()
@@ -187,16 +195,16 @@ class _AtSocket(SessionReader[None]):
     __slots__ = ("connect", "home")
 
     def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
-        super().__init__(home.transport, session)
+        super().__init__(home.transport.delivery, session)
         self.home = home
         self.connect: Connect | None = None
-        self.transport.hub.registry.park(self, None)
+        self.delivery.hub.registry.park(self, None)
         session.reader = self
 
     def hold(self, connect: Connect, wait: float) -> None:
         """Hold a connect for ``wait`` seconds."""
         self.connect = connect
-        self.transport.bayeux.sessions.hold(self.session)
+        self.delivery.sessions.hold(self.session)
         self._stay(wait)
 
     def can_look(self) -> bool:
@@ -205,11 +213,11 @@ class _AtSocket(SessionReader[None]):
         return (
             socket is not None
             and not socket.congested
-            and not self.session.talking
+            and not self.session.answering
             and (self.connect is not None or not self.session.ack)
         )
 
-    def tell(self, news: News | None) -> None:
+    def send(self, news: News | None) -> None:
         """Send it, or answer the connect with it."""
         session = self.session
         if not self.can_look():
@@ -223,7 +231,7 @@ class _AtSocket(SessionReader[None]):
             self.home.socket.send_frame(_frame(found, events, shared=not session.since))
         session.gap |= found.gap
         session.advance(found.cursor)
-        self.transport.hub.counted(found)
+        self.delivery.hub.counted(found)
         self._must_look_again = True  # there may be more; and coming back says that this was read
 
     def over(self) -> None:
@@ -231,7 +239,7 @@ class _AtSocket(SessionReader[None]):
 
     def end(self) -> None:
         """Answer the connect whose wait is over; where the server stops, say so and end."""
-        hub = self.transport.hub
+        hub = self.delivery.hub
         self._answer(None)
         if not hub.stopping:
             return
@@ -241,7 +249,7 @@ class _AtSocket(SessionReader[None]):
     def replaced(self, peer: Peer) -> None:
         """End the connect that is held; where the later one came elsewhere, the session moves there."""
         if self.connect is not None:
-            self.connect.fail(REPLACED)
+            self.connect.fail(_REPLACED)
             self._answer(None)
         if peer.socket is not self.home:
             self.leave()
@@ -269,14 +277,14 @@ class _AtSocket(SessionReader[None]):
             self.home.reader = None
         if self.connect is not None:
             self.connect = None
-            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+            self.delivery.sessions.release(self.session, self.delivery.hub.clock.seconds())
 
     def _answer(self, news: News | None) -> None:
         """Answer the connect that is held, if there is one, and stay."""
         connect, self.connect = self.connect, None
         if connect is not None:
-            events = self.transport.complete_connect(connect, news)
-            self.transport.bayeux.sessions.release(self.session, self.transport.hub.clock.seconds())
+            events = self.delivery.complete_connect(connect, news)
+            self.delivery.sessions.release(self.session, self.delivery.hub.clock.seconds())
             self.home.send(b"[%b%b]" % (events, dumps(connect.reply)))
         self._stay(None)
 

@@ -10,9 +10,9 @@ from random import Random
 from typing import Any
 
 from ..access.policy import Policy
-from ..bayeux.connects import BayeuxTransport
-from ..bayeux.conversation import BayeuxOptions
 from ..bayeux.forwarding import Forwarding
+from ..bayeux.options import BayeuxOptions
+from ..bayeux.transport import BayeuxTransport
 from ..core.hub import Hub
 from ..limits import Limits
 from ..metrics import Metrics
@@ -51,4 +51,4 @@ class Routes(Served):
         if transport is not None and hub.shared is not None:
             answer = partial(bayeux.answer_forwarded, self)
             self.forwarding = Forwarding(hub.shared.process, hub.shared.calls, answer)
-            transport.bayeux.prefix = self.forwarding.prefix
+            transport.sessions.prefix = self.forwarding.prefix

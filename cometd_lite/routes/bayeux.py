@@ -9,10 +9,10 @@ from twisted.python.failure import Failure
 
 from ..access.policy import check_room
 from ..access.tokens import Grant
-from ..bayeux.connects import BayeuxTransport
 from ..bayeux.forwarding import ForwardedRequest
 from ..bayeux.http import Asking
 from ..bayeux.socket import BayeuxSocket
+from ..bayeux.transport import BayeuxTransport
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError, NotFound, TokenExpired
 from ..http import params, responses, websocket

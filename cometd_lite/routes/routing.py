@@ -22,8 +22,8 @@ from twisted.python.failure import Failure
 
 from .. import limits as bounds
 from ..access.policy import Policy
-from ..bayeux.connects import BayeuxTransport
 from ..bayeux.forwarding import Forwarding
+from ..bayeux.transport import BayeuxTransport
 from ..core.hub import Hub
 from ..core.listeners import Listeners
 from ..deferreds import MaybeDeferred, is_pending

@@ -33,8 +33,7 @@ from twisted.python.failure import Failure
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux import conversation as bayeux
-from cometd_lite.bayeux.conversation import BayeuxOptions
+from cometd_lite.bayeux import BayeuxOptions, conversation, sessions
 from cometd_lite.comet import Comet
 from cometd_lite.core import listeners
 from cometd_lite.core.message import Cursor
@@ -113,7 +112,7 @@ class World:
 
     def __init__(self) -> None:
         numbers = count(1)
-        for module in (listeners, bayeux):
+        for module in (listeners, conversation, sessions):
             module.new_id = lambda: f"{next(numbers):040x}"  # type: ignore[attr-defined]
         self.clock = Clock()
         self.clock.advance(1_000)

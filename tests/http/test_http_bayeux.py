@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wires import WebSocket, leave
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux.conversation import BayeuxOptions, Call
+from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.limits import Limits
 
 JSON = {"Content-Type": "application/json"}

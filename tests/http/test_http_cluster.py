@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux.conversation import BayeuxOptions, Call
+from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.comet import Comet
 from cometd_lite.limits import SWEEP_SECONDS
 from cometd_lite.stores.redis.store import RedisStore

@@ -16,7 +16,7 @@ import cometd_lite
 from cometd_lite import Batch, Client, Comet, Content, Cursor, Limits, Message, Receipt, errors
 from cometd_lite.access.origins import Hosts
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.bayeux.conversation import BayeuxOptions, Call
+from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.client import (
     Answer,
     CursorFile,

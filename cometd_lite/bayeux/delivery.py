@@ -1,0 +1,127 @@
+"""What there is for Bayeux sessions, and how it leaves: read after a session's place, and put into an answer.
+
+The place of a session moves on when an answer is written to a client that is there, and under the
+acknowledgement extension when the client says that it has it. So whatever a client that vanished was not
+given is there when it comes back.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypeAlias
+
+from twisted.python.failure import Failure
+
+from ..core.hub import Hub
+from ..core.message import NOW, Batch
+from ..core.registry import Wake
+from ..deferreds import MaybeDeferred, chain, is_pending
+from ..errors import CometError
+from ..limits import POLL_MESSAGES_MOST
+from .answers import BatchAnswer, Connect
+from .events import events_of
+from .sessions import BayeuxSession, BayeuxSessions
+
+News: TypeAlias = tuple[Batch, bytes]
+"""What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
+
+
+class Delivery:
+    """The way from a hub's mailboxes to the answers that carry them to its Bayeux sessions."""
+
+    def __init__(self, hub: Hub, sessions: BayeuxSessions) -> None:
+        self.hub = hub
+        self.sessions = sessions
+
+    # -- what a session reads
+
+    def read(self, session: BayeuxSession) -> MaybeDeferred[Batch]:
+        """Return what the session's subscriptions hold after its place."""
+        now = self.hub.clock.seconds()
+        store = self.hub.store
+        if not session.patterned and not session.since:
+            return store.read(session.reads, session.place, POLL_MESSAGES_MOST, now)
+        return chain(store.read(session.reads, NOW, 1, now), partial(self._read_to, session))
+
+    def _read_to(self, session: BayeuxSession, end: Batch) -> MaybeDeferred[Batch]:
+        """Do so; where there is nothing, the session goes to the end, and looks through that only once."""
+
+        def settle(found: Batch) -> Batch:
+            if not found:
+                session.advance(end.cursor)
+            return found
+
+        hub = self.hub
+        found = hub.store.read(session.reads, session.place, POLL_MESSAGES_MOST, hub.clock.seconds())
+        return chain(found, settle)
+
+    def news_if_any(self, session: BayeuxSession) -> MaybeDeferred[News | None]:
+        """Return what there is for a session; None also where the store fails, which keeps it for later."""
+        try:
+            news = self.news(session)
+        except CometError:
+            self.hub.store_failed(Failure())
+            return None
+        return news.addErrback(self.hub.store_failed) if is_pending(news) else news
+
+    def news(self, session: BayeuxSession) -> MaybeDeferred[News | None]:
+        """Return what there is for a session after its place; None where there is nothing."""
+        if not session.reads:
+            return None
+        place = session.place
+
+        def look(found: Batch) -> MaybeDeferred[News | None]:
+            if session.place.epoch == place.epoch and session.place.sequence > found.cursor.sequence:
+                return self.news(session)  # another answer has told it that in the meantime
+            if not found:
+                return None
+            events = events_of(found, session)
+            if events or found.gap:
+                return found, events
+            session.advance(found.cursor)  # all of it was what it does not want
+            return self.news(session) if found.more else None
+
+        return chain(self.read(session), look)
+
+    def refresh(self, session: BayeuxSession) -> None:
+        """Make the session's reader look again, at what the session reads now."""
+        reader = session.reader
+        if reader is not None:
+            if reader.keys is not session.keys:
+                reader.rekey()
+            Wake([reader]).run(1)
+
+    # -- answers
+
+    def complete(self, answer: BatchAnswer, news: News | None) -> bytes:
+        """Complete the replies to the connects of an answer; return the events that go with them."""
+        session = answer.session
+        events = b""
+        for connect in answer.connects:
+            if connect.session is session:
+                events += self.complete_connect(connect, news)
+                news = None
+            else:
+                self.complete_connect(connect, None)
+            self.sessions.touch(connect.session, self.hub.clock.seconds())
+        if news is not None and session is not None:
+            found, events = news
+            session.gap |= found.gap
+            session.advance(found.cursor)
+            self.hub.counted(found)
+        return events
+
+    def complete_connect(self, connect: Connect, news: News | None) -> bytes:
+        """Complete the reply to a connect; return the events that go with it."""
+        session = connect.session
+        place, gap, events = session.place, session.gap, b""
+        if news is not None:
+            found, events = news
+            place = found.cursor
+            gap |= found.gap
+            if not session.ack:
+                session.advance(place)
+            self.hub.counted(found)
+        session.gap = False
+        connect.complete(place, self.hub.clock.seconds(), gap=gap)
+        return events

@@ -1,0 +1,103 @@
+"""One message of a Bayeux batch while it is answered: what may stand in it, and what its reply says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.message import timestamp
+from ..errors import CometError
+from .answers import BatchAnswer, Reply
+from .effects import Peer
+from .fields import CHANNEL, PATTERN, argument, is_texts, refused, time_of
+
+HANDSHAKE = "/meta/handshake"
+CONNECT = "/meta/connect"
+SUBSCRIBE = "/meta/subscribe"
+UNSUBSCRIBE = "/meta/unsubscribe"
+DISCONNECT = "/meta/disconnect"
+
+REHANDSHAKE = {"reconnect": "handshake", "interval": 0}
+"""What a client is advised that has no session, or no token for it."""
+
+
+class Turn:
+    """One message of a batch while it is answered. None of its fields is trusted to be what it should."""
+
+    __slots__ = ("answer", "ext", "message", "now", "peer", "reply")
+
+    def __init__(self, message: Any, peer: Peer, answer: BatchAnswer, now: float) -> None:
+        self.message = message
+        self.peer = peer
+        self.answer = answer
+        self.now = now
+        self.ext: dict[str, Any] = {}
+        self.reply: Reply = {"channel": "", "successful": True}
+
+    def begin(self, wall: float) -> str | None:
+        """Put into the reply what every reply has; return what is wrong with what every message has."""
+        message, reply = self.message, self.reply
+        if not isinstance(message, dict):
+            return "400::message_invalid"
+        channel = message.get("channel")
+        if isinstance(channel, str):
+            reply["channel"] = channel
+        id = message.get("id")  # noqa: A001
+        if id is not None:
+            if isinstance(id, bool) or not isinstance(id, (str, int, float)):
+                return "405::message_id_invalid"
+            reply["id"] = id
+        if not isinstance(channel, str):
+            return "400::channel_missing"
+        if "timestamp" in message:
+            reply["timestamp"] = timestamp(wall)
+        ext = message.get("ext")
+        if isinstance(ext, dict):
+            self.ext = ext
+            if channel.startswith("/meta/") and "timesync" in ext:
+                self._synchronise(ext["timesync"], int(wall * 1000))
+        if "subscription" in message and channel in {SUBSCRIBE, UNSUBSCRIBE}:
+            subscription = message["subscription"]
+            reply["subscription"] = subscription if is_texts(subscription) else ""
+        return None
+
+    def fail(self, error: str) -> None:
+        """Make the reply say that the message failed ("The error field")."""
+        self.reply["successful"] = False
+        self.reply["error"] = error
+
+    def refuse(self, error: CometError) -> None:
+        """Make the reply say that the peer may not do this, and might after another handshake."""
+        self.reply["advice"] = REHANDSHAKE
+        self.fail(refused(error))
+
+    def subscriptions(self) -> list[str]:
+        """Return the channels and patterns of a subscription; none, having failed, where one is wrong."""
+        subscription = self.message.get("subscription")
+        channels = [subscription] if isinstance(subscription, str) else subscription
+        error = None
+        if subscription is None:
+            error = "403::subscription_missing"
+        elif not channels or not is_texts(channels):
+            error = "403::subscription_invalid"
+        else:
+            for channel in channels:
+                if not (CHANNEL.fullmatch(channel) or PATTERN.fullmatch(channel)):
+                    error = f"405:{argument(channel)}:subscription_invalid"
+                elif channel.startswith("/meta/"):
+                    error = f"403:{argument(channel)}:subscribe_denied"
+        if error is None:
+            return list(channels or ())
+        self.fail(error)
+        return []
+
+    def _synchronise(self, asked: Any, server_time: int) -> None:
+        """Answer the time synchronisation extension (CometD's reference, "Timesync Extension")."""
+        if not isinstance(asked, dict):
+            return
+        client_time, lag, offset = [time_of(asked.get(name)) for name in ("tc", "l", "o")]
+        if client_time is None:
+            return
+        answer: Reply = {"tc": asked["tc"], "ts": server_time, "p": 0}
+        if lag is not None and offset is not None:
+            answer["a"] = int(client_time + offset + lag - server_time)
+        self.reply["ext"] = {"timesync": answer}
