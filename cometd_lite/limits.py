@@ -158,6 +158,17 @@ LISTENER_SECONDS = 300.0
 LISTENER_SECONDS_MOST = 86_400.0
 """The longest time a listener may ask to be remembered: as long as messages are."""
 
+LARGE_ANSWER_BYTES = 16 * 1024
+"""An answer of a listener or a Bayeux session above this size may need seconds to reach its client, in which
+the session must not expire. Smaller ones fit into the first packets of a connection."""
+
+SLOW_CLIENT_BYTES_PER_SECOND = 16 * 1024
+"""How fast a client is thought to read a large answer where nothing tells that it has: 64 s for the 1 MiB
+that an answer has at most."""
+
+SENDING_LOOKS = 2_000
+"""Sessions looked at in one turn for whether their answers have left: a system call each."""
+
 BAYEUX_BATCH_MESSAGES = 1_000
 """Messages in one Bayeux request: each is answered, and one request is one step for the reactor."""
 

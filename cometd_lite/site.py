@@ -128,6 +128,10 @@ class TwistedWebExchange:
         """Return 0: a transport of Twisted does not tell."""
         return 0
 
+    def is_sending(self) -> bool:
+        """Return False: a transport of Twisted does not tell."""
+        return False
+
     def register_producer(self, producer: IPushProducer) -> None:
         """See ``Exchange``."""
         self.request.registerProducer(producer, True)

@@ -86,11 +86,15 @@ class Asked:
         self.media_type = media_type
         self.is_secure = secure
         self.was_disconnected = gone
+        self.sending = False
         self.fields = {b"cookie": cookie}
 
     @property
     def head(self) -> Asked:
         return self
+
+    def is_sending(self) -> bool:
+        return self.sending
 
     def get(self, name: bytes) -> bytes | None:
         return self.fields[name]
@@ -152,6 +156,8 @@ class Client:
         self.server = server
         self.id = ""
         self.cookie: bytes | None = None
+        self.sending = False
+        """Whether an answer is still on its way to it."""
         self.gone = False
         """Whether it has left, though the reactor has not noticed yet."""
         self.number = 0
@@ -159,7 +165,9 @@ class Client:
 
     def send(self, *messages: Any) -> Request:
         body = msgspec.json.encode(list(messages))
-        answer = post(self.server, body, Asked(cookie=self.cookie), lambda: self.gone)
+        asked = Asked(cookie=self.cookie)
+        asked.is_sending = lambda: self.sending  # type: ignore[method-assign]
+        answer = post(self.server, body, asked, lambda: self.gone)
         return Request(Outcome(answer))
 
     def message(self, channel: str, **fields: Any) -> dict[str, Any]:
@@ -230,6 +238,7 @@ class Wire:
     def __init__(self, server: Server, cookie: bytes | None = None, rights: Any = None) -> None:
         self.server = server
         self.congested = False
+        self.sending = False
         self.closed: int | None = None
         self.frames: list[Any] = []
         self.talk: BayeuxSocket = BayeuxSocket(server.bayeux, Asked(cookie=cookie), rights)
@@ -240,6 +249,9 @@ class Wire:
 
     def send_frame(self, frame: bytes) -> None:
         self.frames.append(msgspec.json.decode(frame[frame.index(b"[") :]))
+
+    def is_sending(self) -> bool:
+        return self.sending
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed = code

@@ -1055,3 +1055,40 @@ def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
     outcome = Outcome(post(server, msgspec.json.encode(message), Asked(), rights=Denied()))
     (reply,) = msgspec.json.decode(outcome.value.body)
     assert reply["error"] == "401::unauthorized"
+
+
+# -- answers that take their time
+
+
+@pytest.mark.parametrize("ack", [False, True])
+def test_a_session_lives_while_its_answer_is_on_its_way(server: Server, ack: bool) -> None:
+    client = server.client("/a", ext={"ack": ack})
+    held = client.hold()
+    client.sending = True
+    server.push("a", "x" * 60_000)
+    assert len(client.took(held)) == 1
+    for _ in range(25):
+        server.sweep(1.0)
+    server.push("a", "meanwhile")
+    client.sending = False
+    assert client.connect().events == [("/a", "meanwhile")]
+
+
+def test_a_session_lives_while_the_answer_to_its_publication_is_on_its_way(server: Server) -> None:
+    client = server.client("/a")
+    server.push("a", "x" * 60_000)
+    client.sending = True
+    assert events(client.publish("/b")) != []
+    for _ in range(25):
+        server.sweep(1.0)
+    assert client.hold()
+
+
+def test_a_session_whose_answer_has_left_ends_after_its_time(server: Server) -> None:
+    client = server.client("/a")
+    held = client.hold()
+    server.push("a", "x" * 60_000)
+    assert not held.held
+    for _ in range(15):
+        server.sweep(1.0)
+    assert len(server.bayeux) == 0

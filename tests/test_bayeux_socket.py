@@ -449,3 +449,17 @@ def test_over_a_store_that_waits_everything_comes_once_whatever_happens(acts: li
     for act in acts:
         getattr(story, act)()
     story.end()
+
+
+def test_a_session_lives_while_something_is_on_its_way_over_its_socket(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.sending = True
+    wire.say(client.connection(advice={"timeout": 0}))
+    for _ in range(25):
+        server.sweep(1.0)
+    wire.sending = False
+    server.push("a", "meanwhile")
+    assert events(wire.say(client.connection(advice={"timeout": 0}))) == [("/a", "meanwhile")]
+    for _ in range(12):
+        server.sweep(1.0)
+    assert len(server.bayeux) == 0

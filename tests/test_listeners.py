@@ -143,3 +143,21 @@ def test_there_are_at_most_so_many(clock):
         setting.listeners.register(())
     setting.listeners.end(first)
     now(setting.listeners.register(()))
+
+
+def test_a_listener_with_a_short_time_lives_while_its_answer_is_on_its_way(setting):
+    listener = now(setting.listeners.register(("a",), 1.0))
+    on_its_way = [True]
+    setting.hub.push(push("a", body="x" * 60_000))
+    poll = setting.listeners.poll(listener, None, 0.0, 10, lambda: True, lambda: on_its_way[0])
+    assert len(data(now(poll))) == 1
+    for _ in range(20):
+        setting.hub.clock.advance(1.0)
+        setting.listeners.sweep()
+    assert now(setting.listeners.get(listener.id)) is listener
+    on_its_way[0] = False
+    for _ in range(2):
+        setting.hub.clock.advance(1.0)
+        setting.listeners.sweep()
+    with pytest.raises(ListenerGone):
+        setting.listeners.get(listener.id)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cometd_lite.core.message import Cursor
 from cometd_lite.core.sessions import Session, Sessions, new_id
 from cometd_lite.errors import ServerFull
+from cometd_lite.limits import SENDING_LOOKS
 
 PLACE = Cursor(EPOCH, 0)
 
@@ -148,3 +149,67 @@ def test_a_session_lives_exactly_as_long_as_a_list_would_say(done: list[tuple[st
         for session in gone:
             del alive[session]
         assert set(sessions) == set(alive)
+
+
+def test_a_session_lives_while_a_large_answer_is_on_its_way_and_for_its_time_after(
+    sessions: Sessions[Session],
+) -> None:
+    session = add(sessions)
+    on_its_way = [True]
+    sessions.answered(session, 0.0, 20_000, lambda: on_its_way[0])
+    for second in range(1, 100):
+        assert sessions.expire(float(second)) == []
+        assert sessions.get(session.id, float(second)) is session
+    on_its_way[0] = False
+    assert sessions.expire(100.0) == []
+    assert sessions.expire(109.9) == []
+    assert sessions.expire(110.0) == [session]
+    sessions.check_invariants()
+
+
+def test_a_session_is_found_while_an_answer_is_on_its_way_though_none_has_swept(
+    sessions: Sessions[Session],
+) -> None:
+    session = add(sessions)
+    sessions.answered(session, 0.0, 20_000, lambda: True)
+    assert sessions.get(session.id, 1_000.0) is session
+
+
+def test_where_it_is_not_known_whether_an_answer_has_left_its_size_allows_for_a_time(
+    sessions: Sessions[Session],
+) -> None:
+    session = add(sessions)
+    sessions.answered(session, 0.0, 1024 * 1024)
+    assert sessions.expire(73.9) == []
+    assert sessions.expire(74.0) == [session]
+
+
+def test_a_small_answer_makes_no_session_live_longer(sessions: Sessions[Session]) -> None:
+    session = add(sessions)
+    sessions.answered(session, 5.0, 1_000, lambda: True)
+    assert sessions.expire(10.0) == [session]
+
+
+def test_many_answers_that_are_on_their_way_are_looked_at_some_at_a_time() -> None:
+    sessions: Sessions[Session] = Sessions(SENDING_LOOKS + 2)
+    looks = []
+
+    def look() -> bool:
+        looks.append(True)
+        return True
+
+    for _ in range(SENDING_LOOKS + 2):
+        sessions.answered(add(sessions), 0.0, 20_000, look)
+    assert sessions.expire(1.0) == []
+    assert len(looks) == SENDING_LOOKS
+    assert sessions.expire(1_000.0) == []
+    assert len(looks) == 2 * SENDING_LOOKS + 2, "those that are over are looked at before they are forgotten"
+    sessions.check_invariants()
+
+
+def test_a_session_that_was_removed_is_not_kept_by_its_answer(sessions: Sessions[Session]) -> None:
+    session = add(sessions)
+    sessions.remove(session)
+    sessions.answered(session, 0.0, 20_000, lambda: True)
+    assert sessions.expire(1_000.0) == []
+    sessions.check_invariants()

@@ -40,7 +40,7 @@ class Setting:
         self.store: Any = SlowStore(MemoryStore(Limits()))
         self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
         self.conversation = PubSubSocket(self.hub, ("bob",), NOW, self.hub.push)
-        self.socket = Socket(self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0)
+        self.socket = Socket(self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0, lambda: False)
         self.transport = StringTransport()
         self.transport.registerProducer(object(), True)  # that of the server which wrote the 101
         self.socket.makeConnection(self.transport)

@@ -20,7 +20,7 @@ from .answers import Connect
 from .delivery import Delivery, News
 from .effects import Peer
 from .events import events_of
-from .http import REPLACED_ANSWER
+from .http import REPLACED_ANSWER, Asking
 from .sessions import BayeuxSession
 
 T = TypeVar("T")
@@ -99,19 +99,14 @@ class SessionReader(Reader[T]):
 
 
 class HeldConnect(SessionReader[Response]):
-    """A connect that is held over HTTP: a poll of its session.
-
-    ``is_disconnected`` tells whether its client has disconnected.
-    """
+    """A connect that is held over HTTP: a poll of its session."""
 
     is_held = False
 
-    def __init__(
-        self, delivery: Delivery, connect: Connect, is_disconnected: Callable[[], bool], form: Form
-    ) -> None:
+    def __init__(self, delivery: Delivery, connect: Connect, asking: Asking, form: Form) -> None:
         SessionReader.__init__(self, delivery, connect.session)
         self.connect = connect
-        self.is_disconnected = is_disconnected
+        self.asking = asking
         self.form = form
 
     def begin(self, wait: float) -> None:
@@ -126,8 +121,14 @@ class HeldConnect(SessionReader[Response]):
 
     def send(self, news: News | None) -> None:
         """Answer, if the client is there; else its place stays where it was, for when it comes back."""
-        if not self.is_disconnected():
+        if not self.asking.was_disconnected():
             self.answer(self._made(news))
+
+    def answer(self, result: Response) -> None:
+        """Leave, and fire with the response; the session does not expire while that is on its way."""
+        super().answer(result)
+        now = self.delivery.hub.clock.seconds()
+        self.delivery.sessions.answered(self.session, now, len(result.body), self.asking.is_sending)
 
     def over(self) -> Response:
         """Return the answer without events."""

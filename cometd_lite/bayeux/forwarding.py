@@ -73,6 +73,10 @@ class ForwardedRequest:
 
     was_disconnected = is_disconnected
 
+    def is_sending(self) -> bool:
+        """Return False: the other process does not tell."""
+        return False
+
 
 class Forwarding:
     """Forwards requests to the processes that know their sessions, and answers those that come from them.

@@ -36,6 +36,9 @@ class Asking(Asker, Protocol):
     def was_disconnected(self) -> bool:
         """Return whether the client had disconnected when this turn of the reactor began."""
 
+    def is_sending(self) -> bool:
+        """Return whether some of what was written is on its way, as far as can be known."""
+
 
 json_answer: Final = partial(Response, 200, _JSON)
 """Returns the response of the long-polling transport, whose body is given."""

@@ -65,7 +65,7 @@ class PlainRoad:
         return None
 
     def _hold(self, connect: Connect, asking: Asking) -> HeldConnect:
-        held = HeldConnect(self._delivery, connect, asking.was_disconnected, json_answer)
+        held = HeldConnect(self._delivery, connect, asking, json_answer)
         held.begin(self._options.timeout)
         return held
 

@@ -101,6 +101,11 @@ class BayeuxSocket:
         if self.socket is not None:
             self.socket.send_text(text)
 
+    def note_sending(self, session: BayeuxSession) -> None:
+        """Let a session live, which no connect holds now, while something is on its way to its client."""
+        if self.socket is not None:
+            self.transport.sessions.sending(session, self.socket.is_sending)
+
     def close(self, code: int, reason: str) -> None:
         """Close the socket."""
         if self.socket is not None:
@@ -151,6 +156,8 @@ class BayeuxSocket:
                 if session is not None and session.ack and answer.may_carry and self.socket is not None:
                     news = yield Look(session)
                 self.send(answer.json(transport.delivery.complete(answer, news)))
+                for connect in answer.connects:
+                    self.note_sending(connect.session)
         if reader is not None:
             Wake([reader]).run(1)
             return
@@ -229,6 +236,8 @@ class _AtSocket(SessionReader[None]):
         found, events = news
         if events and self.home.socket is not None:
             self.home.socket.send_frame(_frame(found, events, shared=not session.since))
+            if self.connect is None:
+                self.home.note_sending(session)
         session.gap |= found.gap
         session.advance(found.cursor)
         self.delivery.hub.counted(found)
@@ -286,6 +295,7 @@ class _AtSocket(SessionReader[None]):
             events = self.delivery.complete_connect(connect, news)
             self.delivery.sessions.release(self.session, self.delivery.hub.clock.seconds())
             self.home.send(b"[%b%b]" % (events, dumps(connect.reply)))
+            self.home.note_sending(self.session)
         self._stay(None)
 
     def _stay(self, wait: float | None) -> None:

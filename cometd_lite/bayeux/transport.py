@@ -176,8 +176,10 @@ class BayeuxTransport:
                 if news is not None and asking.was_disconnected():
                     news = None
             response = form(answer.json(self.delivery.complete(answer, news)))
-        if session is not None and session.reader is not None:
-            self.delivery.refresh(session)
+        if session is not None:
+            self.sessions.answered(session, self.hub.clock.seconds(), len(response.body), asking.is_sending)
+            if session.reader is not None:
+                self.delivery.refresh(session)
         return response
 
     def _may_hold(self, connect: Connect) -> bool:
@@ -203,7 +205,7 @@ class BayeuxTransport:
         """Return a response, or hold a connect until there is something for its session."""
         if isinstance(answer, Response):
             return answer
-        held = HeldConnect(self.delivery, answer.connect, asking.was_disconnected, form)
+        held = HeldConnect(self.delivery, answer.connect, asking, form)
         held.begin(answer.wait)
         if rights is not None:
             rights.count(held)

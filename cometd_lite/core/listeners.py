@@ -139,12 +139,14 @@ class Listeners:
         wait: float,
         limit: int,
         written: Callable[[], bool] = lambda: True,
+        is_sending: Callable[[], bool] | None = None,
         broadcasts: bool = True,
     ) -> MaybeDeferred[Batch]:
         """Return what there is for the listener from where it stood, or after an earlier cursor.
 
         Of two polls at once the newer wins; the older ends with no messages. ``written`` tells whether the
-        answer can be written; where it cannot, the same is sent again. Raises ``ServerFull``.
+        answer can be written; where it cannot, the same is sent again. ``is_sending`` tells whether it is
+        on its way still. Raises ``ServerFull``.
         """
         self._end_poll(listener)
         listener.place = after or listener.answered or listener.place
@@ -156,7 +158,9 @@ class Listeners:
         listener.parked = poll
 
         def left(batch: Batch) -> MaybeDeferred[Batch]:
-            return self._answered(listener, batch, is_written=written()) if release() else batch
+            if not release():
+                return batch
+            return self._answered(listener, batch, is_sending, is_written=written())
 
         def release() -> bool:
             """Let go of the listener; return whether it was not taken away by a poll at another process."""
@@ -184,10 +188,19 @@ class Listeners:
             return left(found)
         return found.addCallbacks(left, failed)  # type: ignore[arg-type]  # a failure stays one
 
-    def _answered(self, listener: ListenerSession, batch: Batch, *, is_written: bool) -> MaybeDeferred[Batch]:
+    def _answered(
+        self,
+        listener: ListenerSession,
+        batch: Batch,
+        is_sending: Callable[[], bool] | None,
+        *,
+        is_written: bool,
+    ) -> MaybeDeferred[Batch]:
         """Return the batch, once it is noted that the listener was answered with it."""
         if is_written:
             listener.answered = batch.cursor
+            size = sum([len(message.content.body) for message in batch.messages])
+            self._sessions.answered(listener, self._hub.clock.seconds(), size, is_sending)
         self._renew(listener)
         if self._hub.shared is None:
             return batch
@@ -284,7 +297,10 @@ class Listeners:
 
     def _expires_at(self, listener: ListenerSession, wait: float = 0.0) -> float:
         """Return when a shared store forgets the listener, if it is not polled after ``wait`` seconds."""
-        return inf if self._hub.shared is None else self._hub.clock.seconds() + wait + listener.ttl
+        if self._hub.shared is None:
+            return inf
+        until = self._hub.clock.seconds() + wait + listener.ttl
+        return until if listener.used else max(until, listener.expires_at)  # a large answer takes its time
 
     def _not_registered(self, listener: ListenerSession) -> None:
         self._sessions.remove(listener)

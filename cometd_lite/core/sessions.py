@@ -1,18 +1,20 @@
 """Readers whose place the server remembers: they come with an unguessable id, and go on where they stood.
 
 A session is what it reads and one place in the one order; no message is copied for it. It lives while it
-is used: it is dropped ``ttl`` seconds after its last use. Its id is all that a client needs to use it.
+is used: it is dropped ``ttl`` seconds after its last use, which ends when the last answer has left the
+server. Its id is all that a client needs to use it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import ServerFull
-from ..limits import SESSION_ID_BYTES
+from ..limits import LARGE_ANSWER_BYTES, SENDING_LOOKS, SESSION_ID_BYTES, SLOW_CLIENT_BYTES_PER_SECOND
 from .message import Cursor
 
 S = TypeVar("S", bound="Session")
@@ -63,6 +65,8 @@ class Sessions(Generic[S]):
         self._sessions: dict[str, S] = {}
         self._expiries: list[tuple[float, str]] = []
         """A heap with an entry for each session, and some that are gone; its time is never too late."""
+        self._sending: dict[S, Callable[[], bool]] = {}
+        """The sessions whose last answer may be on its way, and what tells whether it still is."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -90,9 +94,15 @@ class Sessions(Generic[S]):
     def get(self, id: str, now: float) -> S | None:  # noqa: A002
         """Return the session with this id, None where there is none (any more)."""
         session = self._sessions.get(id)
-        if session is None or (not session.used and session.expires_at <= now):
+        if session is None or self._is_over(session, now):
             return None
         return session
+
+    def _is_over(self, session: S, now: float) -> bool:
+        if session.used or session.expires_at > now:
+            return False
+        is_sending = self._sending.get(session)
+        return is_sending is None or not is_sending()
 
     def hold(self, session: S) -> None:
         """Note that a poll or socket uses the session, which therefore does not expire."""
@@ -107,21 +117,53 @@ class Sessions(Generic[S]):
         """Note that the session was used just now; it lives for its ``ttl`` from now on."""
         session.expires_at = now + session.ttl
 
+    def answered(
+        self, session: S, now: float, size: int, is_sending: Callable[[], bool] | None = None
+    ) -> None:
+        """Note that an answer of ``size`` bytes was written just now.
+
+        A slow client needs time to read a large one. The session does not expire meanwhile: ``is_sending``
+        tells whether bytes are on their way, and where that cannot be known the size allows for a time.
+        """
+        if size > LARGE_ANSWER_BYTES:
+            until = now + session.ttl + size / SLOW_CLIENT_BYTES_PER_SECOND
+            session.expires_at = max(session.expires_at, until)
+            if is_sending is not None:
+                self.sending(session, is_sending)
+
+    def sending(self, session: S, is_sending: Callable[[], bool]) -> None:
+        """Let the session live while ``is_sending`` returns true, and for its ``ttl`` from then on."""
+        if session.id in self._sessions:
+            self._sending[session] = is_sending
+
+    def _look_at_sending(self, now: float) -> None:
+        """Let the sessions live to which something is being sent; of very many, some at each call."""
+        for session in tuple(islice(self._sending, SENDING_LOOKS)):
+            is_sending = self._sending.pop(session)
+            # It may have left just before this look, but not before the one before.
+            session.expires_at = max(session.expires_at, now + session.ttl)
+            if is_sending():
+                self._sending[session] = is_sending
+
     def remove(self, session: S) -> None:
         """Forget a session."""
+        self._sending.pop(session, None)
         if self._sessions.pop(session.id, None) is not None and session.share is not None:
             session.share.release()
 
     def expire(self, now: float) -> list[S]:
-        """Forget, and return, the sessions whose time is over."""
+        """Forget, and return, the sessions whose time is over; to be called every second."""
+        self._look_at_sending(now)
         expired = []
         later = []
         while self._expiries and self._expiries[0][0] <= now:
             session = self._sessions.get(heappop(self._expiries)[1])
             if session is None:
                 continue
-            if session.used or session.expires_at > now:
-                # Held, or used since: look again when it could next be over.
+            if not self._is_over(session, now):
+                # Held, used since, or being answered: look again when it could next be over.
+                if not session.used and session.expires_at <= now:
+                    session.expires_at = now + session.ttl
                 again = now + session.ttl if session.used else session.expires_at
                 later.append((again, session.id))
                 continue
@@ -137,10 +179,14 @@ class Sessions(Generic[S]):
         - There are at most ``most`` sessions, each under its own id. None was released more often than held.
         - The heap begins with its first time, and has one entry for each session.
         - The entry of a session that is not held is due no later than the session expires.
+        - Only sessions of the table may have an answer on its way.
         - At most ``2 * most + _SPARE`` entries are in the heap, those of sessions that are gone included.
         """
         sessions, expiries = self._sessions, self._expiries
         due = {id_: at for at, id_ in expiries}
+        assert all(sessions.get(one.id) is one for one in self._sending), (
+            "answers are on their way to sessions"
+        )
         assert len(sessions) <= self.most, "there are at most as many sessions as may be"
         assert all(one.id == id_ for id_, one in sessions.items()), "a session is under its own id"
         assert all(one.used >= 0 for one in sessions.values()), "a session is released as often as it is held"

@@ -126,6 +126,13 @@ class Exchange(Protocol):
     def unsent(self) -> int:
         """Return how many bytes were written and not taken by the kernel, as far as can be known."""
 
+    def is_sending(self) -> bool:
+        """Return whether some of what was written is on its way: unsent, or not acknowledged by the client.
+
+        A system call. False where that cannot be known, and once the client has disconnected. It may be asked
+        after the exchange has ended.
+        """
+
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause and resume ``producer`` at the pace at which the client reads."""
 

@@ -83,7 +83,7 @@ def accept(
     """
     key = _checked_key(exchange)
     conversation = converse()
-    socket = Socket(conversation, heartbeats, max_bytes, exchange.unsent)
+    socket = Socket(conversation, heartbeats, max_bytes, exchange.unsent, exchange.is_sending)
     token = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
     exchange.upgrade(
         socket, b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % token
@@ -139,7 +139,12 @@ class Socket(BackpressuredWriter, TwistedProtocol):
     """
 
     def __init__(
-        self, conversation: Conversation, heartbeats: Heartbeats, max_bytes: int, unsent: Callable[[], int]
+        self,
+        conversation: Conversation,
+        heartbeats: Heartbeats,
+        max_bytes: int,
+        unsent: Callable[[], int],
+        is_sending: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._conversation = conversation
@@ -147,6 +152,8 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._heartbeats = heartbeats
         self._max_bytes = max_bytes
         self._count_unsent = unsent
+        self.is_sending = is_sending
+        """Returns whether bytes are on their way to the client; see ``Exchange``."""
         # Its bound counts a control frame between two fragments as a part of the message; ours does not.
         self._frames = FrameProtocol(Side.SERVER, max_size=max_bytes + _CONTROL_BYTES)
         self._fragments: _Fragments | None = None

@@ -86,7 +86,13 @@ def _poll_listener(
     if wait > 0:
         check_room(grant)
     found = routes.listeners.poll(
-        listener, after, wait, asked.limit, lambda: not exchange.is_disconnected(), broadcasts
+        listener,
+        after,
+        wait,
+        asked.limit,
+        lambda: not exchange.is_disconnected(),
+        exchange.is_sending,
+        broadcasts,
     )
     count_parked(grant, found)
     return _answer(found, routes, exchange, asked)

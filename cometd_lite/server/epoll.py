@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .wire import CLOSING, DEAD, NO_ADDRESS, OPEN, SHUT, Wire, peer_has_closed, tune
+from .wire import CLOSING, DEAD, NO_ADDRESS, OPEN, SHUT, Wire, has_unacknowledged, peer_has_closed, tune
 
 if TYPE_CHECKING:
     from .unsent import UnsentTotal
@@ -347,6 +347,10 @@ class SocketWire(Wire):
             or self._socket is None
             or (self._poller.together is None and self.is_disconnected())
         )
+
+    def is_sending(self) -> bool:
+        """Look at the queue and the socket; see ``Wire``."""
+        return self._socket is not None and (self.queue is not None or has_unacknowledged(self._socket))
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close once all is sent; see ``Wire``."""

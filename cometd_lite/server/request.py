@@ -286,6 +286,10 @@ class Request:
         queue = self._connection.wire.queue
         return 0 if queue is None else queue.size
 
+    def is_sending(self) -> bool:
+        """Return whether bytes of the connection are unsent, or not acknowledged by the client."""
+        return self._phase != LOST and self._connection.wire.is_sending()
+
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause and resume ``producer`` at the pace at which the client reads."""
         if self._phase == LOST:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.address import IPv4Address
@@ -18,6 +19,12 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from .unsent import SendQueue
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+else:  # TIOCOUTQ tells something else there, or nothing
+    fcntl = None
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,6 +161,10 @@ class Wire:
     def was_disconnected(self) -> bool:
         """Return whether the client had closed when this turn of the reactor began. Mostly free."""
         return self.is_disconnected()
+
+    def is_sending(self) -> bool:
+        """Return whether bytes are unsent, or not acknowledged by the client, as far as can be known."""
+        return self.queue is not None
 
     def lost(self) -> None:
         """Forget the owner, which was told that the connection is lost."""
@@ -304,6 +315,11 @@ class TwistedWire(Wire):
         sock = _socket_of(self._transport)
         return self._life == DEAD or (sock is not None and peer_has_closed(sock, tls=self.is_secure))
 
+    def is_sending(self) -> bool:
+        """Look at the queue and the socket, where there is one; see ``Wire``."""
+        sock = _socket_of(self._transport)
+        return self.queue is not None or self._full or (sock is not None and has_unacknowledged(sock))
+
     def getPeer(self) -> Any:  # noqa: N802  Twisted's name
         """Return the address of the client; an empty one if the connection is lost."""
         return NO_ADDRESS if self._transport is None else self._transport.getPeer()
@@ -346,6 +362,16 @@ def peer_has_closed(sock: socket.socket, *, tls: bool = False) -> bool:
     except OSError:
         return True
     return not data or (tls and (data[0] == _ALERT or data == _ENCRYPTED_ALERT))
+
+
+def has_unacknowledged(sock: socket.socket) -> bool:
+    """Return whether the kernel holds bytes that the peer has not acknowledged, where it tells."""
+    if fcntl is None:
+        return False
+    try:
+        return any(fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))
+    except OSError:
+        return False
 
 
 def learns_peer_later(transport: Any) -> bool:

@@ -315,6 +315,18 @@ def test_a_request_asks_the_socket_whether_its_client_has_closed():
     assert request.was_disconnected()
 
 
+def test_a_request_tells_whether_its_answer_is_on_its_way_also_when_it_is_complete():
+    served, request = asked(head("GET", "/request"))
+    assert not request.is_sending()
+    served.transport.producer.pauseProducing()
+    request.respond(Reply(200, TEXT, b"x" * 100_000))
+    assert request.is_sending()
+    served.transport.producer.resumeProducing()
+    assert not request.is_sending()
+    served.lose()
+    assert not request.is_sending()
+
+
 @implementer(IPushProducer)
 class Producer:
     def __init__(self) -> None:

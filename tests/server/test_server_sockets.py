@@ -389,6 +389,28 @@ def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(li
     line.reactor.turn()
 
 
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_wire_is_sending_until_its_peer_has_everything(family):
+    line = Line(family)
+    assert not line.wire.is_sending()
+    line.fill()
+    assert line.wire.is_sending()
+    while unsent(line.wire):
+        line.drain()
+    line.drain()
+    assert not line.wire.is_sending()
+    line.wire.write(b"x" * 10_000)
+    line.reactor.turn()
+    assert unsent(line.wire) == 0
+    if family == socket.AF_UNIX:  # over TCP the peer's kernel acknowledges what its buffer has room for
+        assert line.wire.is_sending(), "what the kernel holds is on its way"
+    line.peer.close()
+    line.reactor.turn()
+    line.wire.abortConnection()
+    line.reactor.turn()
+    assert not line.wire.is_sending()
+
+
 def test_outside_of_a_turn_a_wire_looks_whether_its_peer_seems_gone(line):
     assert not line.wire.was_disconnected()
     line.peer.close()
