@@ -30,7 +30,7 @@ from .core.registry import Registry
 from .core.store import Store
 from .deferreds import MaybeDeferred, chain
 from .http.params import event_name
-from .limits import POLL_MESSAGES, SWEEP_SECONDS, WAIT_SECONDS, Limits
+from .limits import POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
 from .routes.app import Routes
 from .server import Proxies
@@ -125,6 +125,9 @@ class Comet:
             show_openapi=openapi,
             allow_parameters=frozenset(allow_parameters),
         )
+        if tokens is not None:
+            revoke = self.hub.registry.revoke
+            tokens.on_removed.append(lambda removed: revoke(removed, REVOKED_SECONDS))
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 

@@ -197,6 +197,10 @@ hands, and the worst networks take some seconds for that."""
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
 
+REVOKED_SECONDS = 8.0
+"""What a key had let in ends within this time once the key is removed, spread over it: not all of its clients
+come back in one moment."""
+
 ENDED_PER_SECOND = 1_000
 """Waits ended in a second, at the least, when the server stops: few readers do not make it slow."""
 

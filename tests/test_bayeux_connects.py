@@ -1042,6 +1042,7 @@ class Denied:
         return fail(Unauthorized("no"))
 
     registrations = None
+    admission = None
 
     def charge(self, messages: int, size: int) -> None:
         raise AssertionError("nothing is published")

@@ -806,6 +806,7 @@ class Some:
         return 60.0
 
     registrations = None
+    admission = None
 
     def charge(self, messages: int, size: int) -> None:
         """Nobody counts."""

@@ -20,6 +20,7 @@ class Everything:
     """The rights of a peer that may do everything. A request with rights takes no plain road."""
 
     registrations = None
+    admission = None
 
     def check(self, action: str, names: tuple[str, ...]) -> float:
         return inf

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..core.message import Push
+from ..core.registry import ParkedReader
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
 from .origins import Hosts, Origins
@@ -190,6 +191,8 @@ class Policy:
         def judge(verdicts: list[bool]) -> Grant:
             if not all(verdicts):
                 raise Forbidden(f"This client may not {action} here.")
+            if self.tokens is not None:
+                self.tokens.check_key(grant)  # the program may have taken its time
             return grant
 
         return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
@@ -211,9 +214,15 @@ class Policy:
         return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.wall())
 
     def end_with(self, grant: Grant, parked: Deferred[Any], end: Callable[[], None]) -> None:
-        """Count a stream or socket until ``parked`` fires, and call ``end`` when its token expires."""
+        """Count a stream or socket until ``parked`` fires, and call ``end`` when its token expires.
+
+        It is called too where the key of the token is removed while ``parked`` stands in the registry.
+        """
         if grant.client is not None:
             grant.client.parked.hold_until(parked)
+        if grant.key is not None and isinstance(parked, ParkedReader):
+            parked.admission = grant.key
+            parked.on_revoked = end
         if grant.expires_at is None:
             return
         timer = self.clock.callLater(self.time_left(grant), end)
@@ -264,6 +273,11 @@ class Rights:
         count_parked(self._grant, parked)
 
     @property
+    def admission(self) -> bytes | None:
+        """The key that let the sender in; None where no key has."""
+        return self._grant.key
+
+    @property
     def registrations(self) -> Share | None:
         """What a session counts against; None where nothing is counted."""
         return registrations_of(self._grant)
@@ -286,9 +300,13 @@ def check_room(grant: Grant) -> None:
 
 
 def count_parked(grant: Grant, parked: MaybeDeferred[Any]) -> None:
-    """Count a parked poll against its client, until it fires."""
-    if grant.client is not None and is_pending(parked):
+    """Count a parked poll against its client, until it fires; it ends where its token's key is removed."""
+    if not is_pending(parked):
+        return
+    if grant.client is not None:
         grant.client.parked.hold_until(parked)
+    if grant.key is not None and isinstance(parked, ParkedReader):
+        parked.admission = grant.key
 
 
 def registrations_of(grant: Grant) -> Share | None:

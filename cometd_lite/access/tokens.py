@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import jwt
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
 from ..errors import Forbidden, TokenExpired, Unauthorized
@@ -32,8 +34,8 @@ class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say. ``client`` is what a request with it counts against, None
-    where there are no quotas.
+    token was made for, None where it does not say. ``key`` tells by which key it was verified. ``client`` is
+    what a request with it counts against, None where there are no quotas.
     """
 
     push: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class Grant:
     manage: tuple[str, ...] = ()
     expires_at: float | None = None
     subject: str | None = None
+    key: bytes | None = field(default=None, compare=False)
     client: ClientUsage | None = None
 
     def covers(self, action: Action, name: str) -> bool:
@@ -93,12 +96,28 @@ class Tokens:
         self._wall = wall
         self._keys: list[PyJWK] = []
         self._known: dict[str, Grant] = {}
+        self._materials: frozenset[bytes] = frozenset()
+        self.on_removed: list[Callable[[frozenset[bytes]], object]] = []
+        """Called with the keys, as ``Grant.key`` names them, that a ``reload`` has removed."""
         self.reload()
 
     def reload(self) -> None:
-        """Read the key files again; where one is wrong, raise ``ValueError`` and keep the keys there were."""
+        """Read the key files again; where one is wrong, raise ``ValueError`` and keep the keys there were.
+
+        Keys are compared by their material: one that has another ``kid`` or stands in another file is kept.
+        """
         self._keys = [key for file in self._files for key in read_keys(file)]
         self._known.clear()
+        before, self._materials = self._materials, frozenset(map(_material, self._keys))
+        removed = before - self._materials
+        if removed:
+            for call in self.on_removed:
+                call(removed)
+
+    def check_key(self, grant: Grant) -> None:
+        """Raise ``Unauthorized`` where the key by which a grant was verified was removed since."""
+        if grant.key is not None and grant.key not in self._materials:
+            raise Unauthorized("The token is not signed by a key of this server.")
 
     def grant(self, token: str) -> Grant:
         """Return what a token allows. Raises ``Unauthorized`` where it is not a good one now."""
@@ -140,10 +159,10 @@ class Tokens:
                     continue
                 except jwt.PyJWTError as error:
                     raise Unauthorized(f"The token does not hold: {error}.") from None
-                return self._granted(claims)
+                return self._granted(claims, _material(key))
         raise Unauthorized("The token is not signed by a key of this server.")
 
-    def _granted(self, claims: dict[str, Any]) -> Grant:
+    def _granted(self, claims: dict[str, Any], key: bytes) -> Grant:
         expires_at, not_before = claims.get("exp"), claims.get("nbf")
         for moment in (expires_at, not_before):
             if moment is not None and not _is_moment(moment):
@@ -157,7 +176,16 @@ class Tokens:
                 raise Unauthorized(f"The token's {action} is a list of recipients and patterns.")
             covered[action] = tuple(names)
         subject = claims.get("sub")
-        return Grant(**covered, expires_at=expires_at, subject=subject if isinstance(subject, str) else None)
+        named = subject if isinstance(subject, str) else None
+        return Grant(**covered, expires_at=expires_at, subject=named, key=key)
+
+
+def _material(key: PyJWK) -> bytes:
+    """Return what is the same for the same key, however it is written, and tells nothing of a secret."""
+    material: Any = key.key
+    if not isinstance(material, bytes):
+        material = material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(material).digest()
 
 
 def _is_moment(value: Any) -> bool:

@@ -5,7 +5,7 @@ A conversation does no I/O. It yields effects; its caller performs each and send
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -35,6 +35,10 @@ class PeerRights(Protocol):
 
     def count(self, parked: Deferred[Any]) -> None:
         """Count what is held, until it has come to its end."""
+
+    @property
+    def admission(self) -> Hashable:
+        """What let the peer in, for ``Registry.revoke``."""
 
     @property
     def registrations(self) -> Share | None:

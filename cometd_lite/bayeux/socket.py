@@ -205,6 +205,9 @@ class _AtSocket(SessionReader[None]):
         super().__init__(home.transport.delivery, session)
         self.home = home
         self.connect: Connect | None = None
+        if home.peer.rights is not None:
+            self.admission = home.peer.rights.admission
+            self.on_revoked = home.token_expired
         self.delivery.hub.registry.park(self, None)
         session.reader = self
 

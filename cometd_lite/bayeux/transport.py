@@ -209,4 +209,5 @@ class BayeuxTransport:
         held.begin(answer.wait)
         if rights is not None:
             rights.count(held)
+            held.admission = rights.admission
         return held

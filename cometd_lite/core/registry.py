@@ -8,10 +8,11 @@ mail, it only makes a reader look again. Read ``readers.py`` next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import ceil, inf
+from operator import methodcaller
 from random import Random
 from typing import Any, TypeVar
 
@@ -46,6 +47,10 @@ class ParkedReader(ParkedDeferred[T]):
     registry: Registry | None = None
     takes = 0
     """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
+    admission: Hashable = None
+    """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
+    on_revoked: Callable[[], object] | None = None
+    """What ends it then; None for what ends its wait."""
     _ends_at: float | None = None
 
     def __init__(self, keys: tuple[str, ...]) -> None:
@@ -63,6 +68,10 @@ class ParkedReader(ParkedDeferred[T]):
     def end(self) -> None:
         """Answer with nothing: the wait is over, or the server stops."""
         raise NotImplementedError
+
+    def revoke(self) -> None:
+        """End: what let it in does so no more."""
+        (self.on_revoked or self.end)()
 
     def leave(self) -> None:
         """Leave the registry. This is also the canceller; it must not raise."""
@@ -375,7 +384,19 @@ class Registry:
 
         A server with few readers does not take as long.
         """
-        readers = self._all()
+        return self._each_within(self._all(), seconds, methodcaller("end"))
+
+    def revoke(self, admissions: Collection[Hashable], seconds: float) -> Deferred[None]:
+        """End the readers that one of ``admissions`` has let in, as ``end_all_within`` does all."""
+        revoked = [reader for reader in self._all() if reader.admission in admissions]
+        return self._each_within(revoked, seconds, methodcaller("revoke"))
+
+    def _each_within(
+        self,
+        readers: list[ParkedReader[Any]],
+        seconds: float,
+        end: Callable[[ParkedReader[Any]], object],
+    ) -> Deferred[None]:
         self._random.shuffle(readers)
         at_once = max(ENDED_PER_SECOND, ceil(len(readers) / seconds) if seconds else len(readers)) * _TICK
         done: Deferred[None] = Deferred()
@@ -384,7 +405,7 @@ class Registry:
             for _ in range(min(len(readers), ceil(at_once))):
                 reader = readers.pop()
                 if reader.registry is not None:
-                    reader.end()
+                    end(reader)
             if readers and self.parked:
                 self.clock.callLater(_TICK, end_some)
             else:
