@@ -19,7 +19,7 @@ from ..core.message import Push
 from ..core.registry import ParkedReader
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
-from .origins import Hosts, Origins
+from .origins import Hosts, Origins, host_name, is_loopback
 from .quotas import Clients, Share
 from .tokens import Action, Grant, Tokens
 
@@ -35,6 +35,9 @@ _BAYEUX_SCHEMES = frozenset({b"bearer", b"oauth"})
 
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 """What Fetch Metadata says of requests that pages of other origins caused."""
+
+_BROWSERS = b"Mozilla/"
+"""What the User-Agent of every browser begins with."""
 
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
@@ -131,11 +134,9 @@ class Policy:
         return b"Access-Control-Allow-Origin: %b\r\n" % origin + _ALLOWED_ORIGIN
 
     def check_taker(self, exchange: Asker) -> None:
-        """Raise ``ForbiddenOrigin`` where a page of a foreign origin makes its reader's browser take.
+        """Raise ``ForbiddenOrigin`` where a page of a foreign origin may make its reader's browser take.
 
-        A take changes the mailbox, and an image's address can be one. Such a request has no Origin, but
-        browsers say where it comes from (W3C Fetch Metadata). A request of an allowed Origin may. A prefetch
-        may not: its answer is perhaps never looked at.
+        A prefetch may not take either: its answer is perhaps never looked at.
         """
         for name in (b"sec-purpose", b"purpose"):
             purpose = exchange.head.get(name)
@@ -143,23 +144,41 @@ class Policy:
                 raise Forbidden(
                     "A prefetch may not take messages; it may read by cursor, as in ?after=oldest."
                 )
-        if exchange.head.get(b"sec-fetch-site") in _FOREIGN_SITES and not self.cors(exchange):
-            raise ForbiddenOrigin(
-                "Pages of other origins may not take messages; they may read by cursor, as in ?after=oldest, "
-                "and the server may be started with --allow-origin."
-            )
+        self.check_page(exchange)
 
-    def check_script(self, exchange: Asker) -> None:
-        """Raise ``ForbiddenOrigin`` where a page of a foreign origin asks for a script.
+    def check_page(self, exchange: Asker) -> None:
+        """Raise ``ForbiddenOrigin`` for a GET that changes something and may be a foreign page's.
 
-        A script is loaded without an Origin, and so is not stopped by what stops other requests.
+        An image's address can be a take, and a script's can speak Bayeux. Such a request has no Origin. Its
+        Referer, or Fetch Metadata (W3C), says where it comes from. A page can keep its browser from sending
+        the former, and browsers do not send the latter over plain HTTP to a name that is not loopback. So a
+        browser must show there that the request is no foreign page's: by a field that such pages cannot set,
+        or by a token.
         """
-        page = urlsplit((exchange.head.get(b"referer") or b"").decode("latin-1"))
-        origin = f"{page.scheme}://{page.netloc}".lower().encode("latin-1") if page.netloc else None
-        if origin is None and exchange.head.get(b"sec-fetch-site") in _FOREIGN_SITES:
+        head = exchange.head
+        origin, site, host = head.get(b"origin"), head.get(b"sec-fetch-site"), head.get(b"host")
+        if origin is None:
+            origin = _origin_of(head.get(b"referer"))
+        if origin is None and site in _FOREIGN_SITES:
             origin = b"null"
         if origin is not None:
-            self.origins.check(origin, exchange.head.get(b"host"), secure=exchange.is_secure)
+            if not self.origins.allow(origin, host, secure=exchange.is_secure):
+                raise ForbiddenOrigin(
+                    "Pages of other origins may not take messages or speak Bayeux here; they may read by "
+                    "cursor, as in ?after=oldest, and the server may be started with --allow-origin."
+                )
+        elif (
+            site is None
+            and self.tokens is None
+            and (head.get(b"user-agent") or b"").startswith(_BROWSERS)
+            and head.get(b"x-requested-with") is None
+            and not exchange.is_secure
+            and not (host is not None and is_loopback(host_name(host)))
+        ):
+            raise ForbiddenOrigin(
+                "A browser that does not say which page asks may not take messages or speak Bayeux here; it "
+                "may read by cursor, as in ?after=oldest. A Referer says it, and X-Requested-With will do."
+            )
 
     # -- by token, program and quota
 
@@ -325,6 +344,17 @@ def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:
     if given and given[0]:
         return unquote_to_bytes(given[0].replace(b"+", b" ")).decode("utf-8", "replace")
     raise Unauthorized("A token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN.")
+
+
+def _origin_of(referer: bytes | None) -> bytes | None:
+    """Return the origin of the page that a Referer names; None where it names none."""
+    if not referer:
+        return None
+    try:
+        page = urlsplit(referer.decode("latin-1"))
+    except ValueError:
+        return b"null"
+    return f"{page.scheme}://{page.netloc}".lower().encode("latin-1") if page.netloc else None
 
 
 def _parameters(query: bytes) -> list[tuple[bytes, bytes, bytes]]:

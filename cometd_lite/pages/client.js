@@ -302,6 +302,8 @@ export class Comet {
   async poll(recipients, { after, wait, limit, ack, signal } = {}) {
     const response = await this.request("poll", listOf(recipients), {
       query: { after, wait, limit, ack: ack === false ? "no" : undefined },
+      // Over plain HTTP nothing else may tell the server that it is no foreign page that takes.
+      headers: after === undefined ? { "X-Requested-With": "cometd-lite" } : {},
       signal,
     });
     // Ours is a 200 also when the wait is over. What stands between may have made less of it.

@@ -44,7 +44,7 @@ def get(routes: Served, exchange: Exchange, kind: str = "") -> MaybeDeferred[Res
     """Open a Bayeux WebSocket, or answer a poll by callback."""
     if exchange.head.get(b"upgrade") is not None:
         return chain(_grant(routes, exchange), _open, routes, exchange)
-    routes.policy.check_script(exchange)
+    routes.policy.check_page(exchange)
     if routes.forwarding is not None:
         return routes.forwarding.forward(exchange, b"", lambda: _get(routes, exchange))  # type: ignore[return-value]
     return _get(routes, exchange)  # type: ignore[return-value]  # Deferred is invariant in its result

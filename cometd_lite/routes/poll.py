@@ -82,6 +82,7 @@ def _poll_listener(
     if asked.look:
         found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
         return _answer(found, routes, exchange, asked)
+    routes.policy.check_taker(exchange)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 from cometd_lite.access.origins import Hosts
@@ -300,3 +302,90 @@ def test_a_page_of_an_allowed_origin_may_take(serve):
     server.push("/bob", "for bob")
     headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://friend.example"}
     assert server.get("/poll/bob?wait=0", headers).json["messages"] != []
+
+
+# -- a GET that changes something, of a page that hides where it is: no Origin, Referer or Fetch Metadata
+
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+NAMED = {"Host": "comet.example"}
+BAYEUX = "/cometd?jsonp=cb&message=" + quote(
+    '[{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["callback-polling"]}]'
+)
+
+
+@pytest.fixture
+def public(serve):
+    """Return a server that is reached by plain HTTP under a name, and a listener of it."""
+    server = serve(hosts=Hosts())
+    listener = server.send("POST", "/register", b'{"recipients": ["bob"]}', NAMED).answer.json["id"]
+    server.push("/bob", "for bob", NAMED)
+    return server, [
+        "/poll/bob?wait=0",
+        f"/poll?listener={listener}&wait=0",
+        BAYEUX,
+        BAYEUX.replace("/cometd", "/cometd/handshake"),
+    ]
+
+
+def test_a_page_that_hides_where_it_is_may_not_change_anything(public):
+    server, targets = public
+    for target in targets:
+        refused = server.get(target, BROWSER | NAMED)
+        assert refused.status == 403, target
+        assert b"?after=oldest" in refused.body
+    assert server.get("/poll/bob?after=oldest", BROWSER | NAMED).status == 200
+    assert [message["data"] for message in server.get("/poll/bob?wait=0", NAMED).json["messages"]] == [
+        "for bob"
+    ]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"Referer": "http://comet.example/page"},
+        {"Origin": "http://comet.example"},
+        {"X-Requested-With": "cometd-lite"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+        {"Host": "localhost:8080"},
+        {"Host": "127.0.0.1:8080"},
+        {"User-Agent": "curl/8.5.0"},
+        {"User-Agent": ""},
+    ],
+)
+def test_a_page_that_shows_that_it_is_no_foreign_one_may(public, shown):
+    server, targets = public
+    for target in targets:
+        assert server.get(target, BROWSER | NAMED | shown).status == 200, target
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"Referer": "http://evil.example/page"},
+        {"Referer": "http://["},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Referer": "http://evil.example/", "X-Requested-With": "x"},
+    ],
+)
+@pytest.mark.parametrize("agent", [BROWSER, {}])
+def test_a_page_that_shows_that_it_is_a_foreign_one_may_not(public, agent, shown):
+    server, targets = public
+    for target in targets:
+        assert server.get(target, agent | NAMED | shown).status == 403, target
+
+
+def test_a_page_of_an_allowed_origin_may_by_its_referer(serve):
+    server = serve(hosts=Hosts(), origins=["https://friend.example"])
+    server.push("/bob", "for bob", NAMED)
+    friend = {"Referer": "https://friend.example/page", "Sec-Fetch-Site": "cross-site"}
+    for headers in (friend, {"Referer": "https://friend.example/page"}):
+        assert server.get("/poll/bob?wait=0", BROWSER | NAMED | headers).status == 200
+
+
+def test_plain_clients_take_as_ever(public):
+    server, targets = public
+    for target in targets:
+        assert server.get(target, NAMED).status == 200

@@ -17,6 +17,7 @@ from jwt.utils import base64url_encode
 from twisted.internet.defer import Deferred, fail, succeed
 from wires import Connection, Stream, WebSocket
 
+from cometd_lite.access.origins import Hosts
 from cometd_lite.access.tokens import Tokens
 
 SECRET = b"a secret of at least thirty-two bytes"
@@ -512,3 +513,11 @@ def test_the_judge_and_the_token_must_both_agree(serve, keys):
     assert server.ask("POST", "/push/alice", "hi", ALL).status == 403
     assert server.ask("POST", "/push/bob", "hi", bearer(push=["alice"])).status == 403
     assert server.ask("POST", "/push/bob", "hi").status == 401
+
+
+def test_a_token_shows_that_no_foreign_page_takes(serve, keys):
+    server = serve(hosts=Hosts())
+    server.comet.routes.policy.tokens = Tokens([keys], wall=server.comet.hub.wall)
+    browser = {"User-Agent": "Mozilla/5.0", "Host": "comet.example"}
+    assert server.get(f"/poll/bob?wait=0&token={token(poll=['bob'])}", browser).status == 200
+    assert kind(server.get("/poll/bob?wait=0", browser)) == (401, "unauthorized")
