@@ -19,7 +19,7 @@ from .http.exchange import Exchange, ResponseLike
 from .metrics import label_of
 from .pages import pages
 from .routes.app import Routes
-from .routes.routing import klein
+from .routes.routing import Refusal, klein, refusal_at
 from .server import Proxies, ip_endpoint
 
 _NAMING = frozenset({b"push", b"poll", b"stream", b"ws", b"recipients"})
@@ -207,7 +207,8 @@ class RoutesResource(KleinResource):
             sentence = "The path is not percent-encoded UTF-8."
             if isinstance(error, BadHost):
                 sentence = "The Host header is not the name of a host."
-            self._routes.failed(self._routes.exchange_of(request), Failure(BadRequest(sentence)))
+            exchange = self._routes.exchange_of(request)
+            self._routes.failed(exchange, Failure(BadRequest(sentence)), _refusal(request))
             return NOT_DONE_YET
 
     def _exchange_of(self, request: Any) -> Exchange:
@@ -229,6 +230,11 @@ class RoutesResource(KleinResource):
         request.notifyFinish().addBoth(over)
 
 
+def _refusal(request: Any) -> Refusal:
+    """Return what refuses a request that no route serves."""
+    return refusal_at(b"/" + b"/".join(request.postpath))
+
+
 def _first_is_encoded(request: Any) -> bool:
     """Return whether the first segment of a path is not as it came: ``/poll%2Fbob`` is not ``/poll/bob``."""
     segments = request.uri.partition(b"?")[0].split(b"/")[1:]
@@ -247,18 +253,18 @@ def unrouted(routes: Routes, request: Any, failure: Failure) -> Deferred[None]:
     if request.method == b"OPTIONS":
         routes.preflight(exchange, methods)
     elif methods:
-        routes.not_allowed(exchange, methods)
+        routes.not_allowed(exchange, methods, refusal=_refusal(request))
     elif is_named and (bad := _bad_name(b"/".join(path[1:]))) is not None:
         routes.failed(exchange, Failure(bad))
     else:
-        routes.not_found(exchange)
+        routes.not_found(exchange, _refusal(request))
     return Deferred()  # the request is answered, and Klein must not finish it again
 
 
 @klein.handle_errors(Exception)  # type: ignore[arg-type]  # Klein passes the instance
 def failed(routes: Routes, request: Any, failure: Failure) -> Deferred[None]:
     """Answer a request at which a handler has failed at once."""
-    routes.failed(routes.exchange_of(request), failure)
+    routes.failed(routes.exchange_of(request), failure, _refusal(request))
     return Deferred()  # as above
 
 

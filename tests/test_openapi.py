@@ -284,7 +284,7 @@ def test_every_kind_of_error_is_in_it_under_its_status(error: type[CometError]) 
 def test_what_is_wrong_below_the_routes_is_in_it_too() -> None:
     comet = Comet(clock=Clock())
     for status in errors.MALFORMED:
-        kind = msgspec.json.decode(comet.routes.malformed(status, "A sentence.")[1])["type"]
+        kind = msgspec.json.decode(comet.routes.malformed(status, "A sentence.", b"/poll/bob")[1])["type"]
         assert kind in DOCUMENT["components"]["schemas"][f"Problem{status}"]["properties"]["type"]["enum"]
 
 

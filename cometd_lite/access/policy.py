@@ -216,9 +216,20 @@ class Policy:
 
         return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
 
-    def covers(self, grant: Grant, action: Action, name: str) -> bool:
-        """Return whether a grant covers an action on a name; without tokens every grant does."""
-        return self.tokens is None or grant.covers(action, name)
+    def may(self, exchange: Asker, grant: Grant, action: Action, name: str) -> MaybeDeferred[bool]:
+        """Return whether a request may do what it did not ask for by name, by its grant and the program."""
+        if self.tokens is not None and not grant.covers(action, name):
+            return False
+        if self.authorize is None:
+            return True
+        authorize: Callable[[Any, Action, str], Any] = self.authorize
+
+        def judge(verdict: bool) -> bool:
+            if self.tokens is not None:
+                self.tokens.check_key(grant)
+            return verdict
+
+        return maybeDeferred(authorize, exchange.request, action, name).addCallback(judge)
 
     def require_bayeux(self, exchange: Asker, action: Action, names: tuple[str, ...]) -> MaybeDeferred[Grant]:
         """Do as ``require`` does, for a request of a Bayeux client."""

@@ -22,7 +22,7 @@ JSON = b"Content-Type: application/json\r\n" + COMMON
 PROBLEM = (
     b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\nVary: Accept, Origin, Prefer\r\n"
 )
-_TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + COMMON
+TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" + COMMON
 PREFLIGHT = (
     b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
     b"Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Idempotency-Key, "
@@ -68,7 +68,7 @@ def problem(error: CometError, seconds: int | None) -> Response:
 
 def sentence(error: CometError, seconds: int | None) -> Response:
     """Return the same as plain text, for clients that take any JSON for an answer."""
-    return Response(error.status, _error_head(_TEXT, error, seconds), f"{error.detail}\n".encode())
+    return Response(error.status, _error_head(TEXT, error, seconds), f"{error.detail}\n".encode())
 
 
 def _error_head(head: bytes, error: CometError, seconds: int | None) -> bytes:

@@ -78,7 +78,19 @@ def _poll_listener(
     asked: PollAsked,
     after: Cursor | None,
 ) -> MaybeDeferred[Response]:
-    broadcasts = routes.policy.covers(grant, "poll", ALL_LISTENERS)
+    broadcasts = routes.policy.may(exchange, grant, "poll", ALL_LISTENERS)
+    return chain(broadcasts, _poll_admitted, grant, routes, exchange, listener, asked, after)
+
+
+def _poll_admitted(
+    broadcasts: bool,
+    grant: Grant,
+    routes: Served,
+    exchange: Exchange,
+    listener: ListenerSession,
+    asked: PollAsked,
+    after: Cursor | None,
+) -> MaybeDeferred[Response]:
     if asked.look:
         found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
         return _answer(found, routes, exchange, asked)

@@ -234,14 +234,21 @@ class Served:
         cors = responses.PREFLIGHT if self.policy.cors(exchange) else b""
         self._answer(exchange, Response(204, responses.COMMON + allow + cors))
 
-    def not_found(self, exchange: Exchange) -> None:
+    def not_found(self, exchange: Exchange, refusal: Refusal = responses.problem) -> None:
         """Answer a request for an unknown path."""
-        self._answer(exchange, NotFound(_NOTHING_HERE))
+        self._answer(exchange, NotFound(_NOTHING_HERE), refusal)
 
-    def not_allowed(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
-        """Answer a request whose method is not among the ``methods`` of its path."""
+    def not_allowed(
+        self,
+        exchange: Exchange,
+        methods: tuple[str, ...],
+        route: Route | None = None,
+        refusal: Refusal = responses.problem,
+    ) -> None:
+        """Answer a request whose method is not among the ``methods`` of its path; ``route`` serves one."""
         allowed = _with_options(methods)
-        self._answer(exchange, MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed))
+        error = MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed)
+        self._answer(exchange, error, refusal if route is None else route.refusal)
 
     def too_large(self, exchange: Exchange, route: Route) -> None:
         """Answer a request whose body is longer than its route allows."""
@@ -276,16 +283,18 @@ class Served:
         seconds = None if error.retry_after is None else self.spread(error.retry_after)
         return refusal(error, seconds)
 
-    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
+    def malformed(self, status: int, sentence: str, path: bytes) -> tuple[bytes, bytes]:
         """Return the head and body of the problem that answers what is not a request.
 
-        The server says what is wrong with it, by a status and a sentence.
+        The server says what is wrong with it, by a status and a sentence, and for which path it came.
         """
         title = MALFORMED.get(status) or HTTPStatus(status).phrase
         kind = kind_of(title)
         self.hub.counts.refusals[kind] += 1
         problem = {"type": problem_type(kind), "title": title, "status": status, "detail": sentence}
         later = responses.retry_after(self.spread(1)) if status in {429, 503} else b""
+        if refusal_at(path) is responses.sentence:
+            return responses.TEXT + later, f"{sentence}\n".encode()
         return responses.PROBLEM + later, responses.dumped(problem)
 
     def body(self, exchange: Exchange, most: int | None = None) -> bytes:
@@ -303,6 +312,11 @@ class Served:
     def spread(self, seconds: int) -> int:
         """Return a number of seconds up to ``RETRY_SPREAD`` later, so that clients do not return together."""
         return seconds + self.random.randrange(bounds.RETRY_SPREAD)
+
+
+def refusal_at(path: bytes) -> Refusal:
+    """Return what refuses a request that no route serves, by its path below the interface."""
+    return responses.sentence if path.split(b"/", 2)[1:2] == [b"cometd"] else responses.problem
 
 
 def _with_options(methods: tuple[str, ...]) -> tuple[str, ...]:

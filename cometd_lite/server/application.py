@@ -62,8 +62,8 @@ class Application(Protocol[Exchange_contra]):
     def not_found(self, exchange: Exchange_contra) -> Any:
         """Answer a request for an unknown path."""
 
-    def not_allowed(self, exchange: Exchange_contra, methods: tuple[str, ...]) -> Any:
-        """Answer a request whose method is not among the ``methods`` of its path."""
+    def not_allowed(self, exchange: Exchange_contra, methods: tuple[str, ...], route: Any) -> Any:
+        """Answer a request whose method is not among the ``methods`` of its path; ``route`` serves one."""
 
     def too_large(self, exchange: Exchange_contra, route: Any) -> Any:
         """Answer a request whose body is longer than its ``route`` allows; the body was not read."""
@@ -71,5 +71,8 @@ class Application(Protocol[Exchange_contra]):
     def failed(self, exchange: Exchange_contra, failure: Failure) -> Any:
         """Log an exception that a route did not handle, and answer."""
 
-    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
-        """Return head lines and body of the response to what is not a request; the connection is closed."""
+    def malformed(self, status: int, sentence: str, path: bytes) -> tuple[bytes, bytes]:
+        """Return head lines and body of the response to what is not a request; the connection is closed.
+
+        ``path`` is what it asks for below the prefix, as far as that is known; else it is empty.
+        """

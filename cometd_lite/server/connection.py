@@ -22,7 +22,7 @@ from zope.interface import implementer
 from .arriving import ArrivingBody
 from .body import TooLarge
 from .epoll import refuse
-from .head import Head, Refused, check_unfinished, check_version, parse_line, split_absolute
+from .head import Head, Refused, asked_path, check_unfinished, check_version, parse_line, split_absolute
 from .proxies import Origin
 from .render import PlainResponse
 from .request import Request
@@ -212,7 +212,7 @@ class HTTPConnection:
                     break
                 data, self._buffer, seen = self._buffer, b"", 0
         except Refused as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, data)
         finally:
             self._looping = False
         if self.state == "UPGRADED":
@@ -302,16 +302,19 @@ class HTTPConnection:
         else:
             self._respond(500, "The server failed; its log says why.")
 
-    def _respond(self, status: int, sentence: str) -> None:
+    def _respond(self, status: int, sentence: str, head: bytes = b"") -> None:
         """Answer what is not a request, or the current request in the place of the application."""
+        path = self.request.path if self.request is not None else asked_path(head)
         if self.request is None:
             self.request = Request(self, _NO_HEAD, _NO_TARGET, b"", 1)
-        self.request.respond(PlainResponse(status, *self.factory.application.malformed(status, sentence)))
+        factory = self.factory
+        malformed = factory.application.malformed(status, sentence, factory.router.below(path))
+        self.request.respond(PlainResponse(status, *malformed))
 
-    def _refuse(self, refusal: Refused) -> None:
-        """Answer what cannot be served, and close."""
+    def _refuse(self, refusal: Refused, head: bytes = b"") -> None:
+        """Answer what cannot be served, and close; ``head`` is what has come of its head."""
         self.closing = True
-        self._respond(refusal.status, refusal.sentence)
+        self._respond(refusal.status, refusal.sentence, head)
 
     # -- bodies
 
@@ -452,7 +455,7 @@ class HTTPConnection:
         elif unsent or self.state == "CLOSING":
             self.wire.abortConnection()
         elif self._buffer:
-            self._refuse(Refused(408, "The head did not arrive in time."))
+            self._refuse(Refused(408, "The head did not arrive in time."), self._buffer)
         else:
             self._close()
 

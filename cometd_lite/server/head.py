@@ -134,6 +134,12 @@ class Heads:
         return head
 
 
+def asked_path(head: bytes) -> bytes:
+    """Return the path that a head asks for, which may be malformed or cut off; empty where it shows none."""
+    parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
+    return parts[1].partition(b"?")[0] if len(parts) > 1 else b""
+
+
 def parse_line(line: bytes, bounds: Bounds) -> tuple[bytes, bytes, int]:
     """Return method, target and minor version of a request line (RFC 9112 §3).
 

@@ -177,10 +177,16 @@ class Router:
         if method == b"OPTIONS":
             return Unrouted(partial(self._application.preflight, methods=methods))
         if methods:
-            return Unrouted(partial(self._application.not_allowed, methods=methods))
+            route = next(iter(routes.values()))
+            return Unrouted(partial(self._application.not_allowed, methods=methods, route=route))
         return self._not_found
 
     def _refuse_name(self, exchange: Any) -> None:
         """Answer a request whose name is not UTF-8."""
         sentence = "The path is not percent-encoded UTF-8."
-        exchange.respond(PlainResponse(400, *self._application.malformed(400, sentence)))
+        malformed = self._application.malformed(400, sentence, self.below(exchange.path))
+        exchange.respond(PlainResponse(400, *malformed))
+
+    def below(self, path: bytes) -> bytes:
+        """Return a path without the prefix; nothing where it does not lie below it."""
+        return path[len(self.prefix) :] if path.startswith(self.prefix + b"/") else b""

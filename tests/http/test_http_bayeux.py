@@ -11,11 +11,17 @@ import pytest
 from exchanges import STARTED, Server
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from wires import WebSocket, leave
 
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
+from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
+from cometd_lite.server import Bounds, HTTPFactory
 
 JSON = {"Content-Type": "application/json"}
 HANDSHAKE = {
@@ -253,6 +259,52 @@ def test_what_is_no_batch_is_a_bad_request(server, body):
     answer = server.ask("POST", "/cometd", body.encode("latin-1"), JSON)
     assert answer.status == 400
     assert is_a_sentence(answer)
+
+
+def test_a_path_below_it_that_is_no_text_is_refused_by_a_sentence(server):
+    answer = server.ask("POST", "/cometd/%ff", "[]", JSON)
+    assert answer.status == 400
+    assert is_a_sentence(answer)
+
+
+MALFORMED = [
+    b"POST /cometd HTTP/1.1\r\nHost: localhost:8080\r\nbad field\r\n\r\n",
+    b"POST /cometd/connect?x HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: x\r\n\r\n",
+    b"POST /cometd HTTP/1.1\r\nHost: localhost:8080\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    b"POST /cometd/ HTTP/3.0\r\nHost: localhost:8080\r\n\r\n",
+    b"GET /cometd?" + b"x" * 100_000 + b" HTTP/1.1\r\n",
+]
+
+
+@pytest.mark.parametrize("data", MALFORMED)
+@pytest.mark.parametrize("mount", ["", "/comet"])
+def test_what_is_no_request_is_refused_by_a_sentence(clock, data, mount):
+    comet = Comet(clock=clock)
+    factory = HTTPFactory(comet.routes, clock=clock, bounds=Bounds(), prefix=mount.encode())
+    for path, is_plain in ((b"/cometd", True), (b"/poll/cometd", False), (b"/cometdx", False)):
+        connection = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 9))
+        transport = StringTransport()
+        connection.makeConnection(transport)
+        connection.dataReceived(data.replace(b"/cometd", mount.encode() + path, 1))
+        head, _, body = transport.value().partition(b"\r\n\r\n")
+        assert head[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 414", b"HTTP/1.1 505", b"HTTP/1.1 431"}
+        assert (b"Content-Type: text/plain" in head) is is_plain
+        assert body.endswith(b".\n") is is_plain
+        connection.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_body_that_does_not_arrive_is_refused_by_a_sentence(clock):
+    comet = Comet(clock=clock)
+    factory = HTTPFactory(comet.routes, clock=clock, bounds=Bounds())
+    connection = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 9))
+    transport = StringTransport()
+    connection.makeConnection(transport)
+    connection.dataReceived(b"POST /cometd HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n[")
+    for _ in range(200):
+        clock.advance(1)
+    assert transport.value().startswith(b"HTTP/1.1 408")
+    assert b"Content-Type: text/plain" in transport.value()
+    connection.connectionLost(Failure(ConnectionDone()))
 
 
 @pytest.mark.parametrize("body", ["[]", " [ ] "])
@@ -545,9 +597,11 @@ def test_origin_and_host_are_looked_at_with_each_message_and_not_only_at_the_han
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_other_methods_are_told_which_there_are(server, method):
-    answer = server.ask(method, "/cometd/connect")
+@pytest.mark.parametrize("target", ["/cometd", "/cometd/", "/cometd/connect"])
+def test_other_methods_are_told_which_there_are(server, method, target):
+    answer = server.ask(method, target)
     assert answer.status == 405
+    assert is_a_sentence(answer)
     assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
 
 

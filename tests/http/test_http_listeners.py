@@ -7,9 +7,11 @@ import re
 import msgspec
 import pytest
 from exchanges import Server, TreqDriver, by_serving
+from twisted.internet.defer import succeed
 from twisted.web.resource import Resource
 from wires import Connection
 
+from cometd_lite.errors import Forbidden
 from cometd_lite.limits import LISTENER_SECONDS, LISTENER_SECONDS_MOST, Limits
 
 
@@ -509,3 +511,34 @@ def test_a_location_is_where_the_listener_is_even_below_another_path(server):
     location = below.ask("POST", "/comet/register").headers["location"]
     assert location.startswith("/comet/listeners/")
     assert below.get(location).status == 200
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_program_is_asked_whether_a_listener_may_read_what_is_pushed_to_all(serve, later):
+    asked = []
+
+    def authorize(request, action, name):
+        asked.append((action, name))
+        allowed = name != "$listeners" or action == "push" or request.getHeader(b"x-may") is not None
+        return succeed(allowed) if later else allowed
+
+    server = serve(authorize=authorize)
+    listener = server.send("POST", "/register", b'{"recipients": ["bob"]}', {}).answer.json["id"]
+    server.push("?to=listeners", "for all of you")
+    server.push("/bob", "for bob")
+    target = f"/poll?listener={listener}&wait=0"
+    assert [message["data"] for message in server.get(target).json["messages"]] == ["for bob"]
+    assert ("poll", "$listeners") in asked
+    server.push("?to=listeners", "again")
+    assert [message["data"] for message in server.get(target, {"X-May": "1"}).json["messages"]] == ["again"]
+
+
+def test_a_program_that_fails_at_the_question_refuses_the_poll(serve):
+    def authorize(request, action, name):
+        if (action, name) == ("poll", "$listeners"):
+            raise Forbidden("not today")
+        return True
+
+    server = serve(authorize=authorize)
+    listener = server.send("POST", "/register", b"{}", {}).answer.json["id"]
+    assert server.get(f"/poll?listener={listener}&wait=0").status == 403

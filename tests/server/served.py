@@ -59,6 +59,7 @@ class App:
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
         self.calls: list[str] = []
+        self.malformed_paths: list[bytes] = []
         self.routes = routes or (
             Rule("/", ("GET",), lambda request: request.respond(Reply(200, TEXT, b"root"))),
             Rule("/poll/<path:name>", ("GET",), self.poll),
@@ -107,7 +108,7 @@ class App:
     def not_found(self, request: Request) -> None:
         request.respond(Reply(404, TEXT, b"NotFound"))
 
-    def not_allowed(self, request: Request, methods: tuple[str, ...]) -> None:
+    def not_allowed(self, request: Request, methods: tuple[str, ...], route: object) -> None:
         request.respond(Reply(405, TEXT + allow(methods), b"NotAllowed"))
 
     def too_large(self, request: Request, route: object) -> None:
@@ -116,7 +117,8 @@ class App:
     def failed(self, request: Request, failure: Failure) -> None:
         request.respond(Reply(500, TEXT, failure.type.__name__.encode()))
 
-    def malformed(self, status: int, sentence: str) -> tuple[bytes, bytes]:
+    def malformed(self, status: int, sentence: str, path: bytes) -> tuple[bytes, bytes]:
+        self.malformed_paths.append(path)
         return TEXT, sentence.encode()
 
 

@@ -8,7 +8,7 @@ import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
-from served import Served, head
+from served import App, Served, head
 
 from cometd_lite.server.bounds import Bounds
 from cometd_lite.server.head import Refused, parse_block, parse_line, split_absolute
@@ -353,3 +353,19 @@ def test_what_is_accepted_here_llhttp_reads_in_the_same_way(method, target, vers
     assert (parser.get_method(), seen.url, int(parser.get_http_version()[2:])) == ours
     assert seen.fields == found.fields()
     assert seen.complete == (not found.has_body)
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b"GET /a/b?c HTTP/1.1\r\nHost: a\r\nbad\r\n\r\n", b"/a/b"),
+        (b"GET /a HTTP/9.9\r\n\r\n", b"/a"),
+        (b"GET http://a/b HTTP/9.9\r\n\r\n", b""),
+        (b"GET\r\n\r\n", b""),
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b""),
+    ],
+)
+def test_the_application_is_told_for_which_path_came_what_is_malformed(data, path):
+    app = App()
+    Served(app).send(data)
+    assert app.malformed_paths == [path]
