@@ -1093,3 +1093,58 @@ def test_a_session_whose_answer_has_left_ends_after_its_time(server: Server) -> 
     for _ in range(15):
         server.sweep(1.0)
     assert len(server.bayeux) == 0
+
+
+# -- clients that leave while a program is asked what they may do
+
+
+class Pondered:
+    """Rights that are told when the test says so."""
+
+    registrations = None
+    admission = None
+
+    def __init__(self) -> None:
+        self.asked: list[Deferred[float]] = []
+
+    def check(self, action: str, names: tuple[str, ...]) -> Deferred[float]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+    def charge(self, messages: int, size: int) -> None: ...
+
+    def check_room(self) -> None: ...
+
+    def count(self, parked: Deferred[Any]) -> None: ...
+
+    def allow(self) -> None:
+        while self.asked:
+            self.asked.pop(0).callback(60.0)
+
+
+def pondered(server: Server, client: Client) -> tuple[Pondered, Outcome]:
+    """Return the rights that a connect waits for, and the connect."""
+    rights = Pondered()
+    body = msgspec.json.encode([client.connection()])
+    return rights, Outcome(post(server, body, Asked(), rights=rights))
+
+
+def test_a_connect_whose_client_left_before_it_was_allowed_is_not_held(server: Server) -> None:
+    client = server.client("/a")
+    rights, connect = pondered(server, client)
+    connect.cancel()
+    rights.allow()
+    assert server.hub.registry.parked == 0
+    server.push("a", 1)
+    assert client.connect().events == [("/a", 1)]
+
+
+def test_a_connect_whose_client_left_after_it_was_allowed_is_held_no_longer(server: Server) -> None:
+    client = server.client("/a")
+    rights, connect = pondered(server, client)
+    rights.allow()
+    assert server.hub.registry.parked == 1
+    connect.cancel()
+    assert server.hub.registry.parked == 0
+    server.push("a", 1)
+    assert client.connect().events == [("/a", 1)]

@@ -127,8 +127,7 @@ class HeldConnect(SessionReader[Response]):
     def answer(self, result: Response) -> None:
         """Leave, and fire with the response; the session does not expire while that is on its way."""
         super().answer(result)
-        now = self.delivery.hub.clock.seconds()
-        self.delivery.sessions.answered(self.session, now, len(result.body), self.asking.is_sending)
+        self.delivery.answered(self.session, len(result.body), self.asking)
 
     def over(self) -> Response:
         """Return the answer without events."""

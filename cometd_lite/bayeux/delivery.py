@@ -17,9 +17,10 @@ from ..core.message import NOW, Batch
 from ..core.registry import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
-from ..limits import POLL_MESSAGES_MOST
+from ..limits import LARGE_ANSWER_BYTES, POLL_MESSAGES_MOST
 from .answers import BatchAnswer, Connect
 from .events import events_of
+from .http import Asking
 from .sessions import BayeuxSession, BayeuxSessions
 
 News: TypeAlias = tuple[Batch, bytes]
@@ -92,6 +93,11 @@ class Delivery:
             Wake([reader]).run(1)
 
     # -- answers
+
+    def answered(self, session: BayeuxSession, size: int, asking: Asking) -> None:
+        """Let a session live while an answer of ``size`` bytes is on its way."""
+        if size > LARGE_ANSWER_BYTES:  # of most answers, the clock need not be asked
+            self.sessions.answered(session, self.hub.clock.seconds(), size, asking.is_sending)
 
     def complete(self, answer: BatchAnswer, news: News | None) -> bytes:
         """Complete the replies to the connects of an answer; return the events that go with them."""

@@ -177,7 +177,7 @@ class BayeuxTransport:
                     news = None
             response = form(answer.json(self.delivery.complete(answer, news)))
         if session is not None:
-            self.sessions.answered(session, self.hub.clock.seconds(), len(response.body), asking.is_sending)
+            self.delivery.answered(session, len(response.body), asking)
             if session.reader is not None:
                 self.delivery.refresh(session)
         return response
