@@ -8,7 +8,7 @@ push to memory runs from its request to the readers that it wakes in one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 MaybeDeferred: TypeAlias = T | Deferred[T]
 
 _kinds: dict[type, bool] = {}
@@ -39,14 +39,13 @@ def is_pending(value: MaybeDeferred[T]) -> TypeIs[Deferred[T]]:
 
 def chain(
     result: MaybeDeferred[T],
-    use: Callable[Concatenate[T, P], MaybeDeferred[R]],
-    *args: P.args,
-    **kwargs: P.kwargs,
+    use: Callable[[T, Unpack[Ts]], MaybeDeferred[R]],
+    *args: *Ts,
 ) -> MaybeDeferred[R]:
     """Give ``result`` to ``use``, before ``args``, now or once it is there."""
     if is_pending(result):
-        return result.addCallback(use, *args, **kwargs)
-    return use(result, *args, **kwargs)
+        return result.addCallbacks(use, callbackArgs=args)
+    return use(result, *args)
 
 
 async def value_of(result: MaybeDeferred[T]) -> T:
@@ -102,8 +101,16 @@ class ParkedDeferred(Deferred[T]):
     chained Deferred, a pause, keyword arguments, debugging) takes Twisted's own chain.
     """
 
-    _lane: list[_Entry] | None = None
-    """The callbacks in the lane, in order; None where there are none, or where the lane was left."""
+    # What is set when a Deferred fires has slots. Else each one that fires gets a dict of its own, since
+    # CPython reserves room only for the attributes that the first instances of a class had.
+    __slots__ = ("_lane", "_runningCallbacks", "called", "result")
+
+    def __init__(self, canceller: Callable[[Deferred[Any]], None] | None = None) -> None:
+        Deferred.__init__(self, canceller)
+        self.called = False
+        self._runningCallbacks = False
+        self._lane: list[_Entry] | None = [] if _HAS_LANE else None
+        """The callbacks in the lane, in order; None once the lane was left, or the Deferred has fired."""
 
     def addCallbacks(  # noqa: N802  Twisted's name
         self,
@@ -115,16 +122,13 @@ class ParkedDeferred(Deferred[T]):
         errbackKeywords: Any = None,  # noqa: N803  Twisted's name
     ) -> Any:
         """Add a pair of callbacks; see ``Deferred.addCallbacks``."""
-        if self.called or callbackKeywords or errbackKeywords or not _HAS_LANE or self._callbacks:
+        lane = self._lane
+        if lane is None or self._callbacks or callbackKeywords or errbackKeywords:
             self._leave_lane()
             return super().addCallbacks(
                 callback, errback, callbackArgs, callbackKeywords or {}, errbackArgs, errbackKeywords or {}
             )
-        entry = (callback, callbackArgs or (), errback, errbackArgs or ())
-        if self._lane is None:
-            self._lane = [entry]
-        else:
-            self._lane.append(entry)
+        lane.append((callback, callbackArgs or (), errback, errbackArgs or ()))
         return self
 
     def addCallback(self, callback: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  Twisted's name
@@ -142,7 +146,7 @@ class ParkedDeferred(Deferred[T]):
     def callback(self, result: T) -> None:  # type: ignore[override]  # Twisted's also takes a Failure
         """Fire with a value; see ``Deferred.callback``."""
         lane = self._lane
-        if lane is None or self.called or self.paused or self.debug or self._callbacks:
+        if not lane or self._callbacks or self.debug:
             self._leave_lane()
             super().callback(result)
             return
@@ -153,8 +157,9 @@ class ParkedDeferred(Deferred[T]):
         entries = iter(lane)
         try:
             for function, args, _, _ in entries:
-                value = function(value, *args)
-                if value is not None and (is_pending(value) or isinstance(value, Failure)):
+                # A call with a tuple of arguments takes 0.2 µs more, which is 1 % of a delivery.
+                value = function(value, args[0]) if len(args) == 1 else function(value, *args)
+                if value.__class__ not in _plain and not _is_plain(value):
                     break
             else:
                 if not self._callbacks:
@@ -199,6 +204,18 @@ class ParkedDeferred(Deferred[T]):
             for callback, args, errback, errback_args in lane:
                 super().addCallbacks(callback, errback, args, {}, errback_args, {})
             self._callbacks += added
+
+
+_plain: set[type] = set()
+"""Types whose values go on in the lane."""
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value goes on in the lane: it is neither a Deferred nor a Failure."""
+    if isinstance(value, Deferred | Failure):
+        return False
+    _plain.add(value.__class__)
+    return True
 
 
 def _pass_on(value: T) -> T:

@@ -184,7 +184,6 @@ class Hub:
         after: Cursor,
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
-        *,
         acks: bool = True,
     ) -> MaybeDeferred[Batch]:
         """Return what the recipients hold after a cursor, as soon as there is something.
@@ -245,7 +244,7 @@ class Hub:
                 return reader
             self.registry.seen(reader.keys)
             return chain(shielded(found, reader.undeliverable), partial(self._not_parked, may_wait))
-        if not found and may_wait:
+        if may_wait and not (found.messages or found.gap):
             reader.deliver(found)
             return self.registry.park(reader, wait)
         self.registry.seen(reader.keys)

@@ -44,18 +44,18 @@ class ParkedReader(ParkedDeferred[T]):
     left the registry before it fires. ``registry`` is None while it is not parked.
     """
 
-    registry: Registry | None = None
     takes = 0
     """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
     admission: Hashable = None
     """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
     on_revoked: Callable[[], object] | None = None
     """What ends it then; None for what ends its wait."""
-    _ends_at: float | None = None
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        ParkedDeferred.__init__(self, _leave)
+        ParkedDeferred.__init__(self, _leave)  # super() takes 0.05 µs more, and there is one of these a poll
         self.keys = keys
+        self.registry: Registry | None = None
+        self._ends_at: float | None = None
 
     def can_receive(self) -> bool:
         """Return whether a wake now would make it look."""

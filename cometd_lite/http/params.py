@@ -7,8 +7,10 @@ was parsed once is remembered, all but the cursor, which is new each time.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from .. import limits as bounds
 from ..core.message import NOW, OLDEST, Cursor
@@ -70,7 +72,7 @@ def fields(exchange: Exchange) -> Fields:
     return known
 
 
-class PollAsked(NamedTuple):
+class PollAsked(Struct, frozen=True, gc=False):
     """What a poll asks for, but for its cursor.
 
     ``conditional``: a cursor came, as a validator. ``preferred``: ``wait``, in seconds, came as a preference
@@ -88,7 +90,7 @@ class PollAsked(NamedTuple):
     acks: bool
 
 
-class PushAsked(NamedTuple):
+class PushAsked(Struct, frozen=True, gc=False):
     """What the target of a push asks for."""
 
     recipients: tuple[str, ...]

@@ -88,17 +88,26 @@ def dumped(document: dict[str, Any]) -> bytes:
     return dumps(document) + b"\n"
 
 
-def of_poll(batch: Batch, asked: PollAsked, cross_origin: bool) -> Response:
-    """Return the answer of a poll, in the form that it asked for (HTTP.md, "Poll").
+def of_poll(batch: Batch, asked: PollAsked) -> Response:
+    """Return the answer of a poll, as JSON (HTTP.md, "Poll")."""
+    return _as_asked(batch.once("json", _json), batch, asked)
 
-    ``cross_origin``: the request has an Origin that is allowed, so its page may embed a raw answer.
+
+def of_raw_poll(batch: Batch, asked: PollAsked, cross_origin: bool) -> Response:
+    """Return the answer of a poll for one message as it came (HTTP.md, "Poll").
+
+    ``cross_origin``: the request has an Origin that is allowed, so its page may embed the answer.
     """
+    made = batch.once("raw", _raw)
+    if batch:
+        made = made.with_head(_CROSS_ORIGIN if cross_origin else _SAME_ORIGIN)
+    return _as_asked(made, batch, asked)
+
+
+def _as_asked(made: Response, batch: Batch, asked: PollAsked) -> Response:
+    """Return a response to a poll that may have been conditional, or have preferred a wait."""
     if asked.conditional and not batch:
         made = Response(304, _poll_head(batch))  # RFC 9110 §15.4.5
-    else:
-        made = batch.once(asked.form, _raw if asked.form == "raw" else _json)
-        if asked.form == "raw" and batch:
-            made = made.with_head(_CROSS_ORIGIN if cross_origin else _SAME_ORIGIN)
     return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
 
 

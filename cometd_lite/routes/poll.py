@@ -11,7 +11,7 @@ from ..access.tokens import Grant
 from ..core.listeners import ListenerSession
 from ..core.message import Batch, Cursor
 from ..core.recipient import ALL_LISTENERS
-from ..deferreds import MaybeDeferred, chain
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..http import params, responses
 from ..http.exchange import Exchange
 from ..http.params import PollAsked
@@ -27,7 +27,9 @@ def poll(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDe
     if asked.listener is not None:
         return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
-    return chain(grant, _poll, routes, exchange, asked, after)
+    if is_pending(grant):
+        return grant.addCallback(_poll, routes, exchange, asked, after)
+    return _poll(grant, routes, exchange, asked, after)
 
 
 def _poll(
@@ -40,7 +42,7 @@ def _poll(
         check_room(grant)
     found: MaybeDeferred[Batch]
     if after is not None:
-        found = routes.hub.poll(asked.recipients, after, wait, asked.limit, acks=asked.acks)
+        found = routes.hub.poll(asked.recipients, after, wait, asked.limit, asked.acks)
     else:
         routes.policy.check_taker(exchange)
         taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
@@ -52,8 +54,9 @@ def _poll(
 def _answer(
     found: MaybeDeferred[Batch], routes: Served, exchange: Exchange, asked: PollAsked
 ) -> MaybeDeferred[Response]:
-    cross_origin = asked.form == "raw" and bool(routes.policy.cors(exchange))
-    return chain(found, responses.of_poll, asked, cross_origin)
+    if asked.form == "raw":
+        return chain(found, responses.of_raw_poll, asked, bool(routes.policy.cors(exchange)))
+    return chain(found, responses.of_poll, asked)
 
 
 def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:

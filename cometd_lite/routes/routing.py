@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction, signature
 from random import Random
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from klein import Klein
+from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -55,24 +56,26 @@ Refusal: TypeAlias = Callable[[CometError, int | None], Response]
 """Makes the response to a refused request of the error and the seconds after which to come back."""
 T = TypeVar("T", bound=Handler)
 
+_NO_KEYWORDS: dict[str, Any] = {}
+
 klein = Klein()
 """All routes, as Klein knows them; ``Routes.app`` is bound to its instance."""
 
 
-class Route(NamedTuple):
+class Route(Struct, frozen=True):
     """One rule of the interface; ``server.application.Route`` is what the server asks of it."""
 
     rule: str
     methods: Collection[str]
-    call: Callable[..., object]
+    call: Callable[[Any, str | None], object]
     max_body: int
     refusal: Refusal
 
 
-class _Declared(NamedTuple):
+class _Declared(Struct, frozen=True):
     """A handler, and what ``serve`` must know of it."""
 
-    handler: Callable[..., Answer]
+    handler: Callable[[Served, Exchange, str | None], Answer]
     changes: bool
     probed: bool
     max_body: Callable[[Limits], int]
@@ -103,7 +106,7 @@ def route(
     """
 
     def declare(handler: T) -> T:
-        declared = _Declared(_as_plain(handler), changes, probed, max_body, refusal)
+        declared = _Declared(_as_called(handler), changes, probed, max_body, refusal)
         name = f"{'+'.join(methods)} {rule}"
         _declared[name] = declared
 
@@ -111,7 +114,7 @@ def route(
         def endpoint(routes: Served, request: Any, **names: str) -> Deferred[None]:
             exchange = routes.exchange_of(request)
             finished = exchange.notifyFinish()
-            routes.serve(declared, exchange, **names)
+            routes.serve(declared, exchange, *names.values())
             return finished.addErrback(_disconnected)
 
         return handler
@@ -124,15 +127,17 @@ def _disconnected(failure: Failure) -> None:
     del failure
 
 
-def _as_plain(handler: Handler) -> Callable[..., Answer]:
-    """Return a handler that returns a Deferred where it was a coroutine function."""
-    if not iscoroutinefunction(handler):
+def _as_called(handler: Handler) -> Callable[[Served, Exchange, str | None], Answer]:
+    """Return a handler as ``serve`` calls it: it takes a name, and returns a Deferred and no coroutine."""
+    takes_name = len(signature(handler).parameters) > 2
+    if takes_name and not iscoroutinefunction(handler):
         return handler
 
-    def plain(*given: Any, **names: str) -> Deferred[Any]:
-        return Deferred.fromCoroutine(handler(*given, **names))
+    def call(routes: Served, exchange: Exchange, name: str | None) -> Answer:
+        answer = handler(routes, exchange, name) if takes_name else handler(routes, exchange)
+        return Deferred.fromCoroutine(answer) if iscoroutine(answer) else answer
 
-    return plain
+    return call
 
 
 class Served:
@@ -193,9 +198,12 @@ class Served:
             for declared in [_declared[str(rule.endpoint)]]
         ]
 
-    def serve(self, declared: _Declared, exchange: Exchange, **names: str) -> Deferred[None] | None:
+    def serve(
+        self, declared: _Declared, exchange: Exchange, name: str | None = None
+    ) -> Deferred[None] | None:
         """Let a request in, call its handler, and send what that returns, now or later.
 
+        ``name`` is what the path names, None where the rule of the route has no name.
         Returns the Deferred that is parked, None where the request is answered.
         """
         try:
@@ -203,7 +211,7 @@ class Served:
             self.policy.admit(
                 exchange, given.host, given.origin, changes=declared.changes, probed=declared.probed
             )
-            answer = declared.handler(self, exchange, **names)
+            answer = declared.handler(self, exchange, name)
         except CometError as error:
             self.respond(self.problem(error, declared.refusal), exchange)
             return None
@@ -212,7 +220,7 @@ class Served:
             return None
         exchange.park(answer)
         sent: Deferred[None] = answer.addCallbacks(
-            self.respond, self._failed, callbackArgs=(exchange,), errbackArgs=(exchange, declared.refusal)
+            self.respond, self._failed, (exchange,), _NO_KEYWORDS, (exchange, declared.refusal)
         )
         return sent
 

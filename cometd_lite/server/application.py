@@ -26,8 +26,8 @@ class ServedRoute(Protocol):
         """The bytes that a body may have; None for ``Bounds.body``."""
 
     @property
-    def call(self) -> Callable[..., object]:
-        """Serve a request: called with the exchange, and with the name as a keyword where the rule has one.
+    def call(self) -> Callable[[Any, str | None], object]:
+        """Serve a request: called with the exchange, and with the name, None where the rule has none.
 
         It answers, or parks what will answer. What it returns is ignored.
         """

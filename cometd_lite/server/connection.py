@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*").match
 _NO_HEAD: Final = Head(b"\r\n")
-_NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None), {})
+_NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
 
 
 @implementer(IProtocol)
@@ -278,7 +278,7 @@ class HTTPConnection:
         self.state = TRANSITIONS[self.state]["serve"]
         self.deadline = 0
         try:
-            target.route.call(request, **target.params)
+            target.route.call(request, target.name)
         except Exception:  # noqa: BLE001  the application answers whatever a route may raise
             self._failed(request, Failure())
 
@@ -372,7 +372,7 @@ class HTTPConnection:
         target = arriving.target
         if target.route.rule:
             too_large = Unrouted(partial(self.factory.application.too_large, route=target.route))
-            target = Target(target.method, target.path, too_large, {})
+            target = Target(target.method, target.path, too_large)
         self.closing = True
         self._call(arriving.request, target)
 

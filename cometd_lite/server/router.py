@@ -1,4 +1,4 @@
-"""The router: a method and a path become a ``Target``, which has the route and its parameters.
+"""The router: a method and a path become a ``Target``, which has the route and the name.
 
 A rule is a fixed path (``/``, ``/metrics``, ``/cometd/``), or one fixed segment and a name
 (``/poll/<path:name>``). Fixed parts are matched byte for byte, as they were sent: ``//metrics``,
@@ -23,36 +23,41 @@ if TYPE_CHECKING:
     from .application import Application, ServedRoute
     from .bounds import Bounds
 
-_RULE: Final = re.compile(r"(?:/[^/<>%]*)+|(?P<fixed>/[^/<>%]+)/<path:(?P<name>[a-z_]+)>").fullmatch
+_RULE: Final = re.compile(r"(?:/[^/<>%]*)+|(?P<fixed>/[^/<>%]+)/<path:[a-z_]+>").fullmatch
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
-_NOTHING: Final[tuple[str, dict[bytes, ServedRoute]]] = "", {}
+_NO_ROUTES: Final[dict[bytes, ServedRoute]] = {}
 
 
 class Unrouted:
     """The ``ServedRoute`` of a request that matches no rule; its own ``rule`` is empty."""
 
-    __slots__ = ("call",)
+    __slots__ = ("_answer",)
     rule = ""
     methods: Collection[str] = ()
     max_body = None
 
-    def __init__(self, call: Callable[..., object]) -> None:
-        self.call = call
+    def __init__(self, answer: Callable[[Any], object]) -> None:
+        self._answer = answer
+
+    def call(self, exchange: Any, _: str | None) -> None:
+        """Answer the request."""
+        self._answer(exchange)
 
 
 class Target:
     """A method and a path, and what serves them. Requests with the same line may share one.
 
-    ``memo`` is the application's: what it parsed from the last request for this target.
+    ``name`` is what the path names, None where the route's rule has no name. ``memo`` is the application's:
+    what it parsed from the last request for this target.
     """
 
-    __slots__ = ("memo", "method", "params", "path", "route")
+    __slots__ = ("memo", "method", "name", "path", "route")
 
-    def __init__(self, method: bytes, path: bytes, route: ServedRoute, params: dict[str, str]) -> None:
+    def __init__(self, method: bytes, path: bytes, route: ServedRoute, name: str | None = None) -> None:
         self.method = method
         self.path = path
         self.route = route
-        self.params = params
+        self.name = name
         self.memo: Any = None
 
 
@@ -65,8 +70,8 @@ class Router:
         self._bounds = bounds
         self._fixed: dict[bytes, dict[bytes, ServedRoute]] = {}
         """The routes by path and method."""
-        self._named: dict[bytes, tuple[str, dict[bytes, ServedRoute]]] = {}
-        """The parameter, and the routes by method, by the path in front of the name."""
+        self._named: dict[bytes, dict[bytes, ServedRoute]] = {}
+        """The routes by the path in front of the name, and by method."""
         self._not_found = Unrouted(application.not_found)
         self._targets: dict[bytes, Target] = {}
         """The targets of request lines, by the line up to its query, or by the whole line."""
@@ -84,11 +89,11 @@ class Router:
         match = _RULE(route.rule)
         if match is None:
             raise ValueError(f"{route.rule} is neither a fixed path nor /segment/<path:name>.")
-        if match["name"] is None:
+        if match["fixed"] is None:
             routes = self._fixed.setdefault(self.prefix + route.rule.encode(), {})
         else:
             fixed = self.prefix + match["fixed"].encode() + b"/"
-            routes = self._named.setdefault(fixed, (match["name"], {}))[1]
+            routes = self._named.setdefault(fixed, {})
         for method in route.methods:
             routes[method.encode()] = route
             if method == "GET":
@@ -125,11 +130,10 @@ class Router:
         if match is None:
             return None
         method, fixed, name = match.groups()
-        parameter, routes = self._named.get(fixed, _NOTHING)
-        route = routes.get(method)
+        route = self._named.get(fixed, _NO_ROUTES).get(method)
         if route is None:
             return None
-        target = Target(method, fixed + name, route, {parameter: name.decode()})
+        target = Target(method, fixed + name, route, name.decode())
         self._remember(start, target)
         return target
 
@@ -159,17 +163,17 @@ class Router:
         """Return the target of a path without its query."""
         routes = self._fixed.get(path)
         if routes is not None:
-            return Target(method, path, routes.get(method) or self._unrouted(method, routes), {})
+            return Target(method, path, routes.get(method) or self._unrouted(method, routes))
         end = path.find(b"/", len(self.prefix) + 1) + 1
-        parameter, routes = self._named.get(path[:end], _NOTHING)
+        routes = self._named.get(path[:end], _NO_ROUTES)
         route = routes.get(method)
         if route is None:
-            return Target(method, path, self._unrouted(method, routes), {})
+            return Target(method, path, self._unrouted(method, routes))
         try:
             name = unquote_to_bytes(path[end:]).decode()
         except UnicodeDecodeError:
-            return Target(method, path, Unrouted(self._refuse_name), {})
-        return Target(method, path, route, {parameter: name})
+            return Target(method, path, Unrouted(self._refuse_name))
+        return Target(method, path, route, name)
 
     def _unrouted(self, method: bytes, routes: dict[bytes, ServedRoute]) -> Unrouted:
         """Return the route of a method that is not among those of a path."""

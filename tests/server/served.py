@@ -47,8 +47,11 @@ class Rule(NamedTuple):
 
     rule: str
     methods: tuple[str, ...]
-    call: Callable[..., object]
+    handler: Callable[..., object]
     max_body: int | None = None
+
+    def call(self, request: Request, name: str | None) -> None:
+        self.handler(request) if name is None else self.handler(request, name)
 
 
 class App:
