@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
-from cometd_lite.core.registry import ParkedReader, Registry, Wake
+from cometd_lite.core.parked import ParkedReader, Wake
+from cometd_lite.core.registry import Registry
 from cometd_lite.deferreds import chain
 from cometd_lite.errors import ListenerGone, ServerFull
 from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..core.message import Push
-from ..core.registry import ParkedReader
+from ..core.parked import ParkedReader
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
 from .origins import Hosts, Origins, host_name, is_loopback

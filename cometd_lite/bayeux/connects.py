@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable
 from typing import TypeAlias, TypeVar
 
 from ..core.message import Batch
+from ..core.parked import Wake
 from ..core.readers import Reader
-from ..core.registry import Wake
 from ..deferreds import MaybeDeferred
 from ..http.responses import Response
 from ..jsontext import dumps

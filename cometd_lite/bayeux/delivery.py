@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from ..core.hub import Hub
 from ..core.message import NOW, Batch
-from ..core.registry import Wake
+from ..core.parked import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
 from ..limits import LARGE_ANSWER_BYTES, POLL_MESSAGES_MOST

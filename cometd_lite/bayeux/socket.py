@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from ..core.message import Batch
-from ..core.registry import Wake
+from ..core.parked import Wake
 from ..deferreds import is_pending
 from ..errors import CometError, ServerFull, TokenExpired
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame

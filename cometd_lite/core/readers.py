@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from ..deferreds import MaybeDeferred, is_pending
 from ..limits import STREAM_MESSAGES
 from .message import NOW, OLDEST, Batch, Cursor
-from .registry import ParkedReader, Wake
+from .parked import ParkedReader, Wake
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from itertools import islice
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
@@ -18,11 +17,11 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
 
-from ..deferreds import MaybeDeferred, ParkedDeferred, is_pending
+from ..deferreds import MaybeDeferred
 from ..errors import ServerFull
 from ..limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
+from .parked import ParkedReader, Wake
 from .recipient import covering
 
 T = TypeVar("T")
@@ -35,130 +34,6 @@ _SOON = 0.001
 
 _STALE = 64
 """The number of times at which no wait ends any more that may stay in the heap before it is rebuilt."""
-
-
-class ParkedReader(ParkedDeferred[T]):
-    """A Deferred that is parked: a push finds it at its ``keys``.
-
-    Subclasses say what it is answered with. It ends once, by ``answer``, ``refuse`` or ``cancel``, and has
-    left the registry before it fires. ``registry`` is None while it is not parked.
-    """
-
-    takes = 0
-    """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
-    admission: Hashable = None
-    """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
-    on_revoked: Callable[[], object] | None = None
-    """What ends it then; None for what ends its wait."""
-
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        ParkedDeferred.__init__(self, _leave)  # super() takes 0.05 µs more, and there is one of these a poll
-        self.keys = keys
-        self.registry: Registry | None = None
-        self._ends_at: float | None = None
-
-    def can_receive(self) -> bool:
-        """Return whether a wake now would make it look."""
-        return True
-
-    def look(self, wake: Wake) -> None:
-        """Look for what there is now, and answer with it if there is something. Must not raise."""
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """Answer with nothing: the wait is over, or the server stops."""
-        raise NotImplementedError
-
-    def revoke(self) -> None:
-        """End: what let it in does so no more."""
-        (self.on_revoked or self.end)()
-
-    def leave(self) -> None:
-        """Leave the registry. This is also the canceller; it must not raise."""
-        if self.registry is not None:
-            self.registry.forget(self)
-
-    def answer(self, result: T) -> None:
-        """Leave the registry, and fire with ``result``, unless it has fired."""
-        self.leave()
-        if not self.called:
-            self.callback(result)
-
-    def refuse(self, error: Exception | Failure) -> None:
-        """Leave the registry, and fail with ``error``, unless it has fired."""
-        self.leave()
-        if not self.called:
-            self.errback(error)
-
-
-def _leave(reader: Deferred[Any]) -> None:
-    assert isinstance(reader, ParkedReader)
-    reader.leave()
-
-
-class Wake:
-    """One wake that is under way: the readers that have still to look, and their reads that are pending.
-
-    ``shared`` holds what the readers of the present slice have read, by their question, so that those who
-    ask the same share one read and its rendering. It is None where one reader alone is woken.
-    """
-
-    __slots__ = ("_count", "_on_end", "_readers", "pending", "shared")
-
-    def __init__(self, readers: list[ParkedReader[Any]]) -> None:
-        self._readers: Iterator[ParkedReader[Any]] = iter(readers)
-        self._count = len(readers)
-        self.shared: dict[Hashable, Any] | None = {} if len(readers) > 1 else None
-        self.pending = 0
-        self._on_end: list[Callable[[], object]] = []
-
-    def run(self, most: int) -> int:
-        """Let up to ``most`` further readers look; return how many did."""
-        count = min(most, self._count)
-        self._count -= count
-        for reader in islice(self._readers, count):
-            if reader.registry is not None:  # else it was answered, or its client disconnected
-                reader.look(self)
-        if self.shared:
-            for found in self.shared.values():
-                if is_pending(found):
-                    found.addErrback(_handled)
-            self.shared.clear()
-        self._end_if_done()
-        return count
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there are readers that have still to look."""
-        return self._count > 0
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether all readers have looked, and read what they looked for."""
-        return not self._count and not self.pending
-
-    def when_ended(self, call: Callable[[], object]) -> None:
-        """Call something once the wake has ended."""
-        if self.has_ended:
-            call()
-        else:
-            self._on_end.append(call)
-
-    def arrived(self) -> None:
-        """Note that a read that was pending has been delivered."""
-        self.pending -= 1
-        self._end_if_done()
-
-    def _end_if_done(self) -> None:
-        if self._on_end and self.has_ended:
-            calls, self._on_end = self._on_end, []
-            for call in calls:
-                call()
-
-
-def _handled(failure: Failure) -> None:
-    """Drop a failure of which each reader that shared the read was told."""
-    del failure
 
 
 class Registry:
@@ -329,22 +204,29 @@ class Registry:
         if not readers:
             return
         wake = Wake(readers)
-        self._wakes.append(wake)
         if self._is_waking:
+            self._wakes.append(wake)
             self._track(wake)
-        else:
-            self._wakes.rotate(1)  # its first slice goes before the later slices of others
-            self._run_wakes()
-            if not wake.has_ended:
-                self._track(wake)
+            return
+        # Its first slice goes before the later slices of others.
+        self._is_waking = True
+        try:
+            left = WOKEN_AT_ONCE - wake.run(WOKEN_AT_ONCE)
+        finally:
+            self._is_waking = False
+        if wake.has_more:
+            self._wakes.append(wake)
+        if not wake.has_ended:
+            self._track(wake)
+        if self._wakes:
+            self._run_wakes(left)
 
     def _track(self, wake: Wake) -> None:
         self._unfinished.add(wake)
         wake.when_ended(lambda: self._unfinished.discard(wake))
 
-    def _run_wakes(self) -> None:
-        """Let as many readers look as may in one turn of the reactor; leave the others to the next one."""
-        left = WOKEN_AT_ONCE
+    def _run_wakes(self, left: int) -> None:
+        """Let up to ``left`` readers look; leave the others to the next turn of the reactor."""
         self._is_waking = True
         try:
             while self._wakes and left > 0:
@@ -362,7 +244,7 @@ class Registry:
 
     def _wakes_are_due(self) -> None:
         self._wakes_call = None
-        self._run_wakes()
+        self._run_wakes(WOKEN_AT_ONCE)
 
     def _all(self) -> list[ParkedReader[Any]]:
         return list({reader: None for place in self._places.values() for reader in place})

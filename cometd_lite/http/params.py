@@ -7,11 +7,10 @@ was parsed once is remembered, all but the cursor, which is new each time.
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from .. import limits as bounds
 from ..core.message import NOW, OLDEST, Cursor
@@ -47,7 +46,7 @@ _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!aft
 _ZERO = 0x30
 
 
-class Fields(Struct, frozen=True, gc=False):
+class Fields(NamedTuple):
     """The header fields that the interface knows, None where one is missing."""
 
     host: bytes | None
@@ -61,7 +60,7 @@ class Fields(Struct, frozen=True, gc=False):
     idempotency_key: bytes | None
 
 
-_NAMES = tuple(name.replace("_", "-").encode() for name in Fields.__struct_fields__)
+_NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
 
 
 def fields(exchange: Exchange) -> Fields:
@@ -132,7 +131,7 @@ def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushA
 
 def _is_small(text: bytes, given: Fields) -> bool:
     """Return whether what a request asks may be remembered."""
-    return len(text) + sum([len(field or b"") for field in astuple(given)]) <= bounds.REMEMBERED_BYTES
+    return len(text) + sum([len(field or b"") for field in given]) <= bounds.REMEMBERED_BYTES
 
 
 def poll_asked(

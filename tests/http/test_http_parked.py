@@ -11,7 +11,7 @@ from exchanges import Server, WireDriver
 from twisted.internet.defer import Deferred
 from wires import Connection, Stream, leave
 
-from cometd_lite.core.registry import ParkedReader
+from cometd_lite.core.parked import ParkedReader
 from cometd_lite.limits import Limits
 from cometd_lite.routes.routing import klein
 
