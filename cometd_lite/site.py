@@ -208,7 +208,7 @@ class RoutesResource(KleinResource):
             if isinstance(error, BadHost):
                 sentence = "The Host header is not the name of a host."
             exchange = self._routes.exchange_of(request)
-            self._routes.failed(exchange, Failure(BadRequest(sentence)), _refusal(request))
+            self._routes.failed(exchange, Failure(BadRequest(sentence)), refusal=_refusal(request))
             return NOT_DONE_YET
 
     def _exchange_of(self, request: Any) -> Exchange:
@@ -264,7 +264,7 @@ def unrouted(routes: Routes, request: Any, failure: Failure) -> Deferred[None]:
 @klein.handle_errors(Exception)  # type: ignore[arg-type]  # Klein passes the instance
 def failed(routes: Routes, request: Any, failure: Failure) -> Deferred[None]:
     """Answer a request at which a handler has failed at once."""
-    routes.failed(routes.exchange_of(request), failure, _refusal(request))
+    routes.failed(routes.exchange_of(request), failure, refusal=_refusal(request))
     return Deferred()  # as above
 
 

@@ -114,7 +114,10 @@ def route(
         def endpoint(routes: Served, request: Any, **names: str) -> Deferred[None]:
             exchange = routes.exchange_of(request)
             finished = exchange.notifyFinish()
-            routes.serve(declared, exchange, *names.values())
+            try:
+                routes.serve(declared, exchange, *names.values())
+            except Exception:  # noqa: BLE001  whatever a handler raises, its client is answered
+                routes.failed(exchange, Failure(), refusal=declared.refusal)
             return finished.addErrback(_disconnected)
 
         return handler
@@ -234,7 +237,7 @@ class Served:
 
     def _failed(self, failure: Failure, exchange: Exchange, refusal: Refusal) -> None:
         if not isinstance(failure.value, CancelledError):  # else the client has disconnected
-            self.failed(exchange, failure, refusal)
+            self.failed(exchange, failure, refusal=refusal)
 
     def preflight(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
         """Answer OPTIONS; ``methods`` are those of the path, none where the path is unknown."""
@@ -262,13 +265,18 @@ class Served:
         """Answer a request whose body is longer than its route allows."""
         self._answer(exchange, self.body_too_large(route.max_body), route.refusal)
 
-    def failed(self, exchange: Exchange, failure: Failure, refusal: Refusal = responses.problem) -> None:
-        """Answer a request at which a handler failed; log what is no error of ours."""
+    def failed(
+        self, exchange: Exchange, failure: Failure, path: bytes = b"", refusal: Refusal | None = None
+    ) -> None:
+        """Answer a request at which a handler failed; log what is no error of ours.
+
+        ``path`` is that below the interface, by which it is answered where no ``refusal`` is given.
+        """
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A request failed", failure)
             error = InternalError("The server failed at this request; its log says why.")
-        self.respond(self.problem(error, refusal), exchange)
+        self.respond(self.problem(error, refusal or refusal_at(path)), exchange)
 
     def _answer(
         self, exchange: Exchange, answer: Response | CometError, refusal: Refusal = responses.problem

@@ -68,8 +68,8 @@ class Application(Protocol[Exchange_contra]):
     def too_large(self, exchange: Exchange_contra, route: Any) -> Any:
         """Answer a request whose body is longer than its ``route`` allows; the body was not read."""
 
-    def failed(self, exchange: Exchange_contra, failure: Failure) -> Any:
-        """Log an exception that a route did not handle, and answer."""
+    def failed(self, exchange: Exchange_contra, failure: Failure, path: bytes) -> Any:
+        """Log an exception that a route did not handle, and answer; ``path`` is the one below the prefix."""
 
     def malformed(self, status: int, sentence: str, path: bytes) -> tuple[bytes, bytes]:
         """Return head lines and body of the response to what is not a request; the connection is closed.

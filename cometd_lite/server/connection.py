@@ -286,7 +286,7 @@ class HTTPConnection:
         """Let the application answer a request whose route has raised; end a stream that had begun."""
         if request is self.request and not request.has_started:
             try:
-                self.factory.application.failed(request, failure)
+                self.factory.application.failed(request, failure, self.factory.router.below(request.path))
             except Exception:  # noqa: BLE001  whatever it raises must not reach the reactor
                 failure = Failure()
             else:

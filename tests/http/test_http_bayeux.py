@@ -19,6 +19,7 @@ from wires import WebSocket, leave
 
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
+from cometd_lite.bayeux.transport import BayeuxTransport
 from cometd_lite.comet import Comet
 from cometd_lite.limits import Limits
 from cometd_lite.server import Bounds, HTTPFactory
@@ -305,6 +306,18 @@ def test_a_body_that_does_not_arrive_is_refused_by_a_sentence(clock):
     assert transport.value().startswith(b"HTTP/1.1 408")
     assert b"Content-Type: text/plain" in transport.value()
     connection.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_server_that_fails_says_so_by_a_sentence(server, monkeypatch, expected_failures):
+    expected_failures.append(ZeroDivisionError)
+
+    def fail(*given: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(BayeuxTransport, "post", fail)
+    answer = server.ask("POST", "/cometd/connect", "[]", JSON)
+    assert answer.status == 500
+    assert is_a_sentence(answer)
 
 
 @pytest.mark.parametrize("body", ["[]", " [ ] "])

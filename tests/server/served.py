@@ -117,7 +117,7 @@ class App:
     def too_large(self, request: Request, route: object) -> None:
         request.respond(Reply(413, TEXT, b"TooLarge"))
 
-    def failed(self, request: Request, failure: Failure) -> None:
+    def failed(self, request: Request, failure: Failure, path: bytes) -> None:
         request.respond(Reply(500, TEXT, failure.type.__name__.encode()))
 
     def malformed(self, status: int, sentence: str, path: bytes) -> tuple[bytes, bytes]:

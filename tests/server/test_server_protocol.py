@@ -482,7 +482,7 @@ def test_a_failure_within_a_stream_cuts_it_off(expected_failures):
 def test_a_failure_while_a_failure_is_answered_is_logged_and_answered(expected_failures):
     expected_failures.append(KeyError)
     app = App()
-    app.failed = lambda request, failure: {}["nothing"]  # type: ignore[method-assign]
+    app.failed = lambda request, failure, path: {}["nothing"]  # type: ignore[method-assign]
     served = Served(app)
     assert served.ask(head("GET", "/broken")).status == 500
     assert served.ask(head()).body == b"root"
