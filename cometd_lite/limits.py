@@ -275,6 +275,19 @@ REDIS_LOOK = 1_000
 REDIS_EXPIRED_AT_ONCE = 100
 """Mailboxes in which messages expire in one step of Redis."""
 
+REDIS_OOM_BYTES = 256 * 1024
+"""Bytes of messages that were read, which one step lets go where Redis has no memory for a push."""
+
+REDIS_UNWRITTEN_BYTES = 8 * 1024 * 1024
+"""What a process remembers to write once Redis takes it: acknowledgements, and the names of records. Of more
+than that the oldest is not written; a reader that comes back acknowledges again."""
+
+REDIS_WRITTEN_AT_ONCE = 500
+"""Acknowledgements that one step of Redis writes of these: some 5 ms."""
+
+REDIS_SAID_SECONDS = 60.0
+"""The log says no more often why Redis takes no pushes: at its bound of memory that comes and goes."""
+
 REDIS_RUNS = 100
 """Starts and failovers of Redis that are remembered: a process that was away for more is told a gap."""
 

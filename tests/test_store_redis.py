@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,7 +84,7 @@ class Cluster:
         return self.begin(result).value
 
     def end(self, hub: Hub) -> Cursor:
-        return self.ask(hub.store.read(("nobody",), NOW, 1, 0.0)).cursor
+        return self.ask(hub.store.read(("nobody",), NOW, 1, self.clock.seconds())).cursor
 
     def close(self) -> None:
         self.wires.settle()
@@ -423,7 +424,8 @@ def test_a_redis_that_becomes_a_follower_is_left_and_found_again_when_it_is_the_
     kept.ask("REPLICAOF", "127.0.0.1", "1")
     with capturedLogs() as logged, pytest.raises(StoreDown):
         cluster.ask(here.push(push("bob")))
-    assert [line for line in told(logged) if "READONLY" in line] == []
+    (line,) = told(logged)
+    assert "is not reached (READONLY You can't write against a read only replica); pushes are" in line
     with pytest.raises(StoreDown):
         cluster.ask(here.push(push("bob")))
     kept.ask("REPLICAOF", "NO", "ONE")
@@ -515,17 +517,228 @@ def test_a_redis_that_does_not_greet_is_tried_again(kept: RedisServer) -> None:
     cluster.ask(hub.push(push("bob")))
 
 
-def test_a_redis_that_cannot_write_is_still_read(kept: RedisServer) -> None:
+class Refusal:
+    """What lets a Redis refuse writes, and what heals it."""
+
+    def __init__(self, server: RedisServer, code: str) -> None:
+        self.server = server
+        self.code = code
+
+    def begin(self) -> None:
+        if self.code == "OOM":
+            self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        elif self.code == "NOREPLICAS":
+            self.server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        else:
+            # A snapshot cannot be put at the place of a directory.
+            self.server.ask("CONFIG", "SET", "save", "3600 1000000")
+            (self.server.directory / "dump.rdb").mkdir()
+            self.snapshot("err")
+
+    def heal(self) -> None:
+        if self.code == "OOM":
+            self.server.ask("CONFIG", "SET", "maxmemory", 0)
+        elif self.code == "NOREPLICAS":
+            self.server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        else:
+            (self.server.directory / "dump.rdb").rmdir()
+            self.snapshot("ok")
+
+    def snapshot(self, status: str) -> None:
+        self.server.ask("BGSAVE")
+        deadline = time.monotonic() + 20
+        while f"rdb_last_bgsave_status:{status}".encode() not in self.server.ask("INFO", "persistence"):
+            assert time.monotonic() < deadline, "no snapshot"
+            time.sleep(0.005)
+
+
+@pytest.fixture(params=["OOM", "MISCONF", "NOREPLICAS"])
+def refusal(request: pytest.FixtureRequest, kept: RedisServer) -> Refusal:
+    return Refusal(kept, request.param)
+
+
+def sweep(cluster: Cluster) -> None:
+    """Let a second pass, in which every process looks after its store."""
+    cluster.clock.advance(1)
+    for hub in cluster.hubs:
+        hub.sweep()
+    cluster.wires.settle()
+
+
+def test_what_a_redis_holds_that_refuses_writes_is_read_and_the_log_says_once_why(
+    kept: RedisServer, refusal: Refusal
+) -> None:
     cluster = Cluster(kept, "p")
     here = cluster.join()
-    first = cluster.ask(here.push(push("bob", body="1"))).id
-    kept.ask("CONFIG", "SET", "min-replicas-to-write", 1)
-    with pytest.raises(StoreDown, match="has no room"):
-        cluster.ask(here.push(push("bob", body="2")))
-    kept.ask("CONFIG", "SET", "min-replicas-to-write", 0)
-    second = cluster.ask(here.push(push("bob", body="2"))).id
-    assert second != first
-    assert data(cluster.ask(here.poll(("bob",), OLDEST))) == ["1", "2"]
+    first = Cursor.parse(cluster.ask(here.push(push("bob", body="1"))).id)
+    cluster.ask(here.push(push("bob", body="2")))
+    refusal.begin()
+    with capturedLogs() as logged:
+        for _ in range(3):
+            with pytest.raises(StoreDown, match="cannot write now"):
+                cluster.ask(here.push(push("bob", body="3")))
+            sweep(cluster)
+        assert here.store.state() == "down"
+        assert data(cluster.ask(here.poll(("bob",), first))) == ["2"]
+        assert data(cluster.ask(here.poll(("*",), first))) == ["2"]
+        assert cluster.ask(here.describe("bob")).contents.newest.sequence == 2
+    (line,) = told(logged)
+    assert "takes no pushes until" in line
+    assert f"(Redis says: {refusal.code} " in line
+    parked = cluster.begin(here.poll(("bob",), cluster.end(here), 100.0))
+    with capturedLogs() as logged:
+        refusal.heal()
+        sweep(cluster)
+    assert ["takes pushes again" in line for line in told(logged)] == [True]
+    assert here.store.state() == "ok"
+    cluster.ask(here.push(push("bob", body="3")))
+    assert data(parked.value) == ["3"]
+    cluster.close()
+
+
+def test_a_take_waits_for_a_redis_that_refuses_writes_unless_that_has_no_memory_only(
+    kept: RedisServer, refusal: Refusal
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("bob", body="1")))
+    refusal.begin()
+    taken = cluster.begin(here.take(("bob",), 100.0))
+    if refusal.code != "OOM":
+        assert taken.parked
+        with pytest.raises(StoreDown):
+            cluster.ask(here.take(("bob",), 0.0))
+        refusal.heal()
+        sweep(cluster)
+    assert data(taken.value) == ["1"]
+    refusal.heal() if refusal.code == "OOM" else None
+    assert data(cluster.ask(here.take(("bob",), 0.0))) == []
+    cluster.close()
+
+
+def test_what_was_acknowledged_while_redis_refused_writes_is_noted_afterwards(
+    kept: RedisServer, refusal: Refusal
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    place = Cursor.parse(cluster.ask(here.push(push("bob"))).id)
+    refusal.begin()
+    assert data(cluster.ask(here.poll(("bob",), place, 0.0))) == []
+    refusal.heal()
+    sweep(cluster)
+    cluster.wires.settle()
+    assert cluster.ask(cluster.join().describe("bob")).contents.queued == 0
+    cluster.close()
+
+
+def test_a_mailbox_is_deleted_unless_redis_takes_no_writes_at_all(
+    kept: RedisServer, refusal: Refusal
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("bob")))
+    refusal.begin()
+    if refusal.code == "OOM":
+        cluster.ask(here.delete("bob"))
+    else:
+        with pytest.raises(StoreDown):
+            cluster.ask(here.delete("bob"))
+    left = cluster.ask(here.poll(("bob",), OLDEST, 0.0))
+    assert len(left.messages) == (0 if refusal.code == "OOM" else 1)
+    refusal.heal()
+    cluster.close()
+
+
+def test_what_has_expired_is_not_read_and_told_as_a_gap_though_redis_cannot_let_it_go(
+    kept: RedisServer, refusal: Refusal
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    before = cluster.end(here)
+    cluster.ask(here.push(push("bob", body="1", ttl=10.0)))
+    cluster.ask(here.push(push("bob", body="2")))
+    refusal.begin()
+    cluster.clock.advance(11)
+    for name in ("bob", "*"):
+        batch = cluster.ask(here.poll((name,), before))
+        assert (data(batch), batch.gap) == (["2"], True)
+    assert cluster.ask(here.describe("bob")).contents.queued == 1
+    refusal.heal()
+    sweep(cluster)
+    assert data(cluster.ask(here.poll(("bob",), OLDEST))) == ["2"]
+    cluster.close()
+
+
+def test_a_listener_goes_on_while_redis_refuses_writes(kept: RedisServer, refusal: Refusal) -> None:
+    cluster = Cluster(kept, "p")
+    hub = cluster.join()
+    here = Listeners(hub, 100)
+    listener = cluster.ask(here.register(("bob",)))
+    for body in "12":
+        cluster.ask(hub.push(push("bob", body=body)))
+    refusal.begin()
+    for body in "12":
+        listener = cluster.ask(here.get(listener.id))
+        assert data(cluster.ask(here.poll(listener, None, 0.0, 1))) == [body]
+    assert data(cluster.ask(here.poll(cluster.ask(here.get(listener.id)), None, 0.0, 1))) == []
+    if refusal.code != "OOM":
+        with pytest.raises(StoreDown):
+            cluster.ask(here.register(("eve",)))
+        assert len(here) == 1
+    refusal.heal()
+    sweep(cluster)
+    cluster.wires.settle()
+    there = Listeners(cluster.join(), 100)
+    found = cluster.ask(there.get(listener.id))
+    assert data(cluster.ask(there.poll(found, None, 0.0, 1))) == []
+    cluster.close()
+
+
+def test_a_process_reads_a_redis_that_refused_writes_when_it_started(
+    kept: RedisServer, refusal: Refusal
+) -> None:
+    cluster = Cluster(kept, "p")
+    cluster.ask(cluster.join().push(push("bob", body="1")))
+    kept.ask("HSET", "p:log", "run", "1 another")  # as if Redis had been started again
+    refusal.begin()
+    late = cluster.join()
+    assert data(cluster.ask(late.poll(("bob",), OLDEST))) == ["1"]
+    refusal.heal()
+    sweep(cluster)
+    cluster.wires.settle()
+    cluster.ask(late.push(push("bob", body="2")))
+    batch = cluster.ask(late.poll(("bob",), OLDEST))
+    assert (data(batch), batch.gap) == (["1", "2"], False)
+    assert kept.ask("HGET", "p:log", "run") != b"1 another"
+    cluster.close()
+
+
+def test_what_was_read_makes_room_for_a_push_where_redis_has_no_memory(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    for number in range(200):
+        place = cluster.ask(here.push(push(f"bob/{number}", body="x" * 10_000))).id
+    used = int(re.search(rb"used_memory:(\d+)", kept.ask("INFO", "memory"))[1])  # type: ignore[index]
+    kept.ask("CONFIG", "SET", "maxmemory", used - 500_000)
+    with pytest.raises(StoreDown):
+        cluster.ask(here.push(push("eve")))
+    cluster.ask(here.poll(("bob/*",), Cursor.parse(place), 0.0))
+    cluster.ask(here.push(push("eve", body="1")))
+    assert data(cluster.ask(here.poll(("eve",), OLDEST))) == ["1"]
+    kept.ask("CONFIG", "SET", "maxmemory", 0)
+    cluster.close()
+
+
+def test_what_a_take_gave_back_while_redis_was_away_is_given_back_afterwards(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("bob", body="1")))
+    batch = cluster.ask(here.take(("bob",)))
+    kept.kill()
+    cluster.wires.settle()
+    here.give_back(batch)
+    come_back(cluster)
+    assert data(cluster.ask(here.take(("bob",), 0.0))) == ["1"]
 
 
 def test_what_was_asked_before_the_end_is_answered_before_the_store_is_closed(cluster: Cluster) -> None:

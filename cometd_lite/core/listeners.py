@@ -257,7 +257,7 @@ class Listeners:
     def _kept(self, undo: Callable[[], object]) -> MaybeDeferred[None]:
         """Wait until what was asked of the store is kept; call ``undo`` where it is not."""
         kept = self._hub.store.flush()
-        if is_pending(kept) and self._hub.shared is None:
+        if is_pending(kept):
             kept.addErrback(self._undo, undo)
         return shielded(kept)
 

@@ -1,13 +1,16 @@
 """The link of one process to its log in Redis: it connects, enters the log, and runs the script.
 
-A link connects again whenever it has lost its connection, for as long as it is open. Each start and failover
+A link connects again whenever it has lost its connection, for as long as it is open. It knows from what Redis
+answers whether writes are refused. Each start and failover
 of Redis is noted in the log. A process that has heard of a number beyond the end of the run in which it heard
 of it knows that messages were lost; the log then goes on far behind, and every reader is told a gap.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
@@ -21,7 +24,7 @@ from twisted.python.failure import Failure
 from ...core.store import StoreUnusable, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
-from ...limits import REDIS_RETRY_SECONDS, STORE_STALLED_SECONDS, Limits
+from ...limits import REDIS_RETRY_SECONDS, REDIS_SAID_SECONDS, STORE_STALLED_SECONDS, Limits
 from ..memory import new_epoch
 from .connection import Address, CommandRefused, RedisConnection
 from .script import refusal, script
@@ -29,16 +32,37 @@ from .script import refusal, script
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
 """Errors of a Redis that starts or follows another one: it may be asked again soon."""
 
+_NEEDED = {
+    "OOM": "it has room, by a higher maxmemory or by mailboxes that are read or deleted",
+    "MISCONF": "it can save, and its own log says why it cannot",
+    "NOREPLICAS": "as many replicas follow it as its min-replicas-to-write asks for",
+}
+"""What must come before Redis takes pushes again, by its error."""
+
+_SAID = re.compile(r"^(?:@user_script.*?: -)?(.*?)[.\s]*$", re.DOTALL)
+"""What Redis has said to the script; version 6 puts in front where in the script."""
+
 _OLDEST = (6, 2)
-_AWAY = "The store {address} is not reached; pushes are refused until it is."
+_AWAY = "The store {address} is not reached{why}; pushes are refused until it is."
+_REFUSES = "The store {address} takes no pushes until {needed}; it is still read (Redis says: {said})."
+_TAKES = "The store {address} takes pushes again."
 _NOT_YET = "The store {address} is not reached yet ({error}); it is tried until it is there."
+
+
+class WritesRefused(StoreDown):
+    """Redis takes nothing now that is to be written; ``freed`` messages that were read made room for it."""
+
+    def __init__(self, freed: int = 0) -> None:
+        super().__init__("The store cannot write now; try again later.")
+        self.freed = freed
 
 
 class RedisLink:
     """Reaches the log in the Redis at ``address``, and learns from each answer what it holds.
 
     ``channels`` returns the channels to listen to when the log is entered. ``on_published`` is given what
-    comes through them. ``on_entered`` and ``on_lost`` are called when a connection begins and ends.
+    comes through them. ``on_entered`` and ``on_lost`` are called when a connection begins and ends, and
+    ``on_writable`` when Redis takes writes again that it has refused.
     """
 
     log = Logger()
@@ -57,6 +81,9 @@ class RedisLink:
         self.on_published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
         self.on_entered: Callable[[], object] = lambda: None
         self.on_lost: Callable[[], object] = lambda: None
+        self.on_writable: Callable[[], object] = lambda: None
+        self.refusal = ""
+        """The error with which Redis refuses pushes, as in ``OOM``; empty where it takes them."""
         self._limits = limits
         self._clock = clock
         self._script = script(limits)
@@ -69,9 +96,15 @@ class RedisLink:
         self._closing = False
         self._said = False
         """Whether it was said that Redis is not there yet."""
+        self._refusal_said_at = -inf
+        self._is_refusal_said = False
+        self._why_lost = ""
+        self._has_attached = True
+        """Whether Redis has noted that this process entered the log in the present run of Redis."""
         self._run = ""
-        self._newest = 0
-        """The last number that this process has heard of, in ``_run``."""
+        """The run of Redis, by its own name."""
+        self._heard = ("", "", 0)
+        """The epoch, the run by the log's name, and the last number that this process has heard of in it."""
 
     # -- the start and the end
 
@@ -100,12 +133,25 @@ class RedisLink:
         return ended
 
     def flush(self) -> MaybeDeferred[None]:
-        """Wait until all that was asked for so far is answered. Fails with ``StoreDown``."""
+        """Wait until all that was asked for so far is answered. Fails with ``StoreDown``.
+
+        So it does while Redis takes no writes.
+        """
         if self._connection is None:
             return fail(StoreDown())
         if not self._connection.waiting:
             return None
-        return self._connection.ask("PING").addCallback(lambda _: None)
+        # Not PING, which Redis 6 refuses while it cannot save.
+        return self._connection.ask("ECHO", "").addCallback(self._flushed)
+
+    def _flushed(self, _: bytes) -> None:
+        if not self.can_write:
+            raise WritesRefused
+
+    @property
+    def can_write(self) -> bool:
+        """Whether Redis takes writes, as far as it has said: without memory it takes all but pushes."""
+        return self.refusal in {"", "OOM"}
 
     # -- the connection
 
@@ -114,9 +160,10 @@ class RedisLink:
         """Whether Redis is reached."""
         return self._connection is not None
 
-    def reconnect(self) -> None:
-        """Let go of the connection, and make another one."""
+    def reconnect(self, why: str = "") -> None:
+        """Let go of the connection, and make another one; ``why`` is for the log."""
         if self._connection is not None:
+            self._why_lost = why and f" ({why})"
             self._connection.end()
 
     async def _stay_connected(self) -> None:
@@ -142,8 +189,9 @@ class RedisLink:
                 await connection.ended
                 self._connection = None
                 self.on_lost()
+                why, self._why_lost = self._why_lost, ""
                 if not self._closing:
-                    self.log.error(_AWAY, address=self.address)
+                    self.log.error(_AWAY, address=self.address, why=why)
 
     async def _enter(self, connection: RedisConnection) -> None:
         """Say who we are, see what Redis this is, and enter the log."""
@@ -166,19 +214,27 @@ class RedisLink:
         if _version(hello[b"version"]) < _OLDEST:
             raise CommandRefused(f"it has version {hello[b'version'].decode()}, and 6.2 is needed")
         info = await connection.ask("INFO", "server")
-        run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
+        self._run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
         connection.published = self.on_published
         connection.subscribe("SUBSCRIBE", *[self.prefix + channel for channel in self.channels()])
-        words = ["attach", "", "0", run, self.epoch, self._run, self._newest, new_epoch()]
-        reply = await connection.ask("EVALSHA", self._sha, 1, self.prefix, *words)
-        epoch, self_run, time = reply[2:]
-        self.epoch, self._run = epoch.decode(), self_run.decode()
-        self.offset = float(time) - self._clock.seconds()
-        self._newest = 0
-        self._learn(reply[1])
+        await self._attach(connection)
         self._connection = connection
         self._entered()
+
+    async def _attach(self, connection: RedisConnection) -> None:
+        """Enter the log. Where that cannot be written, it is to be done again before anything is pushed."""
+        words = ["attach", "", "0", self._run, *self._heard, new_epoch()]
+        status, state, *rest = await connection.ask("EVALSHA", self._sha, 1, self.prefix, *words)
+        if status != b"ok":
+            raise StoreDown(_said(rest[0]))
+        epoch, run, time = (word.decode() for word in rest)
+        self.epoch = epoch
+        self.offset = float(time) - self._clock.seconds()
+        self._has_attached = not state[-1]
+        if self._has_attached:
+            self._heard = (epoch, run, 0)
+        self._learn(state)
 
     def _entered(self) -> None:
         self.log.info("The store {address} is there.", address=self.address)
@@ -232,6 +288,11 @@ class RedisLink:
         if status == b"ok":
             self._learn(state)
             return rest
+        if status == b"refused":
+            said, freed = rest
+            if not freed:
+                self._hear(said)
+            raise WritesRefused(freed)
         error = refusal(status, rest[0] if rest else b"", self._limits)
         if error is not None:
             raise error
@@ -244,22 +305,63 @@ class RedisLink:
         error = failure.value
         if not isinstance(error, CommandRefused):
             return failure
-        if error.code in {"OOM", "MISCONF", "NOREPLICAS"}:
-            return Failure(StoreDown(f"The store has no room: {error}"))
         if error.code not in _TRANSIENT | {"NOSCRIPT"}:
             self.log.error("The store {address} says: {error}", address=self.address, error=error)
         self.reconnect()
         return Failure(StoreDown())
 
-    def _learn(self, state: list[int]) -> None:
-        sequence, mailboxes, messages, memory = state
-        self._newest = max(self._newest, sequence)
+    def _learn(self, state: list[Any]) -> None:
+        sequence, mailboxes, messages, memory, said = state
+        if self._has_attached:
+            epoch, run, newest = self._heard
+            self._heard = (epoch, run, max(newest, sequence))
         self.usage = Usage(mailboxes, messages, memory)
+        if said:
+            self._hear(said)
+
+    def _hear(self, said: bytes) -> None:
+        """Take in what Redis has said of writes: ``ok``, or an error."""
+        if said == b"ok":
+            if self.refusal:
+                self._takes_pushes()
+            return
+        text = _said(said)
+        code = text.partition(" ")[0]
+        if code in _TRANSIENT:
+            self.reconnect(text)
+            return
+        is_new = code != self.refusal
+        self.refusal = code
+        now = self._clock.seconds()
+        if is_new and now >= self._refusal_said_at + REDIS_SAID_SECONDS:
+            self._refusal_said_at = now
+            self._is_refusal_said = True
+            needed = _NEEDED.get(code, "it takes writes")
+            self.log.error(_REFUSES, address=self.address, needed=needed, said=text)
+
+    def _takes_pushes(self) -> None:
+        has_refused, self.refusal = not self.can_write, ""
+        if self._is_refusal_said:
+            self._is_refusal_said = False
+            self.log.info(_TAKES, address=self.address)
+        if self._has_attached or self._connection is None:
+            if has_refused:
+                self.on_writable()
+            return
+        attached = Deferred.fromCoroutine(self._attach(self._connection))
+        attached.addCallbacks(lambda _: self.on_writable(), self._refused).addErrback(unheard)
 
 
 def unheard(failure: Failure) -> None:
     """Drop a failure that no caller waits for; the link has reported itself that Redis is away."""
     failure.trap(StoreDown)
+
+
+def _said(said: bytes) -> str:
+    """Return what Redis has said to the script, without where and without a full stop."""
+    found = _SAID.match(said.decode())
+    assert found is not None, "it matches anything"
+    return found[1]
 
 
 def _version(text: bytes) -> tuple[int, ...]:

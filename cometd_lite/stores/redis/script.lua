@@ -26,6 +26,37 @@ local verb, epoch, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local log = {}
 local changed = {}  -- fields of the log
 local boxes = {}
+local lost_here = {}  -- what this run has noted as lost and could not write
+
+-- -- whether Redis takes what is written
+--
+-- Redis refuses writes while it cannot save (MISCONF), has too few replicas (NOREPLICAS) or follows another one
+-- (READONLY). Without memory (OOM) it refuses what may take memory, unless the script has written something before:
+-- so a DEL goes first, and only pushes are refused. While writes are refused, what is there is read all the same:
+-- then write() does nothing, and what has changed is known to this run alone.
+
+local said = ''  -- what Redis has said of writes: an error, 'ok' where it takes pushes, or nothing yet
+local writable
+
+local function may_write()
+  if writable == nil then
+    local done = redis.pcall('DEL', PREFIX .. 'none')
+    writable = type(done) ~= 'table'
+    if not writable then said = done.err end
+  end
+  return writable
+end
+
+local function may_grow()
+  local done = redis.pcall('HSETNX', LOG, 'epoch', epoch)
+  said = type(done) == 'table' and done.err or 'ok'
+  if said == 'ok' then writable = true end
+  return said == 'ok'
+end
+
+local function write(...)
+  if may_write() then return call(...) end
+end
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -65,6 +96,10 @@ end
 -- What was lost of a name that has no mailbox.
 local function note(name, number, missed)
   if number <= log.floor and not missed and not call('ZSCORE', LOST, name) then return end
+  if not may_write() then
+    lost_here[name] = math.max(lost_here[name] or 0, number)
+    return
+  end
   call('ZADD', LOST, 'GT', number, name)
   if missed then call('SADD', MISSED, name) else call('SREM', MISSED, name) end
   if call('ZCARD', LOST) > MAX_RECIPIENTS then
@@ -105,6 +140,11 @@ local function entry(found)
   }
 end
 
+-- Whether a message's time is not over: it may be kept for longer where it could not be taken out.
+local function is_current(one)
+  return tonumber(one.expires_at) > now
+end
+
 local function after(number)
   return whole(number + 1) .. '-0'
 end
@@ -118,9 +158,9 @@ local function cost(name, type, body, event)
 end
 
 local function bury(box)
-  call('DEL', box.key, PREFIX .. 'box:' .. box.name)
-  call('ZREM', EXPIRIES, box.name)
-  call('ZREM', RECLAIMABLE, box.name)
+  write('DEL', box.key, PREFIX .. 'box:' .. box.name)
+  write('ZREM', EXPIRIES, box.name)
+  write('ZREM', RECLAIMABLE, box.name)
   set_log('mailboxes', log.mailboxes - 1)
   set_log('memory', log.memory - MAILBOX_COST)
   box.alive, box.changed = false, {}
@@ -136,8 +176,8 @@ local function remove(box, entries)
   end
   for first = 1, #ids, 1000 do
     local last = math.min(first + 999, #ids)
-    call('XDEL', ORDER, unpack(ids, first, last))
-    call('XDEL', box.key, unpack(ids, first, last))
+    write('XDEL', ORDER, unpack(ids, first, last))
+    write('XDEL', box.key, unpack(ids, first, last))
   end
   set(box, 'size', box.size - size)
   set(box, 'count', box.count - #ids)
@@ -182,7 +222,7 @@ local function expire(box)
   drop(box, going)
   if box.alive then
     set(box, 'expiry', earliest)
-    call('ZADD', EXPIRIES, earliest, box.name)
+    write('ZADD', EXPIRIES, earliest, box.name)
   end
 end
 
@@ -207,7 +247,8 @@ end
 
 -- Up to where messages of a name were lost that are no longer kept.
 local function lost_of(box)
-  return box.alive and box.lost or tonumber(call('ZSCORE', LOST, box.name) or log.floor)
+  if box.alive then return box.lost end
+  return math.max(tonumber(call('ZSCORE', LOST, box.name) or log.floor), lost_here[box.name] or 0)
 end
 
 local function create(box)
@@ -227,7 +268,7 @@ local function save_hash(key, values, fields)
     words[#words + 1] = field
     words[#words + 1] = values[field]
   end
-  if #words > 0 then call('HSET', key, unpack(words)) end
+  if #words > 0 then write('HSET', key, unpack(words)) end
 end
 
 local function save()
@@ -239,7 +280,12 @@ end
 
 local function answer(...)
   save()
-  return {'ok', {log.sequence, log.mailboxes, log.messages, log.memory}, ...}
+  return {'ok', {log.sequence, log.mailboxes, log.messages, log.memory, said}, ...}
+end
+
+-- What was asked for is not done; freed is how many messages were dropped for it all the same.
+local function refused(freed)
+  return {'refused', {}, said, freed or 0}
 end
 
 -- -- who waits
@@ -257,7 +303,7 @@ end
 local function reclaimable(box)
   if not call('ZSCORE', RECLAIMABLE, box.name) then
     set_log('turn', log.turn + 1)
-    call('ZADD', RECLAIMABLE, log.turn, box.name)
+    write('ZADD', RECLAIMABLE, log.turn, box.name)
   end
 end
 
@@ -281,7 +327,7 @@ local function acknowledge(names, number)
         set(box, 'acknowledged', number)
         reclaimable(box)
       end
-    elseif is_pattern(name) then
+    elseif is_pattern(name) and may_write() then
       call('ZADD', ACKNOWLEDGED, 'GT', number, name)
       if call('ZCARD', ACKNOWLEDGED) > MAX_RECIPIENTS then call('ZPOPMIN', ACKNOWLEDGED) end
     end
@@ -366,12 +412,15 @@ local function merged(sources, limit)
   local count = math.max(1, math.min(CHUNK, math.ceil((limit + 1) / #sources)))
   local function head(source)
     local one = source.found[source.at]
-    if not one and not source.over then
+    while not one and not source.over do
       local raw = range(source.box, after(source.last), count)
       source.over, source.found, source.at = #raw < count, {}, 1
-      for at, each in ipairs(raw) do source.found[at] = entry(each) end
+      for _, each in ipairs(raw) do
+        each = entry(each)
+        source.last = each.number
+        if is_current(each) then source.found[#source.found + 1] = each end
+      end
       one = source.found[1]
-      if one then source.last = source.found[#raw].number end
     end
     return one
   end
@@ -403,8 +452,8 @@ local function looked_through(names, number, limit)
         if wanted[key] then
           local box = box_of(name)
           local one = box.alive and call('XRANGE', box.key, raw[1], raw[1])[1]
-          if one then
-            one = entry(one)
+          one = one and entry(one)
+          if one and is_current(one) then
             bytes = bytes + #one.body
             if #messages == limit or (#messages > 0 and bytes > POLL_BYTES) then return messages, 1, number end
             one.box = box
@@ -451,13 +500,20 @@ if verb == 'append' then
   -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
   -- stands before and after the number in its value, its seconds, most records, recipients, their number before
   -- them, then the type, form and body of each content.
-  -- Redis asks whether it has room at the first thing that is written, and this is refused where it has none.
-  call('HSETNX', LOG, 'epoch', epoch)
   local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
   local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
   if id ~= '' then
     local value = call('GET', PREFIX .. 'record:receipt:' .. id)
     if value then return {'repeated', {}, value} end
+  end
+  if not may_grow() then
+    local before = log.messages
+    if string.find(said, 'OOM ', 1, true) then
+      -- What was read goes, so that the next try may find room.
+      reclaim(OOM_BYTES, 0)
+      save()
+    end
+    return refused(before - log.messages)
   end
   local names, at = {}, 17 + tonumber(ARGV[16])
   for index = 17, at - 1 do names[#names + 1] = ARGV[index] end
@@ -528,6 +584,7 @@ if verb == 'append' then
   return answer(first, receivers)
 
 elseif verb == 'retract' then
+  if not may_write() then return refused() end
   each_named(function(number, box)
     local found = box.alive and range(box, whole(number) .. '-0', 1)[1]
     if found and entry(found).number == number then
@@ -552,18 +609,27 @@ elseif verb == 'read' then
     if box.alive then
       sources[#sources + 1] = {box = box, found = {}, at = 1, last = math.max(place, from)}
     end
-    gap = gap or (known and place < lost_of(box))
   end
-  if not known then gap = ARGV[4] ~= 'oldest' end
   local messages, more, looked
   if patterned then
     messages, more, looked = looked_through(names, math.max(place, from), limit)
   else
     messages, more = merged(sources, limit)
-    looked = (known and not gap) and place or log.sequence
   end
+  -- Only now: on its way a pattern meets mailboxes in which messages expire.
+  for _, name in ipairs(names) do gap = gap or (known and place < lost_of(box_of(name))) end
+  if not known then gap = ARGV[4] ~= 'oldest' end
+  if not patterned then looked = (known and not gap) and place or log.sequence end
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages))
+
+elseif verb == 'acknowledge' then
+  -- ARGV: pairs of a number and a name; what was acknowledged while it could not be written.
+  if not may_write() then return refused() end
+  each_named(function(number, box)
+    if number <= log.sequence then acknowledge({box.name}, number) end
+  end)
+  return answer()
 
 elseif verb == 'take' then
   -- ARGV: limit, names.
@@ -575,16 +641,19 @@ elseif verb == 'take' then
       set(box, 'missed', 0)
       local source = {box = box, found = {}, at = 1, last = box.taken}
       for number in string.gmatch(box.back, '%d+') do
-        source.found[#source.found + 1] = entry(range(box, number .. '-0', 1)[1])
+        local one = entry(range(box, number .. '-0', 1)[1])
+        if is_current(one) then source.found[#source.found + 1] = one end
       end
       table.sort(source.found, function(one, other) return one.number < other.number end)
       sources[#sources + 1] = source
-    elseif call('SREM', MISSED, name) == 1 then
+    elseif call('SISMEMBER', MISSED, name) == 1 then
       gap = 1
+      write('SREM', MISSED, name)
     end
   end
   local messages, more = {}, 0
   if #sources > 0 then messages, more = merged(sources, limit) end
+  if (#messages > 0 or gap == 1) and not may_write() then return refused() end
   for _, one in ipairs(messages) do
     if is_back(one.box, one.number) then leave_back(one.box, one.number)
     else set(one.box, 'taken', one.number) end
@@ -593,6 +662,7 @@ elseif verb == 'take' then
   return answer(#messages > 0 and messages[#messages].number or log.sequence, gap, more, shown(messages))
 
 elseif verb == 'give_back' then
+  if not may_write() then return refused() end
   each_named(function(number, box)
     if not box.alive then
       if number <= tonumber(call('ZSCORE', LOST, box.name) or 0) then call('SADD', MISSED, box.name) end
@@ -611,6 +681,7 @@ elseif verb == 'give_back' then
 elseif verb == 'delete' then
   local box = box_of(ARGV[4])
   if box.alive then
+    if not may_write() then return refused() end
     local all = {}
     for at, raw in ipairs(range(box, '-', CAPACITY)) do all[at] = entry(raw) end
     drop(box, all)
@@ -624,8 +695,10 @@ elseif verb == 'describe' then
   local queued, size, oldest, newest = 0, 0, nil, 0
   for _, raw in ipairs(range(box, '-', CAPACITY)) do
     local one = entry(raw)
-    oldest, newest = oldest or one.number, one.number
-    if not is_read(box, one.number) then queued, size = queued + 1, size + #one.body end
+    if is_current(one) then
+      oldest, newest = oldest or one.number, one.number
+      if not is_read(box, one.number) then queued, size = queued + 1, size + #one.body end
+    end
   end
   return answer(queued, size, oldest, newest)
 
@@ -635,6 +708,7 @@ elseif verb == 'who' then
 
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
+  if not may_grow() and not may_write() then return answer(0) end
   local names = call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
   for _, name in ipairs(names) do box_of(name) end
   for at = 4, #ARGV do call('ZREMRANGEBYSCORE', PREFIX .. 'records:' .. ARGV[at], '-inf', ARGV[3]) end
@@ -643,11 +717,13 @@ elseif verb == 'expire' then
 elseif verb == 'remember' or verb == 'renew' then
   -- ARGV: kind, id, value, seconds, most of the kind. A record that was forgotten is not renewed: its end at one
   -- process may come between what another one has read of it and writes of it.
+  if not may_write() then return refused() end
   if verb == 'renew' and call('EXISTS', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5]) == 0 then return answer() end
   remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer()
 
 elseif verb == 'forget' then
+  if not may_write() then return refused() end
   call('DEL', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5])
   call('ZREM', PREFIX .. 'records:' .. ARGV[4], ARGV[5])
   return answer()
@@ -656,7 +732,14 @@ elseif verb == 'attach' then
   -- A process has connected. ARGV: the run of Redis that it found; the epoch, run and last number that it heard of
   -- before; a name for the log's life if it is new. Where a run ended before a number that somebody has heard of
   -- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
+  -- Where that cannot be written, the process may read, and attaches again as soon as it can.
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
+  local time = call('TIME')
+  time = time[1] .. '.' .. string.format('%06d', time[2])
+  if not may_write() then
+    if not log.epoch then return refused() end
+    return answer(log.epoch, log.run, time)
+  end
   if not log.epoch then set_log('epoch', ARGV[8]) end
   if string.match(log.run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
@@ -673,7 +756,6 @@ elseif verb == 'attach' then
       call('PUBLISH', PREFIX .. 'all', '')
     end
   end
-  local time = call('TIME')
-  return answer(log.epoch, log.run, time[1] .. '.' .. string.format('%06d', time[2]))
+  return answer(log.epoch, log.run, time)
 
 end

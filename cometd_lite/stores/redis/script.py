@@ -16,6 +16,7 @@ from ...limits import (
     REDIS_LOOK,
     REDIS_MAILBOX_COST,
     REDIS_MESSAGE_COST,
+    REDIS_OOM_BYTES,
     REDIS_RUNS,
     STORE_NUMBERS_RESERVED,
     Limits,
@@ -39,6 +40,7 @@ def script(limits: Limits) -> str:
         "MAILBOX_COST": REDIS_MAILBOX_COST,
         "LOOK": REDIS_LOOK,
         "EXPIRED_AT_ONCE": REDIS_EXPIRED_AT_ONCE,
+        "OOM_BYTES": REDIS_OOM_BYTES,
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
     }

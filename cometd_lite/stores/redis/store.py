@@ -26,8 +26,10 @@ from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ...core.message import Batch, Content, Cursor, Message, Push, Receipt
 from ...core.store import RPC, Contents, Readers, Record, State, Usage
 from ...deferreds import MaybeDeferred
+from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
-from .link import RedisLink, unheard
+from .backlog import Backlog
+from .link import RedisLink, WritesRefused
 from .wakes import ReaderCount, Wakes
 
 
@@ -70,6 +72,8 @@ class RedisStore:
         self._link.on_entered = self._entered
         self.address = self._link.address
         self._wakes = Wakes(self._link, self.process, clock)
+        self._link.on_writable = self._writable
+        self._backlog = Backlog(self._link)
         self._reading: dict[tuple[tuple[str, ...], Cursor, int, bool], list[Deferred[Batch]]] = {}
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
 
@@ -88,6 +92,10 @@ class RedisStore:
         return self._link.flush()
 
     def _entered(self) -> None:
+        self._writable()
+
+    def _writable(self) -> None:
+        self._backlog.write()
         if self._wakes.readers is not None:
             self._wakes.readers.wake_all()
 
@@ -100,9 +108,7 @@ class RedisStore:
         if not push.queue:
             ttl = min(ttl, STORE_STALLED_SECONDS)  # it is retracted, but by a process that may die before
         ask, count = self._wakes.begin_count()
-        appended = self._link.run(
-            now,
-            "append",
+        words = (
             self.process,
             ask,
             repr(created_at),
@@ -115,10 +121,21 @@ class RedisStore:
             *push.recipients,
             *[word for content in push.contents for word in (content.type, content.form, content.body)],
         )
-        messages = appended.addCallback(
+        messages = self._run_append(now, words).addCallback(
             self._appended, push, self._link.epoch, created_at, now + ttl, count, ask
         )
         return messages.addErrback(self._not_appended, ask)
+
+    def _run_append(self, now: float, words: tuple[Any, ...]) -> Deferred[list[Any]]:
+        """Append; where Redis has no memory, again for as long as there is something read that can go."""
+
+        def again(failure: Failure) -> Any:
+            error = failure.value
+            has_freed = isinstance(error, WritesRefused) and error.freed
+            return self._run_append(now, words) if has_freed else failure
+
+        appended: Deferred[list[Any]] = self._link.run(now, "append", *words).addErrback(again)
+        return appended
 
     def _receipt(self, push: Push, created_at: float) -> tuple[Any, ...]:
         """Return what the script needs to remember the receipt of an idempotency key."""
@@ -185,6 +202,9 @@ class RedisStore:
         self, reply: list[Any], asked: tuple[tuple[str, ...], Cursor, int, bool], epoch: str, now: float
     ) -> MaybeDeferred[Batch]:
         looked, gap, more, rows = reply
+        names, after, _, acks = asked
+        if acks and after.epoch == epoch and not self._link.can_write:
+            self._backlog.acknowledge(names, after)
         if more and not rows:
             return self._read(asked, looked, now)  # so far there was nothing but what others were pushed
         return Batch(self._messages(rows, epoch), Cursor(epoch, looked), bool(gap), bool(more))
@@ -222,8 +242,15 @@ class RedisStore:
         )
 
     def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
-        """See ``Store.give_back``."""
-        return self._link.run(0.0, "give_back", *_named(messages)).addCallback(_nothing)
+        """See ``Store.give_back``. While Redis is away, or takes no writes, it is done later."""
+
+        def later(failure: Failure) -> Failure:
+            if failure.check(StoreDown):
+                self._backlog.give_back(messages)
+            return failure
+
+        given = self._link.run(0.0, "give_back", *_named(messages))
+        return given.addCallbacks(_nothing, later)
 
     # -- what is let go
 
@@ -238,7 +265,7 @@ class RedisStore:
         self._wakes.leave_old(now)
         self._wakes.look_for_processes()
         expired = self._link.run(now, "expire", RECEIPTS)
-        stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect)
+        stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect, "it does not answer")
 
         def answered(result: Any) -> Any:
             if stalled.active():
@@ -266,8 +293,8 @@ class RedisStore:
         return self._link.usage
 
     def state(self) -> State:
-        """See ``Store.state``; it is down where Redis is not reached."""
-        return "ok" if self._link.is_up else "down"
+        """See ``Store.state``; it is down where Redis is not reached, or refuses pushes."""
+        return "ok" if self._link.is_up and not self._link.refusal else "down"
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold in this process. For tests.
@@ -279,6 +306,7 @@ class RedisStore:
         What lies in Redis is not looked at.
         """
         self._wakes.check_invariants()
+        self._backlog.check_invariants()
         assert all(self._reading.values()), "a look has readers that wait for it"
         usage = self._link.usage
         assert min(usage.mailboxes, usage.messages, usage.memory) >= 0, "what is counted is not negative"
@@ -287,28 +315,70 @@ class RedisStore:
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         """See ``Store.remember``. While Redis is away nothing is."""
-        self._set_record("remember", kind, id, value(), expires_at)
+        self._set_record("remember", kind, id, value, expires_at)
 
     def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         """See ``SharedStore.renew``. While Redis is away nothing is."""
-        self._set_record("renew", kind, id, value(), expires_at)
+        self._set_record("renew", kind, id, value, expires_at)
 
-    def _set_record(self, verb: str, kind: str, id: str, value: bytes, expires_at: float) -> None:  # noqa: A002
+    def _set_record(
+        self,
+        verb: str,
+        kind: str,
+        id: str,  # noqa: A002
+        value: Callable[[], bytes],
+        expires_at: float,
+    ) -> None:
         seconds = max(0.001, min(expires_at - self._clock.seconds(), self.limits.ttl))
         most = IDEMPOTENCY_KEYS if kind == RECEIPTS else self.limits.max_sessions
-        self._link.run(self._clock.seconds(), verb, kind, id, value, seconds, most).addErrback(unheard)
+
+        def write() -> None:
+            self._write_record(kind, id, write, value, verb, value(), seconds, most)
+
+        write()
 
     def forget(self, kind: str, id: str) -> None:  # noqa: A002
         """See ``Store.forget``."""
-        self._link.run(0.0, "forget", kind, id).addErrback(unheard)
+
+        def write() -> None:
+            self._write_record(kind, id, write, None, "forget")
+
+        write()
+
+    def _write_record(
+        self,
+        kind: str,
+        id: str,  # noqa: A002
+        write: Callable[[], None],
+        value: Callable[[], bytes] | None,
+        verb: str,
+        *words: Any,
+    ) -> None:
+        """Write a record, or leave that for when Redis takes writes."""
+        self._backlog.forget_record(kind, id)
+
+        def refused(failure: Failure) -> None:
+            failure.trap(StoreDown)
+            if failure.check(WritesRefused):
+                self._backlog.put_record(kind, id, value, write)
+
+        self._link.run(self._clock.seconds(), verb, kind, id, *words).addErrback(refused)
 
     def recall(self, kind: str) -> Sequence[Record]:  # noqa: ARG002
         """See ``Store.recall``: nothing is brought back, all of it is looked up."""
         return ()
 
     def look_up(self, kind: str, id: str) -> Deferred[bytes | None]:  # noqa: A002
-        """See ``SharedStore.look_up``."""
-        return self._link.ask("GET", f"{self._link.prefix}record:{kind}:{id}")
+        """See ``SharedStore.look_up``. What this process could not write yet is known to it alone."""
+
+        def newest(found: bytes | None) -> bytes | None:
+            unwritten = self._backlog.record(kind, id)
+            if unwritten is None:
+                return found
+            (value,) = unwritten
+            return None if value is None else value()
+
+        return self._link.ask("GET", f"{self._link.prefix}record:{kind}:{id}").addCallback(newest)
 
     # -- the other processes
 
