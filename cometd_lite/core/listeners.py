@@ -6,6 +6,7 @@ on from where the listener stood; what an answer carried counts as read once the
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -80,10 +81,12 @@ class Listeners:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @property
-    def are_none(self) -> bool:
-        """Whether no listener is registered. Other processes may have some where the store is shared."""
-        return not self._sessions and self._hub.shared is None
+    def are_none(self) -> MaybeDeferred[bool]:
+        """Return whether no listener is registered, at any process. Fails with ``StoreDown``."""
+        shared = self._hub.shared
+        if shared is None:
+            return not self._sessions
+        return chain(shared.has_records(LISTENERS), operator.not_)
 
     def register(
         self, recipients: tuple[str, ...], ttl: float = LISTENER_SECONDS, share: Quota | None = None

@@ -208,6 +208,9 @@ class SharedStore(Store, Protocol):
     def look_up(self, kind: str, id: str) -> MaybeDeferred[bytes | None]:  # noqa: A002
         """Return the value of a record that any process remembers; None where there is none."""
 
+    def has_records(self, kind: str) -> MaybeDeferred[bool]:
+        """Return whether any process remembers a record of a kind."""
+
     def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         """Replace the value of a record, and the time at which it is forgotten.
 

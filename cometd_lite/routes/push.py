@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..access.policy import charge
 from ..access.tokens import Grant
-from ..core.message import Push
+from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
 from ..http import bodies, params, responses
@@ -32,6 +32,11 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
     charge(grant, push)
-    if push.recipients == (ALL_LISTENERS,) and push.queue and routes.listeners.are_none:
-        return chain(routes.hub.discard(push), responses.of_push)
+    if push.recipients == (ALL_LISTENERS,) and push.queue:
+        return chain(chain(routes.listeners.are_none(), _push_to_listeners, routes, push), responses.of_push)
     return chain(routes.hub.push(push), responses.of_push)
+
+
+def _push_to_listeners(are_none: bool, routes: Served, push: Push) -> MaybeDeferred[Receipt]:
+    """Keep nothing where no listener could ever read it."""
+    return routes.hub.discard(push) if are_none else routes.hub.push(push)

@@ -469,3 +469,18 @@ def test_while_redis_is_not_reached_a_forwarded_request_is_refused_and_the_sessi
     here.push("/a", "hello")
     cluster.settle()
     assert events(again.answer) == ["hello"]
+
+
+def test_a_push_to_listeners_is_kept_only_where_a_process_has_one(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    for _ in range(3):
+        answer = here.push("?to=listeners", "hear, hear")
+        assert (answer.status, answer.json["delivered"]) == (202, 0)
+    assert there.comet.hub.store.usage().messages == 0
+    listener = there.ask("POST", "/register", '{"recipients":["bob"]}', JSON).json["id"]
+    here.push("?to=listeners", "hear, hear")
+    assert here.read(f"/poll?listener={listener}") == ["hear, hear"]
+    there.ask("DELETE", f"/listeners/{listener}")
+    before = here.comet.hub.store.usage().messages
+    here.push("?to=listeners", "hear, hear")
+    assert there.comet.hub.store.usage().messages == before
