@@ -485,6 +485,66 @@ def test_a_redis_that_cannot_be_used_is_not_waited_for(
     server.kill()
 
 
+DOCS = Path(__file__).parents[1] / "docs" / "redis.md"
+(ACL,) = re.findall(r"`(~cometd-lite:\* [^`]+)`", DOCS.read_text())
+RULES = ["on", ">PASSWORD", *ACL.replace("cometd-lite:", "p:").split()]
+
+
+def as_user(cluster: Cluster, rules: list[str]) -> tuple[Hub, Outcome]:
+    """Start a process whose user has these rules."""
+    cluster.server.ask("ACL", "SETUSER", "comet", "reset", *rules)
+    return begin(cluster, "redis://comet:PASSWORD@localhost/0?prefix=p:")
+
+
+def test_a_user_with_the_rules_of_the_docs_may_do_all_that_is_needed(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p", capacity=3, max_recipients=3)
+    (here, opened), (there, _) = as_user(cluster, RULES), as_user(cluster, RULES)
+    assert opened.value is None
+    with capturedLogs() as logged:
+        parked = cluster.begin(there.poll(("eve/*",), OLDEST))
+        assert cluster.ask(here.push(push("eve/a", key="k"))).delivered == 1
+        assert data(parked.value) == ["hi"]
+        listeners = Listeners(here, 10)
+        listener = cluster.ask(listeners.register(("bob",)))
+        for _ in range(5):
+            place = Cursor.parse(cluster.ask(here.push(push("bob", overflow="drop-oldest"))).id)
+        cluster.ask(listeners.poll(cluster.ask(listeners.get(listener.id)), None, 0.0, 2))
+        cluster.ask(here.poll(("bob", "**"), place, 0.0))
+        batch = cluster.ask(there.take(("bob",)))
+        there.give_back(batch)
+        cluster.wires.settle()
+        cluster.ask(here.describe("bob"))
+        for name in ("a", "b", "c", "d"):
+            cluster.ask(here.poll(("**",), cluster.end(here), 0.0))
+            cluster.ask(here.push(push(name)))
+        cluster.ask(here.push(push("bob", queue=False))) if cluster.begin(there.poll(("bob",), NOW)) else None
+        assert not cluster.ask(listeners.are_none())
+        cluster.ask(listeners.end(listener))
+        cluster.ask(here.delete("d"))
+        there.shared.calls.ask(here.store.process, b"x").addErrback(lambda _: None)  # type: ignore[union-attr]
+        sweep(cluster)
+        cluster.ask(here.push(push("short", ttl=5.0)))
+        cluster.clock.advance(6)
+        sweep(cluster)
+    assert [line for line in told(logged) if "perm" in line.lower()] == []
+    assert cluster.ask(here.poll(("short",), OLDEST, 0.0)).messages == ()
+    cluster.close()
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule[0] in "+~&"])
+def test_a_rule_that_the_user_lacks_is_named_when_the_server_starts(redis: RedisServer, rule: str) -> None:
+    cluster = Cluster(redis, "p")
+    _, opened = as_user(cluster, [other for other in RULES if other != rule])
+    cluster.hubs.clear()
+    command = (
+        re.escape(rule.lstrip("+")) + f"|{rule[1:].partition('|')[0]}"
+    )  # so much is what version 6 names
+    named = "channel|key|p:" if rule[0] in "~&" else f"'({command})'|{re.escape(rule)}\\b"
+    with pytest.raises(StoreUnusable, match=rf"The store .* cannot be used: .*({named})"):
+        _ = opened.value
+    assert cluster.clock.getDelayedCalls() == []
+
+
 def test_the_right_password_and_another_database_lead_to_redis(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, "--requirepass", "right").start()
     cluster = Cluster(server, "p")

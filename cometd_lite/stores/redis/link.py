@@ -218,6 +218,13 @@ class RedisLink:
         self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
         connection.published = self.on_published
         connection.subscribe("SUBSCRIBE", *[self.prefix + channel for channel in self.channels()])
+        # What is forbidden is to be known now, because Redis names the command. UNSUBSCRIBE has no reply, so
+        # its error is that of the next command.
+        connection.subscribe("UNSUBSCRIBE", f"{self.prefix}none")
+        await connection.ask("ECHO", "")
+        await connection.ask("GET", f"{self.prefix}record:none:")
+        await connection.ask("ZCOUNT", f"{self.prefix}records:none", 1, 2)
+        await connection.ask("PUBSUB", "NUMSUB", f"{self.prefix}none")
         await self._attach(connection)
         self._connection = connection
         self._entered()
@@ -226,6 +233,8 @@ class RedisLink:
         """Enter the log. Where that cannot be written, it is to be done again before anything is pushed."""
         words = ["attach", "", "0", self._run, *self._heard, new_epoch()]
         status, state, *rest = await connection.ask("EVALSHA", self._sha, 1, self.prefix, *words)
+        if status == b"lacks":
+            raise CommandRefused(f"its user lacks the ACL rules {rest[0].decode()} (docs/redis.md lists all)")
         if status != b"ok":
             raise StoreDown(_said(rest[0]))
         epoch, run, time = (word.decode() for word in rest)

@@ -491,8 +491,41 @@ local function each_named(use)
   for at = 4, #ARGV, 2 do use(tonumber(ARGV[at]), box_of(ARGV[at + 1])) end
 end
 
+-- Return the rules that the user lacks, by running each command where it changes nothing: of a command in a script
+-- Redis says only that it is forbidden.
+local function lacking()
+  local none = PREFIX .. 'none'
+  local lacks, seen = {}, {}
+  local function lack(rule)
+    if not seen[rule] then lacks[#lacks + 1] = rule end
+    seen[rule] = true
+  end
+  for _, words in ipairs({
+    {'DEL', none}, {'EXISTS', none}, {'GET', none}, {'HMGET', none, 'f'}, {'HSETNX', none, 'f', 'v'},
+    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'SADD', none, 'm'}, {'SISMEMBER', none, 'm'},
+    {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'}, {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'},
+    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
+    {'ZMSCORE', none, 'm'}, {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'},
+    {'ZREMRANGEBYRANK', none, 1, 2}, {'ZREMRANGEBYSCORE', none, 1, 2}, {'ZSCORE', none, 'm'},
+  }) do
+    local done = redis.pcall(unpack(words))
+    local err = type(done) == 'table' and done.err or ''
+    -- Each version of Redis has other words for it.
+    if string.find(err, 'permission') or string.find(err, 'NOPERM') or string.find(err, 'user executing') then
+      if string.find(err, ' key') then lack('~' .. PREFIX .. '*')
+      elseif string.find(err, 'channel') then lack('&' .. PREFIX .. '*')
+      else lack('+' .. string.lower(words[1])) end
+    end
+  end
+  return lacks
+end
+
 -- -- what is asked
 
+if verb == 'attach' then
+  local lacks = lacking()
+  if #lacks > 0 then return {'lacks', {}, table.concat(lacks, ' ')} end
+end
 load_log()
 if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 
