@@ -44,7 +44,7 @@ def chain(
 ) -> MaybeDeferred[R]:
     """Give ``result`` to ``use``, before ``args``, now or once it is there."""
     if is_pending(result):
-        return result.addCallbacks(use, callbackArgs=args)
+        return result.addCallbacks(use, None, args)
     return use(result, *args)
 
 

@@ -108,7 +108,6 @@ class Policy:
         exchange: Asker,
         host: bytes | None,
         origin: bytes | None,
-        *,
         changes: bool,
         probed: bool = False,
     ) -> None:

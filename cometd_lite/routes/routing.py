@@ -211,9 +211,7 @@ class Served:
         """
         try:
             given = fields(exchange)
-            self.policy.admit(
-                exchange, given.host, given.origin, changes=declared.changes, probed=declared.probed
-            )
+            self.policy.admit(exchange, given.host, given.origin, declared.changes, declared.probed)
             answer = declared.handler(self, exchange, name)
         except CometError as error:
             self.respond(self.problem(error, declared.refusal), exchange)
