@@ -330,7 +330,7 @@ def check_room(grant: Grant) -> None:
 
 def count_parked(grant: Grant, parked: MaybeDeferred[Any]) -> None:
     """Count a parked poll against its client, until it fires; it ends where its token's key is removed."""
-    if not is_pending(parked):
+    if (grant.client is None and grant.key is None) or not is_pending(parked):
         return
     if grant.client is not None:
         grant.client.parked.hold_until(parked)
