@@ -31,12 +31,12 @@ from twisted.internet.defer import Deferred, succeed
 from cometd_lite import __version__
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.cli import main, status
-from cometd_lite.cli.commands import COMMANDS, Misused, judged
+from cometd_lite.cli.commands import COMMANDS, Misused, execute, judged
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import SHELLS, parse, parser_of
 from cometd_lite.cli.terminal import Notes, Terminal, harmless
 from cometd_lite.client import Client, NoAnswer
-from cometd_lite.core.message import Content, Cursor, Message
+from cometd_lite.core.message import Content, Cursor, Message, Push
 from cometd_lite.core.recipient import ALL_LISTENERS
 from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import Limits
@@ -49,6 +49,9 @@ ROOT = Path(__file__).parents[1]
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COMETD_LITE_URL", "COMETD_LITE_TOKEN", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+MESSAGE = Message(Cursor("epoch00000", 1), "bob", Content.of("hi"), 0.0, 1.0)
 
 
 class Piped:
@@ -438,6 +441,48 @@ def test_a_command_is_given_each_message_and_its_particulars(shell: Shell, tmp_p
         "plain|bob|text/plain; charset=utf-8||2|2026-11-20T10:15:58.123Z",
     ]
     assert shell.printed == ""
+
+
+@pytest.mark.parametrize(
+    ("event", "seen"), [("a\0b", "a\ufffdb"), ("é" * 200_000, "é" * 25_000), ("\ud800", "?")]
+)
+def test_a_command_is_given_what_a_variable_can_hold_and_the_following_goes_on(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str], event: str, seen: str
+) -> None:
+    out = tmp_path / "out"
+    command = f'printf "%s\n" "$COMET_EVENT" >> {out}'
+    for told in (event, "é"):
+        execute(command, msgspec.structs.replace(MESSAGE, event=told), shell.terminal, keep_going=False)
+    assert out.read_text("utf-8") == f"{seen}\né\n"
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("COMET_EVENT") == said.count(MESSAGE.id) == 1
+
+
+def test_a_stored_event_with_a_nul_does_not_end_a_following(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = shell.server.comet.hub
+    for event in ("a\0b", "fine"):
+        hub.push(Push(("bob",), (Content.of("hi"),), event=event))
+    place, out = str(tmp_path / "place"), tmp_path / "out"
+    words = ("follow", "bob", "--after", "oldest", "--cursor-file", place, "--count", "2")
+    assert shell.type(*words, "--exec", f'echo "$COMET_EVENT" >> {out}') == status.DONE
+    assert out.read_text("utf-8") == "a\ufffdb\nfine\n"
+    assert capsys.readouterr().err.count("COMET_EVENT") == 1
+
+
+def test_a_variable_holds_characters_that_the_systems_encoding_lacks(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom cometd_lite.cli.commands import execute\n"
+        "from cometd_lite.cli.terminal import Terminal\n"
+        "from cometd_lite.core.message import Content, Cursor, Message\n"
+        "message = Message(Cursor('e', 1), 'bob', Content.of('hi'), 0.0, 1.0, '\\u20ac')\n"
+        "execute('printf %s \"$COMET_EVENT\"', message, Terminal(), keep_going=False)\n"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert done.stdout.decode() == "€"
+    assert done.stderr == b""
 
 
 def test_a_command_that_fails_ends_it_and_its_message_comes_again(

@@ -27,6 +27,9 @@ from .parser import PATIENCE_SECONDS
 from .pushing import LineSource, push
 from .terminal import Input, Notes, ReaderOfOurs, Terminal, harmless
 
+VARIABLE_CHARACTERS = 25_000
+"""Characters of an environment variable for COMMAND: Linux takes 128 KiB of each, in UTF-8."""
+
 
 class CommandFailed(Exception):
     """The COMMAND of ``--exec`` did not end with 0."""
@@ -131,14 +134,20 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
 
     Raises ``CommandFailed``, unless it is to ``keep_going``, and ``Interrupted``.
     """
-    environment = {
-        **os.environ,
+    said = {
         "COMET_ID": message.id,
         "COMET_RECIPIENT": message.recipient,
         "COMET_TYPE": message.content.type,
         "COMET_EVENT": message.event or "",
         "COMET_CREATED_AT": timestamp(message.created_at),
     }
+    environment: dict[str, str | bytes] = {**os.environ}
+    for name, value in said.items():
+        fitting = value.replace("\0", "\ufffd")[:VARIABLE_CHARACTERS].encode(errors="replace")
+        if fitting != value.encode(errors="surrogatepass"):
+            terminal.say(f"{name} is not all of what message {message.id} says: no variable can hold it.")
+        # In bytes, because the system's encoding may lack a character. Windows takes no bytes.
+        environment[name] = fitting if os.supports_bytes_environ else fitting.decode()
     # It blocks, and that is as it should be: nothing else is under way, and the next one waits for this.
     done = subprocess.run(  # noqa: S602  the user who gave the command runs it; the message is its input
         command, shell=True, input=message.content.body, env=environment, check=False
