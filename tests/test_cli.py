@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from tools import needs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from cometd_lite import __version__
 from cometd_lite.access.tokens import Tokens
@@ -84,6 +84,10 @@ class Shell:
 
     def start(self, *words: str, source: Piped | None = None) -> Outcome[int]:
         arguments = parse(words[0], list(words[1:]))
+        if getattr(arguments, "words", True):
+            source = None
+        elif arguments.file not in {None, "-"}:
+            source = Piped(Path(arguments.file).read_bytes(), b"")
         command = COMMANDS[words[0]](arguments, self.server.client, self.terminal, source)
         return self.server.run(judged(command, self.terminal))
 
@@ -115,10 +119,6 @@ def pushed(server: MemoryServer, name: str = "bob") -> list[Any]:
     return [message.data for message in server.result(server.client.poll(name, "oldest", wait=0)).messages]
 
 
-def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-
 # -- push
 
 
@@ -140,6 +140,39 @@ def test_what_begins_with_a_hyphen_comes_after_two(shell: Shell) -> None:
     assert pushed(shell.server) == ["-v"]
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "message"),
+    [
+        (("--", "-dash", "hi"), "-dash", "hi"),
+        (("-dash",), None, None),
+        (("--event", "e", "--", "-dash", "--", "-v", "--ttl"), "-dash", "-- -v --ttl"),
+        (("--rcpt", "eve", "bob", "--", "--json"), "bob", "--json"),
+    ],
+)
+def test_whatever_comes_after_two_hyphens_is_a_name_or_a_message(
+    shell: Shell, words: tuple[str, ...], name: str | None, message: str | None
+) -> None:
+    if name is None:
+        with pytest.raises(SystemExit):
+            parse("push", list(words))
+        return
+    assert shell.type("push", *words) == status.DONE
+    assert pushed(shell.server, name) == [message]
+
+
+@pytest.mark.parametrize("command", ["poll", "info", "delete", "follow", "listen"])
+def test_names_may_begin_with_a_hyphen_after_two(command: str) -> None:
+    assert parse(command, ["--", "-dash", "b"]).names == ["-dash", "b"]
+
+
+def test_an_option_keeps_no_value_that_comes_after_two_hyphens(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse("push", ["bob", "--event", "--", "hi"])
+    assert "--event comes before the --, and its value with it." in capsys.readouterr().err
+
+
 def test_json_is_pushed_as_json_and_what_is_none_is_refused(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,17 +186,13 @@ def test_json_is_pushed_as_json_and_what_is_none_is_refused(
     ("data", "message"),
     [(b"hi\n", "hi"), (b"hi\r\n", "hi"), (b"a\nb\n\n", "a\nb\n"), (b"hi", "hi"), (b"\xff\n", b"\xff\n")],
 )
-def test_text_from_a_pipe_loses_its_last_line_break(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, data: bytes, message: Any
-) -> None:
-    stdin(monkeypatch, data)
-    assert shell.type("push", "bob") == status.DONE
+def test_text_from_a_pipe_loses_its_last_line_break(shell: Shell, data: bytes, message: Any) -> None:
+    assert shell.type("push", "bob", piped=data) == status.DONE
     assert pushed(shell.server) == [message]
 
 
-def test_with_a_type_a_pipe_is_pushed_as_it_is(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    stdin(monkeypatch, b"a,b\n")
-    assert shell.type("push", "bob", "--type", "text/csv") == status.DONE
+def test_with_a_type_a_pipe_is_pushed_as_it_is(shell: Shell) -> None:
+    assert shell.type("push", "bob", "--type", "text/csv", piped=b"a,b\n") == status.DONE
     assert pushed(shell.server) == ["a,b\n"]
 
 
@@ -187,10 +216,29 @@ def test_a_file_is_pushed_whole_with_the_type_of_its_name(
     assert found.data == message
 
 
+def test_a_message_from_a_pipe_is_pushed_once_all_of_it_is_there(shell: Shell) -> None:
+    source = Piped(b"a")
+    pushing = shell.start("push", "bob", source=source)
+    source.write(b"b\n")
+    assert pushing.waits
+    source.write(b"")
+    assert pushing.value == status.DONE
+    assert pushed(shell.server) == ["ab"]
+
+
+def test_a_push_that_waits_for_its_message_can_be_ended(shell: Shell) -> None:
+    pushing = shell.start("push", "bob", source=Piped(b"a"))
+    pushing.cancel()
+    with pytest.raises(CancelledError):
+        _ = pushing.value
+    assert pushed(shell.server) == []
+
+
+@pytest.mark.parametrize("words", [(), ("--lines",)])
 def test_a_file_that_is_not_there_is_one_sentence(
-    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
-    assert shell.type("push", "bob", "--file", str(tmp_path / "none")) == status.USAGE
+    assert main(["push", "bob", *words, "--file", str(tmp_path / "none")]) == status.USAGE
     assert capsys.readouterr().err == f"cometd-lite: {tmp_path}/none: No such file or directory.\n"
 
 
@@ -281,6 +329,51 @@ def test_lines_do_not_wait_for_a_server_that_was_never_there(
     shell.server.start()
 
 
+@pytest.mark.parametrize(
+    ("kind", "lines", "said"),
+    [
+        ("--lines", b"1\n2\n3\n4\n", "The lines up to line 2 were pushed."),
+        ("--ndjson", b"1\n2\n3\n4\n", "No line was pushed."),
+        ("--lines", b"\n\n1\n\n2\n3\n", "The lines up to line 5 were pushed."),
+    ],
+)
+def test_lines_for_a_full_mailbox_say_how_far_they_came(
+    capsys: pytest.CaptureFixture[str], kind: str, lines: bytes, said: str
+) -> None:
+    server = MemoryServer(limits=Limits(capacity=2))
+    pushing = Shell(server).start("push", "bob", kind, "--patience", "0", source=Piped(lines))
+    assert pushing.value == status.REFUSED
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"cometd-lite: {said}"
+    assert len(told) == 2
+    server.close()
+
+
+def test_lines_that_are_interrupted_say_how_far_they_came(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Piped(b"one\n")
+    pushing = shell.start("push", "logs", "--lines", source=source)
+    shell.server.stop()
+    source.write(b"two\n")
+    capsys.readouterr()
+    pushing.cancel()
+    assert capsys.readouterr().err == "cometd-lite: The lines up to line 1 were pushed.\n"
+    with pytest.raises(CancelledError):
+        _ = pushing.value
+    shell.server.start()
+
+
+def test_lines_that_are_interrupted_between_two_have_all_been_pushed(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushing = shell.start("push", "logs", "--lines", source=Piped(b"one\n"))
+    pushing.cancel()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(CancelledError):
+        _ = pushing.value
+
+
 def test_lines_of_json_that_came_together_go_together(shell: Shell) -> None:
     piped = b"".join(b'{"n":%d}\n' % number for number in range(250))
     assert shell.type("push", "orders", "--ndjson", "--receipt", piped=piped) == status.DONE
@@ -313,10 +406,10 @@ def test_json_lines_for_a_server_with_a_smaller_bound_go_in_smaller_pushes(
 
 
 def test_a_poll_prints_each_message_on_a_line_and_takes_it(shell: Shell) -> None:
-    for data in ("text", {"a": [1, 2]}, b"\xfe"):
+    for data in (b"\xfe", "text", {"a": [1, 2]}):
         shell.server.result(shell.server.client.push("bob", data))
     assert shell.type("poll", "bob") == status.DONE
-    assert shell.out.getvalue() == b'text\n{"a":[1,2]}\n\xfe\n'
+    assert shell.out.getvalue() == b'\xfe\ntext\n{"a":[1,2]}\n'
     assert shell.type("poll", "bob", "--wait", "0") == status.NOTHING
 
 
@@ -635,6 +728,23 @@ def test_json_on_a_terminal_has_its_control_characters_escaped(shell: Shell) -> 
     shell.terminal = Terminal(shell.out)
     shell.type("poll", "--json", "bob")
     assert "\x9b31m" in shell.printed
+
+
+@pytest.mark.parametrize("command", [("poll", "bob"), ("follow", "bob", "--after", "oldest", "--count", "1")])
+@pytest.mark.parametrize("octets", [b"\x89PNG", b"\xff\n", b"\xff\n\n", b"\r"])
+def test_octets_that_come_alone_are_written_as_they_are(
+    shell: Shell, command: tuple[str, ...], octets: bytes
+) -> None:
+    shell.server.result(shell.server.client.push("bob", octets))
+    assert shell.type(*command) == status.DONE
+    assert shell.out.getvalue() == octets
+
+
+def test_octets_and_what_comes_after_them_are_lines_of_their_own(shell: Shell) -> None:
+    for data in (b"\xff", b"\xfe\n", b"\xfd", "text"):
+        shell.server.result(shell.server.client.push("bob", data))
+    assert shell.type("follow", "bob", "--after", "oldest", "--count", "4") == status.DONE
+    assert shell.out.getvalue() == b"\xff\n\xfe\n\xfd\ntext\n"
 
 
 def test_what_is_not_looked_at_is_written_as_it_is(shell: Shell) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import status
 
@@ -20,6 +21,9 @@ from . import status
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the words say, those of the process unless given, and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  it is open until the process ends
     try:
         return _do(words)
     except SystemExit as exit_:  # argparse has said what is wrong; twistd leaves it to the interpreter

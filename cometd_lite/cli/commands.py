@@ -7,6 +7,7 @@ connects it to the process: its descriptors, its signals, its reactor.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -330,20 +331,32 @@ class Process:
     def run(self, command: Command, arguments: argparse.Namespace) -> int:
         """Run the reactor for as long as the command takes, and return its status."""
         reactor = self._reactor
-        source = None
-        if getattr(arguments, "lines", False) or getattr(arguments, "ndjson", False):
-            try:
-                source = Input(reactor, _descriptor(arguments.file))
-            except OSError as error:
-                self._terminal.say(f"{error.filename}: {error.strerror}.")
-                return status.USAGE
-        for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, status.DONE)):
+        try:
+            source = self._input(
+                arguments
+            )  # before our handlers are there, because a named pipe is waited for
+        except OSError as error:
+            self._terminal.say(_sentence(error))
+            return status.USAGE
+        terminated = status.DONE if _has_no_end(arguments) else status.TERMINATED
+        for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, terminated)):
             signal.signal(number, self._on_signal(ends_as))
         work = judged(command(arguments, self._client, self._terminal, source), self._terminal)
         reactor.callWhenRunning(self._begin, work)
         # Twisted's own handlers would end the process by the signal, before a listener was ended.
         reactor.run(installSignalHandlers=False)
         return status.DONE if self._status is None else self._status
+
+    def _input(self, arguments: argparse.Namespace) -> Input | None:
+        """Return where a push reads what its words do not say. Raises ``OSError``."""
+        if "words" not in arguments or arguments.words:
+            return None
+        file = arguments.file
+        if file not in {None, "-"}:
+            return Input(self._reactor, os.open(file, os.O_RDONLY), file)
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed", _STDIN)
+        return Input(self._reactor, sys.stdin.fileno(), _STDIN)
 
     def _begin(self, work: Coroutine[Any, Any, int]) -> None:
         ReaderOfOurs(self._reactor, sys.stdout.fileno(), lambda: self._end(status.DONE))
@@ -372,5 +385,11 @@ class Process:
         self._reactor.stop()
 
 
-def _descriptor(path: str | None) -> int:
-    return sys.stdin.fileno() if path in {None, "-"} else os.open(path, os.O_RDONLY)
+_STDIN = "standard input"
+
+
+def _has_no_end(arguments: argparse.Namespace) -> bool:
+    """Whether a command goes on until it is ended."""
+    if "count" in arguments:
+        return arguments.count is None
+    return "lines" in arguments and (arguments.lines or arguments.ndjson)

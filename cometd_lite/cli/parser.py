@@ -126,12 +126,38 @@ def usage(words: list[str]) -> int:
 def parse(name: str, words: list[str]) -> argparse.Namespace:
     """Return what the words after a command say. Exits as argparse does."""
     parser = parser_of(name)
-    arguments = parser.parse_intermixed_args(words)
+    arguments = parser.parse_intermixed_args(_marked(words))
+    for option, value in vars(arguments).items():
+        given = value if isinstance(value, list) else [value]
+        marked = [word for word in given if isinstance(word, str) and word.startswith(_MARK)]
+        if marked and option not in _POSITIONAL:
+            parser.error(f"--{option} comes before the --, and its value with it.")
+        if marked:
+            words = [word.removeprefix(_MARK) for word in given]
+            setattr(arguments, option, words if isinstance(value, list) else words[0])
     for check in _CHECKS.get(name, ()):
         sentence = check(arguments)
         if sentence:
             parser.error(sentence)
     return arguments
+
+
+_MARK = "\0"
+"""Stands before what comes after a ``--`` while it is parsed: no word of a process has a NUL."""
+
+
+_POSITIONAL = frozenset({"name", "names", "words", "shell"})
+
+
+def _marked(words: list[str]) -> list[str]:
+    """Return the words without their first ``--``; those after it can no longer be taken for options.
+
+    argparse itself refuses some of them, and which ones depends on its version.
+    """
+    if "--" not in words:
+        return words
+    at = words.index("--")
+    return words[:at] + [_MARK + word for word in words[at + 1 :]]
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

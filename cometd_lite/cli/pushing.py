@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import mimetypes
-import sys
 from collections.abc import Awaitable, Iterable
-from pathlib import Path
 from typing import Protocol
+
+from twisted.internet.defer import CancelledError
 
 from ..client import Client
 from ..core.message import Receipt
-from ..errors import BadBody, BodyTooLarge, NobodyWaits
+from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
 from ..jsontext import check
 from . import status
 from .parser import PATIENCE_SECONDS
@@ -27,7 +27,7 @@ LINE_BYTES = 16 * 1024 * 1024
 
 
 class LineSource(Protocol):
-    """Where lines come from."""
+    """Where a message, or lines, come from that are not among the words."""
 
     def chunk(self) -> Awaitable[bytes]:
         """Return the bytes that come next; empty ones at the end."""
@@ -38,24 +38,27 @@ async def push(
 ) -> int:
     """Push what was said, or what comes from ``source``."""
     pusher = Pusher(arguments, client, terminal)
-    if arguments.lines or arguments.ndjson:
-        assert source is not None, "lines come from somewhere"
+    if source is not None and (arguments.lines or arguments.ndjson):
         return await pusher.push_lines(source)
-    body, media_type = _message(arguments)
+    body, media_type = await _message(arguments, source)
     await pusher.push(body, media_type)
     return status.DONE
 
 
-def _message(arguments: argparse.Namespace) -> tuple[bytes | str, str | None]:
+async def _message(
+    arguments: argparse.Namespace, source: LineSource | None
+) -> tuple[bytes | str, str | None]:
     """Return the one message that was said, and its media type; None where the text is to tell."""
     media_type = "application/json" if arguments.json else arguments.type
-    if arguments.words:
+    if source is None:
         return " ".join(arguments.words), media_type
+    parts = []
+    while part := await source.chunk():
+        parts.append(part)
+    body = b"".join(parts)
     if arguments.file not in {None, "-"}:
         guessed = mimetypes.guess_type(arguments.file)[0]
-        body = Path(arguments.file).read_bytes()
         return (body, media_type or guessed) if media_type or guessed else _told_by_itself(body)
-    body = sys.stdin.buffer.read()
     if media_type is not None:
         return body, media_type
     text, _ = _told_by_itself(body)
@@ -79,6 +82,8 @@ class Pusher:
         self._notes = Notes(terminal)
         self._patience: float = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
         self._refused = False
+        self._pushing: int | None = None
+        """The first line of what is being pushed."""
 
     async def push(self, data: bytes | str, media_type: str | None) -> None:
         """Push one body. Raises what the client raises."""
@@ -103,12 +108,27 @@ class Pusher:
             self._terminal.write(self._terminal.json_line(receipt.json))
 
     async def push_lines(self, source: LineSource) -> int:
-        """Push each line that comes, in order; a line that cannot be a message is told of, and left out."""
+        """Push each line that comes, in order; a line that cannot be a message is told of, and left out.
+
+        Where this ends before its lines do, it is told how far it came.
+        """
+        try:
+            return await self._push_lines(source)
+        except (CometError, CancelledError):
+            if self._pushing is not None:
+                before = (
+                    f"The lines up to line {self._pushing - 1} were" if self._pushing > 1 else "No line was"
+                )
+                self._terminal.say(f"{before} pushed.")
+            raise
+
+    async def _push_lines(self, source: LineSource) -> int:
         rest = b""
         number = 0
         while chunk := await source.chunk():
             *lines, rest = (rest + chunk).split(b"\n")
             await self._push_numbered(lines, number)
+            self._pushing = None
             number += len(lines)
             if len(rest) > LINE_BYTES:
                 raise BodyTooLarge(f"Line {number + 1} has more than {LINE_BYTES} bytes.")
@@ -128,6 +148,7 @@ class Pusher:
                 await self._push_line(number, _told_by_itself(line)[0], self._arguments.type)
 
     async def _push_line(self, number: int, data: bytes | str, media_type: str | None) -> None:
+        self._pushing = number
         try:
             await self.push(data, media_type)
         except (BodyTooLarge, BadBody) as error:
@@ -139,6 +160,7 @@ class Pusher:
         if len(batch) == 1:
             await self._push_line(*batch[0], "application/json")
             return
+        self._pushing = batch[0][0]
         try:
             await self.push(b"\n".join([line for _, line in batch]), NDJSON)
         except BodyTooLarge:  # the server's bound is below the usual one

@@ -21,6 +21,9 @@ COMMAND_FAILED = 5
 INTERRUPTED = 130
 """Ctrl-C."""
 
+TERMINATED = 143
+"""SIGTERM ended what would have ended by itself."""
+
 HELP = """\
 exit status: 0 done, 1 the server said no, 2 used wrongly, 3 no server answered, 4 nothing came while poll
-waited, 5 the COMMAND of --exec failed, 130 Ctrl-C"""
+waited, 5 the COMMAND of --exec failed, 130 Ctrl-C, 143 ended by SIGTERM"""

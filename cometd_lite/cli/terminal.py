@@ -41,6 +41,7 @@ class Terminal:
     def __init__(self, out: BinaryIO | None = None) -> None:
         self._out = out or sys.stdout.buffer
         self.looked_at = self._out.isatty()
+        self._line_is_open = False
         self._colours = _colours()
 
     def write(self, data: bytes) -> None:
@@ -55,7 +56,10 @@ class Terminal:
         return document.removesuffix(b"\n") + b"\n"
 
     def show(self, message: Message, *, json: bool = False) -> None:
-        """Write a message on a line: its text, its JSON, or its bytes; with ``json`` the whole of it."""
+        """Write a message on a line: its text, its JSON, or its bytes; with ``json`` the whole of it.
+
+        The line of octets ends when the next message comes: one file that is read alone is not changed.
+        """
         content = message.content
         if json:
             self.write(self.json_line(message.json))
@@ -66,7 +70,10 @@ class Terminal:
             line = content.data() if content.form == "json" else content.body
             if self.looked_at:
                 line = harmless(line.decode()).encode()
-        self.write(line if line.endswith(b"\n") else line + b"\n")
+        begin = b"\n" if self._line_is_open else b""
+        ends = line.endswith(b"\n")
+        self._line_is_open = content.form == "octets" and not ends and not self.looked_at
+        self.write(begin + line + (b"" if ends or self._line_is_open else b"\n"))
 
     def say(self, sentence: str) -> None:
         """Tell a sentence on standard error."""
@@ -120,15 +127,19 @@ def _colours() -> bool:
 
 @implementer(IReadDescriptor)
 class Input:
-    """A descriptor that is read when somebody asks, and never made non-blocking: others may share it."""
+    """A descriptor that is read when somebody asks, and never made non-blocking: others may share it.
 
-    def __init__(self, reactor: Any, descriptor: int) -> None:
+    ``name`` is what an error calls it.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int, name: str) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
+        self._name = name
         self._waiting: Deferred[bytes] | None = None
 
     def chunk(self) -> Deferred[bytes]:
-        """Return a Deferred of the bytes that come next; empty ones at the end."""
+        """Return a Deferred of the bytes that come next; empty ones at the end. Fails with ``OSError``."""
         self._waiting = Deferred(lambda _: self._reactor.removeReader(self))
         self._reactor.addReader(self)
         return self._waiting
@@ -139,8 +150,15 @@ class Input:
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Read what is there."""
+        read: bytes | Failure
+        try:
+            read = os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return  # somebody else has read it
+        except OSError as error:
+            read = Failure(OSError(error.errno, error.strerror, self._name))
         self._reactor.removeReader(self)
-        self._tell(os.read(self._descriptor, READ_BYTES))
+        self._tell(read)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
         """Note the end of a pipe whose other end was closed."""
@@ -150,7 +168,7 @@ class Input:
         """Return the name for Twisted's log."""
         return "input"
 
-    def _tell(self, data: bytes) -> None:
+    def _tell(self, data: bytes | Failure) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.called:
             waiting.callback(data)

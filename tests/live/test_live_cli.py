@@ -126,6 +126,55 @@ def test_a_signal_ends_it_without_a_word(
     eventually(lambda: program.waiting(name) == 0, "the poll is gone")
 
 
+def handles(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether a process has its own way to end at a signal by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> number - 1 & 1)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("words", [("push", "cli/unsaid"), ("push", "cli/unsaid", "--file", "pipe")])
+def test_the_first_signal_ends_a_push_that_waits_for_its_message(
+    program: Program,
+    environment: dict[str, str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    number: int,
+    status: int,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    with running(*words, env=environment, cwd=tmp_path, stdin=subprocess.PIPE) as push:
+        eventually(lambda: handles(push, signal.SIGTERM), "running")
+        push.send_signal(number)
+        assert push.wait(PATIENCE) == status
+        assert push.stderr is not None
+        assert push.stderr.read() == b""
+    os.close(writer)
+    assert program.get("/poll/cli/unsaid?after=oldest&wait=0").data == []
+
+
+def test_a_pushed_message_is_read_from_a_file_a_pipe_or_a_substitution(environment: dict[str, str]) -> None:
+    script = (
+        "echo one > cli-in; cometd-lite push cli/in < cli-in; echo two | cometd-lite push cli/in;"
+        "cometd-lite push cli/in --file <(echo three); rm cli-in;"
+        "cometd-lite poll cli/in"
+    )
+    done = shell(script, environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("one\ntwo\nthree\n", "", 0)
+
+
+def test_what_cannot_be_read_or_written_is_one_sentence(environment: dict[str, str]) -> None:
+    done = shell(
+        "cometd-lite push cli/closed <&-; echo $?; cometd-lite push cli/closed --file /; echo $?", environment
+    )
+    assert done.stdout == "2\n2\n"
+    assert done.stderr == "cometd-lite: standard input: it is closed.\ncometd-lite: /: Is a directory.\n"
+    done = shell("cometd-lite push cli/closed hi >&-; cometd-lite push cli/closed >&- 2>&- <&-", environment)
+    assert (done.stderr, done.returncode) == ("", 2)
+
+
 def test_a_listener_is_ended_when_its_command_is_interrupted(
     program: Program, environment: dict[str, str]
 ) -> None:
