@@ -1161,16 +1161,6 @@ def test_a_sentence_that_ends_serve_is_printed_and_is_a_refusal(
     assert capsys.readouterr().err == "cometd-lite: cannot listen on tcp:1: Permission denied.\n"
 
 
-def test_a_missing_treq_is_one_sentence(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "treq.client", None)
-    arguments = parse("info", [])
-    command = COMMANDS["info"](arguments, Client(), shell.terminal, None)
-    assert shell.server.result(judged(command, shell.terminal)) == status.USAGE
-    assert capsys.readouterr().err == ("cometd-lite: The client needs treq: pip install treq.\n")
-
-
 def test_what_was_misused_says_so() -> None:
     with pytest.raises(Misused, match="not a cursor"):
         raise Misused("not a cursor")

@@ -42,7 +42,7 @@ from cometd_lite.client import (
     is_passing,
 )
 from cometd_lite.client.remote import Remote, refusal
-from cometd_lite.client.replies import done, reactor_here, reply
+from cometd_lite.client.replies import current_reactor, reply
 from cometd_lite.core.message import OLDEST, Content, Cursor, Message
 from cometd_lite.core.recipient import recipient
 from cometd_lite.errors import (
@@ -1428,7 +1428,8 @@ def test_a_reply_is_awaited_by_coroutines_of_asyncio() -> None:
     async def program() -> tuple[int, str]:
         soon: Reply[int] = Reply()
         asyncio.get_running_loop().call_soon(soon.callback, 3)
-        there = done(4)
+        there: Reply[int] = Reply()
+        there.callback(4)
         wrong: Reply[int] = Reply()
         asyncio.get_running_loop().call_soon(wrong.errback, KeyError("x"))
         total = await soon + await there
@@ -1497,7 +1498,7 @@ def test_a_following_is_read_by_asyncio_and_may_be_waited_for_in_slices() -> Non
     assert asyncio.run(program()) == ([0, 1, 2], 3)
 
 
-def test_work_that_fails_after_it_was_left_says_nothing_more() -> None:
+def test_a_coroutine_that_fails_after_its_reply_was_cancelled_is_not_reported() -> None:
     async def stubborn() -> None:
         try:
             await Deferred()
@@ -1532,7 +1533,7 @@ def test_a_reactor_that_is_not_upon_the_running_loop_is_refused_with_what_to_do(
     assert reactor is not None
 
     async def program() -> None:
-        reactor_here()
+        current_reactor()
 
     with pytest.raises(RuntimeError, match="asyncioreactor"):
         asyncio.run(program())

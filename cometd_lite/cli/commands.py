@@ -280,7 +280,6 @@ _WRONG: tuple[tuple[type[Exception], int], ...] = (
     (CommandFailed, status.COMMAND_FAILED),
     (Misused, status.USAGE),
     (ValueError, status.USAGE),  # a cursor file of something else, or a message that is none
-    (ImportError, status.USAGE),  # treq is not installed
     (OSError, status.USAGE),  # a file that is not there, or a disk that is full
 )
 """What may go wrong without being our fault, and its status."""

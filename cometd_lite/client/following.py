@@ -1,10 +1,10 @@
-"""Following: a cursor arrives, and messages leave for as long as it takes, each once and in order.
+"""Following: the messages after a cursor as they come, each once and in order.
 
-A ``Following`` asks a reader for what comes after its place, again and again, and judges what goes wrong. The
-readers differ in how they ask: ``Polls``, ``Listening`` (polls by an id), and ``streams.Streams``.
+A ``Following`` reads the next batch after its place again and again, and retries what fails for a while. Its
+sources differ in how they ask: ``Polls``, ``listener.ListenerPolls``, and ``streams.Streams``.
 
-There are two places. One is up to where messages have arrived, and what is asked for next lies after it. The
-other, the following's ``cursor``, is up to where they were handled, and moves when the next one is asked for.
+There are two places. ``_place`` is up to where messages have arrived: the next read begins after it. The
+``cursor`` is up to where they were handled, and moves when the next message is asked for.
 """
 
 from __future__ import annotations
@@ -18,22 +18,17 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..core.message import NOW, Batch, Cursor, Message
-from ..errors import CometError, ListenerGone
+from ..errors import CometError
 from ..limits import WAIT_SECONDS
-from . import words
-from .remote import (
-    NotComet,
-    Query,
-    Remote,
-    is_passing,
-)
-from .replies import Reply, Work, done, reply, reply_of
+from . import codec
+from .remote import NotComet, Query, Remote, is_passing
+from .replies import CancellableCall, Reply, reply, replying
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""
 
 OnRetry = Callable[[CometError, float], object]
-"""Called with what went wrong, and the seconds until the next try."""
+"""Called with the error, and the seconds until the next attempt."""
 
 # Bounds, each with its reason; seconds.
 
@@ -44,24 +39,24 @@ EARLY_SECONDS = 1.0
 """A held poll that is answered with nothing is not asked again sooner than this: it would spin."""
 
 GOODBYE_SECONDS = 2.0
-"""A reader that ends waits this long for the server to note up to where it has read."""
+"""A reader that ends waits this long for the server to take its acknowledgement."""
 
 
 async def poll(remote: Remote, query: Query, after: Cursor | None, wait: float | None, limit: int) -> Batch:
     """Return the answer to one poll; without ``after`` it is a take.
 
-    Where ``wait`` is None the server decides how long it holds it.
+    Where ``wait`` is None the server decides how long the poll is held.
     """
     asked = [*query, ("limit", str(limit))]
     asked += [] if after is None else [("after", str(after))]
-    asked += [] if wait is None else [("wait", words.seconds(wait))]
+    asked += [] if wait is None else [("wait", codec.seconds(wait))]
     patience = (WAIT_SECONDS if wait is None else wait) + LATE_SECONDS
     answer = await remote.ask("GET", "poll", asked, patience=patience)
     if answer.status in {204, 304}:
-        # Something on the way made this of an empty answer; the place may have come through.
-        told = answer.header("comet-cursor")
-        return Batch((), words.place(told) if told else after or NOW)
-    return words.batch(answer)
+        # A proxy made this of an empty answer; the header with the cursor may have come through.
+        cursor = answer.header("comet-cursor")
+        return Batch((), codec.place(cursor) if cursor else after or NOW)
+    return codec.batch(answer)
 
 
 class BatchSource(Protocol):
@@ -70,28 +65,27 @@ class BatchSource(Protocol):
     async def read(self, after: Cursor) -> Batch:
         """Return what comes after a cursor; possibly nothing, with the cursor to go on from."""
 
-    async def tell(self, cursor: Cursor) -> None:
-        """Tell the server, if it is there, up to where messages were handled: nothing more is read."""
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Acknowledge, if the server is there, what lies up to a cursor, as nothing more is read."""
 
     def failed(self) -> None:
-        """Note that the last read failed: the next one is to show whether the server is there."""
+        """Note that the last read failed: the next one has to show whether the server is there."""
 
-    def lose(self) -> None:
-        """Let go of whatever is open."""
+    def close(self) -> None:
+        """Close what is open."""
 
 
 class Polls:
-    """Reads by long-polls. The first is not held: its answer shows that the server is there.
+    """Reads by long-polls. The first one, and the first after a failure, is not held.
 
-    So does the first after a failure; a network that cuts off every held poll is not taken for a server that
-    is gone.
+    Its answer shows that the server is there, though a proxy may cut off every poll that is held.
     """
 
     def __init__(self, remote: Remote, query: Query, wait: float | None, limit: int) -> None:
         self.remote = remote
         self.query = query
         self.met = False
-        """Whether the server was there a moment ago."""
+        """Whether the last poll was answered."""
         self._wait = wait
         self._limit = limit
         self._not_before = 0.0
@@ -109,68 +103,35 @@ class Polls:
         asked_at = clock.seconds()
         batch = await poll(self.remote, self.query, after, self._wait, self._limit)
         if not batch:
-            # Where this is early the server is stopping, or something on the way lets no request be held.
+            # Where this is early the server is stopping, or a proxy lets no request be held.
             self._not_before = asked_at + EARLY_SECONDS * self.remote.random.uniform(0.5, 1.0)
         return batch
 
-    async def tell(self, cursor: Cursor) -> None:
-        """Poll with the cursor, which acknowledges it; what comes of that is for others."""
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Poll with the cursor, which acknowledges it, and drop the answer."""
         with suppress(CometError):
             query = [*self.query, ("after", str(cursor)), ("wait", "0"), ("limit", "1")]
             await self.remote.ask("GET", "poll", query, patience=GOODBYE_SECONDS)
 
     def failed(self) -> None:
-        """Look first, the next time, whether the server is there."""
+        """Let the next poll not be held."""
         self.met = False
 
-    def lose(self) -> None:
-        """Nothing is open between two polls."""
-
-
-class Registration(Protocol):
-    """A listener as its reader needs it."""
-
-    @property
-    def query(self) -> Query:
-        """The parameters of its polls."""
-
-    async def register_again(self) -> None:
-        """Register anew what the server has forgotten, and call ``on_registered``."""
-
-
-class Listening(Polls):
-    """Reads as a registered listener, which is registered again where the server has forgotten it."""
-
-    def __init__(self, remote: Remote, listener: Registration, wait: float | None, limit: int) -> None:
-        super().__init__(remote, (), wait, limit)
-        self._listener = listener
-
-    async def read(self, after: Cursor) -> Batch:
-        """Return what a poll is answered with; a gap where it had to be registered again."""
-        self.query = self._listener.query
-        try:
-            return await super().read(after)
-        except ListenerGone:
-            await self._listener.register_again()
-            # Its recipients are read from the same place on; what was pushed to the old id is lost.
-            return Batch((), after, gap=True)
-
-    async def tell(self, cursor: Cursor) -> None:
-        """Tell nothing: what a poll brought along would count as read."""
+    def close(self) -> None:
+        """Do nothing: nothing is open between two polls."""
 
 
 class Following(AsyncIterator[Message]):
-    """A reader at work, made by ``Client.follow`` and ``Listener.follow``; ``async for`` gives its messages.
+    """The messages of a reader, made by ``Client.follow`` and ``Listener.follow``, for ``async for``.
 
-    A wait for the next message may be cancelled and begun again: nothing is lost by it. ``aclose``
-    ends it. Left by ``async with`` and without an error, the last message counts as handled too, and the
-    server is told.
+    Waiting for the next message may be cancelled and begun again: nothing is lost. ``aclose`` ends it. Where
+    an ``async with`` ends without an error, the last message counts as handled too, and is acknowledged.
     """
 
     def __init__(
         self,
         remote: Remote,
-        reader: BatchSource,
+        source: BatchSource,
         after: str | Cursor,
         *,
         cursor_file: str | os.PathLike[str] | None = None,
@@ -178,25 +139,25 @@ class Following(AsyncIterator[Message]):
         on_retry: OnRetry | None = None,
         patience: float | None = None,
     ) -> None:
-        self._reader = reader
+        self._source = source
         self._remote = remote
         self._file = None if cursor_file is None else CursorFile(cursor_file)
         remembered = None if self._file is None else self._file.load()
-        self._cursor = self._place = self._told = remembered or words.place(after)
+        self._cursor = self._place = self._acknowledged = remembered or codec.place(after)
         self._on_gap = on_gap
         self._on_retry = on_retry
         self._patience = patience
         self._deadline: float | None = None
         self._messages: deque[Message] = deque()
         self._given: Message | None = None
-        self._work: Work[Message] | None = None
+        self._call: CancellableCall[Message] | None = None
         self._failures = 0
         self._met = False
         self._ended = False
 
     @property
     def cursor(self) -> Cursor:
-        """Everything up to here has been handled: where another reader would go on."""
+        """The cursor up to which messages were handled: where another reader would go on."""
         return self._cursor
 
     def __aiter__(self) -> Self:
@@ -207,11 +168,11 @@ class Following(AsyncIterator[Message]):
         """Return the next message once it is there; the one before counts as handled.
 
         Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
-        change, which ends it. Raises ``RuntimeError`` where someone waits already.
+        change, which ends it. Raises ``RuntimeError`` while an earlier call has not returned.
         """
-        if self._work is not None and not self._work.reply.called:
+        if self._call is not None and not self._call.reply.called:
             raise RuntimeError("Someone waits already for the next message of this following.")
-        return reply_of(self._next)
+        return CancellableCall(self._next).reply
 
     def acknowledge(self) -> None:
         """Count the last message as handled, without asking for the next one."""
@@ -220,21 +181,21 @@ class Following(AsyncIterator[Message]):
             self._move(given.cursor)
 
     def end(self) -> None:
-        """End it now: a wait for the next message ends without one."""
+        """End it now: who waits for the next message gets ``StopAsyncIteration``."""
         self._ended = True
         self._messages.clear()
-        if self._work is not None:
-            self._work.end(StopAsyncIteration())
-        self._reader.lose()
+        if self._call is not None:
+            self._call.cancel(StopAsyncIteration())
+        self._source.close()
 
-    def aclose(self) -> Reply[None]:
+    @replying
+    async def aclose(self) -> None:
         """End it, as ``end`` does, in the way of asynchronous generators."""
         self.end()
-        return done(None)
 
     def __del__(self) -> None:
-        """End a stream that is read no more: a loop was left by ``break``."""
-        self._reader.lose()
+        """Close a stream that is read no more, as after a ``break``."""
+        self._source.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,37 +206,38 @@ class Following(AsyncIterator[Message]):
         if kind is None:
             self.acknowledge()
         self.end()
-        if kind is None and self._cursor != self._told:
+        if kind is None and self._cursor != self._acknowledged:
             # What was handled must not fill the mailbox, also where no reader goes on from here.
-            await reply(self._reader.tell(self._cursor))
+            await reply(self._source.acknowledge(self._cursor))
 
-    async def _next(self, work: Work[Message]) -> Message:
-        self._work = work
+    async def _next(self, call: CancellableCall[Message]) -> Message:
+        self._call = call
         self.acknowledge()
         while not self._messages:
             if self._ended:
                 raise StopAsyncIteration
-            await self._read(work)
+            await self._read(call)
         self._given = self._messages.popleft()
         return self._given
 
-    async def _read(self, work: Work[Message]) -> None:
-        self._told = self._place
+    async def _read(self, call: CancellableCall[Message]) -> None:
+        self._acknowledged = self._place
         try:
-            batch = await self._reader.read(self._place)
+            batch = await self._source.read(self._place)
         except CometError as error:
-            self._reader.failed()
-            await self._judge(error, work)
+            call.check_cancelled()
+            self._source.failed()
+            await self._retry(error, call)
             return
         self._failures = 0
         self._met = True
         if batch.gap and self._on_gap is not None:
             self._on_gap(self._place)
-            work.go_on()
+            call.check_cancelled()
         self._messages.extend(batch.messages)
         self._place = batch.cursor
         if not batch.messages:
-            # As soon as the place is known: who starts again must not begin at a later "now".
+            # As soon as the place is known: a program that restarts must not begin at a later "now".
             self._move(batch.cursor)
 
     def _move(self, cursor: Cursor) -> None:
@@ -283,39 +245,39 @@ class Following(AsyncIterator[Message]):
             return
         self._cursor = cursor
         if self._file is not None:
-            # The next poll tells the server that these may go; before it, the place must be on the disk.
+            # The next poll acknowledges these; before it, the place must be on the disk.
             self._file.save(cursor, sync=not self._messages)
 
-    async def _judge(self, error: CometError, work: Work[Message]) -> None:
-        """Raise an error that stays, and pause after one that passes."""
+    async def _retry(self, error: CometError, call: CancellableCall[Message]) -> None:
+        """Pause after an error that may pass; raise any other."""
         now = self._remote.clock.seconds()
         if self._deadline is None and self._patience is not None:
             self._deadline = now + self._patience
         self._failures += 1
         delay = self._remote.delay(error, self._failures)
-        # Where a comet was a moment ago, whatever else answers there now will pass.
+        # Where the server was a moment ago, any other program that answers now is there for a while only.
         passing = is_passing(error) or (self._met and isinstance(error, NotComet))
         impatient = not self._met and self._deadline is not None and now + delay > self._deadline
         if not passing or impatient:
             self._ended = True
-            self._reader.lose()
+            self._source.close()
             raise error
         if self._on_retry is not None:
             self._on_retry(error, delay)
-            work.go_on()
+            call.check_cancelled()
         await self._remote.pause(delay)
 
 
 class CursorFile:
-    """A cursor in a file: always a whole one, whatever ends this program while it is being written."""
+    """A cursor in a file. It is replaced in one step, so that the file always holds a whole one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
 
     def load(self) -> Cursor | None:
-        """Return the cursor; None where there is no file. Raises ``ValueError`` for what is no cursor.
+        """Return the cursor; None where there is no file. Raises ``ValueError`` where it holds no cursor.
 
-        A machine that lost its power may leave an empty file: then it is everything that is still kept.
+        A machine that lost its power may leave an empty file: that is ``OLDEST``.
         """
         try:
             text = self._path.read_text(encoding="ascii", errors="replace").strip()

@@ -1,7 +1,7 @@
-"""A server somewhere: requests leave by treq, whole answers arrive, or errors of the server's own tree.
+"""Requests to a server by treq, and their answers, or errors of the server's own tree.
 
-Every answer has its time and its bound. What goes wrong on the way is ``NoAnswer``, what the server refuses
-is the error that it raised, and what is no cometd-lite is ``NotComet``.
+Every answer has a bound on its time and its size. A network's error is ``NoAnswer``, a refusal is the error
+that the server raised, and the answer of any other program is ``NotComet``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, TimeoutError, succeed  # noqa: A004  Twisted's name
 from twisted.internet.error import (
     ConnectError,
@@ -45,7 +46,7 @@ from zope.interface import implementer
 from .. import __version__
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
 from ..jsontext import parse
-from .replies import Work, reactor_here
+from .replies import current_reactor
 
 T = TypeVar("T")
 Token = str | Callable[[], "str | Deferred[str]"]
@@ -54,20 +55,20 @@ Query = Sequence[tuple[str, str]]
 # Bounds, each with its reason; seconds and bytes.
 
 CONNECT_SECONDS = 10.0
-"""A server that does not accept a connection by then is not there."""
+"""The longest time in which a server accepts a connection."""
 
 ANSWER_SECONDS = 20.0
-"""What is not held is answered by then, also over a slow line."""
+"""The longest time of an answer that is not held, also over a slow line."""
 
 PAUSE_FIRST = 0.5
 PAUSE_MOST = 30.0
 """The first pause after a failure, and the longest. Each is twice the one before, with jitter."""
 
 RETRY_AFTER_MOST = 300.0
-"""A server that asks for a longer pause is asked all the same: a proxy may have meant a page's readers."""
+"""The longest pause that a server's Retry-After causes: a proxy's may be meant for readers of a page."""
 
 ANSWER_BYTES = 16 * 1024 * 1024
-"""An answer, or a line of a stream, that goes on longer than this is not one of this server's."""
+"""An answer, or a line of a stream, of a cometd-lite is never longer than this."""
 
 CONNECTIONS_KEPT = 20
 """Idle connections that are kept for the next request."""
@@ -85,7 +86,7 @@ class NoAnswer(CometError):
 
 
 class NotComet(CometError):
-    """What answers at the URL is something else than a cometd-lite."""
+    """The program that answers at the URL is not a cometd-lite."""
 
     status = 0
     kind = "not-comet"
@@ -106,7 +107,7 @@ NETWORK_ERRORS = (
     ResponseFailed,
     TimeoutError,
 )
-"""What treq's Deferreds fail with where the network is to blame."""
+"""The failures of treq's Deferreds for which the network is to blame."""
 
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (DNSLookupError, "No server answers at {url}: there is no such host."),
@@ -123,7 +124,7 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def no_answer(url: str, error: BaseException | None) -> NoAnswer:
-    """Return what to tell of a network's error: one sentence, with the URL."""
+    """Return a network's error as one sentence, with the URL."""
     while isinstance(reasons := getattr(error, "reasons", None), list) and reasons:
         error = reasons[0].value
     sentences = (sentence for kind, sentence in _SENTENCES if isinstance(error, kind))
@@ -154,7 +155,7 @@ def _classes(root: type[CometError]) -> Iterable[type[CometError]]:
         yield from _classes(kind)
 
 
-# A subclass without a kind of its own is told apart in the server only, but for what answers any failure.
+# A subclass without a kind of its own is known to the server only, apart from the answer to any failure.
 _BY_KIND = {kind.kind: kind for kind in _classes(CometError) if "kind" in vars(kind) or kind is InternalError}
 _BY_STATUS = {kind.status: kind for kind in reversed(list(_classes(CometError)))}
 """The tree's uppermost class for each status."""
@@ -163,9 +164,9 @@ _LOST_BEHIND_A_PROXY = frozenset({408, 425, 502, 504})
 
 
 def refusal(answer: Answer) -> CometError:
-    """Return the error that an answer of 400 or more tells (RFC 9457), of the class that the server raised.
+    """Return the error in an answer of 400 or more (RFC 9457), of the class that the server raised.
 
-    Where something before the server answered in its place, the class goes by the status.
+    Where a proxy answered in the place of the server, the class goes by the status.
     """
     try:
         problem = answer.json()
@@ -186,7 +187,7 @@ def refusal(answer: Answer) -> CometError:
 
 
 def _retry_after(answer: Answer) -> int | None:
-    """Return the seconds that Retry-After says; a date there is compared with the answer's own."""
+    """Return the seconds in Retry-After; a date there is compared with the answer's own."""
     text = answer.header("retry-after") or ""
     if text.isdecimal():
         return int(text)
@@ -202,7 +203,7 @@ class Treq(Protocol):
 
     @property
     def request(self) -> Callable[..., Deferred[Any]]:
-        """Send a request, given its method, its URL and further words, and return its response."""
+        """Send a request, given its method, its URL and keywords, and return its response."""
 
 
 @implementer(IBodyProducer)
@@ -219,42 +220,42 @@ class WholeBody:
         return succeed(None)
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Nothing is left to write."""
+        """Do nothing: all is written."""
 
     resumeProducing = stopProducing = pauseProducing  # noqa: N815  Twisted's names
 
 
 class _Body(TwistedProtocol):
-    """Takes in a response's body; ``whole`` fires with it. Cancelling that ends the connection."""
+    """Collects a response's body; ``whole`` fires with it. Cancelling that closes the connection."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._data = bytearray()
-        self.whole: Deferred[bytes] = Deferred(lambda _: self._lose())
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._close())
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Take in a part, within bounds."""
+        """Collect a part, within the bound."""
         if len(self._data) + len(data) > ANSWER_BYTES:
-            self._end(Failure(NotComet(f"{self._url} gave an answer of more than {ANSWER_BYTES} bytes.")))
-            self._lose()
+            self._fire(Failure(NotComet(f"{self._url} gave an answer of more than {ANSWER_BYTES} bytes.")))
+            self._close()
         else:
             self._data += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
-        """Note the end; an answer without a length ends with its connection."""
-        self._end(bytes(self._data) if reason.check(ResponseDone, PotentialDataLoss) else reason)
+        """Fire; an answer without a length ends with its connection."""
+        self._fire(bytes(self._data) if reason.check(ResponseDone, PotentialDataLoss) else reason)
 
-    def _end(self, result: bytes | Failure) -> None:
+    def _fire(self, result: bytes | Failure) -> None:
         if not self.whole.called:
             self.whole.callback(result)
 
-    def _lose(self) -> None:
+    def _close(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
 
 
 class Remote:
-    """A server at ``url``, and how it is spoken to. ``treq`` and ``clock`` are real ones unless given."""
+    """The server at ``url``. ``treq`` and ``clock`` are real ones unless given. Raises ``ValueError``."""
 
     def __init__(
         self, url: str, token: Token | None, treq: Treq | None, clock: IReactorTime | None, random: Random
@@ -270,13 +271,13 @@ class Remote:
 
     @property
     def clock(self) -> IReactorTime:
-        """The clock that waits are measured by."""
+        """The clock of time-outs and pauses."""
         return self._given_clock or self._network.clock
 
     @cached_property
     def _network(self) -> _Network:
         # Not before it is needed, so that a client may be made before there is a reactor, or a loop.
-        return _Network(reactor_here())
+        return _Network(current_reactor())
 
     async def ask(
         self,
@@ -289,15 +290,15 @@ class Remote:
     ) -> Answer:
         """Return the answer to one request; it must be there within ``patience`` seconds.
 
-        Raises what the server refuses, ``NoAnswer``, or ``NotComet``.
+        Raises the error with which the server refuses it, ``NoAnswer``, or ``NotComet``.
         """
 
-        async def exchange() -> Answer:
+        async def ask_once() -> Answer:
             return await self.whole(await self.respond(method, path, query, headers or {}, body))
 
-        answer = await self.within(patience, exchange)
+        answer = await self.within(patience, ask_once)
         if answer.status == 401 and callable(self._token):
-            answer = await self.within(patience, exchange)
+            answer = await self.within(patience, ask_once)
         if answer.status >= 400:
             raise refusal(answer)
         if answer.status >= 300 and answer.status != 304:
@@ -305,14 +306,13 @@ class Remote:
             raise NotComet(f"{self.url} is not a cometd-lite: it leads to {place}.")
         return answer
 
-    async def within(self, patience: float, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
-        """Return what the work returns within so many seconds.
+    async def within(self, patience: float, function: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Return what a coroutine function returns within so many seconds.
 
-        Raises ``NoAnswer`` for the network's errors, and what else the work raises.
+        Raises ``NoAnswer`` for the network's errors, and other errors of the function as they are.
         """
-        clock = self.clock
-        result: Deferred[T] = Work(lambda _: work(), Deferred).reply
-        result.addTimeout(patience, clock)
+        result = Deferred.fromCoroutine(function())
+        result.addTimeout(patience, self.clock, _timed_out)
         try:
             return await result
         except NETWORK_ERRORS as error:
@@ -321,16 +321,16 @@ class Remote:
     async def respond(
         self, method: str, path: str, query: Query, headers: dict[str, str], body: bytes | None = None
     ) -> Any:
-        """Return treq's response, with its body still to be read. Raises what treq raises."""
+        """Return treq's response, whose body is still to be read. Raises treq's errors."""
         sent = {"User-Agent": f"cometd-lite/{__version__}", "Accept": "application/json", **headers}
         token = self._token() if callable(self._token) else self._token
         if token is not None:
             sent["Authorization"] = f"Bearer {await token if isinstance(token, Deferred) else token}"
         url = f"{self.url}/{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
         treq = self._given_treq or self._network.treq
-        # Redirects are not followed: they would take a token, or a push, to who knows where.
-        words: dict[str, Any] = {"headers": sent, "allow_redirects": False, "unbuffered": True}
-        return await treq.request(method, url, **words, **({} if body is None else {"data": body}))
+        # Redirects are not followed: they would take a token, or a push, to another server.
+        keywords: dict[str, Any] = {"headers": sent, "allow_redirects": False, "unbuffered": True}
+        return await treq.request(method, url, **keywords, **({} if body is None else {"data": body}))
 
     async def whole(self, response: Any) -> Answer:
         """Return a response with its body. Raises ``NotComet`` where that is over the bound."""
@@ -345,26 +345,26 @@ class Remote:
     def delay(self, error: CometError, failures: int) -> float:
         """Return the seconds to pause after so many failures in a row, the last of which was ``error``.
 
-        They double, with jitter, up to half a minute, and are never less than the server asked for.
+        They double, with jitter, up to half a minute, and are never less than the server's Retry-After.
         """
         pause = min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(failures - 1, 16)) * self.random.uniform(0.5, 1.0)
         asked = min(float(error.retry_after or 0), RETRY_AFTER_MOST)
         return max(pause, asked * self.random.uniform(1.0, 1.1))
 
     async def close(self) -> None:
-        """End the connections that are idle."""
+        """Close the connections that are idle."""
         if "_network" in self.__dict__ and self._given_treq is None:
             await self._network.close()
+
+
+def _timed_out(_: object, seconds: float) -> NoReturn:
+    raise TimeoutError(seconds)
 
 
 class _Network:
     """The reactor, and treq with a pool of connections on it."""
 
     def __init__(self, reactor: Any) -> None:
-        try:
-            from treq.client import HTTPClient  # noqa: PLC0415  not needed where one is given
-        except ImportError:
-            raise ImportError("The client needs treq: pip install treq.") from None
         self.clock = IReactorTime(reactor)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS_KEPT

@@ -1,7 +1,8 @@
-"""What waits: a coroutine of Twisted's arrives, a ``Reply`` leaves, which any coroutine can await.
+"""Replies: Deferreds that the coroutines of Twisted and of asyncio await alike.
 
-A Deferred cannot be awaited by asyncio's coroutines, nor a Future by Twisted's. A ``Reply`` is the first and
-pretends to be the second where asyncio asks. ``reactor_here`` finds the reactor that makes it come true.
+A Deferred cannot be awaited by asyncio's coroutines, nor a Future by Twisted's. A ``Reply`` is a Deferred,
+and awaits a Future of its own where asyncio drives the coroutine. ``CancellableCall`` runs a coroutine that
+a ``Reply`` can cancel, and ``current_reactor`` returns the reactor for requests.
 """
 
 from __future__ import annotations
@@ -10,30 +11,32 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
 from inspect import CORO_RUNNING, getcoroutinestate
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Reply(Deferred[T]):
     """A Deferred that coroutines of asyncio can await as well as those of Twisted.
 
-    To cancel a task that waits for it is to cancel it.
+    Cancelling an asyncio task that awaits it cancels it.
     """
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Return the result once it is there."""
+        """Return the result."""
         try:
             loop = None if self.called else asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        return (yield from (iter(self) if loop is None else self._await_upon(loop)))
+        return (yield from (iter(self) if loop is None else self._await_on(loop)))
 
-    def _await_upon(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, T]:
+    def _await_on(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, T]:
         future: asyncio.Future[T] = loop.create_future()
         asyncio_drives = True
 
@@ -65,67 +68,59 @@ class Reply(Deferred[T]):
         return (yield from iter(self))
 
 
-class Work(Generic[T]):
-    """A coroutine of Twisted's under way, and its ``reply``, which may be left at any time.
+class CancellableCall(Generic[T]):
+    """A call of a coroutine function, and its ``reply``, which may be cancelled at any time.
 
-    ``begin`` makes the coroutine; one that calls what its caller gave it calls ``go_on`` afterwards.
-    ``reply`` is a ``Reply`` unless another Deferred is given.
+    ``begin`` makes the coroutine. The coroutine calls ``check_cancelled`` after a failed request, which may
+    have failed for that reason, and after a function of its user's, which may have cancelled the reply.
     """
 
-    def __init__(
-        self,
-        begin: Callable[[Work[T]], Coroutine[Deferred[Any], Any, T]],
-        reply: type[Deferred[T]] | None = None,
-    ) -> None:
-        self.reply: Deferred[T] = (reply or Reply)(lambda _: self.end(CancelledError()))
-        self._left = False
+    def __init__(self, begin: Callable[[CancellableCall[T]], Coroutine[Deferred[Any], Any, T]]) -> None:
+        self.reply: Reply[T] = Reply(lambda _: self.cancel(CancelledError()))
+        self._cancelled = False
         self._coroutine = begin(self)
-        self._inner = Deferred.fromCoroutine(self._coroutine)
-        self._inner.addBoth(self._arrived)
+        self._result = Deferred.fromCoroutine(self._coroutine)
+        self._result.addBoth(self._finished)
 
-    def end(self, reason: Exception) -> None:
-        """Cancel the work, and fail the reply with ``reason``, whatever the work fails with at that."""
-        if self.reply.called or self._left:
+    def cancel(self, reason: Exception) -> None:
+        """Cancel the coroutine, and fail the reply with ``reason``, whatever the coroutine fails with."""
+        if self.reply.called or self._cancelled:
             return
-        self._left = True
-        if getcoroutinestate(self._coroutine) != CORO_RUNNING:  # else it has called us, and will call go_on
-            self._inner.cancel()
+        self._cancelled = True
+        if getcoroutinestate(self._coroutine) != CORO_RUNNING:  # else it calls check_cancelled
+            self._result.cancel()
         self.reply.errback(reason)
 
-    def go_on(self) -> None:
-        """Raise ``CancelledError`` where the reply was left meanwhile."""
-        if self._left:
+    def check_cancelled(self) -> None:
+        """Raise ``CancelledError`` where the reply was cancelled."""
+        if self._cancelled:
             raise CancelledError
 
-    def _arrived(self, result: T | Failure) -> None:
-        if not self._left:
+    def _finished(self, result: T | Failure) -> None:
+        if not self._cancelled:
             self.reply.callback(result)
 
 
-def reply(work: Coroutine[Deferred[Any], Any, T]) -> Reply[T]:
-    """Return what a coroutine will return, as a Reply; to cancel that ends it."""
-    return reply_of(lambda _: work)
+def reply(coroutine: Coroutine[Deferred[Any], Any, T]) -> Reply[T]:
+    """Return what a coroutine returns, as a Reply; cancelling that cancels the coroutine."""
+    return CancellableCall(lambda _: coroutine).reply
 
 
-def reply_of(begin: Callable[[Work[T]], Coroutine[Deferred[Any], Any, T]]) -> Reply[T]:
-    """Return what the coroutine that ``begin`` makes will return, as a Reply; to cancel that ends it."""
-    made = Work(begin).reply
-    assert isinstance(made, Reply)
-    return made
+def replying(function: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callable[P, Reply[T]]:
+    """Make a function that returns a Reply of a coroutine function; it begins when it is called."""
+
+    @wraps(function)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Reply[T]:
+        return reply(function(*args, **kwargs))
+
+    return begin
 
 
-def done(value: T) -> Reply[T]:
-    """Return a Reply that is there already."""
-    made: Reply[T] = Reply()
-    made.callback(value)
-    return made
+def current_reactor() -> Any:
+    """Return the reactor that serves the caller; in an asyncio program, one on its running loop.
 
-
-def reactor_here() -> Any:
-    """Return the reactor that serves the caller; in an asyncio program, one upon its running loop.
-
-    There it is installed where none was yet, and started. Raises ``RuntimeError`` where another one, upon
-    which nothing would ever happen here, was installed before.
+    There it is installed where none was yet, and started. Raises ``RuntimeError`` where another reactor was
+    installed before, on which no request would ever be sent.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -139,8 +134,8 @@ def reactor_here() -> Any:
         install(loop)
     here = sys.modules["twisted.internet.reactor"]
     if not isinstance(here, AsyncioSelectorReactor):
-        raise RuntimeError(  # noqa: TRY004  nobody gave an argument of a wrong type
-            "Twisted's reactor is not upon this asyncio loop. Make the first request before anything imports "
+        raise RuntimeError(  # noqa: TRY004  no argument has a wrong type
+            "Twisted's reactor is not on this asyncio loop. Make the first request before anything imports "
             "twisted.internet.reactor, or call twisted.internet.asyncioreactor.install() first."
         )
     if not here.running:
@@ -150,16 +145,16 @@ def reactor_here() -> Any:
         here.getThreadPool().threadFactory = _daemon  # type: ignore[assignment]  # a function that makes one
         _loops.add(loop)
     elif _loops and loop not in _loops:
-        raise RuntimeError("Twisted's reactor is upon another asyncio loop; a process has one of each.")
+        raise RuntimeError("Twisted's reactor is on another asyncio loop; a process has one of each.")
     return here
 
 
 _loops: set[asyncio.AbstractEventLoop] = set()
-"""The loop that ``reactor_here`` has started a reactor upon, once it has."""
+"""The loop that ``current_reactor`` has started a reactor on, once it has."""
 
 
-def _daemon(*how: Any, **more: Any) -> threading.Thread:
-    return threading.Thread(*how, daemon=True, **more)
+def _daemon(*args: Any, **kwargs: Any) -> threading.Thread:
+    return threading.Thread(*args, daemon=True, **kwargs)
 
 
 def _exception(failure: Failure) -> BaseException:

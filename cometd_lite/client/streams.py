@@ -1,9 +1,9 @@
-"""Reading a stream of NDJSON: lines arrive, and a following gets them in batches, as it does of polls."""
+"""Reads streams of NDJSON, and gives a following their messages in batches, as polls do."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss
 
 from ..core.message import NOW, OLDEST, Batch, Cursor, Message
 from ..errors import CometError
-from . import words
+from . import codec
 from .following import Polls
 from .remote import ANSWER_BYTES, ANSWER_SECONDS, NoAnswer, NotComet, no_answer, refusal
 
@@ -23,11 +23,11 @@ SILENCE_SECONDS = 40.0
 """A heartbeat comes every 15 s; a stream that was silent for longer than two is dead."""
 
 STREAM_AHEAD = 1_000
-"""Messages that a stream reads ahead of the program; then TCP makes the server wait."""
+"""Messages that a stream reads ahead of the program; then TCP throttles the server."""
 
 
 class Streams:
-    """Reads a stream of NDJSON, which tells each message's recipient, type and time, as a poll does."""
+    """Reads a stream of NDJSON, whose lines have each message's recipient, type and time, as polls do."""
 
     def __init__(self, polls: Polls) -> None:
         self._polls = polls
@@ -38,29 +38,29 @@ class Streams:
         """Return what has come since, having opened the stream where none is open."""
         if self._lines is None:
             if not self._polls.met or after == NOW:
-                # A stream tells no place before its first message, and none shows that the server is there.
+                # A stream that has no message yet does not show that the server is there.
                 return await self._polls.read(after)
             self._lines = await self._remote.within(ANSWER_SECONDS, lambda: self._open(after))
         lines = self._lines
-        await lines.something()
+        await lines.arrival()
         batch = lines.batch(after)
         if batch is None:
             self._lines = None
             raise lines.error
         return batch
 
-    async def tell(self, cursor: Cursor) -> None:
-        """Tell it by a poll; nothing can be said on a stream."""
-        await self._polls.tell(cursor)
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Acknowledge a cursor by a poll; nothing can be sent on a stream."""
+        await self._polls.acknowledge(cursor)
 
     def failed(self) -> None:
-        """Look first, the next time, whether the server is there."""
+        """Let the next read begin with a poll that is not held."""
         self._polls.failed()
 
-    def lose(self) -> None:
-        """End the stream."""
+    def close(self) -> None:
+        """Close the stream."""
         if self._lines is not None:
-            self._lines.lose()
+            self._lines.close()
             self._lines = None
 
     async def _open(self, after: Cursor) -> _Lines:
@@ -75,14 +75,17 @@ class Streams:
 
 
 class _Lines(TwistedProtocol):
-    """Takes in a stream: lines arrive, batches leave when they are asked for. It is bounded by pausing."""
+    """Decodes the lines of a stream as they arrive, and keeps them until a batch is asked for.
+
+    It pauses the connection where too many are kept.
+    """
 
     def __init__(self, url: str, clock: IReactorTime) -> None:
         self._url = url
         self._clock = clock
         self._rest = b""
-        self._told: deque[Message | Cursor | None] = deque()
-        """What has come, in order: messages, the place where there is none yet, and None for a gap."""
+        self._arrived: deque[Message | Cursor | Literal["gap"]] = deque()
+        """What has arrived, in order: messages, the place where there is none yet, and gaps."""
         self._waiting: Deferred[None] | None = None
         self._paused = False
         self._silence = clock.callLater(SILENCE_SECONDS, self._silent)
@@ -94,65 +97,65 @@ class _Lines(TwistedProtocol):
         assert self._error is not None, "it has ended"
         return self._error
 
-    def something(self) -> Deferred[None]:
-        """Return a Deferred that fires when there is something to tell, or the stream has ended."""
-        if self._told or self._error is not None:
+    def arrival(self) -> Deferred[None]:
+        """Return a Deferred that fires when a batch can be asked for, or the stream has ended."""
+        if self._arrived or self._error is not None:
             return succeed(None)
-        self._waiting = Deferred(self._left)
+        self._waiting = Deferred(self._cancelled)
         return self._waiting
 
     def batch(self, after: Cursor) -> Batch | None:
-        """Return what has come, up to the next gap; None where the stream has ended and all was told."""
-        told = self._told
-        if not told:
+        """Return what has arrived, up to the next gap; None where nothing has, as the stream has ended."""
+        arrived = self._arrived
+        if not arrived:
             return None
-        gap = told[0] is None
+        gap = arrived[0] == "gap"
         if gap:
-            told.popleft()
+            arrived.popleft()
             after = OLDEST  # from here on it is everything that is still kept
         messages = []
-        while told and (one := told[0]) is not None:
-            told.popleft()
+        while arrived and (one := arrived[0]) != "gap":
+            arrived.popleft()
             after = one.cursor if isinstance(one, Message) else one
             if isinstance(one, Message):
                 messages.append(one)
         self._resume()
         return Batch(tuple(messages), after, gap)
 
-    def lose(self) -> None:
-        """End the connection."""
-        self._end(NoAnswer(f"The stream from {self._url} was left."))
+    def close(self) -> None:
+        """Close the connection."""
+        self._end(NoAnswer(f"The stream from {self._url} was closed."))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Take in lines, and parts of them."""
+        """Decode lines, and keep the part of one at the end."""
         if self._error is not None:
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         try:
             for line in lines:
-                if line.strip():
-                    self._told.extend(words.streamed(line))
+                if line.strip() and (decoded := codec.stream_line(line)) is not None:
+                    self._arrived.append(decoded)
         except ValueError:
             self._end(NotComet(f"What {self._url} streams is not what a cometd-lite does."))
         if len(self._rest) > ANSWER_BYTES:
             self._end(NotComet(f"{self._url} streamed a line of more than {ANSWER_BYTES} bytes."))
         if self._error is None:
             self._pace()
-        if self._told:
-            self._tell()
+        if self._arrived:
+            self._fire()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
-        """Note the end; a line that was cut off will come again."""
+        """End the stream; a line that was cut off comes again with the next one."""
         if reason.check(ResponseDone, PotentialDataLoss):
             self._end(NoAnswer(f"The stream from {self._url} ended."))
         else:
             self._end(no_answer(self._url, reason.value))
 
     def _pace(self) -> None:
-        """Pause where too much has come; else wait for the next sign of life."""
+        """Pause where too much has arrived; else wait for the next heartbeat."""
         if self._paused:
             return
-        if len(self._told) > STREAM_AHEAD:
+        if len(self._arrived) > STREAM_AHEAD:
             self._paused = True
             self._silence.cancel()
             self._connection.pauseProducing()
@@ -175,16 +178,16 @@ class _Lines(TwistedProtocol):
         if self._silence.active():
             self._silence.cancel()
         self._connection.loseConnection()
-        self._tell()
+        self._fire()
 
     @property
     def _connection(self) -> Any:
         return self.transport  # a producer too, which ITransport leaves out
 
-    def _tell(self) -> None:
+    def _fire(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
 
-    def _left(self, _: Deferred[None]) -> None:
+    def _cancelled(self, _: Deferred[None]) -> None:
         self._waiting = None

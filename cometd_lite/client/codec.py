@@ -1,6 +1,6 @@
-"""What is said and what is heard: Python values leave as bodies and parameters, answers arrive as values.
+"""Encodes Python values as bodies and parameters of requests, and decodes answers to values.
 
-Whatever does not read as HTTP.md says is ``NotComet``.
+An answer that is not as HTTP.md says is ``NotComet``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
@@ -21,8 +21,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 Recipients = str | Iterable[str]
 
-AS_JSON = {"Content-Type": "application/json"}
-
 
 @dataclass(frozen=True, slots=True)
 class Presence:
@@ -30,35 +28,37 @@ class Presence:
 
     recipient: str
     waiting: int
-    """Readers that wait at this moment."""
+    """How many readers wait at this moment."""
     queued: int
-    """Messages that no reader has fetched."""
+    """How many messages no reader has fetched."""
     size: int
-    """Their bytes."""
+    """The bytes of those messages."""
     oldest: Cursor | None
     newest: Cursor | None
     """The ends of the mailbox; None where it holds nothing."""
     last_seen: float | None
-    """When a reader was last here, in seconds since 1970; None: not within an hour."""
+    """When a reader was last connected, in seconds since 1970; None: not within an hour."""
     online: bool
-    """Whether someone waits, or was here a moment ago."""
+    """Whether a reader waits, or was connected a moment ago."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """What a registration is answered with."""
+class Registered(Struct, frozen=True):
+    """The answer to a registration."""
 
     id: str
     recipients: tuple[str, ...]
     expires_in: float
-    cursor: Cursor
+    cursor: str
+
+    def __post_init__(self) -> None:
+        Cursor.parse(self.cursor)
 
 
-# What is said.
+# -- requests
 
 
 def encoded(data: Any, media_type: str | None) -> tuple[bytes, str]:
-    """Return the body and media type of a push. Raises ``ValueError`` where there is nothing to say."""
+    """Return the body and media type of a push. Raises ``ValueError`` for data that cannot be pushed."""
     if isinstance(data, Content):
         return data.body, media_type or data.type
     if media_type is None:
@@ -80,16 +80,16 @@ def named(recipients: Recipients) -> Query:
 
 
 def place(after: str | Cursor) -> Cursor:
-    """Return the cursor that was given. Raises ``ValueError`` where it is none."""
+    """Return a cursor. Raises ``ValueError`` where it is malformed."""
     return after if isinstance(after, Cursor) else Cursor.parse(after)
 
 
 def seconds(number: float) -> str:
-    """Return a number of seconds as parameters have it: to the millisecond, never with an exponent."""
+    """Return a number of seconds as a parameter: to the millisecond, never with an exponent."""
     return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
-# What is heard.
+# -- answers
 
 
 class _Receipt(Struct):
@@ -116,13 +116,6 @@ class _Batch(Struct):
     more: bool
 
 
-class _Registered(Struct):
-    id: str
-    recipients: tuple[str, ...]
-    expires_in: float
-    cursor: str
-
-
 class _Presence(Struct):
     recipient: str
     waiting: int
@@ -135,7 +128,7 @@ class _Presence(Struct):
 
 
 class _Line(Struct):
-    """What tells a stream's lines apart: only a message has an id."""
+    """What distinguishes the lines of a stream: only a message has an id."""
 
     id: str | UnsetType = UNSET
     gap: bool = False
@@ -147,11 +140,11 @@ _TEXT = Decoder(str)
 _MESSAGE = Decoder(_Message)
 
 
-def _heard(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
-    """Return a function that reads an answer's JSON; whatever else stands there is not a cometd-lite's."""
+def _decoded_by(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
+    """Return a function that decodes an answer's JSON. It raises ``NotComet`` for any other body."""
     decoder = Decoder(kind)
 
-    def hear(answer: Answer) -> T:
+    def decode_answer(answer: Answer) -> T:
         try:
             return read(decode(answer.body, decoder))
         except ValueError:
@@ -159,78 +152,69 @@ def _heard(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
             sentence = f"What answers there is not a cometd-lite: it said {answer.status}, with {media_type}."
             raise NotComet(sentence) from None
 
-    return hear
+    return decode_answer
 
 
-def _message(said: _Message) -> Message:
+def _message(decoded: _Message) -> Message:
     """Return a message; when it expires only the server knows."""
     return Message(
-        Cursor.parse(said.id),
-        said.recipient,
-        _content(said),
-        said.created_at.timestamp(),
+        Cursor.parse(decoded.id),
+        decoded.recipient,
+        _content(decoded),
+        decoded.created_at.timestamp(),
         float("inf"),
-        said.event,
+        decoded.event,
     )
 
 
-def _content(said: _Message) -> Content:
-    media_type = said.type
-    if said.data_base64 is not UNSET:
-        return Content(said.data_base64, media_type, "octets")
-    if said.data is UNSET:
+def _content(decoded: _Message) -> Content:
+    media_type = decoded.type
+    if decoded.data_base64 is not UNSET:
+        return Content(decoded.data_base64, media_type, "octets")
+    if decoded.data is UNSET:
         raise ValueError("a message has data or data_base64")
     essence = media_type.partition(";")[0].strip().lower()
     if not essence.startswith("text/") or essence == "text/json" or essence.endswith("+json"):
-        return Content(bytes(said.data), media_type, "json")
-    return Content(decode(bytes(said.data), _TEXT).encode(), media_type, "text")
+        return Content(bytes(decoded.data), media_type, "json")
+    return Content(decode(bytes(decoded.data), _TEXT).encode(), media_type, "text")
 
 
-def _place(text: str | None) -> Cursor | None:
+def _end(text: str | None) -> Cursor | None:
     return None if text is None else Cursor.parse(text)
 
 
-receipt = _heard(
-    _Receipt, lambda said: Receipt(said.ids, said.created_at.timestamp(), said.delivered, said.recipients)
+receipt = _decoded_by(
+    _Receipt,
+    lambda answer: Receipt(answer.ids, answer.created_at.timestamp(), answer.delivered, answer.recipients),
 )
-"""Returns what a push was answered with."""
-
-batch = _heard(
+batch = _decoded_by(
     _Batch,
-    lambda said: Batch(tuple(map(_message, said.messages)), Cursor.parse(said.cursor), said.gap, said.more),
-)
-"""Returns what a poll was answered with."""
-
-registered = _heard(
-    _Registered,
-    lambda said: Registered(said.id, said.recipients, said.expires_in, Cursor.parse(said.cursor)),
-)
-"""Returns what a registration was answered with."""
-
-presence = _heard(
-    _Presence,
-    lambda said: Presence(
-        recipient=said.recipient,
-        waiting=said.waiting,
-        queued=said.queued,
-        size=said.size,
-        oldest=_place(said.oldest),
-        newest=_place(said.newest),
-        last_seen=None if said.last_seen is None else said.last_seen.timestamp(),
-        online=said.online,
+    lambda answer: Batch(
+        tuple(map(_message, answer.messages)), Cursor.parse(answer.cursor), answer.gap, answer.more
     ),
 )
-"""Returns what is said of a recipient."""
+registered = _decoded_by(Registered, lambda answer: answer)
+presence = _decoded_by(
+    _Presence,
+    lambda answer: Presence(
+        recipient=answer.recipient,
+        waiting=answer.waiting,
+        queued=answer.queued,
+        size=answer.size,
+        oldest=_end(answer.oldest),
+        newest=_end(answer.newest),
+        last_seen=None if answer.last_seen is None else answer.last_seen.timestamp(),
+        online=answer.online,
+    ),
+)
 
 
-def streamed(line: bytes) -> tuple[Message | Cursor | None, ...]:
-    """Return what a line of a stream tells: a message, None for a gap, the place of a reader, or nothing.
+def stream_line(text: bytes) -> Message | Cursor | Literal["gap"] | None:
+    """Return what a line of a stream is: a message, a gap, the place of a reader, or nothing.
 
     Raises ``ValueError`` where it is not a cometd-lite's.
     """
-    said = decode(line, _LINE)
-    if said.id is not UNSET:
-        return (_message(decode(line, _MESSAGE)),)
-    if said.gap:
-        return (None,)
-    return () if said.cursor is None else (Cursor.parse(said.cursor),)
+    decoded = decode(text, _LINE)
+    if decoded.id is not UNSET:
+        return _message(decode(text, _MESSAGE))
+    return "gap" if decoded.gap else _end(decoded.cursor)
