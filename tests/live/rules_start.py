@@ -11,6 +11,9 @@ from fork_server import ROOT
 from program import eventually
 from rules import under
 from walk import LISTEN, PAGES, SHELL, TWISTD_COMMAND, Walk
+from websockets.sync.client import connect
+
+from cometd_lite.errors import MALFORMED, kind_of, kinds
 
 # -- from the top
 
@@ -171,3 +174,81 @@ def keep_messages(walk: Walk) -> None:
     server.stop()
     walk.serve(command)
     walk.run("curl -s localhost:8080/poll/bob", '"data":"still here"')
+
+
+# -- the HTTP reference
+
+HTTP = "docs/http.md"
+
+
+@under(HTTP, "Push")
+def http_push(walk: Walk) -> None:
+    walk.server()
+    said = walk.shell("202 Accepted", "202 Accepted", '"recipients":["a","b"]', "202 Accepted")
+    assert json.loads(said.splitlines()[-1]).keys() == {"id", "ids", "created_at", "delivered", "recipients"}
+    walk.run("curl -s localhost:8080/poll/a", '"data":{"n": 1}', '"data":{"n": 2}')
+
+
+@under(HTTP, "Poll")
+def http_poll(walk: Walk) -> None:
+    walk.server()
+    walk.shell('"data":"one"', '"messages":[]', "Comet-Id: ", "one")
+    shown = json.loads(walk.next("json"))
+    push = (
+        """-H 'Content-Type: application/json' -d '{"text": "hi"}' 'localhost:8080/push/bob?event=greeting'"""
+    )
+    walk.run(f"curl -s {push}")
+    answer = json.loads(walk.run("curl -s localhost:8080/poll/bob"))
+    for varying in ("id", "created_at"):
+        shown["messages"][0][varying] = answer["messages"][0][varying]
+    assert answer == shown | {"cursor": answer["cursor"]}
+
+
+@under(HTTP, "Stream")
+def http_stream(walk: Walk) -> None:
+    walk.server()
+    said = walk.shell()
+    assert "event: greeting\ndata: hello\n" in said
+    assert '"event":"greeting"' in said
+    assert said.count('{"heartbeat":true') == 2
+
+
+@under(HTTP, "WebSocket")
+def http_websocket(walk: Walk) -> None:
+    walk.server()
+    with connect(f"ws://127.0.0.1:{walk.port('8080')}/ws/alice") as socket:
+        frame = walk.next("json").strip()
+        socket.send(frame)
+        answers = [json.loads(socket.recv(10)), json.loads(socket.recv(10))]
+    assert {answer.get("ref") for answer in answers} == {None, 7}
+    (message,) = [answer for answer in answers if "ref" not in answer]
+    (answer,) = [answer for answer in answers if "ref" in answer]
+    assert message["data"] == json.loads(frame)["data"]
+    assert message["event"] == "greeting"
+    assert answer["receipt"]["delivered"] == 1
+
+
+@under(HTTP, "Listeners")
+def http_listeners(walk: Walk) -> None:
+    walk.server()
+    walk.shell('"data":"to the lobby"', '"recipients":["lobby","bob"]', "204 No Content")
+
+
+@under(HTTP, "Recipients")
+def http_recipients(walk: Walk) -> None:
+    walk.server()
+    said = walk.shell('"recipient":"erin"', "204 No Content")
+    described = PAGES[HTTP].partition("\n`GET` answers with ")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", described))
+    (line,) = [line for line in said.splitlines() if line.startswith("{")]
+    assert json.loads(line).keys() == named - {"null"}
+
+
+@under(HTTP, "Errors")
+def http_errors(walk: Walk) -> None:
+    walk.server()
+    said = walk.shell("400 Bad Request")
+    assert json.loads(said.splitlines()[-1]) == json.loads(walk.next("json"))
+    table = PAGES[HTTP].partition("\n## Errors\n")[2].partition("\n## ")[0].partition("\n|---|---|\n")[2]
+    below_the_routes = {kind_of(title) for title in MALFORMED.values()} | {"unavailable"}
+    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+|\w+)`", table)) - {"Host"} >= set(kinds()) - below_the_routes
