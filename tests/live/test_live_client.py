@@ -142,7 +142,7 @@ sys.exit()
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert done.stdout == ("Twisted's reactor is upon another asyncio loop; a process has one of each.\n"), (
+    assert done.stdout == ("Twisted's reactor is on another asyncio loop; a process has one of each.\n"), (
         done.stderr
     )
 
@@ -158,11 +158,11 @@ async with client.follow("flood", "oldest", stream=True) as messages:
     for start in range(1, 2000, 100):
         lines = "".join(f"{number}\\n" for number in range(start, start + 100))
         await client.push("flood", lines, type="application/x-ndjson", overflow="drop-oldest")
-    lines = messages._reader._lines
+    lines = messages._source._lines
     while not lines._paused:
         await deferLater(reactor, 0.01)
     got = [(await anext(messages)).data for _ in range(2000)]
-    print(got == list(range(1, 2001)), lines is messages._reader._lines)
+    print(got == list(range(1, 2001)), lines is messages._source._lines)
 """
     program.push("/flood", "-1", Content_Type="application/json")
     done = execute(TWISTED, body, program)
