@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
@@ -96,7 +97,7 @@ class Comet:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.hub = Hub(
-            store or MemoryStore(self.limits, overflow=overflow),
+            store or MemoryStore(self.limits, overflow=overflow, soon=partial(clock.callLater, 0)),
             Registry(clock, self.limits.max_parked),
             clock,
             counts=self.metrics,

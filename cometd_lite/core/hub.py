@@ -243,7 +243,9 @@ class Hub:
                 reader.expect(found)
                 return reader
             self.registry.seen(reader.keys)
-            return chain(shielded(found, reader.undeliverable), partial(self._not_parked, may_wait))
+            if reader.takes:
+                found = shielded(found, reader.undeliverable)
+            return chain(found, partial(self._not_parked, may_wait))
         if may_wait and not (found.messages or found.gap):
             reader.deliver(found)
             return self.registry.park(reader, wait)

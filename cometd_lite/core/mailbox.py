@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 
 from ..errors import MailboxFull
@@ -101,12 +102,11 @@ class Mailbox:
         """The messages that no reader has fetched, oldest first: they fill the mailbox."""
         return [message for message in self.messages if not self.is_read(message)]
 
-    @property
-    def read_already(self) -> list[Message]:
-        """The messages that some reader has had, oldest first: what may make room."""
+    def read_already(self, most: int) -> list[Message]:
+        """Return up to ``most`` messages that some reader has had, oldest first: what may make room."""
         if self.messages and self.messages[-1].sequence <= self.acknowledged:
-            return self.messages.copy()
-        return [message for message in self.messages if self.is_read(message)]
+            return self.messages[:most]
+        return list(islice(filter(self.is_read, self.messages), most))
 
     def in_the_way(
         self, count: int, size: int, capacity: int, capacity_bytes: int, *, reject: bool
@@ -150,13 +150,16 @@ class Mailbox:
             self.messages = [message for message in self.messages if message.sequence not in dropped]
         self._lose(messages)
 
-    def expire(self, now: float) -> Sequence[Message]:
-        """Take out and return the messages whose time is over."""
+    def expire(self, now: float, most: int) -> Sequence[Message]:
+        """Take out and return messages whose time is over: up to ``most`` of them, the oldest first.
+
+        Where they do not expire in the order of the log, all of them are taken out at once.
+        """
         if now < self.next_expiry:
             return ()
         messages = self.messages
         if self.in_order:
-            expired = messages[: bisect_right(messages, now, key=_expires_at)]
+            expired = messages[: min(most, bisect_right(messages, now, key=_expires_at))]
             del messages[: len(expired)]
             self.next_expiry = messages[0].expires_at if messages else float("inf")
         else:
@@ -173,13 +176,19 @@ class Mailbox:
         self.given_back -= {message.sequence}
 
     def _lose(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            number = message.sequence
-            self.size -= len(message.content.body)
-            self.lost = max(self.lost, number)
-            if number > self.taken or number in self.given_back:
+        """Note that messages, oldest first, are no longer kept."""
+        if not messages:
+            return
+        last = messages[-1].sequence
+        self.size -= sum([len(message.content.body) for message in messages])
+        self.lost = max(self.lost, last)
+        if last > self.taken:
+            self.missed = True
+        if self.given_back:
+            back = self.given_back.intersection([message.sequence for message in messages])
+            if back:
                 self.missed = True
-                self.given_back -= {number}
+                self.given_back -= back
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.

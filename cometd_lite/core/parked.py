@@ -75,6 +75,9 @@ class ParkedReader(ParkedDeferred[T]):
         if self.registry is not None:
             self.registry.forget(self)
 
+    def abandon(self) -> None:
+        """End what is done for the client, which has disconnected. It must not raise."""
+
     def answer(self, result: T) -> None:
         """Leave the registry, and fire with ``result``, unless it has fired."""
         self.leave()
@@ -91,6 +94,7 @@ class ParkedReader(ParkedDeferred[T]):
 def _leave(reader: Deferred[Any]) -> None:
     assert isinstance(reader, ParkedReader)
     reader.leave()
+    reader.abandon()
 
 
 class Wake:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, is_pending
@@ -53,6 +53,8 @@ class Reader(ParkedReader[T]):
         self.source = source
         self.is_reading = False
         """Whether a read is pending."""
+        self._pending: Deferred[Batch] | None = None
+        """That read, where it is this reader's alone."""
         self._woken: list[Wake] | None = None
         """The wakes that came while a read was pending."""
         self._is_over = False
@@ -108,7 +110,13 @@ class Reader(ParkedReader[T]):
     def expect(self, found: Deferred[Batch], wake: Wake | None = None) -> None:
         """Deliver what is being read, once it is there."""
         self.is_reading = True
+        self._pending = found if wake is None or wake.shared is None else None
         found.addCallbacks(self._arrived, self._missed, (wake,), errbackArgs=(wake,))
+
+    def abandon(self) -> None:
+        """Cancel a read that is pending. What a take reads must arrive, and is given back then."""
+        if self.is_reading and self._pending is not None and not self.takes:
+            self._pending.cancel()
 
     def end(self) -> None:
         """Answer with nothing, after a read that is pending."""
@@ -139,7 +147,8 @@ class Reader(ParkedReader[T]):
 
     def _missed(self, failure: Failure, wake: Wake | None) -> Failure | None:
         self.is_reading = False
-        self._failed(failure)
+        if not failure.check(CancelledError):
+            self._failed(failure)
         self._go_on(wake)
         return None if wake is None or wake.shared is None else failure
 

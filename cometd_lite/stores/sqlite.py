@@ -47,7 +47,7 @@ from ..limits import (
     Limits,
 )
 from .journal import Changes, Journal, KeptRecord, Pushes, Sync, Unwritable
-from .memory import new_epoch
+from .mailboxes import new_epoch
 from .tracked import PendingPush, TrackedMailboxes
 from .worker import ThreadWorker, Worker
 
@@ -89,7 +89,7 @@ class SQLiteStore:
         self._sync = sync
         self._worker = worker or ThreadWorker()
         self._wall = wall
-        self._kept = TrackedMailboxes(limits or Limits(), overflow=overflow)
+        self._kept = TrackedMailboxes(limits or Limits(), overflow=overflow, soon=self._worker.soon)
         self._offset = 0.0
         """What is added to a time of the process's clock to make it seconds since 1970."""
         self._journal: Journal | None = None
@@ -211,7 +211,7 @@ class SQLiteStore:
 
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
-    ) -> Batch:
+    ) -> MaybeDeferred[Batch]:
         """See ``Store.read``."""
         return self._kept.read(recipients, after, limit, now, acks)
 

@@ -17,10 +17,13 @@ from twisted.internet.defer import Deferred
 from ..core.mailbox import Mailbox
 from ..core.message import Batch, Content, Cursor, Message, Push
 from ..core.recipient import covering, is_pattern
+from ..deferreds import MaybeDeferred
 from ..errors import MailboxFull
 from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
 from .journal import Changes, Kept, KeptRecord, Place
-from .memory import MemoryStore, cost
+from .mailboxes import cost
+from .memory import MemoryStore
+from .slices import Soon
 
 
 class PendingPush:
@@ -58,8 +61,8 @@ class TrackedMailboxes(MemoryStore):
     ``numbered`` is the last number given, ``sequence`` the last one that readers may see.
     """
 
-    def __init__(self, limits: Limits, *, overflow: str) -> None:
-        super().__init__(limits, overflow=overflow)
+    def __init__(self, limits: Limits, *, overflow: str, soon: Soon) -> None:
+        super().__init__(limits, overflow=overflow, soon=soon)
         self.numbered = 0
         self.changed: dict[str, None] = {}
         """Recipients and patterns whose place in the file is out of date, longest ago first."""
@@ -78,6 +81,7 @@ class TrackedMailboxes(MemoryStore):
         self._expire_soon(now)
         limits = self.limits
         recipients = push.recipients
+        self._expire_first(recipients)
         size = sum([len(content.body) for content in push.contents])
         makes_room = None
         crowded = push.queue and self._is_crowded(push, size)
@@ -295,7 +299,7 @@ class TrackedMailboxes(MemoryStore):
 
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
-    ) -> Batch:
+    ) -> MaybeDeferred[Batch]:
         """See ``Store.read``."""
         acknowledged = self._acknowledged
         first = next(iter(acknowledged), None)

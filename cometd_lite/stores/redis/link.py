@@ -25,7 +25,7 @@ from ...core.store import StoreUnusable, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
 from ...limits import REDIS_RETRY_SECONDS, REDIS_SAID_SECONDS, STORE_STALLED_SECONDS, Limits
-from ..memory import new_epoch
+from ..mailboxes import new_epoch
 from .connection import Address, CommandRefused, RedisConnection
 from .script import refusal, script
 

@@ -1,0 +1,122 @@
+"""Reads of patterns in memory: from the log, or from the mailboxes that the patterns cover.
+
+A reader at the end of the log looks through the little that is new. A reader that comes back to a long log
+reads the mailboxes of its patterns where they are few. Where they are many it goes through the log, in steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import merge
+from itertools import chain
+from operator import attrgetter
+from typing import TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ..core.mailbox import Mailbox
+from ..core.message import Message
+from ..core.recipient import matcher
+from ..deferreds import MaybeDeferred, is_pending
+from ..limits import PATTERN_LOOK, PATTERN_MAILBOXES, POLL_BYTES
+from .log import Log
+from .names import SortedNames
+from .slices import Slices, Steps
+
+_sequence = attrgetter("sequence")
+
+Found: TypeAlias = tuple[tuple[Message, ...], bool, bool]
+"""The messages, whether there are more, and whether something was lost that had not been looked at."""
+
+_Asked: TypeAlias = tuple[tuple[str, ...], int, int]
+
+
+class PatternReads:
+    """The reads of patterns. ``lost`` says whether the recipients have lost a message above a number."""
+
+    def __init__(
+        self,
+        mailboxes: Mapping[str, Mailbox],
+        log: Log,
+        slices: Slices,
+        lost: Callable[[tuple[str, ...], int], bool],
+    ) -> None:
+        self.names = SortedNames()
+        """The names of all mailboxes."""
+        self._mailboxes = mailboxes
+        self._log = log
+        self._slices = slices
+        self._lost = lost
+        self._reading: dict[_Asked, list[Deferred[Found]]] = {}
+        """The readers that wait, by what they ask: one read of many steps serves all that ask the same."""
+        self._under_way: dict[_Asked, Deferred[Found]] = {}
+
+    def read(self, recipients: tuple[str, ...], place: int, limit: int) -> MaybeDeferred[Found]:
+        """Return up to ``limit`` messages above a number. Cancelling the Deferred forgets the reader."""
+        asked = (recipients, place, limit)
+        waiting = self._reading.get(asked)
+        if waiting is None:
+            found = self._slices.run(self._steps(*asked))
+            if not is_pending(found):
+                return found
+            waiting = self._reading[asked] = []
+            self._under_way[asked] = found
+            found.addBoth(self._was_read, asked)
+        mine: Deferred[Found] = Deferred(lambda mine: self._forget(asked, mine))
+        waiting.append(mine)
+        return mine
+
+    def _steps(self, recipients: tuple[str, ...], place: int, limit: int) -> Steps[Found]:
+        """Look through the log in steps, unless few mailboxes are covered."""
+        gap = self._lost(recipients, place)
+        matches = matcher(recipients)
+        rest = self._log.after(place, PATTERN_LOOK)
+        messages, more = bounded(filter_recipients(matches, rest), limit)
+        if more or len(rest) < PATTERN_LOOK:
+            return messages, more, gap
+        names = self.names.covered(recipients, PATTERN_MAILBOXES)
+        if names is not None:
+            boxes = [self._mailboxes[name] for name in names if name in self._mailboxes]
+            return *bounded(merged([box.read(place, limit + 1) for box in boxes]), limit), gap
+        while not more and len(rest) == PATTERN_LOOK:
+            at = rest[-1].sequence
+            yield
+            gap = gap or self._lost(recipients, at)
+            rest = self._log.after(at, PATTERN_LOOK)
+            messages, more = bounded(chain(messages, filter_recipients(matches, rest)), limit)
+        return messages, more, gap
+
+    def _was_read(self, found: Found | Failure, asked: _Asked) -> None:
+        del self._under_way[asked]
+        for reader in self._reading.pop(asked):
+            if not reader.called:
+                reader.callback(found)  # a Failure makes it an errback
+
+    def _forget(self, asked: _Asked, reader: Deferred[Found]) -> None:
+        waiting = self._reading[asked]
+        waiting.remove(reader)
+        if not waiting:
+            self._under_way[asked].cancel()
+
+
+def filter_recipients(matches: Callable[[str], bool], messages: Iterable[Message]) -> Iterable[Message]:
+    """Return the messages whose recipients match."""
+    return (message for message in messages if matches(message.recipient))
+
+
+def merged(logs: Sequence[Iterable[Message]]) -> Iterable[Message]:
+    """Return the messages of several logs in the one order."""
+    return logs[0] if len(logs) == 1 else merge(*logs, key=_sequence)
+
+
+def bounded(found: Iterable[Message], limit: int) -> tuple[tuple[Message, ...], bool]:
+    """Cut what was found to ``limit`` messages and ``POLL_BYTES``; say whether there was more."""
+    messages: list[Message] = []
+    size = 0
+    for message in found:
+        size += len(message.content.body)
+        if len(messages) == limit or (messages and size > POLL_BYTES):
+            return tuple(messages), True
+        messages.append(message)
+    return tuple(messages), False

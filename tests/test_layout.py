@@ -1,0 +1,22 @@
+"""The modules of the package: short enough to be read at once, and one name for one class."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import cometd_lite
+
+PACKAGE = Path(cometd_lite.__file__).parent
+SOURCES = {str(path.relative_to(PACKAGE)): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+
+
+def test_no_module_has_more_than_500_lines() -> None:
+    assert not {name for name, text in SOURCES.items() if text.count("\n") > 500}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found = re.compile(r"^class (\w+)", re.MULTILINE).findall
+    names = Counter(name for text in SOURCES.values() for name in found(text))
+    assert not [name for name, count in names.items() if count > 1]
