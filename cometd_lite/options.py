@@ -15,11 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from . import __version__
+from . import __version__, listening
 from .access.origins import Hosts
 from .access.tokens import Tokens
 from .access_log import FORMATS, AccessLog
@@ -206,12 +205,9 @@ no pid file."""
         self["listen"] = self["listen"] or ["tcp:8080:interface=127.0.0.1"]
         for endpoint in self["listen"]:
             try:
-                serverFromString(reactor, endpoint)
-            except Exception as error:  # noqa: BLE001  an endpoint's parser raises what it likes
-                raise UsageError(
-                    f"--listen {endpoint}: not an endpoint that Twisted knows, "
-                    f"as in tcp:8080:interface=127.0.0.1 ({error})."
-                ) from None
+                listening.check(reactor, endpoint)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
         for origin in self["allow-origin"]:
             parts = urlsplit(origin)
             if origin != "*" and not (parts.scheme and parts.netloc and parts.path in {"", "/"}):

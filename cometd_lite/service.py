@@ -21,14 +21,13 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from . import __version__
+from . import __version__, listening
 from .access.origins import is_loopback
 from .access.quotas import Clients, Share
 from .access_log import AccessLog, Refusals
@@ -36,7 +35,7 @@ from .comet import Comet, Hooks
 from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
-from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, LISTEN_BACKLOG
+from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED
 from .metrics import Pulse
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -104,8 +103,8 @@ class CometService(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
         listener = ReusingReactor(reactor) if self.reuse_port else reactor
         for endpoint in self.listen:
-            listening = serverFromString(listener, with_backlog(endpoint)).listen(self.factory)
-            listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
+            bound = listening.listen(listener, endpoint, self.factory)
+            bound.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
         self._exit_if_failed()
 
     def _listens(self, port: IListeningPort) -> None:
@@ -117,10 +116,7 @@ class CometService(Service):
     _failed: str | None = None
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
-        error = failure.value
-        if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
-            error = error.socketError.strerror
-        self._failed = f"cannot listen on {endpoint}: {error}."
+        self._failed = listening.refusal(endpoint, failure.value)
 
     def _exit_if_failed(self) -> None:
         if self._failed is not None:
@@ -239,18 +235,6 @@ def _is_local(port: IListeningPort) -> bool:
     """Whether only this machine can connect to a port, by the address of its socket."""
     address = port.getHost()
     return isinstance(address, UNIXAddress) or is_loopback(getattr(address, "host", ""))
-
-
-def with_backlog(endpoint: str) -> str:
-    """Return a TCP or TLS endpoint with a longer queue of connections that wait to be accepted.
-
-    Twisted's 50 is short for a thousand clients that come back in one second: a client that finds
-    no place tries again a second later.
-    """
-    kind = endpoint.removeprefix("haproxy:").partition(":")[0]
-    if kind in {"tcp", "tcp6", "ssl"} and "backlog=" not in endpoint:
-        return f"{endpoint}:backlog={LISTEN_BACKLOG}"
-    return endpoint
 
 
 def settle_collector() -> None:

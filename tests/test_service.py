@@ -17,13 +17,14 @@ from twisted.plugin import IPlugin, getPlugins
 from twisted.scripts.twistd import ServerOptions
 from zope.interface.verify import verifyObject
 
-from cometd_lite import service
+from cometd_lite import listening, service
 from cometd_lite.access.origins import Hosts
 from cometd_lite.limits import FILES_RESERVED, Limits
+from cometd_lite.listening import with_backlog
 from cometd_lite.options import mount, one_of
 from cometd_lite.server import Bounds
 from cometd_lite.server.connection import HTTPConnection
-from cometd_lite.service import Options, connections_within_files, makeService, with_backlog
+from cometd_lite.service import Options, connections_within_files, makeService
 from cometd_lite.stores.redis.connection import Address
 
 
@@ -250,7 +251,7 @@ def test_only_a_server_that_only_this_machine_reaches_is_on_loopback(
 def test_a_socket_that_was_handed_over_is_looked_at_where_it_listens(monkeypatch, address, only_local):
     descriptor = socket.create_server((address, 0)).detach()  # the endpoint closes it
     endpoint = AdoptedStreamServerEndpoint(service.reactor, descriptor, socket.AF_INET)
-    monkeypatch.setattr(service, "serverFromString", lambda *_: endpoint)
+    monkeypatch.setattr(listening, "serverFromString", lambda *_: endpoint)
     made = makeService(parsed())
     made.privilegedStartService()
     for port in made.ports:
