@@ -96,9 +96,9 @@ class ParkedDeferred(Deferred[T]):
     """A ``Deferred`` with a fast lane for the callbacks that are added before it fires.
 
     It behaves as any other Deferred does. The lane serves the one case that a fan-out has ten thousand times:
-    the Deferred fires with a value, and each callback returns a value. Two callbacks and their result cost
-    1.5 µs there, and 4.2 µs in Twisted's own chain (CPython 3.11, Debian). Everything else (an error, a
-    chained Deferred, a pause, keyword arguments, debugging) takes Twisted's own chain.
+    the Deferred fires with a value, and each callback returns a value. To make one, to add two callbacks and
+    to fire it takes 4.1 µs, where a plain Deferred takes 8.8 µs (CPython 3.11, one run). Everything else (an
+    error, a chained Deferred, a pause, keyword arguments, debugging) takes Twisted's own chain.
     """
 
     # What is set when a Deferred fires has slots. Else each one that fires gets a dict of its own, since
