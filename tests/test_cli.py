@@ -537,7 +537,9 @@ def test_a_command_is_given_each_message_and_its_particulars(shell: Shell, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("event", "seen"), [("a\0b", "a\ufffdb"), ("é" * 200_000, "é" * 25_000), ("\ud800", "?")]
+    ("event", "seen"),
+    [("a\0b", "a\ufffdb"), ("é" * 200_000, "é" * 25_000), ("\ud800", "?")],
+    ids=["a NUL", "too long", "half of a pair"],  # pytest has the name of a test in the environment, too
 )
 def test_a_command_is_given_what_a_variable_can_hold_and_the_following_goes_on(
     shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str], event: str, seen: str
