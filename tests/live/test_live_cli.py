@@ -238,7 +238,7 @@ def test_a_command_for_each_message_is_interrupted_with_us(
     words = ("follow", "cli/exec", "--after", "oldest", "--cursor-file", str(place))
     started = tmp_path / "started"
     with running(
-        *words, "--exec", f"touch {started}; sleep 30", env=environment, start_new_session=True
+        *words, "--exec", f": > {started}; exec sleep 30", env=environment, start_new_session=True
     ) as one:
         eventually(started.exists, "the command runs")
         os.killpg(one.pid, signal.SIGINT)  # as a terminal does, to everyone in front of it
