@@ -14,6 +14,7 @@ from cometd_lite.stores.memory import MemoryStore
 
 MANY = GOING_AT_ONCE * 3
 AFTER = PATTERN_LOOK * 3
+CAPACITY = 10_000
 
 
 class Stepping:
@@ -21,7 +22,7 @@ class Stepping:
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
-        limits = Limits(capacity=100_000, ttl=1_000, max_memory=10**9)
+        limits = Limits(capacity=CAPACITY, ttl=1_000, max_memory=10**9)
         self.store = MemoryStore(limits, soon=self.calls.append)
         self.now = 0.0
 
@@ -96,9 +97,7 @@ def test_what_is_pushed_and_read_meanwhile_takes_a_step_each(stepping: Stepping)
 def test_a_push_is_not_refused_for_what_has_expired_and_has_still_to_go(stepping: Stepping) -> None:
     for number in range(MANY):
         stepping.push(f"box{number}", ttl=10)
-    stepping.push("full", 100_000 // 10, ttl=10)
-    for _ in range(9):
-        stepping.push("full", 100_000 // 10, ttl=10)
+    stepping.push("full", CAPACITY, ttl=10)
     stepping.now = 10.0
     stepping.push("full", 100)  # it held as many as it may
     stepping.turns()
