@@ -283,7 +283,7 @@ REDIS_UNWRITTEN_BYTES = 8 * 1024 * 1024
 than that the oldest is not written; a reader that comes back acknowledges again."""
 
 REDIS_WRITTEN_AT_ONCE = 500
-"""Acknowledgements that one step of Redis writes of these: some 5 ms."""
+"""Acknowledgements that one step of Redis writes of these, some 5 ms, and records that one turn writes."""
 
 REDIS_SAID_SECONDS = 60.0
 """The log says no more often why Redis takes no pushes: at its bound of memory that comes and goes."""

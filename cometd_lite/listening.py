@@ -48,6 +48,7 @@ def _is_abandoned(path: str | bytes) -> bool:
     if not Path(f"{os.fsdecode(path)}.lock").is_symlink():
         return False
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a process that does not accept would keep it waiting
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -1006,6 +1007,20 @@ def test_a_follower_of_a_slow_store_is_told_everything_once(slow: Here, after: C
     assert all(pushing.value.delivered >= 1 for pushing in pushes)
     for one in (told, other):
         one.ended.cancel()
+    slow.assert_quiet()
+
+
+def test_a_reader_keeps_nothing_of_a_read_that_has_arrived(slow: Here) -> None:
+    polled = slow.poll("bob")
+    (asked,) = slow.store.asked
+    read = weakref.ref(asked.deferred)
+    del asked
+    slow.store.settle()
+    slow.settle()
+    gc.collect()
+    assert polled.parked
+    assert read() is None
+    polled.cancel()
     slow.assert_quiet()
 
 

@@ -114,6 +114,27 @@ def test_a_push_finds_the_memory_of_what_has_expired(stepping: Stepping) -> None
     stepping.calls.clear()
 
 
+def test_a_push_finds_the_room_that_the_last_step_of_an_expiry_has_made(stepping: Stepping) -> None:
+    most = GOING_AT_ONCE * 2
+    store = MemoryStore(Limits(max_recipients=most, ttl=10), soon=stepping.calls.append)
+    for number in range(most):
+        store.append(push(f"box{number}"), 0.0, 0.0)
+    names = [f"more{number}" for number in range(GOING_AT_ONCE + 1)]
+    store.append(push(*names), 10.0, 0.0)
+    assert store.usage().mailboxes == len(names)
+    stepping.calls.pop()()
+
+
+def test_what_has_expired_is_not_read_though_it_has_still_to_go(stepping: Stepping) -> None:
+    for number in range(MANY):
+        stepping.push(f"box{number}", ttl=10)
+    stepping.now = 10.0
+    last = f"box{MANY - 1}"
+    found = stepping.read(last, after=stepping.at(0)).value
+    assert (found.messages, found.gap) == ((), True)
+    stepping.turns()
+
+
 # -- what is deleted
 
 

@@ -54,7 +54,7 @@ class Reader(ParkedReader[T]):
         self.is_reading = False
         """Whether a read is pending."""
         self._pending: Deferred[Batch] | None = None
-        """That read, where it is this reader's alone."""
+        """The read that is pending, where it is this reader's alone."""
         self._woken: list[Wake] | None = None
         """The wakes that came while a read was pending."""
         self._is_over = False
@@ -115,7 +115,7 @@ class Reader(ParkedReader[T]):
 
     def abandon(self) -> None:
         """Cancel a read that is pending. What a take reads must arrive, and is given back then."""
-        if self.is_reading and self._pending is not None and not self.takes:
+        if self._pending is not None and not self.takes:
             self._pending.cancel()
 
     def end(self) -> None:
@@ -135,6 +135,7 @@ class Reader(ParkedReader[T]):
 
     def _arrived(self, found: Batch, wake: Wake | None) -> Batch:
         self.is_reading = False
+        self._pending = None
         try:
             if self.is_gone():
                 self.undeliverable(found)
@@ -147,6 +148,7 @@ class Reader(ParkedReader[T]):
 
     def _missed(self, failure: Failure, wake: Wake | None) -> Failure | None:
         self.is_reading = False
+        self._pending = None
         if not failure.check(CancelledError):
             self._failed(failure)
         self._go_on(wake)

@@ -29,7 +29,7 @@ def _max_batch(limits: Limits) -> int:
 @route("/cometd", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
 @route("/cometd/", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
 @route("/cometd/<path:kind>", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
-def post(routes: Served, exchange: Exchange, kind: str | None = None) -> MaybeDeferred[Response]:
+def post(routes: Served, exchange: Exchange, kind: str | None) -> MaybeDeferred[Response]:
     """Answer Bayeux messages; CometD's clients name their kind in the path."""
     body = routes.body(exchange, routes.limits.max_batch)
     if routes.forwarding is not None:
@@ -40,7 +40,7 @@ def post(routes: Served, exchange: Exchange, kind: str | None = None) -> MaybeDe
 @route("/cometd", "GET", changes=True, refusal=responses.sentence)
 @route("/cometd/", "GET", changes=True, refusal=responses.sentence)
 @route("/cometd/<path:kind>", "GET", changes=True, refusal=responses.sentence)
-def get(routes: Served, exchange: Exchange, kind: str | None = None) -> MaybeDeferred[Response | None]:
+def get(routes: Served, exchange: Exchange, kind: str | None) -> MaybeDeferred[Response | None]:
     """Open a Bayeux WebSocket, or answer a poll by callback."""
     if exchange.head.get(b"upgrade") is not None:
         return chain(_grant(routes, exchange), _open, routes, exchange)

@@ -21,7 +21,7 @@ from .routing import Served, route
 
 @route("/poll", "GET")
 @route("/poll/<path:name>", "GET")
-def poll(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
+def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[Response]:
     """Hold the request until the recipients have a message for it."""
     asked, after = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
     if asked.listener is not None:

@@ -16,7 +16,7 @@ from .routing import Served, route
 
 @route("/push", "POST", changes=True)
 @route("/push/<path:name>", "POST", changes=True)
-def push(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[Response]:
+def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[Response]:
     """Give the body to the recipients."""
     asked = params.push(exchange, name, routes.allow_parameters)
     grant = routes.policy.require(exchange, "push", asked.recipients)

@@ -63,7 +63,7 @@ klein = Klein()
 
 
 class Route(Struct, frozen=True):
-    """One rule of the interface; ``server.application.Route`` is what the server asks of it."""
+    """One rule of the interface; ``server.application.ServedRoute`` is what the server asks of it."""
 
     rule: str
     methods: Collection[str]

@@ -15,7 +15,7 @@ from .routing import Served, route
 
 @route("/ws", "GET", changes=True)
 @route("/ws/<path:name>", "GET", changes=True)
-def socket(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[None]:
+def socket(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[None]:
     """Open a WebSocket on the recipients."""
     asked = params.parsed(exchange.query)
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)

@@ -16,7 +16,7 @@ from .routing import Served, route
 
 @route("/stream", "GET")
 @route("/stream/<path:name>", "GET")
-def stream(routes: Served, exchange: Exchange, name: str | None = None) -> MaybeDeferred[None]:
+def stream(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[None]:
     """Send the recipients' messages as they come."""
     given = params.fields(exchange)
     asked = params.parsed(exchange.query)

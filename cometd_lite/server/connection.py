@@ -41,7 +41,7 @@ _NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
 
 @implementer(IProtocol)
 class HTTPConnection:
-    """The server's end of one connection; see ``shared.Connection`` for its attributes."""
+    """The server's end of one connection; see ``shared.ServedConnection`` for its attributes."""
 
     __slots__ = (
         "_arriving", "_buffer", "_head", "_looping", "_paused", "_progress", "_seen", "_upgraded",

@@ -104,14 +104,18 @@ class Mailboxes:
         self._answers.clear()
         self._discard_if_empty(mailbox)
 
-    def _expire_soon(self, now: float) -> None:
-        """Let go of what has expired: some of it at once, and what is left in later turns of the reactor."""
+    def _expire_soon(self, now: float, recipients: Collection[str] = ()) -> None:
+        """Let go of what has expired: some of it at once, and what is left in later turns of the reactor.
+
+        The mailboxes of ``recipients`` come first: they are to be read, or must not refuse a push.
+        """
         if self._expiries and self._expiries[0][0] <= now:
             if self._expiring is not None:
                 self._expire_some(now)
             else:
                 self._expiring = now
                 self._slices.run(self._expire_all(now))
+            self._expire_first(recipients)
 
     def _expire_all(self, now: float) -> Steps[None]:
         try:
@@ -121,7 +125,7 @@ class Mailboxes:
             self._expiring = None
 
     def _expire_first(self, recipients: Collection[str]) -> None:
-        """Let messages of some mailboxes go before their turn comes: they must not refuse a push."""
+        """Let messages of some mailboxes go before their turn comes."""
         if self._expiring is not None:
             for mailbox in [self._mailboxes[name] for name in recipients if name in self._mailboxes]:
                 expired = mailbox.expire(self._expiring, GOING_AT_ONCE)
@@ -202,7 +206,8 @@ class Mailboxes:
                 memory -= sum([cost(old) for _, going in self._excesses(makes_room) for old in going])
             if memory <= 0 and mailboxes <= 0:
                 return
-            if self._expiring is not None and self._expire_some(self._expiring):
+            if self._expiring is not None and self._expiries and self._expiries[0][0] <= self._expiring:
+                self._expire_some(self._expiring)
                 continue
             if not self._reclaim(memory, mailboxes):
                 if mailboxes > 0:

@@ -35,11 +35,10 @@ class MemoryStore(Mailboxes):
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
         """See ``Store.append``."""
         if self._expiries and self._expiries[0][0] <= now:
-            self._expire_soon(now)
+            self._expire_soon(now, push.recipients)
         message = self._append_one(push, now, created_at)
         if message is not None:
             return (message,)
-        self._expire_first(push.recipients)
         crowded = push.queue and self._check_capacity(push)
         messages = self._numbered(push, now, created_at, self.sequence)
         self._check_server(messages, makes_room=push if crowded else None)
@@ -109,7 +108,7 @@ class MemoryStore(Mailboxes):
     ) -> MaybeDeferred[Batch]:
         """See ``Store.read``. It is pending only where a pattern's reader goes through a long log."""
         if self._expiries and self._expiries[0][0] <= now:
-            self._expire_soon(now)
+            self._expire_soon(now, recipients)
         batch = self._read_one(recipients, after, acks)
         if batch is not None:
             return batch
@@ -184,7 +183,7 @@ class MemoryStore(Mailboxes):
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
         """See ``Store.take``."""
-        self._expire_soon(now)
+        self._expire_soon(now, recipients)
         gap = False
         heads: list[Sequence[Message]] = []
         for recipient in recipients:
@@ -244,7 +243,7 @@ class MemoryStore(Mailboxes):
 
     def describe(self, recipient: str, now: float) -> Contents:
         """See ``Store.describe``."""
-        self._expire_soon(now)
+        self._expire_soon(now, (recipient,))
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
             return Contents()

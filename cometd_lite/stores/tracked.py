@@ -78,10 +78,9 @@ class TrackedMailboxes(MemoryStore):
 
     def accept(self, push: Push, now: float, created_at: float) -> PendingPush:
         """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
-        self._expire_soon(now)
         limits = self.limits
         recipients = push.recipients
-        self._expire_first(recipients)
+        self._expire_soon(now, recipients)
         size = sum([len(content.body) for content in push.contents])
         makes_room = None
         crowded = push.queue and self._is_crowded(push, size)

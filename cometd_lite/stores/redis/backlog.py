@@ -7,11 +7,13 @@ remembered of listeners waits here until then, within a bound in bytes: the olde
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from ...core.message import Cursor, Message
+from ...deferreds import value_of
 from ...errors import StoreDown
 from ...limits import REDIS_UNWRITTEN_BYTES, REDIS_WRITTEN_AT_ONCE
 from .link import RedisLink
@@ -81,9 +83,12 @@ class Backlog:
                     for key, place in zip(keys, places, strict=True):
                         if self._entries.get(key) == place:
                             self._drop(key)
-            for key in list(self._entries):
-                if key in self._entries:
-                    self._drop(key)[1]()  # it comes here again where it is refused
+            records = iter([key for key in self._entries if key[0].startswith("record ")])
+            while keys := list(islice(records, REDIS_WRITTEN_AT_ONCE)):
+                for key in keys:
+                    if key in self._entries:
+                        self._drop(key)[1]()  # it comes here again where it is refused
+                await value_of(self._link.flush())
         except StoreDown:
             pass  # it is written when the store says once more that it can be
         finally:

@@ -1,9 +1,9 @@
 """The link of one process to its log in Redis: it connects, enters the log, and runs the script.
 
 A link connects again whenever it has lost its connection, for as long as it is open. It knows from what Redis
-answers whether writes are refused. Each start and failover
-of Redis is noted in the log. A process that has heard of a number beyond the end of the run in which it heard
-of it knows that messages were lost; the log then goes on far behind, and every reader is told a gap.
+answers whether writes are refused. Each start and failover of Redis is noted in the log. A process that has
+heard of a number beyond the end of the run in which it heard of it knows that messages were lost; the log
+then goes on far behind, and every reader is told a gap.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class RedisLink:
                     self.log.error(_AWAY, address=self.address, why=why)
 
     async def _enter(self, connection: RedisConnection) -> None:
-        """Say who we are, see what Redis this is, and enter the log."""
+        """Authenticate, check what Redis this is, and enter the log."""
         try:
             await self._greet(connection)
         except BaseException:
@@ -305,7 +305,7 @@ class RedisLink:
         error = refusal(status, rest[0] if rest else b"", self._limits)
         if error is not None:
             raise error
-        # The log is another one than we knew: somebody has emptied Redis. We enter the new one.
+        # The log is not the one that was entered: Redis was emptied. The link enters the new one.
         self.reconnect()
         raise StoreDown
 
