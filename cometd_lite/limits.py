@@ -220,7 +220,7 @@ LOG_LINES = 1_000
 """Or until there are so many."""
 
 LOG_FIELD_BYTES = 512
-"""What the access log has of a ``User-Agent`` or ``Referer``; longer ones are somebody's joke."""
+"""What the access log has of a ``User-Agent`` or ``Referer``; longer ones are no real ones."""
 
 FAILURES_TOLD_SECONDS = 60.0
 """What goes wrong again and again is told in the log this often."""
@@ -256,9 +256,9 @@ STORE_LOG_BYTES = 16 * 1024 * 1024
 """SQLite's write-ahead log is cut to this after a checkpoint, which it makes every 4 MB."""
 
 STORE_RESERVE_BYTES = 64 * 1024 * 1024
-"""Pushes stop where less than this would be free on the disk: what makes room has to be written as well. The
-log takes 16 MB, and places and records, which clients still make, some 30; half is kept where a push takes
-pages of the file that are unused."""
+"""Pushes stop where less than this would be free on the disk, because a deletion has to be written before it
+makes room. The write-ahead log takes 16 MB, and places and records, which are still written, some 30 MB. A
+push that fits into unused pages of the file needs half of this."""
 
 STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""

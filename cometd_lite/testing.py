@@ -70,7 +70,7 @@ class Outcome(Generic[T]):
         return result
 
     def cancel(self) -> None:
-        """Leave, as somebody does who no longer waits for it."""
+        """Cancel it, as a client that disconnects does."""
         self._work.cancel()
 
 

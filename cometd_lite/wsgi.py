@@ -1,4 +1,4 @@
-"""A site that is somebody's Django or Flask, with a comet beside it in the same process.
+"""A Django or Flask application as a site, with a comet beside it in the same process.
 
 Requests arrive; those below one path go to the comet, all others to a WSGI application in threads.
 """

@@ -20,7 +20,7 @@ class Hosts:
     loopback_only: bool = False
 
     def check(self, host: bytes | None, *, probed: bool = False) -> None:
-        """Raise ``Misdirected`` where ``host``, the value of the Host header, is somebody else's.
+        """Raise ``Misdirected`` where ``host``, the value of the Host header, is not a name of this server.
 
         What is ``probed`` is asked for by address: so only a server on loopback is strict there.
         """

@@ -148,11 +148,10 @@ class Policy:
     def check_page(self, exchange: Asker) -> None:
         """Raise ``ForbiddenOrigin`` for a GET that changes something and may be a foreign page's.
 
-        An image's address can be a take, and a script's can speak Bayeux. Such a request has no Origin. Its
-        Referer, or Fetch Metadata (W3C), says where it comes from. A page can keep its browser from sending
-        the former, and browsers do not send the latter over plain HTTP to a name that is not loopback. So a
-        browser must show there that the request is no foreign page's: by a field that such pages cannot set,
-        or by a token.
+        A page can take by the address of an image, and speak Bayeux by that of a script. Such requests have
+        no Origin. A Referer or Fetch Metadata (W3C) says which page sends them. A page can suppress the
+        Referer, and browsers send no Fetch Metadata over plain HTTP to a name that is not loopback. There, a
+        browser needs a token, or a header field that pages of other origins cannot set.
         """
         head = exchange.head
         origin, site, host = head.get(b"origin"), head.get(b"sec-fetch-site"), head.get(b"host")
@@ -175,8 +174,8 @@ class Policy:
             and not (host is not None and is_loopback(host_name(host)))
         ):
             raise ForbiddenOrigin(
-                "A browser that does not say which page asks may not take messages or speak Bayeux here; it "
-                "may read by cursor, as in ?after=oldest. A Referer says it, and X-Requested-With will do."
+                "This may be a request of another origin's page, which may not take messages or speak Bayeux "
+                "here. Send a Referer or X-Requested-With, or read by cursor, as in ?after=oldest."
             )
 
     # -- by token, program and quota

@@ -36,7 +36,7 @@ _RED, _GREEN, _DIM, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 class Terminal:
-    """Standard output and standard error, and whether somebody looks at them."""
+    """Standard output and standard error, and whether they are a terminal."""
 
     def __init__(self, out: BinaryIO | None = None) -> None:
         self._out = out or sys.stdout.buffer
@@ -127,7 +127,7 @@ def _colours() -> bool:
 
 @implementer(IReadDescriptor)
 class Input:
-    """A descriptor that is read when somebody asks, and never made non-blocking: others may share it.
+    """A descriptor that is read on request, and never made non-blocking: others may share it.
 
     ``name`` is what an error calls it.
     """
@@ -154,7 +154,7 @@ class Input:
         try:
             read = os.read(self._descriptor, READ_BYTES)
         except BlockingIOError:
-            return  # somebody else has read it
+            return  # another process has read it
         except OSError as error:
             read = Failure(OSError(error.errno, error.strerror, self._name))
         self._reactor.removeReader(self)

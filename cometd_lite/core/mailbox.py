@@ -113,8 +113,8 @@ class Mailbox:
     ) -> Sequence[Message]:
         """Return the oldest messages that must go before ``count`` more of ``size`` bytes fit.
 
-        With ``reject`` they are such that somebody has fetched; raises ``MailboxFull`` where there are too
-        few of those, or where the push would not even fit into an empty mailbox.
+        With ``reject`` only messages that a reader has fetched may go. Raises ``MailboxFull`` where these
+        are too few, or where the push would not even fit into an empty mailbox.
         """
         over = len(self.messages) + count - capacity
         bytes_over = self.size + size - capacity_bytes
@@ -136,7 +136,7 @@ class Mailbox:
             if over <= 0 and bytes_over <= 0:
                 return going
         raise MailboxFull(
-            f"The mailbox of {self.recipient!r} is full of messages that nobody has fetched. "
+            f"The mailbox of {self.recipient!r} is full of messages that no reader has fetched. "
             "Push again later, or with overflow=drop-oldest."
         )
 

@@ -87,7 +87,7 @@ class Sessions(Generic[S]):
         session.expires_at = now + session.ttl
         heappush(self._expiries, (session.expires_at, session.id))
         if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
-            # Most are gone: who registers and leaves, time and again, must not fill the heap.
+            # Most are of sessions that are gone. Clients that register and leave must not fill the heap.
             self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
             heapify(self._expiries)
 

@@ -200,7 +200,7 @@ class SharedStore(Store, Protocol):
         """
 
     def presence(self, recipient: str) -> MaybeDeferred[tuple[int, float]]:
-        """Return how many wait at other processes, and how many seconds ago somebody was there.
+        """Return how many wait at other processes, and how many seconds ago a reader was there.
 
         Infinity where there was none within about a minute.
         """

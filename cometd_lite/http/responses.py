@@ -143,7 +143,7 @@ def _poll_head(batch: Batch) -> bytes:
 
 
 def of_push(receipt: Receipt) -> Response:
-    """Return the answer of a push: 201 where somebody waited, else 202 (HTTP.md, "Push")."""
+    """Return the answer of a push: 201 where a reader waited, else 202 (HTTP.md, "Push")."""
     return Response(201 if receipt.delivered else 202, JSON, receipt.json + b"\n")
 
 

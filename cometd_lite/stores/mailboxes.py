@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from heapq import heappop, heappush
 from itertools import islice
-from operator import attrgetter
 
 from ..core.mailbox import Mailbox
 from ..core.message import OLDEST, Batch, Cursor, Message, Push
@@ -23,7 +22,6 @@ from .losses import Losses
 from .patterns import PatternReads
 from .slices import Slices, Soon, Steps
 
-_sequence = attrgetter("sequence")
 _LOOK = 1_000  # so many of the oldest messages are looked at for readers of patterns when memory runs out
 _EPOCH_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -98,7 +98,7 @@ class SQLiteStore:
         """Records to be written, or, where there is None, forgotten."""
         self._recalled: dict[str, list[Record]] = {}
         self._deletions: dict[str, None] = {}
-        """Recipients whose mailboxes the next commit empties; for each somebody waits among ``_waiters``."""
+        """Recipients whose mailboxes the next commit empties; for each a caller waits among ``_waiters``."""
         self._waiters: list[Deferred[None]] = []
         self._called = False
         """Whether a commit is called for."""
@@ -259,13 +259,13 @@ class SQLiteStore:
         - The invariants of the mailboxes hold (``MemoryStore.check_invariants``).
         - Room is held for each push that waits for its commit. Between commits, it is held for nothing else.
         - While a push or a flush waits, a commit is called for or under way, unless the last one failed.
-        - Somebody waits for each deletion.
+        - A caller waits for each deletion.
         """
         self._kept.check_invariants()
         self._kept.check_room([pending.push for pending in self._pending], exactly=not self._writing)
         idle = self._journal is None or self._down or not (self._pending or self._waiters)
         assert idle or self._called or self._writing, "while something waits, a commit is called for"
-        assert self._waiters or not self._deletions, "somebody waits for each deletion"
+        assert self._waiters or not self._deletions, "a caller waits for each deletion"
 
     # -- what is remembered for others
 
@@ -362,7 +362,7 @@ class SQLiteStore:
         if self._closing is not None or self._waiters:
             self._write_soon()
         elif self._down:
-            return  # until somebody pushes, or time passes
+            return  # until the next push, or time passes
         elif self._pending or len(kept.changed) + len(kept.gone) > STORE_ROWS_PER_COMMIT:
             # A client that was answered just now is about to push again: two halves of the clients that take
             # turns would each wait for two commits. What else changed goes along with the next push.

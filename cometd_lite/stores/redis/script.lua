@@ -763,7 +763,7 @@ elseif verb == 'forget' then
 
 elseif verb == 'attach' then
   -- A process has connected. ARGV: the run of Redis that it found; the epoch, run and last number that it heard of
-  -- before; a name for the log's life if it is new. Where a run ended before a number that somebody has heard of
+  -- before; a name for the log's life if it is new. Where a run ended before a number that some process has heard of
   -- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
   -- Where that cannot be written, the process may read, and attaches again as soon as it can.
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])

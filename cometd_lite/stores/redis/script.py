@@ -57,7 +57,7 @@ def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:
             return Repeated(about)
         case b"full":
             return MailboxFull(
-                f"The mailbox of {about.decode()!r} is full of messages that nobody has fetched. "
+                f"The mailbox of {about.decode()!r} is full of messages that no reader has fetched. "
                 "Push again later, or with overflow=drop-oldest."
             )
         case b"too large":
