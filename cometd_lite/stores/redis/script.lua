@@ -12,7 +12,8 @@
 --   acknowledged    sorted set: how far the readers of each pattern came back
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
--- Channels: wake:KEY, where readers stand at a name or pattern; all; told; process:PROCESS, for one alone.
+-- Channels: wake:KEY, where readers stand at a name or pattern; patterns, by which it is known whether any stands at
+-- a pattern; all; told; process:PROCESS, for one alone.
 
 local PREFIX = KEYS[1]
 local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'
@@ -290,10 +291,23 @@ end
 
 -- -- who waits
 
-local function wake(name, origin, ask)
+-- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
+-- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
+local function wake(names, origin, ask)
   local receivers = 0
-  for _, key in ipairs(covering(name)) do
-    receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. key, origin .. ' ' .. ask .. ' ' .. name)
+  for first = 1, #names, CHUNK do
+    local channels = {}
+    for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
+    local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
+    for at, channel in ipairs(channels) do
+      local name = names[first + at - 1]
+      local said = origin .. ' ' .. ask .. ' ' .. name
+      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
+      if listening[2] > 0 then
+        local keys = covering(name)
+        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+      end
+    end
   end
   return receivers
 end
@@ -502,7 +516,8 @@ local function lacking()
   end
   for _, words in ipairs({
     {'DEL', none}, {'EXISTS', none}, {'GET', none}, {'HMGET', none, 'f'}, {'HSETNX', none, 'f', 'v'},
-    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'SADD', none, 'm'}, {'SISMEMBER', none, 'm'},
+    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'PUBSUB', 'NUMSUB', none}, {'SADD', none, 'm'},
+    {'SISMEMBER', none, 'm'},
     {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'}, {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'},
     {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
     {'ZMSCORE', none, 'm'}, {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'},
@@ -532,7 +547,8 @@ if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 if verb == 'append' then
   -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
   -- stands before and after the number in its value, its seconds, most records, recipients, their number before
-  -- them, then the type, form and body of each content.
+  -- them, then the type, form and body of each content. A push that is not kept is taken back once the processes have
+  -- reported: the mark ! lets them report when their readers have read.
   local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
   local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
   if id ~= '' then
@@ -612,9 +628,7 @@ if verb == 'append' then
     local value = ARGV[12] .. whole(first) .. ARGV[13]
     remember('receipt', id, value, tonumber(ARGV[14]), tonumber(ARGV[15]))
   end
-  local receivers = 0
-  for _, name in ipairs(names) do receivers = receivers + wake(name, origin, ask) end
-  return answer(first, receivers)
+  return answer(first, wake(names, origin, queue and ask or '!' .. ask))
 
 elseif verb == 'retract' then
   if not may_write() then return refused() end
@@ -708,7 +722,7 @@ elseif verb == 'give_back' then
       set(box, 'missed', 1)
     end
   end)
-  for name in pairs(boxes) do wake(name, '-', '0') end
+  for name in pairs(boxes) do wake({name}, '-', '0') end
   return answer()
 
 elseif verb == 'delete' then
@@ -737,7 +751,7 @@ elseif verb == 'describe' then
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
-  return answer(wake(ARGV[6], ARGV[4], '?' .. ARGV[5]))
+  return answer(wake({ARGV[6]}, ARGV[4], '?' .. ARGV[5]))
 
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
