@@ -564,6 +564,59 @@ def test_a_redis_that_is_too_old_is_told_with_its_version(cluster: Cluster) -> N
         _ = opened.value
 
 
+def test_what_lies_in_redis_in_another_layout_is_not_touched_and_told_in_a_sentence(
+    cluster: Cluster,
+) -> None:
+    cluster.ask(cluster.join().push(push("bob", body="1")))
+    ours = cluster.server.ask("HGET", f"{cluster.prefix}:log", "layout")
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", "99")
+    before = cluster.server.ask("HGETALL", f"{cluster.prefix}:log")
+    _, opened = begin(cluster)
+    cluster.hubs.pop()
+    with pytest.raises(
+        StoreUnusable,
+        match=rf"has layout 99, and this version of cometd-lite has layout {int(ours)} \(docs/redis.md says",
+    ):
+        _ = opened.value
+    assert cluster.server.ask("HGETALL", f"{cluster.prefix}:log") == before
+    cluster.server.ask("HDEL", f"{cluster.prefix}:log", "layout")  # as versions without layouts have left it
+    _, opened = begin(cluster)
+    assert opened.value is None
+
+
+def test_a_process_that_finds_another_layout_when_it_comes_back_says_so_once_and_waits(
+    cluster: Cluster,
+) -> None:
+    hub = cluster.join()
+    ours = cluster.server.ask("HGET", f"{cluster.prefix}:log", "layout")
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", "99")
+    with capturedLogs() as logged:
+        cluster.wires.wires[0].abortConnection()
+        cluster.find_again()
+    assert sum("has layout 99, and this version" in line for line in told(logged)) == 1
+    with pytest.raises(StoreDown):
+        cluster.ask(hub.push(push("bob")))
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", ours)
+    cluster.find_again()
+    cluster.ask(hub.push(push("bob")))
+
+
+def test_processes_are_renewed_one_after_the_other_and_readers_go_on(cluster: Cluster) -> None:
+    cluster.join(), cluster.join()
+    place, read = cluster.end(cluster.hubs[0]), []
+    for turn in range(4):
+        parked = cluster.begin(cluster.hubs[1].poll(("bob",), place, 100.0))
+        cluster.push(0, "bob", str(turn))
+        read += data(parked.value)
+        place = parked.value.cursor
+        cluster.ask(cluster.hubs.pop(0).store.close())
+        # Another version of the same layout may have other bounds, and so another script.
+        cluster.limits = Limits(capacity=100 + turn)
+        cluster.join()
+    assert read == ["0", "1", "2", "3"]
+    assert not cluster.ask(cluster.hubs[0].poll(("bob",), place, 0.0)).gap
+
+
 def test_a_redis_that_does_not_greet_is_tried_again(kept: RedisServer) -> None:
     cluster = Cluster(kept, "p")
     cluster.wires.patience = 0.0

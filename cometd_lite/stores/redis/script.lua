@@ -1,8 +1,9 @@
 -- The mailboxes in Redis: everything that is asked of them is one run of this script, which is all or nothing.
 -- What is meant by each word is said in mailbox.py and memory.py; here the same rules hold.
 --
--- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals. Below the prefix lie
---   log             hash: the epoch, the last number, and what is counted over all mailboxes
+-- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals, and LAYOUT, which is raised
+-- with every change that processes of the version before would not understand. Below the prefix lie
+--   log             hash: the layout, the epoch, the last number, and what is counted over all mailboxes
 --   order           stream: each message's number, and for whom it is; what readers of patterns look through
 --   messages:NAME   stream: a mailbox's messages; the number is the entry's id
 --   box:NAME        hash: what a mailbox knows besides
@@ -70,9 +71,9 @@ end
 
 local function load_log()
   local fields = {'sequence', 'floor', 'torn', 'memory', 'messages', 'mailboxes', 'turn', 'runs'}
-  local values = call('HMGET', LOG, 'epoch', 'run', unpack(fields))
-  log.epoch, log.run = values[1], values[2] or ''
-  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 2] or 0) end
+  local values = call('HMGET', LOG, 'epoch', 'run', 'layout', unpack(fields))
+  log.epoch, log.run, log.layout = values[1], values[2] or '', values[3] or '1'
+  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 3] or 0) end
 end
 
 -- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
@@ -783,11 +784,15 @@ elseif verb == 'attach' then
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
   local time = call('TIME')
   time = time[1] .. '.' .. string.format('%06d', time[2])
+  if log.epoch and log.layout ~= LAYOUT then return {'layout', {}, log.layout} end
   if not may_write() then
     if not log.epoch then return refused() end
     return answer(log.epoch, log.run, time)
   end
-  if not log.epoch then set_log('epoch', ARGV[8]) end
+  if not log.epoch then
+    set_log('epoch', ARGV[8])
+    set_log('layout', LAYOUT)
+  end
   if string.match(log.run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
     if log.run ~= '' then call('ZADD', RUNS, log.sequence, log.run) end
