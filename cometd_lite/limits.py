@@ -80,11 +80,27 @@ REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
 for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
 
-MESSAGE_OVERHEAD = 500
-"""What a message costs in memory besides its body: objects and table entries, 500 measured."""
+MESSAGE_OVERHEAD = 400
+"""What a message costs in memory besides its body, its event and a rare type: objects and table entries, 390
+measured."""
 
-MAILBOX_OVERHEAD = 500
-"""What a mailbox costs in memory besides its messages, 490 measured; ``tests/test_limits.py`` does both."""
+MAILBOX_OVERHEAD = 400
+"""What a mailbox costs in memory besides its name and messages, 400 measured; ``tests/test_limits.py`` does
+both."""
+
+NAME_OVERHEAD = 200
+"""What a table that forgets the oldest takes for a name besides its text: 150 to 210 measured."""
+
+LOSSES_BYTES = 32 * 1024 * 1024
+"""Names of mailboxes that are no more, and of patterns, with where messages were lost: 130,000 ordinary ones.
+A reader of a name that was forgotten is told a gap."""
+
+ACKNOWLEDGED_BYTES = 16 * 1024 * 1024
+"""Patterns, with how far their readers came back: 65,000 ordinary ones. Of one that was forgotten no message
+makes room until a reader of it comes back again."""
+
+SEEN_BYTES = 8 * 1024 * 1024
+"""Names, with when a reader of them was here: 30,000 ordinary ones."""
 
 ONLINE_SECONDS = 45.0
 """A reader that polled this recently is online: longer than a wait and a reconnect together."""
@@ -267,7 +283,8 @@ REDIS_MESSAGE_COST = 100
 """What a message takes in Redis besides its name, type, body and event, 65 measured: it is in two streams."""
 
 REDIS_MAILBOX_COST = 4_500
-"""What a mailbox takes in Redis besides its messages: its stream begins with 4 KB (docs/scale.md)."""
+"""What a mailbox takes in Redis besides its messages, and its name in four keys: its stream begins with 4 KB
+(docs/scale.md)."""
 
 REDIS_LOOK = 1_000
 """Messages of others that are looked through for the reader of a pattern in one step of Redis."""

@@ -688,6 +688,26 @@ def test_a_push_that_makes_its_own_room_needs_no_more_memory(shelves: Shelves) -
     assert store.usage.memory <= full.memory + 10
 
 
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        (Push(("a" * 200,), (Content(b"hi", "text/plain", "text"),)), 199),
+        (Push(("bob",), (Content(b"hi", "text/x-" + "y" * 200, "text"),)), 197),
+        (Push(("bob",), (Content(b"hi", "text/plain", "text"),), "e" * 64), 64),
+        (Push(("\N{GRINNING FACE}" * 60,), (Content(b"hi", "text/plain", "text"),)), 239),
+    ],
+    ids=["name", "type", "event", "astral name"],
+)
+def test_names_types_and_events_are_counted_and_given_back(shelves: Shelves, asked: Push, least: int) -> None:
+    store = shelves()
+    store.append(Push(("b",), (Content(b"hi", "text/plain", "text"),)))
+    plain = store.usage.memory
+    store.append(asked)
+    assert store.usage.memory - plain >= plain + least - len("text/plain")
+    store.delete(*asked.recipients)
+    assert store.usage.memory == plain
+
+
 def test_memory_is_given_back_with_the_last_message(store: Shelf) -> None:
     for number in range(20):
         store.push(f"reader{number}", body=["1", "2"])

@@ -29,6 +29,22 @@ JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
 OCTETS_TYPE = "application/octet-stream"
 
+COMMON_TYPES = {
+    common: common
+    for common in (
+        JSON_TYPE,
+        TEXT_TYPE,
+        OCTETS_TYPE,
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "text/html",
+        "text/html; charset=utf-8",
+    )
+}
+"""The types that most messages have, each by itself: all messages share one text of each."""
+
 _CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})")
 _FLAT = bytes.maketrans(b"\r\n", b"  ")
 _UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
@@ -106,7 +122,7 @@ class Content(Struct, frozen=True, gc=False):
                 raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
         elif form == "text" and not _is_utf8(body):
             raise ValueError("The body of a text type must be UTF-8.")
-        return cls(body, media_type, form)
+        return cls(body, COMMON_TYPES.get(media_type, media_type), form)
 
     @classmethod
     def of(cls, data: Any) -> Self:

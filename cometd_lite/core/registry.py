@@ -8,8 +8,9 @@ mail, it only makes a reader look again. Read ``readers.py`` next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
 from heapq import heapify, heappop, heappush
+from itertools import takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
@@ -20,7 +21,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ..deferreds import MaybeDeferred
 from ..errors import ServerFull
-from ..limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
+from ..limits import (
+    ENDED_PER_SECOND,
+    ONLINE_SECONDS,
+    PRESENCE_SECONDS,
+    SEEN_BYTES,
+    WAIT_SPREAD,
+    WOKEN_AT_ONCE,
+)
+from .nametable import NameTable
 from .parked import ParkedReader, Wake
 from .recipient import covering
 
@@ -60,7 +69,7 @@ class Registry:
         self._timer: IDelayedCall | None = None
         """The one delayed call, for the first of them: one for each reader would cost 2 µs a poll."""
         self._timer_at = inf
-        self._seen: dict[str, float] = {}
+        self._seen: NameTable[float] = NameTable(most, SEEN_BYTES)
         """When each recipient was last asked for, longest ago first."""
         self._wakes: deque[Wake] = deque()
         """Wakes whose readers have not all looked."""
@@ -118,7 +127,7 @@ class Registry:
                     del places[key]
                     if key[-1] == "*":
                         self._patterns -= 1
-                    self._see(key, self.clock.seconds())
+                    self._seen.set(key, self.clock.seconds())
         if reader._ends_at is not None:
             self._forget_end(reader, reader._ends_at)
         if self.on_leave is not None:
@@ -360,14 +369,14 @@ class Registry:
         """Note that a reader asked for the recipients just now."""
         now = self.clock.seconds()
         for recipient in recipients:
-            self._see(recipient, now)
+            self._seen.set(recipient, now)
 
     def last_seen(self, recipient: str) -> float | None:
         """Return how many seconds ago a reader of the recipient was here; None: not within an hour."""
         if recipient in self._places:
             return 0.0
-        at = self._seen.get(recipient)
-        return None if at is None else self.clock.seconds() - at
+        at = self._seen.get(recipient, -inf)
+        return None if at == -inf else self.clock.seconds() - at
 
     def online(self, recipient: str) -> bool:
         """Whether a reader waits for the recipient, or was here within the time of a reconnect."""
@@ -377,21 +386,9 @@ class Registry:
     def sweep(self) -> None:
         """Forget the recipients that were last seen too long ago."""
         old = self.clock.seconds() - PRESENCE_SECONDS
-        for recipient in list(self._seen_before(old)):
-            del self._seen[recipient]
-
-    def _seen_before(self, old: float) -> Iterator[str]:
-        for recipient, at in self._seen.items():
-            if at >= old:
-                return
-            yield recipient
-
-    def _see(self, recipient: str, now: float) -> None:
         seen = self._seen
-        seen.pop(recipient, None)
-        seen[recipient] = now
-        if len(seen) > self.most:
-            del seen[next(iter(seen))]
+        for recipient in tuple(takewhile(lambda name: seen.get(name, inf) < old, seen)):
+            seen.pop(recipient, 0.0)
 
     # -- for tests
 
@@ -440,8 +437,8 @@ class Registry:
             assert self._timer.active(), "the timer is still to fire"
             assert self._timer_at <= times[0], "the timer is due no later than the first time"
             assert self._timer.getTime() <= max(self._timer_at, now) + _SOON, "the timer is due when it says"
-        seen = list(self._seen.values())
-        assert len(seen) <= self.most, "the recipients last seen are bounded"
+        self._seen.check_invariants()
+        seen = self._seen.values()
         assert seen == sorted(seen), "the recipients last seen are in order, the longest ago first"
         assert max(seen, default=0.0) <= now, "no recipient was seen in the future"
         assert not any(wake.has_ended for wake in self._unfinished), "a wake that has ended is forgotten"

@@ -16,8 +16,8 @@ from ..core.message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
 from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD
-from .mailboxes import Mailboxes, cost
+from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, MESSAGE_OVERHEAD
+from .mailboxes import Mailboxes, cost, mailbox_cost
 from .patterns import Found, bounded, merged
 from .slices import Steps
 
@@ -140,7 +140,7 @@ class MemoryStore(Mailboxes):
             return None
         if acks and mailbox.acknowledged < place:
             mailbox.acknowledged = place
-            self._reclaimable[recipient] = None
+            self._reclaimable[mailbox.recipient] = None
         kept = mailbox.messages
         newest = kept[-1]
         if newest.sequence <= place:
@@ -296,8 +296,8 @@ class MemoryStore(Mailboxes):
         - ``memory`` is what a recount of messages and mailboxes comes to.
         - The heap of expiries begins with its first time, and has the next expiry of each mailbox.
         - A mailbox with a message that was read may be reclaimed.
-        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``. Neither is kept for a
-          name that has a mailbox.
+        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``, and in bytes. Neither
+          is kept for a name that has a mailbox.
         - Remembered answers have only messages that are kept, and are bounded by ``ANSWERS_BYTES``.
         """
         mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
@@ -324,7 +324,7 @@ class MemoryStore(Mailboxes):
         assert self._reclaimable.keys() <= mailboxes.keys(), "only mailboxes may be reclaimed"
         acknowledged = self._acknowledged
         assert all(map(is_pattern, acknowledged)), "a mailbox knows itself what was acknowledged"
-        assert len(acknowledged) <= most, "acknowledgements of patterns are bounded"
+        acknowledged.check_invariants()
         assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
         self._lost.check_invariants(mailboxes, self.sequence)
         answered = [message for batch in self._answers.values() for message in batch.messages]
@@ -333,4 +333,4 @@ class MemoryStore(Mailboxes):
         assert size <= ANSWERS_BYTES or len(self._answers) == 1, "remembered answers are bounded in bytes"
 
     def _recounted(self) -> int:
-        return sum(map(cost, self._log)) + MAILBOX_OVERHEAD * len(self._mailboxes)
+        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes))

@@ -159,12 +159,16 @@ local function cost(name, type, body, event)
   return MESSAGE_COST + 2 * #name + #type + #body + #event
 end
 
+local function mailbox_cost(name)
+  return MAILBOX_COST + 4 * #name
+end
+
 local function bury(box)
   write('DEL', box.key, PREFIX .. 'box:' .. box.name)
   write('ZREM', EXPIRIES, box.name)
   write('ZREM', RECLAIMABLE, box.name)
   set_log('mailboxes', log.mailboxes - 1)
-  set_log('memory', log.memory - MAILBOX_COST)
+  set_log('memory', log.memory - mailbox_cost(box.name))
   box.alive, box.changed = false, {}
   note(box.name, box.lost, box.missed == 1)
 end
@@ -261,7 +265,7 @@ local function create(box)
   box.alive, box.lost, box.missed, box.expiry, box.back = true, lost, missed, NEVER, ''
   box.changed = {lost = true, missed = true, acknowledged = true, taken = true, mixed = true, back = true}
   set_log('mailboxes', log.mailboxes + 1)
-  set_log('memory', log.memory + MAILBOX_COST)
+  set_log('memory', log.memory + mailbox_cost(box.name))
 end
 
 local function save_hash(key, values, fields)
@@ -591,9 +595,10 @@ if verb == 'append' then
   end
   while true do
     local refused = look_for_room()
-    local created = 0
-    for _, name in ipairs(names) do if not box_of(name).alive then created = created + 1 end end
-    local over = log.memory + memory + created * MAILBOX_COST - freed - MAX_MEMORY
+    local created, over = 0, log.memory + memory - freed - MAX_MEMORY
+    for _, name in ipairs(names) do
+      if not box_of(name).alive then created, over = created + 1, over + mailbox_cost(name) end
+    end
     local boxes_over = created > 0 and log.mailboxes + created - MAX_RECIPIENTS or 0
     if not refused and over <= 0 and boxes_over <= 0 then break end
     if refused or not reclaim(over, boxes_over) then
