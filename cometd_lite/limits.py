@@ -62,6 +62,12 @@ POLL_MESSAGES = 100
 POLL_MESSAGES_MOST = 1_000
 """Messages in one answer at the most: one answer is one step for the reactor."""
 
+HISTORY_MESSAGES_MOST = 1_000
+"""The newest messages that ``after=last:`` may ask for (HTTP.md, "Poll"): as many as one answer has."""
+
+HISTORY_DIGITS = 8
+"""Digits of the seconds that ``after=since:`` may ask for: three years, beyond which times are mistakes."""
+
 POLL_BYTES = 1024 * 1024
 """Bodies in one answer at the most; a single larger message is still delivered."""
 

@@ -152,7 +152,7 @@ class Listeners:
         on its way still. Raises ``ServerFull``.
         """
         self._end_poll(listener)
-        listener.place = after or listener.answered or listener.place
+        listener.place = self._hub.dated(after or listener.answered or listener.place)
         listener.answered = None
         self._tell(listener, wait)
         keys = listener.keys(broadcasts)
@@ -168,7 +168,7 @@ class Listeners:
         def release() -> bool:
             """Let go of the listener; return whether it was not taken away by a poll at another process."""
             self._sessions.release(listener, self._hub.clock.seconds())
-            if listener.place == NOW:
+            if listener.place.is_relative:
                 listener.place = poll.after  # what that was, so that nothing is missed until the next poll
             mine = listener.parked is poll
             if mine:
@@ -204,6 +204,9 @@ class Listeners:
             listener.answered = batch.cursor
             size = sum([len(message.content.body) for message in batch.messages])
             self._sessions.answered(listener, self._hub.clock.seconds(), size, is_sending)
+        elif listener.place.is_history and batch.messages:
+            first = batch.messages[0].cursor  # what is sent again begins there
+            listener.place = Cursor(first.epoch, first.sequence - 1)
         self._renew(listener)
         if self._hub.shared is None:
             return batch

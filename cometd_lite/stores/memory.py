@@ -12,13 +12,13 @@ from heapq import heapify, heappush
 from operator import attrgetter
 
 from ..core.mailbox import Mailbox
-from ..core.message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
+from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
 from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, MESSAGE_OVERHEAD
 from .mailboxes import Mailboxes, cost, mailbox_cost
-from .patterns import Found, bounded, merged
+from .patterns import Found, before_newest, bounded, merged
 from .slices import Steps
 
 _sequence = attrgetter("sequence")
@@ -160,6 +160,8 @@ class MemoryStore(Mailboxes):
     ) -> MaybeDeferred[Batch]:
         if after == NOW:
             return Batch((), Cursor(self.epoch, self.sequence))
+        if after.is_history:
+            return self._read_history(recipients, after, limit)
         known = after.epoch == self.epoch and after.sequence <= self.sequence
         place = after.sequence if known else 0
         if known and acks:
@@ -173,6 +175,21 @@ class MemoryStore(Mailboxes):
         messages, more = bounded(merged(logs), limit)
         found = (messages, more, known and self._has_lost(recipients, place))
         return self._found(found, gap, known, after if known else None)
+
+    def _read_history(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> MaybeDeferred[Batch]:
+        """Read from the beginning of a history on. It has no gap: what lies before it was not asked for."""
+        place = None
+        if after.epoch == ACCEPTED:
+            first = self._log.accepted_from(after.sequence / 1000)
+            place = self.sequence if first is None else first - 1
+        if any(map(is_pattern, recipients)):
+            found = self._patterns.read(recipients, after if place is None else place, limit)
+            return chain(found, self._found, False, False, None)
+        boxes = [self._mailboxes[name] for name in recipients if name in self._mailboxes]
+        if place is None:
+            place = before_newest(boxes, after.sequence, self.sequence)
+        messages, more = bounded(merged([box.read(place, limit + 1) for box in boxes]), limit)
+        return self._found((messages, more, False), False, False, None)
 
     def _found(self, found: Found, gap: bool, known: bool, after: Cursor | None) -> Batch:
         messages, more, lost = found

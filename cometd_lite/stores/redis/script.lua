@@ -489,6 +489,82 @@ local function looked_through(names, number, limit)
   return messages, 1, number
 end
 
+-- -- histories
+
+-- The number of the first message, of all mailboxes, that was accepted at a time or later; nil where there is none.
+-- It is searched by halves: a step looks at the first message above the middle of what is left.
+local function accepted_from(created_at)
+  local oldest = call('XRANGE', ORDER, '-', '+', 'COUNT', 1)[1]
+  if not oldest then return nil end
+  local low, high = tonumber(string.match(oldest[1], '^%d+')), log.sequence + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local raw = call('XRANGE', ORDER, whole(middle) .. '-0', '+', 'COUNT', 1)[1]
+    local one = raw and call('XRANGE', PREFIX .. 'messages:' .. raw[2][2], raw[1], raw[1])[1]
+    if not one or tonumber(entry(one).created_at) >= created_at then high = middle
+    else low = entry(one).number + 1 end
+  end
+  return low <= log.sequence and low or nil
+end
+
+-- The number before the newest messages of several mailboxes; the end of the log where they have none.
+local function before_newest(boxes, count)
+  local chunk = math.max(1, math.min(CHUNK, math.ceil(count / #boxes)))
+  local heads, place = {}, log.sequence
+  local function head(box)
+    local source = heads[box] or {found = {}, at = 1, last = '+'}
+    heads[box] = source
+    while source.at > #source.found and source.last do
+      local raw = call('XREVRANGE', box.key, source.last, '-', 'COUNT', chunk)
+      source.found, source.at, source.last = {}, 1, nil
+      for _, each in ipairs(raw) do
+        local one = entry(each)
+        if is_current(one) then source.found[#source.found + 1] = one.number end
+        if #raw == chunk then source.last = '(' .. each[1] end
+      end
+    end
+    return source.found[source.at]
+  end
+  for _ = 1, count do
+    local best, from
+    for _, box in ipairs(boxes) do
+      local number = head(box)
+      if number and (not best or number > best) then best, from = number, box end
+    end
+    if not best then break end
+    place = best - 1
+    heads[from].at = heads[from].at + 1
+  end
+  return place
+end
+
+-- Look back through the one order for the newest messages that patterns cover. Returns where to go on looking, nil
+-- where that is nowhere, the number before those that were found, and how many are left to be found.
+local function looked_back(names, count, from, place)
+  local wanted, looked = {}, 0
+  for _, name in ipairs(names) do wanted[name] = true end
+  while looked < LOOK do
+    local found = call('XREVRANGE', ORDER, from, '-', 'COUNT', CHUNK)
+    for _, raw in ipairs(found) do
+      from = '(' .. raw[1]
+      for _, key in ipairs(covering(raw[2][2])) do
+        if wanted[key] then
+          local box = box_of(raw[2][2])
+          local one = box.alive and call('XRANGE', box.key, raw[1], raw[1])[1]
+          if one and is_current(entry(one)) then
+            place, count = entry(one).number - 1, count - 1
+            if count == 0 then return nil, place, 0 end
+          end
+          break
+        end
+      end
+    end
+    if #found < CHUNK then return nil, place, count end
+    looked = looked + CHUNK
+  end
+  return from, place, count
+end
+
 local function shown(messages)
   local rows = {}
   for at, one in ipairs(messages) do
@@ -524,7 +600,8 @@ local function lacking()
     {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'PUBSUB', 'NUMSUB', none}, {'SADD', none, 'm'},
     {'SISMEMBER', none, 'm'},
     {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'}, {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'},
-    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
+    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'XREVRANGE', none, '+', '-'},
+    {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
     {'ZMSCORE', none, 'm'}, {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'},
     {'ZREMRANGEBYRANK', none, 1, 2}, {'ZREMRANGEBYSCORE', none, 1, 2}, {'ZSCORE', none, 'm'},
   }) do
@@ -675,6 +752,25 @@ elseif verb == 'read' then
   if not patterned then looked = (known and not gap) and place or log.sequence end
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages))
+
+elseif verb == 'history' then
+  -- ARGV: 'last' or 'accepted', how many messages or since when, where to go on looking back ('+' at first) and the
+  -- place that was found so far ('' at first), names. The results: where to go on ('' where that is nowhere), the place
+  -- after which the history begins, and how many messages are left to be found.
+  local count, names = tonumber(ARGV[5]), names_from(8)
+  if ARGV[4] == 'accepted' then
+    local first = accepted_from(count / 1000)
+    return answer('', first and first - 1 or log.sequence, 0)
+  end
+  local boxes, patterned = {}, false
+  for _, name in ipairs(names) do
+    patterned = patterned or is_pattern(name)
+    local box = box_of(name)
+    if box.alive then boxes[#boxes + 1] = box end
+  end
+  if not patterned then return answer('', #boxes > 0 and before_newest(boxes, count) or log.sequence, 0) end
+  local on, place, left = looked_back(names, count, ARGV[6], tonumber(ARGV[7]) or log.sequence)
+  return answer(on or '', place, left)
 
 elseif verb == 'acknowledge' then
   -- ARGV: pairs of a number and a name; what was acknowledged while it could not be written.
