@@ -174,6 +174,23 @@ NOT_BEFORE_LEEWAY_SECONDS = 10.0
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
+SESSION_OVERHEAD = 1_000
+"""What a listener or a Bayeux session takes in memory besides the names that it reads, 830 measured."""
+
+SESSION_NAME_OVERHEAD = 100
+"""What a name that it reads takes besides its text: an entry of a tuple, and one that says since when."""
+
+SESSION_BYTES = 2_000
+"""Memory of one listener or Bayeux session where as many exist as may be: it reads five ordinary names. Those
+that read more leave room for fewer others."""
+
+PLACE_OVERHEAD = 300
+"""What a place in the registry takes besides the text of its key, 260 measured."""
+
+PLACES_BYTES = 4_000
+"""Memory of the places of one reader where as many are parked as may be, for those that name several: ten
+ordinary names. Those that name more leave room for fewer others."""
+
 LISTENER_SECONDS = 300.0
 """A listener that is not polled for this long is gone, unless it asked for another time."""
 
@@ -199,9 +216,6 @@ BAYEUX_BATCH_BYTES = 1024 * 1024
 
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
-
-BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
-"""Subscriptions of all Bayeux sessions: 60 MB with ordinary names, 200 MB with the longest."""
 
 BAYEUX_BROWSER_SESSIONS = 100
 """Bayeux sessions of one browser, unless told: it has fewer tabs, but a page may shake hands in a loop."""
@@ -369,7 +383,8 @@ class Limits:
     """The longest that a poll may ask to be held: RFC 6202 §5.5 saw success up to 120 s."""
 
     max_parked: int = 15_000
-    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes."""
+    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes. What
+    they name takes 60 MB."""
 
     max_connections: int = 20_000
     """Connections that are open: those of all parked readers, and some thousands that push or are idle. Fewer
@@ -379,7 +394,7 @@ class Limits:
     """Mailboxes that exist at once: 50 MB of overhead."""
 
     max_sessions: int = 50_000
-    """Listeners and Bayeux clients remembered at once: 50 MB."""
+    """Listeners and Bayeux clients remembered at once: of each kind so many, and 100 MB."""
 
     max_memory: int = 256 * 1024 * 1024
     """Bytes of all messages and mailboxes, overhead included."""

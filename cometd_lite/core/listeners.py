@@ -130,7 +130,7 @@ class Listeners:
         if here is None:
             self._sessions.add(known, now)
             return known
-        here.recipients = known.recipients
+        self._sessions.change(here, known.recipients, is_undone=True)  # the other process has checked it
         if here.parked is None:
             here.place, here.answered = known.place, known.answered
         return here
@@ -220,16 +220,17 @@ class Listeners:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
 
         What is returned says when that would outlive the process. It fails with ``StoreDown``; then the
-        listener reads what it has read before.
+        listener reads what it has read before. Raises ``ServerFull``.
         """
-        before, listener.recipients = listener.recipients, recipients
+        before = listener.recipients
+        self._sessions.change(listener, recipients)
         self._renew(listener)
         self._tell(listener, 0.0)
         self._end_poll(listener)
 
         def undo() -> None:
             if listener.recipients is recipients:
-                listener.recipients = before
+                self._sessions.change(listener, before, is_undone=True)
                 self._renew(listener)
 
         return self._kept(undo)

@@ -24,11 +24,14 @@ from ..errors import ServerFull
 from ..limits import (
     ENDED_PER_SECOND,
     ONLINE_SECONDS,
+    PLACE_OVERHEAD,
+    PLACES_BYTES,
     PRESENCE_SECONDS,
     SEEN_BYTES,
     WAIT_SPREAD,
     WOKEN_AT_ONCE,
 )
+from ..sizes import names_size
 from .nametable import NameTable
 from .parked import ParkedReader, Wake
 from .recipient import covering
@@ -60,6 +63,8 @@ class Registry:
         self.on_leave: Callable[[tuple[str, ...]], object] | None = None
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._places: dict[str, dict[ParkedReader[Any], None]] = {}
+        self._places_size = 0
+        """The bytes of the places of all readers that stand at several."""
         self._patterns = 0
         """Places whose keys end in ``*``, as all patterns do: without them no pattern need be looked for."""
         self._ends: dict[float, set[ParkedReader[Any]]] = {}
@@ -92,10 +97,20 @@ class Registry:
     def park(self, reader: ParkedReader[T], wait: float | None) -> ParkedReader[T]:
         """Park ``reader`` for up to ``wait`` seconds, None for as long as it likes; return it.
 
-        Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be.
+        Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be, or all together
+        name too much.
         """
         if self.parked >= self.most:
             raise self.refusal()
+        if len(reader.keys) > 1:
+            size = self._places_size + _places_size(reader)
+            if size > self.most * PLACES_BYTES:
+                raise ServerFull("The names that readers wait for take as much memory as they may.")
+            self._places_size = size
+        self._park(reader, wait)
+        return reader
+
+    def _park(self, reader: ParkedReader[T], wait: float | None) -> None:
         self.parked += 1
         reader.registry = self
         for key in reader.keys:
@@ -110,7 +125,6 @@ class Registry:
             self._end_after(reader, wait)
         if self.on_park is not None:
             self.on_park(reader.keys)
-        return reader
 
     def forget(self, reader: ParkedReader[T]) -> None:
         """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
@@ -118,6 +132,8 @@ class Registry:
             return
         reader.registry = None
         self.parked -= 1
+        if len(reader.keys) > 1:
+            self._places_size -= _places_size(reader)
         places = self._places
         for key in reader.keys:
             place = places.get(key)
@@ -134,11 +150,16 @@ class Registry:
             self.on_leave(reader.keys)
 
     def move(self, reader: ParkedReader[T], keys: tuple[str, ...]) -> None:
-        """Let a parked reader wait at other keys, until its wait would have ended."""
+        """Let a parked reader wait at other keys, until its wait would have ended.
+
+        That is never refused: a session subscribes to few names more.
+        """
         wait = None if reader._ends_at is None else max(0.0, reader._ends_at - self.clock.seconds())
         self.forget(reader)
         reader.keys = keys
-        self.park(reader, wait)
+        if len(keys) > 1:
+            self._places_size += _places_size(reader)
+        self._park(reader, wait)
 
     def set_wait(self, reader: ParkedReader[T], wait: float | None) -> None:
         """Let a parked reader wait for another ``wait`` seconds, None for as long as it likes."""
@@ -395,7 +416,8 @@ class Registry:
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
 
-        - ``parked`` counts the readers that stand at places, and is at most ``most``.
+        - ``parked`` counts the readers that stand at places, and is at most ``most``. The bytes of the places
+          of those that stand at several are counted.
         - No place is empty, and each reader at a place has the place's key.
         - Each parked reader belongs to this registry, has not fired, and stands at each of its keys.
         - Places whose keys end in ``*`` are counted.
@@ -409,6 +431,9 @@ class Registry:
         parked = {reader for place in places.values() for reader in place}
         assert self.parked == len(parked), "parked counts the readers that stand at places"
         assert self.parked <= self.most, "at most as many readers are parked as may be"
+        assert self._places_size == sum(
+            [_places_size(reader) for reader in parked if len(reader.keys) > 1]
+        ), "the bytes of places are counted"
         assert all(places.values()), "no place is empty"
         for key, place in places.items():
             assert all(key in reader.keys for reader in place), f"{key!r}: each reader has the place's key"
@@ -445,3 +470,8 @@ class Registry:
         assert self._unfinished.issuperset(self._wakes), (
             "a wake whose readers have not all looked is remembered"
         )
+
+
+def _places_size(reader: ParkedReader[Any]) -> int:
+    """Return the bytes of the places at which a reader stands."""
+    return names_size(reader.keys, PLACE_OVERHEAD)
