@@ -11,16 +11,20 @@ sent again under its idempotency key, and so counts once.
 
 Each request returns a ``Reply``: a Deferred, which coroutines of Twisted and of asyncio await alike. The
 messages, batches, receipts and errors are those of the server's ``Comet``, so that a program can use either.
+``SyncClient`` does the same by plain calls that return when they are answered.
 
-Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``, ``remote`` and ``replies``.
+Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``, ``remote`` and ``replies``;
+``network``, ``networks``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync`` comes last.
 """
 
 from .client import Client
 from .codec import Presence
 from .following import CursorFile, Following
 from .listener import Listener
-from .remote import Answer, NoAnswer, NotComet, Treq, WholeBody, is_passing
+from .network import Treq, WholeBody
+from .remote import Answer, NoAnswer, NotComet, is_passing
 from .replies import Reply
+from .sync import SyncClient, SyncFollowing
 
 __all__ = [
     "Answer",
@@ -32,6 +36,8 @@ __all__ = [
     "NotComet",
     "Presence",
     "Reply",
+    "SyncClient",
+    "SyncFollowing",
     "Treq",
     "WholeBody",
     "is_passing",

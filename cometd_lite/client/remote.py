@@ -6,17 +6,18 @@ that the server raised, and the answer of any other program is ``NotComet``.
 
 from __future__ import annotations
 
+import builtins
+import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
-from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, TimeoutError, succeed  # noqa: A004  Twisted's name
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004  Twisted's name
 from twisted.internet.error import (
     ConnectError,
     ConnectionClosed,
@@ -24,15 +25,13 @@ from twisted.internet.error import (
     DNSLookupError,
 )
 from twisted.internet.error import TimeoutError as ConnectTimedOut
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError  # what ResponseFailed holds, and public nowhere
 from twisted.web.client import (
-    Agent,
-    HTTPConnectionPool,
     RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseDone,
@@ -40,22 +39,18 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss, stringToDatetime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
 
 from .. import __version__
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
 from ..jsontext import parse
-from .replies import current_reactor
+from .network import Treq
+from .networks import Networks
 
 T = TypeVar("T")
 Token = str | Callable[[], "str | Deferred[str]"]
 Query = Sequence[tuple[str, str]]
 
 # Bounds, each with its reason; seconds and bytes.
-
-CONNECT_SECONDS = 10.0
-"""The longest time in which a server accepts a connection."""
 
 ANSWER_SECONDS = 20.0
 """The longest time of an answer that is not held, also over a slow line."""
@@ -69,12 +64,6 @@ RETRY_AFTER_MOST = 300.0
 
 ANSWER_BYTES = 16 * 1024 * 1024
 """An answer, or a line of a stream, of a cometd-lite is never longer than this."""
-
-CONNECTIONS_KEPT = 20
-"""Idle connections that are kept for the next request."""
-
-KEPT_SECONDS = 30.0
-"""An idle connection is kept this long: shorter than servers and proxies keep theirs."""
 
 
 class NoAnswer(CometError):
@@ -111,6 +100,9 @@ NETWORK_ERRORS = (
 
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (DNSLookupError, "No server answers at {url}: there is no such host."),
+    (socket.gaierror, "No server answers at {url}: there is no such host."),
+    (builtins.ConnectionRefusedError, "No server answers at {url}: the connection was refused."),
+    (ssl.SSLError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
     (ConnectionRefusedError, "No server answers at {url}: the connection was refused."),
     (ConnectTimedOut, "No server answers at {url}: it did not accept a connection in time."),
     (ConnectError, "No server answers at {url}: {error}"),
@@ -119,6 +111,8 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (VerificationError, "The certificate of {url} is for another name."),
     (ParseError, "What answers at {url} does not speak HTTP."),
     (TimeoutError, "The server at {url} did not answer in time."),
+    (builtins.TimeoutError, "No server answers at {url}: it did not accept a connection in time."),
+    (OSError, "No server answers at {url}: {error.strerror}."),
     (BaseException, "The request to {url} failed: {error!r}."),
 )
 
@@ -198,33 +192,6 @@ def _retry_after(answer: Answer) -> int | None:
     return max(0, int(then - now))
 
 
-class Treq(Protocol):
-    """What the client needs of treq: the module itself has it, an ``HTTPClient``, and a ``StubTreq``."""
-
-    @property
-    def request(self) -> Callable[..., Deferred[Any]]:
-        """Send a request, given its method, its URL and keywords, and return its response."""
-
-
-@implementer(IBodyProducer)
-class WholeBody:
-    """A request's body that is written at once; treq's own would ask for a running reactor."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
-        """Write all of it."""
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Do nothing: all is written."""
-
-    resumeProducing = stopProducing = pauseProducing  # noqa: N815  Twisted's names
-
-
 class _Body(TwistedProtocol):
     """Collects a response's body; ``whole`` fires with it. Cancelling that closes the connection."""
 
@@ -260,24 +227,17 @@ class Remote:
     def __init__(
         self, url: str, token: Token | None, treq: Treq | None, clock: IReactorTime | None, random: Random
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is no URL of a server, as in http://localhost:8080.")
-        self.url = url.rstrip("/")
+        self.url = server_url(url)
         self.random = random
         self._token = token
         self._given_treq = treq
         self._given_clock = clock
+        self._networks = Networks()
 
     @property
     def clock(self) -> IReactorTime:
         """The clock of time-outs and pauses."""
-        return self._given_clock or self._network.clock
-
-    @cached_property
-    def _network(self) -> _Network:
-        # Not before it is needed, so that a client may be made before there is a reactor, or a loop.
-        return _Network(current_reactor())
+        return self._given_clock or self._networks.current().clock
 
     async def ask(
         self,
@@ -327,7 +287,7 @@ class Remote:
         if token is not None:
             sent["Authorization"] = f"Bearer {await token if isinstance(token, Deferred) else token}"
         url = f"{self.url}/{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
-        treq = self._given_treq or self._network.treq
+        treq = self._given_treq or self._networks.current()
         # Redirects are not followed: they would take a token, or a push, to another server.
         keywords: dict[str, Any] = {"headers": sent, "allow_redirects": False, "unbuffered": True}
         return await treq.request(method, url, **keywords, **({} if body is None else {"data": body}))
@@ -353,24 +313,16 @@ class Remote:
 
     async def close(self) -> None:
         """Close the connections that are idle."""
-        if "_network" in self.__dict__ and self._given_treq is None:
-            await self._network.close()
+        await self._networks.close()
+
+
+def server_url(url: str) -> str:
+    """Return the URL of a server without a slash at the end. Raises ``ValueError`` where it is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is no URL of a server, as in http://localhost:8080.")
+    return url.rstrip("/")
 
 
 def _timed_out(_: object, seconds: float) -> NoReturn:
     raise TimeoutError(seconds)
-
-
-class _Network:
-    """The reactor, and treq with a pool of connections on it."""
-
-    def __init__(self, reactor: Any) -> None:
-        self.clock = IReactorTime(reactor)
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
-        self._pool.cachedConnectionTimeout = KEPT_SECONDS  # type: ignore[assignment]  # any number will do
-        agent = Agent(reactor, connectTimeout=CONNECT_SECONDS, pool=self._pool)
-        self.treq: Treq = HTTPClient(agent, data_to_body_producer=WholeBody)
-
-    async def close(self) -> None:
-        await self._pool.closeCachedConnections()

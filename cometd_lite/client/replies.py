@@ -2,14 +2,13 @@
 
 A Deferred cannot be awaited by asyncio's coroutines, nor a Future by Twisted's. A ``Reply`` is a Deferred,
 and awaits a Future of its own where asyncio drives the coroutine. ``CancellableCall`` runs a coroutine that
-a ``Reply`` can cancel, and ``current_reactor`` returns the reactor for requests.
+a ``Reply`` can cancel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from functools import wraps
 from inspect import CORO_RUNNING, getcoroutinestate
@@ -28,13 +27,21 @@ class Reply(Deferred[T]):
     Cancelling an asyncio task that awaits it cancels it.
     """
 
+    def __init__(self, canceller: Callable[[Deferred[Any]], None] | None = None) -> None:
+        super().__init__(canceller)
+        self._begun_on = running_loop()
+
     def __await__(self) -> Generator[Any, None, T]:
-        """Return the result."""
-        try:
-            loop = None if self.called else asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        return (yield from (iter(self) if loop is None else self._await_on(loop)))
+        """Return the result. Raises ``RuntimeError`` on an asyncio loop on which it can never arrive."""
+        loop = None if self.called else running_loop()
+        if loop is None:
+            return (yield from iter(self))
+        if self._begun_on is not loop and not _serves_the_reactor(loop):
+            raise RuntimeError(
+                "This request was begun outside of the asyncio loop that awaits it. "
+                "Begin it in a coroutine of that loop, as in: await client.push('bob', 'hi')."
+            )
+        return (yield from self._await_on(loop))
 
     def _await_on(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, T]:
         future: asyncio.Future[T] = loop.create_future()
@@ -116,45 +123,18 @@ def replying(function: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callabl
     return begin
 
 
-def current_reactor() -> Any:
-    """Return the reactor that serves the caller; in an asyncio program, one on its running loop.
-
-    There it is installed where none was yet, and started. Raises ``RuntimeError`` where another reactor was
-    installed before, on which no request would ever be sent.
-    """
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the asyncio loop that runs in this thread, None where none does."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        from twisted.internet import reactor  # noqa: PLC0415  importing it installs one
-
-        return reactor
-    from twisted.internet.asyncioreactor import AsyncioSelectorReactor, install  # noqa: PLC0415  only here
-
-    if "twisted.internet.reactor" not in sys.modules:
-        install(loop)
-    here = sys.modules["twisted.internet.reactor"]
-    if not isinstance(here, AsyncioSelectorReactor):
-        raise RuntimeError(  # noqa: TRY004  no argument has a wrong type
-            "Twisted's reactor is not on this asyncio loop. Make the first request before anything imports "
-            "twisted.internet.reactor, or call twisted.internet.asyncioreactor.install() first."
-        )
-    if not here.running:
-        here.startRunning(installSignalHandlers=False)
-        # Host names are looked up in threads. Nothing stops this reactor, so they must not keep the
-        # program from ending.
-        here.getThreadPool().threadFactory = _daemon  # type: ignore[assignment]  # a function that makes one
-        _loops.add(loop)
-    elif _loops and loop not in _loops:
-        raise RuntimeError("Twisted's reactor is on another asyncio loop; a process has one of each.")
-    return here
+        return None
 
 
-_loops: set[asyncio.AbstractEventLoop] = set()
-"""The loop that ``current_reactor`` has started a reactor on, once it has."""
-
-
-def _daemon(*args: Any, **kwargs: Any) -> threading.Thread:
-    return threading.Thread(*args, daemon=True, **kwargs)
+def _serves_the_reactor(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether Twisted's reactor was installed on an asyncio loop."""
+    reactor = sys.modules.get("twisted.internet.reactor")
+    return getattr(reactor, "_asyncioEventloop", None) is loop
 
 
 def _exception(failure: Failure) -> BaseException:

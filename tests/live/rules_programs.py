@@ -33,11 +33,22 @@ def from_the_shell(walk: Walk) -> None:
 # -- from Python
 
 
-@under("docs/python.md", "Python client")
-def from_python(walk: Walk) -> None:
+@under("docs/python.md", "In views, tasks and scripts")
+def from_a_script(walk: Walk) -> None:
+    walk.server()
+    walk.python("[{'text': 'hello'}]", "lobby {'text': 'hello again'}")
+
+
+@under("docs/python.md", "In coroutines")
+def from_coroutines(walk: Walk) -> None:
     walk.server()
     walk.python("lobby {'text': 'hello'}")
     walk.python()
+
+
+@under("docs/python.md", "What both do")
+def a_bot_that_remembers(walk: Walk) -> None:
+    walk.server()
     walk.write("bot.py", walk.next("python"))
     bot = walk.start("exec python bot.py")
     eventually((walk.directory / "bot.cursor").exists, "the bot's place")
@@ -45,6 +56,10 @@ def from_python(walk: Walk) -> None:
     said = eventually(lambda: "to you" in walk.run("curl -s 'localhost:8080/poll/chat/lobby?after=oldest'"))
     assert said
     bot.stop()
+
+
+@under("docs/python.md", "In your tests")
+def in_your_tests(walk: Walk) -> None:
     walk.write("test_bob.py", walk.next("python"))
     walk.run("python -m pytest -q -p no:cacheprovider test_bob.py", "1 passed")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from fork_server import ROOT
 from program import Program, Run, eventually
+
+from cometd_lite import Client
 
 TWISTED = """
 import json, sys
@@ -119,32 +124,153 @@ except asyncio.CancelledError:
     assert done.stdout == "nothing yet\n[0, 1, 2]\ncancelled\n"
 
 
-def test_a_second_asyncio_loop_in_one_process_is_told_that_there_is_one_reactor(program: Program) -> None:
-    body = """
-await client.push("loops", 1)
-
-asyncio.run(program(sys.argv[1]))
-async def again():
-    await Client(sys.argv[1]).push("loops", 2)
-try:
-    asyncio.run(again())
-except RuntimeError as error:
-    print(error)
-sys.exit()
-"""
-    first, _, rest = body.strip().partition("\n\n")
-    code = ASYNCIO.format(body=first).rpartition("asyncio.run")[0] + rest
-    done = subprocess.run(
-        [sys.executable, "-c", code, f"http://localhost:{program.port}"],
+def script(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a whole program once it has ended by itself."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *words],
         capture_output=True,
         text=True,
         timeout=30,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert done.stdout == ("Twisted's reactor is on another asyncio loop; a process has one of each.\n"), (
-        done.stderr
+
+
+@pytest.mark.parametrize("before", ["", "from twisted.internet import reactor"])
+def test_a_process_may_have_several_asyncio_loops_one_after_the_other_and_needs_no_reactor(
+    program: Program, before: str
+) -> None:
+    code = f"""if True:
+        import asyncio, sys
+        {before}
+        from cometd_lite import Client
+        shared = Client(sys.argv[1])
+        async def with_its_own(number):
+            async with Client(sys.argv[1]) as client:
+                await client.push("loops", number)
+                async for message in client.follow("loops", "oldest", stream=bool(number % 2)):
+                    if message.data == number:
+                        return
+        async def with_the_shared_one(number):
+            await shared.push("loops", number)
+            print([message.data for message in (await shared.poll("loops", "oldest")).messages])
+            await shared.close()
+        for number in range(2):
+            asyncio.run(with_its_own(number))
+        for number in range(2, 4):
+            asyncio.run(with_the_shared_one(number))
+        print("twisted.internet.reactor" in sys.modules)
+    """
+    name = "loops" if before else "loops-again"
+    done = script(code.replace('"loops"', f'"{name}"'), f"http://localhost:{program.port}")
+    assert done.stderr == ""
+    assert done.stdout == f"[0, 1, 2]\n[0, 1, 2, 3]\n{bool(before)}\n"
+
+
+def test_asyncio_loops_in_several_threads_use_one_client_at_the_same_time(program: Program) -> None:
+    client = Client(f"http://localhost:{program.port}")
+
+    async def work(number: int) -> list[str]:
+        receipts = [client.push("many-loops", [number, again]) for again in range(10)]
+        ids = [(await receipt).id for receipt in receipts]
+        await client.close()
+        return ids
+
+    with ThreadPoolExecutor(5) as pool:
+        ids = list(pool.map(lambda number: asyncio.run(work(number)), range(5)))
+    assert len({one for some in ids for one in some}) == 50
+
+
+def test_an_asyncio_program_waits_no_longer_than_it_says_for_what_does_not_answer(program: Program) -> None:
+    body = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    url = f"http://localhost:{silent.getsockname()[1]}"
+    waiting = Client(url, patience=0)
+    try:
+        async with asyncio.timeout(0.1):
+            await waiting.push("bob", "hi")
+    except TimeoutError:
+        print("no longer")
+    await waiting.close()
+refused = Client(url, patience=0)
+try:
+    await refused.push("bob", "hi")
+except Exception as error:
+    print(type(error).__name__, "connection was refused" in str(error))
+nowhere = Client("http://nowhere.invalid", patience=0)
+connecting = asyncio.ensure_future(asyncio.wait_for(poll(nowhere), 5))
+await asyncio.sleep(0)
+connecting.cancel()
+print(isinstance((await asyncio.gather(connecting, return_exceptions=True))[0], asyncio.CancelledError))
+"""
+    template = ASYNCIO.replace(
+        "async def program", "async def poll(c):\n    await c.poll('x', 'now')\n\nasync def program"
     )
+    done = execute(template, body, program)
+    assert done.stderr == ""
+    assert done.stdout == "no longer\nNoAnswer True\nTrue\n"
+
+
+def test_a_client_works_beside_a_reactor_that_runs_on_the_same_loop(program: Program) -> None:
+    code = """if True:
+        import asyncio, sys
+        from twisted.internet import asyncioreactor
+        loop = asyncio.new_event_loop()
+        asyncioreactor.install(loop)
+        from twisted.internet import reactor
+        from twisted.internet.defer import ensureDeferred
+        from cometd_lite import Client
+        client = Client(sys.argv[1])
+        early = client.push("same-loop", "begun before the reactor runs")
+        async def twisteds():
+            print((await client.push("same-loop", "twisted")).delivered)
+        async def asyncios():
+            print((await early).delivered)
+            print((await client.push("same-loop", "asyncio")).delivered)
+        async def both():
+            await asyncios()
+            await ensureDeferred(twisteds()).asFuture(loop)
+            await client.close()
+            reactor.stop()
+        def begin():
+            global task
+            task = loop.create_task(both())
+        reactor.callWhenRunning(begin)
+        reactor.run()
+    """
+    done = script(code, f"http://localhost:{program.port}")
+    assert (done.stdout, done.stderr) == ("0\n0\n0\n", "")
+
+
+def test_a_request_that_was_begun_elsewhere_says_so_when_it_is_awaited(program: Program) -> None:
+    code = """if True:
+        import asyncio, sys
+        from twisted.internet import reactor, threads
+        from cometd_lite import Client
+        client = Client(sys.argv[1])
+        pushing = client.push("elsewhere", "hi")
+        async def program():
+            await pushing
+        try:
+            asyncio.run(program())
+        except RuntimeError as error:
+            print(error)
+        def in_a_thread():
+            client.push("elsewhere", "hi").addErrback(lambda failure: print(failure.value))
+        async def twisteds():
+            await threads.deferToThread(in_a_thread)
+            await pushing
+            await client.close()
+        from twisted.internet.task import react
+        from twisted.internet.defer import ensureDeferred
+        react(lambda _: ensureDeferred(twisteds()))
+    """
+    done = script(code, f"http://localhost:{program.port}")
+    assert done.stderr == ""
+    outside, thread = done.stdout.splitlines()
+    assert outside.startswith("This request was begun outside of the asyncio loop that awaits it.")
+    assert "In another thread use SyncClient" in thread
 
 
 def test_a_stream_that_nobody_reads_from_is_paused_and_then_goes_on(program: Program) -> None:

@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 import cometd_lite
-from cometd_lite import Batch, Client, Comet, Content, Cursor, Limits, Message, Receipt, errors
+from cometd_lite import Batch, Client, Comet, Content, Cursor, Limits, Message, Receipt, SyncClient, errors
 from cometd_lite.access.origins import Hosts
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
@@ -26,6 +26,7 @@ from cometd_lite.client import (
     NotComet,
     Presence,
     Reply,
+    SyncFollowing,
     Treq,
     WholeBody,
     is_passing,
@@ -129,7 +130,6 @@ async def inside() -> None:
     assert_type(batch.parts, tuple[Batch, ...])
     assert_type((batch.json, batch.place, batch.once("n", lambda batch: 1)), tuple[bytes, bytes, int])
     assert_type((batch.cursor.epoch, batch.cursor.sequence), tuple[str, int])
-    assert_type((batch.cursor.is_history, batch.cursor.is_relative), tuple[bool, bool])
     assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])
     assert_type(receipt.recipients, tuple[str, ...])
     assert_type(await comet.take("bob"), Batch)
@@ -221,6 +221,38 @@ async def outside(treq: Treq) -> None:
         await listener.end()
     other = Client(treq=treq, clock=Clock())
     await other.close()
+
+
+def blocking() -> None:
+    with SyncClient("http://localhost:8080", token=lambda: "t", patience=5) as client:
+        assert_type(client.url, str)
+        assert_type(
+            client.push(["bob"], {"a": 1}, event="e", ttl=60, queue=False, overflow="reject"), Receipt
+        )
+        receipt = client.push("bob", b"x", type="image/png", idempotency_key="k", patience=1, on_retry=told)
+        assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10), Batch)
+        assert_type(client.take(["bob", "alice"], wait=0, limit=1), Batch)
+        assert_type(client.describe("bob"), Presence)
+        client.delete("bob")
+        assert_type(client.request("GET", "healthz", (), {"Accept": "*/*"}, None), Answer)
+        with client.follow(
+            "bob",
+            "now",
+            cursor_file="place",
+            on_gap=lost,
+            on_retry=told,
+            patience=1,
+            wait=5,
+            limit=1,
+            stream=True,
+        ) as messages:
+            assert_type(messages, SyncFollowing)
+            for message in messages:
+                assert_type(message, Message)
+            messages.acknowledge()
+            assert_type(messages.cursor, Cursor)
+        messages.close()
+    client.close()
 
 
 def place(file: CursorFile) -> None:

@@ -22,9 +22,6 @@ from ...limits import (
     Limits,
 )
 
-LAYOUT = 1
-"""The version of what lies in Redis; ``script.lua`` says what that is."""
-
 
 @cache
 def _text() -> str:
@@ -47,8 +44,7 @@ def script(limits: Limits) -> str:
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
     }
-    names, values = ", ".join(bounds), ", ".join(map(str, bounds.values()))
-    return f"local LAYOUT, {names} = '{LAYOUT}', {values}\n{_text()}"
+    return f"local {', '.join(bounds)} = {', '.join(map(str, bounds.values()))}\n{_text()}"
 
 
 def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:

@@ -1,0 +1,175 @@
+"""What sends requests: treq with a pool of connections, on a reactor, an asyncio loop or a thread's own loop.
+
+A ``Network`` is made of a clock and of endpoints. ``reactor_network`` has those of Twisted's reactor;
+``on_asyncio`` and ``blocking`` have the others. treq, the pool and every time-out are the same on all three.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, Protocol
+
+from treq.client import HTTPClient
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
+from zope.interface import implementer
+
+# Bounds, each with its reason; seconds.
+
+CONNECT_SECONDS = 10.0
+"""The longest time in which a server accepts a connection."""
+
+CONNECTIONS_KEPT = 20
+"""Idle connections that are kept for the next request."""
+
+KEPT_SECONDS = 30.0
+"""An idle connection is kept this long: shorter than servers and proxies keep theirs."""
+
+
+class Treq(Protocol):
+    """What the client needs of treq: the module itself has it, an ``HTTPClient``, and a ``StubTreq``."""
+
+    @property
+    def request(self) -> Callable[..., Deferred[Any]]:
+        """Send a request, given its method, its URL and keywords, and return its response."""
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A request's body that is written at once; treq's own would ask for a running reactor."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Write all of it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: all is written."""
+
+    resumeProducing = stopProducing = pauseProducing  # noqa: N815  Twisted's names
+
+
+class Network:
+    """A clock, and a ``Treq`` with a pool of connections that ``endpoints`` make.
+
+    Without endpoints the clock is a reactor, which makes connections itself.
+    """
+
+    def __init__(self, clock: Any, endpoints: IAgentEndpointFactory | None = None) -> None:
+        self.clock = IReactorTime(clock)
+        self._pool = HTTPConnectionPool(clock)
+        self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
+        self._pool.cachedConnectionTimeout = KEPT_SECONDS  # type: ignore[assignment]  # any number will do
+        if endpoints is None:
+            agent = Agent(clock, connectTimeout=CONNECT_SECONDS, pool=self._pool)
+        else:
+            agent = Agent.usingEndpointFactory(clock, endpoints, self._pool)
+        client = HTTPClient(agent, data_to_body_producer=WholeBody)
+        # treq takes any clock for a reactor; without one it would install the default reactor.
+        self.request: Callable[..., Deferred[Any]] = partial(client.request, reactor=clock)
+
+    async def close(self) -> None:
+        """Close the connections that are idle."""
+        await self._pool.closeCachedConnections()
+
+
+def reactor_network() -> Network:
+    """Return a network on Twisted's reactor, which is installed where none was."""
+    from twisted.internet import reactor  # noqa: PLC0415  importing it installs one
+
+    return Network(reactor)
+
+
+class Transport:
+    """What an HTTP client needs of a Twisted transport, apart from how it reads and writes."""
+
+    def write(self, data: bytes) -> None:
+        """Send the bytes."""
+        raise NotImplementedError
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close the connection."""
+        raise NotImplementedError
+
+    def writeSequence(self, parts: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
+        """Send the bytes of all parts."""
+        self.write(b"".join(parts))
+
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Close the connection: no more is to be read."""
+        self.loseConnection()
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: N802  Twisted's
+        """Do nothing: a ``WholeBody`` is written at once."""
+
+    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing, as above."""
+
+    def getPeer(self) -> IPv4Address:  # noqa: N802  Twisted's name
+        """Return an address for Twisted's log lines."""
+        return _NOWHERE
+
+    getHost = getPeer  # noqa: N815  Twisted's name
+
+
+_NOWHERE = IPv4Address("TCP", "0.0.0.0", 0)  # noqa: S104  an address of nothing, on which nothing listens
+
+
+class Connecting(Protocol):
+    """Opens a connection to a host and port for a Twisted protocol, by TLS where there is a context."""
+
+    def __call__(
+        self, host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
+    ) -> Deferred[IProtocol]:
+        """Return a Deferred of the protocol, once it is connected."""
+
+
+@implementer(IAgentEndpointFactory)
+class Endpoints:
+    """The endpoints of a network that opens its connections by a function."""
+
+    def __init__(self, connecting: Connecting) -> None:
+        self._connecting = connecting
+
+    def endpointForURI(self, uri: URI) -> ConnectingEndpoint:  # noqa: N802  Twisted's name
+        """Return the endpoint of a URL's host and port."""
+        tls = _trusting() if uri.scheme == b"https" else None
+        return ConnectingEndpoint(self._connecting, uri.host.decode("ascii"), uri.port, tls)
+
+
+@implementer(IStreamClientEndpoint)
+class ConnectingEndpoint:
+    """A host and port, and the function that opens connections there."""
+
+    def __init__(self, connecting: Connecting, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._connecting = connecting
+        self._host = host
+        self._port = port
+        self._tls = tls
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's
+        """Return a Deferred of a connected protocol of the factory's."""
+        protocol = protocolFactory.buildProtocol(_NOWHERE)
+        assert protocol is not None, "Agent's factory always builds one"
+        return self._connecting(self._host, self._port, self._tls, protocol)
+
+
+@cache
+def _trusting() -> ssl.SSLContext:
+    """Return a context that trusts whom this machine trusts; it is made once, which takes a while."""
+    return ssl.create_default_context()

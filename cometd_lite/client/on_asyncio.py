@@ -1,0 +1,198 @@
+"""The network of an asyncio loop: its timers and its connections, for treq. No reactor is needed.
+
+A program may have several loops, one after the other or in several threads; each has a network of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled, ConnectionDone, ConnectionLost
+from twisted.internet.error import TimeoutError as ConnectTimedOut
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime, ITransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .network import CONNECT_SECONDS, Endpoints, Network, Transport
+
+
+def asyncio_network(loop: asyncio.AbstractEventLoop) -> Network:
+    """Return a network on a loop."""
+
+    def connecting(
+        host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
+    ) -> Deferred[IProtocol]:
+        return _connected(loop, host, port, tls, protocol)
+
+    return Network(LoopClock(loop), Endpoints(connecting))
+
+
+def _connected(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
+) -> Deferred[IProtocol]:
+    async def connect() -> LoopConnection:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await _connection(loop, host, port, tls, protocol)
+        except TimeoutError:
+            raise ConnectTimedOut from None
+
+    def over(task: asyncio.Task[LoopConnection]) -> None:
+        error = CancelledError() if task.cancelled() else task.exception()
+        if deferred.called:  # it was cancelled as the connection was made
+            if error is None:
+                task.result().abortConnection()
+        elif error is not None:
+            deferred.errback(error)
+        else:
+            deferred.callback(protocol)
+
+    def cancel(_: object) -> None:
+        task.cancel()
+
+    task = loop.create_task(connect())
+    deferred: Deferred[IProtocol] = Deferred(cancel)
+    task.add_done_callback(over)
+    return deferred
+
+
+async def _connection(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
+) -> LoopConnection:
+    """Return a connection to the first address of the host that accepts one."""
+    name = None if tls is None else host
+    *others, last = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # One by one, because asyncio makes one error of the errors of several addresses, which has no errno.
+    for _, _, _, _, address in others:
+        with suppress(OSError):
+            _, connection = await loop.create_connection(
+                lambda: LoopConnection(protocol), *address[:2], ssl=tls, server_hostname=name
+            )
+            return connection
+    _, connection = await loop.create_connection(
+        lambda: LoopConnection(protocol), *last[4][:2], ssl=tls, server_hostname=name
+    )
+    return connection
+
+
+@implementer(ITransport, IPushProducer)
+class LoopConnection(asyncio.Protocol, Transport):
+    """A connection of an asyncio loop: asyncio's protocol, and the transport of Twisted's protocol."""
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connect Twisted's protocol."""
+        assert isinstance(transport, asyncio.Transport), "loops give what asyncio's documentation says"
+        self._transport = transport
+        self._protocol.makeConnection(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Give Twisted's protocol what has arrived."""
+        self._protocol.dataReceived(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell Twisted's protocol that the connection was closed, or lost by an error."""
+        self._protocol.connectionLost(Failure(ConnectionDone() if exc is None else ConnectionLost(str(exc))))
+
+    def write(self, data: bytes) -> None:
+        """Send the bytes; asyncio keeps those that the kernel does not take yet."""
+        self._transport.write(data)
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close the connection once everything was sent."""
+        self._transport.close()
+
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close the connection at once."""
+        self._transport.abort()
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read no more for a while."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
+@implementer(IReactorTime)
+class LoopClock:
+    """The timers of an asyncio loop, as Twisted's code asks for them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def seconds(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self._loop.time()
+
+    def callLater(  # noqa: N802  Twisted's name
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002  Twisted's name
+        *args: object,
+        **kwargs: object,
+    ) -> IDelayedCall:
+        """Call something after ``delay`` seconds."""
+        return LoopTimer(self._loop, delay, lambda: callable(*args, **kwargs))
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:  # noqa: N802  Twisted's name
+        """Return nothing: a loop does not list its timers."""
+        return ()
+
+
+@implementer(IDelayedCall)
+class LoopTimer:
+    """A call that is due at a time, until it was made or cancelled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self._function = function
+        self._handle = loop.call_later(delay, self._call)
+        self._called = False
+
+    def getTime(self) -> float:  # noqa: N802  Twisted's name
+        """Return when it is due, by the loop's time."""
+        return self._handle.when()
+
+    def active(self) -> bool:
+        """Return whether it is still to be made."""
+        return not self._called and not self._handle.cancelled()
+
+    def cancel(self) -> None:
+        """Make no call. Raises ``AlreadyCalled`` and ``AlreadyCancelled``."""
+        self._check_active()
+        self._handle.cancel()
+
+    def delay(self, secondsLater: float) -> None:  # noqa: N803  Twisted's name
+        """Make it so many seconds later than planned. Raises as ``cancel`` does."""
+        self._plan(self.getTime() + secondsLater)
+
+    def reset(self, secondsFromNow: float) -> None:  # noqa: N803  Twisted's name
+        """Make it so many seconds from now. Raises as ``cancel`` does."""
+        self._plan(self._loop.time() + secondsFromNow)
+
+    def _plan(self, time: float) -> None:
+        self._check_active()
+        self._handle.cancel()
+        self._handle = self._loop.call_at(time, self._call)
+
+    def _check_active(self) -> None:
+        if self._called:
+            raise AlreadyCalled
+        if self._handle.cancelled():
+            raise AlreadyCancelled
+
+    def _call(self) -> None:
+        self._called = True
+        self._function()
