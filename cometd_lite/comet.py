@@ -239,10 +239,12 @@ class Comet:
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
     ) -> Deferred[Batch]:
-        """Return what the recipients hold after a cursor, ``"oldest"`` or ``"now"``, once there is something.
+        """Return what the recipients hold after a cursor, once there is something.
 
-        After ``wait`` seconds the batch is empty. Take nothing away; come back with the batch's cursor.
-        Fails with ``ValueError`` for a malformed cursor or a ``limit`` below 1, else with a ``CometError``.
+        ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
+        ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds the
+        batch is empty. Take nothing away; come back with the batch's cursor. Fails with ``ValueError`` for a
+        malformed cursor or a ``limit`` below 1, else with a ``CometError``.
         """
 
         def poll() -> MaybeDeferred[Batch]:

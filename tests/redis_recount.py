@@ -55,7 +55,7 @@ class Recount:
         assert expiries.keys() == names, "each mailbox has its next expiry"
         assert reclaimable.keys() <= names, "only mailboxes may be reclaimed"
         order: dict[int, str] = {}
-        memory = len(names) * REDIS_MAILBOX_COST
+        memory = sum([REDIS_MAILBOX_COST + 4 * len(name.encode()) for name in names])
         for name in names:
             messages = self.stream(f"messages:{name}")
             order |= dict.fromkeys(messages, name)

@@ -25,7 +25,7 @@ from ..errors import BodyTooLarge, NobodyWaits, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .idempotency import Receipts
-from .message import NOW, Batch, Cursor, Message, Push, Receipt
+from .message import ACCEPTED, NOW, SINCE, Batch, Cursor, Message, Push, Receipt
 from .readers import Follower, Poll, Reader, Take
 from .registry import Registry
 from .store import Contents, SharedStore, Store
@@ -192,6 +192,8 @@ class Hub:
         is the place to go on from. With ``acks`` false the cursor acknowledges nothing. Cancelling the
         Deferred forgets the reader. Raises ``ServerFull``.
         """
+        if after.epoch == SINCE:
+            after = self.dated(after)
         return self.park(Poll(self, recipients, after, limit, acks), wait)
 
     def take(
@@ -225,9 +227,15 @@ class Hub:
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
-        follower = Follower(self, recipients, after, send, on_place, acks)
+        follower = Follower(self, recipients, self.dated(after), send, on_place, acks)
         self.registry.park(follower, None)
         return follower
+
+    def dated(self, after: Cursor) -> Cursor:
+        """Return a cursor ``SINCE`` with its time counted back from this moment; any other as it is."""
+        if after.epoch != SINCE:
+            return after
+        return Cursor(ACCEPTED, round(self.wall() * 1000) - after.sequence)
 
     def park(self, reader: Reader[Batch], wait: float) -> MaybeDeferred[Batch]:
         """Return what there is for a reader, or park it for up to ``wait`` seconds and return it.

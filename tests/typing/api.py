@@ -130,6 +130,7 @@ async def inside() -> None:
     assert_type(batch.parts, tuple[Batch, ...])
     assert_type((batch.json, batch.place, batch.once("n", lambda batch: 1)), tuple[bytes, bytes, int])
     assert_type((batch.cursor.epoch, batch.cursor.sequence), tuple[str, int])
+    assert_type((batch.cursor.is_history, batch.cursor.is_relative), tuple[bool, bool])
     assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])
     assert_type(receipt.recipients, tuple[str, ...])
     assert_type(await comet.take("bob"), Batch)

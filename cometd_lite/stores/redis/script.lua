@@ -1,8 +1,9 @@
 -- The mailboxes in Redis: everything that is asked of them is one run of this script, which is all or nothing.
 -- What is meant by each word is said in mailbox.py and memory.py; here the same rules hold.
 --
--- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals. Below the prefix lie
---   log             hash: the epoch, the last number, and what is counted over all mailboxes
+-- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals, and LAYOUT, which is raised
+-- with every change that processes of the version before would not understand. Below the prefix lie
+--   log             hash: the layout, the epoch, the last number, and what is counted over all mailboxes
 --   order           stream: each message's number, and for whom it is; what readers of patterns look through
 --   messages:NAME   stream: a mailbox's messages; the number is the entry's id
 --   box:NAME        hash: what a mailbox knows besides
@@ -12,7 +13,8 @@
 --   acknowledged    sorted set: how far the readers of each pattern came back
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
--- Channels: wake:KEY, where readers stand at a name or pattern; all; told; process:PROCESS, for one alone.
+-- Channels: wake:KEY, where readers stand at a name or pattern; patterns, by which it is known whether any stands at
+-- a pattern; all; told; process:PROCESS, for one alone.
 
 local PREFIX = KEYS[1]
 local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'
@@ -69,9 +71,9 @@ end
 
 local function load_log()
   local fields = {'sequence', 'floor', 'torn', 'memory', 'messages', 'mailboxes', 'turn', 'runs'}
-  local values = call('HMGET', LOG, 'epoch', 'run', unpack(fields))
-  log.epoch, log.run = values[1], values[2] or ''
-  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 2] or 0) end
+  local values = call('HMGET', LOG, 'epoch', 'run', 'layout', unpack(fields))
+  log.epoch, log.run, log.layout = values[1], values[2] or '', values[3] or '1'
+  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 3] or 0) end
 end
 
 -- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
@@ -157,12 +159,16 @@ local function cost(name, type, body, event)
   return MESSAGE_COST + 2 * #name + #type + #body + #event
 end
 
+local function mailbox_cost(name)
+  return MAILBOX_COST + 4 * #name
+end
+
 local function bury(box)
   write('DEL', box.key, PREFIX .. 'box:' .. box.name)
   write('ZREM', EXPIRIES, box.name)
   write('ZREM', RECLAIMABLE, box.name)
   set_log('mailboxes', log.mailboxes - 1)
-  set_log('memory', log.memory - MAILBOX_COST)
+  set_log('memory', log.memory - mailbox_cost(box.name))
   box.alive, box.changed = false, {}
   note(box.name, box.lost, box.missed == 1)
 end
@@ -259,7 +265,7 @@ local function create(box)
   box.alive, box.lost, box.missed, box.expiry, box.back = true, lost, missed, NEVER, ''
   box.changed = {lost = true, missed = true, acknowledged = true, taken = true, mixed = true, back = true}
   set_log('mailboxes', log.mailboxes + 1)
-  set_log('memory', log.memory + MAILBOX_COST)
+  set_log('memory', log.memory + mailbox_cost(box.name))
 end
 
 local function save_hash(key, values, fields)
@@ -290,10 +296,23 @@ end
 
 -- -- who waits
 
-local function wake(name, origin, ask)
+-- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
+-- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
+local function wake(names, origin, ask)
   local receivers = 0
-  for _, key in ipairs(covering(name)) do
-    receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. key, origin .. ' ' .. ask .. ' ' .. name)
+  for first = 1, #names, CHUNK do
+    local channels = {}
+    for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
+    local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
+    for at, channel in ipairs(channels) do
+      local name = names[first + at - 1]
+      local said = origin .. ' ' .. ask .. ' ' .. name
+      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
+      if listening[2] > 0 then
+        local keys = covering(name)
+        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+      end
+    end
   end
   return receivers
 end
@@ -470,6 +489,82 @@ local function looked_through(names, number, limit)
   return messages, 1, number
 end
 
+-- -- histories
+
+-- The number of the first message, of all mailboxes, that was accepted at a time or later; nil where there is none.
+-- It is searched by halves: a step looks at the first message above the middle of what is left.
+local function accepted_from(created_at)
+  local oldest = call('XRANGE', ORDER, '-', '+', 'COUNT', 1)[1]
+  if not oldest then return nil end
+  local low, high = tonumber(string.match(oldest[1], '^%d+')), log.sequence + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local raw = call('XRANGE', ORDER, whole(middle) .. '-0', '+', 'COUNT', 1)[1]
+    local one = raw and call('XRANGE', PREFIX .. 'messages:' .. raw[2][2], raw[1], raw[1])[1]
+    if not one or tonumber(entry(one).created_at) >= created_at then high = middle
+    else low = entry(one).number + 1 end
+  end
+  return low <= log.sequence and low or nil
+end
+
+-- The number before the newest messages of several mailboxes; the end of the log where they have none.
+local function before_newest(boxes, count)
+  local chunk = math.max(1, math.min(CHUNK, math.ceil(count / #boxes)))
+  local heads, place = {}, log.sequence
+  local function head(box)
+    local source = heads[box] or {found = {}, at = 1, last = '+'}
+    heads[box] = source
+    while source.at > #source.found and source.last do
+      local raw = call('XREVRANGE', box.key, source.last, '-', 'COUNT', chunk)
+      source.found, source.at, source.last = {}, 1, nil
+      for _, each in ipairs(raw) do
+        local one = entry(each)
+        if is_current(one) then source.found[#source.found + 1] = one.number end
+        if #raw == chunk then source.last = '(' .. each[1] end
+      end
+    end
+    return source.found[source.at]
+  end
+  for _ = 1, count do
+    local best, from
+    for _, box in ipairs(boxes) do
+      local number = head(box)
+      if number and (not best or number > best) then best, from = number, box end
+    end
+    if not best then break end
+    place = best - 1
+    heads[from].at = heads[from].at + 1
+  end
+  return place
+end
+
+-- Look back through the one order for the newest messages that patterns cover. Returns where to go on looking, nil
+-- where that is nowhere, the number before those that were found, and how many are left to be found.
+local function looked_back(names, count, from, place)
+  local wanted, looked = {}, 0
+  for _, name in ipairs(names) do wanted[name] = true end
+  while looked < LOOK do
+    local found = call('XREVRANGE', ORDER, from, '-', 'COUNT', CHUNK)
+    for _, raw in ipairs(found) do
+      from = '(' .. raw[1]
+      for _, key in ipairs(covering(raw[2][2])) do
+        if wanted[key] then
+          local box = box_of(raw[2][2])
+          local one = box.alive and call('XRANGE', box.key, raw[1], raw[1])[1]
+          if one and is_current(entry(one)) then
+            place, count = entry(one).number - 1, count - 1
+            if count == 0 then return nil, place, 0 end
+          end
+          break
+        end
+      end
+    end
+    if #found < CHUNK then return nil, place, count end
+    looked = looked + CHUNK
+  end
+  return from, place, count
+end
+
 local function shown(messages)
   local rows = {}
   for at, one in ipairs(messages) do
@@ -502,9 +597,11 @@ local function lacking()
   end
   for _, words in ipairs({
     {'DEL', none}, {'EXISTS', none}, {'GET', none}, {'HMGET', none, 'f'}, {'HSETNX', none, 'f', 'v'},
-    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'SADD', none, 'm'}, {'SISMEMBER', none, 'm'},
+    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'PUBSUB', 'NUMSUB', none}, {'SADD', none, 'm'},
+    {'SISMEMBER', none, 'm'},
     {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'}, {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'},
-    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
+    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'XREVRANGE', none, '+', '-'},
+    {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
     {'ZMSCORE', none, 'm'}, {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'},
     {'ZREMRANGEBYRANK', none, 1, 2}, {'ZREMRANGEBYSCORE', none, 1, 2}, {'ZSCORE', none, 'm'},
   }) do
@@ -532,7 +629,8 @@ if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 if verb == 'append' then
   -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
   -- stands before and after the number in its value, its seconds, most records, recipients, their number before
-  -- them, then the type, form and body of each content.
+  -- them, then the type, form and body of each content. A push that is not kept is taken back once the processes have
+  -- reported: the mark ! lets them report when their readers have read.
   local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
   local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
   if id ~= '' then
@@ -574,9 +672,10 @@ if verb == 'append' then
   end
   while true do
     local refused = look_for_room()
-    local created = 0
-    for _, name in ipairs(names) do if not box_of(name).alive then created = created + 1 end end
-    local over = log.memory + memory + created * MAILBOX_COST - freed - MAX_MEMORY
+    local created, over = 0, log.memory + memory - freed - MAX_MEMORY
+    for _, name in ipairs(names) do
+      if not box_of(name).alive then created, over = created + 1, over + mailbox_cost(name) end
+    end
     local boxes_over = created > 0 and log.mailboxes + created - MAX_RECIPIENTS or 0
     if not refused and over <= 0 and boxes_over <= 0 then break end
     if refused or not reclaim(over, boxes_over) then
@@ -612,9 +711,7 @@ if verb == 'append' then
     local value = ARGV[12] .. whole(first) .. ARGV[13]
     remember('receipt', id, value, tonumber(ARGV[14]), tonumber(ARGV[15]))
   end
-  local receivers = 0
-  for _, name in ipairs(names) do receivers = receivers + wake(name, origin, ask) end
-  return answer(first, receivers)
+  return answer(first, wake(names, origin, queue and ask or '!' .. ask))
 
 elseif verb == 'retract' then
   if not may_write() then return refused() end
@@ -655,6 +752,25 @@ elseif verb == 'read' then
   if not patterned then looked = (known and not gap) and place or log.sequence end
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages))
+
+elseif verb == 'history' then
+  -- ARGV: 'last' or 'accepted', how many messages or since when, where to go on looking back ('+' at first) and the
+  -- place that was found so far ('' at first), names. The results: where to go on ('' where that is nowhere), the place
+  -- after which the history begins, and how many messages are left to be found.
+  local count, names = tonumber(ARGV[5]), names_from(8)
+  if ARGV[4] == 'accepted' then
+    local first = accepted_from(count / 1000)
+    return answer('', first and first - 1 or log.sequence, 0)
+  end
+  local boxes, patterned = {}, false
+  for _, name in ipairs(names) do
+    patterned = patterned or is_pattern(name)
+    local box = box_of(name)
+    if box.alive then boxes[#boxes + 1] = box end
+  end
+  if not patterned then return answer('', #boxes > 0 and before_newest(boxes, count) or log.sequence, 0) end
+  local on, place, left = looked_back(names, count, ARGV[6], tonumber(ARGV[7]) or log.sequence)
+  return answer(on or '', place, left)
 
 elseif verb == 'acknowledge' then
   -- ARGV: pairs of a number and a name; what was acknowledged while it could not be written.
@@ -708,7 +824,7 @@ elseif verb == 'give_back' then
       set(box, 'missed', 1)
     end
   end)
-  for name in pairs(boxes) do wake(name, '-', '0') end
+  for name in pairs(boxes) do wake({name}, '-', '0') end
   return answer()
 
 elseif verb == 'delete' then
@@ -737,7 +853,7 @@ elseif verb == 'describe' then
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
-  return answer(wake(ARGV[6], ARGV[4], '?' .. ARGV[5]))
+  return answer(wake({ARGV[6]}, ARGV[4], '?' .. ARGV[5]))
 
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
@@ -769,11 +885,15 @@ elseif verb == 'attach' then
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
   local time = call('TIME')
   time = time[1] .. '.' .. string.format('%06d', time[2])
+  if log.epoch and log.layout ~= LAYOUT then return {'layout', {}, log.layout} end
   if not may_write() then
     if not log.epoch then return refused() end
     return answer(log.epoch, log.run, time)
   end
-  if not log.epoch then set_log('epoch', ARGV[8]) end
+  if not log.epoch then
+    set_log('epoch', ARGV[8])
+    set_log('layout', LAYOUT)
+  end
   if string.match(log.run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
     if log.run ~= '' then call('ZADD', RUNS, log.sequence, log.run) end

@@ -22,6 +22,9 @@ from ...limits import (
     Limits,
 )
 
+LAYOUT = 1
+"""The version of what lies in Redis; ``script.lua`` says what that is."""
+
 
 @cache
 def _text() -> str:
@@ -44,7 +47,8 @@ def script(limits: Limits) -> str:
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
     }
-    return f"local {', '.join(bounds)} = {', '.join(map(str, bounds.values()))}\n{_text()}"
+    names, values = ", ".join(bounds), ", ".join(map(str, bounds.values()))
+    return f"local LAYOUT, {names} = '{LAYOUT}', {values}\n{_text()}"
 
 
 def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:

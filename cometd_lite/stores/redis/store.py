@@ -188,8 +188,29 @@ class RedisStore:
             reading.append(mine)
         else:
             self._reading[asked] = [mine]
-            self._read(asked, 0, now).addBoth(self._was_read, asked)
+            found = self._read_history(asked, now) if after.is_history else self._read(asked, 0, now)
+            found.addBoth(self._was_read, asked)
         return mine
+
+    def _read_history(self, asked: tuple[tuple[str, ...], Cursor, int, bool], now: float) -> Deferred[Batch]:
+        """Read from the beginning of a history on. It has no gap: what lies before it was not asked for."""
+        recipients, after, limit, _ = asked
+        place = self._beginning(recipients, after.epoch, after.sequence, b"+", "", now)
+        found = place.addCallback(
+            lambda place: self._read((recipients, Cursor(self._link.epoch, place), limit, False), 0, now)
+        )
+        return found.addCallback(lambda batch: Batch(batch.messages, batch.cursor, False, batch.more))
+
+    def _beginning(
+        self, recipients: tuple[str, ...], word: str, count: int, at: bytes, place: int | str, now: float
+    ) -> Deferred[int]:
+        """Return the number after which a history begins; the words are those of the script's ``history``."""
+
+        def looked(reply: list[Any]) -> MaybeDeferred[int]:
+            at, place, left = reply
+            return self._beginning(recipients, word, left, at, place, now) if at else place
+
+        return self._link.run(now, "history", word, count, at, place, *recipients).addCallback(looked)
 
     def _read(
         self, asked: tuple[tuple[str, ...], Cursor, int, bool], looked: int, now: float
