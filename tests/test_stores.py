@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from cometd_lite.core.message import ACCEPTED, LAST, NOW, OLDEST, Batch, Content, Cursor, Message, Push
+from cometd_lite.core.namespaces import Namespace, Namespaces
 from cometd_lite.core.store import Contents, Usage
 from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import MailboxFull, ServerFull
@@ -30,8 +31,15 @@ KIND = "test"
 class Shelf:
     """A store, and the time; what it answers later is waited for."""
 
-    def __init__(self, store: Any, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Any,
+        settle: Callable[[], None] = lambda: None,
+        namespaces: dict[str, Namespace] | None = None,
+    ) -> None:
         self.store = store
+        if namespaces is not None:
+            store.use(Namespaces(namespaces))
         self.settle = settle
         self.now = 1_000.0
         self.first: int | None = None
@@ -118,27 +126,30 @@ def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]
     made: list[Shelf] = []
     recounts: list[Callable[[], object]] = []
 
-    def memory(limits: Limits, overflow: str) -> Shelf:
-        return Shelf(MemoryStore(limits, overflow=overflow))
+    def memory(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
+        return Shelf(MemoryStore(limits, overflow=overflow), namespaces=namespaces)
 
-    def sqlite(limits: Limits, overflow: str) -> Shelf:
+    def sqlite(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
         turns = Turns()
         path = tmp_path / f"{len(made)}.db"
-        return Shelf(SQLiteStore(path, limits, overflow=overflow, worker=turns), turns.settle)
+        store = SQLiteStore(path, limits, overflow=overflow, worker=turns)
+        return Shelf(store, turns.settle, namespaces)
 
-    def redis(limits: Limits, overflow: str) -> Shelf:
+    def redis(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
         server = request.getfixturevalue("redis")
         address = f"{server.address}?prefix={tmp_path.name}.{len(made)}:"
         clock = Clock()
         wires = Wires(server.socket, clock)
         store = RedisStore(address, limits, overflow=overflow, clock=clock, endpoint=wires)
         recounts.append(lambda: Recount(server, store.address.prefix))
-        return Shelf(store, wires.settle)
+        return Shelf(store, wires.settle, namespaces)
 
     makers = {"memory": memory, "sqlite": sqlite, "redis": redis}
 
-    def make(*, overflow: str = "reject", **limits: Any) -> Shelf:
-        made.append(makers[request.param](Limits(**limits), overflow))
+    def make(
+        *, overflow: str = "reject", namespaces: dict[str, Namespace] | None = None, **limits: Any
+    ) -> Shelf:
+        made.append(makers[request.param](Limits(**limits), overflow, namespaces))
         return made[-1]
 
     yield make
@@ -307,6 +318,78 @@ def test_a_patterns_reader_finds_what_is_kept_among_many_that_are_gone(store: Sh
     store.push("chat/b", body="2")
     assert data(store.read("chat/*")) == ["1", "2"]
     assert data(store.read("chat/*", after=store.read("chat/a").cursor)) == ["2"]
+
+
+# -- namespaces
+
+
+@pytest.fixture
+def spaced(shelves: Shelves) -> Shelf:
+    """Return a store with two namespaces, one within the other."""
+    return shelves(
+        capacity=3,
+        ttl=100.0,
+        namespaces={
+            "chat/**": Namespace(capacity=2, overflow="drop-oldest", ttl=10.0),
+            "chat/large/*": Namespace(capacity=5, capacity_bytes=20, ttl=1_000.0),
+        },
+    )
+
+
+def test_a_namespace_has_a_capacity_and_an_overflow_of_its_own(spaced: Shelf) -> None:
+    for body in "12345":
+        spaced.push("chat/a", body=body)
+    assert data(spaced.read("chat/a")) == ["4", "5"]
+    spaced.push("chat/large/a", body=["1", "2", "3", "4", "5"])
+    for full in ("chat/large/a", "bob"):
+        with pytest.raises(MailboxFull):
+            spaced.push(full, body=["1"] * 3 + ["2"])
+    with pytest.raises(MailboxFull, match="a mailbox holds 2 messages"):
+        spaced.push("chat/a", body=["1", "2", "3"])
+    with pytest.raises(MailboxFull, match="5 messages and 20 bytes"):
+        spaced.push("chat/large/b", body="x" * 21)
+    spaced.push("bob", body=["1", "2", "3"])
+    with pytest.raises(MailboxFull):
+        spaced.push("bob")
+
+
+def test_what_a_push_says_counts_more_than_its_namespace(spaced: Shelf) -> None:
+    spaced.push("chat/a", body=["1", "2"], ttl=5)
+    with pytest.raises(MailboxFull):
+        spaced.push("chat/a", body="3", overflow="reject")
+    spaced.now += 6
+    assert data(spaced.read("chat/a")) == []
+
+
+def test_a_namespace_keeps_messages_for_a_time_of_its_own(spaced: Shelf) -> None:
+    pushed = spaced.push("chat/a", "bob", "chat/large/a", ttl=5_000)
+    assert [message.expires_at - spaced.now for message in pushed] == [10.0, 100.0, 1_000.0]
+    spaced.push("chat/a", "bob", "chat/large/a")
+    kept = []
+    for seconds in (9, 2, 90, 800, 100):
+        spaced.now += seconds
+        spaced.ask(spaced.store.expire(spaced.now))
+        kept.append([len(data(spaced.read(name))) for name in ("chat/a", "bob", "chat/large/a")])
+    assert kept == [[2, 2, 2], [0, 2, 2], [0, 0, 2], [0, 0, 2], [0, 0, 0]]
+
+
+def test_a_push_to_several_namespaces_goes_to_all_of_them_or_to_none(spaced: Shelf) -> None:
+    spaced.push("bob", body=["1", "2", "3"])
+    spaced.push("chat/a", body=["1", "2"])
+    with pytest.raises(MailboxFull, match="'bob' is full"):
+        spaced.push("chat/a", "bob", body="4")
+    assert data(spaced.read("chat/a")) == ["1", "2"]
+    spaced.push("chat/a", "chat/large/a", body=["4", "5"])
+    assert data(spaced.read("chat/a")) == ["4", "5"]
+    assert data(spaced.read("chat/large/a")) == ["4", "5"]
+
+
+def test_a_mailbox_that_is_larger_than_others_is_described_and_deleted_whole(spaced: Shelf) -> None:
+    spaced.push("chat/large/a", body=["1", "2", "3", "4", "5"])
+    assert spaced.describe("chat/large/a").queued == 5
+    spaced.delete("chat/large/a")
+    assert data(spaced.read("chat/large/a")) == []
+    assert spaced.usage.messages == 0
 
 
 # -- histories

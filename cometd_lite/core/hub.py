@@ -26,6 +26,7 @@ from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .idempotency import Receipts
 from .message import ACCEPTED, NOW, SINCE, Batch, Cursor, Message, Push, Receipt
+from .namespaces import Namespaces
 from .readers import Follower, Poll, Reader, Take
 from .registry import Registry
 from .store import Contents, SharedStore, Store
@@ -48,6 +49,8 @@ class Hub:
 
     ``clock`` is where waits and ages are measured; ``wall`` tells people when a message was accepted.
     ``on_push`` is called with each message that was accepted, once it has woken the readers that wait.
+    ``max_body`` is how many bytes a push may have that goes to a recipient of no namespace, where there are
+    ``namespaces``.
     """
 
     log = Logger()
@@ -60,8 +63,15 @@ class Hub:
         *,
         counts: Counts | None = None,
         wall: Callable[[], float] = time.time,
+        namespaces: Namespaces | None = None,
+        max_body: int = 0,
     ) -> None:
         self.store = store
+        self.namespaces = namespaces
+        """What holds for patterns of recipients; None where nothing was set."""
+        self._max_body = max_body
+        if namespaces is not None:
+            store.use(namespaces)
         self.shared = store if isinstance(store, SharedStore) else None
         """The store again, where other processes use it too; None where all readers are here."""
         self.registry = registry
@@ -93,6 +103,8 @@ class Hub:
             raise BodyTooLarge(
                 f"A push makes at most {PUSH_MESSAGES} messages: its lines, for each recipient."
             )
+        if self.namespaces is not None:
+            self.namespaces.check_body(push, self._max_body)
         return self._push(push) if push.key is None else self.receipts.push(push, self._push)
 
     def discard(self, push: Push) -> MaybeDeferred[Receipt]:

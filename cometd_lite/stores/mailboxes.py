@@ -14,6 +14,7 @@ from itertools import islice
 
 from ..core.mailbox import Mailbox
 from ..core.message import COMMON_TYPES, OLDEST, Batch, Cursor, Message, Push
+from ..core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ..core.nametable import NameTable
 from ..core.recipient import covering, is_pattern
 from ..errors import ServerFull
@@ -50,6 +51,9 @@ class Mailboxes:
     ) -> None:
         self.limits = limits
         self.overflow = overflow
+        self._own_bounds = own_bounds(limits, overflow)
+        self._bounds: MostSpecific[MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces; None where all have ``_own_bounds``."""
         self.epoch = epoch or new_epoch()
         self.sequence = 0
         self.memory = 0
@@ -73,6 +77,13 @@ class Mailboxes:
         self._lost = Losses(limits.max_recipients)
         self._acknowledged: NameTable[int] = NameTable(limits.max_recipients, ACKNOWLEDGED_BYTES)
         """How far the readers of each pattern came back."""
+
+    def use(self, namespaces: Namespaces) -> None:
+        """See ``Store.use``."""
+        self._bounds = namespaces.bounds(self._own_bounds)
+
+    def _bounds_of(self, recipient: str) -> MailboxBounds:
+        return self._own_bounds if self._bounds is None else self._bounds.of(recipient)
 
     # -- how mailboxes come and go
 
@@ -151,12 +162,14 @@ class Mailboxes:
 
     def _numbered(self, push: Push, now: float, created_at: float, last: int) -> list[Message]:
         """Return the push's messages with the numbers after ``last``, line by line; nothing is kept yet."""
-        expires_at = now + (self.limits.ttl if push.ttl is None else min(push.ttl, self.limits.ttl))
-        recipients = [self._shared_name(recipient) for recipient in push.recipients]
-        addressed = [(content, recipient) for content in push.contents for recipient in recipients]
+        recipients = [
+            (self._shared_name(recipient), now + self._bounds_of(recipient).kept_for(push))
+            for recipient in push.recipients
+        ]
+        addressed = [(content, *recipient) for content in push.contents for recipient in recipients]
         return [
             Message(Cursor(self.epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient) in enumerate(addressed, last + 1)
+            for number, (content, recipient, expires_at) in enumerate(addressed, last + 1)
         ]
 
     def _shared_name(self, recipient: str) -> str:
@@ -169,15 +182,16 @@ class Mailboxes:
         excesses = []
         count = len(push.contents)
         size = sum([len(content.body) for content in push.contents])
-        reject = (push.overflow or self.overflow) == "reject"
-        limits = self.limits
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             mailbox = self._mailboxes.get(recipient)
             if mailbox is None:
                 mailbox = Mailbox(recipient)
             else:
                 self._hear_of_patterns(mailbox)
-            excess = mailbox.in_the_way(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+            excess = mailbox.in_the_way(
+                count, size, bounds.capacity, bounds.capacity_bytes, reject=bounds.rejects(push)
+            )
             excesses.append((mailbox, excess))
         return excesses
 

@@ -54,17 +54,17 @@ class MemoryStore(Mailboxes):
         mailbox = self._mailboxes.get(push.recipients[0])
         if mailbox is None or not push.queue or len(push.recipients) > 1 or len(push.contents) > 1:
             return None
-        limits = self.limits
+        bounds = self._own_bounds if self._bounds is None else self._bounds.of(mailbox.recipient)
         content = push.contents[0]
-        if len(mailbox.messages) >= limits.capacity:
+        if len(mailbox.messages) >= bounds.capacity:
             return None
-        if mailbox.size + len(content.body) > limits.capacity_bytes:
+        if mailbox.size + len(content.body) > bounds.capacity_bytes:
             return None
-        expires_at = now + (limits.ttl if push.ttl is None else min(push.ttl, limits.ttl))
+        expires_at = now + (bounds.ttl if push.ttl is None else min(push.ttl, bounds.ttl))
         cursor = Cursor(self.epoch, self.sequence + 1)
         message = Message(cursor, mailbox.recipient, content, created_at, expires_at, push.event)
         size = cost(message)
-        if self.memory + size > limits.max_memory:
+        if self.memory + size > self.limits.max_memory:
             return None
         self.sequence = cursor.sequence
         self._put(mailbox, message, size)

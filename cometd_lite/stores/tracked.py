@@ -146,8 +146,8 @@ class TrackedMailboxes(MemoryStore):
 
     def _is_crowded(self, push: Push, size: int) -> bool:
         """Whether a mailbox does not hold a push besides all that it has, and that comes already."""
-        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             count, total = len(push.contents), size
             mailbox = self._mailboxes.get(recipient)
             if mailbox is not None:
@@ -157,24 +157,22 @@ class TrackedMailboxes(MemoryStore):
             if held is not None:
                 count += held[0]
                 total += held[1]
-            if count > capacity or total > capacity_bytes:
+            if count > bounds.capacity or total > bounds.capacity_bytes:
                 return True
         return False
 
     def _check_pending(self, push: Push, size: int) -> None:
         """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
-        if (push.overflow or self.overflow) != "reject":
-            return
-        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             held = self._pending.get(recipient)
-            if held is None:
+            if held is None or not bounds.rejects(push):
                 continue
             count, total = held[0] + len(push.contents), held[1] + size
-            if count > capacity or total > capacity_bytes:
+            if count > bounds.capacity or total > bounds.capacity_bytes:
                 raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            mailbox.in_the_way(count, total, capacity, capacity_bytes, reject=True)
+            mailbox.in_the_way(count, total, bounds.capacity, bounds.capacity_bytes, reject=True)
 
     def _recounted(self) -> int:
         return super()._recounted() + sum([memory for _, _, memory in self._pending.values()])
@@ -330,15 +328,15 @@ class TrackedMailboxes(MemoryStore):
         """Take in what a file holds. ``offset`` is what makes this process's times seconds since 1970."""
         self.epoch = kept.epoch
         self.sequence = self.numbered = kept.sequence
-        latest = now + self.limits.ttl  # were the wall clock set back, a message would live for too long
         for row in kept.messages:
             cursor = Cursor(kept.epoch, row.sequence)
             if row.form == "text":
                 row.body.decode()  # a file that is damaged is to be refused now, and not when it is read
             type_ = COMMON_TYPES.get(row.type, row.type)
             content = Content(row.body, type_, row.form)
-            expires_at = min(row.expires_at - offset, latest)
             recipient = self._shared_name(row.recipient)
+            latest = now + self._bounds_of(recipient).ttl  # the wall clock may have been set back
+            expires_at = min(row.expires_at - offset, latest)
             self.keep(Message(cursor, recipient, content, row.created_at, expires_at, row.event))
         for mailbox in self._mailboxes.values():
             # Of a mailbox whose losses had been forgotten when it was made this may not be in the file yet.

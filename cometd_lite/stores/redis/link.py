@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ...core.namespaces import MailboxBounds
 from ...core.store import StoreUnusable, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
@@ -86,6 +87,8 @@ class RedisLink:
         self.on_entered: Callable[[], object] = lambda: None
         self.on_lost: Callable[[], object] = lambda: None
         self.on_writable: Callable[[], object] = lambda: None
+        self.bounds_of: Callable[[str], MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces."""
         self.refusal = ""
         """The error with which Redis refuses pushes, as in ``OOM``; empty where it takes them."""
         self._limits = limits
@@ -319,7 +322,7 @@ class RedisLink:
             if not freed:
                 self._hear(said)
             raise WritesRefused(freed)
-        error = refusal(status, rest[0] if rest else b"", self._limits)
+        error = refusal(status, rest[0] if rest else b"", self._limits, self.bounds_of)
         if error is not None:
             raise error
         # The log is not the one that was entered: Redis was emptied. The link enters the new one.

@@ -21,6 +21,7 @@ local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'
 local EXPIRIES, RECLAIMABLE = PREFIX .. 'expiries', PREFIX .. 'reclaimable'
 local LOST, MISSED, ACKNOWLEDGED = PREFIX .. 'lost', PREFIX .. 'missed', PREFIX .. 'acknowledged'
 local CHUNK = 100  -- entries that are fetched at once
+local ALL = 1000000000  -- a number of entries that no mailbox reaches
 local NEVER = 1e15
 
 local call = redis.call
@@ -355,12 +356,26 @@ end
 
 -- -- room
 
+-- The bounds of the mailboxes of a push: the server's own, where rules only say whether a full one refuses it, or, with
+-- namespaces, for each name what rules say: whether it refuses, its capacity, its bytes, and when the messages expire.
+local function bounds_of(names, rules, expires_at)
+  local own, bounds, at = {reject = rules == '1', capacity = CAPACITY, bytes = CAPACITY_BYTES, expires = expires_at}, {}, 0
+  for _, name in ipairs(names) do bounds[name] = own end
+  for reject, capacity, bytes, expires in string.gmatch(rules, '(%d),(%d+),(%d+),(%S+)') do
+    at = at + 1
+    bounds[names[at]] = {
+      reject = reject == '1', capacity = tonumber(capacity), bytes = tonumber(bytes), expires = expires,
+    }
+  end
+  return bounds
+end
+
 -- The oldest messages that must go before count more of so many bytes fit; nil and why where they do not.
-local function in_the_way(box, count, size, reject)
-  local going = {}
-  local over, bytes_over = box.count + count - CAPACITY, box.size + size - CAPACITY_BYTES
+local function in_the_way(box, count, size, bounds)
+  local going, reject = {}, bounds.reject
+  local over, bytes_over = box.count + count - bounds.capacity, box.size + size - bounds.bytes
   if over <= 0 and bytes_over <= 0 then return going end
-  if count > CAPACITY or size > CAPACITY_BYTES then return nil, 'too large' end
+  if count > bounds.capacity or size > bounds.bytes then return nil, 'too large' end
   local first = '-'
   repeat
     local found = range(box, first, CHUNK)
@@ -627,12 +642,12 @@ load_log()
 if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 
 if verb == 'append' then
-  -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
+  -- ARGV: process, number of the ask, created at, expires at, event, rules, queue, the record's id (or ''), what
   -- stands before and after the number in its value, its seconds, most records, recipients, their number before
   -- them, then the type, form and body of each content. A push that is not kept is taken back once the processes have
   -- reported: the mark ! lets them report when their readers have read.
-  local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-  local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
+  local origin, ask, created_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[8]
+  local queue, id = ARGV[10] == '1', ARGV[11]
   if id ~= '' then
     local value = call('GET', PREFIX .. 'record:receipt:' .. id)
     if value then return {'repeated', {}, value} end
@@ -648,6 +663,7 @@ if verb == 'append' then
   end
   local names, at = {}, 17 + tonumber(ARGV[16])
   for index = 17, at - 1 do names[#names + 1] = ARGV[index] end
+  local bounds = bounds_of(names, ARGV[9], ARGV[7])
   local count, size, memory = (#ARGV - at + 1) / 3, 0, 0
   for index = at, #ARGV, 3 do
     size = size + #ARGV[index + 2]
@@ -660,9 +676,9 @@ if verb == 'append' then
     if not queue then return nil end
     for _, name in ipairs(names) do
       local box = box_of(name)
-      if box.count + count > CAPACITY or box.size + size > CAPACITY_BYTES then
+      if box.count + count > bounds[name].capacity or box.size + size > bounds[name].bytes then
         hear_of_patterns(box)
-        local old, why = in_the_way(box, count, size, reject)
+        local old, why = in_the_way(box, count, size, bounds[name])
         if not old then return {why, {}, name} end
         going[name] = old
         for _, one in ipairs(old) do freed = freed + cost(name, one.type, one.body, one.event) end
@@ -686,10 +702,11 @@ if verb == 'append' then
   for name, old in pairs(going) do drop(box_of(name), old) end
 
   local first = log.sequence + 1
-  local number, expires = log.sequence, tonumber(expires_at)
+  local number = log.sequence
   for index = at, #ARGV, 3 do
     for _, name in ipairs(names) do
-      local box = box_of(name)
+      local box, expires_at = box_of(name), bounds[name].expires
+      local expires = tonumber(expires_at)
       if not box.alive then create(box) end
       number = number + 1
       call('XADD', box.key, whole(number) .. '-0', 't', ARGV[index], 'f', ARGV[index + 1], 'b', ARGV[index + 2],
@@ -832,7 +849,7 @@ elseif verb == 'delete' then
   if box.alive then
     if not may_write() then return refused() end
     local all = {}
-    for at, raw in ipairs(range(box, '-', CAPACITY)) do all[at] = entry(raw) end
+    for at, raw in ipairs(range(box, '-', ALL)) do all[at] = entry(raw) end
     drop(box, all)
   end
   return answer()
@@ -842,7 +859,7 @@ elseif verb == 'describe' then
   if not box.alive then return answer(0, 0, 0, 0) end
   hear_of_patterns(box)
   local queued, size, oldest, newest = 0, 0, nil, 0
-  for _, raw in ipairs(range(box, '-', CAPACITY)) do
+  for _, raw in ipairs(range(box, '-', ALL)) do
     local one = entry(raw)
     if is_current(one) then
       oldest, newest = oldest or one.number, one.number

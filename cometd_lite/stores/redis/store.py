@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from sys import intern
 from typing import Any
 
@@ -24,6 +25,7 @@ from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ...core.message import Batch, Content, Cursor, Message, Push, Receipt
+from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.store import RPC, Contents, Readers, Record, State, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
@@ -65,6 +67,9 @@ class RedisStore:
             clock = reactor
         self.limits = limits or Limits()
         self.overflow = overflow
+        self._own_bounds = own_bounds(self.limits, overflow)
+        self._bounds: MostSpecific[MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces; None where all have ``_own_bounds``."""
         self.process = secrets.token_hex(8)
         """The name of this process among all that serve these mailboxes."""
         self._clock = clock
@@ -78,6 +83,11 @@ class RedisStore:
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
 
     # -- the start and the end
+
+    def use(self, namespaces: Namespaces) -> None:
+        """See ``Store.use``."""
+        bounds = self._bounds = namespaces.bounds(self._own_bounds)
+        self._link.bounds_of = bounds.of
 
     def open(self, now: float) -> Deferred[None]:  # noqa: ARG002  the store has its own clock
         """See ``Store.open``. Fires when Redis is reached; one that is away is tried until it is there."""
@@ -103,18 +113,24 @@ class RedisStore:
 
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
         """See ``Store.append``. Fails with ``Repeated`` where another process knows the idempotency key."""
-        limits = self.limits
-        ttl = limits.ttl if push.ttl is None else min(push.ttl, limits.ttl)
-        if not push.queue:
-            ttl = min(ttl, STORE_STALLED_SECONDS)  # it is retracted, but by a process that may die before
+        own = self._own_bounds
+        # What is not to be kept is retracted, but by a process that may die before.
+        most = inf if push.queue else STORE_STALLED_SECONDS
+        if self._bounds is None:
+            rules = "1" if own.rejects(push) else "0"
+            expiries = [now + min(own.kept_for(push), most)] * len(push.recipients)
+        else:
+            each = [self._bounds.of(recipient) for recipient in push.recipients]
+            expiries = [now + min(one.kept_for(push), most) for one in each]
+            rules = self._rules(push, each, expiries)
         ask, count = self._wakes.begin_count()
         words = (
             self.process,
             ask,
             repr(created_at),
-            repr(now + ttl + self._link.offset),
+            repr(expiries[0] + self._link.offset),
             push.event or "",
-            int((push.overflow or self.overflow) == "reject"),
+            rules,
             int(push.queue),
             *self._receipt(push, created_at),
             len(push.recipients),
@@ -122,9 +138,17 @@ class RedisStore:
             *[word for content in push.contents for word in (content.type, content.form, content.body)],
         )
         messages = self._run_append(now, words).addCallback(
-            self._appended, push, self._link.epoch, created_at, now + ttl, count, ask
+            self._appended, push, self._link.epoch, created_at, expiries, count, ask
         )
         return messages.addErrback(self._not_appended, ask)
+
+    def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
+        """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
+        rules = [
+            (int(one.rejects(push)), one.capacity, one.capacity_bytes, repr(expires_at + self._link.offset))
+            for one, expires_at in zip(each, expiries, strict=True)
+        ]
+        return " ".join([",".join(map(str, rule)) for rule in rules])
 
     def _run_append(self, now: float, words: tuple[Any, ...]) -> Deferred[list[Any]]:
         """Append; where Redis has no memory, again for as long as there is something read that can go."""
@@ -154,15 +178,19 @@ class RedisStore:
         push: Push,
         epoch: str,
         created_at: float,
-        expires_at: float,
+        expiries: list[float],
         count: ReaderCount,
         ask: int,
     ) -> Sequence[Message]:
         first, receivers = reply
-        addressed = [(content, recipient) for content in push.contents for recipient in push.recipients]
+        addressed = [
+            (content, recipient, expires_at)
+            for content in push.contents
+            for recipient, expires_at in zip(push.recipients, expiries, strict=True)
+        ]
         messages = [
             Message(Cursor(epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient) in enumerate(addressed, first)
+            for number, (content, recipient, expires_at) in enumerate(addressed, first)
         ]
         return Appended(messages, self._wakes.counted(receivers, count, ask))
 
