@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -581,7 +581,10 @@ def test_what_lies_in_redis_in_another_layout_is_not_touched_and_told_in_a_sente
     assert cluster.server.ask("HGETALL", f"{cluster.prefix}:log") == before
     cluster.server.ask("HDEL", f"{cluster.prefix}:log", "layout")  # as versions without layouts have left it
     _, opened = begin(cluster)
-    assert opened.value is None
+    cluster.hubs.pop()
+    with pytest.raises(StoreUnusable, match="has layout 1, and"):
+        _ = opened.value
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", ours)
 
 
 def test_a_process_that_finds_another_layout_when_it_comes_back_says_so_once_and_waits(
@@ -1115,6 +1118,35 @@ def test_readers_of_patterns_are_woken_after_a_reconnect(kept: RedisServer) -> N
     cluster.find_again()
     assert cluster.ask(here.push(push("a/b", body="1"))).delivered == 1
     assert data(poll.value) == ["1"]
+
+
+# -- what it takes in Redis
+
+
+def test_mailboxes_take_little_memory_with_the_default_configuration(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    cluster = Cluster(server, "cometd-lite")
+    here = cluster.join()
+    names = [f"room/{number}" for number in range(100, 600)]
+
+    def used() -> int:
+        return int(re.search(rb"used_memory:(\d+)", server.ask("INFO", "memory"))[1])  # type: ignore[index]
+
+    def fill(names: Iterable[str]) -> int:
+        before = used()
+        pushed = [Outcome(here.push(push(name, body="x" * 100))) for name in names]
+        cluster.wires.settle()
+        assert all(outcome.value.delivered == 0 for outcome in pushed)
+        return used() - before
+
+    fill(["warm up"])
+    empty = used()
+    assert fill(names) < 1_200 * len(names)
+    assert fill(names) < 250 * len(names)
+    assert fill(names[:10] * 50) < 250 * 500
+    usage = here.store.usage()
+    assert used() - empty < 1.5 * usage.memory
+    server.kill()
 
 
 # -- addresses

@@ -24,7 +24,7 @@ from ...limits import (
     Limits,
 )
 
-LAYOUT = 1
+LAYOUT = 2
 """The version of what lies in Redis; ``script.lua`` says what that is."""
 
 

@@ -1,7 +1,7 @@
 """Mailboxes in Redis, which any number of processes on any number of machines serve together.
 
 Each thing that is asked is one run of one script (``script.lua``), so that it is done in full or not at all,
-and in one order for all processes. Mailboxes are streams, whose entries have the numbers of the one order. A
+and in one order for all processes. Mailboxes are lists of messages, each with its number of the one order. A
 push publishes the names it was for; each process listens where readers of its own stand. All of that goes
 over one connection, in order: a reader that is parked, listens, and then looks, has missed nothing.
 
@@ -24,13 +24,14 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
-from ...core.message import Batch, Content, Cursor, Message, Push, Receipt
+from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.store import RPC, Contents, Readers, Record, State, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
 from .backlog import Backlog
+from .entries import pack, unpack
 from .link import RedisLink, WritesRefused
 from .wakes import ReaderCount, Wakes
 
@@ -127,15 +128,13 @@ class RedisStore:
         words = (
             self.process,
             ask,
-            repr(created_at),
             repr(expiries[0] + self._link.offset),
-            push.event or "",
             rules,
             int(push.queue),
             *self._receipt(push, created_at),
             len(push.recipients),
             *push.recipients,
-            *[word for content in push.contents for word in (content.type, content.form, content.body)],
+            *[pack(content, push.event, created_at) for content in push.contents],
         )
         messages = self._run_append(now, words).addCallback(
             self._appended, push, self._link.epoch, created_at, expiries, count, ask
@@ -224,10 +223,9 @@ class RedisStore:
         """Read from the beginning of a history on. It has no gap: what lies before it was not asked for."""
         recipients, after, limit, _ = asked
         place = self._beginning(recipients, after.epoch, after.sequence, b"+", "", now)
-        found = place.addCallback(
-            lambda place: self._read((recipients, Cursor(self._link.epoch, place), limit, False), 0, now)
+        return place.addCallback(
+            lambda place: self._read((recipients, Cursor("history", place), limit, False), 0, now)
         )
-        return found.addCallback(lambda batch: Batch(batch.messages, batch.cursor, False, batch.more))
 
     def _beginning(
         self, recipients: tuple[str, ...], word: str, count: int, at: bytes, place: int | str, now: float
@@ -274,21 +272,10 @@ class RedisStore:
 
         return self._link.run(now, "take", limit, *recipients).addCallback(taken)
 
-    def _messages(self, rows: list[Any], epoch: str) -> tuple[Message, ...]:
+    def _messages(self, rows: list[bytes], epoch: str) -> tuple[Message, ...]:
         offset = self._link.offset
-        return tuple(
-            [
-                Message(
-                    Cursor(epoch, number),
-                    intern(name.decode()),
-                    Content(body, intern(kind.decode()), intern(form.decode())),  # type: ignore[arg-type]  # one of three
-                    float(created_at),
-                    float(expires_at) - offset,
-                    event.decode() or None,
-                )
-                for number, name, kind, form, body, created_at, expires_at, event in rows
-            ]
-        )
+        named = zip(rows[::2], rows[1::2], strict=True)
+        return tuple([unpack(entry, intern(name.decode()), epoch, offset) for name, entry in named])
 
     def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
         """See ``Store.give_back``. While Redis is away, or takes no writes, it is done later."""
