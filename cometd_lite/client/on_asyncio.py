@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled, ConnectionDone, ConnectionLost
@@ -90,8 +91,7 @@ class LoopConnection(asyncio.Protocol, Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connect Twisted's protocol."""
-        assert isinstance(transport, asyncio.Transport), "loops give what asyncio's documentation says"
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods and not the class
         self._protocol.makeConnection(self)
 
     def data_received(self, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,10 @@ from program import PATIENCE, eventually
 from tools import needs_chromium
 
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+class NotLoaded(Exception):
+    """The page has no document yet in which a script could run."""
 
 
 class Chromium:
@@ -61,6 +66,8 @@ class Chromium:
         while True:
             heard = json.loads(self.message())
             if heard.get("id") == number:
+                if "execution context" in heard.get("error", {}).get("message", ""):
+                    raise NotLoaded
                 assert "error" not in heard, heard
                 result: dict[str, Any] = heard["result"]
                 return result
@@ -89,4 +96,9 @@ class Page:
 
     def until(self, script: str) -> Any:
         """Wait until an expression is true in the page."""
-        return eventually(lambda: self.evaluate(script), script)
+
+        def holds() -> Any:
+            with suppress(NotLoaded):
+                return self.evaluate(script)
+
+        return eventually(holds, script)

@@ -1,6 +1,6 @@
 """Rules: how the blocks under each heading of the documentation are run, and what they must show.
 
-``rules_start``, ``rules_history``, ``rules_programs`` and ``rules_deploy`` have a function for each heading
+``rules_start``, ``rules_howto``, ``rules_programs`` and ``rules_deploy`` have a function for each heading
 with blocks.
 """
 

@@ -67,7 +67,7 @@ def chat(walk: Walk) -> None:
 # -- recipes
 
 
-@under("docs/howto/recipes.md", "Tell someone something, now or when he is back")
+@under("docs/howto/recipes.md", "Tell a person something, now or later")
 def tell_someone(walk: Walk) -> None:
     walk.server()
     walk.shell("201 Created", '"delivered":1')

@@ -22,6 +22,7 @@ import pytest
 from fork_server import ROOT
 from program import PATIENCE, Program, Run, eventually
 from tls import certificate
+from tools import needs_package
 
 from cometd_lite import SyncClient
 from cometd_lite.client import NoAnswer
@@ -371,6 +372,8 @@ def history(room):
 @pytest.fixture
 def site(program: Program, tmp_path: Path) -> Iterator[int]:
     """Return the port of a Flask application under gunicorn, with two workers of four threads each."""
+    needs_package("flask")
+    needs_package("gunicorn")
     (tmp_path / "views.py").write_text(APPLICATION)
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]

@@ -44,8 +44,10 @@ TWISTD_COMMAND = ".venv/bin/twistd -n --pidfile= cometd-lite"
 _PORT = re.compile(r"(?<=[:= ])(80\d\d)\b")
 _COMMANDS = {
     "cometd-lite": f'exec {sys.executable} -m cometd_lite "$@"',
+    "gunicorn": f'exec {sys.executable} -m gunicorn "$@"',
     "python": f'exec {sys.executable} "$@"',
     "twistd": f'exec {sys.executable} -c "{TWISTD}" "$@"',
+    "uvicorn": f'exec {sys.executable} -m uvicorn "$@"',
 }
 """What ``pip install`` puts into ``.venv/bin``."""
 
