@@ -7,17 +7,34 @@ as an object for Twisted programs, ``twistd cometd-lite`` the server as a comman
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Client", "Comet", "Content", "Cursor", "Limits", "Message", "Receipt", "SyncClient"]
+__all__ = [
+    "Batch",
+    "Client",
+    "Comet",
+    "Content",
+    "Cursor",
+    "Limits",
+    "Message",
+    "Namespace",
+    "Receipt",
+    "SyncClient",
+]
 
 if TYPE_CHECKING:
     from .client import Client, SyncClient
     from .comet import Comet
     from .core.message import Batch, Content, Cursor, Message, Receipt
+    from .core.namespaces import Namespace
     from .limits import Limits
 
-_HOMES = {"Client": "client", "Comet": "comet", "Limits": "limits", "SyncClient": "client"} | dict.fromkeys(
-    ("Batch", "Content", "Cursor", "Message", "Receipt"), "core.message"
-)
+_HOMES = {
+    "Client": "client",
+    "Comet": "comet",
+    "Limits": "limits",
+    "SyncClient": "client",
+    "Namespace": "core.namespaces",
+    **dict.fromkeys(("Batch", "Content", "Cursor", "Message", "Receipt"), "core.message"),
+}
 
 
 def __getattr__(name: str) -> Any:

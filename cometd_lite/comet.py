@@ -6,7 +6,8 @@ Python values and HTTP requests arrive; messages leave, to the readers that wait
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
@@ -25,6 +26,7 @@ from .bayeux.options import BayeuxOptions
 from .bayeux.transport import BayeuxTransport
 from .core.hub import Hub, Standing
 from .core.message import Batch, Content, Cursor, Message, Push, Receipt
+from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
 from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
@@ -56,6 +58,7 @@ class Comet:
     """A comet server inside a Twisted program: push and poll from Python, and serve the same over HTTP.
 
     Messages live in memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
+    ``namespaces`` are other bounds for the recipients of a pattern, as in ``{"chat/**": Namespace(ttl=60)}``.
     Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``clock`` is the reactor unless given, its ages
     measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the
     proxies, by address or network, that are believed whom they speak for.
@@ -74,6 +77,7 @@ class Comet:
         limits: Limits | None = None,
         store: Store | None = None,
         overflow: Literal["reject", "drop-oldest"] = "reject",
+        namespaces: Mapping[str, Namespace] | None = None,
         hosts: Hosts | None = None,
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
@@ -96,12 +100,15 @@ class Comet:
             clock = Monotonic(IReactorTime(reactor))
         self.limits = limits or Limits()
         self.metrics = Metrics()
+        spaces = Namespaces(namespaces) if namespaces else None
         self.hub = Hub(
             store or MemoryStore(self.limits, overflow=overflow, soon=partial(clock.callLater, 0)),
             Registry(clock, self.limits.max_parked),
             clock,
             counts=self.metrics,
             wall=wall,
+            namespaces=spaces,
+            max_body=self.limits.max_body,
         )
         observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave)
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
@@ -109,7 +116,7 @@ class Comet:
         self.clients = Clients(self.limits, clock, self.proxies.trusts)
         self.routes = Routes(
             self.hub,
-            self.limits,
+            self._served_limits(spaces),
             policy=Policy(
                 clock,
                 wall,
@@ -131,6 +138,12 @@ class Comet:
             tokens.on_removed.append(lambda removed: revoke(removed, REVOKED_SECONDS))
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
+
+    def _served_limits(self, namespaces: Namespaces | None) -> Limits:
+        """Return the bounds of requests: a body may be as large as any recipient takes."""
+        if namespaces is None:
+            return self.limits
+        return replace(self.limits, max_body=namespaces.largest_body(self.limits.max_body))
 
     def start(self) -> MaybeDeferred[None]:
         """Open the store, and begin to clear away, every second, what is too old.
@@ -239,10 +252,12 @@ class Comet:
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
     ) -> Deferred[Batch]:
-        """Return what the recipients hold after a cursor, ``"oldest"`` or ``"now"``, once there is something.
+        """Return what the recipients hold after a cursor, once there is something.
 
-        After ``wait`` seconds the batch is empty. Take nothing away; come back with the batch's cursor.
-        Fails with ``ValueError`` for a malformed cursor or a ``limit`` below 1, else with a ``CometError``.
+        ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
+        ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds the
+        batch is empty. Take nothing away; come back with the batch's cursor. Fails with ``ValueError`` for a
+        malformed cursor or a ``limit`` below 1, else with a ``CometError``.
         """
 
         def poll() -> MaybeDeferred[Batch]:

@@ -62,6 +62,12 @@ POLL_MESSAGES = 100
 POLL_MESSAGES_MOST = 1_000
 """Messages in one answer at the most: one answer is one step for the reactor."""
 
+HISTORY_MESSAGES_MOST = 1_000
+"""The newest messages that ``after=last:`` may ask for (HTTP.md, "Poll"): as many as one answer has."""
+
+HISTORY_DIGITS = 8
+"""Digits of the seconds that ``after=since:`` may ask for: three years, beyond which times are mistakes."""
+
 POLL_BYTES = 1024 * 1024
 """Bodies in one answer at the most; a single larger message is still delivered."""
 
@@ -80,11 +86,27 @@ REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
 for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
 
-MESSAGE_OVERHEAD = 500
-"""What a message costs in memory besides its body: objects and table entries, 500 measured."""
+MESSAGE_OVERHEAD = 400
+"""What a message costs in memory besides its body, its event and a rare type: objects and table entries, 390
+measured."""
 
-MAILBOX_OVERHEAD = 500
-"""What a mailbox costs in memory besides its messages, 490 measured; ``tests/test_limits.py`` does both."""
+MAILBOX_OVERHEAD = 400
+"""What a mailbox costs in memory besides its name and messages, 400 measured; ``tests/test_limits.py`` does
+both."""
+
+NAME_OVERHEAD = 200
+"""What a table that forgets the oldest takes for a name besides its text: 150 to 210 measured."""
+
+LOSSES_BYTES = 32 * 1024 * 1024
+"""Names of mailboxes that are no more, and of patterns, with where messages were lost: 130,000 ordinary ones.
+A reader of a name that was forgotten is told a gap."""
+
+ACKNOWLEDGED_BYTES = 16 * 1024 * 1024
+"""Patterns, with how far their readers came back: 65,000 ordinary ones. Of one that was forgotten no message
+makes room until a reader of it comes back again."""
+
+SEEN_BYTES = 8 * 1024 * 1024
+"""Names, with when a reader of them was here: 30,000 ordinary ones."""
 
 ONLINE_SECONDS = 45.0
 """A reader that polled this recently is online: longer than a wait and a reconnect together."""
@@ -152,6 +174,23 @@ NOT_BEFORE_LEEWAY_SECONDS = 10.0
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
+SESSION_OVERHEAD = 1_000
+"""What a listener or a Bayeux session takes in memory besides the names that it reads, 830 measured."""
+
+SESSION_NAME_OVERHEAD = 100
+"""What a name that it reads takes besides its text: an entry of a tuple, and one that says since when."""
+
+SESSION_BYTES = 2_000
+"""Memory of one listener or Bayeux session where as many exist as may be: it reads five ordinary names. Those
+that read more leave room for fewer others."""
+
+PLACE_OVERHEAD = 300
+"""What a place in the registry takes besides the text of its key, 260 measured."""
+
+PLACES_BYTES = 4_000
+"""Memory of the places of one reader where as many are parked as may be, for those that name several: ten
+ordinary names. Those that name more leave room for fewer others."""
+
 LISTENER_SECONDS = 300.0
 """A listener that is not polled for this long is gone, unless it asked for another time."""
 
@@ -177,9 +216,6 @@ BAYEUX_BATCH_BYTES = 1024 * 1024
 
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
-
-BAYEUX_SUBSCRIPTIONS_IN_ALL = 500_000
-"""Subscriptions of all Bayeux sessions: 60 MB with ordinary names, 200 MB with the longest."""
 
 BAYEUX_BROWSER_SESSIONS = 100
 """Bayeux sessions of one browser, unless told: it has fewer tabs, but a page may shake hands in a loop."""
@@ -263,11 +299,13 @@ push that fits into unused pages of the file needs half of this."""
 STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
 
-REDIS_MESSAGE_COST = 100
-"""What a message takes in Redis besides its name, type, body and event, 65 measured: it is in two streams."""
+REDIS_MESSAGE_COST = 80
+"""What a message takes in Redis besides its name, type, body and event: 50 measured in a mailbox of many, and
+80 in one of two."""
 
-REDIS_MAILBOX_COST = 4_500
-"""What a mailbox takes in Redis besides its messages: its stream begins with 4 KB (docs/scale.md)."""
+REDIS_MAILBOX_COST = 600
+"""What a mailbox takes in Redis besides its messages, and its name in four keys: 460 measured, and 130 more
+once something of it was read."""
 
 REDIS_LOOK = 1_000
 """Messages of others that are looked through for the reader of a pattern in one step of Redis."""
@@ -346,7 +384,8 @@ class Limits:
     """The longest that a poll may ask to be held: RFC 6202 §5.5 saw success up to 120 s."""
 
     max_parked: int = 15_000
-    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes."""
+    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes. What
+    they name takes 60 MB."""
 
     max_connections: int = 20_000
     """Connections that are open: those of all parked readers, and some thousands that push or are idle. Fewer
@@ -356,7 +395,7 @@ class Limits:
     """Mailboxes that exist at once: 50 MB of overhead."""
 
     max_sessions: int = 50_000
-    """Listeners and Bayeux clients remembered at once: 50 MB."""
+    """Listeners and Bayeux clients remembered at once: of each kind so many, and 100 MB."""
 
     max_memory: int = 256 * 1024 * 1024
     """Bytes of all messages and mailboxes, overhead included."""

@@ -23,6 +23,7 @@ from .access.origins import Hosts
 from .access.tokens import Tokens
 from .access_log import FORMATS, AccessLog
 from .bayeux.options import BayeuxOptions
+from .core.namespaces import Namespace, check_pattern
 from .core.store import Store
 from .limits import Limits
 from .server import Proxies
@@ -80,6 +81,54 @@ def _parameter(name: str, default: str | None, sentence: str, read: Callable[[st
             raise UsageError(f"--{name} {text}: it takes {error}.") from None
 
     return (name, None, default, sentence, coerce)
+
+
+_SETTINGS: dict[str, Callable[[str], Any]] = {
+    "capacity": count,
+    "capacity-bytes": size,
+    "ttl": duration,
+    "overflow": one_of("reject", "drop-oldest"),
+    "max-body": size,
+    "presence": one_of("yes", "no"),
+    "unread-after": duration,
+}
+"""What ``--namespace`` may set, and what reads it."""
+
+
+def namespace(text: str) -> Namespace:
+    """Return what ``capacity=50,ttl=1h`` sets. Raises ``ValueError`` with a sentence."""
+    given: dict[str, Any] = {}
+    for setting in text.split(","):
+        name, _, value = setting.partition("=")
+        if name not in _SETTINGS:
+            raise ValueError(f"there is no setting {name!r}; there are {', '.join(_SETTINGS)}.")
+        if name in given:
+            raise ValueError(f"{name} is set twice.")
+        try:
+            given[name] = _SETTINGS[name](value)
+        except ValueError as error:
+            raise ValueError(f"{name} takes {error}.") from None
+    if "presence" in given:
+        given["presence"] = given["presence"] == "yes"
+    return Namespace(**{name.replace("-", "_"): value for name, value in given.items()})
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Join each ``--namespace PATTERN`` with the word that follows: Twisted's options take one word."""
+    joined: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        joined.append(word)
+        pattern = next(rest, None) if word == "--namespace" else None
+        if pattern is not None:
+            joined.append(pattern)
+        if pattern is not None or word.startswith("--namespace="):
+            settings = next(rest, None)
+            if settings is not None and not settings.startswith("-"):
+                joined[-1] += f" {settings}"
+            elif settings is not None:
+                joined += _joined([settings, *rest])
+    return joined
 
 
 class Options(UsageOptions):
@@ -160,6 +209,7 @@ no pid file."""
             if coerce and default is not None:
                 self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
         self["listen"] = []
+        self["namespace"] = {}
         self["allow-origin"] = []
         self["allow-parameter"] = []
         self["host"] = []
@@ -185,6 +235,23 @@ no pid file."""
     def opt_key(self, file: str) -> None:
         """Check tokens against this key file: a secret, a PEM public key or a JWKS; may be given again."""
         self["key"].append(file)
+
+    def opt_namespace(self, text: str) -> None:
+        """Let other bounds hold for a pattern, as in 'chat/**' capacity=50,ttl=1h; may be given again."""
+        pattern, _, settings = text.rpartition(" ")
+        if not pattern.strip() or "=" not in settings:
+            raise UsageError(
+                f"--namespace {text}: it takes a pattern and what holds for it, "
+                "as in 'chat/**' capacity=50,ttl=1h."
+            )
+        pattern = pattern.strip()
+        if pattern in self["namespace"]:
+            raise UsageError(f"--namespace {pattern} is given twice; join what holds for it by commas.")
+        try:
+            check_pattern(pattern)
+            self["namespace"][pattern] = namespace(settings)
+        except ValueError as error:
+            raise UsageError(f"--namespace {text}: {error}") from None
 
     def opt_proxied(self, network: str) -> None:
         """Believe this proxy whom it speaks for: an address, a network or unix; may be given again."""
@@ -223,8 +290,9 @@ no pid file."""
 
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
         """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""
+        words = sys.argv[1:] if options is None else list(options)
         try:
-            super().parseOptions(options)  # type: ignore[no-untyped-call]  # Twisted's
+            super().parseOptions(_joined(words))  # type: ignore[no-untyped-call]  # Twisted's
         except UsageError as error:
             raise SystemExit(f"cometd-lite: {error}") from None
 

@@ -270,6 +270,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         limits=replace(limits, max_connections=room.connections),
         store=options.store,
         overflow=options["overflow"],
+        namespaces=options["namespace"],
         hosts=options.hosts,
         origins=options["allow-origin"],
         allow_parameters=options["allow-parameter"],
@@ -292,7 +293,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         application,
         clock=reactor,
         bounds=Bounds(
-            body=options["max-body"], idle_seconds=ceil(options["keep-alive"]), refused=room.refused
+            body=comet.routes.limits.max_body, idle_seconds=ceil(options["keep-alive"]), refused=room.refused
         ),
         prefix=options["mount"].encode(),
         proxies=comet.proxies or None,

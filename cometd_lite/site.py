@@ -128,6 +128,9 @@ class TwistedWebExchange:
         """Return 0: a transport of Twisted does not tell."""
         return 0
 
+    def hold(self, size: int) -> None:
+        """Count nothing: a transport of Twisted has no total."""
+
     def is_sending(self) -> bool:
         """Return False: a transport of Twisted does not tell."""
         return False

@@ -253,6 +253,9 @@ class Wire:
     def is_sending(self) -> bool:
         return self.sending
 
+    def hold_backlog(self, size: int) -> None:
+        self.backlog = size
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed = code
 

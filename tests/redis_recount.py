@@ -1,19 +1,26 @@
 """A recount of what lies in a Redis below a prefix: whether its keys agree with each other.
 
-``script.lua`` says what each key is. It counts as it goes; here everything is counted from the streams.
+``script.lua`` says what each key is. It counts as it goes; here everything is counted from the lists.
 """
 
 from __future__ import annotations
 
 import socket
+from struct import Struct
 from typing import Any
 
 from redis_server import PATIENCE, RedisServer, ask
 
 from cometd_lite.core.recipient import is_pattern
 from cometd_lite.limits import REDIS_MAILBOX_COST, REDIS_MESSAGE_COST
+from cometd_lite.stores.redis.entries import unpack
 
-NUMBERS = {"lost", "missed", "acknowledged", "taken", "count", "size", "expiry", "latest", "mixed"}
+FIELDS = (
+    "lost", "missed", "acknowledged", "taken", "count", "size", "expiry", "latest", "mixed", "newest", "turn",
+)  # fmt: skip
+BOX = Struct(f"<{len(FIELDS)}d")
+HEAD_BYTES = 33
+NUMBER = Struct("<d")
 
 
 class Recount:
@@ -36,6 +43,11 @@ class Recount:
         found = self.ask("ZRANGE", self.prefix + key, 0, -1, "WITHSCORES")
         return {name.decode(): float(score) for name, score in pairs(found)}
 
+    def messages(self, name: str) -> dict[int, bytes]:
+        """Return the messages of a mailbox by their numbers, as they lie there."""
+        found = self.ask("LRANGE", f"{self.prefix}messages:{name}", 0, -1)
+        return {int(NUMBER.unpack_from(entry)[0]): entry for entry in found}
+
     def stream(self, key: str) -> dict[int, dict[str, bytes]]:
         return {
             int(id_.partition(b"-")[0]): {name.decode(): value for name, value in pairs(fields)}
@@ -55,13 +67,14 @@ class Recount:
         assert expiries.keys() == names, "each mailbox has its next expiry"
         assert reclaimable.keys() <= names, "only mailboxes may be reclaimed"
         order: dict[int, str] = {}
-        memory = len(names) * REDIS_MAILBOX_COST
+        memory = sum([REDIS_MAILBOX_COST + 4 * len(name.encode()) for name in names])
         for name in names:
-            messages = self.stream(f"messages:{name}")
+            messages = self.messages(name)
             order |= dict.fromkeys(messages, name)
             memory += sum(cost(name, message) for message in messages.values())
-            read = self.check_box(name, messages, expiries[name])
-            assert name in reclaimable or not read, f"{name!r}: what was read may go"
+            read, turn = self.check_box(name, messages, expiries[name])
+            assert reclaimable.get(name, 0) == turn, f"{name!r}: when it became reclaimable is what it says"
+            assert turn or not read, f"{name!r}: what was read may go"
         assert {number: fields["n"].decode() for number, fields in self.stream("order").items()} == order, (
             "the order is the union of the mailboxes"
         )
@@ -79,30 +92,33 @@ class Recount:
                 _, kind, id_ = key.split(":", 2)
                 assert id_ in self.scores(f"records:{kind}"), f"{key!r}: a record is among those of its kind"
 
-    def check_box(self, name: str, messages: dict[int, dict[str, bytes]], expiry: float) -> bool:
-        """Check what a mailbox knows; return whether a message was read."""
-        box = self.hash(f"box:{name}")
-        back = set(map(int, box.get("back", "").split()))
-        known = {field: float(value) for field, value in box.items() if field in NUMBERS}
+    def check_box(self, name: str, messages: dict[int, bytes], expiry: float) -> tuple[bool, float]:
+        """Check what a mailbox knows; return whether a message was read, and when it became reclaimable."""
+        packed = self.ask("GET", f"{self.prefix}box:{name}")
+        known = dict(zip(FIELDS, BOX.unpack_from(packed), strict=True))
+        back = set(map(int, packed[BOX.size :].split()))
+        heads = {number: unpack(message, name, "", 0.0) for number, message in messages.items()}
         assert known["count"] == len(messages), f"{name!r}: the messages are counted"
-        assert known["size"] == sum([len(one["b"]) for one in messages.values()]), (
+        assert list(messages) == sorted(messages), f"{name!r}: the messages are in order"
+        assert max(messages) <= known["newest"], f"{name!r}: the newest number is known"
+        assert known["size"] == sum([len(one.content.body) for one in heads.values()]), (
             f"{name!r}: size is the sum"
         )
         assert known["expiry"] == expiry, f"{name!r}: the next expiry is that of the sorted set"
-        assert all(float(one["x"]) >= expiry for one in messages.values()), (
+        assert all(one.expires_at >= expiry for one in heads.values()), (
             f"{name!r}: nothing expires before the next expiry"
         )
         assert back <= messages.keys(), f"{name!r}: what was given back is kept"
         assert all(number <= known["taken"] for number in back), f"{name!r}: what was given back was taken"
-        return any(
+        read = any(
             number <= known["acknowledged"] or (number <= known["taken"] and number not in back)
             for number in messages
         )
+        return read, known["turn"]
 
 
-def cost(name: str, message: dict[str, bytes]) -> int:
-    texts = (message["t"], message["b"], message["e"])
-    return REDIS_MESSAGE_COST + 2 * len(name.encode()) + sum(map(len, texts))
+def cost(name: str, message: bytes) -> int:
+    return REDIS_MESSAGE_COST + len(name.encode()) + len(message) - HEAD_BYTES
 
 
 def pairs(flat: list[Any]) -> list[tuple[Any, Any]]:

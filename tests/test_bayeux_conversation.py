@@ -13,7 +13,7 @@ from helpers import message as at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cometd_lite.bayeux import BayeuxOptions, conversation
+from cometd_lite.bayeux import BayeuxOptions
 from cometd_lite.bayeux.answers import BatchAnswer
 from cometd_lite.bayeux.conversation import Bayeux
 from cometd_lite.bayeux.effects import (
@@ -549,21 +549,21 @@ def test_the_subscriptions_of_a_session_are_bounded(world: World) -> None:
     assert reply["error"] == f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions"
 
 
-def test_the_subscriptions_of_all_sessions_are_bounded_and_freed_when_they_end(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversation, "BAYEUX_SUBSCRIPTIONS_IN_ALL", 5)
+def test_the_subscriptions_of_all_sessions_are_bounded_in_bytes_and_freed_when_they_end() -> None:
+    world = World(most=10)
+    channels = [f"/{number:0190}" for number in range(30)]
     one, other = world.connected(), world.connected()
-    assert world.say(subscribe(one, ["/a", "/b", "/c"]))[0]["successful"] is True
-    (reply,) = world.say(subscribe(other, ["/a", "/b", "/c"]))
+    assert world.say(subscribe(one, channels))[0]["successful"] is True
+    (reply,) = world.say(subscribe(other, channels))
     assert reply["error"] == "503::server-full"
-    world.say(unsubscribe(one, "/a"))
-    assert world.say(subscribe(other, ["/a", "/b", "/c"]))[0]["successful"] is True
+    assert world.session(other).recipients == ()
+    world.say(unsubscribe(one, channels[:15]))
+    assert world.say(subscribe(other, channels[:15]))[0]["successful"] is True
+    world.bayeux.sessions.check_invariants()
     world.say(disconnect(one))
-    assert world.bayeux.sessions.subscriptions == 3
     world.now += 60.0
     world.bayeux.sessions.expire(world.now)
-    assert world.bayeux.sessions.subscriptions == 0
+    assert world.bayeux.sessions.memory == 0
 
 
 def test_two_requests_at_once_subscribe_once(world: World) -> None:
@@ -579,7 +579,7 @@ def test_two_requests_at_once_subscribe_once(world: World) -> None:
         with pytest.raises(StopIteration):
             talk.send(Cursor(EPOCH, 9))
     assert world.session(client_id).recipients == ("a",)
-    assert world.bayeux.sessions.subscriptions == 1
+    world.bayeux.sessions.check_invariants()
 
 
 def test_a_subscription_that_comes_after_the_end_is_not_counted(world: World) -> None:
@@ -589,7 +589,7 @@ def test_a_subscription_that_comes_after_the_end_is_not_counted(world: World) ->
     world.say(disconnect(client_id))
     with pytest.raises(StopIteration):
         talk.send(Cursor(EPOCH, 9))
-    assert world.bayeux.sessions.subscriptions == 0
+    assert world.bayeux.sessions.memory == 0
 
 
 # -- a session's place

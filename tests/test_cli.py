@@ -436,11 +436,22 @@ def test_a_poll_tells_of_a_gap(shell: Shell, capsys: pytest.CaptureFixture[str])
     assert "are lost" in capsys.readouterr().err
 
 
+def test_a_poll_and_a_following_begin_with_a_history(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("1", "2", "3"):
+        shell.type("push", "bob", text)
+    assert shell.type("poll", "bob", "--after", "last:2") == status.DONE
+    assert shell.type("follow", "bob", "--after", "since:60", "--count", "3") == status.DONE
+    assert shell.printed == "2\n3\n1\n2\n3\n"
+
+
 def test_what_is_no_cursor_is_a_wrong_use(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("poll", "follow"):
         assert shell.type(command, "bob", "--after", "yesterday") == status.USAGE
         assert capsys.readouterr().err == (
-            "cometd-lite: --after yesterday: not a cursor that a server gave out, or oldest, or now.\n"
+            "cometd-lite: --after yesterday: not a cursor that a server gave out, "
+            "or oldest, now, last:50 or since:600.\n"
         )
 
 

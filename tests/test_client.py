@@ -785,6 +785,26 @@ def test_now_begins_where_the_server_stands_when_it_is_first_asked(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("after", ["last:2", "since:60"])
+def test_a_following_begins_with_a_history_and_misses_nothing_from_then_on(
+    server: MemoryServer, after: str, stream: bool
+) -> None:
+    server.result(server.client.push("bob", "long ago"))
+    server.advance(100)
+    for number in (1, 2):
+        server.result(server.client.push("bob", number))
+    reading = Reading(server, after=after, stream=stream)
+    empty = Reading(server, "eve", after=after, stream=stream)
+    server.reset()
+    for number in (3, 4, 5):
+        server.result(server.client.push(["bob", "eve"], number))
+    server.advance(2)
+    assert reading.data == [1, 2, 3, 4, 5]
+    assert empty.data == [3, 4, 5]
+    assert reading.gaps == empty.gaps == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_several_recipients_and_patterns_are_one_following_in_one_order(
     server: MemoryServer, stream: bool
 ) -> None:

@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.idempotency import Receipts
-from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Push, Receipt
+from cometd_lite.core.message import LAST, NOW, OLDEST, SINCE, Batch, Content, Cursor, Push, Receipt
 from cometd_lite.core.readers import Follower
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import Usage
@@ -861,6 +861,35 @@ def test_a_push_for_nobody_but_who_waits_reaches_who_waits(slow: Here) -> None:
         _ = pushing.value
     assert slow.memory.usage() == Usage(0, 0, 0)
     slow.assert_quiet()
+
+
+@pytest.mark.parametrize("after", [Cursor(LAST, 2), Cursor(SINCE, 60_000)])
+def test_a_history_that_a_store_answers_later_is_read_once_and_goes_on_by_cursor(
+    slow: Here, after: Cursor
+) -> None:
+    slow.pushing("bob", body=["1", "2"])
+    there, waiting = slow.poll("bob", after=after), slow.poll("eve", after=after)
+    slow.store.settle()
+    assert data(there.value) == ["1", "2"]
+    slow.pushing("eve", body=["1", "2", "3"])
+    slow.store.settle()
+    assert data(waiting.value) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("after", [Cursor(LAST, 2), Cursor(SINCE, 60_000)])
+def test_a_history_is_refused_where_the_store_goes_away_before_it_was_read(slow: Here, after: Cursor) -> None:
+    poll = slow.poll("bob", after=after)
+    slow.store.next("read").fail(StoreDown("away"))
+    with pytest.raises(StoreDown):
+        _ = poll.value
+
+
+def test_a_time_is_counted_back_from_when_it_was_asked_for(slow: Here) -> None:
+    poll = slow.poll("bob", after=Cursor(SINCE, 1_000))
+    slow.clock.advance(5)
+    slow.pushing("bob", body="1")
+    slow.store.settle()
+    assert data(poll.value) == ["1"]
 
 
 def test_at_the_bound_what_a_slow_store_has_is_answered_and_the_rest_refused(clock: Clock) -> None:

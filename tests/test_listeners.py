@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.listeners import Listeners, ListenerSession
-from cometd_lite.core.message import NOW
+from cometd_lite.core.message import LAST, NOW, Cursor
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import Record
 from cometd_lite.errors import ListenerGone, ServerFull, StoreDown
@@ -37,6 +37,16 @@ def test_an_answer_that_cannot_be_written_is_sent_again(setting):
     lost = setting.listeners.poll(listener, None, 0.0, 10, lambda: False)
     assert data(now(lost)) == ["hi"]
     assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == ["hi"]
+    assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == []
+
+
+def test_a_history_that_cannot_be_written_is_sent_again_from_the_same_place(setting):
+    listener = now(setting.listeners.register(("bob",)))
+    now(setting.hub.push(push("bob", body=["1", "2", "3"])))
+    lost = setting.listeners.poll(listener, Cursor(LAST, 2), 0.0, 10, lambda: False)
+    assert data(now(lost)) == ["2", "3"]
+    now(setting.hub.push(push("bob", body=["4", "5"])))
+    assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == ["2", "3", "4", "5"]
     assert data(now(setting.listeners.poll(listener, None, 0.0, 10))) == []
 
 

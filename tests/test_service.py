@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 
 from cometd_lite import listening, service
 from cometd_lite.access.origins import Hosts
+from cometd_lite.core.namespaces import Namespace
 from cometd_lite.limits import FILES_RESERVED, Limits
 from cometd_lite.listening import with_backlog
 from cometd_lite.options import mount, one_of
@@ -123,6 +124,57 @@ def test_a_wrong_value_is_told_with_the_option_and_what_is_right(name, values, r
         assert f"--{name} {value}" in sentence
         assert right in sentence
         assert "\n" not in sentence
+
+
+def test_namespaces_are_given_as_a_pattern_and_settings() -> None:
+    settings = (
+        "capacity=50,capacity-bytes=64k,ttl=1h,overflow=drop-oldest,max-body=2k,presence=yes,unread-after=10m"
+    )
+    chat = Namespace(
+        capacity=50,
+        capacity_bytes=65_536,
+        ttl=3_600.0,
+        overflow="drop-oldest",
+        max_body=2_048,
+        presence=True,
+        unread_after=600.0,
+    )
+    jobs = Namespace(presence=False)
+    expected = {"chat/**": chat, "my jobs/*": jobs, "last": Namespace(ttl=5.0)}
+    in_words = ["--namespace", "chat/**", settings, "--namespace", "my jobs/*", "presence=no", "--no-console"]
+    in_words += ["--namespace", "last", "ttl=5", "--ttl", "1h"]
+    in_one = ["--ttl", "1h", f"--namespace=chat/** {settings}", "--namespace", "my jobs/* presence=no"]
+    in_one += ["--namespace=last", "ttl=5", "--no-console"]
+    for words in (in_words, in_one):
+        options = parsed(*words)
+        assert options["namespace"] == expected
+        assert (options["ttl"], options["no-console"]) == (3_600.0, 1)
+    comet = makeService(parsed(*in_words)).comet
+    assert comet.hub.namespaces.of("chat/a/b") == chat
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("a/**",), "a/**: it takes a pattern and what holds for it, as in 'chat/**' capacity=50,ttl=1h."),
+        (("ttl=1h",), "ttl=1h: it takes a pattern and what holds for it, as in 'chat/**' capacity="),
+        (("chat/**", "--reuse-port"), "chat/**: it takes a pattern and what holds for it"),
+        (("a/**", "size=5"), "a/** size=5: there is no setting 'size'; there are capacity, capacity-bytes,"),
+        (("a/**", "ttl=0"), "a/** ttl=0: ttl takes a time above 0, in seconds or as in 90s, 15m, 12h or 7d."),
+        (("a/**", "overflow=x"), "a/** overflow=x: overflow takes reject or drop-oldest."),
+        (("a/**", "presence=1"), "a/** presence=1: presence takes yes or no."),
+        (("a/**", "ttl=1,ttl=2"), "a/** ttl=1,ttl=2: ttl is set twice."),
+        (("a/**", "ttl"), "a/** ttl: it takes a pattern"),
+        (("a/**/b", "ttl=1"), "a/**/b ttl=1: 'a/**/b' is no recipient or pattern: "),
+        (("$x", "ttl=1"), "$x ttl=1: '$x' is no recipient or pattern: "),
+        (
+            ("a", "ttl=1", "--namespace", "a", "capacity=1"),
+            "a is given twice; join what holds for it by commas.",
+        ),
+    ],
+)
+def test_a_wrong_namespace_is_told_with_what_is_right(words: tuple[str, ...], sentence: str) -> None:
+    assert refusal("--namespace", *words).startswith(f"cometd-lite: --namespace {sentence}")
 
 
 @pytest.mark.parametrize(

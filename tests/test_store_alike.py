@@ -13,7 +13,7 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.task import Clock
 
-from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
+from cometd_lite.core.message import LAST, NOW, OLDEST, Batch, Cursor
 from cometd_lite.errors import CometError
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
@@ -22,7 +22,7 @@ from cometd_lite.stores.redis.store import RedisStore
 LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100)
 NAMES = ("a", "a/b", "c")
 ANY = (*NAMES, "*", "**", "a/*", "a/**")
-PLACES = ("oldest", "now", "other", *range(-3, 12))
+PLACES = ("oldest", "now", "other", "last 1", "last 4", "accepted 1", "accepted 20", *range(-3, 12))
 
 names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True).map(tuple)
 readers = st.lists(st.sampled_from(ANY), min_size=1, max_size=3, unique=True).map(tuple)
@@ -88,6 +88,10 @@ class Asked:
         end = self.ask(self.store.read(("nobody",), NOW, 1, self.now)).cursor
         if isinstance(place, int):
             after = Cursor(end.epoch, max(0, end.sequence - place))
+        elif " " in place:
+            word, count = place.split()
+            amount = int(count) if word == LAST else round((self.now - int(count)) * 1000)
+            after = Cursor(word, amount)
         else:
             after = {"oldest": OLDEST, "now": NOW, "other": Cursor("otherepoch", 3)}[place]
         return self.batch(self.ask(self.store.read(names, after, limit, self.now, acks)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +20,11 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.listeners import Listeners, ListenerSession
 from cometd_lite.core.message import NOW, OLDEST, Cursor
+from cometd_lite.core.readers import Poll
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable
 from cometd_lite.deferreds import MaybeDeferred
-from cometd_lite.errors import KeyReused, ListenerGone, StoreDown
+from cometd_lite.errors import KeyReused, ListenerGone, NobodyWaits, StoreDown
 from cometd_lite.limits import (
     ONLINE_SECONDS,
     REDIS_COUNT_SECONDS,
@@ -563,6 +564,62 @@ def test_a_redis_that_is_too_old_is_told_with_its_version(cluster: Cluster) -> N
         _ = opened.value
 
 
+def test_what_lies_in_redis_in_another_layout_is_not_touched_and_told_in_a_sentence(
+    cluster: Cluster,
+) -> None:
+    cluster.ask(cluster.join().push(push("bob", body="1")))
+    ours = cluster.server.ask("HGET", f"{cluster.prefix}:log", "layout")
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", "99")
+    before = cluster.server.ask("HGETALL", f"{cluster.prefix}:log")
+    _, opened = begin(cluster)
+    cluster.hubs.pop()
+    with pytest.raises(
+        StoreUnusable,
+        match=rf"has layout 99, and this version of cometd-lite has layout {int(ours)} \(docs/redis.md says",
+    ):
+        _ = opened.value
+    assert cluster.server.ask("HGETALL", f"{cluster.prefix}:log") == before
+    cluster.server.ask("HDEL", f"{cluster.prefix}:log", "layout")  # as versions without layouts have left it
+    _, opened = begin(cluster)
+    cluster.hubs.pop()
+    with pytest.raises(StoreUnusable, match="has layout 1, and"):
+        _ = opened.value
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", ours)
+
+
+def test_a_process_that_finds_another_layout_when_it_comes_back_says_so_once_and_waits(
+    cluster: Cluster,
+) -> None:
+    hub = cluster.join()
+    ours = cluster.server.ask("HGET", f"{cluster.prefix}:log", "layout")
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", "99")
+    with capturedLogs() as logged:
+        cluster.wires.wires[0].abortConnection()
+        cluster.find_again()
+    assert sum("has layout 99, and this version" in line for line in told(logged)) == 1
+    with pytest.raises(StoreDown):
+        cluster.ask(hub.push(push("bob")))
+    cluster.server.ask("HSET", f"{cluster.prefix}:log", "layout", ours)
+    cluster.find_again()
+    cluster.ask(hub.push(push("bob")))
+
+
+def test_processes_are_renewed_one_after_the_other_and_readers_go_on(cluster: Cluster) -> None:
+    cluster.join(), cluster.join()
+    place, read = cluster.end(cluster.hubs[0]), []
+    for turn in range(4):
+        parked = cluster.begin(cluster.hubs[1].poll(("bob",), place, 100.0))
+        cluster.push(0, "bob", str(turn))
+        read += data(parked.value)
+        place = parked.value.cursor
+        cluster.ask(cluster.hubs.pop(0).store.close())
+        # Another version of the same layout may have other bounds, and so another script.
+        cluster.limits = Limits(capacity=100 + turn)
+        cluster.join()
+    assert read == ["0", "1", "2", "3"]
+    assert not cluster.ask(cluster.hubs[0].poll(("bob",), place, 0.0)).gap
+
+
 def test_a_redis_that_does_not_greet_is_tried_again(kept: RedisServer) -> None:
     cluster = Cluster(kept, "p")
     cluster.wires.patience = 0.0
@@ -973,21 +1030,123 @@ def test_however_many_names_are_asked_for_few_are_listened_to_besides_those_wher
     assert data(parked.value) == ["hi"]
 
 
-class Deaf(Registry):
-    """The readers of a process that is woken, and whose reads never end."""
+class Reading(Registry):
+    """The readers of a process that are woken, and whose reads never end."""
 
     def wakes_ended(self) -> MaybeDeferred[None]:
         return Deferred()
 
 
+def test_a_push_does_not_wait_until_the_readers_of_other_processes_have_read(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    readers = Reading(cluster.clock, 1_000)
+    there.store.share(readers)
+    reader = Poll(there, ("bob",), OLDEST, 10)
+    cluster.begin(there.store.read(("bob",), OLDEST, 10, 0.0))
+    readers.park(reader, 100.0)
+    assert cluster.ask(here.push(push("bob"))).delivered == 1
+
+
+def test_a_push_that_is_not_kept_waits_until_the_readers_of_other_processes_have_read(
+    cluster: Cluster,
+) -> None:
+    here, there = cluster.join(), cluster.join()
+    polled = cluster.begin(there.poll(("bob",), OLDEST, 100.0))
+    assert cluster.ask(here.push(push("bob", body="1", queue=False))).delivered == 1
+    assert data(polled.value) == ["1"]
+    cluster.begin(there.poll(("bob",), OLDEST, 100.0))
+    there.store.share(Reading(cluster.clock, 1_000))
+    pushed = cluster.begin(here.push(push("bob", queue=False)))
+    assert pushed.parked
+    cluster.clock.advance(REDIS_COUNT_SECONDS)
+    cluster.wires.settle()
+    with pytest.raises(NobodyWaits):
+        _ = pushed.value
+
+
 def test_a_process_that_does_not_report_holds_up_a_push_for_a_moment_only(cluster: Cluster) -> None:
     here, there = cluster.join(), cluster.join()
     cluster.begin(there.poll(("bob",), OLDEST, 100.0))
-    there.store.share(Deaf(cluster.clock, 1_000))
+    still = cluster.wires.wires.pop()
     pushed = cluster.begin(here.push(push("bob")))
     assert pushed.parked
     cluster.clock.advance(REDIS_COUNT_SECONDS)
     assert pushed.value.delivered == 0
+    cluster.wires.wires.append(still)
+
+
+def published(cluster: Cluster) -> int:
+    """Return how often Redis has published something, with or without listeners."""
+    found = re.search(rb"cmdstat_publish:calls=(\d+)", cluster.server.ask("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+def test_a_push_publishes_only_where_readers_stand(cluster: Cluster) -> None:
+    _, there = cluster.join(), cluster.join()
+    before = published(cluster)
+    cluster.push(0, "a/b/c", "1")
+    assert published(cluster) == before
+    poll = cluster.begin(there.poll(("a/b/c",), NOW, 100.0))
+    before = published(cluster)
+    cluster.push(0, "a/b/c", "2")
+    assert data(poll.value) == ["2"]
+    assert published(cluster) == before + 2  # the name, and the report of how many it woke
+
+
+def test_patterns_are_published_to_for_as_long_as_a_process_has_readers_of_one(cluster: Cluster) -> None:
+    here, there = cluster.join(), cluster.join()
+    polls = [cluster.begin(there.poll((name,), NOW, 100.0)) for name in ("a/*", "a/**", "**")]
+    assert cluster.ask(here.push(push("a/b", body="1"))).delivered == 3
+    assert [data(poll.value) for poll in polls] == [["1"]] * 3
+    again = cluster.begin(there.poll(("a/*",), NOW, 1_000.0))
+    cluster.clock.advance(REDIS_STAND_SECONDS + 1)
+    sweep(cluster)
+    assert cluster.ask(here.push(push("a/b", body="2"))).delivered == 1
+    assert data(again.value) == ["2"]
+    cluster.clock.advance(REDIS_STAND_SECONDS + 1)
+    sweep(cluster)
+    before = published(cluster)
+    assert cluster.ask(here.push(push("a/b", body="3"))).delivered == 0
+    assert published(cluster) == before
+
+
+def test_readers_of_patterns_are_woken_after_a_reconnect(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here, there = cluster.join(), cluster.join()
+    poll = cluster.begin(there.poll(("a/*",), NOW, 100.0))
+    cluster.wires.wires[1].abortConnection()
+    cluster.find_again()
+    assert cluster.ask(here.push(push("a/b", body="1"))).delivered == 1
+    assert data(poll.value) == ["1"]
+
+
+# -- what it takes in Redis
+
+
+def test_mailboxes_take_little_memory_with_the_default_configuration(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    cluster = Cluster(server, "cometd-lite")
+    here = cluster.join()
+    names = [f"room/{number}" for number in range(100, 600)]
+
+    def used() -> int:
+        return int(re.search(rb"used_memory:(\d+)", server.ask("INFO", "memory"))[1])  # type: ignore[index]
+
+    def fill(names: Iterable[str]) -> int:
+        before = used()
+        pushed = [Outcome(here.push(push(name, body="x" * 100))) for name in names]
+        cluster.wires.settle()
+        assert all(outcome.value.delivered == 0 for outcome in pushed)
+        return used() - before
+
+    fill(["warm up"])
+    empty = used()
+    assert fill(names) < 1_200 * len(names)
+    assert fill(names) < 250 * len(names)
+    assert fill(names[:10] * 50) < 250 * 500
+    usage = here.store.usage()
+    assert used() - empty < 1.5 * usage.memory
+    server.kill()
 
 
 # -- addresses

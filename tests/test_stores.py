@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Message, Push
+from cometd_lite.core.message import ACCEPTED, LAST, NOW, OLDEST, Batch, Content, Cursor, Message, Push
+from cometd_lite.core.namespaces import Namespace, Namespaces
 from cometd_lite.core.store import Contents, Usage
 from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import MailboxFull, ServerFull
@@ -30,8 +31,15 @@ KIND = "test"
 class Shelf:
     """A store, and the time; what it answers later is waited for."""
 
-    def __init__(self, store: Any, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Any,
+        settle: Callable[[], None] = lambda: None,
+        namespaces: dict[str, Namespace] | None = None,
+    ) -> None:
         self.store = store
+        if namespaces is not None:
+            store.use(Namespaces(namespaces))
         self.settle = settle
         self.now = 1_000.0
         self.first: int | None = None
@@ -118,27 +126,30 @@ def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]
     made: list[Shelf] = []
     recounts: list[Callable[[], object]] = []
 
-    def memory(limits: Limits, overflow: str) -> Shelf:
-        return Shelf(MemoryStore(limits, overflow=overflow))
+    def memory(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
+        return Shelf(MemoryStore(limits, overflow=overflow), namespaces=namespaces)
 
-    def sqlite(limits: Limits, overflow: str) -> Shelf:
+    def sqlite(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
         turns = Turns()
         path = tmp_path / f"{len(made)}.db"
-        return Shelf(SQLiteStore(path, limits, overflow=overflow, worker=turns), turns.settle)
+        store = SQLiteStore(path, limits, overflow=overflow, worker=turns)
+        return Shelf(store, turns.settle, namespaces)
 
-    def redis(limits: Limits, overflow: str) -> Shelf:
+    def redis(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
         server = request.getfixturevalue("redis")
         address = f"{server.address}?prefix={tmp_path.name}.{len(made)}:"
         clock = Clock()
         wires = Wires(server.socket, clock)
         store = RedisStore(address, limits, overflow=overflow, clock=clock, endpoint=wires)
         recounts.append(lambda: Recount(server, store.address.prefix))
-        return Shelf(store, wires.settle)
+        return Shelf(store, wires.settle, namespaces)
 
     makers = {"memory": memory, "sqlite": sqlite, "redis": redis}
 
-    def make(*, overflow: str = "reject", **limits: Any) -> Shelf:
-        made.append(makers[request.param](Limits(**limits), overflow))
+    def make(
+        *, overflow: str = "reject", namespaces: dict[str, Namespace] | None = None, **limits: Any
+    ) -> Shelf:
+        made.append(makers[request.param](Limits(**limits), overflow, namespaces))
         return made[-1]
 
     yield make
@@ -307,6 +318,182 @@ def test_a_patterns_reader_finds_what_is_kept_among_many_that_are_gone(store: Sh
     store.push("chat/b", body="2")
     assert data(store.read("chat/*")) == ["1", "2"]
     assert data(store.read("chat/*", after=store.read("chat/a").cursor)) == ["2"]
+
+
+# -- namespaces
+
+
+@pytest.fixture
+def spaced(shelves: Shelves) -> Shelf:
+    """Return a store with two namespaces, one within the other."""
+    return shelves(
+        capacity=3,
+        ttl=100.0,
+        namespaces={
+            "chat/**": Namespace(capacity=2, overflow="drop-oldest", ttl=10.0),
+            "chat/large/*": Namespace(capacity=5, capacity_bytes=20, ttl=1_000.0),
+        },
+    )
+
+
+def test_a_namespace_has_a_capacity_and_an_overflow_of_its_own(spaced: Shelf) -> None:
+    for body in "12345":
+        spaced.push("chat/a", body=body)
+    assert data(spaced.read("chat/a")) == ["4", "5"]
+    spaced.push("chat/large/a", body=["1", "2", "3", "4", "5"])
+    for full in ("chat/large/a", "bob"):
+        with pytest.raises(MailboxFull):
+            spaced.push(full, body=["1"] * 3 + ["2"])
+    with pytest.raises(MailboxFull, match="a mailbox holds 2 messages"):
+        spaced.push("chat/a", body=["1", "2", "3"])
+    with pytest.raises(MailboxFull, match="5 messages and 20 bytes"):
+        spaced.push("chat/large/b", body="x" * 21)
+    spaced.push("bob", body=["1", "2", "3"])
+    with pytest.raises(MailboxFull):
+        spaced.push("bob")
+
+
+def test_what_a_push_says_counts_more_than_its_namespace(spaced: Shelf) -> None:
+    spaced.push("chat/a", body=["1", "2"], ttl=5)
+    with pytest.raises(MailboxFull):
+        spaced.push("chat/a", body="3", overflow="reject")
+    spaced.now += 6
+    assert data(spaced.read("chat/a")) == []
+
+
+def test_a_namespace_keeps_messages_for_a_time_of_its_own(spaced: Shelf) -> None:
+    pushed = spaced.push("chat/a", "bob", "chat/large/a", ttl=5_000)
+    assert [message.expires_at - spaced.now for message in pushed] == [10.0, 100.0, 1_000.0]
+    spaced.push("chat/a", "bob", "chat/large/a")
+    kept = []
+    for seconds in (9, 2, 90, 800, 100):
+        spaced.now += seconds
+        spaced.ask(spaced.store.expire(spaced.now))
+        kept.append([len(data(spaced.read(name))) for name in ("chat/a", "bob", "chat/large/a")])
+    assert kept == [[2, 2, 2], [0, 2, 2], [0, 0, 2], [0, 0, 2], [0, 0, 0]]
+
+
+def test_a_push_to_several_namespaces_goes_to_all_of_them_or_to_none(spaced: Shelf) -> None:
+    spaced.push("bob", body=["1", "2", "3"])
+    spaced.push("chat/a", body=["1", "2"])
+    with pytest.raises(MailboxFull, match="'bob' is full"):
+        spaced.push("chat/a", "bob", body="4")
+    assert data(spaced.read("chat/a")) == ["1", "2"]
+    spaced.push("chat/a", "chat/large/a", body=["4", "5"])
+    assert data(spaced.read("chat/a")) == ["4", "5"]
+    assert data(spaced.read("chat/large/a")) == ["4", "5"]
+
+
+def test_a_mailbox_that_is_larger_than_others_is_described_and_deleted_whole(spaced: Shelf) -> None:
+    spaced.push("chat/large/a", body=["1", "2", "3", "4", "5"])
+    assert spaced.describe("chat/large/a").queued == 5
+    spaced.delete("chat/large/a")
+    assert data(spaced.read("chat/large/a")) == []
+    assert spaced.usage.messages == 0
+
+
+# -- histories
+
+
+def test_a_history_begins_with_the_newest_messages_of_all_recipients_together(store: Shelf) -> None:
+    store.push("a", body=["1", "2"])
+    store.push("b", body="3")
+    store.push("a", body="4")
+    assert data(store.read("a", "b", after=Cursor(LAST, 3))) == ["2", "3", "4"]
+    assert data(store.read("b", "a", after=Cursor(LAST, 1))) == ["4"]
+    assert data(store.read("b", after=Cursor(LAST, 2))) == ["3"]
+    assert data(store.read("a", "b", after=Cursor(LAST, 1_000))) == ["1", "2", "3", "4"]
+
+
+def test_a_history_of_patterns_has_what_they_cover(store: Shelf) -> None:
+    store.push("chat/a", body=["1", "2"])
+    store.push("chat/b", body="3")
+    store.push("chat/b/c", body="4")
+    store.push("other", body="5")
+    assert data(store.read("chat/*", after=Cursor(LAST, 2))) == ["2", "3"]
+    assert data(store.read("chat/**", after=Cursor(LAST, 2))) == ["3", "4"]
+    assert data(store.read("chat/a", "chat/b/*", after=Cursor(LAST, 2))) == ["2", "4"]
+    assert data(store.read("none/*", after=Cursor(LAST, 2))) == []
+
+
+def test_a_history_of_patterns_is_found_behind_much_that_others_were_pushed(store: Shelf) -> None:
+    store.push("chat/a", body=["1", "2", "3"])
+    for _ in range(3):
+        store.push("other", body=["x"] * 1_000, overflow="drop-oldest")
+    store.push("more", body=["x"] * 1_000)
+    store.push("still more", body=["x"] * 1_000)
+    assert data(store.read("chat/*", after=Cursor(LAST, 2))) == ["2", "3"]
+    assert data(store.read("chat/*", after=Cursor(LAST, 9))) == ["1", "2", "3"]
+
+
+def test_a_history_begins_with_what_was_accepted_since_a_time(store: Shelf) -> None:
+    pushed_at = []
+    for body in "1234":
+        pushed_at.append(round((1.7e9 + store.now) * 1000))
+        store.push("a" if body != "3" else "chat/b", body=body)
+        store.now += 10
+    for number in range(4):
+        since = Cursor(ACCEPTED, pushed_at[number])
+        everything = ["1", "2", "3", "4"][number:]
+        assert data(store.read("**", after=since)) == everything
+        assert data(store.read("chat/b", "a", after=since)) == everything
+        assert data(store.read("a", after=since)) == [body for body in everything if body != "3"]
+    assert data(store.read("a", after=Cursor(ACCEPTED, pushed_at[1] + 1))) == ["4"]
+    assert data(store.read("a", "**", after=Cursor(ACCEPTED, pushed_at[3] + 1))) == []
+
+
+def test_an_empty_history_has_a_cursor_from_which_nothing_is_missed(store: Shelf) -> None:
+    store.push("other")
+    for number, after in enumerate((Cursor(LAST, 5), Cursor(ACCEPTED, 10**13))):
+        batch = store.read(f"bob{number}", f"chat{number}/*", after=after)
+        assert not batch
+        assert batch.cursor == store.end()
+        store.push(f"chat{number}/a", body="x")
+        assert data(store.read(f"bob{number}", f"chat{number}/*", after=batch.cursor)) == ["x"]
+
+
+def test_a_history_goes_on_by_cursor_where_an_answer_has_not_all_of_it(store: Shelf) -> None:
+    store.push("bob", body=["1", "2", "3", "4"])
+    batch = store.read("bob", after=Cursor(LAST, 3), limit=2)
+    assert (data(batch), batch.more) == (["2", "3"], True)
+    assert data(store.read("bob", after=batch.cursor)) == ["4"]
+
+
+@pytest.mark.parametrize("recipients", [("bob",), ("bob", "eve"), ("*",)])
+def test_a_history_tells_no_gap_and_later_gaps_are_told(
+    shelves: Shelves, recipients: tuple[str, ...]
+) -> None:
+    store = shelves(capacity=3, overflow="drop-oldest")
+    store.push("bob", body="short", ttl=1)
+    store.push("bob", body=["1", "2", "3"])
+    store.push("bob", body="4")
+    for after in (Cursor(LAST, 9), Cursor(LAST, 2), Cursor(ACCEPTED, 0)):
+        batch = store.read(*recipients, after=after, limit=2)
+        assert not batch.gap
+        assert data(batch)
+    store.push("bob", body=["5", "6", "7"])
+    assert store.read(*recipients, after=batch.cursor).gap
+    store.delete("bob")
+    assert not store.read(*recipients, after=Cursor(LAST, 2)).gap
+
+
+def test_a_message_that_expired_inside_a_history_is_no_gap(store: Shelf) -> None:
+    store.push("bob", body="1")
+    store.push("bob", body="2", ttl=5)
+    store.push("bob", body="3", ttl=50)
+    store.now += 6
+    for after in (Cursor(LAST, 2), Cursor(ACCEPTED, 0)):
+        for name in ("bob", "*"):
+            batch = store.read(name, after=after)
+            assert (data(batch), batch.gap) == (["1", "3"], False)
+
+
+def test_a_history_acknowledges_nothing(shelves: Shelves) -> None:
+    store = shelves(capacity=2)
+    store.push("bob", body=["1", "2"])
+    store.read("bob", after=Cursor(LAST, 1))
+    store.read("*", after=Cursor(ACCEPTED, 0))
+    assert store.describe("bob").queued == 2
 
 
 # -- gaps
@@ -686,6 +873,26 @@ def test_a_push_that_makes_its_own_room_needs_no_more_memory(shelves: Shelves) -
         store.push("reader0", body="4")
         assert data(store.read("reader0")) == ["2", "3", "4"]
     assert store.usage.memory <= full.memory + 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        (Push(("a" * 200,), (Content(b"hi", "text/plain", "text"),)), 199),
+        (Push(("bob",), (Content(b"hi", "text/x-" + "y" * 200, "text"),)), 197),
+        (Push(("bob",), (Content(b"hi", "text/plain", "text"),), "e" * 64), 64),
+        (Push(("\N{GRINNING FACE}" * 60,), (Content(b"hi", "text/plain", "text"),)), 239),
+    ],
+    ids=["name", "type", "event", "astral name"],
+)
+def test_names_types_and_events_are_counted_and_given_back(shelves: Shelves, asked: Push, least: int) -> None:
+    store = shelves()
+    store.append(Push(("b",), (Content(b"hi", "text/plain", "text"),)))
+    plain = store.usage.memory
+    store.append(asked)
+    assert store.usage.memory - plain >= plain + least - len("text/plain")
+    store.delete(*asked.recipients)
+    assert store.usage.memory == plain
 
 
 def test_memory_is_given_back_with_the_last_message(store: Shelf) -> None:

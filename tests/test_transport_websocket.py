@@ -40,7 +40,10 @@ class Setting:
         self.store: Any = SlowStore(MemoryStore(Limits()))
         self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
         self.conversation = PubSubSocket(self.hub, ("bob",), NOW, self.hub.push)
-        self.socket = Socket(self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0, lambda: False)
+        self.held: list[int] = []
+        self.socket = Socket(
+            self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0, lambda: False, self.held.append
+        )
         self.transport = StringTransport()
         self.transport.registerProducer(object(), True)  # that of the server which wrote the 101
         self.socket.makeConnection(self.transport)
@@ -56,6 +59,23 @@ class Setting:
 
     def lose(self) -> None:
         self.socket.connectionLost()
+
+
+def test_what_is_kept_of_a_message_is_counted_until_it_is_complete(clock):
+    setting = Setting(clock)
+    setting.say("hi")
+    assert setting.held == []
+    frame = setting.client.send(TextMessage("x" * 3_000))
+    setting.socket.dataReceived(frame[:2_000])
+    assert 1_900 < setting.held[-1] < 2_100
+    setting.socket.dataReceived(frame[2_000:])
+    assert setting.held[-1] == 0
+    setting.socket.dataReceived(setting.client.send(TextMessage("x" * 1_000, message_finished=False)))
+    assert setting.held[-1] == 4_000  # one character of four bytes would make all of them as wide
+    setting.socket.hold_backlog(500)
+    assert setting.held[-1] == 4_500
+    setting.lose()
+    assert setting.held[-1] == 0
 
 
 def test_a_socket_whose_connection_is_lost_is_freed_without_the_collector(clock):

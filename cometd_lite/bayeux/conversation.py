@@ -23,9 +23,9 @@ from msgspec import Raw
 from ..core.message import JSON_TYPE, NOW, Push
 from ..core.recipient import covering, readable, recipient
 from ..core.sessions import new_id
-from ..errors import BodyTooLarge, CometError, ServerFull, Unauthorized
+from ..errors import BodyTooLarge, CometError, Unauthorized
 from ..jsontext import parse
-from ..limits import BAYEUX_SUBSCRIPTIONS, BAYEUX_SUBSCRIPTIONS_IN_ALL, Limits
+from ..limits import BAYEUX_SUBSCRIPTIONS, Limits
 from .answers import BatchAnswer, Connect, Reply
 from .effects import Action, Ask, Call, Effects, Forget, Give, Locate, Peer, Replace, Serve, Service
 from .events import BINARY_TYPE
@@ -208,21 +208,17 @@ class Bayeux:
             if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
                 turn.fail(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
                 return
-            if self.sessions.subscriptions + len(new) > BAYEUX_SUBSCRIPTIONS_IN_ALL:
-                raise ServerFull(
-                    f"There are {BAYEUX_SUBSCRIPTIONS_IN_ALL} subscriptions, which is the bound."
-                )
             here = yield Locate()
+            new = session.without(new)  # a store that waits may have served another request meanwhile
+            self.sessions.subscribe(session, (*session.recipients, *new))
         except CometError as error:
             turn.fail(refused(error, turn.message["subscription"]))
             return
-        new = session.without(new)  # a store that waits may have served another request meanwhile
         # They count from now on, though the session may still have to be told what came before.
         if session.place == NOW:
             session.place = here
         elif session.place != here:
             session.since.update(dict.fromkeys(new, here.sequence))
-        self.sessions.subscribe(session, (*session.recipients, *new))
 
     def _unsubscribe(self, turn: Turn, session: BayeuxSession) -> Effects[None]:
         names = [channel[1:] for channel in turn.subscriptions() if not is_service(channel)]

@@ -121,15 +121,13 @@ class BayeuxSession(Session):
 
 
 class BayeuxSessions(Sessions[BayeuxSession]):
-    """The sessions of one server, their browsers and subscriptions, and what their clients are advised."""
+    """The sessions of one server, their browsers, and what their clients are advised."""
 
     def __init__(self, most: int, options: BayeuxOptions) -> None:
         super().__init__(most)
         self.options = options
         self.prefix = ""
         """What the ids of new sessions begin with."""
-        self.subscriptions = 0
-        """The subscriptions of all sessions together."""
         self._browsers: dict[str, Browser] = {}
         self._ttl = options.max_interval + options.interval / 1000
 
@@ -150,21 +148,19 @@ class BayeuxSessions(Sessions[BayeuxSession]):
         return session
 
     def remove(self, session: BayeuxSession) -> None:
-        """Forget a session, its subscriptions, and its browser where that has no other."""
+        """Forget a session, and its browser where that has no other."""
         super().remove(session)
         if not session.alive:
             return  # two requests may have said goodbye
         session.alive = False
-        self.subscriptions -= len(session.recipients)
         browser = session.browser
         browser.sessions -= 1
         if not browser.sessions:
             del self._browsers[browser.name]
 
     def subscribe(self, session: BayeuxSession, recipients: tuple[str, ...]) -> None:
-        """Set what a session subscribes to."""
-        if session.alive:
-            self.subscriptions += len(recipients) - len(session.recipients)
+        """Set what a session subscribes to. Raises ``ServerFull``."""
+        self.change(session, recipients)
         session.subscribed(recipients)
 
     def throttle(self, session: BayeuxSession) -> dict[str, Any]:

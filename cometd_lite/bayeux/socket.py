@@ -7,6 +7,7 @@ holds meanwhile is answered when its wait is over, or, under the acknowledgement
 from __future__ import annotations
 
 from collections import deque
+from sys import getsizeof
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -89,12 +90,15 @@ class BayeuxSocket:
     def text_received(self, text: str) -> None:
         """Answer one array of messages, when those before it are answered."""
         self._texts.append(text)
-        size = sum(map(len, self._texts))
+        if not self._busy:
+            self._go_on()
+            return
+        size = sum(map(getsizeof, self._texts))
         if len(self._texts) > BAYEUX_SOCKET_BACKLOG or size > self.transport.backlog_bytes:
             self._texts.clear()
             self.close(POLICY_VIOLATION, "too many messages wait for their answers")
-        elif not self._busy:
-            self._go_on()
+        elif self.socket is not None:
+            self.socket.hold_backlog(size)
 
     def send(self, text: bytes) -> None:
         """Send an array of messages, if the socket is still there."""
@@ -125,7 +129,10 @@ class BayeuxSocket:
 
     def _free(self, _: object) -> None:
         self._busy = False
+        had = bool(self._texts)
         self._go_on()
+        if had and self.socket is not None:
+            self.socket.hold_backlog(sum(map(getsizeof, self._texts)))
 
     def _failed(self, failure: Failure) -> None:
         self.transport.performer.log.failure("A Bayeux socket failed", failure)

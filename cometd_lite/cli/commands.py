@@ -169,7 +169,9 @@ def _cursor(text: str) -> Cursor:
     try:
         return Cursor.parse(text)
     except ValueError:
-        raise Misused(f"--after {text}: not a cursor that a server gave out, or oldest, or now.") from None
+        raise Misused(
+            f"--after {text}: not a cursor that a server gave out, or oldest, now, last:50 or since:600."
+        ) from None
 
 
 class Misused(Exception):

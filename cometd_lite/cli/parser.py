@@ -64,7 +64,7 @@ Without --after each message goes to one poll only: the server remembers what wa
 taken away.""",
     "follow": """\
   cometd-lite follow logs
-  cometd-lite follow 'chat/**' --json --after oldest
+  cometd-lite follow 'chat/**' --json --after last:50
   cometd-lite follow builds --count 1
   cometd-lite follow orders --cursor-file orders.cursor --exec 'jq .total >> totals'
 
@@ -222,7 +222,11 @@ def _push(add: Add) -> None:
 
 def _poll(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**' with --after")
-    add("--after", metavar="CURSOR", help="what came after a cursor, oldest or now; without it, a take")
+    add(
+        "--after",
+        metavar="CURSOR",
+        help="what came after a cursor, oldest, now, last:50 or since:600; without it, a take",
+    )
     add("--wait", metavar="TIME", type=_span, help="how long to wait for something; default: 25 s")
     add("--limit", metavar="N", type=_count, default=100, help="at most so many messages; default: 100")
     add("--json", action="store_true", help="print the server's whole answer, as JSON")
@@ -230,7 +234,12 @@ def _poll(add: Add) -> None:
 
 def _follow(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**'")
-    add("--after", metavar="CURSOR", default="now", help="begin after a cursor, oldest or now; default: now")
+    add(
+        "--after",
+        metavar="CURSOR",
+        default="now",
+        help="begin after a cursor, oldest, now, last:50 or since:600; default: now",
+    )
     add("--cursor-file", metavar="FILE", help="keep the place there; where it is there, begin there")
     add("--stream", action="store_true", help="read one stream in the place of polls, where much comes")
     _add_patience(add)

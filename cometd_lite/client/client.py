@@ -142,11 +142,13 @@ class Client:
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
     ) -> Reply[Batch]:
-        """Return what the recipients hold after a cursor, ``"oldest"`` or ``"now"``, once there is something.
+        """Return what the recipients hold after a cursor, once there is something.
 
-        After ``wait`` seconds (25 unless given) the batch is empty. Take nothing away; come back with the
-        batch's cursor. ``follow`` does this again and again, and better. Raises ``ValueError`` for a
-        malformed cursor; fails with a ``CometError``.
+        ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
+        ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds (25
+        unless given) the batch is empty. Take nothing away; come back with the batch's cursor. ``follow``
+        does this again and again, and better. Raises ``ValueError`` for a malformed cursor; fails with a
+        ``CometError``.
         """
         return reply(poll(self._remote, codec.named(recipients), codec.place(after), wait, limit))
 

@@ -92,7 +92,7 @@ class Polls:
 
     async def read(self, after: Cursor) -> Batch:
         """Return what a poll is answered with."""
-        if not self.met or after == NOW:
+        if not self.met or after.is_relative:
             batch = await poll(self.remote, self.query, after, 0.0, self._limit)
             self.met = True
             return batch

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 
-from ..core.message import NOW, OLDEST, Batch, Cursor, Message
+from ..core.message import OLDEST, Batch, Cursor, Message
 from ..errors import CometError
 from . import codec
 from .following import Polls
@@ -37,7 +37,7 @@ class Streams:
     async def read(self, after: Cursor) -> Batch:
         """Return what has come since, having opened the stream where none is open."""
         if self._lines is None:
-            if not self._polls.met or after == NOW:
+            if not self._polls.met or after.is_relative:
                 # A stream that has no message yet does not show that the server is there.
                 return await self._polls.read(after)
             self._lines = await self._remote.within(ANSWER_SECONDS, lambda: self._open(after))

@@ -25,7 +25,8 @@ from ..errors import BodyTooLarge, NobodyWaits, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .idempotency import Receipts
-from .message import NOW, Batch, Cursor, Message, Push, Receipt
+from .message import ACCEPTED, NOW, SINCE, Batch, Cursor, Message, Push, Receipt
+from .namespaces import Namespaces
 from .readers import Follower, Poll, Reader, Take
 from .registry import Registry
 from .store import Contents, SharedStore, Store
@@ -48,6 +49,8 @@ class Hub:
 
     ``clock`` is where waits and ages are measured; ``wall`` tells people when a message was accepted.
     ``on_push`` is called with each message that was accepted, once it has woken the readers that wait.
+    ``max_body`` is how many bytes a push may have that goes to a recipient of no namespace, where there are
+    ``namespaces``.
     """
 
     log = Logger()
@@ -60,8 +63,15 @@ class Hub:
         *,
         counts: Counts | None = None,
         wall: Callable[[], float] = time.time,
+        namespaces: Namespaces | None = None,
+        max_body: int = 0,
     ) -> None:
         self.store = store
+        self.namespaces = namespaces
+        """What holds for patterns of recipients; None where nothing was set."""
+        self._max_body = max_body
+        if namespaces is not None:
+            store.use(namespaces)
         self.shared = store if isinstance(store, SharedStore) else None
         """The store again, where other processes use it too; None where all readers are here."""
         self.registry = registry
@@ -93,6 +103,8 @@ class Hub:
             raise BodyTooLarge(
                 f"A push makes at most {PUSH_MESSAGES} messages: its lines, for each recipient."
             )
+        if self.namespaces is not None:
+            self.namespaces.check_body(push, self._max_body)
         return self._push(push) if push.key is None else self.receipts.push(push, self._push)
 
     def discard(self, push: Push) -> MaybeDeferred[Receipt]:
@@ -192,6 +204,8 @@ class Hub:
         is the place to go on from. With ``acks`` false the cursor acknowledges nothing. Cancelling the
         Deferred forgets the reader. Raises ``ServerFull``.
         """
+        if after.epoch == SINCE:
+            after = self.dated(after)
         return self.park(Poll(self, recipients, after, limit, acks), wait)
 
     def take(
@@ -225,9 +239,15 @@ class Hub:
         if self.stopping:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
-        follower = Follower(self, recipients, after, send, on_place, acks)
+        follower = Follower(self, recipients, self.dated(after), send, on_place, acks)
         self.registry.park(follower, None)
         return follower
+
+    def dated(self, after: Cursor) -> Cursor:
+        """Return a cursor ``SINCE`` with its time counted back from this moment; any other as it is."""
+        if after.epoch != SINCE:
+            return after
+        return Cursor(ACCEPTED, round(self.wall() * 1000) - after.sequence)
 
     def park(self, reader: Reader[Batch], wait: float) -> MaybeDeferred[Batch]:
         """Return what there is for a reader, or park it for up to ``wait`` seconds and return it.

@@ -130,7 +130,7 @@ class Listeners:
         if here is None:
             self._sessions.add(known, now)
             return known
-        here.recipients = known.recipients
+        self._sessions.change(here, known.recipients, is_undone=True)  # the other process has checked it
         if here.parked is None:
             here.place, here.answered = known.place, known.answered
         return here
@@ -152,7 +152,7 @@ class Listeners:
         on its way still. Raises ``ServerFull``.
         """
         self._end_poll(listener)
-        listener.place = after or listener.answered or listener.place
+        listener.place = self._hub.dated(after or listener.answered or listener.place)
         listener.answered = None
         self._tell(listener, wait)
         keys = listener.keys(broadcasts)
@@ -168,7 +168,7 @@ class Listeners:
         def release() -> bool:
             """Let go of the listener; return whether it was not taken away by a poll at another process."""
             self._sessions.release(listener, self._hub.clock.seconds())
-            if listener.place == NOW:
+            if listener.place.is_relative:
                 listener.place = poll.after  # what that was, so that nothing is missed until the next poll
             mine = listener.parked is poll
             if mine:
@@ -204,6 +204,9 @@ class Listeners:
             listener.answered = batch.cursor
             size = sum([len(message.content.body) for message in batch.messages])
             self._sessions.answered(listener, self._hub.clock.seconds(), size, is_sending)
+        elif listener.place.is_history and batch.messages:
+            first = batch.messages[0].cursor  # what is sent again begins there
+            listener.place = Cursor(first.epoch, first.sequence - 1)
         self._renew(listener)
         if self._hub.shared is None:
             return batch
@@ -217,16 +220,17 @@ class Listeners:
         """Set what the listener reads; a parked poll ends, and the next one reads the new recipients.
 
         What is returned says when that would outlive the process. It fails with ``StoreDown``; then the
-        listener reads what it has read before.
+        listener reads what it has read before. Raises ``ServerFull``.
         """
-        before, listener.recipients = listener.recipients, recipients
+        before = listener.recipients
+        self._sessions.change(listener, recipients)
         self._renew(listener)
         self._tell(listener, 0.0)
         self._end_poll(listener)
 
         def undo() -> None:
             if listener.recipients is recipients:
-                listener.recipients = before
+                self._sessions.change(listener, before, is_undone=True)
                 self._renew(listener)
 
         return self._kept(undo)

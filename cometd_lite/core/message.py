@@ -21,7 +21,14 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from ..jsontext import check, dumps, parse
-from ..limits import CURSOR_DIGITS, RENDERED_BYTES, RENDERED_MESSAGES, STREAM_BYTES
+from ..limits import (
+    CURSOR_DIGITS,
+    HISTORY_DIGITS,
+    HISTORY_MESSAGES_MOST,
+    RENDERED_BYTES,
+    RENDERED_MESSAGES,
+    STREAM_BYTES,
+)
 
 R = TypeVar("R")
 
@@ -29,7 +36,24 @@ JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
 OCTETS_TYPE = "application/octet-stream"
 
+COMMON_TYPES = {
+    common: common
+    for common in (
+        JSON_TYPE,
+        TEXT_TYPE,
+        OCTETS_TYPE,
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "text/html",
+        "text/html; charset=utf-8",
+    )
+}
+"""The types that most messages have, each by itself: all messages share one text of each."""
+
 _CURSOR = re.compile(rf"([0-9a-z]{{10}})-(0|[1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})")
+_HISTORY = re.compile(rf"last:([1-9][0-9]{{0,3}})|since:([0-9]{{1,{HISTORY_DIGITS}}}(?:\.[0-9]{{1,3}})?)")
 _FLAT = bytes.maketrans(b"\r\n", b"  ")
 _UNESCAPED = bytes(set(range(0x20, 0x100)) - set(b'"\\'))
 """The bytes that stand for themselves in a JSON string; any other takes up to six."""
@@ -43,14 +67,26 @@ _JSON = re.compile(r"(?:application|text)/json|[^/]+/[^/;]+\+json", re.IGNORECAS
 class Cursor(Struct, frozen=True, gc=False):
     """A place in the one order: everything after ``sequence`` in the log's life ``epoch``.
 
-    Opaque to clients. Never a time (two messages may share a millisecond, and clocks are set back).
+    Opaque to clients. Never a time (two messages may share a millisecond, and clocks are set back). In the
+    place of an epoch a word may stand, see ``OLDEST``, ``NOW``, ``LAST``, ``SINCE`` and ``ACCEPTED``.
     """
 
     epoch: str
     sequence: int
 
     def __str__(self) -> str:
-        return f"{self.epoch}-{self.sequence}" if self.epoch not in _WORDS else self.epoch
+        epoch = self.epoch
+        return f"{epoch}-{self.sequence}" if epoch not in _SAID else _SAID[epoch](self.sequence)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether it begins a number of messages, or a time, before the moment at which it is read."""
+        return self.epoch in _HISTORIES
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether its place depends on the moment at which it is read."""
+        return self.epoch == "now" or self.epoch in _HISTORIES
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
@@ -60,6 +96,18 @@ class Cursor(Struct, frozen=True, gc=False):
             return cls(match[1], int(match[2]))
         if text in _WORDS:
             return _WORDS[text]
+        return cls._history(text)
+
+    @classmethod
+    def _history(cls, text: str) -> Cursor:
+        """Return ``last:N`` or ``since:SECONDS``. Raises ``ValueError``."""
+        match = _HISTORY.fullmatch(text)
+        if match is not None:
+            count, seconds = match.groups()
+            if count is not None and int(count) <= HISTORY_MESSAGES_MOST:
+                return cls(LAST, int(count))
+            if seconds is not None:
+                return cls(SINCE, round(float(seconds) * 1000))
         raise ValueError("not a cursor")
 
 
@@ -69,7 +117,26 @@ OLDEST = Cursor("oldest", 0)
 NOW = Cursor("now", 0)
 """After every message that was accepted until now."""
 
+LAST = "last"
+"""The word of a cursor before the newest ``sequence`` messages of what is read together."""
+
+SINCE = "since"
+"""The word of a cursor before what was accepted in the last ``sequence`` milliseconds."""
+
+ACCEPTED = "accepted"
+"""The word of a cursor before what was accepted ``sequence`` milliseconds after 1970, or later. The hub makes
+it of ``SINCE``; no request says it."""
+
 _WORDS = {"oldest": OLDEST, "now": NOW}
+_HISTORIES = frozenset({LAST, SINCE, ACCEPTED})
+_SAID: dict[str, Callable[[int], str]] = {
+    "oldest": lambda _: "oldest",
+    "now": lambda _: "now",
+    LAST: lambda count: f"last:{count}",
+    SINCE: lambda milliseconds: "since:" + f"{milliseconds / 1000:.3f}".rstrip("0").rstrip("."),
+    ACCEPTED: lambda milliseconds: f"accepted:{milliseconds}",
+}
+"""How each word is written, with its number."""
 
 
 Form: TypeAlias = Literal["json", "text", "octets"]
@@ -106,7 +173,7 @@ class Content(Struct, frozen=True, gc=False):
                 raise ValueError(f"The body is not the JSON that its type says: {error}.") from None
         elif form == "text" and not _is_utf8(body):
             raise ValueError("The body of a text type must be UTF-8.")
-        return cls(body, media_type, form)
+        return cls(body, COMMON_TYPES.get(media_type, media_type), form)
 
     @classmethod
     def of(cls, data: Any) -> Self:

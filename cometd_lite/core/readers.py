@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, is_pending
 from ..limits import STREAM_MESSAGES
-from .message import NOW, OLDEST, Batch, Cursor
+from .message import OLDEST, Batch, Cursor
 from .parked import ParkedReader, Wake
 
 T = TypeVar("T")
@@ -202,8 +202,8 @@ class Poll(Reader[Batch]):
             self.after = found.cursor
 
     def has_place(self) -> bool:
-        """Return whether it is known where ``now`` was."""
-        return self.after != NOW
+        """Return whether the cursor names the same place at every read: ``now`` and ``last`` do not."""
+        return not self.after.is_relative
 
     def over(self) -> Batch:
         """Return no messages, and the cursor to go on from."""
@@ -319,8 +319,8 @@ class Follower(Reader[None]):
             self.registry.look_soon(self)
 
     def has_place(self) -> bool:
-        """Return whether it is known where ``now`` was."""
-        return self.after != NOW
+        """Return whether the cursor names the same place at every read: ``now`` and ``last`` do not."""
+        return not self.after.is_relative
 
     def over(self) -> None:
         """Return nothing: the end of a stream says that the server stops."""

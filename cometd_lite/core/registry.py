@@ -8,8 +8,9 @@ mail, it only makes a reader look again. Read ``readers.py`` next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
 from heapq import heapify, heappop, heappush
+from itertools import takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
@@ -20,7 +21,18 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ..deferreds import MaybeDeferred
 from ..errors import ServerFull
-from ..limits import ENDED_PER_SECOND, ONLINE_SECONDS, PRESENCE_SECONDS, WAIT_SPREAD, WOKEN_AT_ONCE
+from ..limits import (
+    ENDED_PER_SECOND,
+    ONLINE_SECONDS,
+    PLACE_OVERHEAD,
+    PLACES_BYTES,
+    PRESENCE_SECONDS,
+    SEEN_BYTES,
+    WAIT_SPREAD,
+    WOKEN_AT_ONCE,
+)
+from ..sizes import names_size
+from .nametable import NameTable
 from .parked import ParkedReader, Wake
 from .recipient import covering
 
@@ -51,6 +63,8 @@ class Registry:
         self.on_leave: Callable[[tuple[str, ...]], object] | None = None
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._places: dict[str, dict[ParkedReader[Any], None]] = {}
+        self._places_size = 0
+        """The bytes of the places of all readers that stand at several."""
         self._patterns = 0
         """Places whose keys end in ``*``, as all patterns do: without them no pattern need be looked for."""
         self._ends: dict[float, set[ParkedReader[Any]]] = {}
@@ -60,7 +74,7 @@ class Registry:
         self._timer: IDelayedCall | None = None
         """The one delayed call, for the first of them: one for each reader would cost 2 µs a poll."""
         self._timer_at = inf
-        self._seen: dict[str, float] = {}
+        self._seen: NameTable[float] = NameTable(most, SEEN_BYTES)
         """When each recipient was last asked for, longest ago first."""
         self._wakes: deque[Wake] = deque()
         """Wakes whose readers have not all looked."""
@@ -83,10 +97,20 @@ class Registry:
     def park(self, reader: ParkedReader[T], wait: float | None) -> ParkedReader[T]:
         """Park ``reader`` for up to ``wait`` seconds, None for as long as it likes; return it.
 
-        Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be.
+        Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be, or all together
+        name too much.
         """
         if self.parked >= self.most:
             raise self.refusal()
+        if len(reader.keys) > 1:
+            size = self._places_size + _places_size(reader)
+            if size > self.most * PLACES_BYTES:
+                raise ServerFull("The names that readers wait for take as much memory as they may.")
+            self._places_size = size
+        self._park(reader, wait)
+        return reader
+
+    def _park(self, reader: ParkedReader[T], wait: float | None) -> None:
         self.parked += 1
         reader.registry = self
         for key in reader.keys:
@@ -101,7 +125,6 @@ class Registry:
             self._end_after(reader, wait)
         if self.on_park is not None:
             self.on_park(reader.keys)
-        return reader
 
     def forget(self, reader: ParkedReader[T]) -> None:
         """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
@@ -109,6 +132,8 @@ class Registry:
             return
         reader.registry = None
         self.parked -= 1
+        if len(reader.keys) > 1:
+            self._places_size -= _places_size(reader)
         places = self._places
         for key in reader.keys:
             place = places.get(key)
@@ -118,18 +143,23 @@ class Registry:
                     del places[key]
                     if key[-1] == "*":
                         self._patterns -= 1
-                    self._see(key, self.clock.seconds())
+                    self._seen.set(key, self.clock.seconds())
         if reader._ends_at is not None:
             self._forget_end(reader, reader._ends_at)
         if self.on_leave is not None:
             self.on_leave(reader.keys)
 
     def move(self, reader: ParkedReader[T], keys: tuple[str, ...]) -> None:
-        """Let a parked reader wait at other keys, until its wait would have ended."""
+        """Let a parked reader wait at other keys, until its wait would have ended.
+
+        That is never refused: a session subscribes to few names more.
+        """
         wait = None if reader._ends_at is None else max(0.0, reader._ends_at - self.clock.seconds())
         self.forget(reader)
         reader.keys = keys
-        self.park(reader, wait)
+        if len(keys) > 1:
+            self._places_size += _places_size(reader)
+        self._park(reader, wait)
 
     def set_wait(self, reader: ParkedReader[T], wait: float | None) -> None:
         """Let a parked reader wait for another ``wait`` seconds, None for as long as it likes."""
@@ -360,14 +390,14 @@ class Registry:
         """Note that a reader asked for the recipients just now."""
         now = self.clock.seconds()
         for recipient in recipients:
-            self._see(recipient, now)
+            self._seen.set(recipient, now)
 
     def last_seen(self, recipient: str) -> float | None:
         """Return how many seconds ago a reader of the recipient was here; None: not within an hour."""
         if recipient in self._places:
             return 0.0
-        at = self._seen.get(recipient)
-        return None if at is None else self.clock.seconds() - at
+        at = self._seen.get(recipient, -inf)
+        return None if at == -inf else self.clock.seconds() - at
 
     def online(self, recipient: str) -> bool:
         """Whether a reader waits for the recipient, or was here within the time of a reconnect."""
@@ -377,28 +407,17 @@ class Registry:
     def sweep(self) -> None:
         """Forget the recipients that were last seen too long ago."""
         old = self.clock.seconds() - PRESENCE_SECONDS
-        for recipient in list(self._seen_before(old)):
-            del self._seen[recipient]
-
-    def _seen_before(self, old: float) -> Iterator[str]:
-        for recipient, at in self._seen.items():
-            if at >= old:
-                return
-            yield recipient
-
-    def _see(self, recipient: str, now: float) -> None:
         seen = self._seen
-        seen.pop(recipient, None)
-        seen[recipient] = now
-        if len(seen) > self.most:
-            del seen[next(iter(seen))]
+        for recipient in tuple(takewhile(lambda name: seen.get(name, inf) < old, seen)):
+            seen.pop(recipient, 0.0)
 
     # -- for tests
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
 
-        - ``parked`` counts the readers that stand at places, and is at most ``most``.
+        - ``parked`` counts the readers that stand at places, and is at most ``most``. The bytes of the places
+          of those that stand at several are counted.
         - No place is empty, and each reader at a place has the place's key.
         - Each parked reader belongs to this registry, has not fired, and stands at each of its keys.
         - Places whose keys end in ``*`` are counted.
@@ -412,6 +431,9 @@ class Registry:
         parked = {reader for place in places.values() for reader in place}
         assert self.parked == len(parked), "parked counts the readers that stand at places"
         assert self.parked <= self.most, "at most as many readers are parked as may be"
+        assert self._places_size == sum(
+            [_places_size(reader) for reader in parked if len(reader.keys) > 1]
+        ), "the bytes of places are counted"
         assert all(places.values()), "no place is empty"
         for key, place in places.items():
             assert all(key in reader.keys for reader in place), f"{key!r}: each reader has the place's key"
@@ -440,11 +462,16 @@ class Registry:
             assert self._timer.active(), "the timer is still to fire"
             assert self._timer_at <= times[0], "the timer is due no later than the first time"
             assert self._timer.getTime() <= max(self._timer_at, now) + _SOON, "the timer is due when it says"
-        seen = list(self._seen.values())
-        assert len(seen) <= self.most, "the recipients last seen are bounded"
+        self._seen.check_invariants()
+        seen = self._seen.values()
         assert seen == sorted(seen), "the recipients last seen are in order, the longest ago first"
         assert max(seen, default=0.0) <= now, "no recipient was seen in the future"
         assert not any(wake.has_ended for wake in self._unfinished), "a wake that has ended is forgotten"
         assert self._unfinished.issuperset(self._wakes), (
             "a wake whose readers have not all looked is remembered"
         )
+
+
+def _places_size(reader: ParkedReader[Any]) -> int:
+    """Return the bytes of the places at which a reader stands."""
+    return names_size(reader.keys, PLACE_OVERHEAD)

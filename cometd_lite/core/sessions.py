@@ -14,7 +14,16 @@ from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import ServerFull
-from ..limits import LARGE_ANSWER_BYTES, SENDING_LOOKS, SESSION_ID_BYTES, SLOW_CLIENT_BYTES_PER_SECOND
+from ..limits import (
+    LARGE_ANSWER_BYTES,
+    SENDING_LOOKS,
+    SESSION_BYTES,
+    SESSION_ID_BYTES,
+    SESSION_NAME_OVERHEAD,
+    SESSION_OVERHEAD,
+    SLOW_CLIENT_BYTES_PER_SECOND,
+)
+from ..sizes import names_size
 from .message import Cursor
 
 S = TypeVar("S", bound="Session")
@@ -57,11 +66,21 @@ class Session:
         self.expires_at = float("inf")
 
 
+def session_size(recipients: tuple[str, ...]) -> int:
+    """Return the bytes of a session that reads these names."""
+    return SESSION_OVERHEAD + names_size(recipients, SESSION_NAME_OVERHEAD)
+
+
 class Sessions(Generic[S]):
-    """A bounded table of sessions that forgets those whose time is over. ``now`` is monotonic seconds."""
+    """A bounded table of sessions that forgets those whose time is over. ``now`` is monotonic seconds.
+
+    At most ``most`` sessions are there, which take at most ``SESSION_BYTES`` each on average.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.memory = 0
+        """The bytes of all sessions, with the names that they read."""
         self._sessions: dict[str, S] = {}
         self._expiries: list[tuple[float, str]] = []
         """A heap with an entry for each session, and some that are gone; its time is never too late."""
@@ -81,15 +100,31 @@ class Sessions(Generic[S]):
         """
         if len(self._sessions) >= self.most:
             raise ServerFull(f"{self.most} readers are registered already, which is the server's bound.")
+        size = session_size(session.recipients)
+        self._check_memory(size)
         if session.share is not None:
             session.share.take()
         self._sessions[session.id] = session
+        self.memory += size
         session.expires_at = now + session.ttl
         heappush(self._expiries, (session.expires_at, session.id))
         if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
             # Most are of sessions that are gone. Clients that register and leave must not fill the heap.
             self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
             heapify(self._expiries)
+
+    def change(self, session: S, recipients: tuple[str, ...], *, is_undone: bool = False) -> None:
+        """Set what a session reads. Raises ``ServerFull``, unless that undoes another change."""
+        if session.id in self._sessions:
+            more = session_size(recipients) - session_size(session.recipients)
+            if more > 0 and not is_undone:
+                self._check_memory(more)
+            self.memory += more
+        session.recipients = recipients
+
+    def _check_memory(self, size: int) -> None:
+        if self.memory + size > self.most * SESSION_BYTES:
+            raise ServerFull("The names that readers are registered for take as much memory as they may.")
 
     def get(self, id: str, now: float) -> S | None:  # noqa: A002
         """Return the session with this id, None where there is none (any more)."""
@@ -148,8 +183,10 @@ class Sessions(Generic[S]):
     def remove(self, session: S) -> None:
         """Forget a session."""
         self._sending.pop(session, None)
-        if self._sessions.pop(session.id, None) is not None and session.share is not None:
-            session.share.release()
+        if self._sessions.pop(session.id, None) is not None:
+            self.memory -= session_size(session.recipients)
+            if session.share is not None:
+                session.share.release()
 
     def expire(self, now: float) -> list[S]:
         """Forget, and return, the sessions whose time is over; to be called every second."""
@@ -177,6 +214,7 @@ class Sessions(Generic[S]):
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.
 
         - There are at most ``most`` sessions, each under its own id. None was released more often than held.
+        - ``memory`` is what a recount of the sessions comes to.
         - The heap begins with its first time, and has one entry for each session.
         - The entry of a session that is not held is due no later than the session expires.
         - Only sessions of the table may have an answer on its way.
@@ -188,6 +226,9 @@ class Sessions(Generic[S]):
             "answers are on their way to sessions"
         )
         assert len(sessions) <= self.most, "there are at most as many sessions as may be"
+        assert self.memory == sum([session_size(one.recipients) for one in sessions.values()]), (
+            "the memory of sessions is counted"
+        )
         assert all(one.id == id_ for id_, one in sessions.items()), "a session is under its own id"
         assert all(one.used >= 0 for one in sessions.values()), "a session is released as often as it is held"
         assert expiries[:1] == sorted(expiries)[:1], "the heap begins with its first time"

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from ..deferreds import MaybeDeferred
 from .message import Batch, Cursor, Message, Push
+from .namespaces import Namespaces
 
 State: TypeAlias = Literal["ok", "down"]
 """Whether a store takes pushes now."""
@@ -66,6 +67,9 @@ class Store(Protocol):
     Reading never takes anything away; what a store has confirmed to have appended is kept until it is
     expired, deleted, or had to make room.
     """
+
+    def use(self, namespaces: Namespaces) -> None:
+        """Give the mailboxes of namespaces their bounds; to be called before ``open``."""
 
     def open(self, now: float) -> MaybeDeferred[None]:
         """Bring back what was kept; to be called once, before anything else. Raises ``StoreUnusable``."""

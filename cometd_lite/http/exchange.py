@@ -126,6 +126,12 @@ class Exchange(Protocol):
     def unsent(self) -> int:
         """Return how many bytes were written and not taken by the kernel, as far as can be known."""
 
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes that are kept of what the client has sent behind the request.
+
+        Where all connections together keep too many, those that keep most are disconnected.
+        """
+
     def is_sending(self) -> bool:
         """Return whether some of what was written is on its way: unsent, or not acknowledged by the client.
 

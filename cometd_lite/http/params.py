@@ -17,6 +17,7 @@ from ..core.message import NOW, OLDEST, Cursor
 from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, readable, recipient, stored
 from ..errors import BadCursor, BadParameter, BadRecipient
 from .exchange import Exchange
+from .spelling import nearest
 
 Format: TypeAlias = Literal["json", "raw"]
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
@@ -44,6 +45,12 @@ _ZERO_WEIGHT = re.compile(r"0(?:\.0*)?")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
+_OTHERS = (
+    "oldest, or now",
+    f"oldest, now, last: with a number of messages from 1 to {bounds.HISTORY_MESSAGES_MOST:,}, "
+    f"as in last:50, or since: with seconds, as in since:600",
+)
+"""What may stand where a cursor is asked for, in a field and in ``after``."""
 
 
 class Fields(NamedTuple):
@@ -345,9 +352,9 @@ def check_names(query: Query, known: frozenset[str], allowed: frozenset[str]) ->
     if len(unknown) > bounds.UNKNOWN_PARAMETERS:
         raise BadParameter(f"A query has at most {bounds.UNKNOWN_PARAMETERS} parameters that are not known.")
     for name in unknown:
-        near = [(_distance(name, right), right) for right in known if _is_near(name, right)]
-        if near:
-            raise BadParameter(f"There is no parameter {name}; did you mean {min(near)[1]}?")
+        near = nearest(name, known)
+        if near is not None:
+            raise BadParameter(f"There is no parameter {name}; did you mean {near}?")
 
 
 def _check_take(query: Query, asked: PollAsked, allowed: frozenset[str]) -> None:
@@ -366,28 +373,6 @@ def _check_take(query: Query, asked: PollAsked, allowed: frozenset[str]) -> None
 def _unknown(query: Query, known: frozenset[str], allowed: frozenset[str]) -> list[str]:
     """Return the names of parameters that are not known; caches are busted by names that begin with ``_``."""
     return [name for name in query if name and name[0] != "_" and name not in known and name not in allowed]
-
-
-def _is_near(name: str, known: str) -> bool:
-    """Return whether a name is one letter away from a known one, or two where that has more than three."""
-    most = 1 if len(known) < 4 else 2
-    return abs(len(name) - len(known)) <= most and _distance(name, known) <= most
-
-
-def _distance(one: str, other: str) -> int:
-    """Return how many letters are to be added, left out, changed or swapped with the next, in any case."""
-    one, other = one.lower(), other.lower()
-    before: list[int] = []
-    last = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
-        row = [i]
-        for j, right in enumerate(other, 1):
-            steps = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != right))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == right:
-                steps = min(steps, before[j - 2] + 1)
-            row.append(steps)
-        before, last = last, row
-    return last[-1]
 
 
 def _decoded(text: bytes) -> str:
@@ -439,11 +424,14 @@ def _limit(text: str | None) -> int:
 
 
 def cursor(text: str, name: str) -> Cursor:
-    """Return the cursor that the parameter or field ``name`` holds."""
+    """Return the cursor that the field ``name`` holds. Only ``after`` may ask for a history."""
     try:
-        return Cursor.parse(text)
+        found = Cursor.parse(text)
     except ValueError:
-        raise BadCursor(f"{name} is a cursor that this server gave out, or oldest, or now.") from None
+        found = None
+    if found is None or (found.is_history and name != "after"):
+        raise BadCursor(f"{name} is a cursor that this server gave out, or {_OTHERS[name == 'after']}.")
+    return found
 
 
 def _validator(text: str) -> Cursor:

@@ -41,6 +41,8 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """What RFC 6455 §1.3 has a server append to the key."""
 _CONTROL_BYTES = 125
 """The longest payload of a control frame (RFC 6455 §5.5)."""
+_WIDTH = 4
+"""The bytes that a character of a text takes, where one of its characters takes as many (PEP 393)."""
 _PING = b"\x89\x00"
 
 _utf8_decoder = getincrementaldecoder("utf-8")
@@ -83,7 +85,7 @@ def accept(
     """
     key = _checked_key(exchange)
     conversation = converse()
-    socket = Socket(conversation, heartbeats, max_bytes, exchange.unsent, exchange.is_sending)
+    socket = Socket(conversation, heartbeats, max_bytes, exchange.unsent, exchange.is_sending, exchange.hold)
     token = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
     exchange.upgrade(
         socket, b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % token
@@ -145,6 +147,7 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         max_bytes: int,
         unsent: Callable[[], int],
         is_sending: Callable[[], bool],
+        hold: Callable[[int], object] = lambda _: None,
     ) -> None:
         super().__init__()
         self._conversation = conversation
@@ -154,6 +157,8 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._count_unsent = unsent
         self.is_sending = is_sending
         """Returns whether bytes are on their way to the client; see ``Exchange``."""
+        self._hold = hold
+        self._held = self._backlog = 0
         # Its bound counts a control frame between two fragments as a part of the message; ours does not.
         self._frames = FrameProtocol(Side.SERVER, max_size=max_bytes + _CONTROL_BYTES)
         self._fragments: _Fragments | None = None
@@ -171,6 +176,19 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         """Send a frame that ``text_frame`` made, or several."""
         if self._open and self.transport is not None:
             self.transport.write(frame)
+
+    def hold_backlog(self, size: int) -> None:
+        """Count ``size`` bytes that the conversation keeps of what the client has sent."""
+        self._backlog = size
+        self._count_kept()
+
+    def _count_kept(self) -> None:
+        """Count what is kept of messages that are not complete, and of what was not parsed."""
+        fragments = 0 if self._fragments is None else self._fragments.size
+        held = len(self._unread) + len(self._frames.reader.buffer) + _WIDTH * fragments + self._backlog
+        if held != self._held:
+            self._held = held
+            self._hold(held)
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Send a close frame, and close the connection; then only ``disconnected`` is still called."""
@@ -209,6 +227,7 @@ class Socket(BackpressuredWriter, TwistedProtocol):
             self._parse(data[at : at + SOCKET_READ_BYTES])
             at += SOCKET_READ_BYTES
         self._unread = data[at:]
+        self._count_kept()
         if self._unread and self._open:
             self.transport.pauseProducing()  # type: ignore[union-attr]  # ITransport leaves it out
 
@@ -217,6 +236,7 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._open = False
         self._heartbeats.remove(self, self._number)
         self._conversation.disconnected()
+        self._hold(0)
         # The parser is a generator that refers to its protocol: a cycle would live until old garbage is
         # collected.
         self._frames.parser.close()

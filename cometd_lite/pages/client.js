@@ -107,7 +107,8 @@
 /**
  * @typedef {object} FollowOptions
  * @property {string} [after] where to begin where nothing is remembered: a cursor, "oldest" (everything
- *   that is kept) or "now", which it is unless given
+ *   that is kept), "last:50" (the newest 50 messages), "since:600" (what came in the last 600 seconds) or
+ *   "now", which it is unless given
  * @property {boolean} [ack] false: what was read stays unread for the server, and makes no room in a full
  *   mailbox; for readers that only watch
  * @property {AbortSignal} [signal] ends it, as `stop()` does
@@ -160,6 +161,9 @@ const PUSH_PATIENCE = 20_000;
 
 /** Ids that are remembered, so that a message that comes again is recognised. */
 const SEEN_MOST = 5_000;
+
+/** Cursors whose place depends on the moment at which the server reads them. */
+const RELATIVE = /^(now$|last:|since:)/;
 
 /** The statuses after which the same request may succeed later; 0 is "no answer at all". */
 const PASSING = new Set([0, 408, 425, 429, 500, 502, 503, 504]);
@@ -488,7 +492,7 @@ export class Following {
       const attempt = (this.#attempt = new Attempt());
       try {
         if (this.#paused) await this.#untilShown(attempt);
-        else if (this.#cursor === "now") await this.#ask(attempt, 0);
+        else if (RELATIVE.test(this.#cursor)) await this.#ask(attempt, 0);
         else if (this.#comet.streams && !this.#suspicious) await this.#stream(attempt);
         else await this.#ask(attempt, this.#state === "polling" ? WAIT : 0);
       } catch (error) {

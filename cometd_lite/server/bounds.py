@@ -15,7 +15,7 @@ each request costs 2 µs."""
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The bounds of one factory; all but the last six are those of one connection."""
+    """The bounds of one factory; all but the last eight are those of one connection."""
 
     target: int = 8 * 1024
     """The request target. RFC 9112 §3 recommends at least 8,000 octets. More is a 414."""
@@ -76,6 +76,15 @@ class Bounds:
     unsent: int = 64 * 1024 * 1024
     """The unsent bytes of all connections together; a buffer that several connections send counts once. It
     is enough for 64 clients that each leave the largest response of 1 MiB unread."""
+
+    received: int = 64 * 1024 * 1024
+    """The bytes of clients that all connections together keep: incomplete heads and bodies, requests that
+    arrived ahead, and large requests that are parked. It is enough for 1,000 bodies of the largest size that
+    arrive at once. Above it, the connections that keep most are aborted."""
+
+    request_kept: int = 2 * 1024
+    """A parked request up to this size is not counted in that: browsers send 1 KB. Those of 15,000 readers
+    take 30 MB at the most."""
 
     refused: int = 64
     """The connections over a bound that are told why, at one time. More are closed without a response."""

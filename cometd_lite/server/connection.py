@@ -11,7 +11,6 @@ ticks of its factory, which is 0 while a route may take its time.
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from .arriving import ArrivingBody
 from .body import TooLarge
 from .epoll import refuse
 from .head import Head, Refused, asked_path, check_unfinished, check_version, parse_line, split_absolute
+from .head import without_empty_lines as _without_empty_lines
 from .proxies import Origin
 from .render import PlainResponse
 from .request import Request
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from .shared import Shared
     from .wire import Wire
 
-_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*").match
 _NO_HEAD: Final = Head(b"\r\n")
 _NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
 
@@ -44,8 +43,8 @@ class HTTPConnection:
     """The server's end of one connection; see ``shared.ServedConnection`` for its attributes."""
 
     __slots__ = (
-        "_arriving", "_buffer", "_head", "_looping", "_paused", "_progress", "_seen", "_upgraded",
-        "closing", "deadline", "factory", "peer", "request", "state", "wire",
+        "_arriving", "_buffer", "_head", "_held", "_kept", "_looping", "_paused", "_progress", "_seen",
+        "_upgraded", "closing", "deadline", "factory", "peer", "request", "request_size", "state", "wire",
     )  # fmt: skip
 
     wire: Wire
@@ -58,6 +57,8 @@ class HTTPConnection:
         self.closing = False
         self.request: Request | None = None
         """The request that is served, or whose body arrives."""
+        self.request_size = self._held = self._kept = 0
+        """The bytes of that request, those that are kept elsewhere for the connection, and all that count."""
         self._head: Head | None = None
         """The head of the last request: the next one probably has the same fields."""
         self._buffer = b""
@@ -141,6 +142,7 @@ class HTTPConnection:
         self.wire.lost()
         self._buffer = b""
         self._arriving = None
+        self._count_kept()
         self.factory.closed(self)
         request, self.request = self.request, None
         if request is not None:
@@ -164,6 +166,18 @@ class HTTPConnection:
         if len(self._buffer) > self.factory.bounds.pipelined and not self._paused:
             self._paused = True
             self.wire.pauseProducing()
+        self._count_kept()
+
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes that are kept for the connection elsewhere."""
+        self._held = size
+        self._count_kept()
+
+    def _count_kept(self) -> None:
+        """Count what is kept of what arrived. The connection may be aborted for it."""
+        size = self._held + len(self._buffer) + (0 if self._arriving is None else self._arriving.size)
+        self._kept = 0 if self.state == "CLOSED" else size
+        self.factory.received.set(self, self._kept)
 
     def _read_again(self) -> None:
         if self._paused:
@@ -230,6 +244,7 @@ class HTTPConnection:
                 self.deadline = factory.tick + factory.bounds.head_seconds
             self._buffer = data
             self._seen = len(data)
+            self._count_kept()
 
     def _begin(self, data: bytes) -> None:
         """Begin with the request that has the head ``data``. Raises ``Refused``."""
@@ -251,6 +266,7 @@ class HTTPConnection:
             minor = 1
             self.closing = head.close
         self.request = request = Request(self, head, target, query, minor)
+        self.request_size = len(data)
         if head.has_body:
             self._begin_body(request, target)
         else:
@@ -277,6 +293,8 @@ class HTTPConnection:
         """Call the route of a request that is complete."""
         self.state = TRANSITIONS[self.state]["serve"]
         self.deadline = 0
+        if self._kept:
+            self._count_kept()
         try:
             target.route.call(request, target.name)
         except Exception:  # noqa: BLE001  the application answers whatever a route may raise
@@ -325,6 +343,7 @@ class HTTPConnection:
         most = factory.bounds.body if route.max_body is None else route.max_body
         if head.length <= len(rest) and head.length <= most and not head.chunked:
             request.body, self._buffer = rest[: head.length], rest[head.length :]
+            self.request_size += head.length
             self._call(request, target)
             return
         self._arriving = ArrivingBody(request, target, most, factory.bounds, factory.tick)
@@ -363,7 +382,10 @@ class HTTPConnection:
         if rest is not None:
             self._arriving = None
             self._buffer = rest
+            self.request_size += len(arriving.request.body)
             self._call(arriving.request, arriving.target)
+        else:
+            self._count_kept()
 
     def _reject_body(self) -> None:
         """Answer a request without its body; then the connection is closed."""
@@ -382,6 +404,8 @@ class HTTPConnection:
         """Go on: the response to the current request is written."""
         request, self.request = self.request, None
         factory = self.factory
+        if self._held:
+            self.hold(0)
         if not self.closing:
             self.state = TRANSITIONS[self.state]["next"]
             self.deadline = factory.tick + factory.bounds.idle_seconds
@@ -419,6 +443,7 @@ class HTTPConnection:
         self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
         self._arriving = None
         self._buffer = b""
+        self._count_kept()
         self._progress = 0
         self.wire.half_close()
         self._read_again()
@@ -466,9 +491,3 @@ class HTTPConnection:
         peer = self.peer or None
         proxies = self.factory.proxies
         return Origin(peer, None) if proxies is None else proxies.origin(peer, head.get)
-
-
-def _without_empty_lines(data: bytes) -> bytes:
-    """Return ``data`` without empty lines before a request, which are ignored (RFC 9112 §2.2)."""
-    match = _EMPTY_LINES(data)
-    return data if match is None else data[match.end() :]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .bounds import Bounds
 
 _COMMON: Final = frozenset({b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*").match
 _REQUEST_LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])"
 ).fullmatch
@@ -132,6 +133,12 @@ class Heads:
                 self._known.clear()
             self._known[block] = head
         return head
+
+
+def without_empty_lines(data: bytes) -> bytes:
+    """Return ``data`` without empty lines before a request, which are ignored (RFC 9112 §2.2)."""
+    match = _EMPTY_LINES(data)
+    return data if match is None else data[match.end() :]
 
 
 def asked_path(head: bytes) -> bytes:

@@ -165,6 +165,8 @@ class Request:
         if self._phase < COMPLETE:
             self.head.forget()
             self.target = _NO_MEMO
+            if self._connection.request_size > self._connection.factory.bounds.request_kept:
+                self.hold(0)
             if self._parked is None:
                 self._parked = deferred
             else:
@@ -286,6 +288,16 @@ class Request:
         queue = self._connection.wire.queue
         return 0 if queue is None else queue.size
 
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes that are kept of what the client has sent behind the request.
+
+        Where all connections together keep too many, those that keep most are aborted.
+        """
+        connection = self._connection
+        request = connection.request_size
+        # What is asked for is there twice, as it came and parsed.
+        connection.hold(size + (2 * request if request > connection.factory.bounds.request_kept else 0))
+
     def is_sending(self) -> bool:
         """Return whether bytes of the connection are unsent, or not acknowledged by the client."""
         return self._phase != LOST and self._connection.wire.is_sending()
@@ -316,6 +328,7 @@ class Request:
         self._connection.wire.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
         self._parked = None
         self._connection.upgraded(protocol)
+        self.hold(0)
         self._end()
 
     # -- the end

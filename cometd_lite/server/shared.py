@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from .bounds import TICK, Bounds
 from .epoll import Poller, adoptable
 from .head import Heads, Refused
+from .received import ReceivedTotal
 from .render import Renderer
 from .router import Router
 from .unsent import UnsentTotal
@@ -45,6 +46,8 @@ class ServedConnection(Protocol):
     wire: Wire
     closing: bool
     """The response that is being sent is the last one of the connection."""
+    request_size: int
+    """The bytes of the request that is served."""
     deadline: int
     """The tick at which ``overdue`` is called; 0 for never."""
 
@@ -56,6 +59,9 @@ class ServedConnection(Protocol):
 
     def origin(self, head: Head) -> Origin:
         """Return where a request with this head came from."""
+
+    def hold(self, size: int) -> None:
+        """Count bytes that are kept for the connection elsewhere; see ``ReceivedTotal``."""
 
     def answered(self) -> None:
         """Go on: the response to the current request is written."""
@@ -97,6 +103,7 @@ class Shared:
         """Every response is the last one of its connection."""
         self.tick = 1
         """The time in ticks, for deadlines."""
+        self.received = ReceivedTotal(self.bounds.received)
         self._unsent = UnsentTotal(self.bounds.unsent)
         self._admit = admit
         self._admitted: dict[ServedConnection, Admitted] = {}
@@ -176,3 +183,11 @@ class Shared:
                 bound=self._unsent.bound,
             )
             self._unsent.aborted = 0
+        if self.received.aborted:
+            self.log.warn(
+                "Aborted {aborted} connections of whose requests the most was kept: {bound} bytes of all had "
+                "arrived that could not be served yet.",
+                aborted=self.received.aborted,
+                bound=self.received.bound,
+            )
+            self.received.aborted = 0

@@ -14,6 +14,7 @@ from operator import attrgetter
 from ..core.message import Message
 
 _sequence = attrgetter("sequence")
+_created_at = attrgetter("created_at")
 
 _PART = 512
 """Messages in one part at the most."""
@@ -70,6 +71,26 @@ class Log:
         while len(found) < most and (at := at + 1) < len(parts):
             found += islice(parts[at], most - len(found))
         return found
+
+    def before(self, number: float, most: int) -> list[Message]:
+        """Return the messages below a number, newest first, up to ``most`` of them."""
+        at = bisect_left(self._firsts, number) - 1
+        found: list[Message] = []
+        while at >= 0 and len(found) < most:
+            part = self._parts[at]
+            end = bisect_left(part, number, key=_sequence)
+            found += part[max(0, end - most + len(found)) : end][::-1]
+            at -= 1
+        return found
+
+    def accepted_from(self, created_at: float) -> int | None:
+        """Return the number of the first message accepted at a time or later; None where there is none."""
+        parts = self._parts
+        at = bisect_left(parts, created_at, key=lambda part: part[-1].created_at)
+        if at == len(parts):
+            return None
+        part = parts[at]
+        return part[bisect_left(part, created_at, key=_created_at)].sequence
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.

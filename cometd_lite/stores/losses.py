@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection
+
+from ..core.nametable import NameTable
+from ..limits import LOSSES_BYTES
+
+_NOTHING = (0, False)
 
 
 class Losses:
     """Remembers up to where messages were lost, for patterns and for mailboxes that are no more.
 
-    Bounded: beyond ``most`` entries the oldest is forgotten. A name without an entry then has a gap below
-    the highest number that was forgotten: sometimes one gap too many, never one too few. Only takes, which
-    have no cursor to tell it by, are not told what was forgotten.
+    Bounded: beyond ``most`` entries, and ``LOSSES_BYTES``, the oldest is forgotten. A name without an entry
+    then has a gap below the highest number that was forgotten: sometimes one gap too many, never one too few.
+    Only takes, which have no cursor to tell it by, are not told what was forgotten.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
         self.floor = 0
-        self.on_forget: Callable[[str], None] | None = None
+        self.on_forget: Callable[[str], object] | None = None
         """Called with the name of an entry that had to go."""
-        self._entries: OrderedDict[str, tuple[int, bool]] = OrderedDict()
+        self._entries: NameTable[tuple[int, bool]] = NameTable(most, LOSSES_BYTES)
 
     def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
         """Note that a message was lost, and whether a take ``missed`` it."""
-        known = self._entries.pop(name, None)
-        if known is None and sequence <= self.floor and not missed:
+        known = self._entries.get(name, _NOTHING)
+        if known is _NOTHING and sequence <= self.floor and not missed:
             return  # that is told of every name that has no entry
-        self._entries[name] = (max(known[0], sequence) if known else sequence, missed)
-        if len(self._entries) > self._most:
-            oldest, (lost, _) = self._entries.popitem(last=False)  # of a dict the first is searched for
+        for forgotten, (lost, _) in self._entries.set(name, (max(known[0], sequence), missed)):
             self.floor = max(self.floor, lost)
             if self.on_forget is not None:
-                self.on_forget(oldest)
+                self.on_forget(forgotten)
 
     def recall(self, name: str) -> tuple[int, bool]:
         """Return, and forget, what a mailbox that comes to life again must know."""
@@ -39,13 +40,13 @@ class Losses:
 
     def miss(self, name: str, sequence: int) -> None:
         """Note that a take gave back a message; where it was lost meanwhile, no take has had it."""
-        lost, missed = self._entries.get(name, (0, False))
+        lost, missed = self.entry(name)
         if sequence <= lost and not missed:
-            self._entries[name] = (lost, True)
+            self._entries.change(name, (lost, True))
 
     def entry(self, name: str) -> tuple[int, bool]:
         """Return what is remembered of a name."""
-        return self._entries.get(name, (0, False))
+        return self._entries.get(name, _NOTHING)
 
     def since(self, name: str, after: int) -> bool:
         """Return whether a message after a number was lost."""
@@ -53,14 +54,14 @@ class Losses:
 
     def forgive(self, name: str) -> bool:
         """Return whether a take missed something, and forget it: the next one is not told again."""
-        sequence, missed = self._entries.get(name, (0, False))
+        sequence, missed = self.entry(name)
         if missed:
-            self._entries[name] = (sequence, False)
+            self._entries.change(name, (sequence, False))
         return missed
 
     def check_invariants(self, mailboxes: Collection[str], last: int) -> None:
         """See ``MemoryStore.check_invariants``; ``last`` is the last number given."""
-        assert len(self._entries) <= self._most, "losses are bounded"
-        assert self._entries.keys().isdisjoint(mailboxes), "a mailbox knows itself what was lost"
+        self._entries.check_invariants()
+        assert set(self._entries).isdisjoint(mailboxes), "a mailbox knows itself what was lost"
         lost = [self.floor, *[sequence for sequence, _ in self._entries.values()]]
         assert max(lost) <= last, "no loss is of what comes"

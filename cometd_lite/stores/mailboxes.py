@@ -13,10 +13,13 @@ from heapq import heappop, heappush
 from itertools import islice
 
 from ..core.mailbox import Mailbox
-from ..core.message import OLDEST, Batch, Cursor, Message, Push
+from ..core.message import COMMON_TYPES, OLDEST, Batch, Cursor, Message, Push
+from ..core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
+from ..core.nametable import NameTable
 from ..core.recipient import covering, is_pattern
 from ..errors import ServerFull
-from ..limits import GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
+from ..limits import ACKNOWLEDGED_BYTES, GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
+from ..sizes import text_size
 from .log import Log
 from .losses import Losses
 from .patterns import PatternReads
@@ -48,6 +51,9 @@ class Mailboxes:
     ) -> None:
         self.limits = limits
         self.overflow = overflow
+        self._own_bounds = own_bounds(limits, overflow)
+        self._bounds: MostSpecific[MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces; None where all have ``_own_bounds``."""
         self.epoch = epoch or new_epoch()
         self.sequence = 0
         self.memory = 0
@@ -69,8 +75,15 @@ class Mailboxes:
         self._latest = Batch((), OLDEST)
         """What the last reader was given who lacked only the newest message of a mailbox."""
         self._lost = Losses(limits.max_recipients)
-        self._acknowledged: OrderedDict[str, int] = OrderedDict()
+        self._acknowledged: NameTable[int] = NameTable(limits.max_recipients, ACKNOWLEDGED_BYTES)
         """How far the readers of each pattern came back."""
+
+    def use(self, namespaces: Namespaces) -> None:
+        """See ``Store.use``."""
+        self._bounds = namespaces.bounds(self._own_bounds)
+
+    def _bounds_of(self, recipient: str) -> MailboxBounds:
+        return self._own_bounds if self._bounds is None else self._bounds.of(recipient)
 
     # -- how mailboxes come and go
 
@@ -80,7 +93,7 @@ class Mailboxes:
         mailbox = Mailbox(recipient, lost=lost, missed=missed)
         self._mailboxes[recipient] = mailbox
         self._patterns.names.add(recipient)
-        self.memory += MAILBOX_OVERHEAD
+        self.memory += mailbox_cost(recipient)
         return mailbox
 
     def _discard_if_empty(self, mailbox: Mailbox) -> None:
@@ -89,7 +102,7 @@ class Mailboxes:
             self._patterns.names.remove(mailbox.recipient)
             self._reclaimable.pop(mailbox.recipient, None)
             self._lost.note(mailbox.recipient, mailbox.lost, missed=mailbox.missed)
-            self.memory -= MAILBOX_OVERHEAD
+            self.memory -= mailbox_cost(mailbox.recipient)
 
     def _lose(self, mailbox: Mailbox, messages: Sequence[Message]) -> None:
         if not messages:
@@ -149,27 +162,36 @@ class Mailboxes:
 
     def _numbered(self, push: Push, now: float, created_at: float, last: int) -> list[Message]:
         """Return the push's messages with the numbers after ``last``, line by line; nothing is kept yet."""
-        expires_at = now + (self.limits.ttl if push.ttl is None else min(push.ttl, self.limits.ttl))
-        addressed = [(content, recipient) for content in push.contents for recipient in push.recipients]
+        recipients = [
+            (self._shared_name(recipient), now + self._bounds_of(recipient).kept_for(push))
+            for recipient in push.recipients
+        ]
+        addressed = [(content, *recipient) for content in push.contents for recipient in recipients]
         return [
             Message(Cursor(self.epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient) in enumerate(addressed, last + 1)
+            for number, (content, recipient, expires_at) in enumerate(addressed, last + 1)
         ]
+
+    def _shared_name(self, recipient: str) -> str:
+        """Return the name as its mailbox has it, which counts it: all of its messages share that."""
+        mailbox = self._mailboxes.get(recipient)
+        return recipient if mailbox is None else mailbox.recipient
 
     def _excesses(self, push: Push) -> list[tuple[Mailbox, Sequence[Message]]]:
         """Return the messages of each mailbox that must go for a push. Raises ``MailboxFull``."""
         excesses = []
         count = len(push.contents)
         size = sum([len(content.body) for content in push.contents])
-        reject = (push.overflow or self.overflow) == "reject"
-        limits = self.limits
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             mailbox = self._mailboxes.get(recipient)
             if mailbox is None:
                 mailbox = Mailbox(recipient)
             else:
                 self._hear_of_patterns(mailbox)
-            excess = mailbox.in_the_way(count, size, limits.capacity, limits.capacity_bytes, reject=reject)
+            excess = mailbox.in_the_way(
+                count, size, bounds.capacity, bounds.capacity_bytes, reject=bounds.rejects(push)
+            )
             excesses.append((mailbox, excess))
         return excesses
 
@@ -195,11 +217,14 @@ class Mailboxes:
         """
         limits = self.limits
         while True:
-            created = 0
+            created: set[str] = set()
             if any(message.recipient not in self._mailboxes for message in messages):
-                created = len({message.recipient for message in messages}.difference(self._mailboxes, coming))
-            memory = self.memory + sum(map(cost, messages)) + created * MAILBOX_OVERHEAD - limits.max_memory
-            mailboxes = len(self._mailboxes) + len(coming) + created - limits.max_recipients if created else 0
+                created = {message.recipient for message in messages}.difference(self._mailboxes, coming)
+            memory = self.memory + sum(map(cost, messages)) + sum(map(mailbox_cost, created))
+            memory -= limits.max_memory
+            mailboxes = 0
+            if created:
+                mailboxes = len(self._mailboxes) + len(coming) + len(created) - limits.max_recipients
             if memory > 0 and makes_room is not None:
                 memory -= sum([cost(old) for _, going in self._excesses(makes_room) for old in going])
             if memory <= 0 and mailboxes <= 0:
@@ -242,12 +267,13 @@ class Mailboxes:
             if mailbox is not None:
                 if mailbox.acknowledged < sequence:
                     mailbox.acknowledged = sequence
-                    self._reclaimable[recipient] = None
+                    self._reclaimable[mailbox.recipient] = None
             elif is_pattern(recipient) and self._acknowledged.get(recipient, 0) < sequence:
-                self._acknowledged.pop(recipient, None)
-                self._acknowledged[recipient] = sequence
-                if len(self._acknowledged) > self.limits.max_recipients:
-                    self._acknowledged.popitem(last=False)
+                for forgotten, _ in self._acknowledged.set(recipient, sequence):
+                    self._note(forgotten)
+
+    def _note(self, name: str) -> None:
+        """Note that what is known of a name has changed; for stores that write it down."""
 
     def _hear_of_patterns(self, mailbox: Mailbox) -> None:
         """Acknowledge what the readers of patterns that cover the recipient had."""
@@ -266,5 +292,16 @@ class Mailboxes:
 
 
 def cost(message: Message) -> int:
-    """Return the bytes of memory that a message is counted with."""
-    return MESSAGE_OVERHEAD + len(message.content.body)
+    """Return the bytes of memory that a message is counted with; its name is counted with its mailbox."""
+    content = message.content
+    size = MESSAGE_OVERHEAD + len(content.body)
+    if content.type not in COMMON_TYPES:
+        size += text_size(content.type)
+    if message.event is not None:
+        size += text_size(message.event)
+    return size
+
+
+def mailbox_cost(recipient: str) -> int:
+    """Return the bytes of memory that a mailbox is counted with, besides its messages."""
+    return MAILBOX_OVERHEAD + text_size(recipient)

@@ -12,13 +12,13 @@ from heapq import heapify, heappush
 from operator import attrgetter
 
 from ..core.mailbox import Mailbox
-from ..core.message import NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
+from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
 from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD
-from .mailboxes import Mailboxes, cost
-from .patterns import Found, bounded, merged
+from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, MESSAGE_OVERHEAD
+from .mailboxes import Mailboxes, cost, mailbox_cost
+from .patterns import Found, before_newest, bounded, merged
 from .slices import Steps
 
 _sequence = attrgetter("sequence")
@@ -54,17 +54,17 @@ class MemoryStore(Mailboxes):
         mailbox = self._mailboxes.get(push.recipients[0])
         if mailbox is None or not push.queue or len(push.recipients) > 1 or len(push.contents) > 1:
             return None
-        limits = self.limits
+        bounds = self._own_bounds if self._bounds is None else self._bounds.of(mailbox.recipient)
         content = push.contents[0]
-        if len(mailbox.messages) >= limits.capacity:
+        if len(mailbox.messages) >= bounds.capacity:
             return None
-        if mailbox.size + len(content.body) > limits.capacity_bytes:
+        if mailbox.size + len(content.body) > bounds.capacity_bytes:
             return None
-        expires_at = now + (limits.ttl if push.ttl is None else min(push.ttl, limits.ttl))
+        expires_at = now + (bounds.ttl if push.ttl is None else min(push.ttl, bounds.ttl))
         cursor = Cursor(self.epoch, self.sequence + 1)
         message = Message(cursor, mailbox.recipient, content, created_at, expires_at, push.event)
         size = cost(message)
-        if self.memory + size > limits.max_memory:
+        if self.memory + size > self.limits.max_memory:
             return None
         self.sequence = cursor.sequence
         self._put(mailbox, message, size)
@@ -140,7 +140,7 @@ class MemoryStore(Mailboxes):
             return None
         if acks and mailbox.acknowledged < place:
             mailbox.acknowledged = place
-            self._reclaimable[recipient] = None
+            self._reclaimable[mailbox.recipient] = None
         kept = mailbox.messages
         newest = kept[-1]
         if newest.sequence <= place:
@@ -160,6 +160,8 @@ class MemoryStore(Mailboxes):
     ) -> MaybeDeferred[Batch]:
         if after == NOW:
             return Batch((), Cursor(self.epoch, self.sequence))
+        if after.is_history:
+            return self._read_history(recipients, after, limit)
         known = after.epoch == self.epoch and after.sequence <= self.sequence
         place = after.sequence if known else 0
         if known and acks:
@@ -173,6 +175,21 @@ class MemoryStore(Mailboxes):
         messages, more = bounded(merged(logs), limit)
         found = (messages, more, known and self._has_lost(recipients, place))
         return self._found(found, gap, known, after if known else None)
+
+    def _read_history(self, recipients: tuple[str, ...], after: Cursor, limit: int) -> MaybeDeferred[Batch]:
+        """Read from the beginning of a history on. It has no gap: what lies before it was not asked for."""
+        place = None
+        if after.epoch == ACCEPTED:
+            first = self._log.accepted_from(after.sequence / 1000)
+            place = self.sequence if first is None else first - 1
+        if any(map(is_pattern, recipients)):
+            found = self._patterns.read(recipients, after if place is None else place, limit)
+            return chain(found, self._found, False, False, None)
+        boxes = [self._mailboxes[name] for name in recipients if name in self._mailboxes]
+        if place is None:
+            place = before_newest(boxes, after.sequence, self.sequence)
+        messages, more = bounded(merged([box.read(place, limit + 1) for box in boxes]), limit)
+        return self._found((messages, more, False), False, False, None)
 
     def _found(self, found: Found, gap: bool, known: bool, after: Cursor | None) -> Batch:
         messages, more, lost = found
@@ -296,8 +313,8 @@ class MemoryStore(Mailboxes):
         - ``memory`` is what a recount of messages and mailboxes comes to.
         - The heap of expiries begins with its first time, and has the next expiry of each mailbox.
         - A mailbox with a message that was read may be reclaimed.
-        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``. Neither is kept for a
-          name that has a mailbox.
+        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``, and in bytes. Neither
+          is kept for a name that has a mailbox.
         - Remembered answers have only messages that are kept, and are bounded by ``ANSWERS_BYTES``.
         """
         mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
@@ -324,7 +341,7 @@ class MemoryStore(Mailboxes):
         assert self._reclaimable.keys() <= mailboxes.keys(), "only mailboxes may be reclaimed"
         acknowledged = self._acknowledged
         assert all(map(is_pattern, acknowledged)), "a mailbox knows itself what was acknowledged"
-        assert len(acknowledged) <= most, "acknowledgements of patterns are bounded"
+        acknowledged.check_invariants()
         assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
         self._lost.check_invariants(mailboxes, self.sequence)
         answered = [message for batch in self._answers.values() for message in batch.messages]
@@ -333,4 +350,4 @@ class MemoryStore(Mailboxes):
         assert size <= ANSWERS_BYTES or len(self._answers) == 1, "remembered answers are bounded in bytes"
 
     def _recounted(self) -> int:
-        return sum(map(cost, self._log)) + MAILBOX_OVERHEAD * len(self._mailboxes)
+        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
+from math import inf
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..core.mailbox import Mailbox
-from ..core.message import Message
+from ..core.message import Cursor, Message
 from ..core.recipient import matcher
 from ..deferreds import MaybeDeferred, is_pending
 from ..limits import PATTERN_LOOK, PATTERN_MAILBOXES, POLL_BYTES
@@ -29,7 +30,7 @@ _sequence = attrgetter("sequence")
 Found: TypeAlias = tuple[tuple[Message, ...], bool, bool]
 """The messages, whether there are more, and whether something was lost that had not been looked at."""
 
-_Asked: TypeAlias = tuple[tuple[str, ...], int, int]
+_Asked: TypeAlias = tuple[tuple[str, ...], int | Cursor, int]
 
 
 class PatternReads:
@@ -52,8 +53,11 @@ class PatternReads:
         """The readers that wait, by what they ask: one read of many steps serves all that ask the same."""
         self._under_way: dict[_Asked, Deferred[Found]] = {}
 
-    def read(self, recipients: tuple[str, ...], place: int, limit: int) -> MaybeDeferred[Found]:
-        """Return up to ``limit`` messages above a number. Cancelling the Deferred forgets the reader."""
+    def read(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> MaybeDeferred[Found]:
+        """Return up to ``limit`` messages above a number, or from a cursor ``LAST`` on.
+
+        Cancelling the Deferred forgets the reader.
+        """
         asked = (recipients, place, limit)
         waiting = self._reading.get(asked)
         if waiting is None:
@@ -67,17 +71,18 @@ class PatternReads:
         waiting.append(mine)
         return mine
 
-    def _steps(self, recipients: tuple[str, ...], place: int, limit: int) -> Steps[Found]:
+    def _steps(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> Steps[Found]:
         """Look through the log in steps, unless few mailboxes are covered."""
+        if isinstance(place, Cursor):
+            place = yield from self._before_newest(recipients, place.sequence)
         gap = self._lost(recipients, place)
         matches = matcher(recipients)
         rest = self._log.after(place, PATTERN_LOOK)
         messages, more = bounded(filter_recipients(matches, rest), limit)
         if more or len(rest) < PATTERN_LOOK:
             return messages, more, gap
-        names = self.names.covered(recipients, PATTERN_MAILBOXES)
-        if names is not None:
-            boxes = [self._mailboxes[name] for name in names if name in self._mailboxes]
+        boxes = self._few(recipients)
+        if boxes is not None:
             return *bounded(merged([box.read(place, limit + 1) for box in boxes]), limit), gap
         while not more and len(rest) == PATTERN_LOOK:
             at = rest[-1].sequence
@@ -86,6 +91,32 @@ class PatternReads:
             rest = self._log.after(at, PATTERN_LOOK)
             messages, more = bounded(chain(messages, filter_recipients(matches, rest)), limit)
         return messages, more, gap
+
+    def _before_newest(self, recipients: tuple[str, ...], count: int) -> Steps[int]:
+        """Return the number before the newest messages. Looks back through the log in steps."""
+        rest = self._log.before(inf, PATTERN_LOOK)
+        end = rest[0].sequence if rest else 0
+        matches = matcher(recipients)
+        place, left = end, count
+        while True:
+            found = list(islice(filter_recipients(matches, rest), left))
+            left -= len(found)
+            if found:
+                place = found[-1].sequence - 1
+            if not left or len(rest) < PATTERN_LOOK:
+                return place
+            boxes = self._few(recipients)
+            if boxes is not None:
+                return before_newest(boxes, count, end)
+            yield
+            rest = self._log.before(rest[-1].sequence, PATTERN_LOOK)
+
+    def _few(self, recipients: tuple[str, ...]) -> list[Mailbox] | None:
+        """Return the mailboxes that are covered, where they are few; else None."""
+        names = self.names.covered(recipients, PATTERN_MAILBOXES)
+        if names is None:
+            return None
+        return [self._mailboxes[name] for name in names if name in self._mailboxes]
 
     def _was_read(self, found: Found | Failure, asked: _Asked) -> None:
         del self._under_way[asked]
@@ -98,6 +129,13 @@ class PatternReads:
         waiting.remove(reader)
         if not waiting:
             self._under_way[asked].cancel()
+
+
+def before_newest(mailboxes: Iterable[Mailbox], count: int, end: int) -> int:
+    """Return the number before the newest messages of some mailboxes; ``end`` where they have none."""
+    logs = [reversed(mailbox.messages) for mailbox in mailboxes]
+    newest = [message.sequence for message in islice(merge(*logs, key=_sequence, reverse=True), count)]
+    return newest[-1] - 1 if newest else end
 
 
 def filter_recipients(matches: Callable[[str], bool], messages: Iterable[Message]) -> Iterable[Message]:

@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 
 from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ..core.message import Batch, Cursor, Message, Push, Receipt
+from ..core.namespaces import Namespaces
 from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred
 from ..errors import StoreDown
@@ -130,6 +131,10 @@ class SQLiteStore:
         return self._kept.sequence
 
     # -- the start and the end
+
+    def use(self, namespaces: Namespaces) -> None:
+        """See ``Store.use``."""
+        self._kept.use(namespaces)
 
     def open(self, now: float) -> None:
         """See ``Store.open``."""

@@ -10,18 +10,17 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from sys import intern
 
 from twisted.internet.defer import Deferred
 
 from ..core.mailbox import Mailbox
-from ..core.message import Batch, Content, Cursor, Message, Push
+from ..core.message import COMMON_TYPES, Batch, Content, Cursor, Message, Push
 from ..core.recipient import covering, is_pattern
 from ..deferreds import MaybeDeferred
 from ..errors import MailboxFull
-from ..limits import MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
+from ..limits import Limits
 from .journal import Changes, Kept, KeptRecord, Place
-from .mailboxes import cost
+from .mailboxes import cost, mailbox_cost
 from .memory import MemoryStore
 from .slices import Soon
 
@@ -69,9 +68,9 @@ class TrackedMailboxes(MemoryStore):
         self.gone: deque[int] = deque()
         """Numbers of messages that are to leave the file; after the places that say so."""
         self._pending: dict[str, list[int]] = {}
-        """By recipient, the messages and bytes that are still to come."""
-        self._made_soon: set[str] = set()
-        """Those of them that have no mailbox yet."""
+        """By recipient, the messages and bytes that are still to come, and what they are counted with."""
+        self._made_soon: dict[str, str] = {}
+        """Those of them that have no mailbox yet, each by itself."""
         self._lost.on_forget = self._note
 
     # -- what comes
@@ -94,22 +93,23 @@ class TrackedMailboxes(MemoryStore):
         mailboxes, soon = self._mailboxes, self._made_soon
         made = [name for name in recipients if name not in mailboxes and name not in soon]
         if (
-            self.memory + memory + len(made) * MAILBOX_OVERHEAD > limits.max_memory
+            self.memory + memory + sum(map(mailbox_cost, made)) > limits.max_memory
             or len(mailboxes) + len(soon) + len(made) > limits.max_recipients
         ):
             self._check_server(messages, soon, makes_room=makes_room)
         self.numbered += len(messages)
         self.memory += memory
         if made:
-            soon.update(made)
-        count = len(push.contents)
+            soon.update(zip(made, made, strict=True))
+        count, counted = len(push.contents), memory // len(recipients)
         for recipient in recipients:
             held = self._pending.get(recipient)
             if held is None:
-                self._pending[recipient] = [count, size]
+                self._pending[recipient] = [count, size, counted]
             else:
                 held[0] += count
                 held[1] += size
+                held[2] += counted
         return PendingPush(push, messages, size, memory, created_at - now, crowded=crowded)
 
     def drop(self, pending: PendingPush) -> None:
@@ -120,9 +120,10 @@ class TrackedMailboxes(MemoryStore):
             held = self._pending[recipient]
             held[0] -= len(push.contents)
             held[1] -= pending.size
+            held[2] -= pending.memory // len(push.recipients)
             if not held[0]:
                 del self._pending[recipient]
-                self._made_soon.discard(recipient)
+                self._made_soon.pop(recipient, None)
 
     def show(self, pending: PendingPush) -> None:
         """Put a push into its mailboxes, where readers see it."""
@@ -136,13 +137,17 @@ class TrackedMailboxes(MemoryStore):
         for message in pending.messages:
             self.keep(message)
         if self._made_soon:
-            self._made_soon.difference_update(push.recipients)
+            for recipient in push.recipients:
+                self._made_soon.pop(recipient, None)
         self.sequence = pending.messages[-1].sequence
+
+    def _shared_name(self, recipient: str) -> str:
+        return self._made_soon.get(recipient) or super()._shared_name(recipient)
 
     def _is_crowded(self, push: Push, size: int) -> bool:
         """Whether a mailbox does not hold a push besides all that it has, and that comes already."""
-        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             count, total = len(push.contents), size
             mailbox = self._mailboxes.get(recipient)
             if mailbox is not None:
@@ -152,28 +157,25 @@ class TrackedMailboxes(MemoryStore):
             if held is not None:
                 count += held[0]
                 total += held[1]
-            if count > capacity or total > capacity_bytes:
+            if count > bounds.capacity or total > bounds.capacity_bytes:
                 return True
         return False
 
     def _check_pending(self, push: Push, size: int) -> None:
         """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
-        if (push.overflow or self.overflow) != "reject":
-            return
-        capacity, capacity_bytes = self.limits.capacity, self.limits.capacity_bytes
         for recipient in push.recipients:
+            bounds = self._bounds_of(recipient)
             held = self._pending.get(recipient)
-            if held is None:
+            if held is None or not bounds.rejects(push):
                 continue
             count, total = held[0] + len(push.contents), held[1] + size
-            if count > capacity or total > capacity_bytes:
+            if count > bounds.capacity or total > bounds.capacity_bytes:
                 raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            mailbox.in_the_way(count, total, capacity, capacity_bytes, reject=True)
+            mailbox.in_the_way(count, total, bounds.capacity, bounds.capacity_bytes, reject=True)
 
     def _recounted(self) -> int:
-        pending = sum([count * MESSAGE_OVERHEAD + size for count, size in self._pending.values()])
-        return super()._recounted() + pending
+        return super()._recounted() + sum([memory for _, _, memory in self._pending.values()])
 
     def check_invariants(self) -> None:
         """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too.
@@ -183,11 +185,13 @@ class TrackedMailboxes(MemoryStore):
         """
         super().check_invariants()
         assert self.sequence <= self.numbered, "no number that readers see is above the last one given"
-        assert all(count > 0 for count, _ in self._pending.values()), "no room is held for nothing"
-        assert self._made_soon <= self._pending.keys(), (
+        assert all(count > 0 for count, *_ in self._pending.values()), "no room is held for nothing"
+        assert self._made_soon.keys() <= self._pending.keys(), (
             "something is to come for a mailbox that is to be made"
         )
-        assert self._made_soon.isdisjoint(self._mailboxes), "a mailbox that is to be made is not there yet"
+        assert self._made_soon.keys().isdisjoint(self._mailboxes), (
+            "a mailbox that is to be made is not there yet"
+        )
 
     def check_room(self, pushes: Iterable[Push], *, exactly: bool) -> None:
         """Raise ``AssertionError`` where less room is held than for ``pushes``, or not ``exactly`` that."""
@@ -195,7 +199,7 @@ class TrackedMailboxes(MemoryStore):
         for push in pushes:
             for name in push.recipients:
                 pending[name] += len(push.contents)
-        held = {name: count for name, (count, _) in self._pending.items()}
+        held = {name: count for name, (count, *_) in self._pending.items()}
         assert all(held.get(name, 0) >= count for name, count in pending.items()), (
             "room is held for each push"
         )
@@ -300,15 +304,10 @@ class TrackedMailboxes(MemoryStore):
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
     ) -> MaybeDeferred[Batch]:
         """See ``Store.read``."""
-        acknowledged = self._acknowledged
-        first = next(iter(acknowledged), None)
         if acks:
             for name in recipients:
                 self._note_reader(name, after)
-        batch = super().read(recipients, after, limit, now, acks)
-        if first is not None and first not in acknowledged:
-            self._note(first)  # it had to go
-        return batch
+        return super().read(recipients, after, limit, now, acks)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
         """See ``Store.take``."""
@@ -329,14 +328,16 @@ class TrackedMailboxes(MemoryStore):
         """Take in what a file holds. ``offset`` is what makes this process's times seconds since 1970."""
         self.epoch = kept.epoch
         self.sequence = self.numbered = kept.sequence
-        latest = now + self.limits.ttl  # were the wall clock set back, a message would live for too long
         for row in kept.messages:
             cursor = Cursor(kept.epoch, row.sequence)
             if row.form == "text":
                 row.body.decode()  # a file that is damaged is to be refused now, and not when it is read
-            content = Content(row.body, intern(row.type), row.form)
+            type_ = COMMON_TYPES.get(row.type, row.type)
+            content = Content(row.body, type_, row.form)
+            recipient = self._shared_name(row.recipient)
+            latest = now + self._bounds_of(recipient).ttl  # the wall clock may have been set back
             expires_at = min(row.expires_at - offset, latest)
-            self.keep(Message(cursor, intern(row.recipient), content, row.created_at, expires_at, row.event))
+            self.keep(Message(cursor, recipient, content, row.created_at, expires_at, row.event))
         for mailbox in self._mailboxes.values():
             # Of a mailbox whose losses had been forgotten when it was made this may not be in the file yet.
             mailbox.lost = max(kept.torn, min(kept.floor, mailbox.messages[0].sequence - 1))
@@ -351,9 +352,10 @@ class TrackedMailboxes(MemoryStore):
             mailbox.lost, mailbox.missed = max(place.lost, torn), bool(place.missed)
             mailbox.acknowledged, mailbox.taken = place.acknowledged, place.taken
             mailbox.given_back = frozenset(map(int, place.given_back.split()))
-            self._reclaimable[place.name] = None
+            self._reclaimable[mailbox.recipient] = None
             return
         if place.lost or place.missed:
             self._lost.note(place.name, max(place.lost, torn), missed=bool(place.missed))
         if place.acknowledged:
-            self._acknowledged[place.name] = place.acknowledged
+            for forgotten, _ in self._acknowledged.set(place.name, place.acknowledged):
+                self._note(forgotten)

@@ -76,6 +76,20 @@ test("what is pushed arrives as it was, over a stream and over polls", async (t)
   }
 });
 
+test("a reader begins with a history, and goes on with what comes", async (t) => {
+  const server = await Server.start(t);
+  const comet = new Comet(server.url);
+  for (const text of ["1", "2", "3"]) await comet.push("bob", text);
+  for (const [after, expected] of [["last:2", "2,3,4"], ["since:600", "1,2,3,4"]]) {
+    const { messages, gaps, until, states } = follow(t, comet, "bob", { after });
+    await until(() => states.at(-1) === "streaming");
+    if (after === "last:2") await comet.push("bob", "4");
+    await until(() => messages.length === expected.split(",").length);
+    assert.equal(messages.map(({ data }) => data).join(","), expected);
+    assert.deepEqual(gaps, []);
+  }
+});
+
 test("one push may go to many, and a receipt tells how many were woken", async (t) => {
   const server = await Server.start(t);
   const comet = new Comet(server.url);

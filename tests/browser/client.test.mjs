@@ -46,7 +46,7 @@ function streaming() {
   const streams = [];
   const server = new FakeServer((request) => {
     if (request.path !== "/stream")
-      return answer([], request.query.after === "now" ? "e-0" : request.query.after);
+      return answer([], /^(now|last:5|since:60)$/.test(request.query.after) ? "e-0" : request.query.after);
     streams.push(new FakeStream(request));
     return streams.at(-1).response;
   });
@@ -72,6 +72,15 @@ test("a reader who begins now asks first where that is, so that nothing falls be
   reader(t, server, { after: "now" });
   await until(() => streams.length === 1);
   assert.deepEqual(server.lines, ["poll after=now wait=0", "stream after=e-0"]);
+});
+
+test("a reader who begins with a history is given it first, and goes on from there", async (t) => {
+  for (const after of ["last:5", "since:60"]) {
+    const { server, streams } = streaming();
+    reader(t, server, { after });
+    await until(() => streams.length === 1);
+    assert.deepEqual(server.lines, [`poll after=${after} wait=0`, "stream after=e-0"]);
+  }
 });
 
 test("a reader that only watches says so at every request", async (t) => {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import rules_deploy  # noqa: F401  it has rules
+import rules_history  # noqa: F401  it has rules
 import rules_howto  # noqa: F401  it has rules
 import rules_programs  # noqa: F401  it has rules
 import rules_start  # noqa: F401  it has rules

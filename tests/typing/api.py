@@ -13,7 +13,19 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 import cometd_lite
-from cometd_lite import Batch, Client, Comet, Content, Cursor, Limits, Message, Receipt, SyncClient, errors
+from cometd_lite import (
+    Batch,
+    Client,
+    Comet,
+    Content,
+    Cursor,
+    Limits,
+    Message,
+    Namespace,
+    Receipt,
+    SyncClient,
+    errors,
+)
 from cometd_lite.access.origins import Hosts
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
@@ -83,6 +95,17 @@ comet = Comet(
     proxied=["127.0.0.1"],
     wall=lambda: 0.0,
     overflow="drop-oldest",
+    namespaces={
+        "chat/**": Namespace(
+            capacity=50,
+            capacity_bytes=10_000,
+            ttl=3_600.0,
+            overflow="drop-oldest",
+            max_body=1_000,
+            presence=True,
+            unread_after=60.0,
+        )
+    },
     hosts=Hosts(frozenset({"comet.example"}), loopback_only=True),
     origins=["https://example.org"],
     allow_parameters=["utm"],
@@ -130,6 +153,7 @@ async def inside() -> None:
     assert_type(batch.parts, tuple[Batch, ...])
     assert_type((batch.json, batch.place, batch.once("n", lambda batch: 1)), tuple[bytes, bytes, int])
     assert_type((batch.cursor.epoch, batch.cursor.sequence), tuple[str, int])
+    assert_type((batch.cursor.is_history, batch.cursor.is_relative), tuple[bool, bool])
     assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])
     assert_type(receipt.recipients, tuple[str, ...])
     assert_type(await comet.take("bob"), Batch)

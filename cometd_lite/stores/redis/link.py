@@ -21,13 +21,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ...core.namespaces import MailboxBounds
 from ...core.store import StoreUnusable, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
 from ...limits import REDIS_RETRY_SECONDS, REDIS_SAID_SECONDS, STORE_STALLED_SECONDS, Limits
 from ..mailboxes import new_epoch
 from .connection import Address, CommandRefused, RedisConnection
-from .script import refusal, script
+from .script import LAYOUT, refusal, script
 
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
 """Errors of a Redis that starts or follows another one: it may be asked again soon."""
@@ -46,6 +47,10 @@ _OLDEST = (6, 2)
 _AWAY = "The store {address} is not reached{why}; pushes are refused until it is."
 _REFUSES = "The store {address} takes no pushes until {needed}; it is still read (Redis says: {said})."
 _TAKES = "The store {address} takes pushes again."
+_LAYOUT = (
+    "what lies below the prefix {prefix} has layout {theirs}, and this version of cometd-lite has layout "
+    "{ours} (docs/redis.md says how to move)"
+)
 _NOT_YET = "The store {address} is not reached yet ({error}); it is tried until it is there."
 
 
@@ -82,6 +87,8 @@ class RedisLink:
         self.on_entered: Callable[[], object] = lambda: None
         self.on_lost: Callable[[], object] = lambda: None
         self.on_writable: Callable[[], object] = lambda: None
+        self.bounds_of: Callable[[str], MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces."""
         self.refusal = ""
         """The error with which Redis refuses pushes, as in ``OOM``; empty where it takes them."""
         self._limits = limits
@@ -96,6 +103,8 @@ class RedisLink:
         self._closing = False
         self._said = False
         """Whether it was said that Redis is not there yet."""
+        self._unusable_said = ""
+        """The last sentence about why a store that was open cannot be used."""
         self._refusal_said_at = -inf
         self._is_refusal_said = False
         self._why_lost = ""
@@ -235,6 +244,8 @@ class RedisLink:
         status, state, *rest = await connection.ask("EVALSHA", self._sha, 1, self.prefix, *words)
         if status == b"lacks":
             raise CommandRefused(f"its user lacks the ACL rules {rest[0].decode()} (docs/redis.md lists all)")
+        if status == b"layout":
+            raise CommandRefused(_LAYOUT.format(prefix=self.prefix, theirs=rest[0].decode(), ours=LAYOUT))
         if status != b"ok":
             raise StoreDown(_said(rest[0]))
         epoch, run, time = (word.decode() for word in rest)
@@ -247,20 +258,29 @@ class RedisLink:
 
     def _entered(self) -> None:
         self.log.info("The store {address} is there.", address=self.address)
+        self._unusable_said = ""
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.callback(None)
         self.on_entered()
 
     def _is_unusable(self, error: Exception) -> bool:
-        """Whether the store cannot be opened: then ``open`` fails with the reason."""
+        """Whether the store cannot be opened: then ``open`` fails with the reason.
+
+        A store that has been open is tried until it can be used again; the log says once why it cannot.
+        """
         opened = self._opened
+        if isinstance(error, CommandRefused) and error.code not in _TRANSIENT:
+            sentence = f"The store {self.address} cannot be used: {error}."
+            if opened is not None:
+                self._opened = None
+                opened.errback(StoreUnusable(sentence))
+                return True
+            if sentence != self._unusable_said:
+                self._unusable_said = sentence
+                self.log.error("{sentence}", sentence=sentence)
         if opened is None:
             return False
-        if isinstance(error, CommandRefused) and error.code not in _TRANSIENT:
-            self._opened = None
-            opened.errback(StoreUnusable(f"The store {self.address} cannot be used: {error}."))
-            return True
         if not self._said:
             self._said = True
             self.log.error(_NOT_YET, address=self.address, error=error)
@@ -302,7 +322,7 @@ class RedisLink:
             if not freed:
                 self._hear(said)
             raise WritesRefused(freed)
-        error = refusal(status, rest[0] if rest else b"", self._limits)
+        error = refusal(status, rest[0] if rest else b"", self._limits, self.bounds_of)
         if error is not None:
             raise error
         # The log is not the one that was entered: Redis was emptied. The link enters the new one.

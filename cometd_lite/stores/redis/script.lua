@@ -1,18 +1,28 @@
 -- The mailboxes in Redis: everything that is asked of them is one run of this script, which is all or nothing.
 -- What is meant by each word is said in mailbox.py and memory.py; here the same rules hold.
 --
--- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals. Below the prefix lie
---   log             hash: the epoch, the last number, and what is counted over all mailboxes
+-- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals, and LAYOUT, which is raised
+-- with every change that processes of the version before would not understand. Below the prefix lie
+--   log             hash: the layout, the epoch, the last number, and what is counted over all mailboxes
 --   order           stream: each message's number, and for whom it is; what readers of patterns look through
---   messages:NAME   stream: a mailbox's messages; the number is the entry's id
---   box:NAME        hash: what a mailbox knows besides
+--   messages:NAME   list: a mailbox's messages, the oldest first
+--   box:NAME        string: what a mailbox knows besides, see FIELDS
 --   expiries        sorted set: mailboxes by when their next message expires
 --   reclaimable     sorted set: mailboxes of which something was read, longest ago first
 --   lost, missed    sorted set and set: losses of mailboxes that are no more, and of patterns
 --   acknowledged    sorted set: how far the readers of each pattern came back
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
--- Channels: wake:KEY, where readers stand at a name or pattern; all; told; process:PROCESS, for one alone.
+--
+-- A message is one string: a head (see HEAD), then its type, its event and its body. Its number is the first thing in
+-- it, so that what the process has packed is stored, published and answered as it came. A mailbox is a list of these,
+-- because nothing else is as small. With the default configuration a mailbox takes, for its first message of 100 bytes
+-- and for each further one, so many bytes (Redis 7.0, measured): as a stream 4,356, with room for the next 20, since it
+-- allocates 4 KB at once; as a sorted set 1,159 and 296; as a hash, which has no order, 433 and 249; as a list 393 and
+-- 177. A number is found in the list by a search from its end, where most readers are.
+--
+-- Channels: wake:KEY, where readers stand at a name or pattern; patterns, by which it is known whether any stands at
+-- a pattern; all; told; process:PROCESS, for one alone.
 
 local PREFIX = KEYS[1]
 local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'
@@ -20,8 +30,11 @@ local EXPIRIES, RECLAIMABLE = PREFIX .. 'expiries', PREFIX .. 'reclaimable'
 local LOST, MISSED, ACKNOWLEDGED = PREFIX .. 'lost', PREFIX .. 'missed', PREFIX .. 'acknowledged'
 local CHUNK = 100  -- entries that are fetched at once
 local NEVER = 1e15
+-- The head of a message: its number, when it expires and was accepted, in seconds, the bytes of its body, type and
+-- event, and its form. The process packs all but the first two; see entries.py.
+local HEAD, HEAD_SIZE = '<dddI4HHB', 33
 
-local call = redis.call
+local call, pack_struct, unpack_struct = redis.call, struct.pack, struct.unpack
 local verb, epoch, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local log = {}
 local changed = {}  -- fields of the log
@@ -69,9 +82,9 @@ end
 
 local function load_log()
   local fields = {'sequence', 'floor', 'torn', 'memory', 'messages', 'mailboxes', 'turn', 'runs'}
-  local values = call('HMGET', LOG, 'epoch', 'run', unpack(fields))
-  log.epoch, log.run = values[1], values[2] or ''
-  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 2] or 0) end
+  local values = call('HMGET', LOG, 'epoch', 'run', 'layout', unpack(fields))
+  log.epoch, log.run, log.layout = values[1], values[2] or '', values[3] or '1'
+  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 3] or 0) end
 end
 
 -- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
@@ -120,7 +133,7 @@ end
 local function set(box, field, value)
   if box[field] ~= value then
     box[field] = value
-    box.changed[field] = true
+    box.is_changed = true
   end
 end
 
@@ -131,30 +144,62 @@ local function leave_back(box, number)
   end
 end
 
--- An entry of a stream as a table; the fields are in the order in which append wrote them.
-local function entry(found)
-  local fields = found[2]
-  return {
-    number = tonumber(string.match(found[1], '^%d+')), type = fields[2], form = fields[4], body = fields[6],
-    created_at = fields[8], expires_at = fields[10], event = fields[12],
-  }
+-- A message of a mailbox as a table; at is its place in the list, from 0 for the oldest.
+local function entry(raw, at)
+  local number, expires_at, created_at, size = unpack_struct(HEAD, raw)
+  return {number = number, expires_at = expires_at, created_at = created_at, size = size, raw = raw, at = at}
 end
 
 -- Whether a message's time is not over: it may be kept for longer where it could not be taken out.
 local function is_current(one)
-  return tonumber(one.expires_at) > now
+  return one.expires_at > now
 end
 
-local function after(number)
-  return whole(number + 1) .. '-0'
+local function number_at(box, at)
+  return (unpack_struct('<d', call('LINDEX', box.key, at)))
 end
 
-local function range(box, first, count)
-  return call('XRANGE', box.key, first, '+', 'COUNT', count)
+-- The place in a mailbox's list of its first message after a number. Most are looked for at its end.
+local function place_after(box, number)
+  if number >= box.newest then return box.length end
+  if number == 0 then return 0 end
+  local low, high, step = 0, box.length, 1  -- those below low are not after it; those from high on are
+  while low < high do
+    local middle = math.max(high - step, math.floor((low + high) / 2))
+    if number_at(box, middle) > number then high, step = middle, 2 * step else low = middle + 1 end
+  end
+  return high
 end
 
-local function cost(name, type, body, event)
-  return MESSAGE_COST + 2 * #name + #type + #body + #event
+-- Give the messages of a mailbox to use, from a place on, until it returns true.
+local function each_message(box, at, use)
+  local count = 2
+  while at < box.length do
+    local found = call('LRANGE', box.key, at, at + count - 1)
+    for index, raw in ipairs(found) do
+      if use(entry(raw, at + index - 1)) then return end
+    end
+    at, count = at + count, math.min(4 * count, CHUNK)
+  end
+end
+
+-- The message with a number; nil where it is not kept.
+local function find(box, number)
+  if not box.alive then return nil end
+  local at = place_after(box, number - 1)
+  local raw = at < box.length and call('LINDEX', box.key, at)
+  local one = raw and entry(raw, at)
+  if one and one.number == number then return one end
+  return nil
+end
+
+-- What a message of so many bytes takes, besides its head; its name is in the order too.
+local function cost(name, bytes)
+  return MESSAGE_COST + #name + bytes - HEAD_SIZE
+end
+
+local function mailbox_cost(name)
+  return MAILBOX_COST + 4 * #name
 end
 
 local function bury(box)
@@ -162,26 +207,30 @@ local function bury(box)
   write('ZREM', EXPIRIES, box.name)
   write('ZREM', RECLAIMABLE, box.name)
   set_log('mailboxes', log.mailboxes - 1)
-  set_log('memory', log.memory - MAILBOX_COST)
-  box.alive, box.changed = false, {}
+  set_log('memory', log.memory - mailbox_cost(box.name))
+  box.alive = false
   note(box.name, box.lost, box.missed == 1)
 end
 
+-- Take messages out of the list, given in its order.
 local function remove(box, entries)
-  local ids, size, memory = {}, 0, 0
+  local ids, size, memory, count = {}, 0, 0, #entries
   for at, gone in ipairs(entries) do
     ids[at] = whole(gone.number) .. '-0'
-    size = size + #gone.body
-    memory = memory + cost(box.name, gone.type, gone.body, gone.event)
+    size = size + gone.size
+    memory = memory + cost(box.name, #gone.raw)
   end
-  for first = 1, #ids, 1000 do
-    local last = math.min(first + 999, #ids)
-    write('XDEL', ORDER, unpack(ids, first, last))
-    write('XDEL', box.key, unpack(ids, first, last))
+  for first = 1, count, 1000 do write('XDEL', ORDER, unpack(ids, first, math.min(first + 999, count))) end
+  if entries[count].at == count - 1 then
+    write('LTRIM', box.key, count, -1)
+  else
+    for _, gone in ipairs(entries) do write('LSET', box.key, gone.at, '') end
+    write('LREM', box.key, count, '')
   end
+  if may_write() then box.length = box.length - count end
   set(box, 'size', box.size - size)
-  set(box, 'count', box.count - #ids)
-  set_log('messages', log.messages - #ids)
+  set(box, 'count', box.count - count)
+  set_log('messages', log.messages - count)
   set_log('memory', log.memory - memory)
 end
 
@@ -203,22 +252,15 @@ local function drop(box, entries)
 end
 
 local function expire(box)
-  local going, first, earliest, done = {}, '-', NEVER, false
-  repeat
-    local found = range(box, first, CHUNK)
-    for _, raw in ipairs(found) do
-      local one = entry(raw)
-      local expires_at = tonumber(one.expires_at)
-      if expires_at <= now then
-        going[#going + 1] = one
-      else
-        earliest = math.min(earliest, expires_at)
-        done = box.mixed == 0
-        if done then break end
-      end
-      first = after(one.number)
+  local going, earliest = {}, NEVER
+  each_message(box, 0, function(one)
+    if one.expires_at <= now then
+      going[#going + 1] = one
+    else
+      earliest = math.min(earliest, one.expires_at)
+      return box.mixed == 0
     end
-  until done or #found < CHUNK
+  end)
   drop(box, going)
   if box.alive then
     set(box, 'expiry', earliest)
@@ -226,21 +268,45 @@ local function expire(box)
   end
 end
 
-local FIELDS = {'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed'}
+-- What a mailbox knows: numbers, which are packed in this order, and then the numbers that takes gave back.
+--   lost          the newest message that is not kept any more; readers before it have a gap
+--   missed        1 where takes have missed a message
+--   acknowledged  up to where some reader has acknowledged
+--   taken         up to where takes were given messages, but for those in back
+--   count, size   messages, and bytes of their bodies
+--   expiry        no message expires before
+--   latest        the time at which the last of them expires, if none expires before one that came earlier: else
+--   mixed         is 1
+--   newest        the last number that was given to a message of it
+--   turn          when it became reclaimable; 0 where it is not
+local FIELDS = {
+  'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed', 'newest', 'turn',
+}
+local PACKED = '<' .. string.rep('d', #FIELDS)
 
--- The mailbox of a name, in which nothing is whose time is over; alive says whether there is one.
+-- The mailbox of a name as it lies there; alive says whether there is one. The length of its list is its count, unless
+-- something could not be taken out.
+local function load_box(name)
+  local packed = call('GET', PREFIX .. 'box:' .. name)
+  local box = {name = name, key = PREFIX .. 'messages:' .. name, alive = packed ~= false}
+  if packed then
+    box.lost, box.missed, box.acknowledged, box.taken, box.count, box.size, box.expiry, box.latest, box.mixed,
+      box.newest, box.turn = unpack_struct(PACKED, packed)
+    box.back, box.length = string.sub(packed, 8 * #FIELDS + 1), box.count
+  else
+    for _, field in ipairs(FIELDS) do box[field] = 0 end
+    box.expiry, box.back, box.length = NEVER, '', 0
+  end
+  return box
+end
+
+-- The mailbox of a name, in which nothing is whose time is over.
 local function box_of(name)
   local box = boxes[name]
-  if box then return box end
-  local values = call('HMGET', PREFIX .. 'box:' .. name, 'back', unpack(FIELDS))
-  box = {name = name, key = PREFIX .. 'messages:' .. name, alive = values[6] ~= false, changed = {}}
-  box.back = values[1] or ''
-  for at, field in ipairs(FIELDS) do box[field] = tonumber(values[at + 1] or 0) end
-  boxes[name] = box
-  if not box.alive then
-    box.expiry = NEVER
-  elseif box.expiry <= now then
-    expire(box)
+  if not box then
+    box = load_box(name)
+    boxes[name] = box
+    if box.expiry <= now then expire(box) end
   end
   return box
 end
@@ -255,27 +321,25 @@ local function create(box)
   local lost = lost_of(box)
   local missed = call('SREM', MISSED, box.name)
   call('ZREM', LOST, box.name)
-  for _, field in ipairs(FIELDS) do set(box, field, 0) end
-  box.alive, box.lost, box.missed, box.expiry, box.back = true, lost, missed, NEVER, ''
-  box.changed = {lost = true, missed = true, acknowledged = true, taken = true, mixed = true, back = true}
+  for _, field in ipairs(FIELDS) do box[field] = 0 end
+  box.alive, box.is_changed, box.lost, box.missed, box.expiry, box.back = true, true, lost, missed, NEVER, ''
   set_log('mailboxes', log.mailboxes + 1)
-  set_log('memory', log.memory + MAILBOX_COST)
-end
-
-local function save_hash(key, values, fields)
-  local words = {}
-  for field in pairs(fields) do
-    words[#words + 1] = field
-    words[#words + 1] = values[field]
-  end
-  if #words > 0 then write('HSET', key, unpack(words)) end
+  set_log('memory', log.memory + mailbox_cost(box.name))
 end
 
 local function save()
   for name, box in pairs(boxes) do
-    if box.alive then save_hash(PREFIX .. 'box:' .. name, box, box.changed) end
+    if box.alive and box.is_changed then
+      write('SET', PREFIX .. 'box:' .. name, pack_struct(PACKED, box.lost, box.missed, box.acknowledged, box.taken,
+        box.count, box.size, box.expiry, box.latest, box.mixed, box.newest, box.turn) .. box.back)
+    end
   end
-  save_hash(LOG, log, changed)
+  local words = {}
+  for field in pairs(changed) do
+    words[#words + 1] = field
+    words[#words + 1] = log[field]
+  end
+  if #words > 0 then write('HSET', LOG, unpack(words)) end
 end
 
 local function answer(...)
@@ -290,10 +354,23 @@ end
 
 -- -- who waits
 
-local function wake(name, origin, ask)
+-- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
+-- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
+local function wake(names, origin, ask)
   local receivers = 0
-  for _, key in ipairs(covering(name)) do
-    receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. key, origin .. ' ' .. ask .. ' ' .. name)
+  for first = 1, #names, CHUNK do
+    local channels = {}
+    for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
+    local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
+    for at, channel in ipairs(channels) do
+      local name = names[first + at - 1]
+      local said = origin .. ' ' .. ask .. ' ' .. name
+      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
+      if listening[2] > 0 then
+        local keys = covering(name)
+        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+      end
+    end
   end
   return receivers
 end
@@ -301,8 +378,9 @@ end
 -- -- what was read
 
 local function reclaimable(box)
-  if not call('ZSCORE', RECLAIMABLE, box.name) then
+  if box.turn == 0 then
     set_log('turn', log.turn + 1)
+    set(box, 'turn', log.turn)
     write('ZADD', RECLAIMABLE, log.turn, box.name)
   end
 end
@@ -336,42 +414,48 @@ end
 
 -- -- room
 
+-- The bounds of the mailboxes of a push: the server's own, where rules only say whether a full one refuses it, or, with
+-- namespaces, for each name what rules say: whether it refuses, its capacity, its bytes, and when the messages expire.
+local function bounds_of(names, rules, expires_at)
+  local own, bounds, at = {reject = rules == '1', capacity = CAPACITY, bytes = CAPACITY_BYTES}, {}, 0
+  own.expires = tonumber(expires_at)
+  for _, name in ipairs(names) do bounds[name] = own end
+  for reject, capacity, bytes, expires in string.gmatch(rules, '(%d),(%d+),(%d+),(%S+)') do
+    at = at + 1
+    bounds[names[at]] = {
+      reject = reject == '1', capacity = tonumber(capacity), bytes = tonumber(bytes),
+      expires = tonumber(expires),
+    }
+  end
+  return bounds
+end
+
 -- The oldest messages that must go before count more of so many bytes fit; nil and why where they do not.
-local function in_the_way(box, count, size, reject)
-  local going = {}
-  local over, bytes_over = box.count + count - CAPACITY, box.size + size - CAPACITY_BYTES
+local function in_the_way(box, count, size, bounds)
+  local going, why = {}, 'full'
+  local over, bytes_over = box.count + count - bounds.capacity, box.size + size - bounds.bytes
   if over <= 0 and bytes_over <= 0 then return going end
-  if count > CAPACITY or size > CAPACITY_BYTES then return nil, 'too large' end
-  local first = '-'
-  repeat
-    local found = range(box, first, CHUNK)
-    for _, raw in ipairs(found) do
-      local one = entry(raw)
-      first = after(one.number)
-      if reject and not is_read(box, one.number) then
-        if one.number > box.taken then return nil, 'full' end
-      else
-        going[#going + 1] = one
-        over, bytes_over = over - 1, bytes_over - #one.body
-        if over <= 0 and bytes_over <= 0 then return going end
-      end
+  if count > bounds.capacity or size > bounds.bytes then return nil, 'too large' end
+  each_message(box, 0, function(one)
+    if bounds.reject and not is_read(box, one.number) then return one.number > box.taken end
+    going[#going + 1] = one
+    over, bytes_over = over - 1, bytes_over - one.size
+    if over <= 0 and bytes_over <= 0 then
+      why = nil
+      return true
     end
-  until #found < CHUNK
-  return nil, 'full'
+  end)
+  if why then return nil, why end
+  return going
 end
 
 local function read_already(box)
-  local going, first = {}, '-'
+  local going = {}
   local most = math.max(box.acknowledged, box.taken)
-  repeat
-    local found = range(box, first, CHUNK)
-    for _, raw in ipairs(found) do
-      local one = entry(raw)
-      if one.number > most then return going end
-      if is_read(box, one.number) then going[#going + 1] = one end
-      first = after(one.number)
-    end
-  until #found < CHUNK
+  each_message(box, 0, function(one)
+    if one.number > most then return true end
+    if is_read(box, one.number) then going[#going + 1] = one end
+  end)
   return going
 end
 
@@ -383,7 +467,10 @@ local function reclaim(memory, mailboxes)
       local name = call('ZPOPMIN', RECLAIMABLE)[1]
       if not name then break end
       local box = box_of(name)
-      if box.alive then drop(box, read_already(box)) end
+      if box.alive then
+        set(box, 'turn', 0)
+        drop(box, read_already(box))
+      end
     end
     if log.messages < before then return true end
     if call('ZCARD', ACKNOWLEDGED) == 0 then return false end
@@ -412,14 +499,14 @@ local function merged(sources, limit)
   local count = math.max(1, math.min(CHUNK, math.ceil((limit + 1) / #sources)))
   local function head(source)
     local one = source.found[source.at]
-    while not one and not source.over do
-      local raw = range(source.box, after(source.last), count)
-      source.over, source.found, source.at = #raw < count, {}, 1
-      for _, each in ipairs(raw) do
-        each = entry(each)
-        source.last = each.number
+    while not one and source.next < source.box.length do
+      local raw = call('LRANGE', source.box.key, source.next, source.next + count - 1)
+      source.found, source.at = {}, 1
+      for index, each in ipairs(raw) do
+        each = entry(each, source.next + index - 1)
         if is_current(each) then source.found[#source.found + 1] = each end
       end
+      source.next = source.next + count
       one = source.found[1]
     end
     return one
@@ -432,7 +519,7 @@ local function merged(sources, limit)
       if one and (not best or one.number < best.number) then best, from = one, source end
     end
     if not best then return messages, 0 end
-    bytes = bytes + #best.body
+    bytes = bytes + best.size
     if #messages == limit or (#messages > 0 and bytes > POLL_BYTES) then return messages, 1 end
     best.box = from.box
     messages[#messages + 1] = best
@@ -445,16 +532,15 @@ local function looked_through(names, number, limit)
   local wanted, messages, bytes, looked = {}, {}, 0, 0
   for _, name in ipairs(names) do wanted[name] = true end
   while looked < LOOK do
-    local found = call('XRANGE', ORDER, after(number), '+', 'COUNT', CHUNK)
+    local found = call('XRANGE', ORDER, whole(number + 1) .. '-0', '+', 'COUNT', CHUNK)
     for _, raw in ipairs(found) do
       local at, name = tonumber(string.match(raw[1], '^%d+')), raw[2][2]
       for _, key in ipairs(covering(name)) do
         if wanted[key] then
           local box = box_of(name)
-          local one = box.alive and call('XRANGE', box.key, raw[1], raw[1])[1]
-          one = one and entry(one)
+          local one = find(box, at)
           if one and is_current(one) then
-            bytes = bytes + #one.body
+            bytes = bytes + one.size
             if #messages == limit or (#messages > 0 and bytes > POLL_BYTES) then return messages, 1, number end
             one.box = box
             messages[#messages + 1] = one
@@ -470,12 +556,86 @@ local function looked_through(names, number, limit)
   return messages, 1, number
 end
 
+-- -- histories
+
+-- The number of the first message, of all mailboxes, that was accepted at a time or later; nil where there is none.
+-- It is searched by halves: a step looks at the first message above the middle of what is left.
+local function accepted_from(created_at)
+  local oldest = call('XRANGE', ORDER, '-', '+', 'COUNT', 1)[1]
+  if not oldest then return nil end
+  local low, high = tonumber(string.match(oldest[1], '^%d+')), log.sequence + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local raw = call('XRANGE', ORDER, whole(middle) .. '-0', '+', 'COUNT', 1)[1]
+    local one = raw and find(load_box(raw[2][2]), tonumber(string.match(raw[1], '^%d+')))
+    if not one or one.created_at >= created_at then high = middle else low = one.number + 1 end
+  end
+  return low <= log.sequence and low or nil
+end
+
+-- The number before the newest messages of several mailboxes; the end of the log where they have none.
+local function before_newest(boxes, count)
+  local chunk = math.max(1, math.min(CHUNK, math.ceil(count / #boxes)))
+  local heads, place = {}, log.sequence
+  local function head(box)
+    local source = heads[box] or {found = {}, at = 1, last = box.length}
+    heads[box] = source
+    while source.at > #source.found and source.last > 0 do
+      local first = math.max(0, source.last - chunk)
+      local raw = call('LRANGE', box.key, first, source.last - 1)
+      source.found, source.at, source.last = {}, 1, first
+      for index = #raw, 1, -1 do
+        local one = entry(raw[index])
+        if is_current(one) then source.found[#source.found + 1] = one.number end
+      end
+    end
+    return source.found[source.at]
+  end
+  for _ = 1, count do
+    local best, from
+    for _, box in ipairs(boxes) do
+      local number = head(box)
+      if number and (not best or number > best) then best, from = number, box end
+    end
+    if not best then break end
+    place = best - 1
+    heads[from].at = heads[from].at + 1
+  end
+  return place
+end
+
+-- Look back through the one order for the newest messages that patterns cover. Returns where to go on looking, nil
+-- where that is nowhere, the number before those that were found, and how many are left to be found.
+local function looked_back(names, count, from, place)
+  local wanted, looked = {}, 0
+  for _, name in ipairs(names) do wanted[name] = true end
+  while looked < LOOK do
+    local found = call('XREVRANGE', ORDER, from, '-', 'COUNT', CHUNK)
+    for _, raw in ipairs(found) do
+      from = '(' .. raw[1]
+      for _, key in ipairs(covering(raw[2][2])) do
+        if wanted[key] then
+          local box = box_of(raw[2][2])
+          local one = find(box, tonumber(string.match(raw[1], '^%d+')))
+          if one and is_current(one) then
+            place, count = one.number - 1, count - 1
+            if count == 0 then return nil, place, 0 end
+          end
+          break
+        end
+      end
+    end
+    if #found < CHUNK then return nil, place, count end
+    looked = looked + CHUNK
+  end
+  return from, place, count
+end
+
+-- Messages as they are answered: the name and the message of each.
 local function shown(messages)
   local rows = {}
   for at, one in ipairs(messages) do
-    rows[at] = {
-      one.number, one.box.name, one.type, one.form, one.body, one.created_at, one.expires_at, one.event,
-    }
+    rows[2 * at - 1], rows[2 * at] = one.box.name, one.raw
   end
   return rows
 end
@@ -502,11 +662,14 @@ local function lacking()
   end
   for _, words in ipairs({
     {'DEL', none}, {'EXISTS', none}, {'GET', none}, {'HMGET', none, 'f'}, {'HSETNX', none, 'f', 'v'},
-    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'SADD', none, 'm'}, {'SISMEMBER', none, 'm'},
-    {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'}, {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'},
-    {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none},
-    {'ZMSCORE', none, 'm'}, {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'},
-    {'ZREMRANGEBYRANK', none, 1, 2}, {'ZREMRANGEBYSCORE', none, 1, 2}, {'ZSCORE', none, 'm'},
+    {'DEL', none}, {'RPUSH', none, 'v'}, {'LINDEX', none, 0}, {'LRANGE', none, 0, 0}, {'LREM', none, 0, 'v'},
+    {'LSET', none, 0, 'v'}, {'LTRIM', none, 0, 0}, {'DEL', none},
+    {'HSET', none, 'f', 'v'}, {'DEL', none}, {'PUBLISH', none, ''}, {'PUBSUB', 'NUMSUB', none}, {'SADD', none, 'm'},
+    {'SISMEMBER', none, 'm'}, {'SREM', none, 'm'}, {'SET', none, 'v', 'XX'}, {'TIME'},
+    {'XADD', none, 'NOMKSTREAM', '*', 'f', 'v'}, {'XDEL', none, '1-0'}, {'XRANGE', none, '-', '+'},
+    {'XREVRANGE', none, '+', '-'}, {'ZADD', none, 'XX', 1, 'm'}, {'ZCARD', none}, {'ZMSCORE', none, 'm'},
+    {'ZPOPMIN', none}, {'ZRANGEBYSCORE', none, 1, 2}, {'ZREM', none, 'm'}, {'ZREMRANGEBYRANK', none, 1, 2},
+    {'ZREMRANGEBYSCORE', none, 1, 2}, {'ZSCORE', none, 'm'},
   }) do
     local done = redis.pcall(unpack(words))
     local err = type(done) == 'table' and done.err or ''
@@ -530,11 +693,11 @@ load_log()
 if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 
 if verb == 'append' then
-  -- ARGV: process, number of the ask, created at, expires at, event, reject, queue, the record's id (or ''), what
-  -- stands before and after the number in its value, its seconds, most records, recipients, their number before
-  -- them, then the type, form and body of each content.
-  local origin, ask, created_at, expires_at, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-  local reject, queue, id = ARGV[9] == '1', ARGV[10] == '1', ARGV[11]
+  -- ARGV: process, number of the ask, expires at, rules, queue, the record's id (or ''), what stands before and after
+  -- the number in its value, its seconds, most records, recipients, their number before them, then each message without
+  -- its number and its expiry. A push that is not kept is taken back once the processes have reported: the mark ! lets
+  -- them report when their readers have read.
+  local origin, ask, queue, id = ARGV[4], ARGV[5], ARGV[8] == '1', ARGV[9]
   if id ~= '' then
     local value = call('GET', PREFIX .. 'record:receipt:' .. id)
     if value then return {'repeated', {}, value} end
@@ -548,12 +711,13 @@ if verb == 'append' then
     end
     return refused(before - log.messages)
   end
-  local names, at = {}, 17 + tonumber(ARGV[16])
-  for index = 17, at - 1 do names[#names + 1] = ARGV[index] end
-  local count, size, memory = (#ARGV - at + 1) / 3, 0, 0
-  for index = at, #ARGV, 3 do
-    size = size + #ARGV[index + 2]
-    for _, name in ipairs(names) do memory = memory + cost(name, ARGV[index], ARGV[index + 2], event) end
+  local names, at = {}, 15 + tonumber(ARGV[14])
+  for index = 15, at - 1 do names[#names + 1] = ARGV[index] end
+  local bounds = bounds_of(names, ARGV[7], ARGV[6])
+  local count, size, memory = #ARGV - at + 1, 0, 0
+  for index = at, #ARGV do
+    size = size + unpack_struct('<I4', ARGV[index], 9)
+    for _, name in ipairs(names) do memory = memory + cost(name, #ARGV[index] + 16) end
   end
 
   local going, freed = {}, 0
@@ -562,21 +726,22 @@ if verb == 'append' then
     if not queue then return nil end
     for _, name in ipairs(names) do
       local box = box_of(name)
-      if box.count + count > CAPACITY or box.size + size > CAPACITY_BYTES then
+      if box.count + count > bounds[name].capacity or box.size + size > bounds[name].bytes then
         hear_of_patterns(box)
-        local old, why = in_the_way(box, count, size, reject)
+        local old, why = in_the_way(box, count, size, bounds[name])
         if not old then return {why, {}, name} end
         going[name] = old
-        for _, one in ipairs(old) do freed = freed + cost(name, one.type, one.body, one.event) end
+        for _, one in ipairs(old) do freed = freed + cost(name, #one.raw) end
       end
     end
     return nil
   end
   while true do
     local refused = look_for_room()
-    local created = 0
-    for _, name in ipairs(names) do if not box_of(name).alive then created = created + 1 end end
-    local over = log.memory + memory + created * MAILBOX_COST - freed - MAX_MEMORY
+    local created, over = 0, log.memory + memory - freed - MAX_MEMORY
+    for _, name in ipairs(names) do
+      if not box_of(name).alive then created, over = created + 1, over + mailbox_cost(name) end
+    end
     local boxes_over = created > 0 and log.mailboxes + created - MAX_RECIPIENTS or 0
     if not refused and over <= 0 and boxes_over <= 0 then break end
     if refused or not reclaim(over, boxes_over) then
@@ -586,22 +751,21 @@ if verb == 'append' then
   end
   for name, old in pairs(going) do drop(box_of(name), old) end
 
-  local first = log.sequence + 1
-  local number, expires = log.sequence, tonumber(expires_at)
-  for index = at, #ARGV, 3 do
+  local first, number = log.sequence + 1, log.sequence
+  for index = at, #ARGV do
+    local bytes = unpack_struct('<I4', ARGV[index], 9)
     for _, name in ipairs(names) do
-      local box = box_of(name)
+      local box, expires = box_of(name), bounds[name].expires
       if not box.alive then create(box) end
       number = number + 1
-      call('XADD', box.key, whole(number) .. '-0', 't', ARGV[index], 'f', ARGV[index + 1], 'b', ARGV[index + 2],
-        'c', created_at, 'x', expires_at, 'e', event)
+      call('RPUSH', box.key, pack_struct('<dd', number, expires) .. ARGV[index])
       call('XADD', ORDER, whole(number) .. '-0', 'n', name)
-      set(box, 'count', box.count + 1)
-      set(box, 'size', box.size + #ARGV[index + 2])
-      if expires < box.latest then set(box, 'mixed', 1) else set(box, 'latest', expires) end
+      box.count, box.length, box.size = box.count + 1, box.length + 1, box.size + bytes
+      box.newest, box.is_changed = number, true
+      if expires < box.latest then box.mixed = 1 else box.latest = expires end
       if expires < box.expiry then
-        set(box, 'expiry', expires)
-        call('ZADD', EXPIRIES, expires_at, name)
+        box.expiry = expires
+        call('ZADD', EXPIRIES, expires, name)
       end
     end
   end
@@ -609,38 +773,37 @@ if verb == 'append' then
   set_log('messages', log.messages + count * #names)
   set_log('memory', log.memory + memory)
   if id ~= '' then
-    local value = ARGV[12] .. whole(first) .. ARGV[13]
-    remember('receipt', id, value, tonumber(ARGV[14]), tonumber(ARGV[15]))
+    local value = ARGV[10] .. whole(first) .. ARGV[11]
+    remember('receipt', id, value, tonumber(ARGV[12]), tonumber(ARGV[13]))
   end
-  local receivers = 0
-  for _, name in ipairs(names) do receivers = receivers + wake(name, origin, ask) end
-  return answer(first, receivers)
+  return answer(first, wake(names, origin, queue and ask or '!' .. ask))
 
 elseif verb == 'retract' then
   if not may_write() then return refused() end
   each_named(function(number, box)
-    local found = box.alive and range(box, whole(number) .. '-0', 1)[1]
-    if found and entry(found).number == number then
+    local one = find(box, number)
+    if one then
       leave_back(box, number)
-      remove(box, {entry(found)})
+      remove(box, {one})
       if box.count == 0 then bury(box) end
     end
   end)
   return answer()
 
 elseif verb == 'read' then
-  -- ARGV: the epoch and number after which to read, where to go on looking, limit, 1 to acknowledge, names.
+  -- ARGV: the epoch and number after which to read, where to go on looking, limit, 1 to acknowledge, names. In the
+  -- place of an epoch may stand now, oldest, or history: the beginning of one, before which there is no gap.
   local place, from, limit, names = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), names_from(9)
   if ARGV[4] == 'now' then return answer(log.sequence, 0, 0, {}) end
   local known = ARGV[4] == log.epoch and place <= log.sequence
   if known and ARGV[8] == '1' then acknowledge(names, place) end
-  if not known then place = 0 end
+  if not known and ARGV[4] ~= 'history' then place = 0 end
   local patterned, sources, gap = false, {}, known and place < log.torn
   for _, name in ipairs(names) do
     patterned = patterned or is_pattern(name)
     local box = box_of(name)
     if box.alive then
-      sources[#sources + 1] = {box = box, found = {}, at = 1, last = math.max(place, from)}
+      sources[#sources + 1] = {box = box, found = {}, at = 1, next = place_after(box, math.max(place, from))}
     end
   end
   local messages, more, looked
@@ -651,10 +814,29 @@ elseif verb == 'read' then
   end
   -- Only now: on its way a pattern meets mailboxes in which messages expire.
   for _, name in ipairs(names) do gap = gap or (known and place < lost_of(box_of(name))) end
-  if not known then gap = ARGV[4] ~= 'oldest' end
+  if not known then gap = ARGV[4] ~= 'oldest' and ARGV[4] ~= 'history' end
   if not patterned then looked = (known and not gap) and place or log.sequence end
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages))
+
+elseif verb == 'history' then
+  -- ARGV: 'last' or 'accepted', how many messages or since when, where to go on looking back ('+' at first) and the
+  -- place that was found so far ('' at first), names. The results: where to go on ('' where that is nowhere), the place
+  -- after which the history begins, and how many messages are left to be found.
+  local count, names = tonumber(ARGV[5]), names_from(8)
+  if ARGV[4] == 'accepted' then
+    local first = accepted_from(count / 1000)
+    return answer('', first and first - 1 or log.sequence, 0)
+  end
+  local boxes, patterned = {}, false
+  for _, name in ipairs(names) do
+    patterned = patterned or is_pattern(name)
+    local box = box_of(name)
+    if box.alive then boxes[#boxes + 1] = box end
+  end
+  if not patterned then return answer('', #boxes > 0 and before_newest(boxes, count) or log.sequence, 0) end
+  local on, place, left = looked_back(names, count, ARGV[6], tonumber(ARGV[7]) or log.sequence)
+  return answer(on or '', place, left)
 
 elseif verb == 'acknowledge' then
   -- ARGV: pairs of a number and a name; what was acknowledged while it could not be written.
@@ -672,9 +854,9 @@ elseif verb == 'take' then
     if box.alive then
       if box.missed == 1 then gap = 1 end
       set(box, 'missed', 0)
-      local source = {box = box, found = {}, at = 1, last = box.taken}
+      local source = {box = box, found = {}, at = 1, next = place_after(box, box.taken)}
       for number in string.gmatch(box.back, '%d+') do
-        local one = entry(range(box, number .. '-0', 1)[1])
+        local one = find(box, tonumber(number))
         if is_current(one) then source.found[#source.found + 1] = one end
       end
       table.sort(source.found, function(one, other) return one.number < other.number end)
@@ -701,14 +883,13 @@ elseif verb == 'give_back' then
       if number <= tonumber(call('ZSCORE', LOST, box.name) or 0) then call('SADD', MISSED, box.name) end
       return
     end
-    local found = range(box, whole(number) .. '-0', 1)[1]
-    if found and entry(found).number == number then
+    if find(box, number) then
       set(box, 'back', (box.back == '' and ' ' or box.back) .. whole(number) .. ' ')
     elseif number <= box.lost then
       set(box, 'missed', 1)
     end
   end)
-  for name in pairs(boxes) do wake(name, '-', '0') end
+  for name in pairs(boxes) do wake({name}, '-', '0') end
   return answer()
 
 elseif verb == 'delete' then
@@ -716,7 +897,7 @@ elseif verb == 'delete' then
   if box.alive then
     if not may_write() then return refused() end
     local all = {}
-    for at, raw in ipairs(range(box, '-', CAPACITY)) do all[at] = entry(raw) end
+    each_message(box, 0, function(one) all[#all + 1] = one end)
     drop(box, all)
   end
   return answer()
@@ -726,18 +907,17 @@ elseif verb == 'describe' then
   if not box.alive then return answer(0, 0, 0, 0) end
   hear_of_patterns(box)
   local queued, size, oldest, newest = 0, 0, nil, 0
-  for _, raw in ipairs(range(box, '-', CAPACITY)) do
-    local one = entry(raw)
+  each_message(box, 0, function(one)
     if is_current(one) then
       oldest, newest = oldest or one.number, one.number
-      if not is_read(box, one.number) then queued, size = queued + 1, size + #one.body end
+      if not is_read(box, one.number) then queued, size = queued + 1, size + one.size end
     end
-  end
+  end)
   return answer(queued, size, oldest, newest)
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
-  return answer(wake(ARGV[6], ARGV[4], '?' .. ARGV[5]))
+  return answer(wake({ARGV[6]}, ARGV[4], '?' .. ARGV[5]))
 
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
@@ -769,11 +949,15 @@ elseif verb == 'attach' then
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
   local time = call('TIME')
   time = time[1] .. '.' .. string.format('%06d', time[2])
+  if log.epoch and log.layout ~= LAYOUT then return {'layout', {}, log.layout} end
   if not may_write() then
     if not log.epoch then return refused() end
     return answer(log.epoch, log.run, time)
   end
-  if not log.epoch then set_log('epoch', ARGV[8]) end
+  if not log.epoch then
+    set_log('epoch', ARGV[8])
+    set_log('layout', LAYOUT)
+  end
   if string.match(log.run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
     if log.run ~= '' then call('ZADD', RUNS, log.sequence, log.run) end

@@ -5,9 +5,11 @@ What the script does stands in ``script.lua``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from ...core.namespaces import MailboxBounds
 from ...core.store import Repeated
 from ...errors import MailboxFull, ServerFull
 from ...limits import (
@@ -21,6 +23,9 @@ from ...limits import (
     STORE_NUMBERS_RESERVED,
     Limits,
 )
+
+LAYOUT = 2
+"""The version of what lies in Redis; ``script.lua`` says what that is."""
 
 
 @cache
@@ -44,10 +49,13 @@ def script(limits: Limits) -> str:
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
     }
-    return f"local {', '.join(bounds)} = {', '.join(map(str, bounds.values()))}\n{_text()}"
+    names, values = ", ".join(bounds), ", ".join(map(str, bounds.values()))
+    return f"local LAYOUT, {names} = '{LAYOUT}', {values}\n{_text()}"
 
 
-def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:
+def refusal(
+    status: bytes, about: bytes, limits: Limits, bounds_of: Callable[[str], MailboxBounds] | None = None
+) -> Exception | None:
     """Return the error that a status of the script says; None where it is not about what was asked.
 
     ``about`` is what the status is about: a recipient, or the record of a receipt.
@@ -61,9 +69,10 @@ def refusal(status: bytes, about: bytes, limits: Limits) -> Exception | None:
                 "Push again later, or with overflow=drop-oldest."
             )
         case b"too large":
+            bounds = limits if bounds_of is None else bounds_of(about.decode())
             return MailboxFull(
-                f"The push does not fit: a mailbox holds {limits.capacity} messages "
-                f"and {limits.capacity_bytes} bytes."
+                f"The push does not fit: a mailbox holds {bounds.capacity} messages "
+                f"and {bounds.capacity_bytes} bytes."
             )
         case b"mailboxes":
             return ServerFull(f"The server holds {limits.max_recipients} mailboxes, which is its bound.")

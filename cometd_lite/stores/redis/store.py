@@ -1,7 +1,7 @@
 """Mailboxes in Redis, which any number of processes on any number of machines serve together.
 
 Each thing that is asked is one run of one script (``script.lua``), so that it is done in full or not at all,
-and in one order for all processes. Mailboxes are streams, whose entries have the numbers of the one order. A
+and in one order for all processes. Mailboxes are lists of messages, each with its number of the one order. A
 push publishes the names it was for; each process listens where readers of its own stand. All of that goes
 over one connection, in order: a reader that is parked, listens, and then looks, has missed nothing.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from sys import intern
 from typing import Any
 
@@ -23,12 +24,14 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
-from ...core.message import Batch, Content, Cursor, Message, Push, Receipt
+from ...core.message import Batch, Cursor, Message, Push, Receipt
+from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.store import RPC, Contents, Readers, Record, State, Usage
 from ...deferreds import MaybeDeferred
 from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
 from .backlog import Backlog
+from .entries import pack, unpack
 from .link import RedisLink, WritesRefused
 from .wakes import ReaderCount, Wakes
 
@@ -65,6 +68,9 @@ class RedisStore:
             clock = reactor
         self.limits = limits or Limits()
         self.overflow = overflow
+        self._own_bounds = own_bounds(self.limits, overflow)
+        self._bounds: MostSpecific[MailboxBounds] | None = None
+        """The bounds of mailboxes where there are namespaces; None where all have ``_own_bounds``."""
         self.process = secrets.token_hex(8)
         """The name of this process among all that serve these mailboxes."""
         self._clock = clock
@@ -78,6 +84,11 @@ class RedisStore:
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
 
     # -- the start and the end
+
+    def use(self, namespaces: Namespaces) -> None:
+        """See ``Store.use``."""
+        bounds = self._bounds = namespaces.bounds(self._own_bounds)
+        self._link.bounds_of = bounds.of
 
     def open(self, now: float) -> Deferred[None]:  # noqa: ARG002  the store has its own clock
         """See ``Store.open``. Fires when Redis is reached; one that is away is tried until it is there."""
@@ -103,28 +114,40 @@ class RedisStore:
 
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
         """See ``Store.append``. Fails with ``Repeated`` where another process knows the idempotency key."""
-        limits = self.limits
-        ttl = limits.ttl if push.ttl is None else min(push.ttl, limits.ttl)
-        if not push.queue:
-            ttl = min(ttl, STORE_STALLED_SECONDS)  # it is retracted, but by a process that may die before
+        own = self._own_bounds
+        # What is not to be kept is retracted, but by a process that may die before.
+        most = inf if push.queue else STORE_STALLED_SECONDS
+        if self._bounds is None:
+            rules = "1" if own.rejects(push) else "0"
+            expiries = [now + min(own.kept_for(push), most)] * len(push.recipients)
+        else:
+            each = [self._bounds.of(recipient) for recipient in push.recipients]
+            expiries = [now + min(one.kept_for(push), most) for one in each]
+            rules = self._rules(push, each, expiries)
         ask, count = self._wakes.begin_count()
         words = (
             self.process,
             ask,
-            repr(created_at),
-            repr(now + ttl + self._link.offset),
-            push.event or "",
-            int((push.overflow or self.overflow) == "reject"),
+            repr(expiries[0] + self._link.offset),
+            rules,
             int(push.queue),
             *self._receipt(push, created_at),
             len(push.recipients),
             *push.recipients,
-            *[word for content in push.contents for word in (content.type, content.form, content.body)],
+            *[pack(content, push.event, created_at) for content in push.contents],
         )
         messages = self._run_append(now, words).addCallback(
-            self._appended, push, self._link.epoch, created_at, now + ttl, count, ask
+            self._appended, push, self._link.epoch, created_at, expiries, count, ask
         )
         return messages.addErrback(self._not_appended, ask)
+
+    def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
+        """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
+        rules = [
+            (int(one.rejects(push)), one.capacity, one.capacity_bytes, repr(expires_at + self._link.offset))
+            for one, expires_at in zip(each, expiries, strict=True)
+        ]
+        return " ".join([",".join(map(str, rule)) for rule in rules])
 
     def _run_append(self, now: float, words: tuple[Any, ...]) -> Deferred[list[Any]]:
         """Append; where Redis has no memory, again for as long as there is something read that can go."""
@@ -154,15 +177,19 @@ class RedisStore:
         push: Push,
         epoch: str,
         created_at: float,
-        expires_at: float,
+        expiries: list[float],
         count: ReaderCount,
         ask: int,
     ) -> Sequence[Message]:
         first, receivers = reply
-        addressed = [(content, recipient) for content in push.contents for recipient in push.recipients]
+        addressed = [
+            (content, recipient, expires_at)
+            for content in push.contents
+            for recipient, expires_at in zip(push.recipients, expiries, strict=True)
+        ]
         messages = [
             Message(Cursor(epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient) in enumerate(addressed, first)
+            for number, (content, recipient, expires_at) in enumerate(addressed, first)
         ]
         return Appended(messages, self._wakes.counted(receivers, count, ask))
 
@@ -188,8 +215,28 @@ class RedisStore:
             reading.append(mine)
         else:
             self._reading[asked] = [mine]
-            self._read(asked, 0, now).addBoth(self._was_read, asked)
+            found = self._read_history(asked, now) if after.is_history else self._read(asked, 0, now)
+            found.addBoth(self._was_read, asked)
         return mine
+
+    def _read_history(self, asked: tuple[tuple[str, ...], Cursor, int, bool], now: float) -> Deferred[Batch]:
+        """Read from the beginning of a history on. It has no gap: what lies before it was not asked for."""
+        recipients, after, limit, _ = asked
+        place = self._beginning(recipients, after.epoch, after.sequence, b"+", "", now)
+        return place.addCallback(
+            lambda place: self._read((recipients, Cursor("history", place), limit, False), 0, now)
+        )
+
+    def _beginning(
+        self, recipients: tuple[str, ...], word: str, count: int, at: bytes, place: int | str, now: float
+    ) -> Deferred[int]:
+        """Return the number after which a history begins; the words are those of the script's ``history``."""
+
+        def looked(reply: list[Any]) -> MaybeDeferred[int]:
+            at, place, left = reply
+            return self._beginning(recipients, word, left, at, place, now) if at else place
+
+        return self._link.run(now, "history", word, count, at, place, *recipients).addCallback(looked)
 
     def _read(
         self, asked: tuple[tuple[str, ...], Cursor, int, bool], looked: int, now: float
@@ -225,21 +272,10 @@ class RedisStore:
 
         return self._link.run(now, "take", limit, *recipients).addCallback(taken)
 
-    def _messages(self, rows: list[Any], epoch: str) -> tuple[Message, ...]:
+    def _messages(self, rows: list[bytes], epoch: str) -> tuple[Message, ...]:
         offset = self._link.offset
-        return tuple(
-            [
-                Message(
-                    Cursor(epoch, number),
-                    intern(name.decode()),
-                    Content(body, intern(kind.decode()), intern(form.decode())),  # type: ignore[arg-type]  # one of three
-                    float(created_at),
-                    float(expires_at) - offset,
-                    event.decode() or None,
-                )
-                for number, name, kind, form, body, created_at, expires_at, event in rows
-            ]
-        )
+        named = zip(rows[::2], rows[1::2], strict=True)
+        return tuple([unpack(entry, intern(name.decode()), epoch, offset) for name, entry in named])
 
     def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
         """See ``Store.give_back``. While Redis is away, or takes no writes, it is done later."""

@@ -15,11 +15,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ...core.recipient import is_pattern
 from ...core.store import Readers
 from ...deferreds import MaybeDeferred, chain
 from ...limits import REDIS_COUNT_SECONDS, REDIS_LEFT_AT_ONCE, REDIS_STAND_SECONDS, REDIS_STANDING
 from .link import RedisLink, unheard
 from .rpc import Calls
+
+_PATTERNS = "patterns"
+"""The channel that a process listens to while readers of it stand at a pattern."""
 
 
 class ReaderCount:
@@ -85,6 +89,8 @@ class Wakes:
         self._clock = clock
         self._standing: dict[str, float] = {}
         """The keys whose wakes are listened to, and when each was last asked for, longest ago first."""
+        self._patterns = 0
+        """How many of these keys are patterns."""
         self._asks = 0
         self._counts: dict[int, ReaderCount] = {}
         self._last_wake = b""
@@ -97,8 +103,10 @@ class Wakes:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.
 
         - The keys whose wakes are listened to are in order, the longest ago asked for first.
+        - The patterns among them are counted.
         - A count of readers that is complete is forgotten.
         """
+        assert self._patterns == sum(map(is_pattern, self._standing)), "the patterns are counted"
         standing = list(self._standing.values())
         assert standing == sorted(standing), "the keys that are listened to are in order"
         assert not any(count.complete for count in self._counts.values()), "a complete count is forgotten"
@@ -131,7 +139,10 @@ class Wakes:
         new = [key for key in keys if standing.pop(key, None) is None]
         for key in keys:
             standing[key] = now
-        self._link.subscribe("SUBSCRIBE", [f"wake:{key}" for key in new])
+        if new:
+            had_patterns = self._patterns > 0
+            self._patterns += sum(map(is_pattern, new))
+            self._subscribe("SUBSCRIBE", new, patterns=self._patterns > 0 and not had_patterns)
         if len(standing) > REDIS_STANDING:
             self._leave(list(islice(standing, REDIS_LEFT_AT_ONCE)), now)
 
@@ -149,11 +160,18 @@ class Wakes:
             if self.readers is not None and self.readers.waiting(key):
                 standing[key] = now
             else:
-                gone.append(f"wake:{key}")
-        self._link.subscribe("UNSUBSCRIBE", gone)
+                gone.append(key)
+        had_patterns = self._patterns > 0
+        self._patterns -= sum(map(is_pattern, gone))
+        self._subscribe("UNSUBSCRIBE", gone, patterns=had_patterns and not self._patterns)
+
+    def _subscribe(self, verb: str, keys: list[str], *, patterns: bool) -> None:
+        channels = [f"wake:{key}" for key in keys]
+        self._link.subscribe(verb, [*channels, _PATTERNS] if patterns else channels)
 
     def _channels(self) -> list[str]:
-        return [f"process:{self.process}", "all", "told", *[f"wake:{key}" for key in self._standing]]
+        channels = [f"process:{self.process}", "all", "told", *[f"wake:{key}" for key in self._standing]]
+        return [*channels, _PATTERNS] if self._patterns else channels
 
     # -- what is said
 
@@ -201,10 +219,14 @@ class Wakes:
                 self._heard[kind_](id_)
 
     def _wake(self, said: bytes) -> None:
-        """Wake readers of this process, or say who waits, as another process has asked; and report."""
+        """Wake readers of this process, or say who waits, as another process has asked; and report.
+
+        A push that is not kept is taken back once all have reported: its readers must have read by then.
+        """
         process, ask, name = said.split(b" ", 2)
-        asks = ask.startswith(b"?")
-        number = int(ask[asks:])
+        mark = ask[:1]
+        asks, waits = mark == b"?", mark == b"!"
+        number = int(ask[asks or waits :])
         if process == self.process.encode():
             self._reported(number, 0)  # the hub sees to its own readers
             return
@@ -220,9 +242,9 @@ class Wakes:
             else:
                 takers = self.readers.takers(recipient)
                 woken = self.readers.wake(recipient, messages=0)
-                ended = self.readers.wakes_ended()
+                if waits:
+                    ended = self.readers.wakes_ended()
         if process != b"-":
-            # A push that is kept for readers that wait only is taken back once all processes have reported.
             report = partial(
                 self._report, process.decode(), number, woken, takers, inf if ago is None else ago
             )

@@ -1,0 +1,157 @@
+"""Namespaces: what holds for the mailboxes of a pattern, in the place of the server's own bounds.
+
+``Namespaces.of`` tells what was set for a recipient. A store makes ``bounds`` of them once, and asks those
+for each push. Where there are no namespaces nothing is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from ..errors import BadRecipient, BodyTooLarge
+from ..limits import Limits
+from .message import Push
+from .recipient import covering, readable
+
+T = TypeVar("T")
+
+Overflow: TypeAlias = Literal["reject", "drop-oldest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """What is set for the mailboxes of a pattern; None where the server's own holds.
+
+    ``ttl`` and ``unread_after`` are in seconds, ``capacity_bytes`` and ``max_body`` in bytes. Raises
+    ``ValueError`` for a bound that is not above 0 and an unknown ``overflow``.
+    """
+
+    capacity: int | None = None
+    """Messages in one mailbox."""
+    capacity_bytes: int | None = None
+    """Bytes of bodies in one mailbox."""
+    ttl: float | None = None
+    """How long a message is kept at most."""
+    overflow: Overflow | None = None
+    """What a full mailbox does with a push that does not say."""
+    max_body: int | None = None
+    """Bytes of one push's body."""
+    presence: bool | None = None
+    """Whether it is known who reads."""
+    unread_after: float | None = None
+    """After how long it is told that no reader has fetched a message."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("capacity", "capacity_bytes", "ttl", "max_body", "unread_after"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"{name} of a namespace is a number above 0, and not {value!r}.")
+        if self.overflow not in {None, "reject", "drop-oldest"}:
+            raise ValueError(f"overflow of a namespace is reject or drop-oldest, and not {self.overflow!r}.")
+
+
+_NOTHING_SET = Namespace()
+
+
+class MailboxBounds(Struct, frozen=True, gc=False):
+    """The bounds of one mailbox, all of them known; ``ttl`` is in seconds."""
+
+    capacity: int
+    capacity_bytes: int
+    ttl: float
+    overflow: Overflow
+
+    def kept_for(self, push: Push) -> float:
+        """Return for how many seconds a push is kept."""
+        return self.ttl if push.ttl is None else min(push.ttl, self.ttl)
+
+    def rejects(self, push: Push) -> bool:
+        """Return whether a full mailbox refuses the push."""
+        return (push.overflow or self.overflow) == "reject"
+
+
+class MostSpecific(Generic[T]):
+    """A table by patterns: for a recipient, the entry of the most specific pattern that covers it.
+
+    A name is more specific than a pattern, more segments than fewer, and ``chat/*`` than ``chat/**``.
+    ``otherwise`` is the entry of a recipient that none of the patterns covers.
+    """
+
+    def __init__(self, entries: Mapping[str, T], otherwise: T) -> None:
+        self._entries = dict(entries)
+        self._otherwise = otherwise
+
+    def of(self, recipient: str) -> T:
+        """Return the entry for a recipient."""
+        entries = self._entries
+        for key in covering(recipient):  # the most specific first
+            if key in entries:
+                return entries[key]
+        return self._otherwise
+
+
+class Namespaces:
+    """The namespaces of a server, by their patterns. Names that begin with ``$`` are in none.
+
+    Of several that cover a recipient the most specific counts, and nothing of the others. Raises
+    ``ValueError`` for what is no pattern.
+    """
+
+    def __init__(self, namespaces: Mapping[str, Namespace]) -> None:
+        for pattern in namespaces:
+            check_pattern(pattern)
+        self._given = dict(namespaces)
+        self._table = MostSpecific(self._given, _NOTHING_SET)
+
+    def of(self, recipient: str) -> Namespace:
+        """Return what is set for a recipient."""
+        return self._table.of(recipient)
+
+    def bounds(self, own: MailboxBounds) -> MostSpecific[MailboxBounds]:
+        """Return the bounds of mailboxes, where ``own`` are those of a mailbox in no namespace."""
+        return MostSpecific({pattern: _bounds(one, own) for pattern, one in self._given.items()}, own)
+
+    def largest_body(self, own: int) -> int:
+        """Return the bytes of the largest body that any recipient takes; ``own`` is that of most."""
+        return max([own, *[one.max_body for one in self._given.values() if one.max_body is not None]])
+
+    def check_body(self, push: Push, own: int) -> None:
+        """Raise ``BodyTooLarge`` where a push has more than one of its recipients takes."""
+        size = sum([len(content.body) for content in push.contents])
+        for recipient in push.recipients:
+            most = self.of(recipient).max_body or own
+            if size > most:
+                raise BodyTooLarge(f"A body for {recipient!r} has at most {most} bytes here.")
+
+
+def own_bounds(limits: Limits, overflow: str) -> MailboxBounds:
+    """Return the bounds of a mailbox that is in no namespace."""
+    return MailboxBounds(
+        limits.capacity,
+        limits.capacity_bytes,
+        limits.ttl,
+        "drop-oldest" if overflow == "drop-oldest" else "reject",
+    )
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise ``ValueError`` where a namespace cannot have this pattern, or name."""
+    try:
+        readable(pattern)
+    except BadRecipient as error:
+        raise ValueError(f"{pattern!r} is no recipient or pattern: {error.detail}") from None
+
+
+def _bounds(given: Namespace, own: MailboxBounds) -> MailboxBounds:
+    return MailboxBounds(
+        given.capacity or own.capacity,
+        given.capacity_bytes or own.capacity_bytes,
+        given.ttl or own.ttl,
+        given.overflow or own.overflow,
+    )

@@ -1,0 +1,103 @@
+"""HTTP.md, "Namespaces": other bounds for the recipients of a pattern, over HTTP, sockets and Bayeux."""
+
+from __future__ import annotations
+
+import pytest
+from wires import WebSocket, leave
+
+from cometd_lite.core.namespaces import Namespace
+from cometd_lite.limits import Limits
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def everyone_leaves(serve):
+    yield
+    leave()
+
+
+@pytest.fixture
+def server(serve):
+    return serve(
+        Limits(capacity=3, max_body=100),
+        namespaces={
+            "chat/**": Namespace(capacity=2, overflow="drop-oldest", ttl=60, max_body=10),
+            "chat/old/*": Namespace(ttl=600),
+            "uploads/*": Namespace(max_body=5_000),
+        },
+    )
+
+
+def test_a_full_mailbox_does_what_its_namespace_says(server):
+    for text in ("1", "2", "3"):
+        assert server.push("/chat/a", text).status == 202
+    assert server.read("/poll/chat/a?after=oldest") == ["2", "3"]
+    for text in ("1", "2", "3"):
+        server.push("/bob", text)
+        server.push("/chat/old/a", text)
+    for full in ("bob", "chat/old/a"):
+        refused = server.ask("POST", f"/push/{full}", "4")
+        assert (refused.status, refused.json["type"]) == (503, "urn:cometd-lite:problem:mailbox-full")
+
+
+def test_a_push_may_say_otherwise(server):
+    server.push("/chat/a", "1")
+    server.push("/chat/a", "2")
+    assert server.ask("POST", "/push/chat/a?overflow=reject", "3").status == 503
+    server.push("/chat/b?ttl=10", "1")
+    server.advance(11)
+    assert server.read("/poll/chat/b?after=oldest&wait=0") == []
+
+
+def test_messages_of_a_namespace_have_a_time_of_their_own(server):
+    for name in ("chat/a", "chat/old/a", "bob"):
+        server.push(f"/{name}?ttl=86400", "1")
+    kept = []
+    for seconds in (59, 2, 540):
+        server.advance(seconds)
+        names = ("chat/a", "chat/old/a", "bob")
+        kept.append([len(server.read(f"/poll/{name}?after=oldest&wait=0")) for name in names])
+    assert kept == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("recipients", "most"),
+    [("/chat/a?", 10), ("/bob?", 100), ("/uploads/a?", 5_000), ("?rcpt=chat/a&rcpt=uploads/a&", 10)],
+)
+def test_a_body_is_bounded_by_its_namespace(server, recipients, most):
+    assert server.ask("POST", f"/push{recipients}", "x" * most).status == 202
+    refused = server.ask("POST", f"/push{recipients}", "x" * (most + 1))
+    assert (refused.status, refused.json["type"]) == (413, "urn:cometd-lite:problem:body-too-large")
+    assert f"{most} bytes" in refused.json["detail"]
+
+
+def test_the_lines_of_a_body_are_bounded_together(server):
+    lines = {"Content-Type": "application/x-ndjson"}
+    assert server.ask("POST", "/push/chat/a", "123456\n12345", lines).status == 413
+    assert server.ask("POST", "/push/chat/a", "12345\n12345", lines).status == 202
+
+
+def test_what_is_pushed_over_a_socket_is_bounded_by_its_namespace(server):
+    socket = WebSocket(server, "/ws/bob")
+    for name, size, status in (("chat/a", 11, 413), ("bob", 101, 413), ("uploads/a", 2_000, None)):
+        answer = socket.push(push=name, data="x" * size)
+        assert answer.get("error", {}).get("status") == status
+
+
+def test_what_is_published_by_bayeux_is_bounded_by_its_namespace(server):
+    def publish(channel: str, data: str) -> dict:
+        body = f'[{{"channel": "{channel}", "data": "{data}", "clientId": "{client}", "id": "1"}}]'
+        return server.ask("POST", "/cometd", body, JSON).json[0]
+
+    body = '[{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}]'
+    client = server.ask("POST", "/cometd", body, JSON).json[0]["clientId"]
+    assert publish("/chat/a", "x" * 8)["successful"]
+    assert publish("/uploads/a", "x" * 1_000)["successful"]
+    for channel, size in (("/chat/a", 9), ("/bob", 99)):
+        assert publish(channel, "x" * size)["error"].startswith("413:")
+
+
+def test_the_interfaces_description_names_the_largest_body(server):
+    schema = server.get("/openapi.json").json["paths"]["/push"]["post"]["requestBody"]
+    assert "5000" in str(schema) or "5,000" in str(schema)
