@@ -45,7 +45,13 @@ def _poll(
         found = routes.hub.poll(asked.recipients, after, wait, asked.limit, asked.acks)
     else:
         routes.policy.check_taker(exchange)
-        taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+        taken: MaybeDeferred[Batch]
+        if asked.lease is None:
+            taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+        else:
+            taken = routes.hub.lease(
+                asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected
+            )
         found = chain(taken, _deliver_taken, routes, exchange)
     count_parked(grant, found)
     return _answer(found, routes, exchange, asked)
