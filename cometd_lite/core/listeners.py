@@ -20,7 +20,7 @@ from ..jsontext import dumps, parse
 from ..limits import LISTENER_SECONDS
 from .hub import Hub
 from .message import NOW, Batch, Cursor
-from .readers import Poll
+from .readers import Poll, as_read
 from .recipient import ALL_LISTENERS
 from .sessions import Quota, Session, Sessions, new_id
 from .store import Record
@@ -37,7 +37,7 @@ class ListenerSession(Session):
     def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
         super().__init__(id, recipients, place, ttl)
         self.answered: Cursor | None = None
-        self.parked: Poll | None = None
+        self.parked: Poll[Batch] | None = None
 
     @classmethod
     def recalled(cls, record: Record) -> ListenerSession:
@@ -156,7 +156,7 @@ class Listeners:
         listener.answered = None
         self._tell(listener, wait)
         keys = listener.keys(broadcasts)
-        poll = Poll(self._hub, keys, listener.place, limit)
+        poll = Poll(self._hub, keys, listener.place, limit, True, as_read)
         self._sessions.hold(listener)
         listener.parked = poll
 

@@ -6,7 +6,7 @@ readers of a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -47,12 +47,12 @@ class ParkedReader(ParkedDeferred[T]):
     """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
     on_revoked: Callable[[], object] | None = None
     """What ends it then; None for what ends its wait."""
+    registry: Parking | None = None
+    _ends_at: float | None = None
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         ParkedDeferred.__init__(self, _leave)  # super() takes 0.05 µs more, and there is one of these a poll
         self.keys = keys
-        self.registry: Parking | None = None
-        self._ends_at: float | None = None
 
     def can_receive(self) -> bool:
         """Return whether a wake now would make it look."""
@@ -104,19 +104,21 @@ class Wake:
     ask the same share one read and its rendering. It is None where one reader alone is woken.
     """
 
-    __slots__ = ("_count", "_on_end", "_readers", "pending", "shared")
+    __slots__ = ("_on_end", "_readers", "left", "pending", "shared")
 
-    def __init__(self, readers: list[ParkedReader[Any]]) -> None:
+    def __init__(self, readers: Sequence[ParkedReader[Any]]) -> None:
         self._readers: Iterator[ParkedReader[Any]] = iter(readers)
-        self._count = len(readers)
-        self.shared: dict[Hashable, Any] | None = {} if len(readers) > 1 else None
+        self.left = len(readers)
+        """The readers that have still to look."""
+        self.shared: dict[Hashable, Any] | None = {} if self.left > 1 else None
         self.pending = 0
-        self._on_end: list[Callable[[], object]] = []
+        """The reads that are pending."""
+        self._on_end: list[Callable[[], object]] | None = None
 
     def run(self, most: int) -> int:
         """Let up to ``most`` further readers look; return how many did."""
-        count = min(most, self._count)
-        self._count -= count
+        count = min(most, self.left)
+        self.left -= count
         for reader in islice(self._readers, count):
             if reader.registry is not None:  # else it was answered, or its client disconnected
                 reader.look(self)
@@ -125,23 +127,21 @@ class Wake:
                 if is_pending(found):
                     found.addErrback(_handled)
             self.shared.clear()
-        self._end_if_done()
+        if self._on_end is not None:
+            self._end_if_done()
         return count
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there are readers that have still to look."""
-        return self._count > 0
 
     @property
     def has_ended(self) -> bool:
         """Whether all readers have looked, and read what they looked for."""
-        return not self._count and not self.pending
+        return not self.left and not self.pending
 
     def when_ended(self, call: Callable[[], object]) -> None:
         """Call something once the wake has ended."""
         if self.has_ended:
             call()
+        elif self._on_end is None:
+            self._on_end = [call]
         else:
             self._on_end.append(call)
 
@@ -151,9 +151,9 @@ class Wake:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._on_end and self.has_ended:
-            calls, self._on_end = self._on_end, []
-            for call in calls:
+        if self.has_ended:
+            calls, self._on_end = self._on_end, None
+            for call in calls or ():
                 call()
 
 

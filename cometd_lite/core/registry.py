@@ -244,9 +244,9 @@ class Registry:
             left = WOKEN_AT_ONCE - wake.run(WOKEN_AT_ONCE)
         finally:
             self._is_waking = False
-        if wake.has_more:
+        if wake.left:
             self._wakes.append(wake)
-        if not wake.has_ended:
+        if wake.left or wake.pending:
             self._track(wake)
         if self._wakes:
             self._run_wakes(left)
@@ -262,7 +262,7 @@ class Registry:
             while self._wakes and left > 0:
                 wake = self._wakes.popleft()
                 left -= wake.run(left)
-                if wake.has_more:
+                if wake.left:
                     self._wakes.append(wake)
         finally:
             self._is_waking = False

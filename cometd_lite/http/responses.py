@@ -5,16 +5,14 @@ A batch is rendered once for each format, however many readers it answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from ..core.hub import Standing
-from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
-from ..core.message import Batch, Content, LeasedMessage, Receipt, has_charset, timestamp
+from ..core.message import Batch, Content, Receipt, has_charset, timestamp
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
 from .params import PollAsked
@@ -90,12 +88,17 @@ def dumped(document: dict[str, Any]) -> bytes:
     return dumps(document) + b"\n"
 
 
-def of_poll(batch: Batch, asked: PollAsked) -> Response:
+def of_plain_poll(batch: Batch) -> Response:
     """Return the answer of a poll, as JSON (HTTP.md, "Poll")."""
+    return batch.once("json", _json)
+
+
+def of_poll(asked: PollAsked, batch: Batch) -> Response:
+    """Return the answer of a poll that was conditional, or has preferred a wait, as JSON."""
     return _as_asked(batch.once("json", _json), batch, asked)
 
 
-def of_raw_poll(batch: Batch, asked: PollAsked, cross_origin: bool) -> Response:
+def of_raw_poll(asked: PollAsked, cross_origin: bool, batch: Batch) -> Response:
     """Return the answer of a poll for one message as it came (HTTP.md, "Poll").
 
     ``cross_origin``: the request has an Origin that is allowed, so its page may embed the answer.
@@ -127,8 +130,6 @@ def _raw(batch: Batch) -> Response:
         quote(message.recipient, safe="/~!$&'()*+,;=:@").encode(),
         timestamp(message.created_at).encode(),
     )
-    if isinstance(message, LeasedMessage):
-        head += b"Comet-Lease: %b\r\nComet-Attempt: %d\r\n" % (message.lease.encode(), message.attempt)
     return Response(200, head + _RAW + _poll_head(batch), message.content.body)
 
 
@@ -151,13 +152,6 @@ def of_push(receipt: Receipt) -> Response:
     return Response(201 if receipt.delivered else 202, JSON, receipt.json + b"\n")
 
 
-def of_ack(settled: Sequence[tuple[LeaseId, LeaseState]]) -> Response:
-    """Return what became of leases: 410 where there is one and it is gone (HTTP.md, "Leases")."""
-    status = 410 if len(settled) == 1 and settled[0][1] == "gone" else 200
-    leases = [{"lease": str(lease), "state": state} for lease, state in settled]
-    return Response(status, JSON, dumped({"leases": leases}))
-
-
 def of_recipient(standing: Standing) -> Response:
     """Return how a recipient stands (HTTP.md, "Everything else")."""
     contents = standing.contents
@@ -170,7 +164,6 @@ def of_recipient(standing: Standing) -> Response:
                 "waiting": standing.waiting,
                 "queued": contents.queued,
                 "bytes": contents.size,
-                "leased": contents.leased,
                 "oldest": contents.oldest and str(contents.oldest),
                 "newest": contents.newest and str(contents.newest),
                 "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),

@@ -6,10 +6,14 @@ out by ``reactor.callLater``, and is cancelled when the client disconnects.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from ..access.policy import check_room, count_parked
 from ..access.tokens import Grant
 from ..core.listeners import ListenerSession
-from ..core.message import Batch, Cursor
+from ..core.message import SINCE, Batch, Cursor
+from ..core.readers import Poll
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..http import params, responses
@@ -40,36 +44,34 @@ def _poll(
         wait = min(wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)
-    found: MaybeDeferred[Batch]
+    present = responses.of_plain_poll if asked.is_plain else _presenter(routes, exchange, asked)
     if after is not None:
-        found = routes.hub.poll(asked.recipients, after, wait, asked.limit, asked.acks)
-    else:
-        routes.policy.check_taker(exchange)
-        taken: MaybeDeferred[Batch]
-        if asked.lease is None:
-            taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
-        else:
-            taken = routes.hub.lease(
-                asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected
-            )
-        found = chain(taken, _deliver_taken, routes, exchange)
-    count_parked(grant, found)
-    return _answer(found, routes, exchange, asked)
+        if after.epoch == SINCE:
+            after = routes.hub.dated(after)
+        poll = Poll(routes.hub, asked.recipients, after, asked.limit, asked.acks, present)
+        answer = routes.hub.park(poll, wait)
+        count_parked(grant, answer)
+        return answer
+    routes.policy.check_taker(exchange)
+    taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+    count_parked(grant, taken)
+    return chain(taken, _deliver_taken, routes, exchange, present)
 
 
-def _answer(
-    found: MaybeDeferred[Batch], routes: Served, exchange: Exchange, asked: PollAsked
-) -> MaybeDeferred[Response]:
+def _presenter(routes: Served, exchange: Exchange, asked: PollAsked) -> Callable[[Batch], Response]:
+    """Return what makes the response to a poll of what it reads."""
     if asked.form == "raw":
-        return chain(found, responses.of_raw_poll, asked, bool(routes.policy.cors(exchange)))
-    return chain(found, responses.of_poll, asked)
+        return partial(responses.of_raw_poll, asked, bool(routes.policy.cors(exchange)))
+    return responses.of_plain_poll if asked.is_plain else partial(responses.of_poll, asked)
 
 
-def _deliver_taken(taken: Batch, routes: Served, exchange: Exchange) -> Batch:
-    """Return what a take is answered with; what cannot be written stays where it was."""
+def _deliver_taken(
+    taken: Batch, routes: Served, exchange: Exchange, present: Callable[[Batch], Response]
+) -> Response:
+    """Return the response to a take; what cannot be written stays where it was."""
     if taken.messages and exchange.is_disconnected():
         routes.hub.give_back(taken)
-    return taken
+    return present(taken)
 
 
 def _listen(
@@ -102,7 +104,7 @@ def _poll_admitted(
 ) -> MaybeDeferred[Response]:
     if asked.look:
         found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
-        return _answer(found, routes, exchange, asked)
+        return chain(found, _presenter(routes, exchange, asked))
     routes.policy.check_taker(exchange)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
@@ -117,4 +119,4 @@ def _poll_admitted(
         broadcasts,
     )
     count_parked(grant, found)
-    return _answer(found, routes, exchange, asked)
+    return chain(found, _presenter(routes, exchange, asked))

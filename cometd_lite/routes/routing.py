@@ -1,15 +1,14 @@
 """What all routes share: how a route is declared, how a request is served, and how an error is answered.
 
 A handler is a plain function of the ``Routes`` and an ``Exchange``. It returns a ``Response``, a Deferred of
-one, or None where it has answered itself; handlers that are seldom called are coroutines. ``serve`` lets the
-request in, calls the handler, parks the Deferred, sends the response, and makes a problem of RFC 9457 of
-every error. Each section of HTTP.md has its handlers in a file of its own.
+one, or None where it has answered itself; handlers that are seldom called are coroutines. ``Endpoint`` lets
+the request in, calls the handler, parks the Deferred, and sends the response. Every error becomes a problem
+of RFC 9457. Each section of HTTP.md has its handlers in a file of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from http import HTTPStatus
 from inspect import iscoroutine, iscoroutinefunction, signature
 from random import Random
@@ -62,18 +61,8 @@ klein = Klein()
 """All routes, as Klein knows them; ``Routes.app`` is bound to its instance."""
 
 
-class Route(Struct, frozen=True):
-    """One rule of the interface; ``server.application.ServedRoute`` is what the server asks of it."""
-
-    rule: str
-    methods: Collection[str]
-    call: Callable[[Any, str | None], object]
-    max_body: int
-    refusal: Refusal
-
-
 class _Declared(Struct, frozen=True):
-    """A handler, and what ``serve`` must know of it."""
+    """A handler, and what must be known to serve it."""
 
     handler: Callable[[Served, Exchange, str | None], Answer]
     changes: bool
@@ -115,7 +104,7 @@ def route(
             exchange = routes.exchange_of(request)
             finished = exchange.notifyFinish()
             try:
-                routes.serve(declared, exchange, *names.values())
+                routes.endpoints[name].serve(exchange, *names.values())
             except Exception:  # noqa: BLE001  whatever a handler raises, its client is answered
                 routes.failed(exchange, Failure(), refusal=declared.refusal)
             return finished.addErrback(_disconnected)
@@ -141,6 +130,51 @@ def _as_called(handler: Handler) -> Callable[[Served, Exchange, str | None], Ans
         return Deferred.fromCoroutine(answer) if iscoroutine(answer) else answer
 
     return call
+
+
+class Endpoint:
+    """One rule of the interface, as ``routes`` serve it; see ``server.application.ServedRoute``.
+
+    It lets a request in, calls its handler, and sends what that returns, now or later.
+    """
+
+    def __init__(self, routes: Served, rule: str, methods: Collection[str], declared: _Declared) -> None:
+        self.rule = rule
+        self.methods = methods
+        self.max_body = declared.max_body(routes.limits)
+        self.refusal = declared.refusal
+        self._routes = routes
+        self._handler = declared.handler
+        self._changes = declared.changes
+        self._probed = declared.probed
+        # Bound once: a parked request would keep a pair of its own, of 160 bytes.
+        self.call = self.serve
+        self._respond, self._refuse = routes.respond, self._failed
+
+    def serve(self, exchange: Exchange, name: str | None = None) -> Deferred[None] | None:
+        """Serve a request; ``name`` is what its path names, None where the rule has no name.
+
+        Returns the Deferred that is parked, None where the request is answered.
+        """
+        routes = self._routes
+        try:
+            given = fields(exchange)
+            routes.policy.admit(exchange, given.host, given.origin, self._changes, self._probed)
+            answer = self._handler(routes, exchange, name)
+        except CometError as error:
+            routes.respond(routes.problem(error, self.refusal), exchange)
+            return None
+        if not is_pending(answer):
+            routes.respond(answer, exchange)
+            return None
+        exchange.park(answer)
+        args = (exchange,)
+        sent: Deferred[None] = answer.addCallbacks(self._respond, self._refuse, args, _NO_KEYWORDS, args)
+        return sent
+
+    def _failed(self, failure: Failure, exchange: Exchange) -> None:
+        if not isinstance(failure.value, CancelledError):  # else the client has disconnected
+            self._routes.failed(exchange, failure, refusal=self.refusal)
 
 
 class Served:
@@ -183,47 +217,20 @@ class Served:
         self.heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self.pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
         self.random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+        self.endpoints = {
+            str(rule.endpoint): Endpoint(
+                self, rule.rule, frozenset(rule.methods or ()), _declared[str(rule.endpoint)]
+            )
+            for rule in klein.url_map.iter_rules()
+        }
+        """The routes by the names of their endpoints in Klein's map."""
 
     # -- for the server
 
     @property
-    def routes(self) -> Sequence[Route]:
+    def routes(self) -> Sequence[Endpoint]:
         """All routes, for ``server.HTTPFactory``."""
-        return [
-            Route(
-                rule.rule,
-                frozenset(rule.methods or ()),
-                partial(self.serve, declared),
-                declared.max_body(self.limits),
-                declared.refusal,
-            )
-            for rule in klein.url_map.iter_rules()
-            for declared in [_declared[str(rule.endpoint)]]
-        ]
-
-    def serve(
-        self, declared: _Declared, exchange: Exchange, name: str | None = None
-    ) -> Deferred[None] | None:
-        """Let a request in, call its handler, and send what that returns, now or later.
-
-        ``name`` is what the path names, None where the rule of the route has no name.
-        Returns the Deferred that is parked, None where the request is answered.
-        """
-        try:
-            given = fields(exchange)
-            self.policy.admit(exchange, given.host, given.origin, declared.changes, declared.probed)
-            answer = declared.handler(self, exchange, name)
-        except CometError as error:
-            self.respond(self.problem(error, declared.refusal), exchange)
-            return None
-        if not is_pending(answer):
-            self.respond(answer, exchange)
-            return None
-        exchange.park(answer)
-        sent: Deferred[None] = answer.addCallbacks(
-            self.respond, self._failed, (exchange,), _NO_KEYWORDS, (exchange, declared.refusal)
-        )
-        return sent
+        return list(self.endpoints.values())
 
     def respond(self, response: Response | None, exchange: Exchange) -> None:
         """Send a response, with what the request's origin needs to read it; nothing where it is None."""
@@ -232,10 +239,6 @@ class Served:
         if fields(exchange).origin is not None:
             response = response.with_head(self.policy.cors(exchange))
         exchange.respond(response)
-
-    def _failed(self, failure: Failure, exchange: Exchange, refusal: Refusal) -> None:
-        if not isinstance(failure.value, CancelledError):  # else the client has disconnected
-            self.failed(exchange, failure, refusal=refusal)
 
     def preflight(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
         """Answer OPTIONS; ``methods`` are those of the path, none where the path is unknown."""
@@ -251,7 +254,7 @@ class Served:
         self,
         exchange: Exchange,
         methods: tuple[str, ...],
-        route: Route | None = None,
+        route: Endpoint | None = None,
         refusal: Refusal = responses.problem,
     ) -> None:
         """Answer a request whose method is not among the ``methods`` of its path; ``route`` serves one."""
@@ -259,7 +262,7 @@ class Served:
         error = MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed)
         self._answer(exchange, error, refusal if route is None else route.refusal)
 
-    def too_large(self, exchange: Exchange, route: Route) -> None:
+    def too_large(self, exchange: Exchange, route: Endpoint) -> None:
         """Answer a request whose body is longer than its route allows."""
         self._answer(exchange, self.body_too_large(route.max_body), route.refusal)
 

@@ -67,13 +67,8 @@ class Mailboxes:
         """The time up to which messages go that have expired, while these are more than go in one step."""
         self._reclaimable: OrderedDict[str, None] = OrderedDict()
         """Mailboxes with messages that were read, and may go when memory runs out."""
-        self._answers: dict[tuple[tuple[str, ...], Cursor, int, bool], Batch] = {}
-        """What readers were given since the last change: those of a fan-out all ask the same."""
-        self._answers_size = 0
         self._nothing = Batch((), OLDEST)
         """What the last reader was given who had everything: the next one often stands where it does."""
-        self._latest = Batch((), OLDEST)
-        """What the last reader was given who lacked only the newest message of a mailbox."""
         self._lost = Losses(limits.max_recipients)
         self._acknowledged: NameTable[int] = NameTable(limits.max_recipients, ACKNOWLEDGED_BYTES)
         """How far the readers of each pattern came back."""
@@ -112,7 +107,6 @@ class Mailboxes:
             self.memory -= cost(message)
         for pattern in covering(mailbox.recipient)[1:]:
             self._lost.note(pattern, messages[-1].sequence)
-        self._answers.clear()
         self._discard_if_empty(mailbox)
 
     def _expire_soon(self, now: float, recipients: Collection[str] = ()) -> None:

@@ -2,8 +2,7 @@
 
 Pushes arrive and get their numbers of the one sequence; batches leave. All of it happens at once, but for
 what takes more than one turn of the reactor: a pattern's way through a long log, many messages that expire
-together, and the deletion of a large mailbox. ``mailboxes.py`` has what the store holds, and ``taking.py``
-its takes and leases.
+together, and the deletion of a large mailbox. ``mailboxes.py`` has what the store holds.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappush
 from operator import attrgetter
 
-from ..core.leases import Ended
 from ..core.mailbox import Mailbox
-from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push, shown_size
+from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push
 from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, State, Usage
-from ..deferreds import MaybeDeferred, chain, is_pending
-from ..limits import ANSWERS_BYTES, GOING_AT_ONCE, LEASE_OVERHEAD, MESSAGE_OVERHEAD
-from .mailboxes import cost, mailbox_cost
+from ..deferreds import MaybeDeferred, chain
+from ..limits import GOING_AT_ONCE
+from .mailboxes import Mailboxes, cost, mailbox_cost
 from .patterns import Found, before_newest, bounded, merged
 from .slices import Steps
-from .taking import TakenMailboxes
 
 _sequence = attrgetter("sequence")
 
@@ -30,7 +27,7 @@ _STALE = 1_000
 """The entries of the heap of expiries that may be out of date before it is rebuilt."""
 
 
-class MemoryStore(TakenMailboxes):
+class MemoryStore(Mailboxes):
     """A ``Store`` of mailboxes in memory; see ``Mailboxes`` for the arguments."""
 
     # -- what is pushed
@@ -91,8 +88,6 @@ class MemoryStore(TakenMailboxes):
                 heapify(self._expiries)
         self._log.add(message)
         self.memory += size
-        if self._answers:
-            self._answers.clear()
 
     def retract(self, messages: Sequence[Message]) -> None:
         """See ``Store.retract``."""
@@ -102,7 +97,6 @@ class MemoryStore(TakenMailboxes):
                 mailbox.retract(message)
                 self.memory -= cost(message)
                 self._discard_if_empty(mailbox)
-        self._answers.clear()
 
     # -- what is read
 
@@ -113,21 +107,7 @@ class MemoryStore(TakenMailboxes):
         if self._expiries and self._expiries[0][0] <= now:
             self._expire_soon(now, recipients)
         batch = self._read_one(recipients, after, acks)
-        if batch is not None:
-            return batch
-        key = (recipients, after, limit, acks)
-        known = self._answers.get(key)
-        if known is not None:
-            return known
-        found = self._read(recipients, after, limit, acks)
-        if is_pending(found) or not found.messages:
-            return found
-        size = sum([MESSAGE_OVERHEAD + shown_size(one.content) for one in found.messages])
-        if self._answers_size + size > ANSWERS_BYTES:
-            self._answers.clear()
-        self._answers_size = self._answers_size + size if self._answers else size
-        self._answers[key] = found
-        return found
+        return self._read(recipients, after, limit, acks) if batch is None else batch
 
     def _read_one(self, recipients: tuple[str, ...], after: Cursor, acks: bool) -> Batch | None:
         """Return what the usual reader is given: who reads one mailbox, and lacks its newest message or none.
@@ -153,10 +133,7 @@ class MemoryStore(TakenMailboxes):
             return nothing
         if len(kept) > 1 and kept[-2].sequence > place:
             return None
-        latest = self._latest
-        if latest.cursor is not newest.cursor:
-            latest = self._latest = Batch((newest,), newest.cursor)
-        return latest
+        return Batch((newest,), newest.cursor)
 
     def _read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
@@ -201,6 +178,36 @@ class MemoryStore(TakenMailboxes):
             return Batch(messages, messages[-1].cursor, gap, more)
         return Batch((), Cursor(self.epoch, self.sequence) if gap or after is None else after, gap)
 
+    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
+        """See ``Store.take``."""
+        self._expire_soon(now, recipients)
+        gap = False
+        heads: list[Sequence[Message]] = []
+        for recipient in recipients:
+            mailbox = self._mailboxes.get(recipient)
+            if mailbox is None:
+                gap |= self._lost.forgive(recipient)
+            else:
+                gap |= mailbox.missed
+                mailbox.missed = False
+                heads.append(mailbox.untaken(limit + 1))
+        messages, more = bounded(merged(heads), limit)
+        for message in messages:
+            self._mailboxes[message.recipient].take(message)
+            self._reclaimable[message.recipient] = None
+        if messages:
+            return Batch(messages, messages[-1].cursor, gap, more)
+        return Batch((), Cursor(self.epoch, self.sequence), gap)
+
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """See ``Store.give_back``."""
+        for message in messages:
+            mailbox = self._mailboxes.get(message.recipient)
+            if mailbox is not None:
+                mailbox.give_back(message)
+            else:
+                self._lost.miss(message.recipient, message.sequence)
+
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
@@ -223,10 +230,9 @@ class MemoryStore(TakenMailboxes):
         oldest = [] if mailbox is None else mailbox.messages[:GOING_AT_ONCE]
         return [message for message in oldest if message.sequence <= last]
 
-    def expire(self, now: float) -> Ended | None:
+    def expire(self, now: float) -> None:
         """See ``Store.expire``."""
         self._expire_soon(now)
-        return self._leases_over(now)
 
     # -- what is said of it
 
@@ -237,20 +243,17 @@ class MemoryStore(TakenMailboxes):
         if mailbox is None:
             return Contents()
         self._hear_of_patterns(mailbox)
-        self._end_leases_of((recipient,), now)
         unread = mailbox.unread
         return Contents(
             queued=len(unread),
             size=sum(len(message.content.body) for message in unread),
             oldest=mailbox.messages[0].cursor,
             newest=mailbox.messages[-1].cursor,
-            leased=0 if mailbox.leases is None else mailbox.leases.held,
         )
 
     def usage(self) -> Usage:
         """See ``Store.usage``."""
-        exhausted = self._count_exhausted() if self._exhausted else 0
-        return Usage(len(self._mailboxes), len(self._log), self.memory, self._leased, exhausted)
+        return Usage(len(self._mailboxes), len(self._log), self.memory)
 
     def state(self) -> State:
         """See ``Store.state``; memory is always there."""
@@ -290,7 +293,6 @@ class MemoryStore(TakenMailboxes):
         - A mailbox with a message that was read may be reclaimed.
         - Losses and the acknowledgements of patterns are bounded by ``max_recipients``, and in bytes. Neither
           is kept for a name that has a mailbox.
-        - Remembered answers have only messages that are kept, and are bounded by ``ANSWERS_BYTES``.
         """
         mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
         for name, mailbox in mailboxes.items():
@@ -319,12 +321,6 @@ class MemoryStore(TakenMailboxes):
         acknowledged.check_invariants()
         assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
         self._lost.check_invariants(mailboxes, self.sequence)
-        self._check_leases()
-        answered = [message for batch in self._answers.values() for message in batch.messages]
-        assert {*map(id, answered)} <= {*map(id, kept)}, "answers have only what is kept"
-        size = sum([MESSAGE_OVERHEAD + shown_size(message.content) for message in answered])
-        assert size <= ANSWERS_BYTES or len(self._answers) == 1, "remembered answers are bounded in bytes"
 
     def _recounted(self) -> int:
-        leases = LEASE_OVERHEAD * sum(map(len, self._reservations()))
-        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes)) + leases
+        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes))
