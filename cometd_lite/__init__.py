@@ -13,6 +13,7 @@ __all__ = [
     "Comet",
     "Content",
     "Cursor",
+    "LeasedMessage",
     "Limits",
     "Message",
     "Namespace",
@@ -23,7 +24,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .client import Client, SyncClient
     from .comet import Comet
-    from .core.message import Batch, Content, Cursor, Message, Receipt
+    from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Receipt
     from .core.namespaces import Namespace
     from .limits import Limits
 
@@ -33,7 +34,7 @@ _HOMES = {
     "Limits": "limits",
     "SyncClient": "client",
     "Namespace": "core.namespaces",
-    **dict.fromkeys(("Batch", "Content", "Cursor", "Message", "Receipt"), "core.message"),
+    **dict.fromkeys(("Batch", "Content", "Cursor", "LeasedMessage", "Message", "Receipt"), "core.message"),
 }
 
 

@@ -25,7 +25,8 @@ from .bayeux.effects import Service
 from .bayeux.options import BayeuxOptions
 from .bayeux.transport import BayeuxTransport
 from .core.hub import Hub, Standing
-from .core.message import Batch, Content, Cursor, Message, Push, Receipt
+from .core.leases import LeaseId, LeaseState, Settlement
+from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
 from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
 from .core.recipient import readable, recipient, stored
@@ -33,7 +34,7 @@ from .core.registry import Registry
 from .core.store import Store
 from .deferreds import MaybeDeferred, chain
 from .http.params import event_name
-from .limits import POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
+from .limits import LEASE_SECONDS, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
 from .routes.app import Routes
 from .server import Proxies
@@ -270,7 +271,47 @@ class Comet:
         self, recipients: Recipients, *, wait: float = WAIT_SECONDS, limit: int = POLL_MESSAGES
     ) -> Deferred[Batch]:
         """Return the oldest messages that no take has had; each message goes to one take only."""
-        return _deferred(lambda: self.hub.take(_checked(recipients, recipient), wait, _limited(limit)))
+        return _deferred(lambda: self.hub.take(_checked(recipients, stored), wait, _limited(limit)))
+
+    def lease(
+        self,
+        recipients: Recipients,
+        seconds: float,
+        *,
+        wait: float = WAIT_SECONDS,
+        limit: int = 1,
+    ) -> Deferred[Batch]:
+        """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
+
+        ``Batch.leased`` has them with their leases. A message comes again, to the next take or lease, unless
+        ``ack`` is told of its lease in time.
+        """
+
+        def lease() -> MaybeDeferred[Batch]:
+            names = _checked(recipients, stored)
+            return self.hub.lease(names, _lease_seconds(seconds), wait, _limited(limit))
+
+        return _deferred(lease)
+
+    def ack(
+        self, message: LeasedMessage, *, extend: float | None = None, release: bool = False
+    ) -> Deferred[LeaseState]:
+        """Tell that a leased message is done, or that its lease goes on, or that others may have it.
+
+        ``extend`` is in seconds from now. Returns what became of the lease: ``done``, ``extended``,
+        ``released``, or ``gone`` where it had ended and the message is another worker's, or no more.
+        """
+
+        def ack() -> MaybeDeferred[LeaseState]:
+            if release and extend is not None:
+                raise ValueError("A lease is extended or released, not both.")
+            settlement: Settlement = "released" if release else "done" if extend is None else "extended"
+            seconds = 0.0 if extend is None else _lease_seconds(extend)
+            leases = (LeaseId.parse(message.lease),)
+            states = self.hub.settle(message.recipient, leases, settlement, seconds)
+            return chain(states, lambda states: states[0])
+
+        return _deferred(ack)
 
     async def follow(
         self,
@@ -336,6 +377,13 @@ def _limited(limit: int) -> int:
     if limit < 1:
         raise ValueError("limit is a number of messages, 1 or more.")
     return limit
+
+
+def _lease_seconds(seconds: float) -> float:
+    least, most = LEASE_SECONDS
+    if not least <= seconds <= most:
+        raise ValueError(f"A lease is for {least:g} to {most:g} seconds.")
+    return seconds
 
 
 def _deferred(call: Callable[[], MaybeDeferred[T]]) -> Deferred[T]:

@@ -105,6 +105,21 @@ makes room until a reader of it comes back again."""
 SEEN_BYTES = 8 * 1024 * 1024
 """Names, with when a reader of them was here: 30,000 ordinary ones."""
 
+LEASE_SECONDS = (1.0, 3_600.0)
+"""How long a lease may be asked for (HTTP.md): work that takes longer extends its lease."""
+
+LEASES_PER_REQUEST = 100
+"""Leases that one request acknowledges: a target of 8 KB has room for so many."""
+
+LEASE_OVERHEAD = 300
+"""What the last lease of a message costs in memory until the message is done or dropped, 260 measured."""
+
+LEASES_ENDED_AT_ONCE = 2_000
+"""Leases that end in one step, 3 ms."""
+
+EXHAUSTED_AT_ONCE = 100
+"""Messages that are moved to their dead letters at each sweep, at the least: each is a push."""
+
 ONLINE_SECONDS = 45.0
 """A reader that polled this recently is online: longer than a wait and a reconnect together."""
 
@@ -304,6 +319,12 @@ REDIS_MAILBOX_COST = 600
 """What a mailbox takes in Redis besides its messages, and its name in four keys: 460 measured, and 130 more
 once something of it was read."""
 
+REDIS_LEASE_COST = 140
+"""What the last lease of a message takes in Redis until the message is done or dropped."""
+
+REDIS_LEASES_ENDED_AT_ONCE = 500
+"""Leases that end in one step of Redis."""
+
 REDIS_LOOK = 1_000
 """Messages of others that are looked through for the reader of a pattern in one step of Redis."""
 
@@ -373,6 +394,9 @@ class Limits:
 
     ttl: float = 86_400.0
     """A message is kept at most this long: someone who is away for the night finds it."""
+
+    max_attempts: int = 10
+    """Leases that a message has before it goes to the dead letters: work that failed so often fails again."""
 
     max_body: int = 64 * 1024
     """Bytes of one push's body (HTTP.md), and of the ``data`` of one Bayeux message."""

@@ -34,6 +34,7 @@ PAUSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 ROUTES = (
     "/push",
     "/poll",
+    "/ack",
     "/stream",
     "/ws",
     "/cometd",
@@ -204,6 +205,8 @@ class _Counted(Collector):
             ("pushes", "Messages accepted, one for each recipient.", metrics.pushes),
             ("deliveries", "Messages given to readers of any kind.", metrics.deliveries),
             ("takes", "Messages given to takes.", metrics.takes),
+            ("leases", "Messages given to workers by leases, each attempt counted.", metrics.leases),
+            ("dead_letters", "Messages that were leased too often, and were moved.", metrics.dead_letters),
             ("gaps", "Readers that were told a gap.", metrics.gaps),
         ):
             yield CounterMetricFamily(f"cometd_lite_{name}", sentence, value=count)

@@ -156,6 +156,7 @@ no pid file."""
         _parameter("capacity", "1000", "Messages that one mailbox holds.", count),
         _parameter("capacity-bytes", "1M", "Bytes of messages that one mailbox holds.", size),
         _parameter("ttl", "1d", "Time that a message is kept, at the most.", duration),
+        _parameter("max-attempts", "10", "Leases that a message has before it is a dead letter.", count),
         _parameter("max-body", "64k", "Bytes of one push's body.", size),
         _parameter("max-wait", "120", "Time that a poll may ask to be held.", duration),
         _parameter("keep-alive", "75", "Time that a connection is kept open between two requests.", duration),

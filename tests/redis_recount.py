@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from struct import Struct
 from typing import Any
 
 from redis_server import PATIENCE, RedisServer, ask
 
 from cometd_lite.core.recipient import is_pattern
-from cometd_lite.limits import REDIS_MAILBOX_COST, REDIS_MESSAGE_COST
+from cometd_lite.limits import REDIS_LEASE_COST, REDIS_MAILBOX_COST, REDIS_MESSAGE_COST
 from cometd_lite.stores.redis.entries import unpack
 
 FIELDS = (
     "lost", "missed", "acknowledged", "taken", "count", "size", "expiry", "latest", "mixed", "newest", "turn",
+    "ends",
 )  # fmt: skip
 BOX = Struct(f"<{len(FIELDS)}d")
 HEAD_BYTES = 33
 NUMBER = Struct("<d")
+SPENT = 1e15
+"""The score of a lease whose message is exhausted is above this; see ``script.lua``."""
 
 
 class Recount:
@@ -72,6 +76,7 @@ class Recount:
             messages = self.messages(name)
             order |= dict.fromkeys(messages, name)
             memory += sum(cost(name, message) for message in messages.values())
+            memory += REDIS_LEASE_COST * len(self.scores(f"leases:{name}"))
             read, turn = self.check_box(name, messages, expiries[name])
             assert reclaimable.get(name, 0) == turn, f"{name!r}: when it became reclaimable is what it says"
             assert turn or not read, f"{name!r}: what was read may go"
@@ -81,6 +86,17 @@ class Recount:
         assert max(order, default=0) <= sequence, "no number is above the last one given"
         counted = [int(log.get(field, 0)) for field in ("mailboxes", "messages", "memory")]
         assert counted == [len(names), len(order), memory], "what is counted is what a recount comes to"
+        leases = [score for name in names for score in self.scores(f"leases:{name}").values()]
+        counted = [int(log.get(field, 0)) for field in ("leased", "exhausted")]
+        assert counted == [sum(0 < one < SPENT for one in leases), sum(one >= SPENT for one in leases)], (
+            "leases are counted"
+        )
+        assert {key.removeprefix("leases:") for key in keys if key.startswith("leases:")} <= names, (
+            "leases are those of mailboxes"
+        )
+        assert self.scores("ending").keys() | self.scores("exhausted").keys() <= names, (
+            "those listed with leases are mailboxes"
+        )
         lost = self.scores("lost")
         assert names.isdisjoint(lost), "a mailbox knows itself what was lost"
         assert max(lost.values(), default=0) <= sequence, "no loss is of what comes"
@@ -110,11 +126,38 @@ class Recount:
         )
         assert back <= messages.keys(), f"{name!r}: what was given back is kept"
         assert all(number <= known["taken"] for number in back), f"{name!r}: what was given back was taken"
+        reserved = self.check_leases(name, known, back, messages.keys())
+        acknowledged = 0 if known["ends"] else known["acknowledged"]
         read = any(
-            number <= known["acknowledged"] or (number <= known["taken"] and number not in back)
+            number <= acknowledged
+            or (number <= known["taken"] and number not in back and number not in reserved)
             for number in messages
         )
         return read, known["turn"]
+
+    def check_leases(
+        self, name: str, known: dict[str, float], back: set[int], kept: Collection[int]
+    ) -> set[int]:
+        """Check the leases of a mailbox; return the numbers of the messages that are kept from takes."""
+        leases = self.scores(f"leases:{name}")
+        numbers = [int(lease.split()[0]) for lease in leases]
+        assert len(set(numbers)) == len(numbers), f"{name!r}: a message has one last lease"
+        assert set(numbers) <= set(kept), f"{name!r}: leases are of messages that are kept"
+        reserved = {int(lease.split()[0]) for lease, score in leases.items() if score > 0}
+        assert back.isdisjoint(reserved), f"{name!r}: what is reserved is given to no take"
+        assert all(number <= known["taken"] for number in reserved), f"{name!r}: what is reserved is taken"
+        free = {lease: score for lease, score in leases.items() if score < 0}
+        assert all(score == -int(lease.split()[0]) for lease, score in free.items()), (
+            f"{name!r}: an ended lease is found by its number"
+        )
+        held = [score for score in leases.values() if 0 < score < SPENT]
+        assert not leases or known["ends"], f"{name!r}: the mailbox was leased from"
+        assert not held or known["ends"] <= min(held), f"{name!r}: no lease ends before its time"
+        if held:
+            assert self.scores("ending")[name] == known["ends"], f"{name!r}: the next end is listed"
+        if any(score >= SPENT for score in leases.values()):
+            assert name in self.scores("exhausted"), f"{name!r}: what is exhausted is listed"
+        return reserved
 
 
 def cost(name: str, message: bytes) -> int:

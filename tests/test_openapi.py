@@ -153,7 +153,7 @@ def test_without_keys_no_token_is_asked_for() -> None:
 
 def test_with_keys_every_door_asks_for_a_token() -> None:
     for method, path in OPERATIONS:
-        guarded = re.match(r"/(push|poll|stream|ws|register|listeners|recipients)\b", path) is not None
+        guarded = re.match(r"/(push|poll|ack|stream|ws|register|listeners|recipients)\b", path) is not None
         assert ("security" in operation(method, path)) == guarded, (method, path)
         if guarded:
             assert {"401", "403"} <= operation(method, path)["responses"].keys()
@@ -197,13 +197,20 @@ def test_a_push_has_the_words_and_answers_of_http_md(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/poll", "/poll/{recipient}"])
 def test_a_poll_has_the_words_and_answers_of_http_md(path: str) -> None:
-    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format", "ack"}
+    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format", "ack", "lease"}
     words |= {"recipient"} if "{" in path else {"rcpt", "listener"}
     assert parameters("get", path).keys() == words
     assert {"200", "204", "304", "400", "503"} <= operation("get", path)["responses"].keys()
     assert parameters("get", path)["wait"]["schema"]["maximum"] == 120
     assert parameters("get", path)["wait"]["schema"]["default"] == 25
     assert parameters("get", path)["limit"]["schema"]["maximum"] == 1_000
+
+
+def test_an_ack_has_the_words_and_answers_of_http_md() -> None:
+    assert parameters("post", "/ack/{recipient}").keys() == {"recipient", "lease", "extend", "release"}
+    assert {"200", "400", "401", "403", "410"} <= operation("post", "/ack/{recipient}")["responses"].keys()
+    states = DOCUMENT["components"]["schemas"]["Settled"]["properties"]["leases"]["items"]
+    assert states["properties"]["state"]["enum"] == ["done", "extended", "released", "gone"]
 
 
 @pytest.mark.parametrize("status", [200, 204, 304])
@@ -244,7 +251,8 @@ def test_listeners_have_the_answers_of_http_md() -> None:
 
 def test_a_recipients_standing_has_every_word_of_http_md() -> None:
     standing = DOCUMENT["components"]["schemas"]["Standing"]["required"]
-    assert standing == ["recipient", "waiting", "queued", "bytes", "oldest", "newest", "last_seen", "online"]
+    words = "recipient waiting queued bytes leased oldest newest last_seen online"
+    assert standing == words.split()
 
 
 def test_whatever_is_asked_may_be_refused_by_method_or_host_or_for_now() -> None:
@@ -260,7 +268,7 @@ def test_what_changes_something_is_refused_to_foreign_pages_and_what_has_a_body_
             assert "403" in responses, (method, path)
         if method in {"post", "put"}:
             assert "413" in responses, (method, path)
-            assert "requestBody" in operation(method, path)
+            assert ("requestBody" in operation(method, path)) == (path != "/ack/{recipient}")
 
 
 # -- problems

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from cometd_lite.core.leases import Ended, LeaseId, Settlement
 from cometd_lite.core.message import ACCEPTED, LAST, NOW, OLDEST, Batch, Content, Cursor, Message, Push
 from cometd_lite.core.namespaces import Namespace, Namespaces
 from cometd_lite.core.store import Contents, Usage
@@ -65,6 +66,22 @@ class Shelf:
         batch = self.ask(self.store.take(recipients, limit, self.now))
         assert isinstance(batch, Batch)
         return batch
+
+    def lease(self, *recipients: str, limit: int = 100, seconds: float = 30.0) -> Batch:
+        batch = self.ask(self.store.lease(recipients, limit, seconds, self.now))
+        assert isinstance(batch, Batch)
+        assert len(batch.leased) == len(batch.messages)
+        return batch
+
+    def settled(
+        self, batch: Batch, settlement: Settlement = "done", seconds: float = 0.0, name: str = "jobs"
+    ) -> list[bool]:
+        leases = [LeaseId.parse(message.lease) for message in batch.leased]
+        return list(self.ask(self.store.settle(name, leases, settlement, seconds, self.now)))
+
+    def expire(self) -> Ended:
+        """Let time have its way; return what is to be done for leases that have ended."""
+        return self.ask(self.store.expire(self.now)) or Ended()
 
     def give_back(self, batch: Batch) -> None:
         self.ask(self.store.give_back(batch.messages))
@@ -1036,3 +1053,272 @@ def test_mailboxes_that_come_and_go_leave_nothing_behind() -> None:
         store.delete(f"eve{number}", 0.0)
     assert store.usage() == Usage(0, 0, 0)
     store.check_invariants()
+
+
+# -- leases
+
+
+def attempts(batch: Batch) -> list[tuple[Any, int]]:
+    """Return the data of leased messages, each with its attempt."""
+    return [(message.data, message.attempt) for message in batch.leased]
+
+
+def test_a_leased_message_is_given_to_no_other_until_its_lease_ends(store: Shelf) -> None:
+    (pushed,) = store.push("jobs")
+    batch = store.lease("jobs", seconds=30)
+    (message,) = batch.leased
+    assert (message.id, message.attempt, message.content) == (pushed.id, 1, pushed.content)
+    assert message.lease.startswith(f"{pushed.id}.1.")
+    assert batch.cursor == pushed.cursor
+    assert not store.take("jobs")
+    assert data(store.read("jobs")) == ["hi"]
+    store.now += 29.9
+    assert not store.lease("jobs")
+    store.now += 0.2
+    assert attempts(store.lease("jobs")) == [("hi", 2)]
+
+
+def test_a_lease_that_is_done_leaves_nothing_to_be_leased(store: Shelf) -> None:
+    store.push("jobs", body=["1", "2"])
+    first = store.lease("jobs", limit=1)
+    assert first.more
+    assert store.settled(first) == [True]
+    assert store.settled(first) == [False]
+    store.now += 3_600
+    assert attempts(store.lease("jobs")) == [("2", 1)]
+
+
+def test_what_comes_back_is_in_order_and_before_what_is_new(store: Shelf) -> None:
+    store.push("jobs", body=["1", "2", "3"])
+    short, long = store.lease("jobs", limit=2, seconds=10), store.lease("jobs", limit=1, seconds=60)
+    store.push("jobs", body="4")
+    store.now += 11
+    assert attempts(store.lease("jobs", limit=1)) == [("1", 2)]
+    assert attempts(store.lease("jobs")) == [("2", 2), ("4", 1)]
+    assert store.settled(short) == [False, False]
+    assert store.settled(long) == [True]
+
+
+def test_a_lease_that_ended_is_settled_as_long_as_no_other_worker_has_its_message(store: Shelf) -> None:
+    store.push("jobs", body=["1", "2", "3"])
+    batches = [store.lease("jobs", limit=1, seconds=5) for _ in range(3)]
+    store.now += 6
+    assert store.settled(batches[0]) == [True]
+    assert store.settled(batches[1], "extended", 10) == [True]
+    assert store.settled(batches[2], "released") == [True]
+    assert attempts(store.lease("jobs")) == [("3", 2)]
+    store.now += 11
+    assert attempts(store.lease("jobs", limit=1)) == [("2", 2)]
+
+
+def test_a_lease_that_is_extended_ends_so_many_seconds_from_then(store: Shelf) -> None:
+    store.push("jobs")
+    batch = store.lease("jobs", seconds=10)
+    store.now += 8
+    assert store.settled(batch, "extended", 20) == [True]
+    store.now += 19
+    assert not store.lease("jobs")
+    assert store.settled(batch, "extended", 1) == [True]
+    store.now += 1.5
+    assert attempts(store.lease("jobs")) == [("hi", 2)]
+    assert store.settled(batch, "extended", 10) == [False]
+
+
+def test_what_is_released_is_given_to_the_next_at_once(store: Shelf) -> None:
+    store.push("jobs", body=["1", "2"])
+    batch = store.lease("jobs")
+    assert store.settled(batch, "released") == [True, True]
+    assert store.settled(batch, "released") == [True, True]
+    assert data(store.take("jobs", limit=1)) == ["1"]
+    assert store.settled(batch) == [False, True]
+
+
+def test_a_take_is_given_what_came_back_and_may_give_it_back(store: Shelf) -> None:
+    store.push("jobs")
+    batch = store.lease("jobs", seconds=5)
+    store.now += 6
+    taken = store.take("jobs")
+    assert data(taken) == ["hi"]
+    assert store.settled(batch) == [False]
+    store.give_back(taken)
+    assert attempts(store.lease("jobs")) == [("hi", 2)]
+
+
+def test_a_worker_that_was_gone_before_its_answer_has_made_no_attempt(store: Shelf) -> None:
+    store.push("jobs")
+    batch = store.lease("jobs")
+    store.give_back(batch)
+    assert store.settled(batch) == [False]
+    again = store.lease("jobs", seconds=5)
+    assert attempts(again) == [("hi", 1)]
+    store.give_back(batch)
+    assert not store.lease("jobs")
+    store.now += 6
+    second = store.lease("jobs")
+    assert attempts(second) == [("hi", 2)]
+    store.give_back(again)
+    assert not store.lease("jobs")
+    store.give_back(second)
+    assert attempts(store.lease("jobs")) == [("hi", 2)]
+
+
+def test_leases_of_several_recipients_are_settled_by_recipient(store: Shelf) -> None:
+    store.push("a")
+    store.push("b")
+    batch = store.lease("b", "a")
+    assert [message.recipient for message in batch.messages] == ["a", "b"]
+    assert store.settled(batch, name="a") == [True, False]
+    assert store.settled(batch, name="b") == [False, True]
+    assert store.settled(batch, name="nobody") == [False, False]
+
+
+def test_a_lease_is_known_by_its_secret_its_attempt_and_its_log(store: Shelf) -> None:
+    store.push("jobs")
+    (message,) = store.lease("jobs").leased
+    lease = LeaseId.parse(message.lease)
+    wrong = (
+        lease._replace(secret="A" * 22),
+        lease._replace(attempt=2),
+        lease._replace(sequence=lease.sequence + 1),
+        lease._replace(epoch="otherepoch"),
+    )
+    assert list(store.ask(store.store.settle("jobs", [*wrong, lease], "done", 0.0, store.now))) == [
+        *[False] * 4,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("lost", ["deleted", "expired", "dropped"])
+def test_the_lease_of_a_message_that_is_no_more_is_gone_and_no_take_is_told_a_gap(
+    shelves: Shelves, lost: str
+) -> None:
+    store = shelves(capacity=2)
+    store.push("jobs", ttl=20)
+    batch = store.lease("jobs", seconds=60)
+    if lost == "deleted":
+        store.delete("jobs")
+    elif lost == "dropped":
+        store.push("jobs", body=["2", "3"], overflow="drop-oldest")
+    else:
+        store.now += 21
+    assert store.settled(batch) == [False]
+    assert store.describe("jobs").leased == 0
+    assert not store.take("jobs").gap
+
+
+def test_a_message_that_was_for_who_waits_takes_its_lease_with_it(store: Shelf) -> None:
+    pushed = store.push("jobs", queue=False)
+    batch = store.lease("jobs")
+    store.retract(pushed)
+    assert store.settled(batch) == [False]
+    assert store.usage.messages == 0
+
+
+def test_a_leased_message_counts_as_unread_and_only_takes_and_acks_make_room(shelves: Shelves) -> None:
+    store = shelves(capacity=3)
+    pushed = store.push("jobs", body=["1", "2", "3"])
+    batch = store.lease("jobs", limit=2)
+    store.read("jobs", after=pushed[-1].cursor)
+    contents = store.describe("jobs")
+    assert (contents.queued, contents.size, contents.leased) == (3, 3, 2)
+    with pytest.raises(MailboxFull):
+        store.push("jobs", body="4")
+    one, _ = batch.leased
+    store.ask(store.store.settle("jobs", [LeaseId.parse(one.lease)], "done", 0.0, store.now))
+    store.push("jobs", body="4")
+    assert data(store.take("jobs", limit=1)) == ["3"]
+    store.push("jobs", body="5")
+    with pytest.raises(MailboxFull):
+        store.push("jobs", body="6")
+    assert store.describe("jobs").queued == 3
+    assert data(store.read("jobs")) == ["2", "4", "5"]
+
+
+def test_a_mailbox_that_was_never_leased_from_is_read_by_cursor_as_before(shelves: Shelves) -> None:
+    store = shelves(capacity=1)
+    (pushed,) = store.push("jobs")
+    store.read("jobs", after=pushed.cursor)
+    store.push("jobs", body="2")
+    assert data(store.read("jobs")) == ["2"]
+
+
+def exhaust(store: Shelf, body: str = "hi", attempts: int = 2) -> Batch:
+    """Lease a message as often as it may be; return the last lease, whose time is over."""
+    store.push("jobs", body=body)
+    for _ in range(attempts):
+        batch = store.lease("jobs", limit=1, seconds=5)
+        assert data(batch) == [body]
+        store.now += 6
+    return batch
+
+
+def test_a_message_that_was_leased_as_often_as_it_may_is_exhausted_and_given_to_none(
+    shelves: Shelves,
+) -> None:
+    store = shelves(max_attempts=2)
+    batch = exhaust(store)
+    (dead,) = store.expire().exhausted
+    assert (dead.lease, dead.attempt, dead.data) == (batch.leased[0].lease, 2, "hi")
+    assert not store.lease("jobs")
+    assert not store.take("jobs")
+    assert store.settled(batch, "extended", 10) == [False]
+    assert store.settled(batch, "released") == [False]
+    contents = store.describe("jobs")
+    assert (contents.queued, contents.leased) == (1, 0)
+    store.now += 11
+    assert [message.lease for message in store.expire().exhausted] == [dead.lease]
+    assert store.settled(batch) == [True]
+    store.now += 11
+    assert not store.expire().exhausted
+    assert store.describe("jobs").queued == 0
+
+
+def test_what_is_released_too_often_is_exhausted_too(shelves: Shelves) -> None:
+    store = shelves(max_attempts=1)
+    store.push("jobs", body=["1", "2"])
+    store.settled(store.lease("jobs"), "released")
+    assert data(store.expire().exhausted) == ["1", "2"]
+    store.delete("jobs")
+    store.now += 11
+    assert not store.expire().exhausted
+    assert store.describe("jobs") == Contents()
+
+
+def test_usage_counts_what_is_leased_and_what_is_exhausted(shelves: Shelves) -> None:
+    store = shelves(max_attempts=1)
+    exhaust(store, attempts=1)
+    store.push("jobs", body=["1", "2"])
+    store.lease("jobs")
+    store.expire()
+    store.describe("jobs")
+    assert (store.usage.leased, store.usage.exhausted) == (2, 1)
+    before = store.usage.memory
+    store.delete("jobs")
+    store.expire()
+    store.describe("jobs")
+    assert (store.usage.leased, store.usage.exhausted) == (0, 0)
+    assert store.usage.memory < before
+
+
+def test_dead_letters_are_never_exhausted(shelves: Shelves) -> None:
+    store = shelves(max_attempts=1)
+    store.push("$dead/jobs")
+    for attempt in (1, 2, 3):
+        assert attempts(store.lease("$dead/jobs", seconds=5)) == [("hi", attempt)]
+        store.now += 6
+    assert not store.expire().exhausted
+
+
+def test_thousands_of_leases_that_end_together_all_end(shelves: Shelves) -> None:
+    store = shelves(capacity=3_000)
+    for _ in range(3):
+        store.push("jobs", body=["x"] * 1_000)
+    for _ in range(3):
+        store.lease("jobs", limit=1_000, seconds=5)
+    store.now += 6
+    store.expire()
+    store.expire()
+    assert store.describe("jobs").leased == 0
+    found = [message for _ in range(3) for message in store.lease("jobs", limit=1_000).leased]
+    assert numbers(found) == numbers(store.read("jobs", limit=3_000))
+    assert {message.attempt for message in found} == {2}

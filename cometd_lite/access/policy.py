@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from ..core.message import Push
 from ..core.parked import ParkedReader
+from ..core.recipient import plain
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
 from .origins import Hosts, Origins, host_name, is_loopback
@@ -42,7 +43,7 @@ _BROWSERS = b"Mozilla/"
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
     b"Access-Control-Expose-Headers: Comet-Cursor, Comet-Gap, Comet-Id, Comet-Recipient, Comet-Created-At, "
-    b"ETag, Location, Preference-Applied, Retry-After\r\n"
+    b"Comet-Lease, Comet-Attempt, ETag, Location, Preference-Applied, Retry-After\r\n"
 )
 
 
@@ -189,10 +190,13 @@ class Policy:
     ) -> MaybeDeferred[Grant]:
         """Return what the request is granted, where it may do the action with all the names.
 
-        Its token comes by one of ``schemes``, or in the query. Raises, or fails with, ``Unauthorized`` or
-        ``Forbidden``.
+        Of a name of the server's own that readers may name, it is asked for the recipient behind it: see
+        ``plain``. Its token comes by one of ``schemes``, or in the query. Raises, or fails with,
+        ``Unauthorized`` or ``Forbidden``.
         """
         grant = _EVERYTHING
+        if self.tokens is not None or self.authorize is not None:
+            names = tuple(map(plain, names))
         if self.tokens is not None:
             grant = self.tokens.grant(_token(exchange, schemes))
             grant.check(action, names)

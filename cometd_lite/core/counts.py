@@ -46,6 +46,10 @@ class Counts:
     """Messages given to readers of any kind."""
     takes: int = 0
     """Messages given to takes."""
+    leases: int = 0
+    """Messages given to workers by leases, each attempt counted."""
+    dead_letters: int = 0
+    """Messages that were leased too often, and were moved to their dead letters."""
     gaps: int = 0
     """Readers that were told a gap."""
     streams: int = 0

@@ -24,10 +24,12 @@ from ..deferreds import MaybeDeferred, chain, is_pending, shielded
 from ..errors import BodyTooLarge, NobodyWaits, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
+from .deadletters import DeadLetters
 from .idempotency import Receipts
+from .leases import Ended, LeaseId, LeaseState, Settlement
 from .message import ACCEPTED, NOW, SINCE, Batch, Cursor, Message, Push, Receipt
 from .namespaces import Namespaces
-from .readers import Follower, Poll, Reader, Take, as_read
+from .readers import Follower, Lease, Poll, Reader, Take, as_read
 from .registry import Registry
 from .store import Contents, SharedStore, Store
 
@@ -83,6 +85,7 @@ class Hub:
         self.stopping = False
         self.began_at = clock.seconds()
         self.on_push: Callable[[Message], object] | None = None
+        self.dead_letters = DeadLetters(store, clock, self.counts, self._push, self.store_failed)
         self.receipts = Receipts(store, clock, is_shared=self.shared is not None)
         if self.shared is not None:
             self.shared.share(registry)
@@ -224,6 +227,34 @@ class Hub:
         """
         return self.park(Take(self, recipients, limit, is_disconnected), wait)
 
+    def lease(
+        self,
+        recipients: tuple[str, ...],
+        seconds: float,
+        wait: float = WAIT_SECONDS,
+        limit: int = 1,
+        is_disconnected: Callable[[], bool] = lambda: False,
+    ) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, each reserved for so many seconds.
+
+        They are ``LeasedMessage``, and come again unless ``settle`` is asked in time. All else is as for
+        ``take``.
+        """
+        return self.park(Lease(self, recipients, limit, seconds, is_disconnected), wait)
+
+    def settle(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float = 0.0
+    ) -> MaybeDeferred[Sequence[LeaseState]]:
+        """Let leases be done or released, or go on for so many ``seconds``; return what became of each."""
+
+        def settled(found: Sequence[bool]) -> Sequence[LeaseState]:
+            if settlement == "released" and any(found):
+                self.registry.wake(recipient)
+            return [settlement if was_last else "gone" for was_last in found]
+
+        asked = self.store.settle(recipient, leases, settlement, seconds, self.clock.seconds())
+        return shielded(chain(asked, settled))
+
     def follow(
         self,
         recipients: tuple[str, ...],
@@ -296,10 +327,21 @@ class Hub:
 
         return chain(self.store.take(recipients, limit, self.clock.seconds()), taken)
 
+    def lease_now(self, recipients: tuple[str, ...], limit: int, seconds: float) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, at once, and reserve them; see ``Store.lease``."""
+
+        def leased(found: Batch) -> Batch:
+            self.counts.leases += len(found.messages)
+            return found
+
+        return chain(self.store.lease(recipients, limit, seconds, self.clock.seconds()), leased)
+
     def give_back(self, batch: Batch) -> None:
-        """Leave what a take was given where it was: its client disconnected before it was answered."""
+        """Leave what a take or lease was given where it was: its client disconnected before the answer."""
         if batch.messages:
-            self.counts.takes -= len(batch.messages)
+            leased = len(batch.leased)
+            self.counts.leases -= leased
+            self.counts.takes -= len(batch.messages) - leased
             recipients = {message.recipient: None for message in batch.messages}
             given = self.store.give_back(batch.messages)
             self._note_failure(chain(given, lambda _: self.registry.wake(*recipients)))
@@ -355,7 +397,12 @@ class Hub:
     def sweep(self) -> None:
         """Let go of what is too old; to be called every second."""
         self.registry.sweep()
-        self._note_failure(self.store.expire(self.clock.seconds()))
+        self._note_failure(chain(self.store.expire(self.clock.seconds()), self._leases_ended))
+
+    def _leases_ended(self, ended: Ended | None) -> None:
+        if ended is not None and not self.stopping:
+            self.dead_letters.move(ended.exhausted)
+            self.registry.wake(*ended.recipients)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Refuse pushes from now on, and answer parked readers, spread over up to ``seconds``.

@@ -7,13 +7,15 @@ reader is known here. It does not bound itself: before you append, ask ``in_the_
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from operator import attrgetter
 
 from ..errors import MailboxFull
-from .message import Message
+from .leases import LeaseId, Leases, Settlement
+from .message import LeasedMessage, Message
 
 _sequence = attrgetter("sequence")
 _expires_at = attrgetter("expires_at")
@@ -37,12 +39,14 @@ class Mailbox:
     """Readers came back with a cursor at or past every message up to this one."""
     taken: int = 0
     """Takes have had every message up to this one, apart from those given back."""
-    given_back: frozenset[int] = frozenset()
-    """Sequence numbers that a take gave back; frozen because nearly always empty and then shared."""
+    given_back: frozenset[int] | set[int] = frozenset()
+    """Numbers of messages that a take or lease gave back: a set, but nearly always empty, and then shared."""
     next_expiry: float = float("inf")
     """No message expires before this time."""
     in_order: bool = True
     """Whether the messages expire in the order of the log, as they do where none asked for a shorter time."""
+    leases: Leases | None = None
+    """None until the first lease. From then on only takes and acknowledged leases make room."""
 
     def append(self, message: Message) -> None:
         """Add the newest message of all; its sequence number is above every other one here."""
@@ -76,26 +80,109 @@ class Mailbox:
         new = self.read(self.taken, limit)
         if not self.given_back:
             return new
-        return [*(message for message in self.messages if message.sequence in self.given_back), *new][:limit]
+        back = [self._at(number) for number in nsmallest(limit, self.given_back)]
+        return [*back, *new][:limit]
 
     def take(self, message: Message) -> None:
         """Give ``message``, the first of ``untaken``, to one take only."""
         if message.sequence in self.given_back:
-            self.given_back -= {message.sequence}
+            self._leave_back((message.sequence,))
         else:
             self.taken = message.sequence
 
     def give_back(self, message: Message) -> None:
-        """Leave a taken message where it was, because its take was gone before it was answered."""
-        if message in self.read(message.sequence - 1, 1):
-            self.given_back |= {message.sequence}
-        elif message.sequence <= self.lost:  # else it was not to be queued
-            self.missed = True
+        """Leave a message where it was, because its take or lease was gone before it was answered."""
+        if not self.holds(message.sequence):
+            if message.sequence <= self.lost:  # else it was not to be queued
+                self.missed = True
+        elif not isinstance(message, LeasedMessage):
+            self._put_back((message.sequence,))
+        elif self.leases is not None:
+            lease = LeaseId.parse(message.lease)
+            reservation = self.leases.find(lease)
+            if reservation is not None and reservation.state == "held":
+                self.leases.undo(lease.sequence)
+                self._put_back((lease.sequence,))
 
     def is_read(self, message: Message) -> bool:
-        """Whether some reader has had the message: it was acknowledged, or taken."""
+        """Whether some reader has had the message, as far as that makes room: see ``leases``."""
         number = message.sequence
-        return number <= self.acknowledged or (number <= self.taken and number not in self.given_back)
+        if self.leases is None:
+            return number <= self.acknowledged or (number <= self.taken and number not in self.given_back)
+        return number <= self.taken and number not in self.given_back and not self.leases.reserves(number)
+
+    # -- leases
+
+    def lease(self, message: Message, secret: str, ends_at: float) -> LeasedMessage:
+        """Reserve ``message``, the first of ``untaken``, for one worker; ``leases`` is not None."""
+        assert self.leases is not None, "there are leases where one begins"
+        self.take(message)
+        return self.leases.begin(message, secret, ends_at)
+
+    def end_leases(self, now: float, most: int) -> tuple[Sequence[int], Sequence[int]]:
+        """End up to ``most`` leases whose time is over; return the numbers of messages.
+
+        Those that are in the mailbox as any other now, and those that are exhausted.
+        """
+        leases = self.leases
+        if leases is None or leases.next_end > now:
+            return (), ()
+        back: list[int] = []
+        exhausted: list[int] = []
+        for number in leases.over(now, most):
+            (back if leases.free(number) else exhausted).append(number)
+        self._put_back(back)
+        return back, exhausted
+
+    def settle(self, lease: LeaseId, settlement: Settlement, ends_at: float) -> bool:
+        """Let a lease end, or go on until ``ends_at``; return whether it was still the message's last one.
+
+        A lease whose time was over is settled all the same, as long as no other worker has the message. Of an
+        exhausted message it can only be done.
+        """
+        leases, number = self.leases, lease.sequence
+        reservation = None if leases is None else leases.find(lease)
+        if leases is None or reservation is None:
+            return False
+        if reservation.state == "free" and number not in self.given_back:
+            return False  # a take has had it since
+        if settlement == "done":
+            self._leave_back((number,))
+            leases.forget((number,))
+        elif reservation.state == "exhausted":
+            return False
+        elif settlement == "extended":
+            self._leave_back((number,))
+            leases.hold(number, ends_at)
+        elif reservation.state == "held" and leases.free(number):
+            self._put_back((number,))
+        return True
+
+    # -- what takes gave back
+
+    def _put_back(self, numbers: Iterable[int]) -> None:
+        if isinstance(self.given_back, set):
+            self.given_back.update(numbers)
+        else:
+            self.given_back = set(numbers) or frozenset()
+
+    def _leave_back(self, numbers: Iterable[int]) -> None:
+        if isinstance(self.given_back, set):
+            self.given_back.difference_update(numbers)
+            if not self.given_back:
+                self.given_back = frozenset()
+
+    def holds(self, number: int) -> bool:
+        """Return whether the message of a number is kept."""
+        messages = self.messages
+        at = bisect_right(messages, number, key=_sequence) - 1
+        return at >= 0 and messages[at].sequence == number
+
+    def _at(self, number: int) -> Message:
+        """Return a message that is kept."""
+        return self.messages[bisect_right(self.messages, number, key=_sequence) - 1]
+
+    # -- what makes room
 
     @property
     def unread(self) -> list[Message]:
@@ -104,7 +191,7 @@ class Mailbox:
 
     def read_already(self, most: int) -> list[Message]:
         """Return up to ``most`` messages that some reader has had, oldest first: what may make room."""
-        if self.messages and self.messages[-1].sequence <= self.acknowledged:
+        if self.leases is None and self.messages and self.messages[-1].sequence <= self.acknowledged:
             return self.messages[:most]
         return list(islice(filter(self.is_read, self.messages), most))
 
@@ -173,7 +260,9 @@ class Mailbox:
         """Take out a message that was not to be queued: no reader misses it."""
         del self.messages[bisect_right(self.messages, message.sequence, key=_sequence) - 1]
         self.size -= len(message.content.body)
-        self.given_back -= {message.sequence}
+        self._leave_back((message.sequence,))
+        if self.leases is not None:
+            self.leases.forget((message.sequence,))
 
     def _lose(self, messages: Sequence[Message]) -> None:
         """Note that messages, oldest first, are no longer kept."""
@@ -188,7 +277,9 @@ class Mailbox:
             back = self.given_back.intersection([message.sequence for message in messages])
             if back:
                 self.missed = True
-                self.given_back -= back
+                self._leave_back(back)
+        if self.leases is not None:
+            self.leases.forget([message.sequence for message in messages])
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.
@@ -199,6 +290,7 @@ class Mailbox:
         - Where ``in_order`` says so, the messages expire in the order of the log.
         - What was given back is kept, and had been taken.
         - Where takes have ``missed`` a message, one was ``lost``.
+        - The invariants of its leases hold (``Leases.check_invariants``).
         """
         messages, of = self.messages, f"the mailbox of {self.recipient!r}:"
         sequences = [message.sequence for message in messages]
@@ -211,3 +303,7 @@ class Mailbox:
         assert self.given_back <= set(sequences), f"{of} what was given back is kept"
         assert all(number <= self.taken for number in self.given_back), f"{of} what was given back was taken"
         assert self.lost or not self.missed, f"{of} what takes have missed was lost"
+        if self.leases is not None:
+            self.leases.check_invariants(
+                self.holds, lambda number: number > self.taken or number in self.given_back
+            )

@@ -257,6 +257,21 @@ class Message(Struct, frozen=True, gc=False):
         return content.body.decode() if content.form == "text" else content.body
 
 
+class LeasedMessage(Message, frozen=True, gc=False):
+    """A message as it is given to the worker that leased it; ``attempt`` counts from 1.
+
+    ``lease`` is the id by which it is acknowledged, extended or released.
+    """
+
+    lease: str = ""
+    attempt: int = 1
+
+    @property
+    def json(self) -> bytes:
+        """The message object of a poll's answer (HTTP.md, "Leases"), one line."""
+        return b'%b,"lease":"%b","attempt":%d}' % (_json(self)[:-1], self.lease.encode(), self.attempt)
+
+
 def shown_size(content: Content) -> int:
     """Return how many bytes the data of a content takes at most, in JSON or as an event's ``data`` lines."""
     body = content.body
@@ -334,6 +349,11 @@ class Batch(Struct, eq=False, gc=False):
         if made is None:
             made = rendered[form] = render(self)
         return made
+
+    @property
+    def leased(self) -> tuple[LeasedMessage, ...]:
+        """The messages that are leased: all of them where they were leased, else none."""
+        return tuple([message for message in self.messages if isinstance(message, LeasedMessage)])
 
     @property
     def parts(self) -> tuple[Batch, ...]:

@@ -1,4 +1,4 @@
-"""Readers: a poll, a take and a follower, each a Deferred that is parked until there is something for it.
+"""Readers: poll, take, lease and follower, each a Deferred that is parked until there is something for it.
 
 A reader reads after its own cursor when it is woken. So a reader that disconnects loses nothing, and no
 reader is given a message twice.
@@ -40,8 +40,11 @@ class Source(Protocol):
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, and count them as taken."""
 
+    def lease_now(self, recipients: tuple[str, ...], limit: int, seconds: float) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, each reserved for so many seconds."""
+
     def give_back(self, batch: Batch) -> None:
-        """Leave what a take was given where it was."""
+        """Leave what a take or lease was given where it was."""
 
     def counted(self, batch: Batch) -> Batch:
         """Count what a reader is given, and return it."""
@@ -252,8 +255,10 @@ class Take(Reader[Batch]):
 
     def read(self) -> MaybeDeferred[Batch]:
         """Take what no take has had, unless the client has disconnected: others wait behind it."""
-        if self.is_disconnected():
-            return Batch((), self.place)
+        return Batch((), self.place) if self.is_disconnected() else self.receive()
+
+    def receive(self) -> MaybeDeferred[Batch]:
+        """Take what no take has had."""
         return self.source.take_now(self.keys, self.takes)
 
     def deliver(self, found: Batch) -> None:
@@ -277,6 +282,25 @@ class Take(Reader[Batch]):
     def over(self) -> Batch:
         """Return no messages, and the cursor to go on from."""
         return Batch((), self.place)
+
+
+class Lease(Take):
+    """A parked lease: a take whose messages come again unless they are acknowledged within ``seconds``."""
+
+    def __init__(
+        self,
+        source: Source,
+        keys: tuple[str, ...],
+        limit: int,
+        seconds: float,
+        is_disconnected: Callable[[], bool],
+    ) -> None:
+        Take.__init__(self, source, keys, limit, is_disconnected)
+        self.seconds = seconds
+
+    def receive(self) -> MaybeDeferred[Batch]:
+        """Lease what no take has had."""
+        return self.source.lease_now(self.keys, self.takes, self.seconds)
 
 
 class Follower(Reader[None]):

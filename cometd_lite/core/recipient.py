@@ -17,6 +17,13 @@ from ..limits import RECIPIENT_BYTES, RECIPIENT_SEGMENTS
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
 
+DEAD = "$dead/"
+"""What the names of dead letters begin with: ``$dead/jobs`` has the messages of ``jobs`` that were leased too
+often."""
+
+READABLE = (DEAD,)
+"""What the server's own names begin with that readers may name."""
+
 _PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.@:+-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.@:+-]*)*").fullmatch
 """Most names, of which nothing else need be looked at."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -27,7 +34,7 @@ _RESERVED = frozenset({"", ".", "..", "*", "**"})
 def recipient(name: str) -> str:
     """Return ``name`` if a mailbox can have it; raise ``BadRecipient`` with what is wrong if not."""
     _check_depth(name)
-    return stored(name)
+    return _named(name)
 
 
 def _check_depth(name: str) -> None:
@@ -41,10 +48,32 @@ def has_control_characters(text: str) -> bool:
 
 
 def stored(name: str) -> str:
-    """Return ``name`` if a store can hold a mailbox of that name; raise ``BadRecipient`` if not.
+    """Return ``name`` if a reader may name a mailbox so; raise ``BadRecipient`` if not.
 
-    Names had no bound on their segments in earlier versions. Such mailboxes are still read and deleted.
+    Names had no bound on their segments in earlier versions. Such mailboxes are still read and deleted. Of
+    the server's own names those are read that begin with one of ``READABLE``; the bounds are those of the
+    name behind it.
     """
+    _named(plain(name))
+    return name
+
+
+def plain(name: str) -> str:
+    """Return the recipient of whose messages, or of whose readers, a name of the server's own tells.
+
+    That is the name itself for any other. Who may read the one may read the other.
+    """
+    if name.startswith(READABLE):
+        return name[name.index("/") + 1 :]
+    return name
+
+
+def is_dead(name: str) -> bool:
+    """Return whether a recipient holds dead letters."""
+    return name.startswith(DEAD)
+
+
+def _named(name: str) -> str:
     if len(name) <= RECIPIENT_BYTES and _PLAIN(name):
         return name
     if not name:
@@ -65,9 +94,13 @@ def stored(name: str) -> str:
 
 
 def readable(name: str) -> str:
-    """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``."""
+    """Return ``name`` if a reader can ask for it: a recipient, or a pattern ending in ``*`` or ``**``.
+
+    Or one of the server's own names that readers may name: see ``stored``.
+    """
     if not is_pattern(name):
-        return recipient(name)
+        recipient(plain(name))
+        return name
     _check_depth(name)
     head, slash, _ = name.rpartition("/")
     if slash:

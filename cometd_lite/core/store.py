@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from twisted.internet.defer import Deferred
 
 from ..deferreds import MaybeDeferred
+from .leases import Ended, LeaseId, Settlement
 from .message import Batch, Cursor, Message, Push
 from .namespaces import Namespaces
 
@@ -28,15 +29,23 @@ class Contents:
     size: int = 0
     oldest: Cursor | None = None
     newest: Cursor | None = None
+    leased: int = 0
+    """Messages that workers hold by a lease; they are among those that no reader has fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What all mailboxes hold together; ``memory`` counts overhead, in bytes."""
+    """What all mailboxes hold together; ``memory`` counts overhead, in bytes.
+
+    ``leased`` messages are held by workers. ``exhausted`` ones were leased as often as they may, and are
+    still here because there is no room for them among the dead letters.
+    """
 
     mailboxes: int = 0
     messages: int = 0
     memory: int = 0
+    leased: int = 0
+    exhausted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +113,28 @@ class Store(Protocol):
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, and count them as taken."""
 
+    def lease(
+        self, recipients: tuple[str, ...], limit: int, seconds: float, now: float
+    ) -> MaybeDeferred[Batch]:
+        """Return the oldest messages that no take has had, and reserve each for so many seconds.
+
+        They are ``LeasedMessage``. Raises ``StoreDown`` where a durable store cannot keep the leases.
+        """
+
+    def settle(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
+    ) -> MaybeDeferred[Sequence[bool]]:
+        """Let leases of a recipient's messages end, or go on for so many seconds from now.
+
+        Returns, for each, whether it was the last lease of a message that is still to be done. Of one that
+        was not, nothing changes.
+        """
+
     def give_back(self, messages: Sequence[Message]) -> MaybeDeferred[None]:
-        """Undo a take whose reader was gone before it was answered."""
+        """Undo a take or a lease whose reader was gone before it was answered.
+
+        The message of a lease is told apart by its type; the attempt then does not count.
+        """
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
         """Lose everything that the mailbox holds; readers before it have a gap."""
@@ -119,8 +148,12 @@ class Store(Protocol):
     def state(self) -> State:
         """Return ``ok``, or ``down`` where pushes are refused because the store is away or cannot write."""
 
-    def expire(self, now: float) -> MaybeDeferred[None]:
-        """Let go of the messages whose time is over."""
+    def expire(self, now: float) -> MaybeDeferred[Ended | None]:
+        """Let go of the messages whose time is over, and end the leases whose time is over.
+
+        Returns what the hub has to do for leases that have ended since the last call; None where that is
+        nothing, as on a store that does it itself.
+        """
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
         """Remember a record for as long as messages are kept; ``value`` is asked when it is written.

@@ -27,7 +27,7 @@ LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
 """The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
 PUSH_PARAMETERS = frozenset({"rcpt", "to", "event", "ttl", "queue", "overflow", "token"})
-POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "ack", "token"})
+POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "ack", "lease", "token"})
 STREAM_PARAMETERS = frozenset({"rcpt", "after", "ack", "token", *LAST_EVENT_ID})
 """The query parameters of streams and sockets."""
 
@@ -84,6 +84,7 @@ class PollAsked(Struct, frozen=True, gc=False):
 
     ``conditional``: a cursor came, as a validator. ``preferred``: ``wait``, in seconds, came as a preference
     that is honoured. ``look``: a HEAD, which takes nothing, acknowledges nothing and waits for nothing.
+    ``lease``: for how many seconds messages are leased; None where they are not.
     """
 
     recipients: tuple[str, ...]
@@ -95,6 +96,7 @@ class PollAsked(Struct, frozen=True, gc=False):
     form: Format
     look: bool
     acks: bool
+    lease: float | None
     is_plain: bool
     """Whether the response is JSON, and depends on nothing else of this."""
 
@@ -160,13 +162,16 @@ def poll_asked(
     query = parsed(text)
     check_names(query, POLL_PARAMETERS, allowed)
     form = _format(query, given.accept)
-    limit = _limit(one(query, "limit"))
+    lease = lease_seconds(query, "lease")
+    limit = _limit(one(query, "limit"), bounds.POLL_MESSAGES if lease is None else 1)
     wait, preferred = _wait(query, given.prefer, most)
     acks = acknowledges(query)
     listener = one(query, "listener")
     if listener is not None:
         if name is not None or "rcpt" in query:
             raise BadParameter("A listener has its recipients; name it alone.")
+        if lease is not None:
+            raise BadParameter("A listener reads by its place, and has no leases; lease from recipients.")
         if not acks:
             raise BadParameter("A listener acknowledges what it was answered; ack=no is for polls by cursor.")
     conditional = given.if_none_match is not None and "after" not in query
@@ -180,9 +185,12 @@ def poll_asked(
         form,
         look,
         acks,
+        lease,
         form == "json" and not conditional and not preferred,
     )
     after = place(query, given)
+    if after is not None and lease is not None:
+        raise BadParameter("A lease is a take, which has no cursor; leave out after, or lease.")
     if after is None and look:
         return asked, OLDEST
     if after is None and listener is None:
@@ -235,24 +243,24 @@ def push_asked(name: str | None, text: bytes, allowed: frozenset[str] = frozense
     addressed: tuple[str, ...]
     if "to" in query:
         addressed = (ALL_LISTENERS,)
-        _choice(query, "to", ("listeners",), "listeners")
+        choice(query, "to", ("listeners",), "listeners")
         if name is not None or "rcpt" in query:
             raise BadRecipient("to=listeners is for all of them; name no recipient besides.")
     else:
         addressed = tuple(dict.fromkeys(map(recipient, _names(name, query))))
-    overflow = _choice(query, "overflow", ("reject", "drop-oldest"), "") or None
+    overflow = choice(query, "overflow", ("reject", "drop-oldest"), "") or None
     return PushAsked(
         addressed,
         event_name(one(query, "event")),
         _ttl(one(query, "ttl")),
-        _choice(query, "queue", ("yes", "no"), "yes") == "yes",
+        choice(query, "queue", ("yes", "no"), "yes") == "yes",
         cast("Overflow | None", overflow),
     )
 
 
 def acknowledges(query: Query) -> bool:
     """Return whether the reader's cursor acknowledges what lies before it."""
-    return _choice(query, "ack", ("yes", "no"), "yes") == "yes"
+    return choice(query, "ack", ("yes", "no"), "yes") == "yes"
 
 
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
@@ -371,7 +379,9 @@ def _check_take(query: Query, asked: PollAsked, allowed: frozenset[str]) -> None
     if not asked.acks:
         raise BadParameter("A take counts as read; ack=no needs a cursor, as in ?after=oldest.")
     if any(map(is_pattern, asked.recipients)):
-        raise BadRecipient("A pattern is read with a cursor, as in ?after=oldest; a take needs names.")
+        raise BadRecipient(
+            "A pattern is read with a cursor, as in ?after=oldest; a take or lease needs names."
+        )
 
 
 def _unknown(query: Query, known: frozenset[str], allowed: frozenset[str]) -> list[str]:
@@ -393,7 +403,8 @@ def one(query: Query, name: str) -> str | None:
     return values[0]
 
 
-def _choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
+def choice(query: Query, name: str, choices: tuple[str, ...], default: str) -> str:
+    """Return the value of a parameter that is one of several words."""
     value = one(query, name)
     if value is None:
         return default
@@ -419,9 +430,20 @@ def _ttl(text: str | None) -> float | None:
     return float(text)
 
 
-def _limit(text: str | None) -> int:
+def lease_seconds(query: Query, name: str) -> float | None:
+    """Return for how long a lease is asked for; None where that is not said."""
+    text = one(query, name)
     if text is None:
-        return bounds.POLL_MESSAGES
+        return None
+    least, most = bounds.LEASE_SECONDS
+    if not _SECONDS.fullmatch(text) or not least <= float(text) <= most:
+        raise BadParameter(f"{name} is a number of seconds from {least:g} to {most:g}.")
+    return float(text)
+
+
+def _limit(text: str | None, default: int) -> int:
+    if text is None:
+        return default
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= bounds.POLL_MESSAGES_MOST:
         raise BadParameter(f"limit is a number of messages from 1 to {bounds.POLL_MESSAGES_MOST}.")
     return int(text)
@@ -449,7 +471,7 @@ def _validator(text: str) -> Cursor:
 
 def _format(query: Query, accept: bytes | None) -> Format:
     if "format" in query:
-        return cast(Format, _choice(query, "format", ("json", "raw"), "json"))
+        return cast(Format, choice(query, "format", ("json", "raw"), "json"))
     accept = (accept or b"").lower()
     if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"

@@ -5,14 +5,16 @@ A batch is rendered once for each format, however many readers it answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from ..core.hub import Standing
+from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
-from ..core.message import Batch, Content, Receipt, has_charset, timestamp
+from ..core.message import Batch, Content, LeasedMessage, Receipt, has_charset, timestamp
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
 from .params import PollAsked
@@ -130,6 +132,8 @@ def _raw(batch: Batch) -> Response:
         quote(message.recipient, safe="/~!$&'()*+,;=:@").encode(),
         timestamp(message.created_at).encode(),
     )
+    if isinstance(message, LeasedMessage):
+        head += b"Comet-Lease: %b\r\nComet-Attempt: %d\r\n" % (message.lease.encode(), message.attempt)
     return Response(200, head + _RAW + _poll_head(batch), message.content.body)
 
 
@@ -152,6 +156,13 @@ def of_push(receipt: Receipt) -> Response:
     return Response(201 if receipt.delivered else 202, JSON, receipt.json + b"\n")
 
 
+def of_ack(settled: Sequence[tuple[LeaseId, LeaseState]]) -> Response:
+    """Return what became of leases: 410 where there is one and it is gone (HTTP.md, "Leases")."""
+    status = 410 if len(settled) == 1 and settled[0][1] == "gone" else 200
+    leases = [{"lease": str(lease), "state": state} for lease, state in settled]
+    return Response(status, JSON, dumped({"leases": leases}))
+
+
 def of_recipient(standing: Standing) -> Response:
     """Return how a recipient stands (HTTP.md, "Everything else")."""
     contents = standing.contents
@@ -164,6 +175,7 @@ def of_recipient(standing: Standing) -> Response:
                 "waiting": standing.waiting,
                 "queued": contents.queued,
                 "bytes": contents.size,
+                "leased": contents.leased,
                 "oldest": contents.oldest and str(contents.oldest),
                 "newest": contents.newest and str(contents.newest),
                 "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),

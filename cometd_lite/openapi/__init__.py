@@ -93,6 +93,8 @@ class Interface:
             **asdict(self.limits),
             "cursor": rf"[0-9a-z]{{10}}-(?:0|[1-9][0-9]{{0,{bounds.CURSOR_DIGITS - 1}}})",
             "history": "last:(?:[1-9][0-9]{0,2}|1000)|since:[0-9]{1,8}(?:\\.[0-9]{1,3})?",
+            "lease": rf"[0-9a-z]{{10}}-[1-9][0-9]{{0,{bounds.CURSOR_DIGITS - 1}}}"
+            r"\.[1-9][0-9]{0,8}\.[0-9A-Za-z_-]{22}",
             "name": f"{_segment('$')}(?:/{_segment()}){{0,{bounds.RECIPIENT_SEGMENTS - 1}}}",
             "under": under or "/",
             "version": __version__,

@@ -98,6 +98,11 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
         "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
         "messages": ("Messages that are kept.", usage.messages),
+        "leased": ("Messages that workers hold by a lease.", usage.leased),
+        "exhausted": (
+            "Messages that were leased too often, and for which there is no room among the dead letters.",
+            usage.exhausted,
+        ),
         "memory_bytes": ("Memory that messages and mailboxes take, with overhead.", usage.memory),
         "memory_bytes_max": ("The bound on that memory.", limits.max_memory),
     }

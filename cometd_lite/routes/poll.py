@@ -53,7 +53,11 @@ def _poll(
         count_parked(grant, answer)
         return answer
     routes.policy.check_taker(exchange)
-    taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+    taken: MaybeDeferred[Batch]
+    if asked.lease is None:
+        taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+    else:
+        taken = routes.hub.lease(asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected)
     count_parked(grant, taken)
     return chain(taken, _deliver_taken, routes, exchange, present)
 

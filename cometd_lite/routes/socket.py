@@ -7,6 +7,7 @@ from ..access.tokens import Grant
 from ..core.message import Cursor, Push, Receipt
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, websocket
+from ..http.acks import check_no_lease
 from ..http.exchange import Exchange
 from ..http.pubsub import PubSubSocket
 from ..limits import SOCKET_MESSAGE_BYTES_OVER_BODY
@@ -19,6 +20,7 @@ def socket(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     """Open a WebSocket on the recipients."""
     asked = params.parsed(exchange.query)
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
+    check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, params.fields(exchange))
     acks = params.acknowledges(asked)

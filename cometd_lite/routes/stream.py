@@ -7,6 +7,7 @@ from ..access.tokens import Grant
 from ..core.message import Cursor
 from ..deferreds import MaybeDeferred, chain
 from ..http import params
+from ..http.acks import check_no_lease
 from ..http.exchange import Exchange
 from ..http.ndjson import NDJSON
 from ..http.sse import SSE
@@ -21,6 +22,7 @@ def stream(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     given = params.fields(exchange)
     asked = params.parsed(exchange.query)
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
+    check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, given)
     acks = params.acknowledges(asked)

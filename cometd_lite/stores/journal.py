@@ -55,11 +55,17 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE records (kind TEXT NOT NULL, id TEXT NOT NULL, value BLOB NOT NULL, expires_at REAL,"
         " PRIMARY KEY (kind, id)) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE places ADD COLUMN leased INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE leases (sequence INTEGER PRIMARY KEY, name TEXT NOT NULL, attempt INTEGER NOT NULL,"
+        " secret TEXT NOT NULL, ends_at REAL)",
+    ),
 )
 """The steps from each version of the schema to the next one, from an empty file on: the last is today's.
 
 ``log`` has one row. ``places`` says of a recipient or a pattern what its messages do not say; see
-``Mailbox``. Times are in seconds since 1970, because no other clock outlives a process.
+``Mailbox``. ``leases`` has the last lease of each message; see ``Leases``. Times are in seconds since 1970,
+because no other clock outlives a process.
 """
 
 
@@ -73,6 +79,18 @@ class Place(NamedTuple):
     taken: int
     given_back: str
     """Numbers with blanks between them."""
+    leased: int = 0
+    """Whether the mailbox was leased from."""
+
+
+class KeptLease(NamedTuple):
+    """The last lease of a message as it lies in the file; without ``ends_at`` no worker holds it."""
+
+    sequence: int
+    name: str
+    attempt: int
+    secret: str
+    ends_at: float | None
 
 
 class KeptMessage(NamedTuple):
@@ -109,6 +127,7 @@ class Kept:
     floor: int
     torn: int
     places: Sequence[Place]
+    leases: Sequence[KeptLease]
     records: Sequence[KeptRecord]
     messages: Iterator[KeptMessage]
 
@@ -149,6 +168,8 @@ class Changes:
     """The numbers of messages that it still holds, until the file does not."""
     places: list[Place] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    leases: list[KeptLease] = field(default_factory=list)
+    leases_gone: list[int] = field(default_factory=list)
     records: list[KeptRecord] = field(default_factory=list)
     records_gone: list[tuple[str, str]] = field(default_factory=list)
     expired: float | None = None
@@ -296,8 +317,9 @@ class Journal:
         records = [
             KeptRecord(*row) for row in connection.execute("SELECT * FROM records ORDER BY expires_at")
         ]
-        messages = connection.execute("SELECT * FROM messages ORDER BY sequence")
-        return Kept(epoch, sequence, floor, torn, places, records, (KeptMessage(*row) for row in messages))
+        leases = [KeptLease(*row) for row in connection.execute("SELECT * FROM leases ORDER BY sequence")]
+        messages = map(KeptMessage._make, connection.execute("SELECT * FROM messages ORDER BY sequence"))
+        return Kept(epoch, sequence, floor, torn, places, leases, records, messages)
 
     # -- in between
 
@@ -387,10 +409,12 @@ class Journal:
         connection.execute("UPDATE log SET sequence = ?, floor = ?", (pushes.sequence, changes.floor))
         self._delete("messages", "sequence", [(number,) for number in (*changes.gone, *changes.deleted)])
         self._delete("places", "name", [(name,) for name in changes.forgotten])
+        self._delete("leases", "sequence", [(number,) for number in changes.leases_gone])
         self._delete("records", "kind, id", changes.records_gone)
         if changes.expired is not None:
             connection.execute("DELETE FROM records WHERE expires_at <= ?", (changes.expired,))
         self._put("places", changes.places)
+        self._put("leases", changes.leases)
         self._put("records", [*changes.records, *pushes.receipts])
         self._put("messages", [_row(message, offset) for message, offset in pushes.messages])
 

@@ -2,7 +2,8 @@
 
 Pushes arrive and get their numbers of the one sequence; batches leave. All of it happens at once, but for
 what takes more than one turn of the reactor: a pattern's way through a long log, many messages that expire
-together, and the deletion of a large mailbox. ``mailboxes.py`` has what the store holds.
+together, and the deletion of a large mailbox. ``mailboxes.py`` has what the store holds, and ``taking.py``
+its takes and leases.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappush
 from operator import attrgetter
 
+from ..core.leases import Ended
 from ..core.mailbox import Mailbox
 from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push
 from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, State, Usage
 from ..deferreds import MaybeDeferred, chain
-from ..limits import GOING_AT_ONCE
-from .mailboxes import Mailboxes, cost, mailbox_cost
+from ..limits import GOING_AT_ONCE, LEASE_OVERHEAD
+from .mailboxes import cost, mailbox_cost
 from .patterns import Found, before_newest, bounded, merged
 from .slices import Steps
+from .taking import TakenMailboxes
 
 _sequence = attrgetter("sequence")
 
@@ -27,7 +30,7 @@ _STALE = 1_000
 """The entries of the heap of expiries that may be out of date before it is rebuilt."""
 
 
-class MemoryStore(Mailboxes):
+class MemoryStore(TakenMailboxes):
     """A ``Store`` of mailboxes in memory; see ``Mailboxes`` for the arguments."""
 
     # -- what is pushed
@@ -178,36 +181,6 @@ class MemoryStore(Mailboxes):
             return Batch(messages, messages[-1].cursor, gap, more)
         return Batch((), Cursor(self.epoch, self.sequence) if gap or after is None else after, gap)
 
-    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
-        """See ``Store.take``."""
-        self._expire_soon(now, recipients)
-        gap = False
-        heads: list[Sequence[Message]] = []
-        for recipient in recipients:
-            mailbox = self._mailboxes.get(recipient)
-            if mailbox is None:
-                gap |= self._lost.forgive(recipient)
-            else:
-                gap |= mailbox.missed
-                mailbox.missed = False
-                heads.append(mailbox.untaken(limit + 1))
-        messages, more = bounded(merged(heads), limit)
-        for message in messages:
-            self._mailboxes[message.recipient].take(message)
-            self._reclaimable[message.recipient] = None
-        if messages:
-            return Batch(messages, messages[-1].cursor, gap, more)
-        return Batch((), Cursor(self.epoch, self.sequence), gap)
-
-    def give_back(self, messages: Sequence[Message]) -> None:
-        """See ``Store.give_back``."""
-        for message in messages:
-            mailbox = self._mailboxes.get(message.recipient)
-            if mailbox is not None:
-                mailbox.give_back(message)
-            else:
-                self._lost.miss(message.recipient, message.sequence)
-
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
@@ -230,9 +203,10 @@ class MemoryStore(Mailboxes):
         oldest = [] if mailbox is None else mailbox.messages[:GOING_AT_ONCE]
         return [message for message in oldest if message.sequence <= last]
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float) -> Ended | None:
         """See ``Store.expire``."""
         self._expire_soon(now)
+        return self._leases_over(now)
 
     # -- what is said of it
 
@@ -243,17 +217,20 @@ class MemoryStore(Mailboxes):
         if mailbox is None:
             return Contents()
         self._hear_of_patterns(mailbox)
+        self._end_leases_of((recipient,), now)
         unread = mailbox.unread
         return Contents(
             queued=len(unread),
             size=sum(len(message.content.body) for message in unread),
             oldest=mailbox.messages[0].cursor,
             newest=mailbox.messages[-1].cursor,
+            leased=0 if mailbox.leases is None else mailbox.leases.held,
         )
 
     def usage(self) -> Usage:
         """See ``Store.usage``."""
-        return Usage(len(self._mailboxes), len(self._log), self.memory)
+        exhausted = self._count_exhausted() if self._exhausted else 0
+        return Usage(len(self._mailboxes), len(self._log), self.memory, self._leased, exhausted)
 
     def state(self) -> State:
         """See ``Store.state``; memory is always there."""
@@ -321,6 +298,8 @@ class MemoryStore(Mailboxes):
         acknowledged.check_invariants()
         assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
         self._lost.check_invariants(mailboxes, self.sequence)
+        self._check_leases()
 
     def _recounted(self) -> int:
-        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes))
+        leases = LEASE_OVERHEAD * sum(map(len, self._reservations()))
+        return sum(map(cost, self._log)) + sum(map(mailbox_cost, self._mailboxes)) + leases

@@ -25,17 +25,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
+from ..core.leases import Ended, LeaseId, Settlement
 from ..core.message import Batch, Cursor, Message, Push, Receipt
 from ..core.namespaces import Namespaces
 from ..core.store import Contents, Record, State, Usage
-from ..deferreds import MaybeDeferred
+from ..deferreds import MaybeDeferred, is_pending
 from ..errors import StoreDown
 from ..limits import (
     IDEMPOTENCY_SECONDS,
@@ -49,21 +50,11 @@ from ..limits import (
 )
 from .journal import Changes, Journal, KeptRecord, Pushes, Sync, Unwritable
 from .mailboxes import new_epoch
-from .tracked import PendingPush, TrackedMailboxes
+from .tracked import Commit, PendingPush, TrackedMailboxes
 from .worker import ThreadWorker, Worker
 
 _DOWN = "The store cannot be written now; push again later."
 _NO_ROOM = "The disk is nearly full; push again later, or once messages were deleted."
-
-
-class _Commit(NamedTuple):
-    """What a commit under way is about. ``ends`` are the numbers up to which mailboxes are deleted."""
-
-    changes: Changes
-    pending: list[PendingPush]
-    waiters: list[Deferred[None]]
-    ends: dict[str, int]
-    records: dict[Any, Any]
 
 
 class SQLiteStore:
@@ -224,6 +215,38 @@ class SQLiteStore:
         """See ``Store.take``."""
         return self._kept.take(recipients, limit, now)
 
+    def lease(
+        self, recipients: tuple[str, ...], limit: int, seconds: float, now: float
+    ) -> MaybeDeferred[Batch]:
+        """See ``Store.lease``. A worker is given what a crash would not make another worker's."""
+        self._check_up(now)
+        batch = self._kept.lease(recipients, limit, seconds, now)
+        if not batch.messages:
+            return batch
+
+        def undo(failure: Failure) -> Failure:
+            self._kept.give_back(batch.messages)
+            return failure
+
+        kept = self.flush()
+        assert is_pending(kept), "a lease is to be written"
+        return kept.addCallbacks(lambda _: batch, undo)
+
+    def settle(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
+    ) -> MaybeDeferred[Sequence[bool]]:
+        """See ``Store.settle``. Where the disk takes nothing now, it is told what became of them later."""
+        settled = self._kept.settle(recipient, leases, settlement, seconds, now)
+        kept = self.flush() if any(settled) else None
+        if not is_pending(kept):
+            return settled
+
+        def later(failure: Failure) -> Sequence[bool]:
+            failure.trap(StoreDown)
+            return settled
+
+        return kept.addCallbacks(lambda _: settled, later)
+
     def give_back(self, messages: Sequence[Message]) -> None:
         """See ``Store.give_back``."""
         self._kept.give_back(messages)
@@ -236,12 +259,13 @@ class SQLiteStore:
             self._deletions[recipient] = None
         return self.flush()
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float) -> Ended | None:
         """See ``Store.expire``; brings everything else that changed to the file, too."""
         self._offset = self._wall() - now
-        self._kept.expire(now)
+        ended = self._kept.expire(now)
         if self._has_work() or self._wanted:
             self._write_soon()
+        return ended
 
     # -- what is said of it
 
@@ -291,7 +315,7 @@ class SQLiteStore:
     def _has_work(self) -> bool:
         kept = self._kept
         waits = self._pending or self._waiters or self._deletions
-        return bool(waits or self._records or kept.changed or kept.gone)
+        return bool(waits or self._records or kept.changed or kept.gone or kept.leases_gone)
 
     def _write_soon(self, seconds: float = 0.0) -> None:
         """Call for a commit of all that comes in this turn, unless one is under way and will see to it."""
@@ -313,13 +337,13 @@ class SQLiteStore:
         pending = [] if self._down else self._next()
         waiters, self._waiters = self._waiters, []
         deletions, self._deletions = self._deletions, {}
-        changes = self._kept.changes(None if waiters else STORE_ROWS_PER_COMMIT)
+        changes = self._kept.changes(None if waiters else STORE_ROWS_PER_COMMIT, self._offset)
         ends = self._kept.add_deletions(changes, deletions)
         records, self._records = self._records, {}
         self._add(changes, pending, records)
         self._writing = True
         self._began = time.perf_counter()
-        written = partial(self._written, _Commit(changes, pending, waiters, ends, records))
+        written = partial(self._written, Commit(changes, pending, waiters, ends, records))
         self._worker.run(partial(journal.write, changes), written)
 
     def _next(self) -> list[PendingPush]:
@@ -352,7 +376,7 @@ class SQLiteStore:
                 if push.receipt is not None:
                     pushes.receipts.append(push.receipt)
 
-    def _written(self, commit: _Commit, failure: Failure | None) -> None:
+    def _written(self, commit: Commit, failure: Failure | None) -> None:
         """Go on after a commit: show what was written and tell who waits, or tell them that it failed."""
         took = time.perf_counter() - self._began
         self._waits_since = None
@@ -375,7 +399,7 @@ class SQLiteStore:
             gather = min(took * STORE_GATHER_SHARE, STORE_GATHER_SECONDS)
             self._write_soon(gather if self._gathering else 0.0)
 
-    def _succeeded(self, commit: _Commit) -> None:
+    def _succeeded(self, commit: Commit) -> None:
         if self._down:
             self._down = False
             self.log.info("The store {path} can be written again.", path=self._path)
@@ -390,7 +414,7 @@ class SQLiteStore:
         for waiter in commit.waiters:
             waiter.callback(None)
 
-    def _failed(self, commit: _Commit, failure: Failure) -> None:
+    def _failed(self, commit: Commit, failure: Failure) -> None:
         self._note_failure(failure)
         self._kept.unchange(commit.changes)
         self._records = {**commit.records, **self._records}
@@ -458,7 +482,7 @@ class SQLiteStore:
         self._refuse_pending()
         self._refuse_waiters(())
         # After a failure there are changes left, as many as there may be; they are tried once more.
-        changes = self._kept.changes(None)
+        changes = self._kept.changes(None, self._offset)
         self._add(changes, (), self._records)
         self._worker.run(partial(journal.close, changes), self._closed)
 

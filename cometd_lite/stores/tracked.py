@@ -10,16 +10,19 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
+from math import inf
+from typing import Any, Literal, NamedTuple
 
 from twisted.internet.defer import Deferred
 
+from ..core.leases import LeaseId, Leases, Reservation, Settlement
 from ..core.mailbox import Mailbox
 from ..core.message import COMMON_TYPES, Batch, Content, Cursor, Message, Push
 from ..core.recipient import covering, is_pattern
 from ..deferreds import MaybeDeferred
 from ..errors import MailboxFull
-from ..limits import Limits
-from .journal import Changes, Kept, KeptRecord, Place
+from ..limits import LEASE_SECONDS, Limits
+from .journal import Changes, Kept, KeptLease, KeptRecord, Place
 from .mailboxes import cost, mailbox_cost
 from .memory import MemoryStore
 from .slices import Soon
@@ -54,6 +57,16 @@ class PendingPush:
         self.deferred: Deferred[Sequence[Message]] = Deferred()
 
 
+class Commit(NamedTuple):
+    """What a commit under way is about. ``ends`` are the numbers up to which mailboxes are deleted."""
+
+    changes: Changes
+    pending: list[PendingPush]
+    waiters: list[Deferred[None]]
+    ends: dict[str, int]
+    records: dict[Any, Any]
+
+
 class TrackedMailboxes(MemoryStore):
     """The mailboxes in memory: notes the names of what changed, and counts what is still to come.
 
@@ -67,6 +80,8 @@ class TrackedMailboxes(MemoryStore):
         """Recipients and patterns whose place in the file is out of date, longest ago first."""
         self.gone: deque[int] = deque()
         """Numbers of messages that are to leave the file; after the places that say so."""
+        self.leases_gone: deque[int] = deque()
+        """Numbers of messages that are no more, and whose leases are to leave the file."""
         self._pending: dict[str, list[int]] = {}
         """By recipient, the messages and bytes that are still to come, and what they are counted with."""
         self._made_soon: dict[str, str] = {}
@@ -245,8 +260,11 @@ class TrackedMailboxes(MemoryStore):
 
     # -- what changed
 
-    def changes(self, most: int | None) -> Changes:
-        """Return what changed, and forget that it did; with ``most``, about so many rows of it."""
+    def changes(self, most: int | None, offset: float) -> Changes:
+        """Return what changed, and forget that it did; with ``most``, about so many rows of it.
+
+        ``offset`` is what makes this process's times seconds since 1970.
+        """
         changes = Changes(self.sequence, self._lost.floor)
         for name in list(islice(self.changed, most)):
             del self.changed[name]
@@ -255,14 +273,43 @@ class TrackedMailboxes(MemoryStore):
                 changes.forgotten.append(name)
             else:
                 changes.places.append(place)
+            # In one commit with the place: what is taken and has no lease is done.
+            self._add_leases(changes, name, offset)
+            if most is not None and len(changes.leases) >= most:
+                break
+        ended = len(self.leases_gone) if most is None else min(most, len(self.leases_gone))
+        changes.leases_gone += [self.leases_gone.popleft() for _ in range(ended)]
         # A message that is gone from the file, while its place does not say so, would be lost unseen.
         if not self.changed:
             going = len(self.gone) if most is None else min(most, len(self.gone))
             changes.gone = [self.gone.popleft() for _ in range(going)]
         return changes
 
+    def _add_leases(self, changes: Changes, name: str, offset: float) -> None:
+        """Add to the changes the leases of a mailbox that have changed."""
+        mailbox = self._mailboxes.get(name)
+        leases = None if mailbox is None else mailbox.leases
+        if leases is None or not leases.changed:
+            return
+        changed, leases.changed = leases.changed, set()
+        for number in changed:
+            one = leases.reservations.get(number)
+            if one is None:
+                changes.leases_gone.append(number)
+            else:
+                # An exhausted one is written as one whose time is over, and is exhausted again when read.
+                ends_at = None if one.state == "free" else one.ends_at + offset
+                changes.leases.append(KeptLease(number, name, one.attempt, one.secret, ends_at))
+
     def unchange(self, changes: Changes) -> None:
         """Note again what could not be written."""
+        for lease in changes.leases:
+            mailbox = self._mailboxes.get(lease.name)
+            if mailbox is not None and mailbox.leases is not None and mailbox.leases.changed is not None:
+                mailbox.leases.changed.add(lease.sequence)
+            else:
+                self.leases_gone.append(lease.sequence)
+        self.leases_gone.extendleft(reversed(changes.leases_gone))
         names = [*[place.name for place in changes.places], *changes.forgotten]
         self.changed.update(dict.fromkeys(names))
         self.gone.extendleft(reversed(changes.gone))
@@ -272,7 +319,9 @@ class TrackedMailboxes(MemoryStore):
         mailbox = self._mailboxes.get(name)
         if mailbox is not None:
             back = " ".join(map(str, sorted(mailbox.given_back)))
-            place = Place(name, mailbox.lost, mailbox.missed, mailbox.acknowledged, mailbox.taken, back)
+            leased = int(mailbox.leases is not None)
+            places = (mailbox.lost, mailbox.missed, mailbox.acknowledged, mailbox.taken)
+            place = Place(name, *places, back, leased)
         else:
             place = Place(name, *self._lost.entry(name), self._acknowledged.get(name, 0), 0, "")
         return place if any(place[1:]) else None
@@ -317,10 +366,51 @@ class TrackedMailboxes(MemoryStore):
             self.changed.update(dict.fromkeys(recipients))
         return batch
 
+    def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Batch:
+        """See ``Store.lease``."""
+        batch = super().lease(recipients, limit, seconds, now)
+        self.changed.update(dict.fromkeys([message.recipient for message in batch.messages]))
+        if batch.gap:
+            self.changed.update(dict.fromkeys(recipients))
+        return batch
+
+    def settle(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
+    ) -> Sequence[bool]:
+        """See ``Store.settle``."""
+        settled = super().settle(recipient, leases, settlement, seconds, now)
+        if any(settled):
+            self._note(recipient)
+        return settled
+
     def give_back(self, messages: Sequence[Message]) -> None:
         """See ``Store.give_back``."""
         super().give_back(messages)
         self.changed.update(dict.fromkeys([message.recipient for message in messages]))
+
+    def retract(self, messages: Sequence[Message]) -> None:
+        """See ``Store.retract``."""
+        super().retract(messages)
+        for name in {message.recipient for message in messages}:
+            mailbox = self._mailboxes.get(name)
+            if mailbox is not None and mailbox.leases is not None:
+                self._note(name)  # a worker was given one
+
+    def _new_leases(self, recipient: str) -> Leases:
+        leases = super()._new_leases(recipient)
+        leases.changed = set()
+        return leases
+
+    def _end_leases(self, mailbox: Mailbox, now: float, most: int) -> int:
+        ended = super()._end_leases(mailbox, now, most)
+        if ended:
+            self._note(mailbox.recipient)
+        return ended
+
+    def _discard_if_empty(self, mailbox: Mailbox) -> None:
+        super()._discard_if_empty(mailbox)
+        if not mailbox.messages and mailbox.leases is not None:
+            self.leases_gone.extend(mailbox.leases.changed or ())
 
     # -- what was kept
 
@@ -344,6 +434,9 @@ class TrackedMailboxes(MemoryStore):
         for place in kept.places:
             self._restore_place(place, kept.torn)
         self._lost.floor = max(kept.floor, kept.torn)
+        for lease in kept.leases:
+            self._restore_lease(lease, offset, now)
+        self._count_leases(self._mailboxes)
         self._expire_soon(now)
 
     def _restore_place(self, place: Place, torn: int) -> None:
@@ -351,7 +444,9 @@ class TrackedMailboxes(MemoryStore):
         if mailbox is not None:
             mailbox.lost, mailbox.missed = max(place.lost, torn), bool(place.missed)
             mailbox.acknowledged, mailbox.taken = place.acknowledged, place.taken
-            mailbox.given_back = frozenset(map(int, place.given_back.split()))
+            mailbox.given_back = set(map(int, place.given_back.split())) or frozenset()
+            if place.leased:
+                mailbox.leases = self._new_leases(mailbox.recipient)
             self._reclaimable[mailbox.recipient] = None
             return
         if place.lost or place.missed:
@@ -359,3 +454,17 @@ class TrackedMailboxes(MemoryStore):
         if place.acknowledged:
             for forgotten, _ in self._acknowledged.set(place.name, place.acknowledged):
                 self._note(forgotten)
+
+    def _restore_lease(self, lease: KeptLease, offset: float, now: float) -> None:
+        mailbox = self._mailboxes.get(lease.name)
+        number = lease.sequence
+        if mailbox is None or mailbox.leases is None or not mailbox.holds(number):
+            self.leases_gone.append(number)
+            return
+        # Were the wall clock set back, a lease would last for too long.
+        ends_at = inf if lease.ends_at is None else min(lease.ends_at - offset, now + LEASE_SECONDS[1])
+        is_held = lease.ends_at is not None and number <= mailbox.taken and number not in mailbox.given_back
+        state: Literal["held", "free"] = "held" if is_held else "free"
+        mailbox.leases.restore(number, Reservation(lease.attempt, lease.secret, ends_at, state))
+        if is_held:
+            self._note_end(mailbox.recipient, ends_at)

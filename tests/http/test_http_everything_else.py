@@ -19,6 +19,7 @@ def test_a_recipient_that_nobody_knows_has_nothing_and_is_offline(server):
         "waiting": 0,
         "queued": 0,
         "bytes": 0,
+        "leased": 0,
         "oldest": None,
         "newest": None,
         "last_seen": None,

@@ -205,6 +205,17 @@ def http_poll(walk: Walk) -> None:
     assert answer == shown | {"cursor": answer["cursor"]}
 
 
+@under(HTTP, "Leases")
+def http_leases(walk: Walk) -> None:
+    walk.server()
+    said = walk.shell('"state":"extended"', '"state":"done"')
+    (settled,) = json.loads(said.splitlines()[-1])["leases"]
+    (shown,) = json.loads(walk.next("json"))["leases"]
+    assert settled.keys() == shown.keys()
+    assert settled["state"] == shown["state"]
+    assert len(settled["lease"]) == len(shown["lease"])
+
+
 @under(HTTP, "Stream")
 def http_stream(walk: Walk) -> None:
     walk.server()

@@ -19,6 +19,7 @@ from cometd_lite import (
     Comet,
     Content,
     Cursor,
+    LeasedMessage,
     Limits,
     Message,
     Namespace,
@@ -54,6 +55,7 @@ limits = Limits(
     capacity=100,
     capacity_bytes=1_000_000,
     ttl=3_600.0,
+    max_attempts=5,
     max_body=10_000,
     max_wait=60.0,
     max_parked=1_000,
@@ -157,6 +159,11 @@ async def inside() -> None:
     assert_type((receipt.delivered, receipt.created_at, receipt.json), tuple[int, float, bytes])
     assert_type(receipt.recipients, tuple[str, ...])
     assert_type(await comet.take("bob"), Batch)
+    for job in (await comet.lease("jobs", 30, wait=5, limit=2)).leased:
+        assert_type(job, LeasedMessage)
+        assert_type((job.lease, job.attempt), tuple[str, int])
+        assert await comet.ack(job, extend=60) == "extended"
+        assert await comet.ack(job, release=True) in {"released", "gone"}
     standing = await comet.describe("bob")
     assert_type(standing.online, bool)
     await comet.delete("bob")

@@ -12,17 +12,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from ...core.message import Cursor, Message
+from ...core.leases import LeaseId
+from ...core.message import Cursor, LeasedMessage, Message
 from ...deferreds import value_of
 from ...errors import StoreDown
 from ...limits import REDIS_UNWRITTEN_BYTES, REDIS_WRITTEN_AT_ONCE
+from .leases import lease_word
 from .link import RedisLink
 
 _ENTRY_BYTES = 300
 """What an entry takes besides its name."""
 
-Place = tuple[str, int, str]
-"""An epoch, a number, and a recipient."""
+Place = tuple[Any, ...]
+"""An epoch, a number, and a recipient; and a lease where one is undone."""
 
 
 class Backlog:
@@ -46,7 +48,10 @@ class Backlog:
         """Give messages back later."""
         for message in messages:
             place = (message.cursor.epoch, message.sequence, message.recipient)
-            self._put(("give_back", message.id), place)
+            if isinstance(message, LeasedMessage):
+                self._put(("undo", message.id), (*place, lease_word(LeaseId.parse(message.lease))))
+            else:
+                self._put(("give_back", message.id), place)
 
     def put_record(
         self,
@@ -75,7 +80,7 @@ class Backlog:
 
     async def _write(self) -> None:
         try:
-            for verb in ("give_back", "acknowledge"):
+            for verb in ("give_back", "undo", "acknowledge"):
                 while keys := [key for key in self._entries if key[0] == verb][:REDIS_WRITTEN_AT_ONCE]:
                     places: list[Place] = [self._entries[key] for key in keys]
                     here = [place for place in places if place[0] == self._link.epoch]

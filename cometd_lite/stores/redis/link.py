@@ -82,6 +82,8 @@ class RedisLink:
         """What is added to a time of this process's clock to make it one of Redis' clock."""
         self.usage = Usage()
         """What the mailboxes held at the last answer."""
+        self.leases = [0, 0]
+        """How many messages are leased, and exhausted, as of the last expiry."""
         self.channels: Callable[[], list[str]] = list
         self.on_published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
         self.on_entered: Callable[[], object] = lambda: None
@@ -344,7 +346,7 @@ class RedisLink:
         if self._has_attached:
             epoch, run, newest = self._heard
             self._heard = (epoch, run, max(newest, sequence))
-        self.usage = Usage(mailboxes, messages, memory)
+        self.usage = Usage(mailboxes, messages, memory, *self.leases)
         if said:
             self._hear(said)
 

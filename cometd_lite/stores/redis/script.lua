@@ -11,6 +11,9 @@
 --   reclaimable     sorted set: mailboxes of which something was read, longest ago first
 --   lost, missed    sorted set and set: losses of mailboxes that are no more, and of patterns
 --   acknowledged    sorted set: how far the readers of each pattern came back
+--   leases:NAME     sorted set: the last lease of each message, as "number attempt secret"; see "leases" below
+--   ending          sorted set: mailboxes by when the first of their leases ends
+--   exhausted       sorted set: mailboxes with messages that were leased too often, by when to try to move them
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
 --
@@ -28,6 +31,7 @@ local PREFIX = KEYS[1]
 local LOG, ORDER, RUNS = PREFIX .. 'log', PREFIX .. 'order', PREFIX .. 'runs'
 local EXPIRIES, RECLAIMABLE = PREFIX .. 'expiries', PREFIX .. 'reclaimable'
 local LOST, MISSED, ACKNOWLEDGED = PREFIX .. 'lost', PREFIX .. 'missed', PREFIX .. 'acknowledged'
+local ENDING, EXHAUSTED = PREFIX .. 'ending', PREFIX .. 'exhausted'
 local CHUNK = 100  -- entries that are fetched at once
 local NEVER = 1e15
 -- The head of a message: its number, when it expires and was accepted, in seconds, the bytes of its body, type and
@@ -126,10 +130,6 @@ local function is_back(box, number)
   return box.back ~= '' and string.find(box.back, ' ' .. whole(number) .. ' ', 1, true) ~= nil
 end
 
-local function is_read(box, number)
-  return number <= box.acknowledged or (number <= box.taken and not is_back(box, number))
-end
-
 local function set(box, field, value)
   if box[field] ~= value then
     box[field] = value
@@ -143,6 +143,142 @@ local function leave_back(box, number)
     set(box, 'back', back == ' ' and '' or back)
   end
 end
+
+local function put_back(box, number)
+  set(box, 'back', (box.back == '' and ' ' or box.back) .. whole(number) .. ' ')
+end
+
+-- -- who waits
+
+-- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
+-- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
+local function wake(names, origin, ask)
+  local receivers = 0
+  for first = 1, #names, CHUNK do
+    local channels = {}
+    for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
+    local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
+    for at, channel in ipairs(channels) do
+      local name = names[first + at - 1]
+      local said = origin .. ' ' .. ask .. ' ' .. name
+      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
+      if listening[2] > 0 then
+        local keys = covering(name)
+        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+      end
+    end
+  end
+  return receivers
+end
+
+-- -- leases
+--
+-- The rules are those of leases.py. The score of a lease says what it is: the time at which it ends where a worker
+-- holds it; minus the number of the message where it has ended, so that it is found by that; and SPENT plus the time
+-- at which to try to move it where the message is exhausted. Of a message that is done or dropped there is none.
+
+local SPENT = 1e15
+local TRY_SECONDS = 10  -- a process that moves an exhausted message has so long; then another one tries
+local leases_left = LEASES_ENDED_AT_ONCE
+
+local function lease_key(box)
+  return PREFIX .. 'leases:' .. box.name
+end
+
+local function lease_words(lease)
+  local number, attempt, secret = string.match(lease, '^(%d+) (%d+) (%S+)$')
+  return tonumber(number), tonumber(attempt), secret
+end
+
+local function count_leases(field, by)
+  if by ~= 0 then write('HSET', LOG, field, whole(tonumber(call('HMGET', LOG, field)[1] or 0) + by)) end
+end
+
+local function put_lease(box, lease, score)
+  local added = write('ZADD', lease_key(box), score, lease)
+  if added == 1 then set_log('memory', log.memory + LEASE_COST) end
+  box.reserved = nil
+end
+
+local function remove_lease(box, lease)
+  local removed = write('ZREM', lease_key(box), lease)
+  if removed == 1 then set_log('memory', log.memory - LEASE_COST) end
+  box.reserved = nil
+end
+
+local function hold_lease(box, lease, ends_at)
+  put_lease(box, lease, ends_at)
+  if box.ends == 0 or ends_at < box.ends then
+    set(box, 'ends', ends_at)
+    write('ZADD', ENDING, ends_at, box.name)
+  end
+end
+
+-- End a lease that a worker holds; return whether others may have the message, or it is exhausted.
+local function free_lease(box, lease)
+  local number, attempt = lease_words(lease)
+  count_leases('leased', -1)
+  if attempt < MAX_ATTEMPTS or string.sub(box.name, 1, 6) == '$dead/' then
+    put_lease(box, lease, -number)
+    put_back(box, number)
+    return true
+  end
+  put_lease(box, lease, SPENT + now)
+  write('ZADD', EXHAUSTED, now, box.name)
+  count_leases('exhausted', 1)
+  return false
+end
+
+-- End the leases whose time is over. While writes are refused none ends.
+local function end_leases(box)
+  if not may_write() then return end
+  local key, is_there = lease_key(box), false
+  for _, lease in ipairs(call('ZRANGEBYSCORE', key, '(0', now, 'LIMIT', 0, leases_left)) do
+    leases_left = leases_left - 1
+    is_there = free_lease(box, lease) or is_there
+  end
+  local first = call('ZRANGEBYSCORE', key, '(0', '(' .. whole(SPENT), 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  set(box, 'ends', tonumber(first or NEVER))
+  if first then call('ZADD', ENDING, first, box.name) else call('ZREM', ENDING, box.name) end
+  if is_there then wake({box.name}, '-', '0') end
+end
+
+-- The messages that are kept from takes, by their numbers.
+local function reserved(box)
+  if not box.reserved then
+    box.reserved = {}
+    for _, lease in ipairs(call('ZRANGEBYSCORE', lease_key(box), '(0', '+inf')) do
+      box.reserved[lease_words(lease)] = true
+    end
+  end
+  return box.reserved
+end
+
+-- Forget the leases of messages that are no longer kept.
+local function forget_leases(box, entries)
+  if box.ends == 0 then return end
+  local gone = {}
+  for _, one in ipairs(entries) do gone[one.number] = true end
+  local found = call('ZRANGEBYSCORE', lease_key(box), '-inf', '+inf', 'WITHSCORES')
+  for at = 1, #found, 2 do
+    if gone[lease_words(found[at])] then
+      local score = tonumber(found[at + 1])
+      if score >= SPENT then count_leases('exhausted', -1)
+      elseif score > 0 then count_leases('leased', -1) end
+      remove_lease(box, found[at])
+    end
+  end
+end
+
+-- Whether some reader has had a message, as far as that makes room.
+local function is_read(box, number)
+  if box.ends == 0 then
+    return number <= box.acknowledged or (number <= box.taken and not is_back(box, number))
+  end
+  return number <= box.taken and not is_back(box, number) and not reserved(box)[number]
+end
+
+-- -- messages and mailboxes
 
 -- A message of a mailbox as a table; at is its place in the list, from 0 for the oldest.
 local function entry(raw, at)
@@ -204,6 +340,10 @@ end
 
 local function bury(box)
   write('DEL', box.key, PREFIX .. 'box:' .. box.name)
+  if box.ends ~= 0 then
+    write('ZREM', ENDING, box.name)
+    write('ZREM', EXHAUSTED, box.name)
+  end
   write('ZREM', EXPIRIES, box.name)
   write('ZREM', RECLAIMABLE, box.name)
   set_log('mailboxes', log.mailboxes - 1)
@@ -245,6 +385,7 @@ local function drop(box, entries)
       leave_back(box, number)
     end
   end
+  forget_leases(box, entries)
   remove(box, entries)
   local patterns = covering(box.name)
   for at = 2, #patterns do note(patterns[at], entries[#entries].number, false) end
@@ -279,8 +420,9 @@ end
 --   mixed         is 1
 --   newest        the last number that was given to a message of it
 --   turn          when it became reclaimable; 0 where it is not
+--   ends          no lease ends before; 0 where the mailbox was never leased from
 local FIELDS = {
-  'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed', 'newest', 'turn',
+  'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed', 'newest', 'turn', 'ends',
 }
 local PACKED = '<' .. string.rep('d', #FIELDS)
 
@@ -291,7 +433,7 @@ local function load_box(name)
   local box = {name = name, key = PREFIX .. 'messages:' .. name, alive = packed ~= false}
   if packed then
     box.lost, box.missed, box.acknowledged, box.taken, box.count, box.size, box.expiry, box.latest, box.mixed,
-      box.newest, box.turn = unpack_struct(PACKED, packed)
+      box.newest, box.turn, box.ends = unpack_struct(PACKED, packed)
     box.back, box.length = string.sub(packed, 8 * #FIELDS + 1), box.count
   else
     for _, field in ipairs(FIELDS) do box[field] = 0 end
@@ -307,6 +449,7 @@ local function box_of(name)
     box = load_box(name)
     boxes[name] = box
     if box.expiry <= now then expire(box) end
+    if box.ends ~= 0 and box.ends <= now and box.alive then end_leases(box) end
   end
   return box
 end
@@ -331,7 +474,7 @@ local function save()
   for name, box in pairs(boxes) do
     if box.alive and box.is_changed then
       write('SET', PREFIX .. 'box:' .. name, pack_struct(PACKED, box.lost, box.missed, box.acknowledged, box.taken,
-        box.count, box.size, box.expiry, box.latest, box.mixed, box.newest, box.turn) .. box.back)
+        box.count, box.size, box.expiry, box.latest, box.mixed, box.newest, box.turn, box.ends) .. box.back)
     end
   end
   local words = {}
@@ -350,29 +493,6 @@ end
 -- What was asked for is not done; freed is how many messages were dropped for it all the same.
 local function refused(freed)
   return {'refused', {}, said, freed or 0}
-end
-
--- -- who waits
-
--- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
--- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
-local function wake(names, origin, ask)
-  local receivers = 0
-  for first = 1, #names, CHUNK do
-    local channels = {}
-    for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
-    local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
-    for at, channel in ipairs(channels) do
-      local name = names[first + at - 1]
-      local said = origin .. ' ' .. ask .. ' ' .. name
-      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
-      if listening[2] > 0 then
-        local keys = covering(name)
-        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
-      end
-    end
-  end
-  return receivers
 end
 
 -- -- what was read
@@ -451,7 +571,7 @@ end
 
 local function read_already(box)
   local going = {}
-  local most = math.max(box.acknowledged, box.taken)
+  local most = box.ends == 0 and math.max(box.acknowledged, box.taken) or box.taken
   each_message(box, 0, function(one)
     if one.number > most then return true end
     if is_read(box, one.number) then going[#going + 1] = one end
@@ -640,6 +760,77 @@ local function shown(messages)
   return rows
 end
 
+-- -- taking and leasing
+
+-- The oldest messages that no take has had, whether there are more, and 1 where some were lost before.
+local function untaken(names, limit)
+  local gap, sources = 0, {}
+  for _, name in ipairs(names) do
+    local box = box_of(name)
+    if box.alive then
+      if box.missed == 1 then gap = 1 end
+      set(box, 'missed', 0)
+      local source = {box = box, found = {}, at = 1, next = place_after(box, box.taken)}
+      for number in string.gmatch(box.back, '%d+') do
+        local one = find(box, tonumber(number))
+        if is_current(one) then source.found[#source.found + 1] = one end
+      end
+      table.sort(source.found, function(one, other) return one.number < other.number end)
+      sources[#sources + 1] = source
+    elseif call('SISMEMBER', MISSED, name) == 1 then
+      gap = 1
+      write('SREM', MISSED, name)
+    end
+  end
+  if #sources == 0 then return {}, 0, gap end
+  local messages, more = merged(sources, limit)
+  return messages, more, gap
+end
+
+local function take(messages)
+  for _, one in ipairs(messages) do
+    if is_back(one.box, one.number) then leave_back(one.box, one.number)
+    else set(one.box, 'taken', one.number) end
+    reclaimable(one.box)
+  end
+end
+
+-- The lease of a message that has ended; nil or false where there is none.
+local function last_lease(box, number)
+  return box.ends ~= 0 and call('ZRANGEBYSCORE', lease_key(box), -number, -number)[1]
+end
+
+-- Note that a message came back which is no longer kept: where it was lost, no take has had it.
+local function miss(box, number)
+  if box.alive then
+    if number <= box.lost then set(box, 'missed', 1) end
+  elseif number <= tonumber(call('ZSCORE', LOST, box.name) or 0) then
+    call('SADD', MISSED, box.name)
+  end
+end
+
+-- Some of the exhausted messages, which this process is to move, and the attempt and secret of each. For TRY_SECONDS
+-- no other process is given them.
+local function exhausted()
+  local found, leases = {}, {}
+  for _, name in ipairs(call('ZRANGEBYSCORE', EXHAUSTED, '-inf', now, 'LIMIT', 0, EXHAUSTED_AT_ONCE)) do
+    local box, left = box_of(name), EXHAUSTED_AT_ONCE - #found
+    for _, lease in ipairs(call('ZRANGEBYSCORE', lease_key(box), SPENT, SPENT + now, 'LIMIT', 0, left)) do
+      local number, attempt, secret = lease_words(lease)
+      local one = find(box, number)
+      one.box = box
+      found[#found + 1] = one
+      leases[#leases + 1] = attempt
+      leases[#leases + 1] = secret
+      put_lease(box, lease, SPENT + now + TRY_SECONDS)
+    end
+    local first = call('ZRANGEBYSCORE', lease_key(box), SPENT, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if first then call('ZADD', EXHAUSTED, tonumber(first) - SPENT, name) else call('ZREM', EXHAUSTED, name) end
+    if left <= 0 then break end
+  end
+  return shown(found), leases
+end
+
 local function names_from(first)
   local names = {}
   for at = first, #ARGV do names[#names + 1] = ARGV[at] end
@@ -784,6 +975,7 @@ elseif verb == 'retract' then
     local one = find(box, number)
     if one then
       leave_back(box, number)
+      forget_leases(box, {one})
       remove(box, {one})
       if box.count == 0 then bury(box) end
     end
@@ -848,46 +1040,82 @@ elseif verb == 'acknowledge' then
 
 elseif verb == 'take' then
   -- ARGV: limit, names.
-  local limit, gap, sources = tonumber(ARGV[4]), 0, {}
-  for _, name in ipairs(names_from(5)) do
-    local box = box_of(name)
-    if box.alive then
-      if box.missed == 1 then gap = 1 end
-      set(box, 'missed', 0)
-      local source = {box = box, found = {}, at = 1, next = place_after(box, box.taken)}
-      for number in string.gmatch(box.back, '%d+') do
-        local one = find(box, tonumber(number))
-        if is_current(one) then source.found[#source.found + 1] = one end
+  local messages, more, gap = untaken(names_from(5), tonumber(ARGV[4]))
+  if (#messages > 0 or gap == 1) and not may_write() then return refused() end
+  take(messages)
+  return answer(#messages > 0 and messages[#messages].number or log.sequence, gap, more, shown(messages))
+
+elseif verb == 'lease' then
+  -- ARGV: limit, seconds, secret, names. The last result has the number of the attempt of each message.
+  local messages, more, gap = untaken(names_from(7), tonumber(ARGV[4]))
+  if (#messages > 0 or gap == 1) and not may_write() then return refused() end
+  local attempts = {}
+  for at, one in ipairs(messages) do
+    local last = is_back(one.box, one.number) and last_lease(one.box, one.number)
+    attempts[at] = 1
+    if last then
+      attempts[at] = select(2, lease_words(last)) + 1
+      remove_lease(one.box, last)
+    end
+    hold_lease(one.box, whole(one.number) .. ' ' .. attempts[at] .. ' ' .. ARGV[6], now + tonumber(ARGV[5]))
+  end
+  take(messages)
+  count_leases('leased', #messages)
+  local last = #messages > 0 and messages[#messages].number or log.sequence
+  return answer(last, gap, more, shown(messages), attempts)
+
+elseif verb == 'settle' then
+  -- ARGV: done, extended or released, seconds, name, and leases. For each 1, where it was the last of its message.
+  local settlement, ends_at, box = ARGV[4], now + tonumber(ARGV[5]), box_of(ARGV[6])
+  local settled = {}
+  for at = 7, #ARGV do
+    local lease = ARGV[at]
+    local score = tonumber(call('ZSCORE', lease_key(box), lease))
+    local number = lease_words(lease)
+    local is_last = score and (score > 0 or is_back(box, number)) and (score < SPENT or settlement == 'done')
+    if is_last and not may_write() then return refused() end
+    settled[#settled + 1] = is_last and 1 or 0
+    if is_last and settlement == 'released' then
+      if score > 0 then free_lease(box, lease) end
+    elseif is_last then
+      leave_back(box, number)
+      if settlement == 'done' then
+        remove_lease(box, lease)
+        if score >= SPENT then count_leases('exhausted', -1)
+        elseif score > 0 then count_leases('leased', -1) end
+        reclaimable(box)
+      else
+        hold_lease(box, lease, ends_at)
+        if score < 0 then count_leases('leased', 1) end
       end
-      table.sort(source.found, function(one, other) return one.number < other.number end)
-      sources[#sources + 1] = source
-    elseif call('SISMEMBER', MISSED, name) == 1 then
-      gap = 1
-      write('SREM', MISSED, name)
     end
   end
-  local messages, more = {}, 0
-  if #sources > 0 then messages, more = merged(sources, limit) end
-  if (#messages > 0 or gap == 1) and not may_write() then return refused() end
-  for _, one in ipairs(messages) do
-    if is_back(one.box, one.number) then leave_back(one.box, one.number)
-    else set(one.box, 'taken', one.number) end
-    reclaimable(one.box)
+  if settlement == 'released' and box.alive then wake({box.name}, '-', '0') end
+  return answer(settled)
+
+elseif verb == 'undo' then
+  -- ARGV: number, name and lease of each message whose worker was gone before it was answered.
+  if not may_write() then return refused() end
+  for at = 4, #ARGV, 3 do
+    local number, box, lease = tonumber(ARGV[at]), box_of(ARGV[at + 1]), ARGV[at + 2]
+    local score = tonumber(call('ZSCORE', lease_key(box), lease))
+    if score and score > 0 and score < SPENT then
+      local _, attempt, secret = lease_words(lease)
+      remove_lease(box, lease)
+      count_leases('leased', -1)
+      if attempt > 1 then put_lease(box, whole(number) .. ' ' .. (attempt - 1) .. ' ' .. secret, -number) end
+      put_back(box, number)
+    else
+      miss(box, number)
+    end
   end
-  return answer(#messages > 0 and messages[#messages].number or log.sequence, gap, more, shown(messages))
+  for name in pairs(boxes) do wake({name}, '-', '0') end
+  return answer()
 
 elseif verb == 'give_back' then
   if not may_write() then return refused() end
   each_named(function(number, box)
-    if not box.alive then
-      if number <= tonumber(call('ZSCORE', LOST, box.name) or 0) then call('SADD', MISSED, box.name) end
-      return
-    end
-    if find(box, number) then
-      set(box, 'back', (box.back == '' and ' ' or box.back) .. whole(number) .. ' ')
-    elseif number <= box.lost then
-      set(box, 'missed', 1)
-    end
+    if find(box, number) then put_back(box, number) else miss(box, number) end
   end)
   for name in pairs(boxes) do wake({name}, '-', '0') end
   return answer()
@@ -904,28 +1132,37 @@ elseif verb == 'delete' then
 
 elseif verb == 'describe' then
   local box = box_of(ARGV[4])
-  if not box.alive then return answer(0, 0, 0, 0) end
+  if not box.alive then return answer(0, 0, 0, 0, 0) end
   hear_of_patterns(box)
   local queued, size, oldest, newest = 0, 0, nil, 0
+  local leased = box.ends == 0 and 0 or #call('ZRANGEBYSCORE', lease_key(box), '(0', '(' .. whole(SPENT))
   each_message(box, 0, function(one)
     if is_current(one) then
       oldest, newest = oldest or one.number, one.number
       if not is_read(box, one.number) then queued, size = queued + 1, size + one.size end
     end
   end)
-  return answer(queued, size, oldest, newest)
+  return answer(queued, size, oldest, newest, leased)
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
   return answer(wake({ARGV[6]}, ARGV[4], '?' .. ARGV[5]))
 
 elseif verb == 'expire' then
-  -- The mailboxes whose time has come, as many as are one step; the result says whether there are more.
-  if not may_grow() and not may_write() then return answer(0) end
+  -- The mailboxes whose time has come, as many as are one step; the result says whether there are more. It has also
+  -- the exhausted messages that this process is to move, and how many are leased and exhausted in all.
+  if not may_grow() and not may_write() then return answer(0, {}, {}, 0, 0) end
   local names = call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
   for _, name in ipairs(names) do box_of(name) end
   for at = 4, #ARGV do call('ZREMRANGEBYSCORE', PREFIX .. 'records:' .. ARGV[at], '-inf', ARGV[3]) end
-  return answer(#names == EXPIRED_AT_ONCE and 1 or 0)
+  local ending = call('ZRANGEBYSCORE', ENDING, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
+  for _, name in ipairs(ending) do
+    if leases_left > 0 and not box_of(name).alive then write('ZREM', ENDING, name) end
+  end
+  local is_all = #names < EXPIRED_AT_ONCE and #ending < EXPIRED_AT_ONCE and leases_left > 0
+  local rows, leases = exhausted()
+  local counts = call('HMGET', LOG, 'leased', 'exhausted')
+  return answer(is_all and 0 or 1, rows, leases, tonumber(counts[1] or 0), tonumber(counts[2] or 0))
 
 elseif verb == 'remember' or verb == 'renew' then
   -- ARGV: kind, id, value, seconds, most of the kind. A record that was forgotten is not renewed: its end at one

@@ -13,8 +13,11 @@ from ...core.namespaces import MailboxBounds
 from ...core.store import Repeated
 from ...errors import MailboxFull, ServerFull
 from ...limits import (
+    EXHAUSTED_AT_ONCE,
     POLL_BYTES,
     REDIS_EXPIRED_AT_ONCE,
+    REDIS_LEASE_COST,
+    REDIS_LEASES_ENDED_AT_ONCE,
     REDIS_LOOK,
     REDIS_MAILBOX_COST,
     REDIS_MESSAGE_COST,
@@ -24,7 +27,7 @@ from ...limits import (
     Limits,
 )
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of what lies in Redis; ``script.lua`` says what that is."""
 
 
@@ -45,6 +48,10 @@ def script(limits: Limits) -> str:
         "MAILBOX_COST": REDIS_MAILBOX_COST,
         "LOOK": REDIS_LOOK,
         "EXPIRED_AT_ONCE": REDIS_EXPIRED_AT_ONCE,
+        "MAX_ATTEMPTS": limits.max_attempts,
+        "LEASE_COST": REDIS_LEASE_COST,
+        "LEASES_ENDED_AT_ONCE": REDIS_LEASES_ENDED_AT_ONCE,
+        "EXHAUSTED_AT_ONCE": EXHAUSTED_AT_ONCE,
         "OOM_BYTES": REDIS_OOM_BYTES,
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,

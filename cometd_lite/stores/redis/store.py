@@ -14,7 +14,7 @@ Read ``link.py`` next, then ``wakes.py`` and ``script.lua``.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from sys import intern
 from typing import Any
@@ -24,26 +24,18 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
+from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.store import RPC, Contents, Readers, Record, State, Usage
-from ...deferreds import MaybeDeferred
+from ...deferreds import MaybeDeferred, chain
 from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
 from .backlog import Backlog
 from .entries import pack, unpack
+from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
-from .wakes import ReaderCount, Wakes
-
-
-class Appended(list[Message]):
-    """The messages of a push, and how many readers of other processes they wake."""
-
-    __slots__ = ("elsewhere",)
-
-    def __init__(self, messages: Iterable[Message], elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
-        super().__init__(messages)
-        self.elsewhere = elsewhere
+from .wakes import Appended, ReaderCount, Wakes
 
 
 class RedisStore:
@@ -272,6 +264,31 @@ class RedisStore:
 
         return self._link.run(now, "take", limit, *recipients).addCallback(taken)
 
+    def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Deferred[Batch]:
+        """See ``Store.lease``."""
+        self._wakes.stand(recipients, now)
+        epoch, secret = self._link.epoch, new_secret()
+
+        def given(reply: list[Any]) -> Batch:
+            end, gap, more, rows, attempts = reply
+            messages = leased(self._messages(rows, epoch), [(attempt, secret) for attempt in attempts])
+            return Batch(messages, Cursor(epoch, end), bool(gap), bool(more))
+
+        return self._link.run(now, "lease", limit, repr(seconds), secret, *recipients).addCallback(given)
+
+    def settle(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
+    ) -> Deferred[Sequence[bool]]:
+        """See ``Store.settle``."""
+        here = [lease for lease in leases if lease.epoch == self._link.epoch]
+
+        def settled(reply: list[Any]) -> Sequence[bool]:
+            found = dict(zip(here, reply[0], strict=True))
+            return [bool(found.get(lease)) for lease in leases]
+
+        words = (settlement, repr(seconds), recipient, *map(lease_word, here))
+        return self._link.run(now, "settle", *words).addCallback(settled)
+
     def _messages(self, rows: list[bytes], epoch: str) -> tuple[Message, ...]:
         offset = self._link.offset
         named = zip(rows[::2], rows[1::2], strict=True)
@@ -285,8 +302,9 @@ class RedisStore:
                 self._backlog.give_back(messages)
             return failure
 
-        given = self._link.run(0.0, "give_back", *_named(messages))
-        return given.addCallbacks(_nothing, later)
+        leases = undo_words(messages)
+        verb, words = ("undo", leases) if leases else ("give_back", _named(messages))
+        return self._link.run(0.0, verb, *words).addCallbacks(_nothing, later)
 
     # -- what is let go
 
@@ -294,12 +312,13 @@ class RedisStore:
         """See ``Store.delete``."""
         return self._link.run(now, "delete", recipient).addCallback(_nothing)
 
-    def expire(self, now: float) -> MaybeDeferred[None]:
+    def expire(self, now: float) -> MaybeDeferred[Ended | None]:
         """See ``Store.expire``; sees also whether Redis still answers, and who need not be listened to."""
         if not self._link.is_up:
             return None
         self._wakes.leave_old(now)
         self._wakes.look_for_processes()
+        epoch = self._link.epoch
         expired = self._link.run(now, "expire", RECEIPTS)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect, "it does not answer")
 
@@ -308,7 +327,19 @@ class RedisStore:
                 stalled.cancel()
             return result
 
-        return expired.addBoth(answered).addCallback(lambda more: self.expire(now) if more[0] else None)
+        return expired.addBoth(answered).addCallback(self._expired, epoch, now)
+
+    def _expired(self, reply: list[Any], epoch: str, now: float) -> MaybeDeferred[Ended | None]:
+        more, rows, words, *self._link.leases = reply
+        leases = zip(words[::2], [secret.decode() for secret in words[1::2]], strict=True)
+        exhausted = leased(self._messages(rows, epoch), leases)
+        if not more:
+            return Ended((), exhausted) if exhausted else None
+
+        def joined(ended: Ended | None) -> Ended:
+            return Ended((), (*exhausted, *(() if ended is None else ended.exhausted)))
+
+        return chain(self.expire(now), joined)
 
     # -- what is said of it
 
@@ -317,10 +348,10 @@ class RedisStore:
         epoch = self._link.epoch
 
         def described(reply: list[Any]) -> Contents:
-            queued, size, oldest, newest = reply
+            queued, size, oldest, newest, leased = reply
             if not newest:
                 return Contents()
-            return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest))
+            return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest), leased)
 
         return self._link.run(now, "describe", recipient).addCallback(described)
 

@@ -15,6 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ...core.message import Message
 from ...core.recipient import is_pattern
 from ...core.store import Readers
 from ...deferreds import MaybeDeferred, chain
@@ -24,6 +25,16 @@ from .rpc import Calls
 
 _PATTERNS = "patterns"
 """The channel that a process listens to while readers of it stand at a pattern."""
+
+
+class Appended(list[Message]):
+    """The messages of a push, and how many readers of other processes they wake."""
+
+    __slots__ = ("elsewhere",)
+
+    def __init__(self, messages: Iterable[Message], elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
+        super().__init__(messages)
+        self.elsewhere = elsewhere
 
 
 class ReaderCount:
