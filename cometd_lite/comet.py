@@ -9,10 +9,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
@@ -24,6 +25,16 @@ from .access.tokens import Tokens
 from .bayeux.effects import Service
 from .bayeux.options import BayeuxOptions
 from .bayeux.transport import BayeuxTransport
+from .core.arguments import (
+    Recipients,
+    check_kind,
+    check_list,
+    check_overflow,
+    check_push,
+    check_read,
+    check_seconds,
+    checked_names,
+)
 from .core.hub import Hub, Standing
 from .core.leases import LeaseId, LeaseState, Settlement
 from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
@@ -32,7 +43,15 @@ from .core.observers import OnPush, OnReader, observe
 from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Store
-from .deferreds import MaybeDeferred, chain
+from .deferreds import (
+    MaybeDeferred,
+    Reply,
+    chain,
+    is_in_another_thread,
+    replied,
+    running_loop,
+    serves_the_reactor,
+)
 from .http.params import event_name
 from .limits import LEASE_SECONDS, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
@@ -43,7 +62,6 @@ from .stores.memory import MemoryStore
 from .wsgi import Beside
 
 T = TypeVar("T")
-Recipients = str | Iterable[str]
 
 
 class Hooks(TypedDict, total=False):
@@ -95,6 +113,14 @@ class Comet:
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        _check_options(limits, store, overflow, tokens, bayeux)
+        for name, listed, example in (
+            ("origins", origins, "https://example.com"),
+            ("allow_parameters", allow_parameters, "utm_source"),
+            ("proxied", proxied, "127.0.0.1"),
+        ):
+            check_list(name, listed, example)
+        self._on_reactor = clock is None
         if clock is None:
             from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
 
@@ -178,7 +204,7 @@ class Comet:
         self.hub.stop()
         if self.routes.bayeux is not None:
             self.routes.bayeux.stop()
-        return _deferred(self.hub.store.close)
+        return self._reply(self.hub.store.close)
 
     def _sweep_all(self) -> None:
         self.hub.sweep()
@@ -209,9 +235,9 @@ class Comet:
         """
         self._bayeux().service(channel, handler)
 
-    def deliver(self, client_id: str, channel: str, data: Any) -> Deferred[bool]:
+    def deliver(self, client_id: str, channel: str, data: Any) -> Reply[bool]:
         """Give one Bayeux session alone an event; tell whether there is such a session."""
-        return _deferred(lambda: self._bayeux().deliver(client_id, channel, data))
+        return self._reply(lambda: self._bayeux().deliver(client_id, channel, data))
 
     def _bayeux(self) -> BayeuxTransport:
         if self.routes.bayeux is None:
@@ -228,7 +254,7 @@ class Comet:
         queue: bool = True,
         overflow: Literal["reject", "drop-oldest"] | None = None,
         idempotency_key: str | None = None,
-    ) -> Deferred[Receipt]:
+    ) -> Reply[Receipt]:
         """Push one message: ``bytes`` as octets, ``str`` as text, everything else as JSON.
 
         The words mean what they mean in HTTP.md, "Push"; ``ttl`` is in seconds. Fails with ``ValueError`` for
@@ -236,14 +262,13 @@ class Comet:
         """
 
         def push() -> MaybeDeferred[Receipt]:
-            names = _checked(recipients, recipient)
-            if ttl is not None and not ttl > 0:
-                raise ValueError("ttl is a number of seconds above 0.")
+            names = checked_names(recipients, recipient)
+            check_push(event=event, ttl=ttl, queue=queue, overflow=overflow, idempotency_key=idempotency_key)
             content = data if isinstance(data, Content) else Content.of(data)
             asked = Push(names, (content,), event_name(event), ttl, queue, overflow, idempotency_key)
             return self.hub.push(asked)
 
-        return _deferred(push)
+        return self._reply(push)
 
     def poll(
         self,
@@ -252,7 +277,7 @@ class Comet:
         *,
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
-    ) -> Deferred[Batch]:
+    ) -> Reply[Batch]:
         """Return what the recipients hold after a cursor, once there is something.
 
         ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
@@ -263,15 +288,21 @@ class Comet:
 
         def poll() -> MaybeDeferred[Batch]:
             cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
-            return self.hub.poll(_checked(recipients, readable), cursor, wait, _limited(limit))
+            check_read(wait, limit)
+            return self.hub.poll(checked_names(recipients, readable), cursor, wait, limit)
 
-        return _deferred(poll)
+        return self._reply(poll)
 
     def take(
         self, recipients: Recipients, *, wait: float = WAIT_SECONDS, limit: int = POLL_MESSAGES
-    ) -> Deferred[Batch]:
+    ) -> Reply[Batch]:
         """Return the oldest messages that no take has had; each message goes to one take only."""
-        return _deferred(lambda: self.hub.take(_checked(recipients, stored), wait, _limited(limit)))
+
+        def take() -> MaybeDeferred[Batch]:
+            check_read(wait, limit)
+            return self.hub.take(checked_names(recipients, stored), wait, limit)
+
+        return self._reply(take)
 
     def lease(
         self,
@@ -280,7 +311,7 @@ class Comet:
         *,
         wait: float = WAIT_SECONDS,
         limit: int = 1,
-    ) -> Deferred[Batch]:
+    ) -> Reply[Batch]:
         """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
 
         ``Batch.leased`` has them with their leases. A message comes again, to the next take or lease, unless
@@ -288,14 +319,15 @@ class Comet:
         """
 
         def lease() -> MaybeDeferred[Batch]:
-            names = _checked(recipients, stored)
-            return self.hub.lease(names, _lease_seconds(seconds), wait, _limited(limit))
+            check_read(wait, limit)
+            names = checked_names(recipients, stored)
+            return self.hub.lease(names, _lease_seconds(seconds), wait, limit)
 
-        return _deferred(lease)
+        return self._reply(lease)
 
     def ack(
         self, message: LeasedMessage, *, extend: float | None = None, release: bool = False
-    ) -> Deferred[LeaseState]:
+    ) -> Reply[LeaseState]:
         """Tell that a leased message is done, or that its lease goes on, or that others may have it.
 
         ``extend`` is in seconds from now. Returns what became of the lease: ``done``, ``extended``,
@@ -311,7 +343,7 @@ class Comet:
             states = self.hub.settle(message.recipient, leases, settlement, seconds)
             return chain(states, lambda states: states[0])
 
-        return _deferred(ack)
+        return self._reply(ack)
 
     async def follow(
         self,
@@ -334,13 +366,18 @@ class Comet:
                 yield message
             cursor = batch.cursor
 
-    def describe(self, name: str) -> Deferred[Standing]:
+    def describe(self, name: str) -> Reply[Standing]:
         """Say how a recipient stands: what its mailbox holds, and who reads it."""
-        return _deferred(lambda: self.hub.describe(stored(name)))
+        return self._reply(lambda: self.hub.describe(stored(name)))
 
-    def delete(self, name: str) -> Deferred[None]:
+    def delete(self, name: str) -> Reply[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""
-        return _deferred(lambda: self.hub.delete(stored(name)))
+        return self._reply(lambda: self.hub.delete(stored(name)))
+
+    def _reply(self, call: Callable[[], MaybeDeferred[T]]) -> Reply[T]:
+        if self._on_reactor:
+            _check_place()
+        return replied(call)
 
 
 @implementer(IReactorTime)
@@ -367,29 +404,39 @@ class Monotonic:
         return self._reactor.getDelayedCalls()
 
 
-def _checked(recipients: Recipients, check: Callable[[str], str]) -> tuple[str, ...]:
-    listed = (recipients,) if isinstance(recipients, str) else tuple(recipients)
-    # Where none is named, the check of an empty name says so.
-    return tuple(dict.fromkeys(map(check, listed or ("",))))
-
-
-def _limited(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit is a number of messages, 1 or more.")
-    return limit
+def _check_options(limits: object, store: object, overflow: object, tokens: object, bayeux: object) -> None:
+    """Raise ``TypeError`` or ``ValueError`` where an argument of ``Comet`` is not what it can be."""
+    check_kind("limits", limits, Limits, "Limits(capacity=100)")
+    check_kind("tokens", tokens, Tokens, "Tokens([Path('key.pem')])")
+    check_kind("bayeux", bayeux, BayeuxOptions, "BayeuxOptions(timeout=20)")
+    check_overflow(overflow)
+    if isinstance(store, (str, Path)):
+        raise TypeError(
+            "store is a store that was made, as in store=SQLiteStore('messages.db') of "
+            f"cometd_lite.stores.sqlite, not {store!r}."
+        )
+    if store is not None and overflow != "reject":
+        raise ValueError("overflow is the store's where a store is given, as in SQLiteStore(…, overflow=…).")
 
 
 def _lease_seconds(seconds: float) -> float:
+    check_seconds("seconds", seconds)
     least, most = LEASE_SECONDS
     if not least <= seconds <= most:
         raise ValueError(f"A lease is for {least:g} to {most:g} seconds.")
     return seconds
 
 
-def _deferred(call: Callable[[], MaybeDeferred[T]]) -> Deferred[T]:
-    """Return what the call returns, or raises, as a Deferred."""
-    try:
-        result = call()
-    except Exception:  # noqa: BLE001  every failure goes to the Deferred
-        return fail()
-    return result if isinstance(result, Deferred) else succeed(result)
+def _check_place() -> None:
+    """Raise ``RuntimeError`` where Twisted's reactor would not notice what is asked here."""
+    if is_in_another_thread():
+        raise RuntimeError(
+            "Comet belongs to the thread of Twisted's reactor. In another thread: "
+            "twisted.internet.threads.blockingCallFromThread(reactor, comet.push, 'bob', 'hi')."
+        )
+    loop = running_loop()
+    if loop is not None and not serves_the_reactor(loop):
+        raise RuntimeError(
+            "Comet needs Twisted's reactor, which does not run on this asyncio loop. Install it there by "
+            "twisted.internet.asyncioreactor.install(loop), or run the server by itself and use Client here."
+        )

@@ -1,16 +1,22 @@
-"""What cometd-lite adds to Deferreds: values that are there at once or later.
+"""What cometd-lite adds to Deferreds: values that are there at once or later, and Deferreds for asyncio.
 
 A store in memory answers at once, and a store on a disk or a network answers with a Deferred. Code that
 serves both asks ``is_pending`` and goes on with ``chain``. Where nothing is pending, no Deferred is made: a
 push to memory runs from its request to the readers that it wakes in one call.
+
+A Deferred cannot be awaited by asyncio's coroutines, nor a Future by Twisted's. A ``Reply`` is a Deferred,
+and awaits a Future of its own where asyncio drives the coroutine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import sys
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.python import threadable
 from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
@@ -234,3 +240,97 @@ def _pass_on(value: T) -> T:
 
 def _replace(_: object, value: Deferred[T]) -> Deferred[T]:
     return value
+
+
+class Reply(Deferred[T]):
+    """A Deferred that coroutines of asyncio can await as well as those of Twisted.
+
+    Cancelling an asyncio task that awaits it cancels it.
+    """
+
+    def __init__(self, canceller: Callable[[Deferred[Any]], None] | None = None) -> None:
+        super().__init__(canceller)
+        self._begun_on = running_loop()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Return the result. Raises ``RuntimeError`` on an asyncio loop on which it can never arrive."""
+        loop = None if self.called else running_loop()
+        if loop is None:
+            return (yield from iter(self))
+        if self._begun_on is not loop and not serves_the_reactor(loop):
+            raise RuntimeError(
+                "This request was begun outside of the asyncio loop that awaits it. "
+                "Begin it in a coroutine of that loop, as in: await client.push('bob', 'hi')."
+            )
+        return (yield from self._await_on(loop))
+
+    def _await_on(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, T]:
+        future: asyncio.Future[T] = loop.create_future()
+        asyncio_drives = True
+
+        def arrived(result: T | Failure) -> T | Failure | None:
+            if future.done():
+                return result
+            if isinstance(result, Failure):
+                future.set_exception(_exception(result))
+            else:
+                future.set_result(result)
+            return None
+
+        def over(_: object) -> None:
+            if asyncio_drives and future.cancelled():
+                self.addErrback(lambda failure: failure.trap(CancelledError) and None)
+                self.cancel()
+
+        self.addBoth(arrived)
+        future.add_done_callback(over)
+        waiting = iter(future)
+        yield next(waiting)
+        if future.done():
+            return future.result()
+        # Twisted drives this coroutine, although asyncio's loop runs below it. It does not know what a
+        # future is, and hands back at once what it does not know.
+        asyncio_drives = False
+        waiting.close()
+        future.cancel()
+        return (yield from iter(self))
+
+
+def replied(call: Callable[[], MaybeDeferred[T]]) -> Reply[T]:
+    """Return what a function returns, or comes to, as a ``Reply``; its exception fails that."""
+    try:
+        result = call()
+    except Exception:  # noqa: BLE001  every failure goes to the reply
+        result = fail()
+    if not is_pending(result):
+        made: Reply[T] = Reply()
+        made.callback(result)
+        return made
+    pending = result
+    made = Reply(lambda _: pending.cancel())
+    pending.addBoth(made.callback)
+    return made
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the asyncio loop that runs in this thread, None where none does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def serves_the_reactor(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether Twisted's reactor was installed on an asyncio loop."""
+    reactor = sys.modules.get("twisted.internet.reactor")
+    return getattr(reactor, "_asyncioEventloop", None) is loop
+
+
+def _exception(failure: Failure) -> BaseException:
+    assert failure.value is not None, "a failure that was not cleaned has one"
+    return failure.value
+
+
+def is_in_another_thread() -> bool:
+    """Return whether Twisted's reactor belongs to another thread than this one."""
+    return threadable.ioThread is not None and not threadable.isInIOThread()

@@ -1405,7 +1405,7 @@ def test_a_listeners_recipients_can_be_changed_and_it_can_be_ended(server: Memor
 
 def test_a_recipient_is_described(server: MemoryServer) -> None:
     nobody = server.result(server.client.describe("bob"))
-    assert (nobody.waiting, nobody.queued, nobody.size, nobody.oldest, nobody.last_seen, nobody.online) == (
+    assert (nobody.waiting, nobody.queued, nobody.bytes, nobody.oldest, nobody.last_seen, nobody.online) == (
         0,
         0,
         0,

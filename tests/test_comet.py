@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from helpers import Outcome, check_invariants, data, now
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.python import threadable
 from twisted.web.resource import IResource
 from zope.interface.verify import verifyObject
 
 import cometd_lite
+from cometd_lite.client import Client
 from cometd_lite.comet import Comet
 from cometd_lite.core.message import Content, Cursor
 from cometd_lite.core.store import Usage
@@ -25,6 +29,14 @@ def comet(clock: Clock) -> Iterator[Comet]:
     comet = Comet(clock=clock, wall=lambda: 1_795_169_758.123)
     yield comet
     check_invariants(comet.hub)
+
+
+class NoTreq:
+    """treq for requests that are never sent."""
+
+    @property
+    def request(self) -> Callable[..., Deferred[Any]]:
+        raise AssertionError("nothing is to be sent")
 
 
 def run(coroutine: Coroutine[Deferred[Any], Any, Any]) -> Outcome:
@@ -133,11 +145,140 @@ def test_a_wrong_word_fails_the_deferred_and_raises_nothing(comet: Comet) -> Non
     assert comet.hub.store.usage() == Usage(0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"ttl": "10m"}, "ttl is a number of seconds, as in 600, not '10m'"),
+        ({"ttl": True}, "ttl is a number of seconds, as in 600, not True"),
+        ({"queue": "no"}, "queue is True or False, not 'no'"),
+        ({"overflow": "drop"}, "overflow is 'reject' or 'drop-oldest', not 'drop'"),
+        ({"event": 7}, "event is a str, not 7"),
+        ({"idempotency_key": b"k"}, "idempotency_key is a str, not b'k'"),
+        ({"recipients": 7}, r"recipients is a name or a list of names, .*\['bob', 'alice'\], not 7"),
+        ({"recipients": None}, "recipients is a name or a list of names"),
+        ({"recipients": b"bob"}, "recipients is a name or a list of names, .* not b'bob'"),
+        ({"recipients": ["bob", 7]}, "A recipient's name is a str, as in 'bob', not 7"),
+    ],
+)
+def test_an_argument_of_a_push_that_is_none_is_named_with_what_is_right(
+    comet: Comet, arguments: dict[str, Any], sentence: str
+) -> None:
+    recipients = arguments.pop("recipients", "bob")
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        now(comet.push(recipients, "hi", **arguments))
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        Client(clock=Clock(), treq=NoTreq()).push(recipients, "hi", **arguments)
+    assert comet.hub.store.usage() == Usage(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"wait": "5"}, "wait is a number of seconds, as in 600, not '5'"),
+        ({"limit": "5"}, "limit is a number of messages, as in 100, not '5'"),
+        ({"limit": 0}, "limit is a number of messages, 1 or more"),
+    ],
+)
+def test_an_argument_of_a_read_that_is_none_is_named_with_what_is_right(
+    comet: Comet, arguments: dict[str, Any], sentence: str
+) -> None:
+    client = Client(clock=Clock(), treq=NoTreq())
+    for read in (
+        lambda: now(comet.poll("bob", "now", **arguments)),
+        lambda: now(comet.take("bob", **arguments)),
+        lambda: client.poll("bob", "now", **arguments),
+        lambda: client.take("bob", **arguments),
+        lambda: client.follow("bob", **arguments),
+    ):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"store": "sqlite:messages.db"}, r"store is a store that was made, as in store=SQLiteStore\('mess"),
+        ({"overflow": "drop"}, "overflow is 'reject' or 'drop-oldest', not 'drop'"),
+        (
+            {"store": MemoryStore(Limits()), "overflow": "drop-oldest"},
+            "overflow is the store's where a store is given",
+        ),
+        ({"limits": {"capacity": 7}}, r"limits is a Limits, as in limits=Limits\(capacity=100\), not"),
+        ({"tokens": "key.pem"}, r"tokens is a Tokens, as in tokens=Tokens\(\[Path\('key.pem'\)\]\), not"),
+        ({"bayeux": False}, "bayeux is a BayeuxOptions"),
+        (
+            {"origins": "https://example.com"},
+            r"origins is a list, as in origins=\['https://example.com'\], not",
+        ),
+        ({"proxied": "127.0.0.1"}, "proxied is a list"),
+        ({"allow_parameters": "utm"}, "allow_parameters is a list"),
+    ],
+)
+def test_an_option_of_a_comet_that_is_none_is_named_with_what_is_right(
+    clock: Clock, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        Comet(clock=clock, **options)
+
+
+def test_a_comet_on_the_reactor_is_asked_in_the_reactors_thread_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comet = Comet()
+    monkeypatch.setattr(threadable, "ioThread", threadable.getThreadID())
+    assert now(comet.push("bob", "hi")).ids
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RuntimeError, match=r"blockingCallFromThread\(reactor, comet\.push, 'bob', 'hi'\)"),
+    ):
+        pool.submit(comet.push, "bob", "hi").result()
+
+
+def test_a_comet_on_the_reactor_says_where_it_works_when_it_is_asked_on_an_asyncio_loop() -> None:
+    comet = Comet()
+
+    async def program() -> None:
+        await comet.poll("bob", "now")
+
+    with pytest.raises(RuntimeError, match=r"asyncioreactor\.install\(loop\), or run the server by itself"):
+        asyncio.run(program())
+
+
+def test_an_asyncio_coroutine_awaits_what_a_comet_returns(comet: Comet) -> None:
+    async def program() -> list[Any]:
+        polling = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        await comet.push("bob", "hi")
+        return await polling
+
+    async def wait() -> list[Any]:
+        return data(await comet.poll("bob", "now"))
+
+    assert asyncio.run(program()) == ["hi"]
+
+
+def test_what_is_read_is_printed_for_people(comet: Comet) -> None:
+    now(comet.push("bob", {"text": "hi"}, event="greeting"))
+    now(comet.push("bob", "line\nbreak"))
+    now(comet.push("bob", Content.parse(b"\x89PNG", "image/png")))
+    now(comet.push("bob", "ü" * 1_000))
+    batch = now(comet.poll("bob", "oldest"))
+    first, second, third, fourth = map(str, batch.messages)
+    ids = [message.id for message in batch.messages]
+    assert first == f'<Message {ids[0]} to bob, event greeting: {{"text":"hi"}}>'
+    assert second == f"<Message {ids[1]} to bob: 'line\\nbreak'>"
+    assert third == f"<Message {ids[2]} to bob: 4 bytes of image/png>"
+    assert fourth.endswith("üü…>")
+    assert len(fourth) < 300
+    assert str(batch) == f"<Batch [{first}, {second}, {third}, {fourth}] up to {ids[3]}>"
+
+
 def test_a_recipient_is_described_and_deleted(comet: Comet) -> None:
     now(comet.push("bob", "hi"))
-    assert now(comet.describe("bob")).contents.queued == 1
+    standing = now(comet.describe("bob"))
+    assert (standing.queued, standing.leased, standing.bytes, standing.oldest) == (1, 0, 2, standing.newest)
     now(comet.delete("bob"))
-    assert now(comet.describe("bob")).contents.queued == 0
+    assert now(comet.describe("bob")).queued == 0
     assert now(comet.poll("bob", "oldest", wait=0)).gap is False
 
 

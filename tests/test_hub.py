@@ -587,7 +587,7 @@ def test_a_recipient_is_described(here: Here) -> None:
         False,
         None,
     )
-    assert (standing.contents.queued, standing.contents.size) == (2, 5)
+    assert (standing.contents.queued, standing.bytes) == (2, 5)
     assert (str(standing.contents.oldest), str(standing.contents.newest)) == receipt.ids
     poll = here.poll("bob", after=NOW)
     standing = now(here.hub.describe("bob"))

@@ -408,7 +408,7 @@ class Core(RuleBasedStateMachine):
         kept = self.boxes[name].kept
         unread = [one for one in kept if not one.read]
         contents = standing.contents
-        assert (contents.queued, contents.size) == (len(unread), sum(len(one.body) for one in unread))
+        assert (contents.queued, contents.bytes) == (len(unread), sum(len(one.body) for one in unread))
         assert contents.oldest == (Cursor(EPOCH, kept[0].number) if kept else None)
         assert contents.newest == (Cursor(EPOCH, kept[-1].number) if kept else None)
         assert standing.waiting == sum(reader.covers(name) for reader in self.waiting)

@@ -1220,7 +1220,7 @@ def test_a_leased_message_counts_as_unread_and_only_takes_and_acks_make_room(she
     batch = store.lease("jobs", limit=2)
     store.read("jobs", after=pushed[-1].cursor)
     contents = store.describe("jobs")
-    assert (contents.queued, contents.size, contents.leased) == (3, 3, 2)
+    assert (contents.queued, contents.bytes, contents.leased) == (3, 3, 2)
     with pytest.raises(MailboxFull):
         store.push("jobs", body="4")
     one, _ = batch.leased

@@ -19,7 +19,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from ..client import Client, Following, Listener, NoAnswer, NotComet, Presence
+from ..client import Client, Following, Listener, NoAnswer, NotComet, Standing
 from ..core.message import Batch, Cursor, Message, timestamp
 from ..errors import CometError
 from ..jsontext import dumps
@@ -188,8 +188,8 @@ async def info(
     if not arguments.names:
         terminal.write(await _server(arguments, client, terminal))
     for name in arguments.names:
-        presence: Presence = await client.describe(name)
-        terminal.write(_recipient(arguments, presence, terminal))
+        standing: Standing = await client.describe(name)
+        terminal.write(_recipient(arguments, standing, terminal))
     return status.DONE
 
 
@@ -230,26 +230,27 @@ def _gauges(text: bytes) -> dict[str, int]:
     return gauges
 
 
-def _recipient(arguments: argparse.Namespace, presence: Presence, terminal: Terminal) -> bytes:
-    seen = None if presence.last_seen is None else timestamp(presence.last_seen)
+def _recipient(arguments: argparse.Namespace, standing: Standing, terminal: Terminal) -> bytes:
+    seen = None if standing.last_seen is None else timestamp(standing.last_seen)
     if arguments.json:
         said = {
-            "recipient": presence.recipient,
-            "waiting": presence.waiting,
-            "queued": presence.queued,
-            "bytes": presence.size,
-            "oldest": presence.oldest and str(presence.oldest),
-            "newest": presence.newest and str(presence.newest),
+            "recipient": standing.recipient,
+            "waiting": standing.waiting,
+            "queued": standing.queued,
+            "bytes": standing.bytes,
+            "leased": standing.leased,
+            "oldest": standing.oldest and str(standing.oldest),
+            "newest": standing.newest and str(standing.newest),
             "last_seen": seen,
-            "online": presence.online,
+            "online": standing.online,
         }
         return terminal.json_line(dumps(said))
-    online = terminal.green("online") if presence.online else terminal.dim("offline")
-    place = "" if presence.newest is None else f", newest {presence.newest}"
-    last = "" if seen is None or presence.waiting else f", last seen {seen}"
+    online = terminal.green("online") if standing.online else terminal.dim("offline")
+    place = "" if standing.newest is None else f", newest {standing.newest}"
+    last = "" if seen is None or standing.waiting else f", last seen {seen}"
     return (
-        f"{harmless(presence.recipient)}  {online}: {presence.waiting} waiting, "
-        f"{presence.queued} queued ({presence.size:,} bytes){place}{last}\n"
+        f"{harmless(standing.recipient)}  {online}: {standing.waiting} waiting, "
+        f"{standing.queued} queued ({standing.bytes:,} bytes){place}{last}\n"
     ).encode()
 
 

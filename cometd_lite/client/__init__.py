@@ -17,13 +17,13 @@ Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``,
 ``network``, ``networks``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync`` comes last.
 """
 
+from ..core.hub import Standing
+from ..deferreds import Reply
 from .client import Client
-from .codec import Presence
 from .following import CursorFile, Following
 from .listener import Listener
 from .network import Treq, WholeBody
 from .remote import Answer, NoAnswer, NotComet, is_passing
-from .replies import Reply
 from .sync import SyncClient, SyncFollowing
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "Listener",
     "NoAnswer",
     "NotComet",
-    "Presence",
     "Reply",
+    "Standing",
     "SyncClient",
     "SyncFollowing",
     "Treq",

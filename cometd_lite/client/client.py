@@ -11,16 +11,18 @@ from weakref import WeakSet
 
 from twisted.internet.interfaces import IReactorTime
 
+from ..core.arguments import Recipients, check_push, check_read
+from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Receipt
+from ..deferreds import Reply
 from ..errors import CometError
 from ..limits import POLL_MESSAGES
 from . import codec
-from .codec import Presence, Recipients
 from .following import Following, OnGap, OnRetry, Polls, poll
 from .listener import Listener, register
 from .network import Treq
 from .remote import Answer, Query, Remote, Token, is_passing
-from .replies import CancellableCall, Reply, reply, replying
+from .replies import CancellableCall, reply, replying
 from .streams import Streams
 
 PATIENCE_SECONDS = 30.0
@@ -86,6 +88,7 @@ class Client:
         it counts once; ``on_retry`` is called. With ``queue`` false it is for this moment, and tried once.
         Fails with a ``CometError``, or with ``ValueError`` for ``data`` that cannot be pushed.
         """
+        check_push(event=event, ttl=ttl, queue=queue, overflow=overflow, idempotency_key=idempotency_key)
         query = [*codec.named(recipients)]
         query += [] if event is None else [("event", event)]
         query += [] if ttl is None else [("ttl", codec.seconds(ttl))]
@@ -150,6 +153,7 @@ class Client:
         does this again and again, and better. Raises ``ValueError`` for a malformed cursor; fails with a
         ``CometError``.
         """
+        check_read(wait, limit)
         return reply(poll(self._remote, codec.named(recipients), codec.place(after), wait, limit))
 
     def take(
@@ -159,6 +163,7 @@ class Client:
 
         Delivery is at most once: an answer that is lost on its way takes its messages along.
         """
+        check_read(wait, limit)
         return reply(poll(self._remote, codec.named(recipients), None, wait, limit))
 
     def follow(
@@ -190,6 +195,7 @@ class Client:
         by ``async with``, or call its ``aclose``. ``wait`` is how long a poll asks to be held, in seconds.
         Raises ``ValueError`` for a malformed cursor, given or in the file.
         """
+        check_read(wait, limit)
         polls = Polls(self._remote, codec.named(recipients), wait, limit)
         following = Following(
             self._remote,
@@ -218,9 +224,9 @@ class Client:
     # -- recipients
 
     @replying
-    async def describe(self, recipient: str) -> Presence:
+    async def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient: what its mailbox holds, and who reads it."""
-        return codec.presence(await self._remote.ask("GET", f"recipients/{quote(recipient)}"))
+        return codec.standing(await self._remote.ask("GET", f"recipients/{quote(recipient)}"))
 
     @replying
     async def delete(self, recipient: str) -> None:

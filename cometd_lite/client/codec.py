@@ -5,41 +5,22 @@ An answer that is not as HTTP.md says is ``NotComet``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
 
+from ..core.arguments import Recipients, names
+from ..core.hub import Standing
 from ..core.message import Batch, Content, Cursor, Message, Receipt
+from ..core.store import Contents
 from ..jsontext import decode
 from .remote import Answer, NotComet, Query
 
 S = TypeVar("S")
 T = TypeVar("T")
-Recipients = str | Iterable[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What the server knows of a recipient: what its mailbox holds, and who reads it."""
-
-    recipient: str
-    waiting: int
-    """How many readers wait at this moment."""
-    queued: int
-    """How many messages no reader has fetched."""
-    size: int
-    """The bytes of those messages."""
-    oldest: Cursor | None
-    newest: Cursor | None
-    """The ends of the mailbox; None where it holds nothing."""
-    last_seen: float | None
-    """When a reader was last connected, in seconds since 1970; None: not within an hour."""
-    online: bool
-    """Whether a reader waits, or was connected a moment ago."""
 
 
 class Registered(Struct, frozen=True):
@@ -69,14 +50,9 @@ def encoded(data: Any, media_type: str | None) -> tuple[bytes, str]:
     return (data.encode() if isinstance(data, str) else Content.of(data).body), media_type
 
 
-def listed(recipients: Recipients) -> list[str]:
-    """Return one or several names as a list."""
-    return [recipients] if isinstance(recipients, str) else list(recipients)
-
-
 def named(recipients: Recipients) -> Query:
     """Return the parameters that name recipients: nothing on the way rewrites what stands there."""
-    return [("rcpt", name) for name in listed(recipients)]
+    return [("rcpt", name) for name in names(recipients)]
 
 
 def place(after: str | Cursor) -> Cursor:
@@ -116,7 +92,7 @@ class _Batch(Struct):
     more: bool
 
 
-class _Presence(Struct):
+class _Standing(Struct):
     recipient: str
     waiting: int
     queued: int
@@ -125,6 +101,7 @@ class _Presence(Struct):
     newest: str | None
     last_seen: datetime | None
     online: bool
+    leased: int = 0
 
 
 class _Line(Struct):
@@ -194,17 +171,14 @@ batch = _decoded_by(
     ),
 )
 registered = _decoded_by(Registered, lambda answer: answer)
-presence = _decoded_by(
-    _Presence,
-    lambda answer: Presence(
-        recipient=answer.recipient,
-        waiting=answer.waiting,
-        queued=answer.queued,
-        size=answer.size,
-        oldest=_end(answer.oldest),
-        newest=_end(answer.newest),
-        last_seen=None if answer.last_seen is None else answer.last_seen.timestamp(),
-        online=answer.online,
+standing = _decoded_by(
+    _Standing,
+    lambda answer: Standing(
+        answer.recipient,
+        answer.waiting,
+        Contents(answer.queued, answer.size, _end(answer.oldest), _end(answer.newest), answer.leased),
+        None if answer.last_seen is None else answer.last_seen.timestamp(),
+        answer.online,
     ),
 )
 

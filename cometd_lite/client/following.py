@@ -18,11 +18,12 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..core.message import NOW, Batch, Cursor, Message
+from ..deferreds import Reply
 from ..errors import CometError
 from ..limits import WAIT_SECONDS
 from . import codec
 from .remote import NotComet, Query, Remote, is_passing
-from .replies import CancellableCall, Reply, reply, replying
+from .replies import CancellableCall, reply, replying
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""

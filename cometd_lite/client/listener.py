@@ -6,15 +6,17 @@ from collections.abc import Callable
 from urllib.parse import quote
 from weakref import WeakSet
 
+from ..core.arguments import Recipients, names
 from ..core.message import Batch, Cursor
+from ..deferreds import Reply
 from ..errors import ListenerGone
 from ..jsontext import dumps
 from ..limits import POLL_MESSAGES
 from . import codec
-from .codec import Recipients, Registered
+from .codec import Registered
 from .following import Following, OnGap, OnRetry, Polls, poll
 from .remote import Query, Remote
-from .replies import Reply, reply, replying
+from .replies import reply, replying
 
 _AS_JSON = {"Content-Type": "application/json"}
 
@@ -93,7 +95,7 @@ class Listener:
     @replying
     async def change(self, recipients: Recipients) -> None:
         """Set what it reads; a poll under way ends, and the next one reads the new recipients."""
-        body = dumps({"recipients": codec.listed(recipients)})
+        body = dumps({"recipients": names(recipients)})
         answer = await self._remote.ask("PUT", f"listeners/{quote(self.id)}", (), _AS_JSON, body)
         self._registered = codec.registered(answer)
 
@@ -111,7 +113,7 @@ class Listener:
 
 async def register(remote: Remote, recipients: Recipients, ttl: float | None) -> Registered:
     """Register a reader of the recipients."""
-    asked = {"recipients": codec.listed(recipients), **({} if ttl is None else {"ttl": ttl})}
+    asked = {"recipients": names(recipients), **({} if ttl is None else {"ttl": ttl})}
     return codec.registered(await remote.ask("POST", "register", (), _AS_JSON, dumps(asked)))
 
 

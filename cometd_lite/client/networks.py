@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from twisted.python import threadable
-
+from ..deferreds import is_in_another_thread, running_loop
 from .network import Network, reactor_network
 from .on_asyncio import asyncio_network
-from .replies import running_loop
 
 
 class Networks:
@@ -27,7 +25,7 @@ class Networks:
         the reactor would not notice what is sent there.
         """
         loop = running_loop()
-        if loop is None and threadable.ioThread is not None and not threadable.isInIOThread():
+        if loop is None and is_in_another_thread():
             raise RuntimeError(
                 "Client belongs to the thread of Twisted's reactor. In another thread use SyncClient, or "
                 "twisted.internet.threads.blockingCallFromThread(reactor, client.push, 'bob', 'hi')."

@@ -1,15 +1,8 @@
-"""Replies: Deferreds that the coroutines of Twisted and of asyncio await alike.
-
-A Deferred cannot be awaited by asyncio's coroutines, nor a Future by Twisted's. A ``Reply`` is a Deferred,
-and awaits a Future of its own where asyncio drives the coroutine. ``CancellableCall`` runs a coroutine that
-a ``Reply`` can cancel.
-"""
+"""Calls of coroutines that answer with a ``Reply``, and that it can cancel."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -17,62 +10,10 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from ..deferreds import Reply
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Reply(Deferred[T]):
-    """A Deferred that coroutines of asyncio can await as well as those of Twisted.
-
-    Cancelling an asyncio task that awaits it cancels it.
-    """
-
-    def __init__(self, canceller: Callable[[Deferred[Any]], None] | None = None) -> None:
-        super().__init__(canceller)
-        self._begun_on = running_loop()
-
-    def __await__(self) -> Generator[Any, None, T]:
-        """Return the result. Raises ``RuntimeError`` on an asyncio loop on which it can never arrive."""
-        loop = None if self.called else running_loop()
-        if loop is None:
-            return (yield from iter(self))
-        if self._begun_on is not loop and not _serves_the_reactor(loop):
-            raise RuntimeError(
-                "This request was begun outside of the asyncio loop that awaits it. "
-                "Begin it in a coroutine of that loop, as in: await client.push('bob', 'hi')."
-            )
-        return (yield from self._await_on(loop))
-
-    def _await_on(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, T]:
-        future: asyncio.Future[T] = loop.create_future()
-        asyncio_drives = True
-
-        def arrived(result: T | Failure) -> T | Failure | None:
-            if future.done():
-                return result
-            if isinstance(result, Failure):
-                future.set_exception(_exception(result))
-            else:
-                future.set_result(result)
-            return None
-
-        def over(_: object) -> None:
-            if asyncio_drives and future.cancelled():
-                self.addErrback(lambda failure: failure.trap(CancelledError) and None)
-                self.cancel()
-
-        self.addBoth(arrived)
-        future.add_done_callback(over)
-        waiting = iter(future)
-        yield next(waiting)
-        if future.done():
-            return future.result()
-        # Twisted drives this coroutine, although asyncio's loop runs below it. It does not know what a
-        # future is, and hands back at once what it does not know.
-        asyncio_drives = False
-        waiting.close()
-        future.cancel()
-        return (yield from iter(self))
 
 
 class CancellableCall(Generic[T]):
@@ -121,22 +62,3 @@ def replying(function: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callabl
         return reply(function(*args, **kwargs))
 
     return begin
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the asyncio loop that runs in this thread, None where none does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _serves_the_reactor(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether Twisted's reactor was installed on an asyncio loop."""
-    reactor = sys.modules.get("twisted.internet.reactor")
-    return getattr(reactor, "_asyncioEventloop", None) is loop
-
-
-def _exception(failure: Failure) -> BaseException:
-    assert failure.value is not None, "a failure that was not cleaned has one"
-    return failure.value

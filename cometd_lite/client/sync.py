@@ -14,11 +14,12 @@ from typing import Any, Literal, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from ..core.arguments import Recipients
+from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Message, Receipt
 from ..limits import POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
-from .codec import Presence, Recipients
 from .following import Following, OnGap, OnRetry
 from .network import CONNECTIONS_KEPT
 from .remote import Answer, Query, Token, server_url
@@ -138,7 +139,7 @@ class SyncClient:
             raise
         return SyncFollowing(following, blocking.loop, lambda: self._give_back(blocking))
 
-    def describe(self, recipient: str) -> Presence:
+    def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient, as ``Client.describe`` does."""
         return self._ask(lambda client: client.describe(recipient))
 

@@ -42,10 +42,37 @@ class Standing:
 
     recipient: str
     waiting: int
+    """How many readers wait at this moment."""
     contents: Contents
     last_seen: float | None
-    """Seconds since 1970; None where no reader was here within an hour."""
+    """When a reader was last connected, in seconds since 1970; None: not within an hour."""
     online: bool
+    """Whether a reader waits, or was connected a moment ago."""
+
+    @property
+    def queued(self) -> int:
+        """How many messages no reader has fetched."""
+        return self.contents.queued
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of those messages."""
+        return self.contents.bytes
+
+    @property
+    def leased(self) -> int:
+        """How many of them workers have leased."""
+        return self.contents.leased
+
+    @property
+    def oldest(self) -> Cursor | None:
+        """The id of the oldest message that is kept; None where the mailbox holds nothing."""
+        return self.contents.oldest
+
+    @property
+    def newest(self) -> Cursor | None:
+        """The id of the newest message that is kept; None where the mailbox holds nothing."""
+        return self.contents.newest
 
 
 class Hub:

@@ -29,6 +29,7 @@ from ..limits import (
     RENDERED_MESSAGES,
     STREAM_BYTES,
 )
+from .shown import shown
 
 R = TypeVar("R")
 
@@ -243,6 +244,12 @@ class Message(Struct, frozen=True, gc=False):
         force_setattr(self, "sequence", cursor.sequence)
         force_setattr(self, "id", f"{cursor.epoch}-{cursor.sequence}")
 
+    def __repr__(self) -> str:
+        """Return what ``print`` shows: ``<Message tku4z02jrw-1 to bob: 'hi'>``."""
+        event = "" if self.event is None else f", event {self.event}"
+        data = shown(self.content.body, self.content.type, self.content.form)
+        return f"<{type(self).__name__} {self.id} to {self.recipient}{event}: {data}>"
+
     @property
     def json(self) -> bytes:
         """The message object of a poll's answer (HTTP.md, "Poll"), one line."""
@@ -336,6 +343,11 @@ class Batch(Struct, eq=False, gc=False):
     more: bool = False
     _rendered: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        """Return what ``print`` shows: the messages, each as it is shown itself, and the cursor."""
+        flags = "".join([f", {name}" for name in ("gap", "more") if getattr(self, name)])
+        return f"<Batch {list(self.messages)} up to {self.cursor}{flags}>"
+
     def __bool__(self) -> bool:
         """Whether there is something to tell a waiting reader."""
         return bool(self.messages) or self.gap
@@ -400,7 +412,10 @@ def _parts(batch: Batch) -> tuple[Batch, ...]:
 
 
 class Receipt(Struct, frozen=True, gc=False):
-    """What a push is answered with: the ids it was given, and how many waiting readers it woke."""
+    """What a push is answered with: the ids it was given, and how many waiting readers it woke.
+
+    ``created_at`` is in seconds since 1970, as in a ``Message``.
+    """
 
     ids: tuple[str, ...]
     created_at: float

@@ -26,7 +26,7 @@ class Contents:
     """What a mailbox holds: messages that no reader has fetched, their bytes, and the ends of its log."""
 
     queued: int = 0
-    size: int = 0
+    bytes: int = 0
     oldest: Cursor | None = None
     newest: Cursor | None = None
     leased: int = 0

@@ -174,7 +174,7 @@ def of_recipient(standing: Standing) -> Response:
                 "recipient": standing.recipient,
                 "waiting": standing.waiting,
                 "queued": contents.queued,
-                "bytes": contents.size,
+                "bytes": contents.bytes,
                 "leased": contents.leased,
                 "oldest": contents.oldest and str(contents.oldest),
                 "newest": contents.newest and str(contents.newest),

@@ -221,7 +221,7 @@ class MemoryStore(TakenMailboxes):
         unread = mailbox.unread
         return Contents(
             queued=len(unread),
-            size=sum(len(message.content.body) for message in unread),
+            bytes=sum(len(message.content.body) for message in unread),
             oldest=mailbox.messages[0].cursor,
             newest=mailbox.messages[-1].cursor,
             leased=0 if mailbox.leases is None else mailbox.leases.held,

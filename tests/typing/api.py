@@ -37,8 +37,8 @@ from cometd_lite.client import (
     Listener,
     NoAnswer,
     NotComet,
-    Presence,
     Reply,
+    Standing,
     SyncFollowing,
     Treq,
     WholeBody,
@@ -142,11 +142,13 @@ def shout(call: Call) -> str:
 
 
 comet.service("/service/shout", shout)
-assert_type(comet.deliver("client", "/service/shout", "HI"), Deferred[bool])
+assert_type(comet.deliver("client", "/service/shout", "HI"), Reply[bool])
 
 
 async def inside() -> None:
-    receipt = await comet.push(["bob", "alice"], {"text": "hi"}, event="greeting", ttl=60, queue=True)
+    pushing = comet.push(["bob", "alice"], {"text": "hi"}, event="greeting", ttl=60, queue=True)
+    assert_type(pushing, Reply[Receipt])
+    receipt = await pushing
     assert_type(receipt, Receipt)
     batch = await comet.poll("bob", "oldest", wait=5, limit=10)
     assert_type(batch, Batch)
@@ -165,7 +167,9 @@ async def inside() -> None:
         assert await comet.ack(job, extend=60) == "extended"
         assert await comet.ack(job, release=True) in {"released", "gone"}
     standing = await comet.describe("bob")
-    assert_type(standing.online, bool)
+    assert_type((standing.online, standing.queued, standing.leased), tuple[bool, int, int])
+    assert_type(standing.bytes, int)
+    assert_type(standing.oldest or standing.newest, Cursor | None)
     await comet.delete("bob")
     async for message in comet.follow("bob", after=batch.cursor):
         assert_type(message, Message)
@@ -208,12 +212,12 @@ async def outside(treq: Treq) -> None:
         batch = await client.poll("bob", receipt.id, wait=1.5)
         assert_type(batch.messages, tuple[Message, ...])
         assert_type(await client.take(["bob", "alice"], limit=1), Batch)
-        presence = await client.describe("bob")
-        assert_type(presence, Presence)
-        assert_type((presence.oldest, presence.newest), tuple[Cursor | None, Cursor | None])
-        assert_type((presence.waiting, presence.queued, presence.size), tuple[int, int, int])
-        assert_type((presence.recipient, presence.online), tuple[str, bool])
-        assert_type(presence.last_seen, float | None)
+        standing = await client.describe("bob")
+        assert_type(standing, Standing)
+        assert_type((standing.oldest, standing.newest), tuple[Cursor | None, Cursor | None])
+        assert_type((standing.waiting, standing.queued, standing.bytes), tuple[int, int, int])
+        assert_type((standing.recipient, standing.online), tuple[str, bool])
+        assert_type(standing.last_seen, float | None)
         await client.delete("bob")
         answer = await client.request("GET", "healthz")
         assert_type(answer, Answer)
@@ -263,7 +267,7 @@ def blocking() -> None:
         receipt = client.push("bob", b"x", type="image/png", idempotency_key="k", patience=1, on_retry=told)
         assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10), Batch)
         assert_type(client.take(["bob", "alice"], wait=0, limit=1), Batch)
-        assert_type(client.describe("bob"), Presence)
+        assert_type(client.describe("bob"), Standing)
         client.delete("bob")
         assert_type(client.request("GET", "healthz", (), {"Accept": "*/*"}, None), Answer)
         with client.follow(
