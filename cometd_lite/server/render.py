@@ -64,7 +64,7 @@ class Renderer:
         status, body = response.status, response.body
         if status in BODYLESS or len(body) > JOINED_BYTES:
             return None
-        line = self.status_line(status)
+        line = self._lines.get(status) or self.status_line(status)
         self.last = response
         self.last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, response.head, len(body), body)
         return self.last_bytes
