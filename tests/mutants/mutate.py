@@ -50,22 +50,27 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 PACKAGE = "cometd_lite"
 
 MODULES = (
-    "access/keys.py",
-    "access/origins.py",
-    "access/quotas.py",
-    "access/tokens.py",
+    "access/*.py",
     "bayeux/*.py",
     "core/hub.py",
     "core/idempotency.py",
     "core/listeners.py",
     "core/mailbox.py",
+    "core/parked.py",
     "core/readers.py",
     "core/registry.py",
+    "core/sessions.py",
     "http/bodies.py",
     "http/params.py",
     "server/body.py",
     "server/head.py",
+    "stores/log.py",
+    "stores/losses.py",
+    "stores/mailboxes.py",
     "stores/memory.py",
+    "stores/names.py",
+    "stores/patterns.py",
+    "stores/slices.py",
 )
 """What is changed, below the package; a pattern that fits nothing is an error."""
 
