@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import struct
 import subprocess
 import sys
@@ -144,7 +143,7 @@ def test_a_program_that_stops_closes_its_sockets_with_1012(tmp_path: Path) -> No
     program = Program(tmp_path)
     connection = upgraded(program)
     eventually(lambda: program.waiting("closing") == 1, "its reader")
-    program.process.send_signal(signal.SIGTERM)
+    program.begin_stop()
     said = b""
     while data := connection.socket.recv(100):
         said += data

@@ -172,6 +172,7 @@ class Program:
             self.process = start(directory, *options, output=log, **started)
         self.port = int(eventually(self.listening, "the port in the log"))
         self.connections: list[Connection] = []
+        self.stopping = False
         self.get("/")  # whatever it says: its reactor is running, and so it takes signals
 
     def listening(self) -> str | None:
@@ -233,10 +234,18 @@ class Program:
     def stat(self) -> list[str]:
         return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the program; return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+    def begin_stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal that ends the program."""
+        self.stopping = True
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """End the program; return its exit code.
+
+        No second signal is sent: it would kill a program whose reactor has ended, and its handlers with it.
+        """
+        if not self.stopping:
+            self.begin_stop()
         try:
             return self.process.wait(PATIENCE)
         finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 from program import PATIENCE, Program, eventually
 
@@ -82,7 +80,7 @@ def test_a_take_in_a_site_whose_client_left_unnoticed_leaves_its_message(site, l
 
 def test_a_site_that_stops_has_answered_who_was_parked(site):
     polls = [park(site, "/comet/poll/bob?after=now"), park(site, "/comet/poll/bob?format=raw")]
-    site.process.send_signal(signal.SIGTERM)
+    site.begin_stop()
     answers = [poll.answer() for poll in polls]
     assert [answer.status for answer in answers] == [200, 204]
     assert [answer.headers["connection"].lower() for answer in answers] == ["close", "close"]

@@ -158,7 +158,7 @@ def test_a_signal_answers_every_parked_poll_with_its_place_and_exits_well(run, n
     ]
     idle = program.connect()
     assert idle.ask("GET", "/healthz").status == 200
-    program.process.send_signal(number)
+    program.begin_stop(number)
     answers = [poll.answer() for poll in polls]
     assert [answer.status for answer in answers] == [200, 304, 204, 200]
     for answer in answers:
@@ -175,7 +175,7 @@ def test_every_one_of_many_parked_polls_is_answered_at_the_end(run):
     with program.connect() as connection:
         while connection.ask("GET", "/recipients/many").json["waiting"] < len(polls):
             pass
-    program.process.send_signal(signal.SIGTERM)
+    program.begin_stop()
     assert [poll.answer().status for poll in polls] == [200] * len(polls)
     for poll in polls:
         poll.close()
@@ -184,8 +184,9 @@ def test_every_one_of_many_parked_polls_is_answered_at_the_end(run):
 
 def test_a_second_signal_changes_nothing(run):
     program = run()
-    program.process.send_signal(signal.SIGTERM)
-    program.process.send_signal(signal.SIGINT)
+    with program.frozen():  # so that both are there before the first has ended it
+        program.begin_stop(signal.SIGTERM)
+        program.begin_stop(signal.SIGINT)
     assert program.process.wait(PATIENCE) == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -264,7 +263,7 @@ def test_it_says_that_it_stops_while_it_does(run):
     connection = program.connect()
     assert connection.ask("GET", "/healthz").status == 200
     parked = program.park("/poll/bob", "bob")
-    program.process.send_signal(signal.SIGTERM)
+    program.begin_stop()
     assert parked.answer().json["messages"] == []
     answer = connection.ask("GET", "/healthz")
     assert (answer.status, answer.json["status"]) == (503, "stopping")
@@ -276,7 +275,7 @@ def test_who_is_between_two_polls_when_it_stops_is_told_the_rest(run):
     cursor = reader.ask("GET", "/poll/bob?after=now&wait=0").json["cursor"]
     program.push("/bob", "queued")
     waiting = program.park("/poll/eve", "eve")
-    program.process.send_signal(signal.SIGTERM)
+    program.begin_stop()
     assert waiting.answer().status == 200
     answer = reader.ask("GET", f"/poll/bob?after={cursor}")
     assert answer.data == ["queued"]
