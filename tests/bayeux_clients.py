@@ -307,15 +307,19 @@ class Late(MemoryStore):
     def give(self) -> None:
         """Response everything, and what is asked thereupon."""
         while self.waiting:
-            waiting, call = self.waiting.pop(0)
-            try:
-                if self.down:
-                    raise StoreDown("the store is away")
-                result = call()
-            except CometError as error:
-                waiting.errback(error)
-            else:
-                waiting.callback(result)
+            self.give_one(0)
+
+    def give_one(self, place: int) -> None:
+        """Give one answer out of its turn: -1 gives what was asked last."""
+        waiting, call = self.waiting.pop(place)
+        try:
+            if self.down:
+                raise StoreDown("the store is away")
+            result = call()
+        except CometError as error:
+            waiting.errback(error)
+        else:
+            waiting.callback(result)
 
 
 def arrived(server: Server, request: Request) -> Request:

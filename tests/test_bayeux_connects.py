@@ -26,6 +26,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from cometd_lite.bayeux import BayeuxOptions, Call
+from cometd_lite.core.message import Content, Push
 from cometd_lite.errors import (
     BadBody,
     BadParameter,
@@ -36,7 +37,7 @@ from cometd_lite.errors import (
     Unauthorized,
 )
 from cometd_lite.http.responses import Response
-from cometd_lite.limits import Limits
+from cometd_lite.limits import POLL_MESSAGES_MOST, Limits
 from cometd_lite.stores.memory import MemoryStore
 
 
@@ -266,6 +267,16 @@ def test_what_it_wants_is_found_behind_much_that_it_does_not_want(clock: Clock) 
         server.push("meta/x", number)
     server.push("a", 2)
     assert client.connect().events == [("/a", 2)]
+
+
+def test_clients_that_one_push_wakes_look_once_at_much_that_they_do_not_want(clock: Clock) -> None:
+    # They were given the same once more, without end.
+    server = Server(clock, limits=Limits(capacity=5_000))
+    held = [server.client("/**").hold() for _ in range(2)]
+    server.hub.push(Push(("meta/x",), (Content.of("hi"),) * (POLL_MESSAGES_MOST + 1)))
+    assert [request.held for request in held] == [True] * 2
+    server.push("a", 1)
+    assert [request.events for request in held] == [[("/a", 1)]] * 2
 
 
 def test_an_idle_client_does_not_read_the_same_log_again_and_again(server: Server) -> None:
@@ -703,6 +714,8 @@ def test_a_program_delivers_to_one_session_alone(server: Server) -> None:
         (b"message=%FF", b"application/x-www-form-urlencoded"),
         (b"message=\xff", b"application/x-www-form-urlencoded"),
         (b"message=1&" * 2_000, b"application/x-www-form-urlencoded"),
+        (b"message=%5B%5D", b"text/plain"),
+        (b"message=%5B%5D", None),
     ],
 )
 def test_what_is_no_batch_is_a_bad_request(server: Server, body: bytes, media_type: bytes | None) -> None:
@@ -923,6 +936,22 @@ def test_a_publication_comes_back_with_its_event_where_its_sender_hears_it(late:
     late.push("a", 2)
     late.store.give()
     assert held.events == [("/a", 2)]
+
+
+def test_a_read_that_an_answer_has_overtaken_tells_nothing_again(late: Server) -> None:
+    client = late_client(late, "/a")
+    held = arrived(late, client.hold())
+    late.push("a", 1)
+    late.store.give_one(0)  # it is kept, and the connect that is held begins to read
+    published = client.send(client.message("/a", data=2))
+    while not published.outcome.results:
+        late.store.give_one(-1)
+    assert published.events == [("/a", 1), ("/a", 2)]
+    late.store.give()
+    assert held.held
+    late.push("a", 3)
+    late.store.give()
+    assert held.events == [("/a", 3)]
 
 
 def test_a_sender_that_leaves_while_the_store_keeps_what_it_published_hears_of_it_later(late: Server) -> None:

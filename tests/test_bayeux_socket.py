@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from cometd_lite.core.message import Content, Push
 from cometd_lite.limits import BAYEUX_SOCKET_BACKLOG, POLL_MESSAGES_MOST, Limits
 
 
@@ -105,6 +106,34 @@ def test_a_client_that_does_not_keep_up_is_told_later(server: Server) -> None:
     wire.talk.drained()
     assert [data for _, data in events(wire.received())] == [0, 1, 2, 3, 4]
     assert client.ack is None
+
+
+def test_a_client_that_does_not_keep_up_and_subscribes_is_told_later_what_it_subscribed_to(
+    server: Server,
+) -> None:
+    client, wire = speak(server, "/a")
+    wire.congested = True
+    server.push("a", 1)
+    server.push("b", "too early")
+    wire.say(client.message("/meta/subscribe", subscription="/b"))
+    server.push("b", 2)
+    wire.congested = False
+    wire.talk.drained()
+    assert events(wire.received()) == [("/a", 1), ("/b", 2)]
+
+
+def test_sockets_with_patterns_that_one_push_wakes_are_told_it_once(server: Server) -> None:
+    # A socket that looked again in the same wake was given the same once more, without end.
+    wires = [speak(server, "/a/*", "/b")[1] for _ in range(3)]
+    for number in range(3):
+        server.push("a/x", number)
+    assert [events(wire.received()) for wire in wires] == [[("/a/x", 0), ("/a/x", 1), ("/a/x", 2)]] * 3
+
+
+def test_sockets_whose_patterns_one_push_wakes_are_each_told_what_theirs_cover(server: Server) -> None:
+    (_, one), (_, two) = speak(server, "/a/*"), speak(server, "/b/*")
+    server.hub.push(Push(("a/x", "b/x"), (Content.of("hi"),)))
+    assert [events(wire.received()) for wire in (one, two)] == [[("/a/x", "hi")], [("/b/x", "hi")]]
 
 
 def test_a_push_is_delivered_to_each_socket_that_keeps_up(server: Server) -> None:
@@ -229,6 +258,37 @@ def test_a_gap_on_a_socket_is_told_by_the_connect_that_is_held(server: Server) -
     (reply,) = wire.received()
     assert reply["ext"] == {"gap": True}
     assert wire.say(client.connection()) == []
+
+
+def test_a_gap_on_a_socket_without_a_connect_is_told_by_the_next_one_and_by_nothing_else(
+    server: Server,
+) -> None:
+    client, wire = speak(server, "/a")
+    wire.received()
+    wire.congested = True
+    server.push("a", 1)
+    server.hub.delete("a")
+    wire.congested = False
+    wire.talk.drained()
+    assert wire.frames == []
+    (reply,) = wire.say(client.connection())
+    assert reply["ext"] == {"gap": True}
+
+
+def test_a_session_lives_while_the_answer_to_its_connect_is_on_its_way_over_a_socket(server: Server) -> None:
+    client, wire = speak(server, "/a")
+    wire.say(client.connection())
+    server.sweep()  # no earlier answer is on its way any more
+    wire.sending = True
+    server.clock.advance(30.0)
+    assert [reply["id"] for reply in wire.received()] == ["3"]
+    for _ in range(30):
+        server.sweep(1.0)
+    assert len(server.bayeux) == 1
+    wire.sending = False
+    for _ in range(20):
+        server.sweep(1.0)
+    assert len(server.bayeux) == 0
 
 
 def test_a_socket_that_says_what_is_no_batch_is_told_so(server: Server) -> None:

@@ -62,10 +62,14 @@ class SessionReader(Reader[T]):
         return self.delivery.read(session) if session.reads else Batch((), session.place)
 
     def question(self) -> Hashable:
-        """Return what is asked for, where the session reads with others; else the reader itself."""
+        """Return what is asked for: where the session reads with others, what these ask too.
+
+        The place is always a part of it: a reader that looks once more in the same wake must not be given
+        what it was given before.
+        """
         session = self.session
         if session.patterned or session.since or not session.reads:
-            return self
+            return (self, session.place)
         return (session.reads, session.place, POLL_MESSAGES_MOST)
 
     def rekey(self) -> None:
