@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from helpers import Outcome, TurningClock
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
+from cometd_lite.core import registry as registry_module
 from cometd_lite.core.parked import ParkedReader, Wake
 from cometd_lite.core.registry import Registry
 from cometd_lite.deferreds import chain
@@ -333,6 +334,7 @@ def test_a_reader_may_be_refused(registry: Registry) -> None:
 
 
 @given(st.lists(st.floats(0.01, 120), min_size=1, max_size=20), st.integers())
+@example([1.0] * 8 + [0.306640625, 0.3333333333333333], 161_808_773_426_252_027_533_751_647_993_856)
 def test_waits_end_in_time_and_at_most_a_tenth_early(waits: list[float], seed: int) -> None:
     # nesquena/hermes-webui#2661 (row 17): reconnects in lock-step. Ends are spread instead.
     clock = Clock()
@@ -364,6 +366,19 @@ def test_a_thousand_waits_do_not_end_in_one_second_by_one_timer(clock: Clock) ->
         assert 50 <= before - registry.parked <= 200
         before = registry.parked
     assert_empty(registry)
+
+
+def test_the_times_at_which_waits_end_are_put_in_order_one_by_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To order them all takes a millisecond for each thousand, and so would each park.
+    ordered: list[int] = []
+    monkeypatch.setattr(registry_module, "heapify", lambda times: ordered.append(len(times)))
+    registry.most = 1_000
+    for number in range(1_000):
+        park(registry, Reader("bob"), 25.0 + number)
+    assert ordered == []
+    registry.check_invariants()
 
 
 def test_a_wait_that_all_have_left_has_no_timer(registry: Registry) -> None:

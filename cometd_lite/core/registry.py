@@ -41,7 +41,7 @@ T = TypeVar("T")
 _TICK = 0.1
 """Waits of many readers end on common ticks, so that there are few times to remember."""
 
-_SOON = 0.001
+_SOON = 1e-6
 """A wait that ends within this time ends now: a timer may be early by a rounding error."""
 
 _STALE = 64
