@@ -933,6 +933,13 @@ def test_time_is_synchronised_as_cometd_does(world: World) -> None:
         assert reply["ext"]["timesync"] == {"tc": 5, "ts": 1_795_169_758_123, "p": 0}
 
 
+def test_time_is_synchronised_by_what_is_said_to_the_protocol_alone(world: World) -> None:
+    client_id = world.connected()
+    (reply,) = world.say({"channel": "/a", "clientId": client_id, "data": 1, "ext": {"timesync": {"tc": 5}}})
+    assert reply["successful"] is True
+    assert "ext" not in reply
+
+
 def test_the_time_that_a_connect_was_held_is_told(world: World) -> None:
     client_id = world.connected()
     (made,) = world.exchange(connect(client_id, ext={"timesync": {"tc": 1, "l": 0, "o": 0}})).connects

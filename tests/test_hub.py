@@ -152,6 +152,17 @@ def test_a_push_for_nobody_but_who_waits_is_kept_for_nobody(here: Here) -> None:
     here.assert_quiet()
 
 
+def test_a_push_for_nobody_but_who_waits_that_is_made_while_others_look_reaches_who_waits(here: Here) -> None:
+    bob, eve = here.poll("bob"), here.poll("eve")
+    pushed: list[Outcome] = []
+    assert bob.deferred is not None
+    bob.deferred.addCallback(lambda _: pushed.append(here.pushing("eve", body="2", queue=False)))
+    here.push("bob", body="1")
+    assert data(eve.value) == ["2"]
+    assert pushed[0].value.delivered == 1
+    here.assert_quiet()
+
+
 def test_a_push_is_refused_where_it_makes_too_many_messages(here: Here) -> None:
     # 64 KiB of short lines for 100 recipients were three million messages, in one step of the reactor.
     lines = (Content(b"1", "application/json", "json"),) * (PUSH_MESSAGES // 2 + 1)
@@ -513,6 +524,30 @@ def test_a_follower_is_told_everything_after_its_place_as_it_comes(here: Here) -
     assert here.push("bob").delivered == 0
     assert told.data == ["1", "2"]
     here.assert_quiet()
+
+
+@pytest.mark.parametrize("words", [{}, {"acks": True}])
+def test_what_a_follower_had_makes_room_in_a_full_mailbox(clock: Clock, words: dict[str, bool]) -> None:
+    here = Here(clock, Limits(capacity=2))
+    here.push("bob", body=["1", "2"])
+    with pytest.raises(MailboxFull):
+        here.push("bob")
+    follower = here.hub.follow(("bob",), Cursor(EPOCH, 1), lambda _: True, **words)
+    ended = Outcome(follower)
+    follower.go_on()
+    here.push("bob", body="3")
+    ended.cancel()
+
+
+def test_what_a_follower_had_that_acknowledges_nothing_makes_no_room(clock: Clock) -> None:
+    here = Here(clock, Limits(capacity=2))
+    here.push("bob", body=["1", "2"])
+    follower = here.hub.follow(("bob",), Cursor(EPOCH, 1), lambda _: True, acks=False)
+    ended = Outcome(follower)
+    follower.go_on()
+    with pytest.raises(MailboxFull):
+        here.push("bob")
+    ended.cancel()
 
 
 def test_a_follower_from_now_is_told_what_comes_and_a_gap_comes_first(here: Here) -> None:
@@ -958,6 +993,28 @@ def test_a_reader_whose_look_fails_stays_at_its_place(
     slow.pushing("bob", body="2")
     slow.store.settle()
     assert data(poll.value) == ["hi", "2"]
+    slow.assert_quiet()
+
+
+def test_a_follower_that_cannot_send_what_a_slow_store_found_is_noted_and_keeps_nobody_else_waiting(
+    slow: Here, expected_failures: list[type[BaseException]]
+) -> None:
+    def torn(batch: Batch) -> bool:
+        raise ZeroDivisionError
+
+    expected_failures.append(ZeroDivisionError)
+    follower = slow.hub.follow(("bob",), BEGIN, torn)
+    ended = Outcome(follower)
+    follower.go_on()
+    poll = slow.poll("bob")
+    slow.store.settle()
+    with capturedLogs() as events:
+        pushing = slow.pushing("bob")
+        slow.store.settle()
+    assert [event["log_failure"].type for event in events if "log_failure" in event] == [ZeroDivisionError]
+    assert data(poll.value) == ["hi"]
+    assert pushing.value.delivered == 2
+    ended.cancel()
     slow.assert_quiet()
 
 

@@ -228,3 +228,24 @@ def test_what_is_lost_before_a_reader_has_come_to_it_is_a_gap(stepping: Stepping
     stepping.store.expire(stepping.now)
     stepping.turns()
     assert (numbers(found.value), found.value.gap) == ([], True)
+
+
+def test_the_readers_of_patterns_that_came_back_longest_ago_are_forgotten_first() -> None:
+    store = MemoryStore(Limits(capacity=2, max_recipients=2))
+
+    def keep(name: str) -> None:
+        store.append(push(name), 0.0, 1.7e9)
+
+    def come_back(pattern: str) -> None:
+        store.read((pattern,), Cursor(store.epoch, store.sequence), 100, 0.0)
+
+    for name in ("a/1", "a/1", "b/1", "b/1"):
+        keep(name)
+    come_back("a/*")
+    come_back("b/*")
+    store.delete("b/1", 0.0)
+    keep("c/1")
+    come_back("a/*")
+    come_back("c/*")
+    keep("a/1")  # the mailbox is full, but what its reader had makes room
+    store.check_invariants()

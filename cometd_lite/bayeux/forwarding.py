@@ -122,11 +122,7 @@ class Forwarding:
 
         forwarded: Deferred[bytes] = Deferred(leave)
 
-        def pass_on(result: bytes | Failure) -> None:
-            if not forwarded.called:
-                forwarded.callback(result)  # a Failure makes it an errback
-
-        pending.addBoth(pass_on)
+        pending.addBoth(forwarded.callback)  # a Failure makes it an errback
         return forwarded
 
 

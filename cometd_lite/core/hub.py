@@ -196,7 +196,7 @@ class Hub:
     def _woken(
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float
     ) -> MaybeDeferred[Receipt]:
-        ids = (messages[0].id,) if len(messages) == 1 else tuple([message.id for message in messages])
+        ids = tuple([message.id for message in messages])
         receipt = Receipt(ids, created_at, delivered, push.recipients)
         if not push.queue:
             return chain(self.registry.wakes_ended(), lambda _: self._retract(messages, receipt))

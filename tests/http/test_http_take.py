@@ -200,6 +200,8 @@ def test_a_query_has_a_bound_on_parameters_that_are_not_known(server):
     [
         ("POST", "/push/bob?evnt=x", "event"),
         ("POST", "/push/bob?ttll=3", "ttl"),
+        ("POST", "/push/bob?tlt=3", "ttl"),
+        ("POST", "/push?ot=listeners", "to"),
         ("POST", "/push/bob?ovreflow=reject", "overflow"),
         ("POST", "/push?rctp=bob", "rcpt"),
         ("GET", "/stream/bob?afer=oldest", "after"),

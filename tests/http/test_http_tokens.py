@@ -500,6 +500,20 @@ def test_an_embedding_program_may_judge_instead(serve, later):
     assert kind(server.get("/poll/bob?wait=0")) == (403, "forbidden")
 
 
+def test_an_embedding_program_judges_what_bayeux_clients_do_too(serve):
+    server = serve(authorize=lambda request, action, name: name != "bob")
+    (greeted,) = server.ask("POST", "/cometd", msgspec.json.encode([HANDSHAKE]), JSON).json
+    assert greeted["successful"] is True
+    for channel, is_allowed in (("/alice", True), ("/bob", False)):
+        batch = [
+            {"channel": "/meta/subscribe", "clientId": greeted["clientId"], "subscription": channel},
+            {"channel": channel, "clientId": greeted["clientId"], "data": "hi"},
+        ]
+        told = server.ask("POST", "/cometd", msgspec.json.encode(batch), JSON).json
+        replies = [reply for reply in told if "successful" in reply]
+        assert [reply["successful"] for reply in replies] == [is_allowed] * 2
+
+
 def test_a_judge_that_fails_lets_nobody_in(serve, expected_failures):
     expected_failures.append(ZeroDivisionError)
     server = serve(authorize=lambda request, action, name: fail(ZeroDivisionError()))
