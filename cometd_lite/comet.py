@@ -37,12 +37,13 @@ from .core.arguments import (
 )
 from .core.hub import Hub, Standing
 from .core.leases import LeaseId, LeaseState, Settlement
+from .core.listing import listing
 from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
 from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
 from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
-from .core.store import Store
+from .core.store import Listing, Store
 from .deferreds import (
     MaybeDeferred,
     Reply,
@@ -53,7 +54,7 @@ from .deferreds import (
     serves_the_reactor,
 )
 from .http.params import event_name
-from .limits import LEASE_SECONDS, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
+from .limits import LEASE_SECONDS, LISTED, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
 from .routes.app import Routes
 from .server import Proxies
@@ -369,6 +370,21 @@ class Comet:
     def describe(self, name: str) -> Reply[Standing]:
         """Say how a recipient stands: what its mailbox holds, and who reads it."""
         return self._reply(lambda: self.hub.describe(stored(name)))
+
+    def recipients(
+        self, prefix: str = "", *, after: str = "", limit: int = LISTED
+    ) -> Reply[Listing[Standing]]:
+        """Return how the mailboxes stand that hold messages and whose names begin with a prefix.
+
+        They come by name, up to ``limit`` of them; ``more`` is ``after`` of the next page. Fails with
+        ``ValueError`` for a ``limit`` below 1.
+        """
+
+        def recipients() -> MaybeDeferred[Listing[Standing]]:
+            check_read(None, limit)
+            return Deferred.fromCoroutine(listing(self.hub, prefix, after, limit))
+
+        return self._reply(recipients)
 
     def delete(self, name: str) -> Reply[None]:
         """Lose what a recipient's mailbox holds; readers before it have a gap."""

@@ -68,6 +68,12 @@ HISTORY_MESSAGES_MOST = 1_000
 HISTORY_DIGITS = 8
 """Digits of the seconds that ``after=since:`` may ask for: three years, beyond which times are mistakes."""
 
+LISTED = 100
+"""Mailboxes in one page of a listing unless asked otherwise (HTTP.md)."""
+
+LISTED_MOST = 1_000
+"""Mailboxes in one page at the most: some 200 KB of JSON."""
+
 POLL_BYTES = 1024 * 1024
 """Bodies in one answer at the most; a single larger message is still delivered."""
 
@@ -371,6 +377,12 @@ PATTERN_LOOK = 2_000
 
 PATTERN_MAILBOXES = 1_000
 """Where a pattern covers no more mailboxes than this, its reader reads these and not the log."""
+
+NAMES_LOOK = 2_000
+"""Names of mailboxes that a listing looks at in one step, 1 ms."""
+
+DESCRIBED_AT_ONCE = 20
+"""Mailboxes of a listing that are described in one turn of the reactor, 4 ms where all are full."""
 
 GOING_AT_ONCE = 200
 """Messages that expire or are deleted in one step, each from another mailbox at the worst: 3 ms."""

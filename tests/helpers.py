@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Batch, Content, Cursor, Message, Push
-from cometd_lite.core.store import Contents, Record, Usage
+from cometd_lite.core.store import Contents, Record, Shows, Usage
 from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import CometError
 from cometd_lite.stores.memory import MemoryStore
@@ -207,6 +207,9 @@ class SlowStore:
 
     def delete(self, recipient: str, now: float) -> Deferred[None]:
         return self.ask("delete", recipient, now)
+
+    def names(self, prefix: str, after: str, most: int, shows: Shows) -> Deferred[Sequence[str]]:
+        return self.ask("names", prefix, after, most, shows)
 
     def describe(self, recipient: str, now: float) -> Deferred[Contents]:
         return self.ask("describe", recipient, now)

@@ -661,6 +661,32 @@ def test_a_listener_ends_where_the_command_is_interrupted(shell: Shell) -> None:
     assert len(shell.server.comet.routes.listeners) == 0
 
 
+# -- ls
+
+
+def test_ls_lists_mailboxes_by_name_a_line_for_each(shell: Shell) -> None:
+    for number in range(101):
+        shell.type("push", f"chat/{number:03}", "hi")
+    shell.type("push", "bob", "hello")
+    assert shell.type("ls") == status.DONE
+    lines = shell.printed.splitlines()
+    assert lines[0].startswith("bob  offline: 0 waiting, 1 queued (5 bytes), newest ")
+    assert [line.split()[0] for line in lines] == ["bob", *[f"chat/{number:03}" for number in range(101)]]
+
+
+def test_ls_lists_what_begins_so_and_as_json(shell: Shell) -> None:
+    for name in ("bob", "chat/a", "chat/b"):
+        shell.type("push", name, "hi")
+    assert shell.type("ls", "chat/", "--json") == status.DONE
+    shown = [msgspec.json.decode(line) for line in shell.printed.splitlines()]
+    assert [(one["recipient"], one["queued"]) for one in shown] == [("chat/a", 1), ("chat/b", 1)]
+
+
+def test_ls_of_nothing_shows_nothing(shell: Shell) -> None:
+    assert shell.type("ls", "chat/") == status.DONE
+    assert shell.printed == ""
+
+
 # -- info and delete
 
 

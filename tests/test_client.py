@@ -1403,6 +1403,20 @@ def test_a_listeners_recipients_can_be_changed_and_it_can_be_ended(server: Memor
 # -- recipients
 
 
+def test_mailboxes_are_listed_a_page_at_a_time(server: MemoryServer) -> None:
+    server.result(server.client.push(["chat/a", "chat/b", "chat/c", "bob"], "hi"))
+    page = server.result(server.client.recipients("chat/", limit=2))
+    assert [(one.recipient, one.queued, one.bytes) for one in page.recipients] == [
+        ("chat/a", 1, 2),
+        ("chat/b", 1, 2),
+    ]
+    assert page.more == "chat/b"
+    rest = server.result(server.client.recipients("chat/", after=page.more))
+    assert ([one.recipient for one in rest.recipients], rest.more) == (["chat/c"], None)
+    everything = server.result(server.client.recipients())
+    assert [one.recipient for one in everything.recipients] == ["bob", "chat/a", "chat/b", "chat/c"]
+
+
 def test_a_recipient_is_described(server: MemoryServer) -> None:
     nobody = server.result(server.client.describe("bob"))
     assert (nobody.waiting, nobody.queued, nobody.bytes, nobody.oldest, nobody.last_seen, nobody.online) == (

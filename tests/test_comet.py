@@ -273,6 +273,17 @@ def test_what_is_read_is_printed_for_people(comet: Comet) -> None:
     assert str(batch) == f"<Batch [{first}, {second}, {third}, {fourth}] up to {ids[3]}>"
 
 
+def test_mailboxes_are_listed(comet: Comet) -> None:
+    comet.push(["chat/a", "chat/b", "bob"], "hi")
+    page = now(comet.recipients("chat/", limit=1))
+    assert ([one.recipient for one in page.recipients], page.more) == (["chat/a"], "chat/a")
+    assert page.recipients[0].contents.queued == 1
+    page = now(comet.recipients("chat/", after="chat/a"))
+    assert ([one.recipient for one in page.recipients], page.more) == (["chat/b"], None)
+    with pytest.raises(ValueError, match="limit"):
+        now(comet.recipients(limit=0))
+
+
 def test_a_recipient_is_described_and_deleted(comet: Comet) -> None:
     now(comet.push("bob", "hi"))
     standing = now(comet.describe("bob"))

@@ -515,6 +515,7 @@ def test_a_user_with_the_rules_of_the_docs_may_do_all_that_is_needed(kept: Redis
         there.give_back(batch)
         cluster.wires.settle()
         cluster.ask(here.describe("bob"))
+        cluster.ask(here.store.names("", "", 10, lambda _: True))
         for name in ("a", "b", "c", "d"):
             cluster.ask(here.poll(("**",), cluster.end(here), 0.0))
             cluster.ask(here.push(push(name)))

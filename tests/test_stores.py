@@ -144,7 +144,9 @@ def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]
     recounts: list[Callable[[], object]] = []
 
     def memory(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
-        return Shelf(MemoryStore(limits, overflow=overflow), namespaces=namespaces)
+        turns = Turns()
+        store = MemoryStore(limits, overflow=overflow, soon=turns.soon)
+        return Shelf(store, turns.settle, namespaces)
 
     def sqlite(limits: Limits, overflow: str, namespaces: dict[str, Namespace] | None) -> Shelf:
         turns = Turns()
@@ -335,6 +337,57 @@ def test_a_patterns_reader_finds_what_is_kept_among_many_that_are_gone(store: Sh
     store.push("chat/b", body="2")
     assert data(store.read("chat/*")) == ["1", "2"]
     assert data(store.read("chat/*", after=store.read("chat/a").cursor)) == ["2"]
+
+
+# -- listings
+
+
+def shown(name: str) -> bool:
+    return not name.startswith("$")
+
+
+def names(store: Shelf, prefix: str = "", after: str = "", most: int = 100) -> list[str]:
+    return list(store.ask(store.store.names(prefix, after, most, shown)))
+
+
+def test_mailboxes_are_listed_by_their_names(store: Shelf) -> None:
+    assert names(store) == []
+    store.push("b", "a", "chat/b", "chat/a", "chat", "chat-a", "chat0", "\U0001f600", "\uffee")
+    everything = ["a", "b", "chat", "chat-a", "chat/a", "chat/b", "chat0", "\uffee", "\U0001f600"]
+    assert names(store) == everything
+    assert names(store, "chat") == ["chat", "chat-a", "chat/a", "chat/b", "chat0"]
+    assert names(store, "chat/") == ["chat/a", "chat/b"]
+    assert names(store, "chat/c") == names(store, "z") == []
+    store.delete("chat/a")
+    assert names(store, "chat/") == ["chat/b"]
+
+
+def test_a_listing_goes_on_after_a_name(store: Shelf) -> None:
+    everything = [f"room/{number:02}" for number in range(25)]
+    store.push(*everything, "elsewhere", "z")
+    found: list[str] = []
+    while page := names(store, "room/", found[-1] if found else "", 10):
+        found += page
+    assert found == everything
+    assert names(store, "room/", "room/051") == everything[6:]
+    assert names(store, "room/", "a") == everything
+    assert names(store, "room/", "s") == []
+
+
+def test_a_prefix_is_no_pattern(store: Shelf) -> None:
+    literal = ["a*b", "a?b", "a[c]b", "a^b", "a\\b"]
+    store.push(*literal, "acb")
+    for prefix in ("a*", "a?", "a[c]", "a^", "a\\", "a[c"):
+        assert names(store, prefix) == [name for name in literal if name.startswith(prefix)]
+
+
+def test_only_what_is_let_through_is_listed_however_many_are_looked_at(store: Shelf) -> None:
+    for part in range(25):
+        store.push(*[f"{part:02}/{number:02}" for number in range(100)])
+    odd = store.ask(store.store.names("", "", 24, lambda name: name.endswith("/99")))
+    assert odd == [f"{part:02}/99" for part in range(24)]
+    late = store.ask(store.store.names("2", "20/5", 3, lambda name: True))
+    assert late == ["20/50", "20/51", "20/52"]
 
 
 # -- namespaces

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from ..core.message import Push
 from ..core.parked import ParkedReader
-from ..core.recipient import plain
-from ..deferreds import MaybeDeferred, is_pending
+from ..core.recipient import below, matcher, plain, reaches
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
 from .origins import Hosts, Origins, host_name, is_loopback
 from .quotas import Clients, Share
@@ -217,6 +217,24 @@ class Policy:
             return grant
 
         return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
+
+    def require_listing(self, exchange: Asker, prefix: str) -> MaybeDeferred[Callable[[str], bool]]:
+        """Return which of the mailboxes that begin with a prefix the request may list: those it may manage.
+
+        With a token these are those that its claim covers. Without one, everything that begins so has to be
+        allowed. Raises, or fails with, what ``require`` does.
+        """
+        names: tuple[str, ...] = (below(prefix),)
+        if self.tokens is not None:
+            try:
+                grant = self.tokens.grant(_token(exchange, _SCHEMES))
+            except Unauthorized:
+                pass  # ``require`` decides what that means
+            else:
+                names = tuple([claim for claim in grant.manage if reaches(claim, prefix)])
+                if not names:
+                    raise Forbidden(f"The token's claim 'manage' covers nothing that begins with {prefix!r}.")
+        return chain(self.require(exchange, "manage", names), lambda _: matcher(names))
 
     def may(self, exchange: Asker, grant: Grant, action: Action, name: str) -> MaybeDeferred[bool]:
         """Return whether a request may do what it did not ask for by name, by its grant and the program."""

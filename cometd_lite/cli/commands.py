@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Standing
 from ..core.message import Batch, Cursor, Message, timestamp
+from ..core.store import Listing
 from ..errors import CometError
 from ..jsontext import dumps
 from . import status
@@ -178,7 +179,7 @@ class Misused(Exception):
     """The words were understood and make no sense; the text says why."""
 
 
-# -- info, delete
+# -- info, ls, delete
 
 
 async def info(
@@ -254,6 +255,18 @@ def _recipient(arguments: argparse.Namespace, standing: Standing, terminal: Term
     ).encode()
 
 
+async def ls(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None) -> int:
+    """Print how mailboxes stand, a line for each, by their names."""
+    after = None
+    while True:
+        page: Listing[Standing] = await client.recipients(arguments.prefix, after=after)
+        for presence in page.recipients:
+            terminal.write(_recipient(arguments, presence, terminal))
+        after = page.more
+        if after is None:
+            return status.DONE
+
+
 async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: LineSource | None) -> int:
     """Lose what the mailboxes of recipients hold."""
     for name in arguments.names:
@@ -269,6 +282,7 @@ COMMANDS: Mapping[str, Command] = {
     "follow": follow,
     "listen": listen,
     "info": info,
+    "ls": ls,
     "delete": delete,
 }
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "follow": "print messages as they come, for as long as it takes",
     "listen": "register a listener with an address of its own, and follow it",
     "info": "say how the server stands, or a recipient",
+    "ls": "list mailboxes: what they hold, and who reads them",
     "delete": "lose what a recipient's mailbox holds",
     "token": "sign a token that says who may push, poll and manage what",
     "bench": "measure a server",
@@ -81,6 +82,11 @@ the id reaches this listener alone. It ends with the command.""",
     "info": """\
   cometd-lite info
   cometd-lite info bob alice --json""",
+    "ls": """\
+  cometd-lite ls
+  cometd-lite ls chat/ --json
+
+It lists the mailboxes that hold messages, by name. With a token these are those that it may manage.""",
     "delete": "  cometd-lite delete bob",
     "token": """\
   cometd-lite token --key secret --push 'chat/*' --poll bob --ttl 1h
@@ -146,7 +152,7 @@ _MARK = "\0"
 """Stands before what comes after a ``--`` while it is parsed: no word of a process has a NUL."""
 
 
-_POSITIONAL = frozenset({"name", "names", "words", "shell"})
+_POSITIONAL = frozenset({"name", "names", "prefix", "words", "shell"})
 
 
 def _marked(words: list[str]) -> list[str]:
@@ -273,6 +279,11 @@ def _info(add: Add) -> None:
     add("--json", action="store_true", help="print it as JSON, an object a line")
 
 
+def _ls(add: Add) -> None:
+    add("prefix", metavar="PREFIX", nargs="?", default="", help="how the names begin; default: all mailboxes")
+    add("--json", action="store_true", help="print it as JSON, an object a line")
+
+
 def _delete(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient")
 
@@ -314,6 +325,7 @@ _OPTIONS: dict[str, Callable[[Add], None]] = {
     "follow": _follow,
     "listen": _listen,
     "info": _info,
+    "ls": _ls,
     "delete": _delete,
     "token": _token,
     "completion": _completion,

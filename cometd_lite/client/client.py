@@ -14,9 +14,10 @@ from twisted.internet.interfaces import IReactorTime
 from ..core.arguments import Recipients, check_push, check_read
 from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Receipt
+from ..core.store import Listing
 from ..deferreds import Reply
 from ..errors import CometError
-from ..limits import POLL_MESSAGES
+from ..limits import LISTED, POLL_MESSAGES
 from . import codec
 from .following import Following, OnGap, OnRetry, Polls, poll
 from .listener import Listener, register
@@ -227,6 +228,17 @@ class Client:
     async def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient: what its mailbox holds, and who reads it."""
         return codec.standing(await self._remote.ask("GET", f"recipients/{quote(recipient)}"))
+
+    @replying
+    async def recipients(
+        self, prefix: str = "", *, after: str | None = None, limit: int = LISTED
+    ) -> Listing[Standing]:
+        """Return how the mailboxes stand that hold messages and whose names begin with a prefix.
+
+        They come by name, up to ``limit`` of them; ``more`` is ``after`` of the next page, None on the last.
+        """
+        query = [("prefix", prefix), ("limit", str(limit))] + ([] if after is None else [("after", after)])
+        return codec.listing(await self._remote.ask("GET", "recipients", query))
 
     @replying
     async def delete(self, recipient: str) -> None:

@@ -15,7 +15,7 @@ from msgspec.json import Decoder
 from ..core.arguments import Recipients, names
 from ..core.hub import Standing
 from ..core.message import Batch, Content, Cursor, Message, Receipt
-from ..core.store import Contents
+from ..core.store import Contents, Listing
 from ..jsontext import decode
 from .remote import Answer, NotComet, Query
 
@@ -104,6 +104,11 @@ class _Standing(Struct):
     leased: int = 0
 
 
+class _Listing(Struct):
+    recipients: list[_Standing]
+    more: str | None
+
+
 class _Line(Struct):
     """What distinguishes the lines of a stream: only a message has an id."""
 
@@ -160,6 +165,16 @@ def _end(text: str | None) -> Cursor | None:
     return None if text is None else Cursor.parse(text)
 
 
+def _stands(answer: _Standing) -> Standing:
+    return Standing(
+        answer.recipient,
+        answer.waiting,
+        Contents(answer.queued, answer.size, _end(answer.oldest), _end(answer.newest), answer.leased),
+        None if answer.last_seen is None else answer.last_seen.timestamp(),
+        answer.online,
+    )
+
+
 receipt = _decoded_by(
     _Receipt,
     lambda answer: Receipt(answer.ids, answer.created_at.timestamp(), answer.delivered, answer.recipients),
@@ -171,16 +186,8 @@ batch = _decoded_by(
     ),
 )
 registered = _decoded_by(Registered, lambda answer: answer)
-standing = _decoded_by(
-    _Standing,
-    lambda answer: Standing(
-        answer.recipient,
-        answer.waiting,
-        Contents(answer.queued, answer.size, _end(answer.oldest), _end(answer.newest), answer.leased),
-        None if answer.last_seen is None else answer.last_seen.timestamp(),
-        answer.online,
-    ),
-)
+standing = _decoded_by(_Standing, _stands)
+listing = _decoded_by(_Listing, lambda answer: Listing(tuple(map(_stands, answer.recipients)), answer.more))
 
 
 def stream_line(text: bytes) -> Message | Cursor | Literal["gap"] | None:

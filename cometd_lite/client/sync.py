@@ -17,7 +17,8 @@ from twisted.internet.defer import Deferred
 from ..core.arguments import Recipients
 from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Message, Receipt
-from ..limits import POLL_MESSAGES
+from ..core.store import Listing
+from ..limits import LISTED, POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
 from .following import Following, OnGap, OnRetry
@@ -142,6 +143,12 @@ class SyncClient:
     def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient, as ``Client.describe`` does."""
         return self._ask(lambda client: client.describe(recipient))
+
+    def recipients(
+        self, prefix: str = "", *, after: str | None = None, limit: int = LISTED
+    ) -> Listing[Standing]:
+        """Return how mailboxes stand, a page of them, as ``Client.recipients`` does."""
+        return self._ask(lambda client: client.recipients(prefix, after=after, limit=limit))
 
     def delete(self, recipient: str) -> None:
         """Delete what a recipient's mailbox holds, as ``Client.delete`` does."""

@@ -156,3 +156,18 @@ def matcher(recipients: Iterable[str]) -> Callable[[str], bool]:
         return name.startswith(ancestors) or name[: name.rfind("/") + 1] in parents
 
     return covers
+
+
+def below(prefix: str) -> str:
+    """Return the narrowest pattern that covers all names that begin with ``prefix``, and that may have it."""
+    return prefix[: prefix.rfind("/") + 1] + "**"
+
+
+def reaches(claim: str, prefix: str) -> bool:
+    """Return whether a name or pattern covers any name that begins with ``prefix``."""
+    if not is_pattern(claim):
+        return claim.startswith(prefix)
+    head = claim.rstrip("*")
+    if head.startswith(prefix):
+        return True
+    return prefix.startswith(head) and (claim.endswith("**") or "/" not in prefix[len(head) :])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -16,6 +16,8 @@ from ..deferreds import MaybeDeferred
 from .leases import Ended, LeaseId, Settlement
 from .message import Batch, Cursor, Message, Push
 from .namespaces import Namespaces
+
+T = TypeVar("T")
 
 State: TypeAlias = Literal["ok", "down"]
 """Whether a store takes pushes now."""
@@ -31,6 +33,17 @@ class Contents:
     newest: Cursor | None = None
     leased: int = 0
     """Messages that workers hold by a lease; they are among those that no reader has fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A page of recipients, by their names.
+
+    ``more`` is the name after which the next page begins; None where there are no more.
+    """
+
+    recipients: tuple[T, ...]
+    more: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,10 @@ class Record:
     value: bytes
     expires_at: float
     """On the clock of ``now``; infinity where it is forgotten only when that is asked for."""
+
+
+Shows: TypeAlias = Callable[[str], bool]
+"""Whether a mailbox may be listed, by its name."""
 
 
 class StoreUnusable(Exception):
@@ -141,6 +158,13 @@ class Store(Protocol):
 
     def describe(self, recipient: str, now: float) -> MaybeDeferred[Contents]:
         """Say what a mailbox holds."""
+
+    def names(self, prefix: str, after: str, most: int, shows: Shows) -> MaybeDeferred[Sequence[str]]:
+        """Return the names of mailboxes that begin with a prefix, in the order of their characters.
+
+        They come after the name ``after``, and ``shows`` lets them through. There are ``most`` of them, or
+        fewer where that is all.
+        """
 
     def usage(self) -> Usage:
         """Say what all mailboxes hold together."""

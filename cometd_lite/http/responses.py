@@ -15,6 +15,7 @@ from ..core.hub import Standing
 from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
 from ..core.message import Batch, Content, LeasedMessage, Receipt, has_charset, timestamp
+from ..core.store import Listing
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
 from .params import PollAsked
@@ -165,24 +166,28 @@ def of_ack(settled: Sequence[tuple[LeaseId, LeaseState]]) -> Response:
 
 def of_recipient(standing: Standing) -> Response:
     """Return how a recipient stands (HTTP.md, "Everything else")."""
+    return Response(200, JSON, dumped(_shown(standing)))
+
+
+def of_listing(listing: Listing[Standing]) -> Response:
+    """Return a page of how recipients stand (HTTP.md, "Everything else")."""
+    shown = {"recipients": list(map(_shown, listing.recipients)), "more": listing.more}
+    return Response(200, JSON, dumped(shown))
+
+
+def _shown(standing: Standing) -> dict[str, object]:
     contents = standing.contents
-    return Response(
-        200,
-        JSON,
-        dumped(
-            {
-                "recipient": standing.recipient,
-                "waiting": standing.waiting,
-                "queued": contents.queued,
-                "bytes": contents.bytes,
-                "leased": contents.leased,
-                "oldest": contents.oldest and str(contents.oldest),
-                "newest": contents.newest and str(contents.newest),
-                "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
-                "online": standing.online,
-            }
-        ),
-    )
+    return {
+        "recipient": standing.recipient,
+        "waiting": standing.waiting,
+        "queued": contents.queued,
+        "bytes": contents.bytes,
+        "leased": contents.leased,
+        "oldest": contents.oldest and str(contents.oldest),
+        "newest": contents.newest and str(contents.newest),
+        "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
+        "online": standing.online,
+    }
 
 
 def registered(listener: ListenerSession, under: bytes) -> Response:

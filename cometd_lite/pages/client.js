@@ -334,6 +334,21 @@ export class Comet {
     return response.json();
   }
 
+  /**
+   * The mailboxes that hold messages and whose names begin with a prefix, by name, a page at a time.
+   *
+   * `more` is the `after` of the next page; null where there is none.
+   *
+   * @param {string} [prefix]
+   * @param {{after?: string | null, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{recipients: Presence[], more: string | null}>}
+   */
+  async recipients(prefix = "", { after, limit, signal } = {}) {
+    const query = { prefix: prefix || undefined, after: after ?? undefined, limit };
+    const response = await this.request("recipients", [], { query, signal });
+    return response.json();
+  }
+
   /** Whether to try a stream first. */
   get streams() {
     return this.transport === "stream" || (this.transport === "auto" && !this.#buffered);

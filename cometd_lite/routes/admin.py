@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from .. import __version__
+from ..core.listing import listing
 from ..core.recipient import stored
 from ..deferreds import value_of
 from ..errors import NotFound
 from ..http import params, responses
 from ..http.exchange import Exchange
+from ..http.listing import listing_asked
 from ..http.responses import Response
 from ..metrics import prometheus
 from ..openapi import Interface
 from .routing import Served, route
+
+
+@route("/recipients", "GET")
+async def recipients(routes: Served, exchange: Exchange) -> Response:
+    """List mailboxes, a page at a time."""
+    prefix, after, limit = listing_asked(exchange, routes.allow_parameters)
+    shows = await value_of(routes.policy.require_listing(exchange, prefix))
+    return responses.of_listing(await listing(routes.hub, prefix, after, limit, shows))
 
 
 @route("/recipients/<path:name>", "GET")

@@ -16,7 +16,7 @@ from ..core.leases import Ended
 from ..core.mailbox import Mailbox
 from ..core.message import ACCEPTED, NOW, OLDEST, Batch, Cursor, Message, Push
 from ..core.recipient import is_pattern
-from ..core.store import Contents, Record, State, Usage
+from ..core.store import Contents, Record, Shows, State, Usage
 from ..deferreds import MaybeDeferred, chain
 from ..limits import GOING_AT_ONCE, LEASE_OVERHEAD
 from .mailboxes import cost, mailbox_cost
@@ -226,6 +226,10 @@ class MemoryStore(TakenMailboxes):
             newest=mailbox.messages[-1].cursor,
             leased=0 if mailbox.leases is None else mailbox.leases.held,
         )
+
+    def names(self, prefix: str, after: str, most: int, shows: Shows) -> MaybeDeferred[Sequence[str]]:
+        """See ``Store.names``. It is pending only where many names are looked at."""
+        return self._slices.run(self._patterns.listed(prefix, after, most, shows))
 
     def usage(self) -> Usage:
         """See ``Store.usage``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from ..core.recipient import is_hidden, is_pattern
 
@@ -55,6 +56,10 @@ class SortedNames:
             del self._parts[at], self._lasts[at]
         else:
             self._lasts[at] = part[-1]
+
+    def beginning(self, first: str, most: int) -> list[str]:
+        """Return the names from ``first`` on, up to ``most`` of them."""
+        return list(islice(self._from(first), most))
 
     def covered(self, recipients: Iterable[str], most: int) -> set[str] | None:
         """Return the names, and those that the patterns cover; None where that takes more looks."""

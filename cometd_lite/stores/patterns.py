@@ -19,8 +19,9 @@ from twisted.python.failure import Failure
 from ..core.mailbox import Mailbox
 from ..core.message import Cursor, Message
 from ..core.recipient import matcher
+from ..core.store import Shows
 from ..deferreds import MaybeDeferred, is_pending
-from ..limits import PATTERN_LOOK, PATTERN_MAILBOXES, POLL_BYTES
+from ..limits import NAMES_LOOK, PATTERN_LOOK, PATTERN_MAILBOXES, POLL_BYTES
 from .log import Log
 from .names import SortedNames
 from .slices import Slices, Steps
@@ -29,6 +30,9 @@ _sequence = attrgetter("sequence")
 
 Found: TypeAlias = tuple[tuple[Message, ...], bool, bool]
 """The messages, whether there are more, and whether something was lost that had not been looked at."""
+
+_FIRST_CHARACTER = "\0"
+"""What stands behind a name in the first name after it; no name has it."""
 
 _Asked: TypeAlias = tuple[tuple[str, ...], int | Cursor, int]
 
@@ -117,6 +121,22 @@ class PatternReads:
         if names is None:
             return None
         return [self._mailboxes[name] for name in names if name in self._mailboxes]
+
+    def listed(self, prefix: str, after: str, most: int, shows: Shows) -> Steps[list[str]]:
+        """Return the names of a listing; see ``Store.names``."""
+        found: list[str] = []
+        first = max(prefix, after + _FIRST_CHARACTER)
+        while True:
+            looked = self.names.beginning(first, NAMES_LOOK)
+            for name in looked:
+                if not name.startswith(prefix) or len(found) == most:
+                    return found
+                if shows(name):
+                    found.append(name)
+            if len(looked) < NAMES_LOOK or len(found) == most:
+                return found
+            first = looked[-1] + _FIRST_CHARACTER
+            yield
 
     def _was_read(self, found: Found | Failure, asked: _Asked) -> None:
         del self._under_way[asked]

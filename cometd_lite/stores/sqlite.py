@@ -35,7 +35,7 @@ from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ..core.leases import Ended, LeaseId, Settlement
 from ..core.message import Batch, Cursor, Message, Push, Receipt
 from ..core.namespaces import Namespaces
-from ..core.store import Contents, Record, State, Usage
+from ..core.store import Contents, Record, Shows, State, Usage
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import StoreDown
 from ..limits import (
@@ -272,6 +272,10 @@ class SQLiteStore:
     def describe(self, recipient: str, now: float) -> Contents:
         """See ``Store.describe``."""
         return self._kept.describe(recipient, now)
+
+    def names(self, prefix: str, after: str, most: int, shows: Shows) -> MaybeDeferred[Sequence[str]]:
+        """See ``Store.names``."""
+        return self._kept.names(prefix, after, most, shows)
 
     def usage(self) -> Usage:
         """See ``Store.usage``; memory counts what waits for its commit, too."""

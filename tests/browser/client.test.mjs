@@ -739,6 +739,23 @@ test("a refusal that is no problem document is one all the same", async () => {
   await assert.rejects(comet.poll("bob"), refusal);
 });
 
+test("mailboxes are listed a page at a time", async () => {
+  const page = { recipients: [{ recipient: "chat/a" }], more: "chat/a" };
+  const server = new FakeServer(() => Response.json(page));
+  const comet = new Comet(URL, { fetch: server.fetch });
+  assert.deepEqual(await comet.recipients("chat/", { limit: 1 }), page);
+  await comet.recipients("chat/", { after: page.more });
+  await comet.recipients();
+  assert.deepEqual(
+    server.requests.map(({ path, query }) => [path, { ...query }]),
+    [
+      ["/recipients", { prefix: "chat/", limit: "1" }],
+      ["/recipients", { prefix: "chat/", after: "chat/a" }],
+      ["/recipients", {}],
+    ],
+  );
+});
+
 test("presence is asked for by name, segment by segment", async () => {
   const server = new FakeServer(() => Response.json({ recipient: "chat/room 1", online: true, waiting: 2 }));
   const comet = new Comet(URL, { fetch: server.fetch });

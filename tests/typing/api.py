@@ -45,6 +45,7 @@ from cometd_lite.client import (
     is_passing,
 )
 from cometd_lite.core.observers import OnPush, OnReader
+from cometd_lite.core.store import Listing
 from cometd_lite.service import CometService, Options, makeService
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.testing import STARTED_AT, MemoryServer, Outcome
@@ -166,6 +167,8 @@ async def inside() -> None:
         assert_type((job.lease, job.attempt), tuple[str, int])
         assert await comet.ack(job, extend=60) == "extended"
         assert await comet.ack(job, release=True) in {"released", "gone"}
+    page = await comet.recipients("chat/", after="chat/a", limit=10)
+    assert_type((page.recipients, page.more), tuple[tuple[Standing, ...], str | None])
     standing = await comet.describe("bob")
     assert_type((standing.online, standing.queued, standing.leased), tuple[bool, int, int])
     assert_type(standing.bytes, int)
@@ -212,6 +215,9 @@ async def outside(treq: Treq) -> None:
         batch = await client.poll("bob", receipt.id, wait=1.5)
         assert_type(batch.messages, tuple[Message, ...])
         assert_type(await client.take(["bob", "alice"], limit=1), Batch)
+        page = await client.recipients("chat/", after="chat/a", limit=10)
+        assert_type(page.recipients[0].contents.queued, int)
+        assert_type((page.recipients, page.more), tuple[tuple[Standing, ...], str | None])
         standing = await client.describe("bob")
         assert_type(standing, Standing)
         assert_type((standing.oldest, standing.newest), tuple[Cursor | None, Cursor | None])
@@ -268,6 +274,7 @@ def blocking() -> None:
         assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10), Batch)
         assert_type(client.take(["bob", "alice"], wait=0, limit=1), Batch)
         assert_type(client.describe("bob"), Standing)
+        assert_type(client.recipients("chat/", after="chat/a", limit=10), Listing[Standing])
         client.delete("bob")
         assert_type(client.request("GET", "healthz", (), {"Accept": "*/*"}, None), Answer)
         with client.follow(

@@ -235,6 +235,7 @@ class RedisLink:
         await connection.ask("ECHO", "")
         await connection.ask("GET", f"{self.prefix}record:none:")
         await connection.ask("ZCOUNT", f"{self.prefix}records:none", 1, 2)
+        await connection.ask("ZSCAN", f"{self.prefix}records:none", 0)
         await connection.ask("PUBSUB", "NUMSUB", f"{self.prefix}none")
         await self._attach(connection)
         self._connection = connection

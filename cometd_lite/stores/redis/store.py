@@ -27,7 +27,7 @@ from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
-from ...core.store import RPC, Contents, Readers, Record, State, Usage
+from ...core.store import RPC, Contents, Readers, Record, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
 from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
@@ -35,6 +35,7 @@ from .backlog import Backlog
 from .entries import pack, unpack
 from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
+from .names import listed
 from .wakes import Appended, ReaderCount, Wakes
 
 
@@ -354,6 +355,10 @@ class RedisStore:
             return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest), leased)
 
         return self._link.run(now, "describe", recipient).addCallback(described)
+
+    def names(self, prefix: str, after: str, most: int, shows: Shows) -> Deferred[Sequence[str]]:
+        """See ``Store.names``."""
+        return listed(self._link, prefix, after, most, shows)
 
     def usage(self) -> Usage:
         """See ``Store.usage``; as of the last answer of Redis."""
