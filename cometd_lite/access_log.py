@@ -1,7 +1,7 @@
-"""What is written down: requests that are over arrive, lines of an access log leave; and counts of refusals.
+"""The access log, with a line for each request that is over, and the log of refusals.
 
-A log must not have to be guarded like a key. So no line has a token, the id of a listener, or a
-body: of the target only what is known to be harmless is shown, and of a ``Referer`` no query.
+A log is read by more people than a key. So no line has a token, the id of a listener, or a body: of the
+target only what is known to be harmless is shown, and of a ``Referer`` no query.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from twisted.web.http import datetimeToLogString
 
 from .core.message import timestamp
 from .jsontext import dumps
-from .limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
+from .limits import FAILURES_LOGGED_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
 
 if TYPE_CHECKING:
     from .server import Request
 
 FORMATS = ("combined", "json")
 MODE = 0o640
-"""Addresses and recipients are private: the file is not for everybody."""
+"""Addresses and recipients are private: other users may not read the file."""
 
 _HARMLESS = frozenset(
     {b"rcpt", b"after", b"wait", b"limit", b"format", b"event", b"ttl", b"queue", b"overflow", b"to"}
@@ -45,7 +45,7 @@ _AFTER_PATH = re.compile(rb"[?#]")
 _ESCAPED = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
 _CLIENT = re.compile(rb'["\\\x00-\x20\x7f-\xff]')
 """As ``_ESCAPED``, and the space that ends the first field of a line."""
-_UNSEEN = re.compile("[\x7f-\x9f]")
+_CONTROLS = re.compile("[\x7f-\x9f]")
 """What JSON lets through, and a terminal may obey."""
 
 
@@ -77,8 +77,8 @@ def _shown_referer(referer: bytes) -> bytes:
 class AccessLog:
     """Writes a line for each request that is over, in the ``combined`` format or as ``json``.
 
-    Lines are gathered for up to a second. What cannot be written is lost, and told of once; requests do not
-    wait for a log.
+    Lines are gathered for up to a second. What cannot be written is lost, which is logged once; requests do not
+    wait for the log.
     """
 
     log = Logger()
@@ -170,8 +170,8 @@ class AccessLog:
 
 @lru_cache(maxsize=4)
 def _moment(seconds: int) -> bytes:
-    said: str = datetimeToLogString(seconds)
-    return said.encode()
+    shown: str = datetimeToLogString(seconds)
+    return shown.encode()
 
 
 def _field(request: Request, name: bytes) -> bytes:
@@ -189,11 +189,11 @@ def _hexadecimal(found: re.Match[bytes]) -> bytes:
 
 
 def _text(text: bytes) -> str:
-    return _UNSEEN.sub("\ufffd", text.decode("utf-8", "replace"))
+    return _CONTROLS.sub("\ufffd", text.decode("utf-8", "replace"))
 
 
 class Refusals:
-    """Tells the program's log of refusals, which ``counts`` counts by kind.
+    """Writes the refusals that ``counts`` counts by kind to the program's log.
 
     The first refusal of a kind is logged within a second, and the number of those that follow once a minute:
     many bad requests do not fill the disk. Nothing else of them is logged, for any of it may be secret.
@@ -204,17 +204,17 @@ class Refusals:
     def __init__(self, counts: Mapping[str, int], clock: IReactorTime) -> None:
         self._counts = counts
         self._clock = clock
-        self._told = dict(counts)
+        self._logged = dict(counts)
         self._quiet_until: dict[str, float] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
 
     def start(self) -> None:
-        """Begin to look, every second."""
+        """Begin to look at the counts, every second."""
         self._looking.start(1.0, now=False)
 
     def stop(self) -> None:
-        """Tell what was not told yet, and look no more."""
+        """Log what was not logged yet, and end."""
         with suppress(AssertionError):  # it was not started
             self._looking.stop()
         self._quiet_until.clear()
@@ -223,8 +223,8 @@ class Refusals:
     def _look(self) -> None:
         now = self._clock.seconds()
         for kind, count in self._counts.items():
-            new = count - self._told.get(kind, 0)
+            new = count - self._logged.get(kind, 0)
             if new and now >= self._quiet_until.get(kind, now):
-                self._told[kind] = count
-                self._quiet_until[kind] = now + FAILURES_TOLD_SECONDS
+                self._logged[kind] = count
+                self._quiet_until[kind] = now + FAILURES_LOGGED_SECONDS
                 self.log.info("Refused {new}: {kind}", new=new, kind=kind)

@@ -1,6 +1,6 @@
 """``Comet``: the one object that an embedding program holds. It wires a hub to its routes.
 
-Python values and HTTP requests arrive; messages leave, to the readers that wait for them.
+It takes Python values and HTTP requests, and answers the readers that wait for messages.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Comet:
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
     told each message that this process has accepted; ``on_park`` what a reader names that is held from now
     on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its client
-    has left. These three are called a moment later, in order; they may return a Deferred or coroutine, which
+    has disconnected. These three are called a moment later, in order; they may return a Deferred or coroutine, which
     is not waited for. A failure is logged.
     """
 
@@ -237,7 +237,7 @@ class Comet:
         self._bayeux().service(channel, handler)
 
     def deliver(self, client_id: str, channel: str, data: Any) -> Reply[bool]:
-        """Give one Bayeux session alone an event; tell whether there is such a session."""
+        """Give an event to one Bayeux session alone; return whether there is such a session."""
         return self._reply(lambda: self._bayeux().deliver(client_id, channel, data))
 
     def _bayeux(self) -> BayeuxTransport:

@@ -62,7 +62,7 @@ which change with Python's version, while a problem's type is stable."""
 
 
 class CometError(Exception):
-    """A refusal that a client is told about, as a problem of RFC 9457.
+    """A refusal, which the client gets as a problem of RFC 9457.
 
     ``detail`` says what was wrong and what is right. ``retry_after`` is in seconds; where it is not
     None, the client may try the same again later.

@@ -28,7 +28,7 @@ EVENT_BYTES = 64
 """An SSE ``event:`` is a word, not a payload."""
 
 MEDIA_TYPE_BYTES = 255
-"""RFC 6838 §4.2 allows 127 and 127 with a slash between; parameters fit in what is left in practice."""
+"""RFC 6838 §4.2 allows 127 and 127 with a slash between; in practice parameters fit into the rest."""
 
 IDEMPOTENCY_KEY_BYTES = 255
 """A UUID takes 36; this is what the field's other APIs allow."""
@@ -102,7 +102,7 @@ NAME_OVERHEAD = 200
 
 LOSSES_BYTES = 32 * 1024 * 1024
 """Names of mailboxes that are no more, and of patterns, with where messages were lost: 130,000 ordinary ones.
-A reader of a name that was forgotten is told a gap."""
+A reader of a name that was forgotten has a gap."""
 
 ACKNOWLEDGED_BYTES = 16 * 1024 * 1024
 """Patterns, with how far their readers came back: 65,000 ordinary ones. Of one that was forgotten no message
@@ -137,7 +137,7 @@ STREAM_BYTES = 64 * 1024
 until the kernel has taken them: so a client that does not read costs one write, not what it misses."""
 
 STREAM_MESSAGES = 100
-"""Messages that a stream is told in one step: others get their turn in between."""
+"""Messages that a stream is sent in one step: other readers get their turn in between."""
 
 STALLED_SECONDS = 60.0
 """A stream or socket whose client takes nothing of what was sent for this long is disconnected (HTTP.md,
@@ -169,7 +169,7 @@ CLIENT_BURST_SECONDS = 5.0
 """What a client did not push in the last seconds it may push at once, as it comes back or starts."""
 
 CLIENT_CONNECTIONS_SHARE = 0.25
-"""The part of all connections that one public address may have, unless told: not even three stop the rest."""
+"""The part of all connections that one public address may have, unless configured: not even three of them can stop the rest."""
 
 FILES_RESERVED = 64
 """Files kept for what is no connection: ports, logs, stores, threads' pipes; a fresh server has a dozen."""
@@ -210,7 +210,7 @@ PLACES_BYTES = 4_000
 ordinary names. Those that name more leave room for fewer others."""
 
 LISTENER_SECONDS = 300.0
-"""A listener that is not polled for this long is gone, unless it asked for another time."""
+"""A listener that is not polled for this long ends, unless it asked for another time."""
 
 LISTENER_SECONDS_MOST = 86_400.0
 """The longest time a listener may ask to be remembered: as long as messages are."""
@@ -236,7 +236,7 @@ BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser, unless told: it has fewer tabs, but a page may shake hands in a loop."""
+"""Bayeux sessions of one browser, unless configured: it has fewer tabs, but a page may shake hands in a loop."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""
@@ -262,7 +262,7 @@ DRAIN_IDLE_SECONDS = 1.0
 """A connection on which nothing is asked is kept this long then: some client is between two polls."""
 
 DRAIN_SECONDS = 10.0
-"""A server that stops is gone by then: service managers kill after 30 to 90 s."""
+"""A server that stops has ended by then: service managers kill it after 30 to 90 s."""
 
 SWEEP_SECONDS = 1.0
 """How often expired messages and forgotten readers are cleared away."""
@@ -276,8 +276,8 @@ LOG_LINES = 1_000
 LOG_FIELD_BYTES = 512
 """What the access log has of a ``User-Agent`` or ``Referer``; longer ones are no real ones."""
 
-FAILURES_TOLD_SECONDS = 60.0
-"""What goes wrong again and again is told in the log this often."""
+FAILURES_LOGGED_SECONDS = 60.0
+"""A fault that repeats is logged once in this time."""
 
 RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
@@ -351,13 +351,13 @@ REDIS_SAID_SECONDS = 60.0
 """The log says no more often why Redis takes no pushes: at its bound of memory that comes and goes."""
 
 REDIS_RUNS = 100
-"""Starts and failovers of Redis that are remembered: a process that was away for more is told a gap."""
+"""Starts and failovers of Redis that are remembered: a process that was away for more has a gap."""
 
 REDIS_COUNT_SECONDS = 1.0
 """A push is answered after this long, though other processes have not said how many readers they woke."""
 
 REDIS_STAND_SECONDS = 60.0
-"""Wakes of a mailbox are listened to this long after its last reader left: most come back at once."""
+"""Wakes of a mailbox are listened to this long after its last reader disconnected: most come back at once."""
 
 REDIS_STANDING = 100_000
 """Names whose wakes are listened to, apart from those where readers wait, however many are asked for."""
@@ -405,7 +405,7 @@ class Limits:
     """Bytes of bodies in one mailbox (HTTP.md)."""
 
     ttl: float = 86_400.0
-    """A message is kept at most this long: someone who is away for the night finds it."""
+    """A message is kept at most this long: a person who is away for the night still gets it."""
 
     max_attempts: int = 10
     """Leases that a message has before it goes to the dead letters: work that failed so often fails again."""

@@ -1,4 +1,4 @@
-"""What is counted, and how it is shown: numbers arrive from the hub and the server, Prometheus text leaves.
+"""Metrics: what the hub and the server count, and the text that Prometheus reads.
 
 Counting adds to integers. The text for Prometheus is made of them when it is asked for. Labels never
 carry a recipient, a token or an address: their number is not bounded, and they are private.
@@ -26,10 +26,10 @@ from prometheus_client.registry import Collector
 from .core.counts import BUCKETS, Counts, Histogram
 
 HELD_BUCKETS = (0.001, 0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 25.0, 30.0, 60.0, 120.0, 600.0, 3_600.0)
-"""Upper bounds of how long a request was held: the steps are those at which proxies lose their patience."""
+"""Upper bounds of how long a request was held: the steps are usual time-outs of proxies."""
 
 PAUSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Upper bounds of how long nothing at all was done, be it for the collector's or a handler's sake."""
+"""Upper bounds of how long the reactor was blocked, by the garbage collector or by a handler."""
 
 ROUTES = (
     "/push",
@@ -45,16 +45,16 @@ ROUTES = (
     "/metrics",
     "/openapi.json",
 )
-"""What requests are told apart by: the first segments of HTTP.md's paths."""
+"""The labels of requests: the first segments of HTTP.md's paths."""
 
 PAGES = "pages"
 """The label of all other routes: the console, and its parts."""
 
 NO_ROUTE = "none"
-"""The label of what no route served: unknown paths and methods, preflights, and what is no request."""
+"""The label of requests that no route served: unknown paths and methods, preflights, malformed heads."""
 
 HELD = frozenset({"/poll", "/stream", "/cometd"})
-"""Those whose requests may be held. That is not slowness, so their time is counted apart."""
+"""The labels of requests that may be held. Their time is counted apart, because a long one is not slow."""
 
 TIMED = 16
 """Of so many requests of one route and status the time of one is taken, beginning with the first: to count
@@ -92,7 +92,7 @@ class Metrics(Counts):
     requests: dict[str, Tally] = field(
         default_factory=lambda: {label: Tally(label) for label in (*ROUTES, PAGES, NO_ROUTE)}
     )
-    """Requests, by the label that Prometheus is told."""
+    """Requests, by their label."""
     reactor_lag: Histogram = field(default_factory=lambda: Histogram(PAUSE_BUCKETS))
     """Looks at the reactor, by how late it was."""
     collections: list[Histogram] = field(
@@ -128,14 +128,14 @@ def label_of(rule: str) -> str:
 
 
 def gc_generations() -> int:
-    """Return how many generations of objects Python's collector tells apart."""
+    """Return how many generations of objects Python's collector has."""
     return len(gc.get_stats())
 
 
-class Pulse:
-    """Feels how late the reactor is, and how long the garbage collector keeps it waiting.
+class ReactorMonitor:
+    """Measures how late the reactor's timers are, and how long the garbage collector runs.
 
-    It is the process that is measured, so there is one in a process, from ``start`` to ``stop``.
+    It measures the process, so a process has one, from ``start`` to ``stop``.
     """
 
     def __init__(self, metrics: Metrics, clock: Any, wall: Callable[[], float] = time.perf_counter) -> None:
@@ -147,12 +147,12 @@ class Pulse:
         self._timer: Any = None
 
     def start(self) -> None:
-        """Begin to feel."""
+        """Begin to measure."""
         gc.callbacks.append(self._collected)
         self._wait()
 
     def stop(self) -> None:
-        """Leave no timer and no callback behind."""
+        """End the timer and the callback of the collector."""
         if self._timer is not None:
             gc.callbacks.remove(self._collected)
             timer, self._timer = self._timer, None
@@ -166,11 +166,11 @@ class Pulse:
         self._metrics.reactor_lag.observe(max(0.0, self._clock.seconds() - self._due))
         self._wait()
 
-    def _collected(self, phase: str, told: dict[str, int]) -> None:
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._began = self._wall()
         else:
-            self._metrics.collections[told["generation"]].observe(self._wall() - self._began)
+            self._metrics.collections[info["generation"]].observe(self._wall() - self._began)
 
 
 Gauges = Callable[[], Mapping[str, tuple[str, float]]]
@@ -179,7 +179,7 @@ Gauges = Callable[[], Mapping[str, tuple[str, float]]]
 def prometheus(metrics: Metrics, gauges: Gauges, version: str, *, is_open: bool = False) -> bytes:
     """Return everything counted, and what the system knows of the process.
 
-    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` tells what stands at
+    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` returns what stands at
     this moment: by name, its sentence and its number.
     """
     registry = CollectorRegistry()
@@ -207,7 +207,7 @@ class _Counted(Collector):
             ("takes", "Messages given to takes.", metrics.takes),
             ("leases", "Messages given to workers by leases, each attempt counted.", metrics.leases),
             ("dead_letters", "Messages that were leased too often, and were moved.", metrics.dead_letters),
-            ("gaps", "Readers that were told a gap.", metrics.gaps),
+            ("gaps", "Answers with a gap.", metrics.gaps),
         ):
             yield CounterMetricFamily(f"cometd_lite_{name}", sentence, value=count)
         refusals = CounterMetricFamily(
@@ -219,7 +219,7 @@ class _Counted(Collector):
         yield from _requests(metrics.requests)
         yield _histogram(
             "push_to_wake_seconds",
-            "Time from a push's arrival until all who waited for it were answered.",
+            "Time from a push's arrival until the readers that it woke were answered.",
             {(): metrics.push_to_wake},
         )
         yield _histogram(
@@ -238,7 +238,7 @@ class _Counted(Collector):
 def _requests(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "cometd_lite_requests",
-        "Requests that are over, by route and status; 499: the client left before its answer.",
+        "Requests that are over, by route and status; 499: the client disconnected before its answer.",
         labels=["route", "status"],
     )
     for label, tally in tallies.items():

@@ -72,7 +72,7 @@ def mount(text: str) -> str:
 
 
 def _parameter(name: str, default: str | None, sentence: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
-    """Return one of twisted's option tuples; a wrong value is told by the option's name."""
+    """Return one of twisted's option tuples; the error for a wrong value names the option."""
 
     def coerce(text: str) -> Any:
         try:
@@ -173,7 +173,9 @@ no pid file."""
         ),
         _parameter("bayeux-timeout", "30", "Time that a Bayeux connect is held.", duration),
         _parameter("bayeux-interval", "0", "Milliseconds between a Bayeux client's connects.", whole),
-        _parameter("bayeux-max-interval", "10", "Time after which a silent Bayeux client is gone.", duration),
+        _parameter(
+            "bayeux-max-interval", "10", "Time after which a silent Bayeux client is disconnected.", duration
+        ),
         _parameter("bayeux-browser-sessions", "100", "Bayeux clients of one browser, by its cookie.", count),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
         _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),
@@ -208,7 +210,7 @@ no pid file."""
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         for name, _, default, _, *coerce in self.optParameters:
             if coerce and default is not None:
-                self[name] = coerce[0](default)  # usage shows defaults as they are typed, and leaves them so
+                self[name] = coerce[0](default)  # usage shows defaults as they are typed, and keeps them so
         self["listen"] = []
         self["namespace"] = {}
         self["allow-origin"] = []
@@ -287,7 +289,7 @@ no pid file."""
                 raise UsageError(
                     f"--proxied {network}: not an address or network, as in 10.1.2.3 or 10.0.0.0/8, nor unix."
                 ) from None
-        _ = self.tokens  # a wrong key file is told before anything is served
+        _ = self.tokens  # a wrong key file is an error before anything is served
 
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
         """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""

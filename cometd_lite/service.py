@@ -36,7 +36,7 @@ from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
 from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED
-from .metrics import Pulse
+from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
 from .server.reuse import ReusingReactor
@@ -63,10 +63,10 @@ class CannotStartError(Exception):
 class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
-    ``drain`` is the seconds within which it has stopped, whatever clients and disks do. ``alone``: it is what
-    the process is for, and so may take over its signals and its garbage collector; beside other services it
-    leaves them alone. ``daemon``: twistd leaves the shell that has started it, once all has begun well.
-    ``access_log`` is what the factory tells of requests, ``pulse`` what feels the process; None for neither.
+    ``drain`` is the seconds within which it stops, even if a client or a disk is slow. ``alone``: the process
+    has no other service, so this one handles the signals and configures the garbage collector. ``daemon``:
+    twistd detaches from the shell once the service has started. ``access_log`` is given each request that is
+    over, and ``monitor`` measures the process; None for neither.
     ``reuse_port``: other processes listen at the same ports.
     """
 
@@ -84,7 +84,7 @@ class CometService(Service):
         daemon: bool = False,
         reuse_port: bool = False,
         access_log: AccessLog | None = None,
-        pulse: Pulse | None = None,
+        monitor: ReactorMonitor | None = None,
     ) -> None:
         self.comet = comet
         self.factory = factory
@@ -94,7 +94,7 @@ class CometService(Service):
         self.daemon = daemon
         self.reuse_port = reuse_port
         self.access_log = access_log
-        self.pulse = pulse
+        self.monitor = monitor
         self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
 
@@ -125,7 +125,7 @@ class CometService(Service):
     def _fail(self, sentence: str) -> NoReturn:
         """End the program, which has not quite begun."""
         if self.daemon:
-            # Who started it waits at a pipe, where twistd tells of exceptions, and of SystemExit never.
+            # The shell waits at a pipe. There, twistd reports exceptions, but not SystemExit.
             raise CannotStartError(sentence)
         raise SystemExit(f"cometd-lite: {sentence}")
 
@@ -144,8 +144,8 @@ class CometService(Service):
             except OSError as error:
                 self._fail(f"the access log {error.filename} cannot be written: {error.strerror}.")
         self.refusals.start()
-        if self.pulse is not None:
-            self.pulse.start()
+        if self.monitor is not None:
+            self.monitor.start()
         self.log.info("cometd-lite {version} begins", version=__version__)
         if self.alone:
             reactor.callWhenRunning(self._handle_signals)
@@ -155,16 +155,16 @@ class CometService(Service):
         """End the program, which runs already, because what it has reached is not what it needs."""
         failure.trap(StoreUnusable)
         self.log.error("cometd-lite: {sentence}", sentence=str(failure.value))
-        # A reactor that was stopped leaves the status 0, which tells a service manager that all is well.
+        # After a reactor was stopped the status would be 0, which a service manager takes for success.
         reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._stop_reactor()
 
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, wait until the answers have left, close the store.
 
-        Readers are let go of in the first half of the time, answers leave until three quarters of it, and
-        what is left is the store's. Whatever is done sooner is not waited for. Connections on which nothing
-        is asked are closed after a moment only: a client that was answered just now comes back.
+        Readers are answered in the first half of the time. Answers are sent until three quarters of it, and the
+        store has the rest. A step that ends sooner is not waited for. Connections without a request are
+        closed after a moment: a client that was answered just now may send its next request.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         closing = [port.stopListening() for port in self.ports]
@@ -174,7 +174,7 @@ class CometService(Service):
 
     async def _stop(self, closing: list[Deferred[Any]]) -> None:
         began = time.monotonic()
-        self.log.info("Stopping, with {parked} who wait", parked=self.comet.hub.registry.parked)
+        self.log.info("Stopping with {parked} parked readers", parked=self.comet.hub.registry.parked)
         drained = self.comet.drain(self.drain / 2)
         await self._disconnected(began + min(DRAIN_IDLE_SECONDS, self.drain / 10))
         self.factory.shutdown()
@@ -187,8 +187,8 @@ class CometService(Service):
         except DeferredTimeout:
             self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
         self.refusals.stop()
-        if self.pulse is not None:
-            self.pulse.stop()
+        if self.monitor is not None:
+            self.monitor.stop()
         if self.access_log is not None:
             self.access_log.close()
         self.log.info("Stopped")
@@ -299,7 +299,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         proxies=comet.proxies or None,
         max_connections=room.connections,
         admit=partial(_admit, comet.clients),
-        on_answer=_telling(observers),
+        on_answer=_observing(observers),
     )
     if not options["no-metrics"]:
         comet.metrics.connections = lambda: len(factory.connections)
@@ -314,20 +314,20 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         daemon=daemon,
         reuse_port=options["reuse-port"],
         access_log=access_log,
-        pulse=None if options["no-metrics"] else Pulse(comet.metrics, reactor),
+        monitor=None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor),
     )
 
 
-def _telling(observers: list[Callable[[Request], None]]) -> Callable[[Request], None] | None:
-    """Return one function that tells all observers of a request; None where there are none."""
+def _observing(observers: list[Callable[[Request], None]]) -> Callable[[Request], None] | None:
+    """Return one function that gives a request to all observers; None where there are none."""
     if len(observers) < 2:
         return observers[0] if observers else None
 
-    def tell(request: Request) -> None:
+    def observe(request: Request) -> None:
         for observer in observers:
             observer(request)
 
-    return tell
+    return observe
 
 
 class Room(NamedTuple):
@@ -338,7 +338,7 @@ class Room(NamedTuple):
 
 
 def connections_within_files(wanted: int, *, settle: bool) -> Room:
-    """Return how many connections there may be, so that files are left for all else; ``wanted`` at the most.
+    """Return how many connections there may be, so that some files are left for all else; ``wanted`` at most.
 
     ``settle``: raise the process's own limit where it is in the way, as far as the system lets it.
     """

@@ -49,7 +49,7 @@ class _Head:
 
 
 class TwistedWebExchange:
-    """A request of twisted.web as an ``Exchange``; ``routes`` tell whether the server is stopping."""
+    """A request of twisted.web as an ``Exchange``; ``routes`` know whether the server is stopping."""
 
     def __init__(self, request: Any, routes: Routes) -> None:
         self.request = request
@@ -125,14 +125,14 @@ class TwistedWebExchange:
         self.request.transport.abortConnection()
 
     def unsent(self) -> int:
-        """Return 0: a transport of Twisted does not tell."""
+        """Return 0: a transport of Twisted does not know."""
         return 0
 
     def hold(self, size: int) -> None:
         """Count nothing: a transport of Twisted has no total."""
 
     def is_sending(self) -> bool:
-        """Return False: a transport of Twisted does not tell."""
+        """Return False: a transport of Twisted does not know."""
         return False
 
     def register_producer(self, producer: IPushProducer) -> None:
@@ -225,8 +225,8 @@ class RoutesResource(KleinResource):
         known = not first or label_of(f"/{first}") == f"/{first}" or first in pages()
         rule = f"/{first}" if known else ""
 
-        def over(left: object) -> None:
-            lost = isinstance(left, Failure) and not request.startedWriting
+        def over(result: object) -> None:
+            lost = isinstance(result, Failure) and not request.startedWriting
             status = 499 if lost else request.code
             self._routes.metrics.count_request(_Ended(rule, status, clock.seconds() - began))
 

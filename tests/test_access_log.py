@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from cometd_lite.access_log import AccessLog, Refusals, shown_target
 from cometd_lite.comet import Comet
-from cometd_lite.limits import FAILURES_TOLD_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
+from cometd_lite.limits import FAILURES_LOGGED_SECONDS, LOG_FIELD_BYTES, LOG_LINES, LOG_SECONDS
 from cometd_lite.server import HTTPFactory, Proxies
 
 NOW = 1_795_169_758.123
@@ -258,7 +258,7 @@ def test_tokens_ids_and_bodies_are_in_no_log(tmp_path: Path, form: str) -> None:
                 logged.ask(method, path, "SECRET-9", **secrets).connectionLost(None)
         logged.send("POST /push/bob?token=SECRET-6 HTTP/1.1\r\nSECRET: 1\r\n\r\nSECRET-9")
         logged.send(b"POST /push/bob HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nSECRET-9\r\n")
-        logged.clock.advance(FAILURES_TOLD_SECONDS + 1)
+        logged.clock.advance(FAILURES_LOGGED_SECONDS + 1)
         refusals.stop()
         written = logged.text
     finally:

@@ -23,7 +23,7 @@ from cometd_lite.metrics import (
     ROUTES,
     TIMED,
     Metrics,
-    Pulse,
+    ReactorMonitor,
     gc_generations,
     label_of,
     prometheus,
@@ -200,7 +200,7 @@ def test_labels_do_not_grow_with_what_clients_ask_for() -> None:
 
 def test_the_reactors_lag_is_how_late_its_timers_are() -> None:
     clock, metrics = Clock(), Metrics()
-    pulse = Pulse(metrics, clock)
+    pulse = ReactorMonitor(metrics, clock)
     pulse.start()
     clock.advance(LAG_SECONDS)
     clock.advance(LAG_SECONDS + 0.5)
@@ -215,7 +215,7 @@ def test_the_collectors_pauses_are_counted_by_generation() -> None:
     metrics = Metrics()
     moments = iter([1.0, 1.25])
     before = gc.callbacks.copy()
-    pulse = Pulse(metrics, Clock(), wall=lambda: next(moments))
+    pulse = ReactorMonitor(metrics, Clock(), wall=lambda: next(moments))
     gc.disable()
     try:
         pulse.start()

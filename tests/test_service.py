@@ -448,13 +448,13 @@ def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
     metrics = made.comet.metrics
     assert metrics.requests["none"].statuses == {200: 1}
     assert (metrics.connections(), metrics.unsent()) == (0, 0)
-    assert made.pulse is not None
+    assert made.monitor is not None
 
 
 def test_without_metrics_and_access_log_nobody_is_told_of_requests():
     made = makeService(parsed("--no-metrics"))
     assert made.factory.on_answer is None
-    assert made.pulse is None
+    assert made.monitor is None
     assert made.access_log is None
 
 

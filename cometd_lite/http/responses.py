@@ -139,7 +139,7 @@ def _raw(batch: Batch) -> Response:
 
 
 def _with_charset(content: Content) -> bytes:
-    """Return the media type of a raw answer: text is UTF-8, and clients assume Latin-1 unless told."""
+    """Return the media type of a raw answer: text is UTF-8, and clients assume Latin-1 without a charset."""
     media_type = content.type
     if media_type.lower().startswith("text/") and not has_charset(media_type):
         media_type = f"{media_type.rstrip('; ')}; charset=utf-8"
@@ -191,7 +191,7 @@ def _shown(standing: Standing) -> dict[str, object]:
 
 
 def registered(listener: ListenerSession, under: bytes) -> Response:
-    """Return the answer to who has registered; ``under`` is the path under which the interface lies."""
+    """Return the answer to a registration; ``under`` is the path under which the interface lies."""
     location = b"Location: %b/listeners/%b\r\n" % (under, listener.id.encode())
     return Response(201, location + JSON, _described(listener))
 

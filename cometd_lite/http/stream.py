@@ -132,7 +132,7 @@ class BackpressuredWriter:
         raise NotImplementedError
 
     def _unsent(self) -> int:
-        """Return how many bytes are unsent, as far as the transport tells."""
+        """Return how many bytes are unsent, as far as the transport knows."""
         raise NotImplementedError
 
     def _resume(self) -> None:

@@ -58,10 +58,10 @@ class Conversation(Protocol):
         """Take in one whole text message."""
 
     def drained(self) -> None:
-        """Go on with a backlog: everything that was sent has left."""
+        """Go on with a backlog: everything that was written is sent."""
 
     def disconnected(self) -> None:
-        """End: nothing arrives or leaves any more."""
+        """End: the connection is lost."""
 
 
 def text_frame(text: bytes) -> bytes:
@@ -136,7 +136,7 @@ class _Fragments:
 class Socket(BackpressuredWriter, TwistedProtocol):
     """The server's end of a WebSocket connection.
 
-    ``unsent`` tells how many bytes the client has not taken yet. While there are any, the socket parses
+    ``unsent`` returns how many bytes the client has not taken yet. While there are any, the socket parses
     nothing, so that a client which does not read its answers cannot ask for more of them.
     """
 
