@@ -77,8 +77,8 @@ def _shown_referer(referer: bytes) -> bytes:
 class AccessLog:
     """Writes a line for each request that is over, in the ``combined`` format or as ``json``.
 
-    Lines are gathered for up to a second. What cannot be written is lost, which is logged once; requests do not
-    wait for the log.
+    Lines are gathered for up to a second. What cannot be written is lost, which is logged once; requests do
+    not wait for the log.
     """
 
     log = Logger()

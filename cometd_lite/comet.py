@@ -87,8 +87,8 @@ class Comet:
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
     told each message that this process has accepted; ``on_park`` what a reader names that is held from now
     on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its client
-    has disconnected. These three are called a moment later, in order; they may return a Deferred or coroutine, which
-    is not waited for. A failure is logged.
+    has disconnected. These three are called a moment later, in order; they may return a Deferred or a
+    coroutine, which is not waited for. A failure is logged.
     """
 
     def __init__(

@@ -169,7 +169,8 @@ CLIENT_BURST_SECONDS = 5.0
 """What a client did not push in the last seconds it may push at once, as it comes back or starts."""
 
 CLIENT_CONNECTIONS_SHARE = 0.25
-"""The part of all connections that one public address may have, unless configured: not even three of them can stop the rest."""
+"""The part of all connections that one public address may have, unless configured: three of them cannot stop
+the rest."""
 
 FILES_RESERVED = 64
 """Files kept for what is no connection: ports, logs, stores, threads' pipes; a fresh server has a dozen."""
@@ -236,7 +237,8 @@ BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser, unless configured: it has fewer tabs, but a page may shake hands in a loop."""
+"""Bayeux sessions of one browser, unless configured. It has fewer tabs, but a page may shake hands in a
+loop."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""

@@ -162,8 +162,8 @@ class CometService(Service):
     def stopService(self) -> Deferred[Any]:  # noqa: N802  Twisted's name
         """Stop accepting, answer every parked reader, wait until the answers have left, close the store.
 
-        Readers are answered in the first half of the time. Answers are sent until three quarters of it, and the
-        store has the rest. A step that ends sooner is not waited for. Connections without a request are
+        Readers are answered in the first half of the time. Answers are sent until three quarters of it, and
+        the store has the rest. A step that ends sooner is not waited for. Connections without a request are
         closed after a moment: a client that was answered just now may send its next request.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
