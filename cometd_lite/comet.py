@@ -25,6 +25,7 @@ from .access.tokens import Tokens
 from .bayeux.effects import Service
 from .bayeux.options import BayeuxOptions
 from .bayeux.transport import BayeuxTransport
+from .core.announcers import LocalAnnouncer
 from .core.arguments import (
     Recipients,
     check_kind,
@@ -41,6 +42,7 @@ from .core.listing import listing
 from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
 from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
+from .core.presence import PresenceTracker, Present
 from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Listing, Store
@@ -53,6 +55,7 @@ from .deferreds import (
     running_loop,
     serves_the_reactor,
 )
+from .http.naming import reader_name
 from .http.params import event_name
 from .limits import LEASE_SECONDS, LISTED, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
 from .metrics import Metrics
@@ -79,9 +82,10 @@ class Comet:
 
     Messages live in memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
     ``namespaces`` are other bounds for the recipients of a pattern, as in ``{"chat/**": Namespace(ttl=60)}``.
-    Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``clock`` is the reactor unless given, its ages
-    measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the
-    proxies, by address or network, that are believed whom they speak for.
+    Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``presence``: whether it is known by name who
+    reads what, where no namespace says so. ``clock`` is the reactor unless given, its ages measured on the
+    monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the proxies, by address or
+    network, that are believed whom they speak for.
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
@@ -111,6 +115,7 @@ class Comet:
         console: bool = True,
         openapi: bool = True,
         bayeux: BayeuxOptions | None = BayeuxOptions(),  # noqa: B008  it is frozen
+        presence: bool = False,
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -138,7 +143,8 @@ class Comet:
             namespaces=spaces,
             max_body=self.limits.max_body,
         )
-        observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave)
+        self._presence = self._tracker(spaces, presence)
+        observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave, presence=self._presence)
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.proxies = Proxies(proxied)
         self.clients = Clients(self.limits, clock, self.proxies.trusts)
@@ -156,6 +162,7 @@ class Comet:
             ),
             metrics=self.metrics,
             bayeux_options=bayeux,
+            presence=self._presence,
             show_metrics=metrics,
             show_console=console,
             show_openapi=openapi,
@@ -166,6 +173,12 @@ class Comet:
             tokens.on_removed.append(lambda removed: revoke(removed, REVOKED_SECONDS))
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
+
+    def _tracker(self, namespaces: Namespaces | None, default: bool) -> PresenceTracker | None:
+        """Return what tracks who reads; None where that is known of no recipient."""
+        if namespaces is None or not namespaces.have_presence:
+            return PresenceTracker(self.hub, LocalAnnouncer) if default else None
+        return PresenceTracker(self.hub, LocalAnnouncer, lambda name: namespaces.has_presence(name, default))
 
     def _served_limits(self, namespaces: Namespaces | None) -> Limits:
         """Return the bounds of requests: a body may be as large as any recipient takes."""
@@ -203,6 +216,8 @@ class Comet:
         if self._sweep.running:
             self._sweep.stop()
         self.hub.stop()
+        if self._presence is not None:
+            self._presence.stop()
         if self.routes.bayeux is not None:
             self.routes.bayeux.stop()
         return self._reply(self.hub.store.close)
@@ -278,19 +293,22 @@ class Comet:
         *,
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
+        name: str | None = None,
     ) -> Reply[Batch]:
         """Return what the recipients hold after a cursor, once there is something.
 
         ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
         ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds the
-        batch is empty. Take nothing away; come back with the batch's cursor. Fails with ``ValueError`` for a
-        malformed cursor or a ``limit`` below 1, else with a ``CometError``.
+        batch is empty. Take nothing away; come back with the batch's cursor. ``name`` is that under which the
+        reader is present. Fails with ``ValueError`` for a malformed cursor or a ``limit`` below 1, else with
+        a ``CometError``.
         """
 
         def poll() -> MaybeDeferred[Batch]:
             cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
             check_read(wait, limit)
-            return self.hub.poll(checked_names(recipients, readable), cursor, wait, limit)
+            own = None if name is None else reader_name(name)
+            return self.hub.poll(checked_names(recipients, readable), cursor, wait, limit, name=own)
 
         return self._reply(poll)
 
@@ -352,15 +370,16 @@ class Comet:
         after: str | Cursor = "now",
         *,
         on_gap: Callable[[Cursor], None] | None = None,
+        name: str | None = None,
     ) -> AsyncIterator[Message]:
         """Yield the recipients' messages as they come, from a cursor on, until the server stops.
 
         ``on_gap`` is called with the cursor after which messages are lost to this reader; what is still kept
-        follows. Closing the iterator forgets the reader.
+        follows. ``name`` is that under which the reader is present. Closing the iterator forgets the reader.
         """
         cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
         while not self.hub.stopping:
-            batch = await self.poll(recipients, cursor)
+            batch = await self.poll(recipients, cursor, name=name)
             if batch.gap and on_gap is not None:
                 on_gap(cursor)
             for message in batch.messages:
@@ -370,6 +389,16 @@ class Comet:
     def describe(self, name: str) -> Reply[Standing]:
         """Say how a recipient stands: what its mailbox holds, and who reads it."""
         return self._reply(lambda: self.hub.describe(stored(name)))
+
+    def presence(self, name: str) -> Reply[Present]:
+        """Say who reads a recipient. Fails with ``ValueError`` where presence is off."""
+
+        def describe() -> MaybeDeferred[Present]:
+            if self._presence is None:
+                raise ValueError("Presence is off: Comet(presence=True) keeps it.")
+            return self._presence.announcer.describe(recipient(name))
+
+        return self._reply(describe)
 
     def recipients(
         self, prefix: str = "", *, after: str = "", limit: int = LISTED

@@ -132,6 +132,46 @@ ONLINE_SECONDS = 45.0
 PRESENCE_SECONDS = 3600.0
 """How long it is remembered when a recipient was last seen."""
 
+PRESENCE_NAME_BYTES = 64
+"""A reader's own name is a nickname or an id, which is told to all who read beside it."""
+
+PRESENCE_MEMBERS = 1_000
+"""Names that are listed of one recipient. Where there are more, joins and leaves are not told one by one:
+each would go to all of them."""
+
+PRESENCE_COUNT_SECONDS = 1.0
+"""Then the count of readers is told no more often than this."""
+
+PRESENCE_MESSAGE_SECONDS = 60.0
+"""A join or leave is kept for so long: longer than a client needs to come back with its cursor."""
+
+PRESENCE_FAREWELL_SECONDS = 5.0
+"""A client that says that it leaves has closed its connection, which is noticed by then."""
+
+PRESENCE_BYTES = 32 * 1024 * 1024
+"""The table of who reads what: some 40,000 names, each at a recipient of its own."""
+
+PRESENCE_MEMBER_OVERHEAD = 300
+"""What a name takes in it at each recipient besides its text; ``tests/test_limits.py`` measures all three."""
+
+PRESENCE_PLACE_OVERHEAD = 300
+"""What a recipient or pattern with readers takes besides its text."""
+
+PRESENCE_READER_OVERHEAD = 40
+"""What a reader takes: the time at which it is present no more, once it has left."""
+
+PRESENCE_LOOKS = 64
+"""Names that are looked at for one that can leave early, where the table is full."""
+
+PRESENCE_SWEPT_AT_ONCE = 500
+"""Names whose readers are looked at in one turn for whether their time is over, some 2 ms."""
+
+PRESENCE_CHANGES = 50_000
+"""Joins and leaves that are still to be told, 300 bytes each: nearly all of a full table."""
+
+PRESENCE_PUSHES = 100
+"""Messages of joins and leaves that a store which waits is given at once."""
+
 STREAM_BYTES = 64 * 1024
 """Bytes that a stream or socket writes at once, as they are sent, or one larger message. The next write waits
 until the kernel has taken them: so a client that does not read costs one write, not what it misses."""

@@ -40,6 +40,7 @@ ROUTES = (
     "/cometd",
     "/register",
     "/listeners",
+    "/presence",
     "/recipients",
     "/healthz",
     "/metrics",
@@ -208,6 +209,9 @@ class _Counted(Collector):
             ("leases", "Messages given to workers by leases, each attempt counted.", metrics.leases),
             ("dead_letters", "Messages that were leased too often, and were moved.", metrics.dead_letters),
             ("gaps", "Answers with a gap.", metrics.gaps),
+            ("presence_joins", "Names that joined a recipient.", metrics.presence_joins),
+            ("presence_leaves", "Names that left a recipient.", metrics.presence_leaves),
+            ("presence_untold", "Joins and leaves that could not be told.", metrics.presence_untold),
         ):
             yield CounterMetricFamily(f"cometd_lite_{name}", sentence, value=count)
         refusals = CounterMetricFamily(

@@ -150,6 +150,7 @@ no pid file."""
         ("no-metrics", None, "Do not show the counts at /metrics."),
         ("no-openapi", None, "Do not describe the interface at /openapi.json."),
         ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
+        ("presence", None, "Tell who reads a recipient, by name, at /presence/NAME."),
         ("reuse-port", None, "Let several processes listen at the same TCP port (SO_REUSEPORT)."),
     )
     optParameters = (  # noqa: N815  Twisted's name

@@ -280,6 +280,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         console=not options["no-console"],
         openapi=not options["no-openapi"],
         bayeux=options.bayeux,
+        presence=bool(options["presence"]),
         **hooks,
     )
     access_log = options.access_log

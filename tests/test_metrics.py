@@ -243,7 +243,7 @@ _CHOSEN = re.compile(r'(kind|status|route|le)=~?"([^"$]+)"')
 @pytest.fixture
 def there() -> dict[str, list[dict[str, str]]]:
     """Return the labels of all samples, by name, of a server that has been asked for everything."""
-    server = MemoryServer()
+    server = MemoryServer(presence=True)
     metrics = server.comet.metrics
     metrics.connections = metrics.unsent = lambda: 0
     for rule in Routes.app.url_map.iter_rules():

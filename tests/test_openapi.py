@@ -19,10 +19,16 @@ from cometd_lite.openapi import Interface
 from cometd_lite.routes.admin import interface
 from cometd_lite.routes.app import Routes
 
-DOCUMENT = Interface(Limits(), tokens=True).document()
+DOCUMENT = Interface(Limits(), tokens=True, presence=True).document()
 OPERATIONS = [
     (method, path) for path, item in DOCUMENT["paths"].items() for method in item if method != "options"
 ]
+
+GUARDED = {"push", "poll", "stream", "ws", "register", "listeners", "presence", "recipients"}
+"""The first segments of the paths that ask for a token."""
+
+GUARDED = {"push", "poll", "ack", "stream", "ws", "register", "listeners", "presence", "recipients"}
+"""The first segments of the paths that ask for a token."""
 
 
 def resolved(part: Any) -> Any:
@@ -73,7 +79,8 @@ def anonymous(path: str) -> str:
 def test_it_is_openapi_3_1_whatever_is_turned_on() -> None:
     needs_package("openapi_spec_validator")
     validate = importlib.import_module("openapi_spec_validator").validate
-    for words in ({}, {"tokens": True}, {"console": False, "metrics": False, "bayeux": False}):
+    off = {"console": False, "metrics": False, "bayeux": False}
+    for words in ({}, {"tokens": True, "presence": True}, off):
         validate(Interface(Limits(), **words).document())
 
 
@@ -129,10 +136,11 @@ def test_no_two_operations_have_one_id_and_every_link_leads_to_one() -> None:
     [
         ({"metrics": False}, {"/metrics"}),
         ({"bayeux": False}, {"/cometd", "/cometd/", "/cometd/{kind}"}),
+        ({"presence": False}, {"/presence/{recipient}"}),
     ],
 )
 def test_what_is_turned_off_is_not_in_it(words: dict[str, bool], gone: set[str]) -> None:
-    left = Interface(Limits(), **words).document()["paths"].keys()
+    left = Interface(Limits(), **{"presence": True, **words}).document()["paths"].keys()
     assert DOCUMENT["paths"].keys() - left == gone
 
 
@@ -153,7 +161,7 @@ def test_without_keys_no_token_is_asked_for() -> None:
 
 def test_with_keys_every_door_asks_for_a_token() -> None:
     for method, path in OPERATIONS:
-        guarded = re.match(r"/(push|poll|ack|stream|ws|register|listeners|recipients)\b", path) is not None
+        guarded = path.split("/")[1] in GUARDED
         assert ("security" in operation(method, path)) == guarded, (method, path)
         if guarded:
             assert {"401", "403"} <= operation(method, path)["responses"].keys()
@@ -197,7 +205,8 @@ def test_a_push_has_the_words_and_answers_of_http_md(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/poll", "/poll/{recipient}"])
 def test_a_poll_has_the_words_and_answers_of_http_md(path: str) -> None:
-    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format", "ack", "lease"}
+    words = {"after", "If-None-Match", "Last-Event-ID", "wait", "Prefer", "limit", "format", "ack", "as"}
+    words |= {"lease"}
     words |= {"recipient"} if "{" in path else {"rcpt", "listener"}
     assert parameters("get", path).keys() == words
     assert {"200", "204", "304", "400", "503"} <= operation("get", path)["responses"].keys()
@@ -233,7 +242,8 @@ def test_a_stream_is_sse_or_ndjson_and_is_not_buffered(path: str) -> None:
     answer = response("get", path, 200)
     assert answer["content"].keys() == {"text/event-stream", "application/x-ndjson"}
     assert "X-Accel-Buffering" in required_headers("get", path, 200)
-    assert {"after", "ack", "lastEventId", "Last-Event-ID", "If-None-Match"} <= parameters("get", path).keys()
+    words = {"after", "ack", "as", "lastEventId", "Last-Event-ID", "If-None-Match"}
+    assert words <= parameters("get", path).keys()
 
 
 def test_listeners_have_the_answers_of_http_md() -> None:
@@ -253,6 +263,14 @@ def test_a_recipients_standing_has_every_word_of_http_md() -> None:
     standing = DOCUMENT["components"]["schemas"]["Standing"]["required"]
     words = "recipient waiting queued bytes leased oldest newest last_seen online"
     assert standing == words.split()
+
+
+def test_presence_has_the_words_and_answers_of_http_md() -> None:
+    present = DOCUMENT["components"]["schemas"]["Present"]
+    assert present["required"] == ["recipient", "readers", "members"]
+    assert present["properties"]["members"]["items"]["required"] == ["name", "since", "readers"]
+    assert "Comet-Cursor" in required_headers("get", "/presence/{recipient}", 200)
+    assert parameters("delete", "/presence/{recipient}").keys() == {"recipient", "as"}
 
 
 def test_whatever_is_asked_may_be_refused_by_method_or_host_or_for_now() -> None:

@@ -6,8 +6,10 @@ with which recipients: by its token, by the embedding program's word, and by wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -39,6 +41,8 @@ _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 
 _BROWSERS = b"Mozilla/"
 """What the User-Agent of every browser begins with."""
+
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
@@ -251,6 +255,20 @@ class Policy:
 
         return maybeDeferred(authorize, exchange.request, action, name).addCallback(judge)
 
+    def reader_name(self, grant: Grant, own: str | None) -> str | None:
+        """Return the name under which a reader is present: its token's subject, else its ``own``.
+
+        Raises ``Forbidden`` where its token does not let it name itself.
+        """
+        if grant.subject:
+            return presentable(grant.subject)
+        if own is not None and self.tokens is not None and not grant.names:
+            raise Forbidden(
+                "The token does not let its reader name itself by as=: it needs a sub, which is the name, "
+                'or the claim "as": true.'
+            )
+        return own
+
     def require_bayeux(self, exchange: Asker, action: Action, names: tuple[str, ...]) -> MaybeDeferred[Grant]:
         """Do as ``require`` does, for a request of a Bayeux client."""
         return self.require(exchange, action, names, _BAYEUX_SCHEMES)
@@ -328,9 +346,20 @@ class Rights:
         return self._grant.key
 
     @property
+    def name(self) -> str | None:
+        """The name under which the sender is present; None where its token has no subject."""
+        return presentable(self._grant.subject) if self._grant.subject else None
+
+    @property
     def registrations(self) -> Share | None:
         """What a session counts against; None where nothing is counted."""
         return registrations_of(self._grant)
+
+
+@lru_cache(maxsize=1_024)
+def presentable(subject: str) -> str:
+    """Return a token's subject as readers are told it: in Unicode, without control characters."""
+    return _NOT_SHOWN.sub("\ufffd", subject)
 
 
 # -- what clients may hold and push

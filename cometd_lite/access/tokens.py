@@ -34,8 +34,9 @@ class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say. ``key`` tells by which key it was verified. ``client`` is
-    what a request with it counts against, None where there are no quotas.
+    token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` tells
+    by which key it was verified. ``client`` is what a request with it counts against, None where there are no
+    quotas.
     """
 
     push: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Grant:
     manage: tuple[str, ...] = ()
     expires_at: float | None = None
     subject: str | None = None
+    names: bool = False
     key: bytes | None = field(default=None, compare=False)
     client: ClientUsage | None = None
 
@@ -177,7 +179,8 @@ class Tokens:
             covered[action] = tuple(names)
         subject = claims.get("sub")
         named = subject if isinstance(subject, str) else None
-        return Grant(**covered, expires_at=expires_at, subject=named, key=key)
+        names = claims.get("as") is True
+        return Grant(**covered, expires_at=expires_at, subject=named, names=names, key=key)
 
 
 def _material(key: PyJWK) -> bytes:

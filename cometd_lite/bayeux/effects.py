@@ -41,6 +41,10 @@ class PeerRights(Protocol):
         """What let the peer in, for ``Registry.revoke``."""
 
     @property
+    def name(self) -> str | None:
+        """The name under which the peer is present; None where it has none."""
+
+    @property
     def registrations(self) -> Share | None:
         """What a session counts against; None where there are no quotas."""
 

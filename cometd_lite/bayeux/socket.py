@@ -213,6 +213,7 @@ class _AtSocket(SessionReader[None]):
         self.home = home
         self.connect: Connect | None = None
         if home.peer.rights is not None:
+            self.name = home.peer.rights.name
             self.admission = home.peer.rights.admission
             self.on_revoked = home.token_expired
         self.delivery.hub.registry.park(self, None)

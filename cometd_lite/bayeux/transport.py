@@ -206,6 +206,8 @@ class BayeuxTransport:
         if isinstance(answer, Response):
             return answer
         held = HeldConnect(self.delivery, answer.connect, asking, form)
+        if rights is not None:
+            held.name = rights.name
         held.begin(answer.wait)
         if rights is not None:
             rights.count(held)

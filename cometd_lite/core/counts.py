@@ -56,6 +56,12 @@ class Counts:
     """Streams that are open."""
     sockets: int = 0
     """WebSockets that are open."""
+    presence_joins: int = 0
+    """Names that joined a recipient."""
+    presence_leaves: int = 0
+    """Names that left one."""
+    presence_untold: int = 0
+    """Joins, leaves and counts of which no message could be made."""
     refusals: Counter[str] = field(default_factory=Counter)
     """Requests refused, by the kind of their error."""
     push_to_wake: Histogram = field(default_factory=Histogram)

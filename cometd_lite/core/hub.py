@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -229,16 +229,20 @@ class Hub:
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
         acks: bool = True,
+        name: str | None = None,
     ) -> MaybeDeferred[Batch]:
         """Return what the recipients hold after a cursor, as soon as there is something.
 
         Held for up to ``wait`` seconds; then, or when the server stops, the batch is empty and its cursor
-        is the place to go on from. With ``acks`` false the cursor acknowledges nothing. Cancelling the
-        Deferred forgets the reader. Raises ``ServerFull``.
+        is the place to go on from. With ``acks`` false the cursor acknowledges nothing. ``name`` is that
+        under which the reader is present. Cancelling the Deferred forgets the reader. Raises ``ServerFull``.
         """
         if after.epoch == SINCE:
             after = self.dated(after)
-        return self.park(Poll(self, recipients, after, limit, acks, as_read), wait)
+        poll = Poll(self, recipients, after, limit, acks, as_read)
+        if name is not None:
+            poll.name = name
+        return self.park(poll, wait)
 
     def take(
         self,
@@ -246,13 +250,17 @@ class Hub:
         wait: float = WAIT_SECONDS,
         limit: int = POLL_MESSAGES,
         is_disconnected: Callable[[], bool] = lambda: False,
+        name: str | None = None,
     ) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, as soon as there is one; each goes to one take.
 
         A batch that cannot be delivered afterwards is to be returned by ``give_back``. ``is_disconnected`` is
         asked before anything is taken.
         """
-        return self.park(Take(self, recipients, limit, is_disconnected), wait)
+        take = Take(self, recipients, limit, is_disconnected)
+        if name is not None:
+            take.name = name
+        return self.park(take, wait)
 
     def lease(
         self,
@@ -261,13 +269,16 @@ class Hub:
         wait: float = WAIT_SECONDS,
         limit: int = 1,
         is_disconnected: Callable[[], bool] = lambda: False,
+        name: str | None = None,
     ) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, each reserved for so many seconds.
 
         They are ``LeasedMessage``, and come again unless ``settle`` is asked in time. All else is as for
         ``take``.
         """
-        return self.park(Lease(self, recipients, limit, seconds, is_disconnected), wait)
+        lease = Lease(self, recipients, limit, seconds, is_disconnected)
+        lease.name = name
+        return self.park(lease, wait)
 
     def settle(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float = 0.0
@@ -290,6 +301,7 @@ class Hub:
         on_place: Callable[[Cursor], object] | None = None,
         *,
         acks: bool = True,
+        name: str | None = None,
     ) -> Follower:
         """Park a reader that is given everything after a cursor, as it comes, until it is cancelled.
 
@@ -300,6 +312,7 @@ class Hub:
             raise Stopping("The server is stopping; come back in a moment.")
         self.registry.seen(recipients)
         follower = Follower(self, recipients, self.dated(after), send, on_place, acks)
+        follower.name = name
         self.registry.park(follower, None)
         return follower
 
@@ -322,20 +335,32 @@ class Hub:
                 self.registry.park(reader, wait)
                 reader.expect(found)
                 return reader
-            self.registry.seen(reader.keys)
+            self._visited(reader)
             if reader.takes:
                 found = shielded(found, reader.undeliverable)
             return chain(found, self._not_parked, reader, may_wait)
         if may_wait and not (found.messages or found.gap):
             reader.deliver(found)
             return self.registry.park(reader, wait)
-        self.registry.seen(reader.keys)
+        self._visited(reader)
         return reader.present(self.counted(found))
+
+    def _visited(self, reader: Reader[Any]) -> None:
+        """Note a reader that is not parked."""
+        registry = self.registry
+        registry.seen(reader.keys)
+        if registry.on_visit is not None:
+            registry.on_visit(reader)
 
     def _not_parked(self, found: Batch, reader: Reader[T], may_wait: bool) -> T:
         if not found and may_wait:
             raise self.registry.refusal()
         return reader.present(self.counted(found))
+
+    def place(self, recipients: tuple[str, ...]) -> MaybeDeferred[Cursor]:
+        """Return the cursor of this moment, for readers of these recipients."""
+        here = self.store.read(recipients, NOW, 1, self.clock.seconds())
+        return chain(here, lambda batch: batch.cursor)
 
     # -- what readers need
 

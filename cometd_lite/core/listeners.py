@@ -144,12 +144,13 @@ class Listeners:
         written: Callable[[], bool] = lambda: True,
         is_sending: Callable[[], bool] | None = None,
         broadcasts: bool = True,
+        name: str | None = None,
     ) -> MaybeDeferred[Batch]:
         """Return what there is for the listener from where it stood, or after an earlier cursor.
 
         Of two polls at once the newer wins; the older ends with no messages. ``written`` tells whether the
         answer can be written; where it cannot, the same is sent again. ``is_sending`` tells whether it is
-        on its way still. Raises ``ServerFull``.
+        on its way still. ``name`` is that under which the reader is present. Raises ``ServerFull``.
         """
         self._end_poll(listener)
         listener.place = self._hub.dated(after or listener.answered or listener.place)
@@ -157,6 +158,7 @@ class Listeners:
         self._tell(listener, wait)
         keys = listener.keys(broadcasts)
         poll = Poll(self._hub, keys, listener.place, limit, True, as_read)
+        poll.name = name
         self._sessions.hold(listener)
         listener.parked = poll
 
@@ -183,7 +185,7 @@ class Listeners:
             if wait > 0 and not self._hub.stopping:
                 found = self._hub.park(poll, wait)
             else:
-                found = self._hub.poll(keys, listener.place, 0.0, limit)
+                found = self._hub.poll(keys, listener.place, 0.0, limit, name=name)
         except BaseException:
             release()
             raise

@@ -113,6 +113,16 @@ class Namespaces:
         """Return what is set for a recipient."""
         return self._table.of(recipient)
 
+    @property
+    def have_presence(self) -> bool:
+        """Whether one of them says whether it is known who reads."""
+        return any(one.presence is not None for one in self._given.values())
+
+    def has_presence(self, recipient: str, own: bool) -> bool:
+        """Return whether it is known who reads a recipient; ``own`` is so of those in no namespace."""
+        set_to = self.of(recipient).presence
+        return own if set_to is None else set_to
+
     def bounds(self, own: MailboxBounds) -> MostSpecific[MailboxBounds]:
         """Return the bounds of mailboxes, where ``own`` are those of a mailbox in no namespace."""
         return MostSpecific({pattern: _bounds(one, own) for pattern, one in self._given.items()}, own)

@@ -17,6 +17,10 @@ from twisted.logger import Logger
 
 from .hub import Hub
 from .message import Message
+from .parked import ParkedReader
+from .presence import PresenceTracker
+from .recipient import PRESENCE
+from .registry import OnParked
 
 T = TypeVar("T")
 
@@ -36,20 +40,44 @@ def observe(
     on_push: OnPush | None = None,
     on_park: OnReader | None = None,
     on_leave: OnReader | None = None,
+    presence: PresenceTracker | None = None,
 ) -> None:
-    """Have a program's functions called with what happens in the hub."""
+    """Have a program's functions, and presence, called with what happens in the hub."""
     calls = _LaterCalls(hub.clock)
+    registry = hub.registry
     if on_push is not None:
-        hub.on_push = partial(calls.add, on_push)
+        hub.on_push = partial(_pushed, calls, on_push)
     if on_park is not None:
-        hub.registry.on_park = partial(_named, calls, on_park)
+        registry.on_park = partial(_named, calls, on_park)
     if on_leave is not None:
-        hub.registry.on_leave = partial(_named, calls, on_leave)
+        registry.on_leave = partial(_named, calls, on_leave)
+    if presence is not None:
+        registry.on_park = _both(presence.arrived, registry.on_park)
+        registry.on_leave = _both(presence.departed, registry.on_leave)
+        registry.on_visit = presence.visited
 
 
-def _named(calls: _LaterCalls, observer: OnReader, keys: tuple[str, ...]) -> None:
+def _both(first: OnParked, second: OnParked | None) -> OnParked:
+    """Return what calls two observers of readers."""
+    if second is None:
+        return first
+
+    def call(reader: ParkedReader[Any]) -> None:
+        first(reader)
+        second(reader)
+
+    return call
+
+
+def _pushed(calls: _LaterCalls, observer: OnPush, message: Message) -> None:
+    """Call an observer of pushes, unless the message is one of the server's own, about presence."""
+    if not message.recipient.startswith(PRESENCE):
+        calls.add(observer, message)
+
+
+def _named(calls: _LaterCalls, observer: OnReader, reader: ParkedReader[Any]) -> None:
     """Call an observer of readers, if they name a recipient that is not the server's own."""
-    names = tuple([key for key in keys if not key.startswith("$")])
+    names = tuple([key for key in reader.keys if not key.startswith("$")])
     if names:
         calls.add(observer, names)
 

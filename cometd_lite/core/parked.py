@@ -45,6 +45,10 @@ class ParkedReader(ParkedDeferred[T]):
     """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
     admission: Hashable = None
     """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
+    name: str | None = None
+    """The name under which it is present; None where it has none, or where presence is off."""
+    uncounted: tuple[str, ...] = ()
+    """The keys at which it is not counted as present, because the table of those was full."""
     on_revoked: Callable[[], object] | None = None
     """What ends it then; None for what ends its wait."""
     registry: Parking | None = None

@@ -21,7 +21,11 @@ DEAD = "$dead/"
 """What the names of dead letters begin with: ``$dead/jobs`` has the messages of ``jobs`` that were leased too
 often."""
 
-READABLE = (DEAD,)
+PRESENCE = "$presence/"
+"""What the names begin with of mailboxes that tell who joins and leaves: ``$presence/lobby`` is about
+``lobby``."""
+
+READABLE = (DEAD, PRESENCE)
 """What the server's own names begin with that readers may name."""
 
 _PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.@:+-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.@:+-]*)*").fullmatch
@@ -106,6 +110,11 @@ def readable(name: str) -> str:
     if slash:
         recipient(head)
     return name
+
+
+def polled(name: str) -> str:
+    """Return ``name`` if a poll can ask for it: what is readable, or what a store has from before."""
+    return readable(name) if is_pattern(name) else stored(name)
 
 
 def is_pattern(name: str) -> bool:

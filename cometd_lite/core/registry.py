@@ -14,7 +14,7 @@ from itertools import takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -37,6 +37,7 @@ from .parked import ParkedReader, Wake
 from .recipient import covering
 
 T = TypeVar("T")
+OnParked: TypeAlias = Callable[[ParkedReader[Any]], object]
 
 _TICK = 0.1
 """Waits of many readers end on common ticks, so that there are few times to remember."""
@@ -52,15 +53,17 @@ class Registry:
     """The table of parked readers, one place for each recipient or pattern.
 
     ``most`` bounds how many are parked at once; ``random`` spreads the ends of waits. ``on_park`` and
-    ``on_leave`` are called with the keys of each reader that is parked, and that leaves.
+    ``on_leave`` are called with each reader that is parked, and that leaves, ``on_visit`` with each poll or
+    take that is answered without being parked.
     """
 
     def __init__(self, clock: IReactorTime, most: int, random: Random | None = None) -> None:
         self.clock = clock
         self.most = most
         self.parked = 0
-        self.on_park: Callable[[tuple[str, ...]], object] | None = None
-        self.on_leave: Callable[[tuple[str, ...]], object] | None = None
+        self.on_park: OnParked | None = None
+        self.on_leave: OnParked | None = None
+        self.on_visit: OnParked | None = None
         self._random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self._places: dict[str, dict[ParkedReader[Any], None]] = {}
         self._places_size = 0
@@ -124,7 +127,7 @@ class Registry:
         if wait is not None:
             self._end_after(reader, wait)
         if self.on_park is not None:
-            self.on_park(reader.keys)
+            self.on_park(reader)
 
     def forget(self, reader: ParkedReader[T]) -> None:
         """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
@@ -147,7 +150,7 @@ class Registry:
         if reader._ends_at is not None:
             self._forget_end(reader, reader._ends_at)
         if self.on_leave is not None:
-            self.on_leave(reader.keys)
+            self.on_leave(reader)
 
     def move(self, reader: ParkedReader[T], keys: tuple[str, ...]) -> None:
         """Let a parked reader wait at other keys, until its wait would have ended.

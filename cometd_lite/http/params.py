@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from .. import limits as bounds
 from ..core.message import NOW, OLDEST, Cursor
-from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, readable, recipient, stored
+from ..core.recipient import ALL_LISTENERS, has_control_characters, is_pattern, polled, recipient
 from ..errors import BadCursor, BadParameter, BadRecipient
+from .accepting import media_ranges
 from .exchange import Exchange
+from .naming import reader_name, without_name
 from .spelling import nearest
 
 Format: TypeAlias = Literal["json", "raw"]
@@ -27,9 +29,12 @@ LAST_EVENT_ID = ("lastEventId", "Last-Event-ID")
 """The query parameters of streams and sockets that say what the header ``Last-Event-ID`` says."""
 
 PUSH_PARAMETERS = frozenset({"rcpt", "to", "event", "ttl", "queue", "overflow", "token"})
-POLL_PARAMETERS = frozenset({"rcpt", "listener", "after", "wait", "limit", "format", "ack", "lease", "token"})
-STREAM_PARAMETERS = frozenset({"rcpt", "after", "ack", "token", *LAST_EVENT_ID})
+POLL_PARAMETERS = frozenset(
+    {"rcpt", "listener", "after", "wait", "limit", "format", "ack", "lease", "as", "token"}
+)
+STREAM_PARAMETERS = frozenset({"rcpt", "after", "ack", "as", "token", *LAST_EVENT_ID})
 """The query parameters of streams and sockets."""
+PRESENCE_PARAMETERS = frozenset({"as", "token"})
 
 # Each of these sees a client's bytes and is linear in them: no two parts that may match the same character
 # follow each other. White space at the ends is stripped first, for that reason.
@@ -41,7 +46,6 @@ _PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.I
 _VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
-_ZERO_WEIGHT = re.compile(r"0(?:\.0*)?")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
@@ -84,7 +88,8 @@ class PollAsked(Struct, frozen=True, gc=False):
 
     ``conditional``: a cursor came, as a validator. ``preferred``: ``wait``, in seconds, came as a preference
     that is honoured. ``look``: a HEAD, which takes nothing, acknowledges nothing and waits for nothing.
-    ``lease``: for how many seconds messages are leased; None where they are not.
+    ``lease``: for how many seconds messages are leased; None where they are not. ``name`` is the reader's
+    own, where ``without_name`` has left it in the query.
     """
 
     recipients: tuple[str, ...]
@@ -99,6 +104,7 @@ class PollAsked(Struct, frozen=True, gc=False):
     lease: float | None
     is_plain: bool
     """Whether the response is JSON, and depends on nothing else of this."""
+    name: str | None = None
 
 
 class PushAsked(Struct, frozen=True, gc=False):
@@ -113,19 +119,26 @@ class PushAsked(Struct, frozen=True, gc=False):
 
 def poll(
     exchange: Exchange, name: str | None, most: float, allowed: frozenset[str]
-) -> tuple[PollAsked, Cursor | None]:
-    """Return what a poll asks for, and its cursor, None for a take.
+) -> tuple[PollAsked, Cursor | None, str | None]:
+    """Return what a poll asks for; its cursor, None for a take; and the reader's own name, if it has one.
 
     ``most`` bounds the wait, in seconds; ``allowed`` are further names that parameters may have.
     """
     text, given, target = exchange.query, fields(exchange), exchange.target
+    own: str | None = None
+    if b"as=" in text:  # readers of one recipient ask the same, each under its own name
+        text, own = without_name(text)
     last: LastPoll | None = target.memo
     if last is not None and last.matches(text, given):
-        return last.asked, last.after
+        return last.asked, last.after, own
     asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD", allowed=allowed)
+    if asked.name is not None:
+        if own is not None:
+            raise BadParameter("as is given once.")
+        return asked, after, asked.name
     if _is_small(text, given):
         target.memo = LastPoll(text, given, asked, after)
-    return asked, after
+    return asked, after, own
 
 
 def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushAsked:
@@ -187,6 +200,7 @@ def poll_asked(
         acks,
         lease,
         form == "json" and not conditional and not preferred,
+        own_name(query),
     )
     after = place(query, given)
     if after is not None and lease is not None:
@@ -263,10 +277,15 @@ def acknowledges(query: Query) -> bool:
     return choice(query, "ack", ("yes", "no"), "yes") == "yes"
 
 
+def own_name(query: Query) -> str | None:
+    """Return the name that a reader gives itself."""
+    name = one(query, "as")
+    return None if name is None else reader_name(name)
+
+
 def recipients_of(name: str | None, query: Query) -> tuple[str, ...]:
     """Return what a reader asks for: names, and patterns."""
-    names = [readable(name) if is_pattern(name) else stored(name) for name in _names(name, query)]
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(map(polled, _names(name, query))))
 
 
 def place(query: Query, given: Fields) -> Cursor | None:
@@ -475,26 +494,6 @@ def _format(query: Query, accept: bytes | None) -> Format:
     accept = (accept or b"").lower()
     if b"text/" not in accept and b"octet-stream" not in accept:
         return "json"
-    accepted = _accepted(accept)
+    accepted = media_ranges(accept)
     raw = [kind for kind in accepted if kind.startswith("text/") or kind == "application/octet-stream"]
     return "raw" if raw == accepted != [] else "json"
-
-
-def accepts(accept: bytes | None, media_type: str) -> bool:
-    """Return whether ``Accept`` names a media type, with a weight above 0."""
-    return media_type in _accepted((accept or b"").lower())
-
-
-def _accepted(accept: bytes) -> list[str]:
-    """Return the media ranges of an ``Accept``, in lower case, without those of the weight 0."""
-    ranges = [entry.partition(";") for entry in accept.decode("latin-1").split(",")]
-    return [kind.strip() for kind, _, parameters in ranges if not _is_refused(parameters)]
-
-
-def _is_refused(parameters: str) -> bool:
-    """Return whether the parameters of a media range have the weight 0 (RFC 9110 §12.4.2)."""
-    for parameter in parameters.split(";"):
-        name, _, weight = parameter.partition("=")
-        if name.strip() == "q" and _ZERO_WEIGHT.fullmatch(weight.strip()):
-            return True
-    return False

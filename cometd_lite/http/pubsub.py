@@ -44,8 +44,8 @@ _ASKED = Decoder(_Asked)
 class PubSubSocket:
     """One client at ``/ws``: it follows its recipients from a cursor on, and pushes.
 
-    ``push`` makes a push, or raises what it is refused with. The constructor parks the reader, and raises
-    ``ServerFull`` or ``Stopping``.
+    ``push`` makes a push, or raises what it is refused with. ``name`` is that under which the client is
+    present. The constructor parks the reader, and raises ``ServerFull`` or ``Stopping``.
     """
 
     log = Logger()
@@ -57,11 +57,12 @@ class PubSubSocket:
         after: Cursor,
         push: Callable[[Push], MaybeDeferred[Receipt]],
         acks: bool = True,
+        name: str | None = None,
     ) -> None:
         self._hub = hub
         self._push = push
         self._socket: Socket | None = None
-        self.reader: Follower | None = hub.follow(recipients, after, self._deliver, acks=acks)
+        self.reader: Follower | None = hub.follow(recipients, after, self._deliver, acks=acks, name=name)
         """The parked reader. It fires when the server ends it, and is cancelled at a disconnect."""
         self.reader.addCallbacks(self._server_stopping, self._failed)
 

@@ -14,7 +14,8 @@ from msgspec import Struct
 from ..core.hub import Standing
 from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
-from ..core.message import Batch, Content, LeasedMessage, Receipt, has_charset, timestamp
+from ..core.message import Batch, Content, Cursor, LeasedMessage, Receipt, has_charset, timestamp
+from ..core.presence import Present
 from ..core.store import Listing
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps
@@ -188,6 +189,16 @@ def _shown(standing: Standing) -> dict[str, object]:
         "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
         "online": standing.online,
     }
+
+
+def of_presence(present: Present, cursor: Cursor) -> Response:
+    """Return who reads a recipient (HTTP.md, "Presence"); what changes is read after the cursor."""
+    members = [
+        {"name": one.name, "since": timestamp(one.since), "readers": one.readers} for one in present.members
+    ]
+    shown = {"recipient": present.recipient, "readers": present.readers, "members": members}
+    head = JSON + b"Comet-Cursor: %b\r\n" % str(cursor).encode()
+    return Response(200, head, dumped({**shown, "more": True} if present.more else shown))
 
 
 def registered(listener: ListenerSession, under: bytes) -> Response:

@@ -191,14 +191,22 @@ class Stream(BackpressuredWriter):
         self._follower: Follower | None = None
         self._number = 0
 
-    def begin(self, recipients: tuple[str, ...], after: Cursor, head: bytes, acks: bool = True) -> Follower:
+    def begin(
+        self,
+        recipients: tuple[str, ...],
+        after: Cursor,
+        head: bytes,
+        acks: bool = True,
+        name: str | None = None,
+    ) -> Follower:
         """Follow the recipients from a cursor on; return the parked reader.
 
         It fires when the server has ended the stream. Cancelling it forgets the reader. ``head`` are header
-        lines. With ``acks`` false its cursor acknowledges nothing. Raises ``ServerFull`` or ``Stopping``.
+        lines. With ``acks`` false its cursor acknowledges nothing. ``name`` is that under which the reader
+        is present. Raises ``ServerFull`` or ``Stopping``.
         """
         follower = self._follower = self._hub.follow(
-            recipients, after, self._deliver, self._write_place, acks=acks
+            recipients, after, self._deliver, self._write_place, acks=acks, name=name
         )
         self._hub.counts.streams += 1
         self._open = True

@@ -62,6 +62,7 @@ class Interface:
     metrics: bool = True
     console: bool = True
     bayeux: bool = True
+    presence: bool = False
 
     def document(self, under: str = "") -> Document:
         """Return the whole document of an interface that lies under a path."""
@@ -69,7 +70,9 @@ class Interface:
         paths = {
             path: {method: self._operation(document["paths"], path, method) for method in item}
             for path, item in document["paths"].items()
-            if (self.bayeux or not path.startswith("/cometd")) and (self.metrics or path != "/metrics")
+            if (self.bayeux or not path.startswith("/cometd"))
+            and (self.metrics or path != "/metrics")
+            and (self.presence or not path.startswith("/presence"))
         }
         for name, page in sorted(pages().items()):
             if self.console or name == "client.js":

@@ -8,6 +8,7 @@ from ..core.recipient import stored
 from ..deferreds import value_of
 from ..errors import NotFound
 from ..http import params, responses
+from ..http.accepting import accepts
 from ..http.exchange import Exchange
 from ..http.listing import listing_asked
 from ..http.responses import Response
@@ -61,7 +62,7 @@ def metrics(routes: Served, exchange: Exchange) -> Response:
     """Show what is counted, as Prometheus reads it, or as OpenMetrics where that is accepted."""
     if not routes.show_metrics:
         raise NotFound("The metrics are turned off.")
-    is_open = params.accepts(params.fields(exchange).accept, "application/openmetrics-text")
+    is_open = accepts(params.fields(exchange).accept, "application/openmetrics-text")
     shown = prometheus(routes.metrics, lambda: gauges(routes), __version__, is_open=is_open)
     return Response(200, responses.OPENMETRICS if is_open else responses.METRICS, shown)
 
@@ -84,6 +85,7 @@ def interface(routes: Served) -> Interface:
         metrics=routes.show_metrics,
         console=routes.show_console,
         bayeux=routes.bayeux is not None,
+        presence=routes.presence is not None,
     )
 
 
@@ -116,6 +118,12 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         "memory_bytes": ("Memory that messages and mailboxes take, with overhead.", usage.memory),
         "memory_bytes_max": ("The bound on that memory.", limits.max_memory),
     }
+    presence = routes.presence
+    if presence is not None:
+        found["presence_members"] = ("Names that are present, at each recipient.", presence.named)
+        found["presence_uncounted"] = ("Readers that had no room in that table.", presence.uncounted)
+        found["presence_bytes"] = ("Memory that the table of who reads what takes.", presence.bytes)
+        found["presence_bytes_max"] = ("The bound on that memory.", presence.most)
     if metrics.connections is not None:
         found["connections"] = ("Connections that are open.", metrics.connections())
         found["connections_max"] = ("The bound on connections.", limits.max_connections)

@@ -18,7 +18,7 @@ from ..limits import Limits
 from ..metrics import Metrics
 
 # The import of each section declares its routes.
-from . import admin, bayeux, leases, listeners, pages, poll, push, socket, stream  # noqa: F401
+from . import admin, bayeux, leases, listeners, pages, poll, presence, push, socket, stream  # noqa: F401
 from .routing import Served, klein
 
 

@@ -27,18 +27,24 @@ from .routing import Served, route
 @route("/poll/<path:name>", "GET")
 def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[Response]:
     """Hold the request until the recipients have a message for it."""
-    asked, after = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
+    asked, after, own = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
     if asked.listener is not None:
-        return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after)
+        return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after, own)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
     if is_pending(grant):
-        return grant.addCallback(_poll, routes, exchange, asked, after)
-    return _poll(grant, routes, exchange, asked, after)
+        return grant.addCallback(_poll, routes, exchange, asked, after, own)
+    return _poll(grant, routes, exchange, asked, after, own)
 
 
 def _poll(
-    grant: Grant, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
+    grant: Grant,
+    routes: Served,
+    exchange: Exchange,
+    asked: PollAsked,
+    after: Cursor | None,
+    own: str | None,
 ) -> MaybeDeferred[Response]:
+    name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = asked.wait
     if grant.expires_at is not None:
         wait = min(wait, routes.policy.time_left(grant))
@@ -49,15 +55,19 @@ def _poll(
         if after.epoch == SINCE:
             after = routes.hub.dated(after)
         poll = Poll(routes.hub, asked.recipients, after, asked.limit, asked.acks, present)
+        if name is not None:
+            poll.name = name
         answer = routes.hub.park(poll, wait)
         count_parked(grant, answer)
         return answer
     routes.policy.check_taker(exchange)
     taken: MaybeDeferred[Batch]
     if asked.lease is None:
-        taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected)
+        taken = routes.hub.take(asked.recipients, wait, asked.limit, exchange.is_disconnected, name)
     else:
-        taken = routes.hub.lease(asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected)
+        taken = routes.hub.lease(
+            asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected, name
+        )
     count_parked(grant, taken)
     return chain(taken, _deliver_taken, routes, exchange, present)
 
@@ -79,10 +89,15 @@ def _deliver_taken(
 
 
 def _listen(
-    listener: ListenerSession, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None
+    listener: ListenerSession,
+    routes: Served,
+    exchange: Exchange,
+    asked: PollAsked,
+    after: Cursor | None,
+    own: str | None,
 ) -> MaybeDeferred[Response]:
     grant = routes.policy.require(exchange, "poll", listener.recipients)
-    return chain(grant, _poll_listener, routes, exchange, listener, asked, after)
+    return chain(grant, _poll_listener, routes, exchange, listener, asked, after, own)
 
 
 def _poll_listener(
@@ -92,9 +107,10 @@ def _poll_listener(
     listener: ListenerSession,
     asked: PollAsked,
     after: Cursor | None,
+    own: str | None,
 ) -> MaybeDeferred[Response]:
     broadcasts = routes.policy.may(exchange, grant, "poll", ALL_LISTENERS)
-    return chain(broadcasts, _poll_admitted, grant, routes, exchange, listener, asked, after)
+    return chain(broadcasts, _poll_admitted, grant, routes, exchange, listener, asked, after, own)
 
 
 def _poll_admitted(
@@ -105,11 +121,13 @@ def _poll_admitted(
     listener: ListenerSession,
     asked: PollAsked,
     after: Cursor | None,
+    own: str | None,
 ) -> MaybeDeferred[Response]:
     if asked.look:
         found = routes.hub.poll(listener.keys(broadcasts), listener.place, 0.0, asked.limit)
         return chain(found, _presenter(routes, exchange, asked))
     routes.policy.check_taker(exchange)
+    name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
         check_room(grant)
@@ -121,6 +139,7 @@ def _poll_admitted(
         lambda: not exchange.is_disconnected(),
         exchange.is_sending,
         broadcasts,
+        name,
     )
     count_parked(grant, found)
     return chain(found, _presenter(routes, exchange, asked))

@@ -26,6 +26,7 @@ from ..bayeux.forwarding import Forwarding
 from ..bayeux.transport import BayeuxTransport
 from ..core.hub import Hub
 from ..core.listeners import Listeners
+from ..core.presence import PresenceTracker
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import (
     MALFORMED,
@@ -197,6 +198,7 @@ class Served:
         show_openapi: bool = True,
         allow_parameters: frozenset[str] = frozenset(),
         bayeux: BayeuxTransport | None = None,
+        presence: PresenceTracker | None = None,
         random: Random | None = None,
     ) -> None:
         self.hub = hub
@@ -211,6 +213,8 @@ class Served:
         """Names that query parameters may have besides those of HTTP.md."""
         self.bayeux = bayeux
         """The Bayeux side of the hub; None where it is turned off."""
+        self.presence = presence
+        """Who reads what, by name; None where presence is off."""
         self.forwarding: Forwarding | None = None
         """Where the Bayeux sessions of other processes are; None where there are none."""
         self.listeners = Listeners(hub, limits.max_sessions)

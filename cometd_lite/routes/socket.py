@@ -24,13 +24,22 @@ def socket(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     recipients = params.recipients_of(name, asked)
     after = params.start(asked, params.fields(exchange))
     acks = params.acknowledges(asked)
+    own = params.own_name(asked)
     grant = routes.policy.require(exchange, "poll", recipients)
-    return chain(grant, _open, routes, exchange, recipients, after, acks)
+    return chain(grant, _open, routes, exchange, recipients, after, acks, own)
 
 
 def _open(
-    grant: Grant, routes: Served, exchange: Exchange, recipients: tuple[str, ...], after: Cursor, acks: bool
+    grant: Grant,
+    routes: Served,
+    exchange: Exchange,
+    recipients: tuple[str, ...],
+    after: Cursor,
+    acks: bool,
+    own: str | None,
 ) -> None:
+    name = None if routes.presence is None else routes.policy.reader_name(grant, own)
+
     def push(asked: Push) -> MaybeDeferred[Receipt]:
         params.event_name(asked.event)
         if any(len(content.body) > routes.limits.max_body for content in asked.contents):
@@ -40,7 +49,7 @@ def _open(
 
     def converse() -> PubSubSocket:
         check_room(grant)
-        conversation = PubSubSocket(routes.hub, recipients, after, push, acks)
+        conversation = PubSubSocket(routes.hub, recipients, after, push, acks, name)
         assert conversation.reader is not None, "it is parked now"
         routes.policy.end_with(grant, conversation.reader, conversation.token_expired)
         return conversation

@@ -27,9 +27,10 @@ def stream(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     after = params.start(asked, given)
     acks = params.acknowledges(asked)
     accept = (given.accept or b"").lower()
+    own = params.own_name(asked)
     form = NDJSON if b"application/x-ndjson" in accept and b"text/event-stream" not in accept else SSE
     grant = routes.policy.require(exchange, "poll", recipients)
-    return chain(grant, _begin, routes, exchange, recipients, after, acks, form)
+    return chain(grant, _begin, routes, exchange, recipients, after, acks, own, form)
 
 
 def _begin(
@@ -39,6 +40,7 @@ def _begin(
     recipients: tuple[str, ...],
     after: Cursor,
     acks: bool,
+    own: str | None,
     form: Format,
 ) -> MaybeDeferred[None]:
     head = form.head + routes.policy.cors(exchange)
@@ -46,8 +48,9 @@ def _begin(
         exchange.start(200, head)
         exchange.finish()
         return None
+    name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     check_room(grant)
     stream = Stream(exchange, routes.hub, form, routes.heartbeats, routes.random)
-    reader = stream.begin(recipients, after, head, acks)
+    reader = stream.begin(recipients, after, head, acks, name)
     routes.policy.end_with(grant, reader, stream.end)
     return reader

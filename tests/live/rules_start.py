@@ -246,6 +246,15 @@ def http_listeners(walk: Walk) -> None:
     walk.shell('"data":"to the lobby"', '"recipients":["lobby","bob"]', "204 No Content")
 
 
+@under(HTTP, "Presence")
+def http_presence(walk: Walk) -> None:
+    walk.server("--presence")
+    said = walk.shell('"messages":[]', '"recipient":"chat/lobby"', "204 No Content", '"event":"join"')
+    assert '"members":[{"name":"alice","since":"' in said
+    assert '"event":"leave"' in said
+    assert '"data":{"name":"alice","readers":1}' in said
+
+
 @under(HTTP, "Recipients")
 def http_recipients(walk: Walk) -> None:
     walk.server()

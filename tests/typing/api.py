@@ -117,6 +117,7 @@ comet = Comet(
     bayeux=BayeuxOptions(timeout=20.0),
     metrics=False,
     console=False,
+    presence=True,
     clock=Clock(),
 )
 assert_type(comet.resource().isLeaf, bool)
@@ -173,8 +174,13 @@ async def inside() -> None:
     assert_type((standing.online, standing.queued, standing.leased), tuple[bool, int, int])
     assert_type(standing.bytes, int)
     assert_type(standing.oldest or standing.newest, Cursor | None)
+    present = await comet.presence("chat/lobby")
+    assert_type((present.recipient, present.readers, present.more), tuple[str, int, bool])
+    for member in present.members:
+        assert_type((member.name, member.since, member.readers), tuple[str, float, int])
     await comet.delete("bob")
-    async for message in comet.follow("bob", after=batch.cursor):
+    await comet.poll("bob", "oldest", name="bot")
+    async for message in comet.follow("bob", after=batch.cursor, name="bot"):
         assert_type(message, Message)
         assert_type((message.recipient, message.event, message.json), tuple[str, str | None, bytes])
         assert_type((message.created_at, message.expires_at), tuple[float, float])

@@ -1,0 +1,46 @@
+"""Presence: who reads a recipient, and who has left it (HTTP.md, "Presence")."""
+
+from __future__ import annotations
+
+from ..core.presence import PresenceTracker
+from ..core.recipient import PRESENCE, recipient
+from ..deferreds import value_of
+from ..errors import BadParameter, NotFound
+from ..http import params, responses
+from ..http.exchange import Exchange
+from ..http.responses import Response
+from .routing import Served, route
+
+
+@route("/presence/<path:name>", "GET")
+async def show(routes: Served, exchange: Exchange, name: str) -> Response:
+    """Say who reads a recipient, and from where on to read what changes."""
+    tracker = _kept(routes, recipient(name))
+    await value_of(routes.policy.require(exchange, "poll", (name,)))
+    # The cursor comes first: what changes after it is told again, and no change is missed.
+    cursor = await value_of(routes.hub.place((PRESENCE + name,)))
+    return responses.of_presence(await value_of(tracker.announcer.describe(name)), cursor)
+
+
+@route("/presence/<path:name>", "DELETE", changes=True)
+async def leave(routes: Served, exchange: Exchange, name: str) -> Response:
+    """Let a name leave a recipient at once."""
+    tracker = _kept(routes, recipient(name))
+    asked = params.parsed(exchange.query)
+    params.check_names(asked, params.PRESENCE_PARAMETERS, routes.allow_parameters)
+    own = params.own_name(asked)
+    grant = await value_of(routes.policy.require(exchange, "poll", (name,)))
+    reader = routes.policy.reader_name(grant, own)
+    if reader is None:
+        raise BadParameter("It is not said who leaves: name the reader, as in ?as=alice.")
+    tracker.leave(name, reader)
+    return Response(204, responses.COMMON)
+
+
+def _kept(routes: Served, name: str) -> PresenceTracker:
+    """Return the tracker of a recipient's readers."""
+    if routes.presence is None:
+        raise NotFound("Presence is turned off; the server is to be started with --presence.")
+    if not routes.presence.is_kept(name):
+        raise NotFound(f"Presence is not kept of {name!r}.")
+    return routes.presence
