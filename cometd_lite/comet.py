@@ -6,18 +6,18 @@ It takes Python values and HTTP requests, and answers the readers that wait for 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from zope.interface import implementer
 
+from .access.application import Authorizer
 from .access.origins import Hosts, Origins
 from .access.policy import Authorize, Policy
 from .access.quotas import Clients
@@ -36,6 +36,7 @@ from .core.arguments import (
     check_seconds,
     checked_names,
 )
+from .core.clock import Monotonic
 from .core.hub import Hub, Standing
 from .core.leases import LeaseId, LeaseState, Settlement
 from .core.listing import listing
@@ -57,8 +58,18 @@ from .deferreds import (
 )
 from .http.naming import reader_name
 from .http.params import event_name
-from .limits import LEASE_SECONDS, LISTED, POLL_MESSAGES, REVOKED_SECONDS, SWEEP_SECONDS, WAIT_SECONDS, Limits
+from .limits import (
+    APPLICATION_SECONDS,
+    LEASE_SECONDS,
+    LISTED,
+    POLL_MESSAGES,
+    REVOKED_SECONDS,
+    SWEEP_SECONDS,
+    WAIT_SECONDS,
+    Limits,
+)
 from .metrics import Metrics
+from .outgoing import Posting, post_to
 from .routes.app import Routes
 from .server import Proxies
 from .site import RoutesResource
@@ -87,12 +98,15 @@ class Comet:
     monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the proxies, by address or
     network, that are believed whom they speak for.
 
+    ``authorize_url`` is the URL of an application that is asked, by HTTP, about each request without a valid
+    token (HTTP.md, "Who may do what"). Raises ``ValueError`` where it is none.
+
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
-    ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens``. ``on_push`` is
-    told each message that this process has accepted; ``on_park`` what a reader names that is held from now
-    on, and ``on_leave`` that of one that is held no longer: it was answered, its wait was over, or its client
-    has disconnected. These three are called a moment later, in order; they may return a Deferred or a
-    coroutine, which is not waited for. A failure is logged.
+    ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens`` and the
+    application. ``on_push`` is told each message that this process has accepted; ``on_park`` what a reader
+    names that is held from now on, and ``on_leave`` that of one that is held no longer: it was answered, its
+    wait was over, or its client has disconnected. These three are called a moment later, in order; they may
+    return a Deferred or a coroutine, which is not waited for. A failure is logged.
     """
 
     def __init__(
@@ -105,6 +119,7 @@ class Comet:
         hosts: Hosts | None = None,
         origins: Iterable[str] = (),
         tokens: Tokens | None = None,
+        authorize_url: str | None = None,
         authorize: Authorize | None = None,
         allow_parameters: Iterable[str] = (),
         proxied: Iterable[str] = (),
@@ -148,6 +163,15 @@ class Comet:
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.proxies = Proxies(proxied)
         self.clients = Clients(self.limits, clock, self.proxies.trusts)
+        self._outgoing: list[Posting] = []
+        """What posts to applications, to be closed at the end."""
+        self.application: Authorizer | None = None
+        """What asks the application; None where none is asked."""
+        if authorize_url is not None:
+            post = post_to(authorize_url, APPLICATION_SECONDS)
+            self._outgoing.append(post)
+            self.application = Authorizer(post, post.shown, clock)
+            self.metrics.application = self.application.counts
         self.routes = Routes(
             self.hub,
             self._served_limits(spaces),
@@ -157,6 +181,7 @@ class Comet:
                 hosts=hosts,
                 origins=Origins(allowed),
                 tokens=tokens,
+                application=self.application,
                 authorize=authorize,
                 clients=self.clients if self.clients.counts_requests else None,
             ),
@@ -220,7 +245,17 @@ class Comet:
             self._presence.stop()
         if self.routes.bayeux is not None:
             self.routes.bayeux.stop()
-        return self._reply(self.hub.store.close)
+        if self.application is not None:
+            self.application.stop()
+        return self._reply(self._close)
+
+    def _close(self) -> MaybeDeferred[None]:
+        """Close the store and the connections to applications."""
+        closed = self.hub.store.close()
+        if not self._outgoing:
+            return closed
+        closing = [post.close() for post in self._outgoing]
+        return chain(closed, lambda _: gatherResults(closing).addCallback(lambda _: None))
 
     def _sweep_all(self) -> None:
         self.hub.sweep()
@@ -423,30 +458,6 @@ class Comet:
         if self._on_reactor:
             _check_place()
         return replied(call)
-
-
-@implementer(IReactorTime)
-class Monotonic:
-    """A reactor's timers beside the monotonic clock: setting the machine's clock makes no message older."""
-
-    def __init__(self, reactor: IReactorTime) -> None:
-        self._reactor = reactor
-
-    seconds = staticmethod(time.monotonic)
-
-    def callLater(  # noqa: N802  Twisted's name
-        self,
-        delay: float,
-        callable: Callable[..., object],  # noqa: A002  Twisted's name
-        *given: object,
-        **words: object,
-    ) -> IDelayedCall:
-        """Call something after ``delay`` seconds."""
-        return self._reactor.callLater(delay, callable, *given, **words)
-
-    def getDelayedCalls(self) -> Sequence[IDelayedCall]:  # noqa: N802  Twisted's name
-        """Return what is still to be called."""
-        return self._reactor.getDelayedCalls()
 
 
 def _check_options(limits: object, store: object, overflow: object, tokens: object, bayeux: object) -> None:

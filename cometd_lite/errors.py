@@ -26,6 +26,7 @@ Errors are raised where they happen and become a response in one place (``web.py
         ├── MailboxFull       no reader has fetched what it holds
         ├── NobodyWaits       queue=no, and no reader waited
         ├── ServerFull        the bound on memory, mailboxes or parked polls
+        ├── ApplicationDown   the application that decides who may do what has no say
         ├── StoreDown         what holds the mailboxes does not answer
         └── Stopping          the server is going away
 """
@@ -275,6 +276,13 @@ class ServerFull(Unavailable):
     kind = "server-full"
     title = "Server full"
     retry_after = 5
+
+
+class ApplicationDown(Unavailable):
+    """The application that decides who may do what did not say whether this may be done."""
+
+    kind = "application-down"
+    title = "Application down"
 
 
 class StoreDown(Unavailable):

@@ -230,6 +230,46 @@ RSA_BITS = 2_048
 NOT_BEFORE_LEEWAY_SECONDS = 10.0
 """A token whose ``nbf`` is this far ahead is taken: the clock of the program that signed it may be fast."""
 
+OUTGOING_CONNECTIONS_KEPT = 20
+"""Idle connections to one server that are kept for the next request."""
+
+OUTGOING_KEPT_SECONDS = 30.0
+"""An idle connection is kept this long: shorter than most servers and proxies keep theirs."""
+
+REPLY_BYTES = 64 * 1024
+"""What an application replies at the most: it is asked for a subject and a number, or for nothing."""
+
+APPLICATION_SECONDS = 5.0
+"""A question to the application that has no whole answer by then is refused (HTTP.md): its client waits."""
+
+APPLICATION_QUESTIONS = 200
+"""Questions to the application that are under way at once, a connection each. With an answer in 50 ms they
+are 4,000 a second; more would only wait in the application."""
+
+APPLICATION_QUESTIONS_SHARE = 0.25
+"""The part of those that one address may have: not even three stop the rest."""
+
+APPLICATION_REMEMBERED_SECONDS = 300.0
+"""An answer of the application is remembered this long at the most (HTTP.md)."""
+
+APPLICATION_REMEMBERED_BYTES = 16 * 1024 * 1024
+"""Answers of the application that are remembered: some 40,000. The oldest is forgotten first."""
+
+APPLICATION_ANSWER_OVERHEAD = 400
+"""What a remembered answer costs in memory besides its subject, 370 measured by ``tests/test_limits.py``."""
+
+APPLICATION_SUBJECT_BYTES = 256
+"""A subject is the name of a user, and a key in several tables."""
+
+APPLICATION_ASKED_AGAIN_SECONDS = 1.0
+"""A reader is asked about no more often than this, however small ``expires_in`` is."""
+
+APPLICATION_ASKED_AGAIN_SECONDS_MOST = 86_400.0
+"""A reader is asked about this often at the least, however large ``expires_in`` is."""
+
+ADMITTED_AT_ONCE = 100
+"""Requests that go on in one turn of the reactor when the answer to their question has come: 5 ms."""
+
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 

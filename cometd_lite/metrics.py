@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from .access.application import ApplicationCounts
 from .core.counts import BUCKETS, Counts, Histogram
 
 HELD_BUCKETS = (0.001, 0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 25.0, 30.0, 60.0, 120.0, 600.0, 3_600.0)
@@ -102,6 +103,8 @@ class Metrics(Counts):
     """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
     connections: Callable[[], int] | None = None
     """Returns how many connections are open; None over a twisted.web site, which does not count them."""
+    application: ApplicationCounts | None = None
+    """The answers of the application that is asked who may do what; None where none is asked."""
     unsent: Callable[[], int] | None = None
     """Returns how many bytes are unsent; None over a twisted.web site, which does not count them."""
     _by_rule: dict[str, Tally] = field(default_factory=dict)
@@ -221,6 +224,8 @@ class _Counted(Collector):
             refusals.add_metric([kind], count)
         yield refusals
         yield from _requests(metrics.requests)
+        if metrics.application is not None:
+            yield from _answers(metrics.application)
         yield _histogram(
             "push_to_wake_seconds",
             "Time from a push's arrival until the readers that it woke were answered.",
@@ -237,6 +242,22 @@ class _Counted(Collector):
             {(str(number),): times for number, times in enumerate(metrics.collections)},
             "generation",
         )
+
+
+def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
+    answers = CounterMetricFamily(
+        "cometd_lite_application_answers",
+        "Questions to the application, by what came of them; failed: no answer that says anything.",
+        labels=["outcome"],
+    )
+    for outcome in ("allowed", "refused", "failed", "remembered"):
+        answers.add_metric([outcome], getattr(counts, outcome))
+    yield answers
+    yield _histogram(
+        "application_answer_seconds",
+        "Time that the application took to answer.",
+        {(): counts.seconds},
+    )
 
 
 def _requests(tallies: Mapping[str, Tally]) -> Iterator[Metric]:

@@ -63,6 +63,13 @@ def store(text: str) -> str:
     )
 
 
+def application(text: str) -> str:
+    """Return the URL of an application. Raises ``ValueError``."""
+    from .outgoing.http import checked_url  # noqa: PLC0415  treq is only imported where it is needed
+
+    return checked_url(text)
+
+
 def mount(text: str) -> str:
     """Return a path prefix with a leading and no trailing slash, empty for the root."""
     path = "/" + text.strip("/")
@@ -204,6 +211,12 @@ no pid file."""
         _parameter("client-pushes", None, "Messages that one client pushes a second.", count),
         _parameter("client-bytes", None, "Bytes that one client pushes a second.", size),
         _parameter("client-registrations", None, "Listeners and Bayeux sessions of one client.", count),
+        _parameter(
+            "authorize-url",
+            None,
+            "Ask this application, by POST, about requests without a valid token.",
+            application,
+        ),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 

@@ -35,7 +35,7 @@ from .comet import Comet, Hooks
 from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
-from .limits import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED
+from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -259,7 +259,11 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         # hour would hold every poll for an hour more.
         reactor.seconds = time.monotonic
     limits = options.limits
-    room = connections_within_files(limits.max_connections, settle=twistd is not None)
+    room = connections_within_files(
+        limits.max_connections,
+        settle=twistd is not None,
+        reserved=0 if options["authorize-url"] is None else APPLICATION_QUESTIONS,
+    )
     if room.connections < limits.max_connections:
         CometService.log.warn(
             "{connections} connections may be open, not {wanted}: the process may open no more files.",
@@ -275,6 +279,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         origins=options["allow-origin"],
         allow_parameters=options["allow-parameter"],
         tokens=options.tokens,
+        authorize_url=options["authorize-url"],
         proxied=options["proxied"],
         metrics=not options["no-metrics"],
         console=not options["no-console"],
@@ -338,10 +343,11 @@ class Room(NamedTuple):
     refused: int
 
 
-def connections_within_files(wanted: int, *, settle: bool) -> Room:
+def connections_within_files(wanted: int, *, settle: bool, reserved: int = 0) -> Room:
     """Return how many connections there may be, so that some files are left for all else; ``wanted`` at most.
 
     ``settle``: raise the process's own limit where it is in the way, as far as the system lets it.
+    ``reserved`` are files that are needed besides ``FILES_RESERVED``.
     """
     refused = Bounds().refused
     if resource is None:
@@ -349,12 +355,13 @@ def connections_within_files(wanted: int, *, settle: bool) -> Room:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return Room(wanted, refused)
-    needed = wanted + refused + FILES_RESERVED
+    reserved += FILES_RESERVED
+    needed = wanted + refused + reserved
     if settle and files < needed:
         files = needed if most == resource.RLIM_INFINITY else min(needed, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
     refused = min(refused, files // 8)
-    return Room(min(wanted, files - refused - min(FILES_RESERVED, files // 4)), refused)
+    return Room(min(wanted, files - refused - min(reserved, files // 4)), refused)
 
 
 def _admit(clients: Clients, address: str) -> Share | Refused | None:

@@ -1548,6 +1548,7 @@ def test_a_coroutine_that_fails_after_its_reply_was_cancelled_is_not_reported() 
 def test_the_errors_that_pass_are_those_after_which_the_same_request_may_succeed() -> None:
     passing = {kind.kind for kind in every_kind() if is_passing(refusal(problem(kind)))}
     assert passing == {
+        "application-down",
         "internal-error",
         "too-many-requests",
         "unavailable",

@@ -133,3 +133,42 @@ def test_what_is_counted_is_what_it_takes(mailboxes: int, each: int, size: int, 
     measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
     taken, counted = json.loads(measured.stdout)
     assert 0.8 * counted < taken < 1.1 * counted  # the allocator rounds large bodies up
+
+
+MEASURE_ANSWERS = """
+import gc, json, os, sys
+from twisted.internet.defer import succeed
+from twisted.internet.task import Clock
+from cometd_lite.access.application import Authorizer, Question
+from cometd_lite.limits import APPLICATION_ANSWER_OVERHEAD
+from cometd_lite.outgoing import PostReply
+
+count, size = map(int, sys.argv[1:])
+subjects = iter(range(10**9))
+
+def post(body, headers=None):
+    said = b'{"subject": "%0*d", "expires_in": 300}' % (size, next(subjects))
+    return succeed(PostReply(200, "application/json", said))
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+authorizer = Authorizer(post, "http://localhost/", Clock())
+for _ in range(500):
+    authorizer.ask(Question(os.urandom(32), b"", None))
+before = resident()
+for _ in range(count):
+    authorizer.ask(Question(os.urandom(32), b"", None))
+print(json.dumps([resident() - before, count * (APPLICATION_ANSWER_OVERHEAD + size)]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@pytest.mark.parametrize("size", [1, 200])
+def test_an_answer_that_is_remembered_takes_what_is_counted(size: int) -> None:
+    words = [sys.executable, "-c", MEASURE_ANSWERS, "20000", str(size)]
+    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
+    taken, counted = json.loads(measured.stdout)
+    assert 0.7 * counted < taken < 1.1 * counted

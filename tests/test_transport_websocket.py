@@ -38,8 +38,8 @@ class Setting:
 
     def __init__(self, clock: Clock) -> None:
         self.store: Any = SlowStore(MemoryStore(Limits()))
-        self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
-        self.conversation = PubSubSocket(self.hub, ("bob",), NOW, self.hub.push)
+        hub = self.hub = Hub(self.store, Registry(clock, 100), clock, wall=lambda: 0.0)
+        self.conversation = PubSubSocket(hub, ("bob",), NOW, lambda _: None, lambda _, asked: hub.push(asked))
         self.held: list[int] = []
         self.socket = Socket(
             self.conversation, Heartbeats(clock, 25.0), 10_000, lambda: 0, lambda: False, self.held.append

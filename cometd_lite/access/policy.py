@@ -1,7 +1,8 @@
 """The policy: who may do what.
 
 Each request passes ``admit``, by its Host and Origin. Then its route asks ``require`` for what it wants to do
-with which recipients: by its token, by the embedding program's word, and by what one client may hold.
+with which recipients: by its token, by the application's answer (``application``), by the embedding program's
+word, and by what one client may hold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
@@ -21,7 +22,9 @@ from ..core.message import Push
 from ..core.parked import ParkedReader
 from ..core.recipient import below, matcher, plain, reaches
 from ..deferreds import MaybeDeferred, chain, is_pending
-from ..errors import BadParameter, Forbidden, ForbiddenOrigin, Unauthorized
+from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
+from .application import Allowance, Authorizer, Permission, Watch, question_of
+from .asker import Asker
 from .origins import Hosts, Origins, host_name, is_loopback
 from .quotas import Clients, Share
 from .tokens import Action, Grant, Tokens
@@ -51,37 +54,6 @@ _ALLOWED_ORIGIN = (
 )
 
 
-class FieldValues(Protocol):
-    """The header fields of a request."""
-
-    def get(self, name: bytes) -> bytes | None:
-        """Return the value of a field, None where it is missing; ``name`` is in lower case."""
-
-
-class Asker(Protocol):
-    """What the policy looks at of an ``Exchange``."""
-
-    @property
-    def query(self) -> bytes:
-        """The query, percent-encoded."""
-
-    @property
-    def head(self) -> FieldValues:
-        """The header fields."""
-
-    @property
-    def client(self) -> str | None:
-        """The address of the client."""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether the client uses TLS."""
-
-    @property
-    def request(self) -> Any:
-        """The request, as an embedding program sees it."""
-
-
 class Policy:
     """Lets in the requests of one hub's routes, whose ``clock`` and ``wall`` it goes by."""
 
@@ -93,6 +65,7 @@ class Policy:
         hosts: Hosts | None = None,
         origins: Origins | None = None,
         tokens: Tokens | None = None,
+        application: Authorizer | None = None,
         authorize: Authorize | None = None,
         clients: Clients | None = None,
     ) -> None:
@@ -103,6 +76,8 @@ class Policy:
         """The last Host that was let in: the next one is probably the same."""
         self.origins = origins or Origins()
         self.tokens = tokens
+        self.application = application
+        """What is asked where a request has no valid token; None where nothing is."""
         self.authorize = authorize
         self.clients = clients
 
@@ -172,7 +147,7 @@ class Policy:
                 )
         elif (
             site is None
-            and self.tokens is None
+            and not self._has_token(exchange)
             and (head.get(b"user-agent") or b"").startswith(_BROWSERS)
             and head.get(b"x-requested-with") is None
             and not exchange.is_secure
@@ -195,15 +170,44 @@ class Policy:
         """Return what the request is granted, where it may do the action with all the names.
 
         Of a name of the server's own that readers may name, it is asked for the recipient behind it: see
-        ``plain``. Its token comes by one of ``schemes``, or in the query. Raises, or fails with,
-        ``Unauthorized`` or ``Forbidden``.
+        ``plain``. Its token comes by one of ``schemes``, or in the query; without a valid one the application
+        is asked, if there is one. Raises, or fails with, ``Unauthorized``, ``Forbidden``, ``ApplicationDown``
+        or ``ServerFull``.
         """
         grant = _EVERYTHING
-        if self.tokens is not None or self.authorize is not None:
+        if self.tokens is not None or self.application is not None or self.authorize is not None:
             names = tuple(map(plain, names))
         if self.tokens is not None:
-            grant = self.tokens.grant(_token(exchange, schemes))
+            try:
+                grant = self.tokens.grant(_token(exchange, schemes))
+            except Unauthorized:
+                if self.application is None:
+                    raise
+                return self._ask(self.application, exchange, action, names)
             grant.check(action, names)
+        elif self.application is not None:
+            return self._ask(self.application, exchange, action, names)
+        if self.clients is None and self.authorize is None:
+            return grant
+        return self._count_and_judge(grant, exchange, action, names)
+
+    def _ask(
+        self, application: Authorizer, exchange: Asker, action: Action, names: tuple[str, ...]
+    ) -> MaybeDeferred[Grant]:
+        """Return what a request is granted by the application, and then by the program and the quotas."""
+
+        def granted(allowance: Allowance) -> MaybeDeferred[Grant]:
+            permission = Permission(application, exchange, action, names, allowance)
+            # The application has seen by which name the reader wants to be present.
+            grant = Grant(subject=allowance.subject, names=True, permission=permission)
+            return self._count_and_judge(grant, exchange, action, names)
+
+        return chain(application.ask(question_of(exchange, action, names)), granted)
+
+    def _count_and_judge(
+        self, grant: Grant, exchange: Asker, action: Action, names: tuple[str, ...]
+    ) -> MaybeDeferred[Grant]:
+        """Return a grant with what it counts against, where the embedding program allows the action too."""
         if self.clients is not None:
             grant = replace(grant, client=self.clients.of(exchange.client or None, grant.subject))
         if self.authorize is None:
@@ -241,11 +245,36 @@ class Policy:
         return chain(self.require(exchange, "manage", names), lambda _: matcher(names))
 
     def may(self, exchange: Asker, grant: Grant, action: Action, name: str) -> MaybeDeferred[bool]:
-        """Return whether a request may do what it did not ask for by name, by its grant and the program."""
+        """Return whether a request may do what it did not ask for by name.
+
+        By its token or the application, and by the program. Raises, or fails with, ``ApplicationDown`` or
+        ``ServerFull``.
+        """
+        if grant.permission is not None:
+            return self._may_by_application(grant.permission, exchange, action, name)
         if self.tokens is not None and not grant.covers(action, name):
             return False
         if self.authorize is None:
             return True
+        return self._may_by_program(exchange, grant, action, name)
+
+    def _may_by_application(
+        self, permission: Permission, exchange: Asker, action: Action, name: str
+    ) -> MaybeDeferred[bool]:
+        asked = self._ask(permission.application, exchange, action, (name,))
+        if not is_pending(asked):
+            return True
+
+        def refused(failure: Failure) -> bool:
+            failure.trap(Unauthorized, Forbidden)
+            return False
+
+        return asked.addCallbacks(lambda _: True, refused)
+
+    def _may_by_program(
+        self, exchange: Asker, grant: Grant, action: Action, name: str
+    ) -> MaybeDeferred[bool]:
+        assert self.authorize is not None
         authorize: Callable[[Any, Action, str], Any] = self.authorize
 
         def judge(verdict: bool) -> bool:
@@ -273,6 +302,16 @@ class Policy:
         """Do as ``require`` does, for a request of a Bayeux client."""
         return self.require(exchange, action, names, _BAYEUX_SCHEMES)
 
+    def _has_token(self, exchange: Asker) -> bool:
+        """Return whether a request that was let in has a token, which no page of a foreign origin knows."""
+        if self.tokens is None or self.application is None:
+            return self.tokens is not None
+        try:
+            self.tokens.grant(_token(exchange, _BAYEUX_SCHEMES))
+        except Unauthorized:
+            return False
+        return True
+
     def nothing(self, exchange: Asker) -> Grant:
         """Return a grant of nothing, for what is counted against the request's address."""
         return Grant(client=None if self.clients is None else self.clients.of(exchange.client or None, None))
@@ -281,16 +320,25 @@ class Policy:
         """Return the seconds for which a grant still holds."""
         return float("inf") if grant.expires_at is None else max(0.0, grant.expires_at - self.wall())
 
-    def end_with(self, grant: Grant, parked: Deferred[Any], end: Callable[[], None]) -> None:
+    def end_with(
+        self,
+        grant: Grant,
+        parked: Deferred[Any],
+        end: Callable[[], object],
+        refused: Callable[[CometError], object] | None = None,
+    ) -> None:
         """Count a stream or socket until ``parked`` fires, and call ``end`` when its token expires.
 
-        It is called too where the key of the token is removed while ``parked`` stands in the registry.
+        It is called too where the key of the token is removed while ``parked`` stands in the registry, and
+        ``refused``, or ``end`` for it, where the application refuses the reader when it is asked again.
         """
         if grant.client is not None:
             grant.client.parked.hold_until(parked)
         if grant.key is not None and isinstance(parked, ParkedReader):
             parked.admission = grant.key
             parked.on_revoked = end
+        if grant.permission is not None:
+            grant.permission.watch(parked, refused or (lambda _: end()))
         if grant.expires_at is None:
             return
         timer = self.clock.callLater(self.time_left(grant), end)
@@ -304,7 +352,12 @@ class Policy:
 
     def rights(self, exchange: Asker) -> Rights | None:
         """Return what the sender of a Bayeux request may do; None where everyone may do everything."""
-        if self.tokens is None and self.authorize is None and self.clients is None:
+        if (
+            self.tokens is None
+            and self.application is None
+            and self.authorize is None
+            and self.clients is None
+        ):
             return None
         return Rights(self, exchange)
 
@@ -339,6 +392,11 @@ class Rights:
     def count(self, parked: Deferred[Any]) -> None:
         """Count what is held, until it has come to its end."""
         count_parked(self._grant, parked)
+
+    def watch(self, parked: Deferred[Any], refused: Callable[[CometError], object]) -> Watch | None:
+        """Ask the application again, if it let the sender in, until ``parked`` fires; see ``Permission``."""
+        permission = self._grant.permission
+        return None if permission is None else permission.watch(parked, refused)
 
     @property
     def admission(self) -> bytes | None:
@@ -379,13 +437,21 @@ def check_room(grant: Grant) -> None:
 
 
 def count_parked(grant: Grant, parked: MaybeDeferred[Any]) -> None:
-    """Count a parked poll against its client, until it fires; it ends where its token's key is removed."""
-    if (grant.client is None and grant.key is None) or not is_pending(parked):
+    """Count a parked poll against its client, until it fires.
+
+    It ends where its token's key is removed, or where the application refuses it when it is asked again.
+    """
+    if (grant.client is None and grant.key is None and grant.permission is None) or not is_pending(parked):
         return
     if grant.client is not None:
         grant.client.parked.hold_until(parked)
-    if grant.key is not None and isinstance(parked, ParkedReader):
+    if not isinstance(parked, ParkedReader):
+        return
+    if grant.key is not None:
         parked.admission = grant.key
+    if grant.permission is not None:
+        reader: ParkedReader[Any] = parked
+        grant.permission.watch(reader, lambda _: reader.end())
 
 
 def registrations_of(grant: Grant) -> Share | None:

@@ -19,6 +19,7 @@ from jwt import PyJWK
 
 from ..errors import Forbidden, TokenExpired, Unauthorized
 from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
+from .application import Permission
 from .keys import read_keys
 from .quotas import ClientUsage
 
@@ -36,7 +37,7 @@ class Grant:
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
     token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` tells
     by which key it was verified. ``client`` is what a request with it counts against, None where there are no
-    quotas.
+    quotas. ``permission`` is the application's answer, where that was asked in the place of a token.
     """
 
     push: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class Grant:
     names: bool = False
     key: bytes | None = field(default=None, compare=False)
     client: ClientUsage | None = None
+    permission: Permission | None = field(default=None, compare=False)
 
     def covers(self, action: Action, name: str) -> bool:
         """Whether the token allows the action on a recipient, or on everything that a pattern stands for."""

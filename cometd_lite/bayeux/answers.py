@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..core.message import NOW, Cursor
+from ..errors import CometError
 from ..jsontext import dumps
 from .sessions import BayeuxSession
 
@@ -63,8 +64,8 @@ class BatchAnswer:
     """The session that shook hands in it."""
     wait: float = 0.0
     cookie: str | None = None
-    may_read: bool = True
-    """Whether the peer may be told the session's events."""
+    unreadable: CometError | None = None
+    """Why the peer may not be told the session's events; None where it may."""
 
     def serve(self, session: BayeuxSession) -> None:
         """Be the answer to a request of the session, if it is not to one of another session already."""
@@ -78,6 +79,11 @@ class BatchAnswer:
     def __exit__(self, *error: object) -> None:
         if self.session is not None:
             self.session.answering -= 1
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the peer may be told the session's events."""
+        return self.unreadable is None
 
     @property
     def may_carry(self) -> bool:

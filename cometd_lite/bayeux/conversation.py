@@ -88,7 +88,7 @@ class Bayeux:
             else:
                 yield from self._answer(turn)
         if peer.rights is not None:
-            answer.may_read = yield from _may_read(peer, answer)
+            answer.unreadable = yield from _unreadable(peer, answer)
         if len(batch) > 1:
             answer.wait = 0.0  # the others' answers must not wait (aiocometd subscribes with its connect)
 
@@ -307,9 +307,9 @@ def _refusal(peer: Peer, names: tuple[str, ...] = ()) -> Effects[CometError | No
     return None
 
 
-def _may_read(peer: Peer, answer: BatchAnswer) -> Effects[bool]:
-    """Return whether the peer may be told what its session subscribes to."""
+def _unreadable(peer: Peer, answer: BatchAnswer) -> Effects[CometError | None]:
+    """Return why the peer may not be told what its session subscribes to; None where it may."""
     session = answer.session
     if session is None or any(connect.session is session for connect in answer.connects):
-        return True  # a connect was asked about
-    return (yield from _refusal(peer, session.recipients)) is None
+        return None  # a connect was asked about
+    return (yield from _refusal(peer, session.recipients))

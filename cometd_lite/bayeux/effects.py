@@ -13,9 +13,17 @@ from twisted.internet.defer import Deferred
 
 from ..access.quotas import Share
 from ..core.message import Push
+from ..errors import CometError
 from .sessions import BayeuxSession
 
 Action: TypeAlias = Literal["push", "poll"]
+
+
+class Stoppable(Protocol):
+    """What goes on until it is stopped."""
+
+    def stop(self) -> None:
+        """Stop it."""
 
 
 class PeerRights(Protocol):
@@ -35,6 +43,12 @@ class PeerRights(Protocol):
 
     def count(self, parked: Deferred[Any]) -> None:
         """Count what is held, until it has come to its end."""
+
+    def watch(self, parked: Deferred[Any], refused: Callable[[CometError], object]) -> Stoppable | None:
+        """Ask again what was asked last, whenever its answer is over, until ``parked`` fires.
+
+        Call ``refused`` with the error where that is refused. None where nothing is to be asked again.
+        """
 
     @property
     def admission(self) -> Hashable:

@@ -42,6 +42,7 @@ class ForwardedRequest:
     def __init__(self, question: bytes) -> None:
         asked = parse(question)
         self.method: bytes = asked["method"].encode()
+        self.path: bytes = asked.get("path", "/cometd").encode("latin-1")  # older processes leave it out
         self.query: bytes = asked["query"].encode("latin-1")
         self.body: bytes = asked["body"].encode("latin-1")
         self.is_secure: bool = asked["secure"]
@@ -131,6 +132,7 @@ def _question(exchange: Exchange, body: bytes) -> bytes:
     return dumps(
         {
             "method": exchange.method.decode(),
+            "path": exchange.path.decode("latin-1"),
             "query": exchange.query.decode("latin-1"),
             "body": body.decode("latin-1"),
             "fields": {name.decode(): value.decode("latin-1") for name, value in fields.items()},

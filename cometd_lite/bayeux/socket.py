@@ -23,7 +23,7 @@ from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
 from .answers import BatchAnswer, Connect
 from .connects import SessionReader
 from .delivery import News
-from .effects import Effects, Look, Peer, PeerRights
+from .effects import Effects, Look, Peer, PeerRights, Stoppable
 from .fields import batch_of, refused
 from .http import Asking, browser_of, parsed
 from .sessions import BayeuxSession
@@ -84,8 +84,12 @@ class BayeuxSocket:
     def token_expired(self) -> None:
         """Leave the session, and tell the client to shake hands again."""
         self._has_expired = True
+        self.refused(TokenExpired("The token has expired; get a new one."))
+
+    def refused(self, error: CometError) -> None:
+        """Leave the session, which the client may not read now; it may shake hands again."""
         if self.reader is not None:
-            self.reader.token_expired()
+            self.reader.refused(error)
 
     def text_received(self, text: str) -> None:
         """Answer one array of messages, when those before it are answered."""
@@ -153,6 +157,8 @@ class BayeuxSocket:
             except CometError as error:
                 self._refuse(error)
                 return
+            if self.reader is not None and self.reader.session is answer.session and answer.unreadable:
+                self.reader.refused(answer.unreadable)
             reader = self._bound(answer)
             if reader is not None and answer.wait > 0 and not hub.stopping:
                 reader.hold(answer.connects[0], answer.wait)
@@ -206,12 +212,14 @@ class _AtSocket(SessionReader[None]):
     is ``connect``; the end of its wait is the reader's.
     """
 
-    __slots__ = ("connect", "home")
+    __slots__ = ("connect", "home", "watch")
 
     def __init__(self, home: BayeuxSocket, session: BayeuxSession) -> None:
         super().__init__(home.transport.delivery, session)
         self.home = home
         self.connect: Connect | None = None
+        self.watch: Stoppable | None = None
+        """Asks again whether the client may read, while the answer to its last connect is good."""
         if home.peer.rights is not None:
             self.name = home.peer.rights.name
             self.admission = home.peer.rights.admission
@@ -222,6 +230,9 @@ class _AtSocket(SessionReader[None]):
     def hold(self, connect: Connect, wait: float) -> None:
         """Hold a connect for ``wait`` seconds."""
         self.connect = connect
+        self._end_watch()
+        if self.home.peer.rights is not None:
+            self.watch = self.home.peer.rights.watch(self, self.home.refused)
         self.delivery.sessions.hold(self.session)
         self._stay(wait)
 
@@ -280,17 +291,18 @@ class _AtSocket(SessionReader[None]):
             self.connect.reply["advice"] = {"reconnect": "none"}
             self._answer(None)
 
-    def token_expired(self) -> None:
+    def refused(self, error: CometError) -> None:
         """Refuse the connect that is held, if there is one, and leave the session."""
         if self.connect is not None:
             self.connect.reply["advice"] = REHANDSHAKE
-            self.connect.fail(refused(TokenExpired("The token has expired; get a new one.")))
+            self.connect.fail(refused(error))
             self._answer(None)
         self.leave()
 
     def leave(self) -> None:
         """Leave the registry and the session, whose time runs from now on if it had a connect."""
         super().leave()
+        self._end_watch()
         if self.session.reader is self:
             self.session.reader = None
         if self.home.reader is self:
@@ -298,6 +310,11 @@ class _AtSocket(SessionReader[None]):
         if self.connect is not None:
             self.connect = None
             self.delivery.sessions.release(self.session, self.delivery.hub.clock.seconds())
+
+    def _end_watch(self) -> None:
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.stop()
 
     def _answer(self, news: News | None) -> None:
         """Answer the connect that is held, if there is one, and stay."""

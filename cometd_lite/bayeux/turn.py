@@ -66,8 +66,14 @@ class Turn:
         self.reply["error"] = error
 
     def refuse(self, error: CometError) -> None:
-        """Make the reply say that the peer may not do this, and might after another handshake."""
-        self.reply["advice"] = REHANDSHAKE
+        """Make the reply say that the peer may not do this, and might after another handshake.
+
+        Where that is not known now, the peer may ask again in a while.
+        """
+        later = error.retry_after
+        self.reply["advice"] = (
+            REHANDSHAKE if later is None else {"reconnect": "retry", "interval": later * 1000}
+        )
         self.fail(refused(error))
 
     def subscriptions(self) -> list[str]:

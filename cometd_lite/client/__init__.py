@@ -19,10 +19,11 @@ Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``,
 
 from ..core.hub import Standing
 from ..deferreds import Reply
+from ..outgoing.http import WholeBody
 from .client import Client
 from .following import CursorFile, Following
 from .listener import Listener
-from .network import Treq, WholeBody
+from .network import Treq
 from .remote import Answer, NoAnswer, NotComet, is_passing
 from .sync import SyncClient, SyncFollowing
 

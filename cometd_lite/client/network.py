@@ -13,17 +13,18 @@ from typing import Any, Protocol
 
 from treq.client import HTTPClient
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IConsumer,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.web.client import URI, Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
+
+from ..outgoing.http import WholeBody
 
 # Bounds, each with its reason; seconds.
 
@@ -43,25 +44,6 @@ class Treq(Protocol):
     @property
     def request(self) -> Callable[..., Deferred[Any]]:
         """Send a request, given its method, its URL and keywords, and return its response."""
-
-
-@implementer(IBodyProducer)
-class WholeBody:
-    """A request's body that is written at once; treq's own would ask for a running reactor."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
-        """Write all of it."""
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Do nothing: all is written."""
-
-    resumeProducing = stopProducing = pauseProducing  # noqa: N815  Twisted's names
 
 
 class Network:

@@ -6,43 +6,22 @@ that the server raised, and the answer of any other program is ``NotComet``.
 
 from __future__ import annotations
 
-import builtins
-import socket
-import ssl
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004  Twisted's name
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionClosed,
-    ConnectionRefusedError,  # noqa: A004  Twisted's name
-    DNSLookupError,
-)
-from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError  # what ResponseFailed holds, and public nowhere
-from twisted.web.client import (
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseDone,
-    ResponseFailed,
-)
-from twisted.web.http import PotentialDataLoss, stringToDatetime
+from twisted.web.http import stringToDatetime
 from twisted.web.http_headers import Headers
 
 from .. import __version__
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
 from ..jsontext import parse
+from ..outgoing.http import NETWORK_ERRORS, BoundedBody, ReplyTooLarge, sentence_of
 from .network import Treq
 from .networks import Networks
 
@@ -87,42 +66,9 @@ def is_passing(error: CometError) -> bool:
     return isinstance(error, (NoAnswer, TooManyRequests, Unavailable, InternalError))
 
 
-NETWORK_ERRORS = (
-    ConnectError,
-    ConnectionClosed,
-    OSError,  # DNSLookupError is one
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    TimeoutError,
-)
-"""The failures of treq's Deferreds for which the network is to blame."""
-
-_SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
-    (DNSLookupError, "No server answers at {url}: there is no such host."),
-    (socket.gaierror, "No server answers at {url}: there is no such host."),
-    (builtins.ConnectionRefusedError, "No server answers at {url}: the connection was refused."),
-    (ssl.SSLError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
-    (ConnectionRefusedError, "No server answers at {url}: the connection was refused."),
-    (ConnectTimedOut, "No server answers at {url}: it did not accept a connection in time."),
-    (ConnectError, "No server answers at {url}: {error}"),
-    (ConnectionClosed, "The connection to {url} was lost before the answer was there."),
-    (TLSError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
-    (VerificationError, "The certificate of {url} is for another name."),
-    (ParseError, "What answers at {url} does not speak HTTP."),
-    (TimeoutError, "The server at {url} did not answer in time."),
-    (builtins.TimeoutError, "No server answers at {url}: it did not accept a connection in time."),
-    (OSError, "No server answers at {url}: {error.strerror}."),
-    (BaseException, "The request to {url} failed: {error!r}."),
-)
-
-
 def no_answer(url: str, error: BaseException | None) -> NoAnswer:
     """Return a network's error as one sentence, with the URL."""
-    while isinstance(reasons := getattr(error, "reasons", None), list) and reasons:
-        error = reasons[0].value
-    sentences = (sentence for kind, sentence in _SENTENCES if isinstance(error, kind))
-    return NoAnswer(next(sentences, _SENTENCES[-1][1]).format(url=url, error=error))
+    return NoAnswer(sentence_of(url, error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,35 +136,6 @@ def _retry_after(answer: Answer) -> int | None:
     except (ValueError, IndexError):
         return None
     return max(0, int(then - now))
-
-
-class _Body(TwistedProtocol):
-    """Collects a response's body; ``whole`` fires with it. Cancelling that closes the connection."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._data = bytearray()
-        self.whole: Deferred[bytes] = Deferred(lambda _: self._close())
-
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Collect a part, within the bound."""
-        if len(self._data) + len(data) > ANSWER_BYTES:
-            self._fire(Failure(NotComet(f"{self._url} gave an answer of more than {ANSWER_BYTES} bytes.")))
-            self._close()
-        else:
-            self._data += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
-        """Fire; an answer without a length ends with its connection."""
-        self._fire(bytes(self._data) if reason.check(ResponseDone, PotentialDataLoss) else reason)
-
-    def _fire(self, result: bytes | Failure) -> None:
-        if not self.whole.called:
-            self.whole.callback(result)
-
-    def _close(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
 
 
 class Remote:
@@ -294,9 +211,12 @@ class Remote:
 
     async def whole(self, response: Any) -> Answer:
         """Return a response with its body. Raises ``NotComet`` where that is over the bound."""
-        body = _Body(self.url)
+        body = BoundedBody(ANSWER_BYTES)
         response.deliverBody(body)
-        return Answer(response.code, response.headers, await body.whole)
+        try:
+            return Answer(response.code, response.headers, await body.whole)
+        except ReplyTooLarge:
+            raise NotComet(f"{self.url} gave an answer of more than {ANSWER_BYTES} bytes.") from None
 
     async def pause(self, seconds: float) -> None:
         """Return after so many seconds."""

@@ -6,8 +6,10 @@ client is a push.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from sys import getsizeof
+from typing import Any, Generic, TypeVar
 
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
@@ -19,11 +21,13 @@ from ..core.hub import Hub
 from ..core.message import JSON_TYPE, Batch, Content, Cursor, Push, Receipt
 from ..core.readers import Follower
 from ..core.recipient import recipient
-from ..deferreds import MaybeDeferred
+from ..deferreds import MaybeDeferred, is_pending
 from ..errors import BadBody, BadRecipient, CometError, InternalError
 from ..jsontext import decode, dumps, parse
 from ..limits import RECIPIENTS_PER_REQUEST
 from .websocket import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
+
+G = TypeVar("G")
 
 _GAP = text_frame(b'{"gap":true}')
 _NO_REF = b"null"
@@ -41,11 +45,13 @@ class _Asked(Struct):
 _ASKED = Decoder(_Asked)
 
 
-class PubSubSocket:
+class PubSubSocket(Generic[G]):
     """One client at ``/ws``: it follows its recipients from a cursor on, and pushes.
 
-    ``push`` makes a push, or raises what it is refused with. ``name`` is that under which the client is
-    present. The constructor parks the reader, and raises ``ServerFull`` or ``Stopping``.
+    ``admit`` returns what a push is granted, and ``push`` makes it; both may raise what it is refused with.
+    While a push waits for what it is granted, the texts behind it wait too: pushes stay in their order.
+    ``name`` is that under which the client is present. The constructor parks the reader, and raises
+    ``ServerFull`` or ``Stopping``.
     """
 
     log = Logger()
@@ -55,12 +61,18 @@ class PubSubSocket:
         hub: Hub,
         recipients: tuple[str, ...],
         after: Cursor,
-        push: Callable[[Push], MaybeDeferred[Receipt]],
+        admit: Callable[[Push], MaybeDeferred[G]],
+        push: Callable[[G, Push], MaybeDeferred[Receipt]],
         acks: bool = True,
         name: str | None = None,
     ) -> None:
         self._hub = hub
+        self._admit = admit
         self._push = push
+        self._is_admitting = False
+        self._texts: deque[str] = deque()
+        """Texts behind a push that waits for what it is granted: those of one read."""
+        self._held = 0
         self._socket: Socket | None = None
         self.reader: Follower | None = hub.follow(recipients, after, self._deliver, acks=acks, name=name)
         """The parked reader. It fires when the server ends it, and is cancelled at a disconnect."""
@@ -82,6 +94,7 @@ class PubSubSocket:
         self._hub.counts.sockets -= 1
         # Both refer to this object: a cycle would live until old garbage is collected.
         follower, self.reader, self._socket = self.reader, None, None
+        self._texts.clear()
         if follower is not None:
             follower.cancel()
 
@@ -90,8 +103,26 @@ class PubSubSocket:
         if self._socket is not None:
             self._socket.close(POLICY_VIOLATION, "the token has expired")
 
+    def refused(self, error: CometError) -> None:
+        """Close the socket: its client may read no more."""
+        if self._socket is not None:
+            self._socket.close(POLICY_VIOLATION, f"reading is refused now: {error.status} {error.kind}")
+
     def text_received(self, text: str) -> None:
         """Make the push that a text asks for, and answer with its ``ref``."""
+        if not self._is_admitting:
+            self._take_in(text)
+            return
+        self._texts.append(text)
+        self._hold(self._held + getsizeof(text))
+
+    def _hold(self, size: int) -> None:
+        """Count what is kept of the client's pushes, in bytes."""
+        self._held = size
+        if self._socket is not None:
+            self._socket.hold_backlog(size)
+
+    def _take_in(self, text: str) -> None:
         ref = _NO_REF
         try:
             try:
@@ -103,10 +134,39 @@ class PubSubSocket:
             if bytes(asked.ref)[:1] in {b"[", b"{"}:
                 raise BadBody("ref is a string, a number, true, false or null; it comes back as it is.")
             ref = bytes(asked.ref)
-            receipt = self._push(_push(asked))
+            push = _push(asked)
+            grant = self._admit(push)
+            if is_pending(grant):
+                self._wait_for(grant, push, ref)
+            else:
+                self._make(grant, push, ref)
         except CometError as error:
             self._refuse(ref, error)
-            return
+
+    def _wait_for(self, grant: Deferred[G], push: Push, ref: bytes) -> None:
+        """Make the push once it is granted, and take in the texts behind it after that."""
+        self._is_admitting = True
+        self._hold(sum([getsizeof(content.body) for content in push.contents]))
+        if self._socket is not None:
+            self._socket.wait()
+
+        def granted(granted: G) -> None:
+            if self._socket is not None:  # else its client has disconnected, and the push is not accepted
+                self._make(granted, push, ref)
+
+        def go_on(_: object) -> None:
+            self._is_admitting = False
+            self._hold(sum(map(getsizeof, self._texts)))
+            while self._texts and not self._is_admitting:
+                self._take_in(self._texts.popleft())
+            if self._socket is not None and not self._is_admitting:
+                self._hold(0)
+                self._socket.go_on()
+
+        grant.addCallback(granted).addErrback(self._push_failed, ref).addCallback(go_on)
+
+    def _make(self, grant: G, push: Push, ref: bytes) -> None:
+        receipt = self._push(grant, push)
         if isinstance(receipt, Deferred):
             receipt.addCallbacks(self._confirm, self._push_failed, callbackArgs=(ref,), errbackArgs=(ref,))
         else:

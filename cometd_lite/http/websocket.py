@@ -164,7 +164,9 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._fragments: _Fragments | None = None
         """The message of which some fragments have come."""
         self._unread = b""
-        """What came while the transport had unsent bytes."""
+        """What came while the transport had unsent bytes, or the conversation had to wait."""
+        self._is_waiting = False
+        """Whether the conversation takes no further text now."""
         self._is_alive = True
         """Whether the last ping was answered."""
 
@@ -195,6 +197,15 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         if self._open:
             self._send_last(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
 
+    def wait(self) -> None:
+        """Read no further texts until ``go_on``; some that came at the same time are still delivered."""
+        self._is_waiting = True
+
+    def go_on(self) -> None:
+        """Read on."""
+        self._is_waiting = False
+        self._read_on()
+
     def beat(self) -> None:
         """Send a ping; disconnect a client that has not answered the last one, or has stalled."""
         if self._open and self.congested:
@@ -223,7 +234,7 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         if self._unread:
             data = self._unread + data
         at = 0
-        while at < len(data) and self._open and not self.congested:
+        while at < len(data) and self._open and not (self.congested or self._is_waiting):
             self._parse(data[at : at + SOCKET_READ_BYTES])
             at += SOCKET_READ_BYTES
         self._unread = data[at:]
@@ -311,9 +322,12 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         return self._count_unsent()
 
     def _resume(self) -> None:
+        self._read_on()
+        if self._open and not self.congested:
+            self._conversation.drained()
+
+    def _read_on(self) -> None:
         if self._unread:
             self.dataReceived(b"")
             if self._open and not self._unread:
                 self.transport.resumeProducing()  # type: ignore[union-attr]  # ITransport leaves it out
-        if self._open and not self.congested:
-            self._conversation.drained()

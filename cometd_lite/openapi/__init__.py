@@ -53,12 +53,14 @@ _NAMED = re.compile(r'"<(\w+)>"|<(\w+)>')
 class Interface:
     """What is turned on in one server, and its bounds. ``tokens``: whether requests need one.
 
-    ``judged``: whether the embedding program has a word on who may do what.
+    ``judged``: whether the embedding program or an application has a word on who may do what. ``asked``:
+    whether it is an application, which is asked by HTTP.
     """
 
     limits: Limits
     tokens: bool = False
     judged: bool = False
+    asked: bool = False
     metrics: bool = True
     console: bool = True
     bayeux: bool = True
@@ -115,11 +117,12 @@ class Interface:
         ]
         if operation.pop("security", False):
             if self.tokens:
-                operation["security"] = [{"bearer": []}, {"token": []}]
+                operation["security"] = [{"bearer": []}, {"token": []}, *([{}] if self.asked else [])]
+            if self.tokens or self.asked:
                 responses["401"] = {}
             if self.tokens or self.judged:
                 responses["403"] = {}
-        if not self.tokens:
+        if not (self.tokens or self.asked):
             responses.pop("401", None)
         refusal = _sentence if "bayeux" in operation["tags"] else _reference
         return {**operation, "responses": _with_problems(responses, refusal)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
+from .. import limits as bounds
 from ..core.listing import listing
 from ..core.recipient import stored
 from ..deferreds import value_of
@@ -81,7 +82,8 @@ def interface(routes: Served) -> Interface:
     return Interface(
         routes.limits,
         tokens=routes.policy.tokens is not None,
-        judged=routes.policy.authorize is not None,
+        judged=routes.policy.authorize is not None or routes.policy.application is not None,
+        asked=routes.policy.application is not None,
         metrics=routes.show_metrics,
         console=routes.show_console,
         bayeux=routes.bayeux is not None,
@@ -124,6 +126,10 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         found["presence_uncounted"] = ("Readers that had no room in that table.", presence.uncounted)
         found["presence_bytes"] = ("Memory that the table of who reads what takes.", presence.bytes)
         found["presence_bytes_max"] = ("The bound on that memory.", presence.most)
+    application = routes.policy.application
+    if application is not None:
+        found["application_questions"] = ("Questions to the application under way.", application.under_way)
+        found["application_questions_max"] = ("The bound on those.", bounds.APPLICATION_QUESTIONS)
     if metrics.connections is not None:
         found["connections"] = ("Connections that are open.", metrics.connections())
         found["connections_max"] = ("The bound on connections.", limits.max_connections)

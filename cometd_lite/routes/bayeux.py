@@ -76,7 +76,7 @@ def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
     def converse() -> BayeuxSocket:
         check_room(grant)
         socket = BayeuxSocket(bayeux, exchange, routes.policy.rights(exchange))
-        routes.policy.end_with(grant, socket.ended, socket.token_expired)
+        routes.policy.end_with(grant, socket.ended, socket.token_expired, socket.refused)
         return socket
 
     websocket.accept(exchange, converse, routes.pings, routes.limits.max_batch)

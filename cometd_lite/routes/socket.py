@@ -40,24 +40,22 @@ def _open(
 ) -> None:
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
 
-    def push(asked: Push) -> MaybeDeferred[Receipt]:
+    def admit(asked: Push) -> MaybeDeferred[Grant]:
         params.event_name(asked.event)
         if any(len(content.body) > routes.limits.max_body for content in asked.contents):
             raise routes.body_too_large(routes.limits.max_body)
-        granted = routes.policy.require(exchange, "push", asked.recipients)
-        return chain(granted, _push, routes, asked)
+        return routes.policy.require(exchange, "push", asked.recipients)
 
-    def converse() -> PubSubSocket:
+    def push(granted: Grant, asked: Push) -> MaybeDeferred[Receipt]:
+        charge(granted, asked)
+        return routes.hub.push(asked)
+
+    def converse() -> PubSubSocket[Grant]:
         check_room(grant)
-        conversation = PubSubSocket(routes.hub, recipients, after, push, acks, name)
+        conversation = PubSubSocket(routes.hub, recipients, after, admit, push, acks, name)
         assert conversation.reader is not None, "it is parked now"
-        routes.policy.end_with(grant, conversation.reader, conversation.token_expired)
+        routes.policy.end_with(grant, conversation.reader, conversation.token_expired, conversation.refused)
         return conversation
 
     most = routes.limits.max_body + SOCKET_MESSAGE_BYTES_OVER_BODY
     websocket.accept(exchange, converse, routes.pings, most)
-
-
-def _push(grant: Grant, routes: Served, asked: Push) -> MaybeDeferred[Receipt]:
-    charge(grant, asked)
-    return routes.hub.push(asked)

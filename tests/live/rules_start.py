@@ -115,6 +115,44 @@ def listeners(walk: Walk) -> None:
 
 # -- the quickstart
 
+APPLICATION = "docs/howto/your-application.md"
+
+
+@under(APPLICATION, "Your application decides")
+def your_application_decides(walk: Walk) -> None:
+    walk.program_that_serves("app.py")
+    walk.serve(f"exec {walk.next(SHELL).strip()} --listen {LISTEN}")
+    walk.shell("202 Accepted", "200 OK", "note to self", "403 Forbidden", "401 Unauthorized")
+
+
+@under(APPLICATION, "What is asked")
+def what_is_asked(walk: Walk) -> None:
+    shown = json.loads(walk.next("json"))
+    walk.write("prints.py", walk.here(PRINTS_WHAT_IT_IS_ASKED))
+    printed = walk.serve("exec python prints.py", port="8001")
+    walk.server(walk.here("--authorize-url http://localhost:8001/"))
+    walk.run("curl -s -b session=5d1f 'localhost:8080/poll/alice?wait=0'")
+    asked = json.loads(printed.said)
+    assert asked == shown | {"user_agent": asked["user_agent"]}
+
+
+PRINTS_WHAT_IT_IS_ASKED = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+
+class Printer(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+HTTPServer(("127.0.0.1", 8001), Printer).serve_forever()
+"""
+
 QUICKSTART = "docs/quickstart.md"
 
 

@@ -113,6 +113,7 @@ comet = Comet(
     origins=["https://example.org"],
     allow_parameters=["utm"],
     tokens=Tokens([Path("key.pem")], audience="comet"),
+    authorize_url="http://localhost:8000/may",
     authorize=authorize,
     bayeux=BayeuxOptions(timeout=20.0),
     metrics=False,
@@ -315,7 +316,7 @@ def what_went_wrong(error: errors.CometError) -> str:
             return "not there"
         case errors.MethodNotAllowed():
             assert_type(error.allowed, tuple[str, ...])
-        case errors.MailboxFull() | errors.ServerFull() | errors.StoreDown():
+        case errors.ApplicationDown() | errors.MailboxFull() | errors.ServerFull() | errors.StoreDown():
             assert_type(error.retry_after, int | None)
         case errors.NobodyWaits() | errors.Stopping() | errors.TooManyRequests() | errors.Unavailable():
             return "later"

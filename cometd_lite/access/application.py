@@ -1,0 +1,460 @@
+"""Your application's word: it is asked by HTTP who may do what (HTTP.md, "Who may do what").
+
+A question is a POST with JSON. A 2xx allows, 401 and 403 refuse, and everything else, also no whole answer in
+time, lets nothing in. An answer that names ``expires_in`` is remembered. Identical questions that are under
+way are asked once. How many are under way is bounded, in all and for each address: an application that is
+slow holds up the requests that need its answer, and no others.
+
+``Authorizer`` decides; what posts the question is given to it (``outgoing``). ``policy`` asks it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from math import inf, isfinite
+from random import Random
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
+from msgspec.json import Decoder
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.counts import Histogram
+from ..deferreds import MaybeDeferred, is_pending
+from ..errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
+from ..jsontext import decode, dumps
+from ..limits import (
+    ADMITTED_AT_ONCE,
+    APPLICATION_ANSWER_OVERHEAD,
+    APPLICATION_ASKED_AGAIN_SECONDS,
+    APPLICATION_ASKED_AGAIN_SECONDS_MOST,
+    APPLICATION_QUESTIONS,
+    APPLICATION_QUESTIONS_SHARE,
+    APPLICATION_REMEMBERED_BYTES,
+    APPLICATION_REMEMBERED_SECONDS,
+    APPLICATION_SECONDS,
+    APPLICATION_SUBJECT_BYTES,
+    FAILURES_LOGGED_SECONDS,
+    WAIT_SPREAD,
+)
+from ..outgoing import NoReply, Post, PostReply
+from .asker import Asker
+from .quotas import address_key
+
+_NOT_OF_A_CLIENT = frozenset(
+    {
+        *("ack", "after", "event", "extend", "format", "lastEventId", "Last-Event-ID", "lease", "limit"),
+        *("listener", "overflow", "queue", "rcpt", "release", "to", "ttl", "wait"),
+        *("jsonp", "message"),
+    }
+)
+"""Query parameters that say what is asked for, and nothing of who asks. An answer holds whatever they are."""
+
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds of the time that an answer of the application takes."""
+
+_REFUSALS: dict[int, CometError] = {
+    401: Unauthorized("The application asks for credentials that it knows."),
+    403: Forbidden("The application does not allow this."),
+}
+
+_RETRY_SECONDS = 1.0
+"""The pause until a reader is asked about again where as many questions are under way as may be."""
+
+_JSON = frozenset({"application/json", "text/json"})
+
+_SHAPE = 'A JSON body of a 2xx is an object as {"subject": "alice", "expires_in": 60}, both optional:'
+
+_CLOSED = "Whether this is allowed is not known: the application did not say. Try again later."
+
+
+class Question(NamedTuple):
+    """What the application is asked. Questions with the same ``key`` have the same answer."""
+
+    key: bytes
+    body: bytes
+    address: str | None
+
+
+def question_of(asker: Asker, action: str, names: tuple[str, ...]) -> Question:
+    """Return the question whether a client may do something with names; with none, whether it may be here.
+
+    The key is made of the action, the names, the client's address, its ``Cookie``, ``Authorization`` and
+    ``Origin``, and those parameters of the query that may say who asks. A token in the query is left out.
+    """
+    head = asker.head
+    who = {
+        "action": action,
+        "recipients": names,
+        "address": asker.client,
+        "cookie": _text(head.get(b"cookie")),
+        "authorization": _text(head.get(b"authorization")),
+        "origin": _text(head.get(b"origin")),
+    }
+    pairs = [(_name_of(pair), _text(pair)) for pair in asker.query.split(b"&") if pair]
+    shown = [(name, pair) for name, pair in pairs if name != "token"]
+    identifying = sorted([pair for name, pair in shown if name not in _NOT_OF_A_CLIENT])
+    body = {
+        **who,
+        "user_agent": _text(head.get(b"user-agent")),
+        "path": _text(asker.path),
+        "query": "&".join([pair for _, pair in shown]),
+    }
+    return Question(sha256(dumps([*who.values(), identifying])).digest(), dumps(body), asker.client)
+
+
+def _text(value: bytes | None) -> Any:
+    return None if value is None else value.decode("latin-1")
+
+
+def _name_of(pair: bytes) -> str:
+    name = pair.partition(b"=")[0]
+    return unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
+
+
+class _Said(Struct):
+    """The JSON of a 2xx."""
+
+    subject: str | None = None
+    expires_in: float | None = None
+
+
+_SAID = Decoder(_Said)
+
+
+def _said(reply: PostReply) -> _Said:
+    """Return what a 2xx says besides. Raises ``NoReply`` where it is JSON that says something else."""
+    if not reply.body.strip():
+        return _Said()
+    if not (reply.media_type in _JSON or reply.body.lstrip().startswith(b"{")):
+        return _Said()  # a page that says OK, for people
+    try:
+        said = decode(reply.body, _SAID)
+    except ValueError as error:
+        raise NoReply(f"{_SHAPE} {error}.") from None
+    if said.subject is not None and not 0 < len(said.subject.encode()) <= APPLICATION_SUBJECT_BYTES:
+        raise NoReply(f"{_SHAPE} a subject has 1 to {APPLICATION_SUBJECT_BYTES} bytes.")
+    if said.expires_in is not None and not (isfinite(said.expires_in) and said.expires_in >= 0):
+        raise NoReply(f"{_SHAPE} expires_in is a number of seconds.")
+    return said
+
+
+class Allowance(NamedTuple):
+    """What the application has allowed: to which subject, and until when on the clock; None: for good."""
+
+    subject: str | None = None
+    expires_at: float | None = None
+
+
+@dataclass(slots=True)
+class ApplicationCounts:
+    """The application's answers, by what came of them."""
+
+    allowed: int = 0
+    refused: int = 0
+    failed: int = 0
+    """Questions without an answer that says anything."""
+    remembered: int = 0
+    """Questions that were not asked, because the answer was known."""
+    seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS_BUCKETS))
+    """Questions by the time that their answers took."""
+
+
+class _PendingQuestion:
+    """A question that is under way, and the requests that wait for its answer."""
+
+    def __init__(self, question: Question, began: float) -> None:
+        self.question = question
+        self.began = began
+        self.waiting: dict[Deferred[Allowance], None] = {}
+        self.reply: Deferred[Any] | None = None
+
+
+class Authorizer:
+    """An application that is asked who may do what.
+
+    ``post`` posts a question, and bounds the time and the size of the reply. ``url`` names the application in
+    the log.
+    """
+
+    log = Logger()
+
+    def __init__(self, post: Post, url: str, clock: IReactorTime, random: Random | None = None) -> None:
+        self.clock = clock
+        self.counts = ApplicationCounts()
+        self.random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+        self._post = post
+        self._url = url
+        self._under_way: dict[bytes, _PendingQuestion] = {}
+        self._by_address: Counter[str] = Counter()
+        """Questions that are under way, by the address of the client that caused them."""
+        self._remembered: dict[bytes, tuple[Allowance, float]] = {}
+        """Answers and until when they are remembered, by the keys of their questions, the oldest first."""
+        self._remembered_bytes = 0
+        self._admitting: list[tuple[list[Deferred[Allowance]], Allowance | CometError]] = []
+        """Requests whose answers have come, which go on in slices."""
+        self._slice: IDelayedCall | None = None
+        self._is_admitting = False
+        self._is_stopping = False
+        self._quiet_until: float | None = None
+
+    @property
+    def under_way(self) -> int:
+        """How many questions are under way."""
+        return len(self._under_way)
+
+    def ask(self, question: Question, after: float | None = None) -> MaybeDeferred[Allowance]:
+        """Return what the application allows, from memory or once it has answered.
+
+        With ``after``, an answer is only taken from memory if it holds for longer than until then. Raises, or
+        fails with, ``Unauthorized`` or ``Forbidden``, ``ApplicationDown``, and ``ServerFull`` where as many
+        questions are under way as may be.
+        """
+        known = self._known(question.key)
+        if known is not None and (after is None or (known.expires_at or 0.0) > after):
+            self.counts.remembered += 1
+            return known
+        under_way = self._under_way.get(question.key)
+        is_new = under_way is None
+        if under_way is None:
+            self._check_room(question)
+            under_way = self._under_way[question.key] = _PendingQuestion(question, self.clock.seconds())
+        waiting = under_way.waiting
+        answer: Deferred[Allowance] = Deferred(lambda answer: waiting.pop(answer, None))
+        waiting[answer] = None
+        if is_new:
+            self._begin(under_way)
+        return answer
+
+    def stop(self) -> None:
+        """Give up the questions that are under way; nothing may be asked any more."""
+        self._is_stopping = True
+        for under_way in tuple(self._under_way.values()):
+            if under_way.reply is not None:
+                under_way.reply.cancel()
+        if self._slice is not None:
+            self._slice.cancel()
+            self._slice = None
+        self._admit(inf)
+
+    # -- asking
+
+    def _check_room(self, question: Question) -> None:
+        """Raise ``ServerFull`` where as many questions are under way as may be, in all or for the address."""
+        if len(self._under_way) >= APPLICATION_QUESTIONS:
+            raise ServerFull(
+                f"{APPLICATION_QUESTIONS} questions wait for the application's answers, which is the bound."
+            )
+        if question.address is not None:
+            held = self._by_address[address_key(question.address)]
+            if held >= APPLICATION_QUESTIONS * APPLICATION_QUESTIONS_SHARE:
+                raise ServerFull(f"{held} questions about this address wait for the application's answers.")
+
+    def _begin(self, under_way: _PendingQuestion) -> None:
+        address = under_way.question.address
+        if address is not None:
+            self._by_address[address_key(address)] += 1
+        under_way.reply = maybeDeferred(self._post, under_way.question.body)
+        outcome: Deferred[Any] = under_way.reply.addCallback(self._judged, under_way)
+        outcome.addErrback(self._failed).addCallback(self._end, under_way)
+
+    def _judged(self, reply: PostReply, under_way: _PendingQuestion) -> Allowance | CometError:
+        """Return what a reply means."""
+        if reply.status in {401, 403}:
+            self.counts.refused += 1
+            return _REFUSALS[reply.status]
+        if not 200 <= reply.status < 300:
+            raise NoReply(f"It answered {reply.status}, which neither allows (2xx) nor refuses (401, 403).")
+        said = _said(reply)
+        self.counts.allowed += 1
+        if not said.expires_in:
+            return Allowance(said.subject)
+        now, seconds = self.clock.seconds(), min(said.expires_in, APPLICATION_ASKED_AGAIN_SECONDS_MOST)
+        allowed = Allowance(said.subject, now + seconds)
+        self._remember(under_way.question.key, allowed, now + min(seconds, APPLICATION_REMEMBERED_SECONDS))
+        return allowed
+
+    def _failed(self, failure: Failure) -> CometError:
+        """Say once a minute why the application has no say, and let nothing in."""
+        self.counts.failed += 1
+        if self._is_stopping:
+            return ApplicationDown(_CLOSED)
+        now = self.clock.seconds()
+        if not failure.check(NoReply):
+            self.log.failure("A question to the application failed", failure)
+        elif self._quiet_until is None or now >= self._quiet_until:
+            self._quiet_until = now + FAILURES_LOGGED_SECONDS
+            self.log.error(
+                "The application at {url} has no say, and lets nothing in: {why}",
+                url=self._url,
+                why=str(failure.value),
+            )
+        return ApplicationDown(_CLOSED)
+
+    def _end(self, outcome: Allowance | CometError, under_way: _PendingQuestion) -> None:
+        """Let the requests go on that wait for the answer."""
+        question = under_way.question
+        del self._under_way[question.key]
+        if question.address is not None:
+            key = address_key(question.address)
+            self._by_address[key] -= 1
+            if not self._by_address[key]:
+                del self._by_address[key]
+        self.counts.seconds.observe(self.clock.seconds() - under_way.began)
+        waiting = list(under_way.waiting)
+        waiting.reverse()  # the first of them is the last
+        under_way.reply = None
+        if waiting:
+            self._admitting.append((waiting, outcome))
+            if self._slice is None and not self._is_admitting:
+                self._admit(ADMITTED_AT_ONCE)
+
+    def _admit(self, most: float) -> None:
+        """Let ``most`` requests go on, in the order in which their answers came, and the others later."""
+        self._is_admitting = True  # a request that goes on may cause an answer
+        while self._admitting and most > 0:
+            waiting, outcome = self._admitting[0]
+            answer = waiting.pop()
+            if not waiting:
+                del self._admitting[0]
+            if answer.called:
+                continue  # its client has disconnected
+            most -= 1
+            if isinstance(outcome, CometError):
+                answer.errback(outcome)
+            else:
+                answer.callback(outcome)
+        self._is_admitting = False
+        if self._admitting:
+            self._slice = self.clock.callLater(0, self._admit_slice)
+
+    def _admit_slice(self) -> None:
+        self._slice = None
+        self._admit(ADMITTED_AT_ONCE)
+
+    # -- remembering
+
+    def _known(self, key: bytes) -> Allowance | None:
+        known = self._remembered.get(key)
+        if known is None:
+            return None
+        if known[1] <= self.clock.seconds():
+            self._forget(key)
+            return None
+        return known[0]
+
+    def _remember(self, key: bytes, allowed: Allowance, until: float) -> None:
+        self._forget(key)
+        self._remembered[key] = (allowed, until)
+        self._remembered_bytes += _cost(allowed)
+        while self._remembered_bytes > APPLICATION_REMEMBERED_BYTES:
+            self._forget(next(iter(self._remembered)))
+
+    def _forget(self, key: bytes) -> None:
+        known = self._remembered.pop(key, None)
+        if known is not None:
+            self._remembered_bytes -= _cost(known[0])
+
+
+def _cost(allowed: Allowance) -> int:
+    return APPLICATION_ANSWER_OVERHEAD + len(allowed.subject or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What the application has answered to one question, for the readers that it has let in.
+
+    The question itself is not kept, because a parked request has what it is made of.
+    """
+
+    application: Authorizer
+    asker: Asker
+    action: str
+    names: tuple[str, ...]
+    allowance: Allowance
+
+    def ask_again(self) -> MaybeDeferred[Allowance]:
+        """Return what the application allows from now on; see ``Authorizer.ask``."""
+        question = question_of(self.asker, self.action, self.names)
+        return self.application.ask(question, self.allowance.expires_at)
+
+    def watch(self, parked: Deferred[Any], end: Callable[[CometError], object]) -> Watch | None:
+        """Ask again whenever the answer's time is over, until ``parked`` fires; None where it holds for good.
+
+        Where the application refuses then, or has no say, ``end`` is called with the error.
+        """
+        if self.allowance.expires_at is None:
+            return None
+        watch = Watch(self, end)
+
+        def stop(result: Any) -> Any:
+            watch.stop()
+            return result
+
+        parked.addBoth(stop)
+        return watch
+
+
+class Watch:
+    """Asks the application again and again, whenever the time of its answer is over, until it is stopped."""
+
+    def __init__(self, permission: Permission, end: Callable[[CometError], object]) -> None:
+        self._permission = permission
+        self._end: Callable[[CometError], object] | None = end
+        self._timer: IDelayedCall | None = None
+        self._asked: Deferred[Allowance] | None = None
+        self._allowed(permission.allowance)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._end = None
+        timer, self._timer = self._timer, None
+        asked, self._asked = self._asked, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        if asked is not None:
+            asked.cancel()
+
+    def _allowed(self, allowance: Allowance) -> None:
+        """Wait until the time is over; readers that came together are not asked about in one moment."""
+        self._asked = None
+        if self._end is None or allowance.expires_at is None:
+            return
+        self._permission = replace(self._permission, allowance=allowance)
+        application = self._permission.application
+        left = allowance.expires_at - application.clock.seconds()
+        left *= 1 - WAIT_SPREAD * application.random.random()
+        self._timer = application.clock.callLater(max(APPLICATION_ASKED_AGAIN_SECONDS, left), self._ask)
+
+    def _ask(self) -> None:
+        self._timer = None
+        application, allowance = self._permission.application, self._permission.allowance
+        try:
+            answer = self._permission.ask_again()
+        except ServerFull as error:
+            if application.clock.seconds() < (allowance.expires_at or 0.0) + APPLICATION_SECONDS:
+                pause = _RETRY_SECONDS * (1 + application.random.random())
+                self._timer = application.clock.callLater(pause, self._ask)
+            else:
+                self._refused(Failure(error))
+            return
+        if is_pending(answer):
+            self._asked = answer
+            answer.addCallbacks(self._allowed, self._refused)
+        else:
+            self._allowed(answer)
+
+    def _refused(self, failure: Failure) -> None:
+        self._asked = None
+        end, self._end = self._end, None
+        if end is not None:
+            error = failure.value
+            assert isinstance(error, CometError), "an application fails with nothing else"
+            end(error)
