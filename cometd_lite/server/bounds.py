@@ -1,6 +1,6 @@
 """The bounds of the HTTP server: what a client may send, how long it may take, and what is kept for it.
 
-They are here and not in ``cometd_lite/limits.py`` because ``server/`` imports nothing of the rest of the
+They are here and not in ``cometd_lite/limits/`` because ``server/`` imports nothing of the rest of the
 package. Sizes are in bytes, times in seconds. Deadlines are checked once in ``TICK``.
 """
 
