@@ -20,17 +20,25 @@ import {
   sizeOf,
   time,
 } from "./console-dom.js";
+import { mailboxes } from "./console-mailboxes.js";
 
 /** As many messages as are shown; the oldest go first. */
 const SHOWN_MOST = 500;
 
-/** @param {import("./console.js").Session} session */
+/**
+ * @param {import("./console.js").Session} session
+ * @returns {(shown: boolean) => void} to be called when the inspector is shown or hidden
+ */
 export function inspector(session) {
-  follower(session);
+  const open = follower(session);
   pusher(session);
+  return mailboxes(session, open);
 }
 
-/** @param {import("./console.js").Session} session */
+/**
+ * @param {import("./console.js").Session} session
+ * @returns {(recipient: string) => void} reads one mailbox from its beginning
+ */
 function follower(session) {
   const form = /** @type {HTMLFormElement} */ (byId("follow"));
   const button = byId("follow-button");
@@ -103,6 +111,12 @@ function follower(session) {
     press(true);
   };
 
+  const clear = () => {
+    seen.messages = seen.gaps = 0;
+    list.replaceChildren();
+    refresh();
+  };
+
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (following) stop();
@@ -113,11 +127,16 @@ function follower(session) {
     stop();
     start();
   });
-  byId("clear").addEventListener("click", () => {
-    seen.messages = seen.gaps = 0;
-    list.replaceChildren();
-    refresh();
-  });
+  byId("clear").addEventListener("click", clear);
+  return (recipient) => {
+    stop();
+    clear();
+    const fields = form.elements;
+    /** @type {HTMLInputElement} */ (fields.namedItem("recipients")).value = recipient;
+    /** @type {HTMLInputElement} */ (fields.namedItem("after")).value = "oldest";
+    start();
+    button.focus();
+  };
 }
 
 /** @param {import("./console.js").Session} session */

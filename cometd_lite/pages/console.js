@@ -146,6 +146,6 @@ themes();
 const session = new Session();
 const { listeners, start } = tabs();
 chat(session);
-inspector(session);
+listeners.set("inspector", inspector(session));
 listeners.set("server", server(session));
 start();

@@ -249,6 +249,42 @@ test("the inspector pushes, and shows the receipt or the refusal", async (t) => 
   await page.locator("#receipt[data-outcome=refused]").getByText("bad-recipient").waitFor();
 });
 
+test("the inspector lists mailboxes, opens them, and deletes one after a question", async (t) => {
+  const server = await Server.start(t);
+  for (let number = 0; number < 60; number++)
+    await server.push(`chat/${String(number).padStart(2, "0")}`, "hi");
+  await server.push("bob", "one");
+  await server.push("bob", "two");
+  const page = await open(t, `${server.url}#inspector`);
+  const row = (name) => page.locator("#mailbox-rows tr", { hasText: name });
+  await row("bob").waitFor();
+  assert.deepEqual(await row("bob").locator("td").allTextContents(), ["2", "6 B", "0", "Delete"]);
+  assert.equal(await page.locator("#mailbox-rows tr").count(), 50);
+  await page.getByRole("button", { name: "More" }).click();
+  await row("chat/59").waitFor();
+  assert.equal(await page.locator("#mailbox-rows tr").count(), 61);
+  assert.equal(await page.locator("#mailboxes-more").isVisible(), false);
+
+  await page.getByLabel("Names that begin with").fill("b");
+  await page.getByRole("button", { name: "List" }).click();
+  await row("chat/00").waitFor({ state: "detached" });
+  await row("bob").getByRole("button", { name: "bob", exact: true }).click();
+  await page.locator("#messages .glimpse").getByText("two").waitFor();
+  assert.equal(await page.getByLabel("Follow", { exact: true }).inputValue(), "bob");
+  await page.locator("#inspector-state[data-state=streaming]").waitFor();
+  await page.getByRole("button", { name: "List" }).click();
+  await row("bob").locator("td").nth(2).getByText("1").waitFor();
+
+  await page.getByRole("button", { name: "Delete bob" }).click();
+  await page.getByRole("button", { name: "Keep it" }).click();
+  assert.equal(await row("bob").count(), 1);
+  await page.getByRole("button", { name: "Delete bob" }).click();
+  assert.match(await page.getByRole("dialog").innerText(), /All messages of bob are lost/);
+  await page.getByRole("button", { name: "Delete it" }).click();
+  await page.getByText("No mailbox holds a message.").waitFor();
+  assert.equal((await server.presence("bob")).newest, null);
+});
+
 test("a reader whom the server refuses is told why", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, `${server.url}#inspector`, { expected: /400/ });
@@ -402,7 +438,11 @@ for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
     await heard(page, "from a program");
     assert.deepEqual(await barriers(page), []);
     await page.getByRole("tab", { name: "Inspector" }).click();
+    await page.locator("#mailbox-rows tr").first().waitFor();
     assert.deepEqual(await barriers(page), []);
+    await page.getByRole("button", { name: "Delete chat/lobby" }).click();
+    assert.deepEqual(await barriers(page), []);
+    await page.getByRole("button", { name: "Keep it" }).click();
     await followInInspector(page, "**", { after: "oldest" });
     await page.getByRole("button", { name: "Push", exact: true }).click();
     await page.locator("#receipt:visible").waitFor();
@@ -429,6 +469,8 @@ test("on a phone nothing is wider than the screen", async (t) => {
   await server.push("a-long-name/".repeat(10) + "x", "y".repeat(500), { query: "?event=a-long-event-name" });
   await page.locator("#messages summary").first().click();
   await page.locator("#messages pre").waitFor();
+  await page.getByRole("button", { name: "List" }).click();
+  await page.locator("#mailbox-rows tr").first().waitFor();
   assert.equal(await overhang(), 0);
   await page.getByRole("tab", { name: "Server" }).click();
   await page.waitForFunction(() => document.getElementById("kept")?.textContent !== "–");
