@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,7 +35,14 @@ from .comet import Comet, Hooks
 from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
-from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED
+from .heap import Heap
+from .limits import (
+    APPLICATION_QUESTIONS,
+    DRAIN_IDLE_SECONDS,
+    DRAIN_SECONDS,
+    FILES_RESERVED,
+    SWEEP_SECONDS,
+)
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -64,8 +71,8 @@ class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
     ``drain`` is the seconds within which it stops, even if a client or a disk is slow. ``alone``: the process
-    has no other service, so this one handles the signals and configures the garbage collector. ``daemon``:
-    twistd detaches from the shell once the service has started. ``access_log`` is given each request that is
+    has no other service, so this one handles the signals, configures the garbage collector and trims the heap.
+    ``daemon``: twistd detaches from the shell once the service has started. ``access_log`` is given each request that is
     over, and ``monitor`` measures the process; None for neither.
     ``reuse_port``: other processes listen at the same ports.
     """
@@ -91,6 +98,7 @@ class CometService(Service):
         self.listen = listen
         self.drain = drain
         self.alone = alone
+        self.heap = LoopingCall(Heap().trim)
         self.daemon = daemon
         self.reuse_port = reuse_port
         self.access_log = access_log
@@ -150,6 +158,7 @@ class CometService(Service):
         if self.alone:
             reactor.callWhenRunning(self._handle_signals)
             reactor.callWhenRunning(settle_collector)
+            self.heap.start(SWEEP_SECONDS, now=False)
 
     def _cannot_open(self, failure: Failure) -> None:
         """End the program, which runs already, because what it has reached is not what it needs."""
@@ -187,6 +196,8 @@ class CometService(Service):
         except DeferredTimeout:
             self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
         self.refusals.stop()
+        if self.heap.running:
+            self.heap.stop()
         if self.monitor is not None:
             self.monitor.stop()
         if self.access_log is not None:

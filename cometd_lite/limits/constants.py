@@ -444,6 +444,10 @@ REDIS_LEFT_AT_ONCE = 100
 REDIS_RETRY_SECONDS = 1.0
 """The longest pause between two attempts to reach a Redis that is away."""
 
+HEAP_FREED_BYTES = (32 * 1024 * 1024, 128 * 1024 * 1024)
+"""Where so much memory was freed, it is given back to the system. That takes 10 ms of one turn for the first,
+and 40 ms for the last; where still more was freed at once, it stays for what comes."""
+
 SLICE_SECONDS = 0.01
 """Work that is too long for one turn of the reactor goes on for so long in each. With a last step of 3 ms a
 turn stays below 20 ms."""

@@ -1,0 +1,70 @@
+"""Memory that was freed goes back to the system, where there is much of it, and not too much for one turn."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cometd_lite.heap import Heap, freed_bytes
+
+MEGABYTE = 1024 * 1024
+
+
+class Library:
+    """What the C library says is free, and how often it was asked to give that back."""
+
+    def __init__(self) -> None:
+        self.free = 10 * MEGABYTE
+        self.given = 0
+        self.heap = Heap(lambda: self.free, self.give_back)
+
+    def give_back(self) -> None:
+        self.given += 1  # glibc goes on to call free what it has given back
+
+    def trimmed(self, megabytes: int) -> bool:
+        """Return whether pages are given back where so many megabytes are free."""
+        self.free, before = megabytes * MEGABYTE, self.given
+        self.heap.trim()
+        return self.given > before
+
+
+def test_pages_are_given_back_once_where_many_were_freed() -> None:
+    library = Library()
+    assert not library.trimmed(40)
+    assert library.trimmed(43)
+    assert not library.trimmed(43)
+    assert not library.trimmed(70)
+    assert library.trimmed(75)
+
+
+def test_what_was_used_again_and_freed_again_is_given_back_again() -> None:
+    library = Library()
+    assert library.trimmed(100)
+    assert not library.trimmed(20)
+    assert library.trimmed(100)
+
+
+def test_more_than_one_turn_has_time_for_stays_for_what_comes() -> None:
+    library = Library()
+    assert not library.trimmed(500)
+    assert not library.trimmed(500)
+    assert not library.trimmed(30)
+    assert library.trimmed(100)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4_096
+
+
+@pytest.mark.skipif(freed_bytes()() == 0, reason="there is no glibc")
+def test_pages_between_what_is_still_used_are_given_back() -> None:
+    blocks = [bytes(random.randrange(600, 16_000)) for _ in range(10_000)]
+    heap = Heap()
+    kept = blocks[::50]
+    before = resident()
+    del blocks
+    heap.trim()
+    assert resident() < before - 40 * MEGABYTE
+    assert len(kept) == 200
