@@ -71,9 +71,9 @@ class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
     ``drain`` is the seconds within which it stops, even if a client or a disk is slow. ``alone``: the process
-    has no other service, so this one handles the signals, configures the garbage collector and trims the heap.
-    ``daemon``: twistd detaches from the shell once the service has started. ``access_log`` is given each request that is
-    over, and ``monitor`` measures the process; None for neither.
+    has no other service, so this one handles the signals, configures the garbage collector, and returns freed
+    memory to the system. ``daemon``: twistd detaches from the shell once the service has started.
+    ``access_log`` is given each request that is over, and ``monitor`` measures the process; None for neither.
     ``reuse_port``: other processes listen at the same ports.
     """
 

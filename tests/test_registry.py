@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -203,6 +205,58 @@ def test_a_wake_of_many_readers_goes_in_slices() -> None:
         assert ended.parked == (turn < 3)
         clock.turn()
     registry.check_invariants()
+    assert_empty(registry)
+
+
+def busy() -> None:
+    """Take 2 ms of the processor."""
+    until = time.thread_time() + 0.002
+    while time.thread_time() < until:
+        pass
+
+
+def test_few_readers_look_in_one_turn_where_each_takes_long() -> None:
+    clock = TurningClock()
+    registry = Registry(clock, 1_000, Random(1))
+    readers = [Reader("bob") for _ in range(50)]
+    outcomes = [park(registry, reader) for reader in readers]
+    for reader in readers:
+        reader.on_look = busy
+    assert registry.wake("bob") == 50
+    turns = 0
+    while any(outcome.parked for outcome in outcomes):
+        looked = sum([reader.looked for reader in readers])
+        clock.turn()
+        assert 0 < sum([reader.looked for reader in readers]) - looked <= 16
+        turns += 1
+    assert turns >= 3
+    assert_empty(registry)
+
+
+def test_readers_that_have_always_more_leave_turns_to_others() -> None:
+    clock = TurningClock()
+    registry = Registry(clock, 1_000, Random(1))
+    readers = [Reader("stream", finds=None) for _ in range(20)]
+    for reader in readers:
+        park(registry, reader)
+
+    def more(reader: Reader) -> None:
+        busy()
+        registry.look_soon(reader)
+
+    for reader in readers:
+        reader.on_look = partial(more, reader)
+    registry.wake("stream")
+    for turn in range(1, 5):
+        clock.turn()
+        assert sum([reader.looked for reader in readers]) <= 16 * (turn + 1)
+    looked = sum([reader.looked for reader in readers])
+    bob = park(registry, Reader("bob"))
+    registry.wake("bob")
+    assert bob.value == "mail"
+    assert sum([reader.looked for reader in readers]) == looked
+    registry.end_all()
+    clock.turn()
     assert_empty(registry)
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
+from math import inf
+from time import thread_time
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..deferreds import ParkedDeferred, is_pending
+from ..limits import SLICE_SECONDS
 
 T = TypeVar("T")
+
+_UNTIMED = 8
+"""So many readers look without a look at the clock: most take 10 µs, those that render much some ms."""
 
 
 class Parking(Protocol):
@@ -120,12 +126,16 @@ class Wake:
         self._on_end: list[Callable[[], object]] | None = None
 
     def run(self, most: int) -> int:
-        """Let up to ``most`` further readers look; return how many did."""
+        """Let up to ``most`` further readers look, fewer where they take long; return how many did."""
         count = min(most, self.left)
-        self.left -= count
-        for reader in islice(self._readers, count):
+        until = thread_time() + SLICE_SECONDS if count > _UNTIMED else inf
+        for done, reader in enumerate(islice(self._readers, count), 1):
             if reader.registry is not None:  # else it was answered, or its client disconnected
                 reader.look(self)
+            if not done % _UNTIMED and thread_time() > until:
+                count = done
+                break
+        self.left -= count
         if self.shared:
             for found in self.shared.values():
                 if is_pending(found):

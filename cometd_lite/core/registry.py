@@ -14,6 +14,7 @@ from itertools import takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
+from time import thread_time
 from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,7 @@ from ..limits import (
     PLACES_BYTES,
     PRESENCE_SECONDS,
     SEEN_BYTES,
+    SLICE_SECONDS,
     WAIT_SPREAD,
     WOKEN_AT_ONCE,
 )
@@ -241,7 +243,8 @@ class Registry:
             self._wakes.append(wake)
             self._track(wake)
             return
-        # Its first slice goes before the later slices of others.
+        # Its first slice goes before the later slices of others, which are left to the next turn.
+        may_go_on = not self._wakes
         self._is_waking = True
         try:
             left = WOKEN_AT_ONCE - wake.run(WOKEN_AT_ONCE)
@@ -251,18 +254,21 @@ class Registry:
             self._wakes.append(wake)
         if wake.left or wake.pending:
             self._track(wake)
-        if self._wakes:
+        if self._wakes and may_go_on:
             self._run_wakes(left)
+        else:
+            self._schedule_wakes()
 
     def _track(self, wake: Wake) -> None:
         self._unfinished.add(wake)
         wake.when_ended(lambda: self._unfinished.discard(wake))
 
     def _run_wakes(self, left: int) -> None:
-        """Let up to ``left`` readers look; leave the others to the next turn of the reactor."""
+        """Let up to ``left`` readers look, for some time; leave the others to the reactor's next turn."""
+        until = thread_time() + SLICE_SECONDS
         self._is_waking = True
         try:
-            while self._wakes and left > 0:
+            while self._wakes and left > 0 and thread_time() < until:
                 wake = self._wakes.popleft()
                 left -= wake.run(left)
                 if wake.left:

@@ -63,6 +63,10 @@ class Bounds:
     """The bytes read ahead while a request is served. At more, reading stops. It holds any head, or 100
     polls."""
 
+    served_seconds: float = 0.005
+    """Requests that arrived together on a connection are served for so long in one turn of the reactor. The
+    others wait for the next turn: requests of other clients come in between."""
+
     linger_seconds: int = 3
     """The time for which input is read and dropped after a refusal, so that the client reads the response and
     not a reset (RFC 9112 §9.6)."""

@@ -214,6 +214,7 @@ class HTTPConnection:
         """Serve the requests in ``data`` until one has to wait; ``seen`` bytes were looked at before."""
         bounds = self.factory.bounds
         self._looping = True
+        began = 0.0
         try:
             while True:
                 end = data.find(b"\r\n\r\n", seen and max(0, seen - 3), bounds.head) + 4
@@ -223,6 +224,10 @@ class HTTPConnection:
                 self._buffer = data[end:]
                 self._begin(data[:end])
                 if not self._buffer or self.state != "HEAD" or self._is_congested():
+                    break
+                began = began or self.factory.seconds()
+                if self.factory.seconds() - began > bounds.served_seconds:
+                    self.factory.clock.callLater(0, self._go_on)
                     break
                 data, self._buffer, seen = self._buffer, b"", 0
         except Refused as refusal:

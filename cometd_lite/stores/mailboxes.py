@@ -112,12 +112,11 @@ class Mailboxes:
     def _expire_soon(self, now: float, recipients: Collection[str] = ()) -> None:
         """Let go of what has expired: some of it at once, and what is left in later turns of the reactor.
 
+        While that is under way, a request adds no step to it: thousands may come in one turn.
         The mailboxes of ``recipients`` come first: they are to be read, or must not refuse a push.
         """
         if self._expiries and self._expiries[0][0] <= now:
-            if self._expiring is not None:
-                self._expire_some(now)
-            else:
+            if self._expiring is None:
                 self._expiring = now
                 self._slices.run(self._expire_all(now))
             self._expire_first(recipients)
@@ -139,7 +138,10 @@ class Mailboxes:
                 self._lose(mailbox, expired)
 
     def _expire_some(self, now: float) -> bool:
-        """Let go of ``GOING_AT_ONCE`` messages that have expired; return whether there are more."""
+        """Let go of ``GOING_AT_ONCE`` messages that have expired; return whether there are more.
+
+        Of a deep name as many patterns are told of the loss as it has segments: that counts as messages do.
+        """
         expiries = self._expiries
         left = GOING_AT_ONCE
         while expiries and expiries[0][0] <= now:
@@ -149,6 +151,7 @@ class Mailboxes:
             expired = () if mailbox is None else mailbox.expire(now, left)
             left -= max(1, len(expired))  # an entry that is out of date is a look, too
             if mailbox is not None:
+                left -= mailbox.recipient.count("/")
                 self._lose(mailbox, expired)
                 if mailbox.messages:
                     heappush(expiries, (mailbox.next_expiry, mailbox.recipient))

@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 from served import TEXT, App, Reply, Rule, Served, chunked, fired, head, post
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from cometd_lite.server import Bounds, Request
@@ -713,3 +714,24 @@ def test_heads_that_are_known_are_understood_with_what_is_pipelined_behind_them(
     served.clock.advance(0)
     assert served.routes.calls[-3:] == ["a", "b", "c"]
     assert served.sent.count(b"HTTP/1.1 201") == 3
+
+
+def test_requests_that_came_together_leave_time_for_those_of_other_clients():
+    served: list[int] = []
+
+    def serve(request: Request) -> None:
+        served.append(len(served))
+        clock.rightNow += 0.002
+        request.respond(Reply(200, TEXT, b"ok"))
+
+    clock = Clock()
+    clock.rightNow = 1.0
+    client = Served(App(Rule("/slow", ("GET",), serve)), clock)
+    client.send(head("GET", "/slow") * 20 + head("GET", "/slow")[:-10])
+    first = len(served)
+    assert 3 <= first <= 5
+    client.send(head("GET", "/slow")[-10:] + head("GET", "/slow"))  # behind those that wait
+    assert len(served) == first
+    clock.advance(0)
+    assert len(served) == 22
+    assert client.sent.count(b"HTTP/1.1 200") == 22
