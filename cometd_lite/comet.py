@@ -25,7 +25,7 @@ from .access.tokens import Tokens
 from .bayeux.effects import Service
 from .bayeux.options import BayeuxOptions
 from .bayeux.transport import BayeuxTransport
-from .core.announcers import LocalAnnouncer
+from .core.announcers import tracker_of
 from .core.arguments import (
     Recipients,
     check_kind,
@@ -43,7 +43,7 @@ from .core.listing import listing
 from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
 from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
-from .core.presence import PresenceTracker, Present
+from .core.present import Present
 from .core.recipient import readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Listing, Store
@@ -158,7 +158,7 @@ class Comet:
             namespaces=spaces,
             max_body=self.limits.max_body,
         )
-        self._presence = self._tracker(spaces, presence)
+        self._presence = tracker_of(self.hub, spaces, presence)
         observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave, presence=self._presence)
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.proxies = Proxies(proxied)
@@ -198,12 +198,6 @@ class Comet:
             tokens.on_removed.append(lambda removed: revoke(removed, REVOKED_SECONDS))
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
-
-    def _tracker(self, namespaces: Namespaces | None, default: bool) -> PresenceTracker | None:
-        """Return what tracks who reads; None where that is known of no recipient."""
-        if namespaces is None or not namespaces.have_presence:
-            return PresenceTracker(self.hub, LocalAnnouncer) if default else None
-        return PresenceTracker(self.hub, LocalAnnouncer, lambda name: namespaces.has_presence(name, default))
 
     def _served_limits(self, namespaces: Namespaces | None) -> Limits:
         """Return the bounds of requests: a body may be as large as any recipient takes."""

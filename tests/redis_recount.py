@@ -103,10 +103,31 @@ class Recount:
         missed = {name.decode() for name in self.ask("SMEMBERS", f"{self.prefix}missed")}
         assert missed <= lost.keys(), "what takes have missed was lost"
         assert all(map(is_pattern, self.scores("acknowledged"))), "a mailbox knows what was acknowledged"
+        self.check_presence(keys)
         for key in keys:
             if key.startswith("record:"):
                 _, kind, id_ = key.split(":", 2)
                 assert id_ in self.scores(f"records:{kind}"), f"{key!r}: a record is among those of its kind"
+
+    def check_presence(self, keys: Collection[str]) -> None:
+        """Check who is present, by what each process has reported."""
+        reported: dict[str, float] = {}
+        names: set[tuple[str, str]] = set()
+        processes = self.scores("processes").keys() | self.scores("gone").keys()
+        for key in keys:
+            if key.startswith("presence:"):
+                assert key.removeprefix("presence:") in processes, f"{key!r}: the process is known"
+                for field, count in self.scores(key).items():
+                    recipient, _, name = field.partition("\n")
+                    assert count > 0, f"{field!r}: a process reports readers that it has"
+                    reported[recipient] = reported.get(recipient, 0) + count
+                    if name and not is_pattern(recipient):
+                        names.add((recipient, name))
+        assert self.scores("present") == reported, "the readers of each recipient are counted"
+        present = [key.removeprefix("present:") for key in keys if key.startswith("present:")]
+        assert {(key, name) for key in present for name in self.scores(f"present:{key}")} == names, (
+            "a name is present where a process has a reader of it"
+        )
 
     def check_box(self, name: str, messages: dict[int, bytes], expiry: float) -> tuple[bool, float]:
         """Check what a mailbox knows; return whether a message was read, and when it became reclaimable."""

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.task import Clock
 
-from cometd_lite.core.announcers import LocalAnnouncer, PresenceChange
+from cometd_lite.core.announcers import LocalAnnouncer
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Batch, Cursor
 from cometd_lite.core.observers import observe
 from cometd_lite.core.presence import PresenceTracker
+from cometd_lite.core.present import PresenceChange
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
 from cometd_lite.limits import (
@@ -53,9 +54,8 @@ class House:
             self.clock,
             wall=lambda: 1.7e9 + self.clock.seconds(),
         )
-        self.tracker = PresenceTracker(
-            self.hub, lambda tracker: LocalAnnouncer(tracker, self.changes.append), **words
-        )
+        self.tracker = PresenceTracker(self.hub, LocalAnnouncer, **words)
+        self.tracker.announcer.on_change = self.changes.append
         observe(self.hub, presence=self.tracker)
 
     def park(self, *recipients: str, name: str | None = None) -> Any:
@@ -157,6 +157,7 @@ from twisted.internet.task import Clock
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.parked import ParkedReader
 from cometd_lite.core.presence import PresenceTracker
+from cometd_lite.core.present import PresenceChange
 from cometd_lite.core.registry import Registry
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore

@@ -8,10 +8,8 @@ there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Literal
 
-from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -26,23 +24,12 @@ from ..limits import (
     PRESENCE_PUSHES,
     SLICE_SECONDS,
 )
+from .hub import Hub
 from .message import JSON_TYPE, Content, Push
-from .presence import PresenceTracker, Present
+from .namespaces import Namespaces
+from .presence import PresenceTracker
+from .present import OnChange, PresenceChange, Present
 from .recipient import PRESENCE, is_pattern
-
-
-class PresenceChange(Struct, frozen=True, gc=False):
-    """A name that came or left: for what it came, and how many readers there are now. ``at`` is a date."""
-
-    event: Literal["join", "leave"]
-    recipient: str
-    name: str
-    readers: int
-    at: float
-
-
-OnChange = Callable[[PresenceChange], object]
-"""Called with each join and leave that this process tells. It must not raise."""
 
 
 class LocalAnnouncer:
@@ -52,8 +39,8 @@ class LocalAnnouncer:
     most. A change that cannot be told, because the store refuses it, is counted and not told again.
     """
 
-    def __init__(self, tracker: PresenceTracker, on_change: OnChange | None = None) -> None:
-        self.on_change = on_change
+    def __init__(self, tracker: PresenceTracker) -> None:
+        self.on_change: OnChange | None = None
         self._tracker = tracker
         self._hub = tracker.hub
         self._changed: dict[tuple[str, str], int] = {}
@@ -162,3 +149,15 @@ class LocalAnnouncer:
         self._hub.counts.presence_untold += 1
         self._hub.store_failed(failure)
         self._pushed(None)
+
+
+def tracker_of(hub: Hub, namespaces: Namespaces | None, default: bool) -> PresenceTracker | None:
+    """Return what tracks who reads, and tells of it at all processes of the store.
+
+    ``default`` says whether it does so for recipients of which no namespace says so. None where it is known
+    of no recipient.
+    """
+    announcer = LocalAnnouncer if hub.shared is None else hub.shared.announcer
+    if namespaces is None or not namespaces.have_presence:
+        return PresenceTracker(hub, announcer) if default else None
+    return PresenceTracker(hub, announcer, lambda name: namespaces.has_presence(name, default))

@@ -11,16 +11,14 @@ under the same name takes its place, so a poller counts as one reader.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from math import ceil
 from sys import getsizeof
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import Struct
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ..deferreds import MaybeDeferred
 from ..limits import (
     ONLINE_SECONDS,
     PRESENCE_BYTES,
@@ -32,46 +30,11 @@ from ..limits import (
     PRESENCE_READER_OVERHEAD,
     PRESENCE_SWEPT_AT_ONCE,
 )
+from .counts import Counts
 from .hub import Hub
 from .parked import ParkedReader
+from .present import Announcer, Present, PresentMember
 from .recipient import covering, is_hidden, is_pattern
-
-
-class PresentMember(Struct, frozen=True, gc=False):
-    """A name that reads a recipient: since when, in seconds since 1970, and by how many readers."""
-
-    name: str
-    since: float
-    readers: int
-
-
-class Present(Struct, frozen=True):
-    """Who reads a recipient, those who came first in front.
-
-    ``readers`` counts the readers without a name too, and those of patterns. ``more``: there are further
-    members.
-    """
-
-    recipient: str
-    readers: int
-    members: tuple[PresentMember, ...]
-    more: bool = False
-
-
-class Announcer(Protocol):
-    """Tells what changes, and knows who reads a recipient, at whatever process."""
-
-    def changed(self, recipient: str, name: str | None, before: int) -> None:
-        """Note that a name has not ``before`` readers any more; ``PresenceTracker.count`` tells how many."""
-
-    def left(self, recipient: str, name: str) -> None:
-        """Note that a name has said that it leaves, whichever process its last readers were at."""
-
-    def describe(self, recipient: str) -> MaybeDeferred[Present]:
-        """Say who reads a recipient."""
-
-    def stop(self) -> None:
-        """Tell nothing any more, and leave no timer behind."""
 
 
 class _Member:
@@ -238,15 +201,19 @@ class PresenceTracker:
         The one that is held may be that of the client which says so: its connection was closed just before,
         and the reactor has not reported it. So the next reader that leaves in a moment leaves at once.
         """
+        self.dismiss(recipient, name)
+        self.announcer.left(recipient, name)
+
+    def dismiss(self, recipient: str, name: str) -> None:
+        """See ``PresentReaders.dismiss``."""
         member = self._member(recipient, name)
         if member is not None:
             if member.held:
                 member.farewell = self.hub.clock.seconds() + PRESENCE_FAREWELL_SECONDS
             self.replaced(recipient, name, len(member.ends))
-        self.announcer.left(recipient, name)
 
     def replaced(self, recipient: str, name: str | None, most: int) -> None:
-        """Let up to ``most`` of the readers that have left be present no more: they are elsewhere."""
+        """See ``PresentReaders.replaced``."""
         member = self._member(recipient, name)
         if member is not None:
             count = min(most, len(member.ends))
@@ -318,8 +285,26 @@ class PresenceTracker:
 
     # -- what is said of it
 
+    @property
+    def clock(self) -> IReactorTime:
+        """See ``PresentReaders.clock``."""
+        return self.hub.clock
+
+    @property
+    def counts(self) -> Counts:
+        """See ``PresentReaders.counts``."""
+        return self.hub.counts
+
+    def wall(self) -> float:
+        """See ``PresentReaders.wall``."""
+        return self.hub.wall()
+
+    def names(self) -> Iterator[tuple[str, str | None]]:
+        """See ``PresentReaders.names``. The table must not change meanwhile."""
+        return ((place.name, name) for place in self._places.values() for name in place.members)
+
     def count(self, recipient: str, name: str | None) -> int:
-        """Count the readers of a name."""
+        """See ``PresentReaders.count``."""
         member = self._member(recipient, name)
         return 0 if member is None else member.readers
 

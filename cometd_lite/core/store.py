@@ -16,6 +16,7 @@ from ..deferreds import MaybeDeferred
 from .leases import Ended, LeaseId, Settlement
 from .message import Batch, Cursor, Message, Push
 from .namespaces import Namespaces
+from .present import Announcer, PresentReaders
 
 T = TypeVar("T")
 
@@ -253,6 +254,9 @@ class SharedStore(Store, Protocol):
 
     def share(self, readers: Readers) -> None:
         """Wake these when another process has pushed."""
+
+    def announcer(self, readers: PresentReaders) -> Announcer:
+        """Return what tells of the presence of readers at all processes, these included."""
 
     def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
         """Return how many readers of other processes were woken by what ``append`` has returned.

@@ -15,7 +15,7 @@ from ..core.hub import Standing
 from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
 from ..core.message import Batch, Content, Cursor, LeasedMessage, Receipt, has_charset, timestamp
-from ..core.presence import Present
+from ..core.present import Present
 from ..core.store import Listing
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from ..jsontext import dumps

@@ -166,6 +166,15 @@ PRESENCE_CHANGES = 50_000
 PRESENCE_PUSHES = 100
 """Messages of joins and leaves that a store which waits is given at once."""
 
+REDIS_PRESENCE_SECONDS = 0.05
+"""A process reports this long after a change what has changed: many in one run of the script."""
+
+REDIS_PRESENCE_AT_ONCE = 200
+"""Names that it reports in one run, some 3 ms of Redis."""
+
+REDIS_PRESENCE_BEAT_SECONDS = 1.0
+"""It reports at least this often that it is there."""
+
 STREAM_BYTES = 64 * 1024
 """Bytes that a stream or socket writes at once, as they are sent, or one larger message. The next write waits
 until the kernel has taken them: so a client that does not read costs one write, not what it misses."""

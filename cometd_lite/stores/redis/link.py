@@ -66,8 +66,8 @@ class RedisLink:
     """Reaches the log in the Redis at ``address``, and learns from each answer what it holds.
 
     ``channels`` returns the channels to listen to when the log is entered. ``on_published`` is given what
-    comes through them. ``on_entered`` and ``on_lost`` are called when a connection begins and ends, and
-    ``on_writable`` when Redis takes writes again that it has refused.
+    comes through them. ``on_entered``, then ``on_connected``, are called when a connection begins,
+    ``on_lost`` when it ends, and ``on_writable`` when Redis takes writes again that it has refused.
     """
 
     log = Logger()
@@ -87,6 +87,7 @@ class RedisLink:
         self.channels: Callable[[], list[str]] = list
         self.on_published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
         self.on_entered: Callable[[], object] = lambda: None
+        self.on_connected: Callable[[], object] = lambda: None
         self.on_lost: Callable[[], object] = lambda: None
         self.on_writable: Callable[[], object] = lambda: None
         self.bounds_of: Callable[[str], MailboxBounds] | None = None
@@ -266,6 +267,7 @@ class RedisLink:
         if opened is not None:
             opened.callback(None)
         self.on_entered()
+        self.on_connected()
 
     def _is_unusable(self, error: Exception) -> bool:
         """Whether the store cannot be opened: then ``open`` fails with the reason.

@@ -27,6 +27,7 @@ from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
+from ...core.present import PresentReaders
 from ...core.store import RPC, Contents, Readers, Record, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
 from ...errors import StoreDown
@@ -36,6 +37,7 @@ from .entries import pack, unpack
 from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
 from .names import listed
+from .presence import RedisAnnouncer
 from .wakes import Appended, ReaderCount, Wakes
 
 
@@ -68,7 +70,7 @@ class RedisStore:
         """The name of this process among all that serve these mailboxes."""
         self._clock = clock
         self._link = RedisLink(address, self.limits, clock, endpoint)
-        self._link.on_entered = self._entered
+        self._link.on_entered = self._writable
         self.address = self._link.address
         self._wakes = Wakes(self._link, self.process, clock)
         self._link.on_writable = self._writable
@@ -94,9 +96,6 @@ class RedisStore:
     def flush(self) -> MaybeDeferred[None]:
         """See ``Store.flush``."""
         return self._link.flush()
-
-    def _entered(self) -> None:
-        self._writable()
 
     def _writable(self) -> None:
         self._backlog.write()
@@ -468,6 +467,10 @@ class RedisStore:
         """See ``SharedStore.share``."""
         self._wakes.readers = readers
 
+    def announcer(self, readers: PresentReaders) -> RedisAnnouncer:
+        """See ``SharedStore.announcer``."""
+        return RedisAnnouncer(self._link, self._wakes, readers)
+
     def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
         """See ``SharedStore.elsewhere``."""
         assert isinstance(messages, Appended), "they come from append"
@@ -475,12 +478,7 @@ class RedisStore:
 
     def presence(self, recipient: str) -> Deferred[tuple[int, float]]:
         """See ``SharedStore.presence``."""
-        ask, count = self._wakes.begin_count()
-        asked = self._link.run(self._clock.seconds(), "who", self.process, ask, recipient)
-        counted = asked.addCallback(lambda reply: self._wakes.counted(reply[0], count, ask))
-        return counted.addCallbacks(
-            lambda waiting: (waiting[0], count.ago), self._not_appended, errbackArgs=(ask,)
-        )
+        return self._wakes.who(recipient)
 
     def tell(self, kind: str, id: str) -> None:  # noqa: A002
         """See ``SharedStore.tell``."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from ...core.message import Message
 from ...core.recipient import is_pattern
@@ -106,6 +107,8 @@ class Wakes:
         self._counts: dict[int, ReaderCount] = {}
         self._last_wake = b""
         self._heard: dict[str, Callable[[str], None]] = {}
+        self.on_presence: Callable[[bytes, bytes], object] = lambda _about, _said: None
+        """Called with what is said of presence: ``replaced`` or ``dismissed``, and the rest."""
         link.channels = self._channels
         link.on_published = self._published
         link.on_lost = self.calls.cut_off
@@ -137,6 +140,18 @@ class Wakes:
             del self._counts[ask]
             return count.woken, count.takers
         return count.wait(self._clock, lambda: self.end_count(ask))
+
+    def who(self, recipient: str) -> Deferred[tuple[int, float]]:
+        """Return how many wait at other processes, and how long ago a reader was there."""
+        ask, count = self.begin_count()
+
+        def failed(failure: Failure) -> Failure:
+            self.end_count(ask)
+            return failure
+
+        asked = self._link.run(self._clock.seconds(), "who", self.process, ask, recipient)
+        counted = asked.addCallback(lambda reply: self.counted(reply[0], count, ask))
+        return counted.addCallbacks(lambda waiting: (waiting[0], count.ago), failed)
 
     def end_count(self, ask: int) -> None:
         """Forget a count of which no process was asked, or that has taken too long."""
@@ -220,6 +235,8 @@ class Wakes:
             if about == b"woken":
                 ask, woken, takers, ago = rest.split()
                 self._reported(int(ask), int(woken), int(takers), float(ago))
+            elif about in {b"replaced", b"dismissed"}:
+                self.on_presence(about, rest)
             else:
                 self.calls.heard(about, rest)
         elif self.readers is not None and kind == b"all":

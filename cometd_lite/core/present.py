@@ -1,0 +1,92 @@
+"""What is said of presence, and the seam between the table of one process and what announces its changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+from twisted.internet.interfaces import IReactorTime
+
+from ..deferreds import MaybeDeferred
+from .counts import Counts
+
+
+class PresentMember(Struct, frozen=True, gc=False):
+    """A name that reads a recipient: since when, in seconds since 1970, and by how many readers."""
+
+    name: str
+    since: float
+    readers: int
+
+
+class Present(Struct, frozen=True):
+    """Who reads a recipient, those who came first in front.
+
+    ``readers`` counts the readers without a name too, and those of patterns. ``more``: there are further
+    members.
+    """
+
+    recipient: str
+    readers: int
+    members: tuple[PresentMember, ...]
+    more: bool = False
+
+
+class PresenceChange(Struct, frozen=True, gc=False):
+    """A name that joined or left a recipient, and how many readers there are now. ``at`` is a date."""
+
+    event: Literal["join", "leave"]
+    recipient: str
+    name: str
+    readers: int
+    at: float
+
+
+OnChange: TypeAlias = Callable[[PresenceChange], object]
+"""Called with each join and leave that this process tells. It must not raise."""
+
+
+class Announcer(Protocol):
+    """Tells what changes, and knows who reads a recipient, at whatever process."""
+
+    on_change: OnChange | None
+
+    def changed(self, recipient: str, name: str | None, before: int) -> None:
+        """Note that a name has not ``before`` readers any more; ``PresentReaders.count`` tells how many."""
+
+    def left(self, recipient: str, name: str) -> None:
+        """Note that a name has said that it leaves, whichever process its last readers were at."""
+
+    def describe(self, recipient: str) -> MaybeDeferred[Present]:
+        """Say who reads a recipient."""
+
+    def stop(self) -> None:
+        """Tell nothing any more, and leave no timer behind."""
+
+
+class PresentReaders(Protocol):
+    """The readers of this process, as an announcer sees them."""
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The clock that all goes by."""
+
+    @property
+    def counts(self) -> Counts:
+        """What is counted of it."""
+
+    def wall(self) -> float:
+        """Return the date, in seconds since 1970."""
+
+    def names(self) -> Iterable[tuple[str, str | None]]:
+        """Return each recipient or pattern with each name, or None, that reads it."""
+
+    def count(self, recipient: str, name: str | None) -> int:
+        """Count the readers of a name."""
+
+    def replaced(self, recipient: str, name: str | None, most: int) -> None:
+        """Let up to ``most`` of the readers that have left be present no more: they are elsewhere."""
+
+    def dismiss(self, recipient: str, name: str) -> None:
+        """Let a name leave, as one that has said so elsewhere."""
