@@ -11,12 +11,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 from twisted.python.failure import Failure
 
+from .access.origins import is_loopback
 from .limits import LISTEN_BACKLOG
 
 _BARE_COLONS = re.compile(r"=\[?[0-9A-Fa-f]*:[0-9A-Fa-f:]*:")
@@ -106,3 +108,16 @@ def refusal(endpoint: str, error: BaseException) -> str:
     if isinstance(error, CannotListenError) and isinstance(error.port, str | bytes):
         return f"cannot listen on {endpoint}: another process listens there."
     return f"cannot listen on {endpoint}: {str(cause).rstrip('.')}."
+
+
+def address(endpoint: str, bound: IAddress, mount: str) -> str:
+    """Return the URL of what listens at an endpoint, as this machine opens it; a path for a UNIX socket."""
+    if isinstance(bound, UNIXAddress):
+        return f"unix:{os.fsdecode(bound.name or b'')}"
+    if not isinstance(bound, IPv4Address | IPv6Address):
+        return endpoint
+    scheme = "https" if endpoint.removeprefix("haproxy:").startswith("ssl:") else "http"
+    everywhere = bound.host in {"0.0.0.0", "::"}  # noqa: S104  it is compared
+    host = "localhost" if everywhere or is_loopback(bound.host) else bound.host
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{bound.port}{mount.rstrip('/')}/"
+    return f"{url}, on every address of this machine" if everywhere else url

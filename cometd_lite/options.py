@@ -25,6 +25,7 @@ from .access_log import FORMATS, AccessLog
 from .bayeux.options import BayeuxOptions
 from .core.namespaces import Namespace, check_pattern
 from .core.store import Store
+from .http.spelling import nearest
 from .limits import Limits
 from .server import Proxies
 from .units import count, duration, size, whole
@@ -138,6 +139,19 @@ def _joined(words: list[str]) -> list[str]:
     return joined
 
 
+SERVE = "cometd-lite"
+"""The name of the program where ``cometd-lite serve`` has started twistd's."""
+
+
+_OPTIONS_OF_TWISTD = """
+Put twistd's own options first: -n stays in the foreground, --pidfile= writes
+no pid file."""
+
+
+class WrongOption(SystemExit):
+    """An option was used wrongly; the text says how."""
+
+
 class Options(UsageOptions):
     """The options of ``twistd cometd-lite``."""
 
@@ -149,9 +163,7 @@ POST /push/NAME. Try it, in two shells beside this one:
   curl localhost:8080/poll/bob
   curl -d 'hello' localhost:8080/push/bob
 
-Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.
-Put twistd's own options first: -n stays in the foreground, --pidfile= writes
-no pid file."""
+Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d."""
     optFlags = (  # noqa: N815  Twisted's name
         ("no-console", None, "Do not show the console page at /."),
         ("no-metrics", None, "Do not show the counts at /metrics."),
@@ -311,11 +323,27 @@ no pid file."""
         try:
             super().parseOptions(_joined(words))  # type: ignore[no-untyped-call]  # Twisted's
         except UsageError as error:
-            raise SystemExit(f"cometd-lite: {error}") from None
+            raise WrongOption(f"cometd-lite: {self._sentence(str(error))}") from None
+
+    def _sentence(self, error: str) -> str:
+        """Return what is wrong; for an option that there is not, with the one that was probably meant."""
+        found = re.fullmatch(r"option --([^ ]+) not recognized", error)
+        if found is None:
+            return error
+        meant = nearest(found[1], [name.rstrip("=") for name in self.longOpt])
+        return f"there is no option --{found[1]}" + ("." if meant is None else f"; did you mean --{meant}?")
+
+    def getSynopsis(self) -> str:  # noqa: N802  Twisted's name
+        """Return the first line of the help, which names the command that was typed."""
+        if Path(sys.argv[0]).name == SERVE:
+            return "Usage: cometd-lite serve [options]"
+        return super().getSynopsis()
 
     def getUsage(self, width: int | None = None) -> str:  # noqa: N802  Twisted's name
         """Return the help; its opening keeps its lines, which Twisted would fill."""
         described, self.longdesc = self.longdesc, ""
+        if Path(sys.argv[0]).name != SERVE:
+            described += _OPTIONS_OF_TWISTD
         try:
             return f"{described}\n\n{super().getUsage(width)}"
         finally:

@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -74,7 +74,8 @@ class CometService(Service):
     has no other service, so this one handles the signals, configures the garbage collector, and returns freed
     memory to the system. ``daemon``: twistd detaches from the shell once the service has started.
     ``access_log`` is given each request that is over, and ``monitor`` measures the process; None for neither.
-    ``reuse_port``: other processes listen at the same ports.
+    ``reuse_port``: other processes listen at the same ports. ``mount`` is the path under which the interface
+    lies. ``warnings`` are logged once it has started.
     """
 
     log = Logger()
@@ -92,6 +93,8 @@ class CometService(Service):
         reuse_port: bool = False,
         access_log: AccessLog | None = None,
         monitor: ReactorMonitor | None = None,
+        mount: str = "/",
+        warnings: Sequence[str] = (),
     ) -> None:
         self.comet = comet
         self.factory = factory
@@ -103,8 +106,12 @@ class CometService(Service):
         self.reuse_port = reuse_port
         self.access_log = access_log
         self.monitor = monitor
+        self.mount = mount
+        self.warnings = warnings
         self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
+        self.addresses: list[str] = []
+        """What to open in a browser, or give to a client, for each port."""
 
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
         """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
@@ -112,12 +119,13 @@ class CometService(Service):
         listener = ReusingReactor(reactor) if self.reuse_port else reactor
         for endpoint in self.listen:
             bound = listening.listen(listener, endpoint, self.factory)
-            bound.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(endpoint,))
+            bound.addCallbacks(self._listens, self._cannot_listen, (endpoint,), errbackArgs=(endpoint,))
         self._exit_if_failed()
 
-    def _listens(self, port: IListeningPort) -> None:
+    def _listens(self, port: IListeningPort, endpoint: str) -> None:
         """Note a port. Where all are of this machine only, the server does not answer to every Host."""
         self.ports.append(port)
+        self.addresses.append(listening.address(endpoint, port.getHost(), self.mount))
         policy = self.comet.routes.policy
         policy.hosts = replace(policy.hosts, loopback_only=all(map(_is_local, self.ports)))
 
@@ -154,7 +162,10 @@ class CometService(Service):
         self.refusals.start()
         if self.monitor is not None:
             self.monitor.start()
-        self.log.info("cometd-lite {version} begins", version=__version__)
+        for address in self.addresses:
+            self.log.info("cometd-lite {version} serves {address}", version=__version__, address=address)
+        for warning in self.warnings:
+            self.log.warn("{warning}", warning=warning)
         if self.alone:
             reactor.callWhenRunning(self._handle_signals)
             reactor.callWhenRunning(settle_collector)
@@ -275,11 +286,11 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         settle=twistd is not None,
         reserved=0 if options["authorize-url"] is None else APPLICATION_QUESTIONS,
     )
+    warnings = []
     if room.connections < limits.max_connections:
-        CometService.log.warn(
-            "{connections} connections may be open, not {wanted}: the process may open no more files.",
-            connections=room.connections,
-            wanted=limits.max_connections,
+        warnings.append(
+            f"{room.connections} connections may be open, not {limits.max_connections}: "
+            "the process may open no more files."
         )
     comet = Comet(
         limits=replace(limits, max_connections=room.connections),
@@ -332,6 +343,8 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         reuse_port=options["reuse-port"],
         access_log=access_log,
         monitor=None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor),
+        mount=options["mount"],
+        warnings=warnings,
     )
 
 

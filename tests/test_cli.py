@@ -179,7 +179,7 @@ def test_json_is_pushed_as_json_and_what_is_none_is_refused(
     assert shell.type("push", "bob", "--json", '{"a": 1}') == status.DONE
     assert pushed(shell.server) == [{"a": 1}]
     assert shell.type("push", "bob", "--json", "{a}") == status.REFUSED
-    assert capsys.readouterr().err.startswith("cometd-lite: The body is not the JSON that its type says")
+    assert capsys.readouterr().err.startswith("cometd-lite: The message is not the JSON that its type says")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,8 @@ def test_a_line_that_cannot_be_a_message_is_told_of_and_the_others_go_on(
     assert shell.type("push", "logs", "--lines", piped=b"a\n" + b"x" * 70_000 + b"\nb\n") == status.REFUSED
     assert pushed(shell.server, "logs") == ["a", "b"]
     assert (
-        capsys.readouterr().err == "cometd-lite: Line 2 was left out. A body has at most 65536 bytes here.\n"
+        capsys.readouterr().err
+        == "cometd-lite: Line 2 was left out. A message has at most 65536 bytes here.\n"
     )
 
 
@@ -398,7 +399,9 @@ def test_json_lines_for_a_server_with_a_smaller_bound_go_in_smaller_pushes(
     lines = b'"aaaaaaaaaa"\n"bbbbbbbbbb"\n"cccccccccc"\n"%b"\n"eeeeeeeeee"\n' % (b"d" * 40)
     assert shell.type("push", "orders", "--ndjson", piped=lines) == status.REFUSED
     assert pushed(server, "orders") == ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "eeeeeeeeee"]
-    assert capsys.readouterr().err == "cometd-lite: Line 4 was left out. A body has at most 30 bytes here.\n"
+    assert (
+        capsys.readouterr().err == "cometd-lite: Line 4 was left out. A message has at most 30 bytes here.\n"
+    )
     server.close()
 
 
@@ -473,6 +476,48 @@ def test_whole_message_objects_are_printed_one_a_line(shell: Shell) -> None:
     assert said["recipient"] == "chat/a"
     assert said["data"] == "two\nlines"
     assert said["event"] == "e"
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("{recipient}: {data}", 'chat/lobby: {"from":"ann","n":[1,true]}'),
+        ("{created_at} {type} {event}", "2026-11-20T10:15:58.123Z application/json greeting"),
+        (r"{data[from]:>5}\t{data[n][1]} {data[n][7]}{data[to]}|\\n{{}}", "  ann\ttrue |\\n{}"),
+    ],
+)
+@pytest.mark.parametrize("command", ["poll", "follow"])
+def test_a_line_has_the_form_that_is_asked_for(shell: Shell, command: str, form: str, line: str) -> None:
+    shell.type("push", "chat/lobby", "--json", '{"from": "ann", "n": [1, true]}', "--event", "greeting")
+    count = ["--count", "1"] if command == "follow" else []
+    assert shell.type(command, "chat/lobby", "--after", "oldest", "--format", form, *count) == status.DONE
+    assert shell.printed == f"{line}\n"
+
+
+def test_a_form_shows_octets_as_base64_and_text_as_text(shell: Shell) -> None:
+    shell.type("push", "bob", "grüß dich")
+    shell.type("push", "bob", piped=b"\xff\x00")
+    shell.type("poll", "bob", "--format", "{data} {data[x]}{event}")
+    assert shell.printed == "grüß dich \n/wA= \n"
+
+
+def test_bytes_go_in_and_the_same_bytes_come_out(shell: Shell, tmp_path: Path) -> None:
+    bodies = [b"text", b"text\n", b"\r\n\n", b"\xff\x00\n", "ü".encode(), b'{"a":1}', bytes(range(256))]
+    for number, body in enumerate(bodies):
+        file = tmp_path / "file"
+        file.write_bytes(body)
+        for name, words, piped in (
+            ("file", ["--file", str(file)], b""),
+            ("pipe", ["--file", "-"], body),
+            ("word", [os.fsdecode(body)], b""),
+        ):
+            if name == "word" and b"\0" in body:
+                continue  # no word of a process has one
+            shell.type("push", f"{name}/{number}", *words, piped=piped)
+            assert shell.type("poll", f"{name}/{number}", "--raw") == status.DONE
+            assert shell.out.getvalue() == body
+            shell.out.seek(0)
+            shell.out.truncate()
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
@@ -1077,8 +1122,32 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["push", "bob", "hi", "--json", "--type", "x/y"], "one of them is enough"),
         (["push", "bob", "--lines", "--key", "k"], "the lines have keys of their own"),
         (["follow", "bob", "--keep-going"], "--keep-going goes with --exec"),
-        (["poll"], "the following arguments are required: NAME"),
-        (["token", "--push", "bob"], "the following arguments are required: --key"),
+        (["poll"], "NAME is missing. cometd-lite poll --help says what it takes."),
+        (["push"], "NAME is missing."),
+        (["push", ""], "a NAME is empty; it has 1 to 256 bytes of UTF-8, as in bob or chat/lobby."),
+        (["poll", "bob", "\udcff"], r"b'\xff' is no UTF-8, as names and options are."),
+        (["push", "bob", "hi", "--event", "\udcff"], r"b'\xff' is no UTF-8, as names and options are."),
+        (
+            ["push", "bob", "hi", "--overflow", "drop"],
+            "--overflow: there is no drop; there are reject",
+        ),
+        (
+            ["follow", "bob", "--cursorfile", "x"],
+            "there is no option --cursorfile; did you mean --cursor-file",
+        ),
+        (["follow", "bob", "--pat=3"], "there is no option --pat; did you mean --patience?"),
+        (["info", "bob", "--colour"], "there is no option --colour."),
+        (["completion", "bash", "zsh"], "zsh is a word too many."),
+        (["poll", "bob", "--json", "--raw"], "--json and --raw each say what becomes of a message"),
+        (["follow", "bob", "--exec", "x", "--format", "y"], "--format and --exec each say what becomes of"),
+        (["poll", "bob", "--format", "{text}"], "'{text}' has the field {text}; there are {id}, {recipient}"),
+        (["poll", "bob", "--format", "{data.real}"], "has the field {data.real}; there are"),
+        (
+            ["poll", "bob", "--format", "{data"],
+            "is no format: expected '}' before end of string; a brace",
+        ),
+        (["poll", "bob", "--format", "{data:9q}"], "is no format: "),
+        (["token", "--push", "bob"], "--key is missing."),
         (["token", "--key", "k"], "the token would allow nothing; say what it may by --push, --poll or"),
         (
             ["token", "--key", "k", "--push", "a/*/b"],
@@ -1089,10 +1158,12 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["token", "--key", "k", "--poll", "a", "--ttl", "0"], "--ttl is a time above 0 and at most 36525d."),
         (["token", "--key", "k", "--poll", "a", "--ttl", "99999999d"], "--ttl is a time above 0 and at most"),
         (["token", "--key", "k", "--poll", "a", "--ttl", "soon"], "'soon' is no time in seconds"),
-        (["token", "--key", "k", "--poll", "a", "--url", "x"], "unrecognized arguments: --url x"),
-        (["completion", "ksh"], "invalid choice: 'ksh'"),
+        (["token", "--key", "k", "--poll", "a", "--url", "x"], "there is no option --url."),
+        (["completion", "ksh"], "shell: there is no ksh; there are bash, zsh, fish, tcsh, powershell."),
         (["info", "--url", "http://x/?q=1"], "is no URL of a server"),
         (["sing"], "there is no command 'sing'; there are serve, push, poll"),
+        (["pusch", "bob"], "there is no command 'pusch'; did you mean push?"),
+        (["publ", "bob"], "there is no command 'publ'; did you mean publish?"),
         (["--url", "x", "push"], "--url comes after a command, as in: cometd-lite push bob hello."),
     ],
 )
@@ -1101,6 +1172,61 @@ def test_a_wrong_use_is_told_by_a_sentence_and_status_2(
 ) -> None:
     assert main(words) == status.USAGE
     assert sentence in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("push", "bob", "hi", "--ttl", "0"), "ttl is a number of seconds above 0."),
+        (
+            ("push", "bob", "hi", "--event", ""),
+            "--event is a name of 1 to 64 bytes",
+        ),
+        (("push", "bob", "hi", "--key", "k" * 256), "--key has 1 to 255 bytes."),
+        (("push", "bob", "hi", "--type", "a b"), "--type is no media type of at most 255 bytes."),
+        (
+            ("push", "bob", "hi", "--no-queue"),
+            "No reader waits at this moment, and --no-queue does not keep",
+        ),
+        (("push", "bob", ""), "The message is empty; a message has at least one byte."),
+        (("push", "bob", "--json", "{"), "The message is not the JSON that its type says: "),
+        (("push", "bob", "x" * 70_000), "A message has at most 65536 bytes here."),
+        (("push", "full", "two", "--patience", "0"), "Push again later, or with --overflow drop-oldest."),
+        (("poll", "bob", "--wait", "999"), "--wait is a number of seconds from 0 to 120."),
+        (("poll", "bob", "--limit", "5000"), "--limit is a number of messages from 1 to 1000."),
+        (("poll", "bob/*"), "A pattern is read with a cursor, as in --after oldest; a take needs names."),
+        (("listen", "--ttl", "0"), "--ttl is a number of seconds up to 86400."),
+    ],
+)
+def test_what_a_server_refuses_is_told_in_the_words_of_the_command(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = MemoryServer(limits=Limits(capacity=1))
+    shell = Shell(server)
+    shell.type("push", "full", "one")
+    assert shell.type(*words) in {status.REFUSED, status.USAGE}
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert not re.search(r"[?=]|body|header|Content-Type|Authorization", said)
+    server.close()
+
+
+def test_a_token_that_is_missing_is_asked_for_by_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("s" * 32)
+    server = MemoryServer(tokens=Tokens([key]))
+    assert Shell(server).type("push", "bob", "hi") == status.REFUSED
+    assert "give it by --token, or as COMETD_LITE_TOKEN in the environment." in capsys.readouterr().err
+    server.close()
+
+
+def test_publish_and_subscribe_are_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("cometd_lite.cli.commands.run", lambda name, arguments: seen.append(name) or 0)
+    assert main(["publish", "bob", "hi"]) == main(["subscribe", "bob"]) == status.DONE
+    assert seen == ["push", "follow"]
 
 
 def test_no_words_at_all_are_answered_by_help_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

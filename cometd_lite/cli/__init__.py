@@ -39,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _do(words: list[str]) -> int:
-    from .parser import COMMANDS, parse, usage  # noqa: PLC0415  argparse is of no use to the package's users
+    from .parser import ALIASES, COMMANDS, parse, usage  # noqa: PLC0415  argparse is of no use to the package's users
 
     name, rest = words[0] if words else "", words[1:]
+    name = ALIASES.get(name, name)
     if name in _OWN:
         return _OWN[name](rest)
     if name not in COMMANDS:
@@ -66,8 +67,14 @@ def _do(words: list[str]) -> int:
 def _serve(words: list[str]) -> int:
     from twisted.scripts.twistd import run  # noqa: PLC0415  as above
 
-    sys.argv = ["cometd-lite", "--nodaemon", "--pidfile=", "cometd-lite", *words]
-    run()
+    from ..options import SERVE, WrongOption  # noqa: PLC0415  as above
+
+    sys.argv = [SERVE, "--nodaemon", "--pidfile=", "cometd-lite", *words]
+    try:
+        run()
+    except WrongOption as error:
+        sys.stderr.write(f"{error}\n")
+        return status.USAGE
     return status.DONE
 
 

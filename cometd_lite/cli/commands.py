@@ -10,24 +10,27 @@ import argparse
 import errno
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Standing
+from ..client.following import GOODBYE_SECONDS
 from ..core.message import Batch, Cursor, Message, timestamp
 from ..core.store import Listing
 from ..errors import CometError
 from ..jsontext import dumps
 from . import status
+from .child import CHILD
 from .parser import PATIENCE_SECONDS
 from .pushing import LineSource, push
 from .terminal import Input, Notes, ReaderOfOurs, Terminal, harmless
+from .wording import reworded
 
 VARIABLE_CHARACTERS = 25_000
 """Characters of an environment variable for COMMAND: Linux takes 128 KiB of each, in UTF-8."""
@@ -60,7 +63,7 @@ async def poll(
         if batch.gap:
             terminal.say("Messages before these are lost: the server no longer keeps them.")
         for message in batch.messages:
-            terminal.show(message)
+            terminal.show(message, form=arguments.format, raw=arguments.raw)
     return status.DONE if batch.messages else status.NOTHING
 
 
@@ -122,7 +125,7 @@ async def handle_all(
         async for message in following:
             notes.well()
             if arguments.exec is None:
-                terminal.show(message, json=arguments.json)
+                terminal.show(message, json=arguments.json, form=arguments.format, raw=arguments.raw)
             else:
                 execute(arguments.exec, message, terminal, keep_going=arguments.keep_going)
             handled += 1
@@ -150,17 +153,12 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
             terminal.say(f"{name} is not all of what message {message.id} says: no variable can hold it.")
         # In bytes, because the system's encoding may lack a character. Windows takes no bytes.
         environment[name] = fitting if os.supports_bytes_environ else fitting.decode()
-    # It blocks, and that is as it should be: nothing else is under way, and the next one waits for this.
-    done = subprocess.run(  # noqa: S602  the user who gave the command runs it; the message is its input
-        command, shell=True, input=message.content.body, env=environment, check=False
-    )
-    if done.returncode == 0:
-        return
-    if done.returncode in {-signal.SIGINT, 128 + signal.SIGINT}:
+    ended_with = CHILD.run(command, message.content.body, environment)
+    if CHILD.is_ending or ended_with in {-signal.SIGINT, 128 + signal.SIGINT}:
         raise Interrupted
-    ended = (
-        f"ended with {done.returncode}" if done.returncode > 0 else f"was ended by signal {-done.returncode}"
-    )
+    if ended_with == 0:
+        return
+    ended = f"ended with {ended_with}" if ended_with > 0 else f"was ended by signal {-ended_with}"
     if not keep_going:
         raise CommandFailed(f"The command {ended} for message {message.id}, which counts as not handled.")
     terminal.say(f"The command {ended} for message {message.id}.")
@@ -318,7 +316,7 @@ async def judged(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error}."
-    return error.detail if isinstance(error, CometError) else str(error)
+    return reworded(error.detail if isinstance(error, CometError) else str(error))
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
@@ -342,6 +340,7 @@ class Process:
         self._client = client
         self._terminal = terminal
         self._status: int | None = None
+        self._asked_to_end: int | None = None
         self._work: Deferred[int] | None = None
 
     def run(self, command: Command, arguments: argparse.Namespace) -> int:
@@ -382,6 +381,8 @@ class Process:
     def _on_signal(self, ends_as: int) -> Callable[[int, object], None]:
         def on_signal(number: int, _: object) -> None:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+            self._asked_to_end = ends_as
+            CHILD.end(number)
             self._reactor.callFromThread(self._end, ends_as)
 
         return on_signal
@@ -390,15 +391,22 @@ class Process:
         if self._status is None:
             self._status = ends_as
             if self._work is not None:
+                # A server that does not answer must not keep the end of a listener waiting.
+                self._reactor.callLater(GOODBYE_SECONDS, self._stop)
                 self._work.cancel()
 
     def _ended(self, result: int | Failure) -> None:
         if not isinstance(result, Failure):
-            self._status = result if self._status is None else self._status
+            if self._status is None:
+                self._status = result if self._asked_to_end is None else self._asked_to_end
         elif self._status is None or not result.check(CancelledError):
             self._terminal.say(f"This should not have happened: {result.getTraceback()}")
             self._status = status.REFUSED
-        self._reactor.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
 
 
 _STDIN = "standard input"

@@ -12,6 +12,8 @@ from .. import __version__, units
 from ..core.recipient import readable
 from ..errors import BadRecipient
 from . import status
+from .formats import LineFormat
+from .mistakes import CommandParser, check_text, meant_by
 
 T = TypeVar("T")
 
@@ -41,6 +43,9 @@ COMMANDS = {
     "completion": "print completion for a shell",
 }
 
+ALIASES = {"publish": "push", "subscribe": "follow"}
+"""Other names of commands, as other programs have them."""
+
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 """Those that words can be completed in; ``completions`` has a script for each."""
 
@@ -60,6 +65,7 @@ and --ndjson that lasts for as long as it takes, once a first line has gone thro
   cometd-lite poll bob
   cometd-lite poll bob --after oldest --wait 0
   cometd-lite poll bob alice --json
+  cometd-lite poll pictures --limit 1 --raw > cat.png
 
 Without --after each message goes to one poll only: the server remembers what was read. With it nothing is
 taken away.""",
@@ -67,8 +73,10 @@ taken away.""",
   cometd-lite follow logs
   cometd-lite follow 'chat/**' --json --after last:50
   cometd-lite follow builds --count 1
+  cometd-lite follow 'chat/*' --format '{created_at} {recipient}  {data[from]}: {data[text]}'
   cometd-lite follow orders --cursor-file orders.cursor --exec 'jq .total >> totals'
 
+FORMAT has the fields id, recipient, created_at, type, event and data; \\n and \\t are a line break and a tab.
 Lost connections and restarts of the server are waited for. With --cursor-file nothing is lost while this is
 not running either: the place is written when a message was handled, and found again. COMMAND is given the
 message on its standard input, and COMET_ID, COMET_RECIPIENT, COMET_TYPE, COMET_EVENT and COMET_CREATED_AT.
@@ -109,10 +117,11 @@ Who has the token may do what it says until it expires; there is no calling it b
 def usage(words: list[str]) -> int:
     """Answer words that begin with no command: help, the version, or what is wrong; return the status."""
     listed = "\n".join(f"  {name:<11} {about}" for name, about in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="cometd-lite",
         usage="cometd-lite COMMAND ...",
         description=f"A comet server, and what talks to it.\n\n{listed}\n\n"
+        "publish is another name of push, and subscribe of follow.\n"
         "cometd-lite COMMAND --help shows what a command takes, with examples.",
         epilog=status.HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -125,7 +134,9 @@ def usage(words: list[str]) -> int:
             parser.error(f"{words[0]} comes after a command, as in: cometd-lite push bob hello.")
         parser.print_help(sys.stderr)
     else:
-        parser.error(f"there is no command {known.command!r}; there are {', '.join(COMMANDS)}.")
+        meant = meant_by(known.command, [*COMMANDS, *ALIASES])
+        hint = f"there are {', '.join(COMMANDS)}." if meant is None else f"did you mean {meant}?"
+        parser.error(f"there is no command {known.command!r}; {hint}")
     return status.USAGE
 
 
@@ -141,6 +152,7 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
         if marked:
             words = [word.removeprefix(_MARK) for word in given]
             setattr(arguments, option, words if isinstance(value, list) else words[0])
+    check_text(parser, arguments)
     for check in _CHECKS.get(name, ()):
         sentence = check(arguments)
         if sentence:
@@ -166,9 +178,9 @@ def _marked(words: list[str]) -> list[str]:
     return words[:at] + [_MARK + word for word in words[at + 1 :]]
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def parser_of(name: str) -> CommandParser:
     """Return the parser of one command's words; those of ``serve`` and ``bench`` are their own."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"cometd-lite {name}",
         description=COMMANDS[name].capitalize() + ".",
         epilog=f"examples:\n{_EXAMPLES.get(name, '')}\n\n{status.HELP}",
@@ -236,6 +248,7 @@ def _poll(add: Add) -> None:
     add("--wait", metavar="TIME", type=_span, help="how long to wait for something; default: 25 s")
     add("--limit", metavar="N", type=_count, default=100, help="at most so many messages; default: 100")
     add("--json", action="store_true", help="print the server's whole answer, as JSON")
+    _add_printing(add)
 
 
 def _follow(add: Add) -> None:
@@ -260,9 +273,20 @@ def _listen(add: Add) -> None:
 
 def _add_handling(add: Add) -> None:
     add("--json", action="store_true", help="print whole message objects, one a line")
+    _add_printing(add)
     add("--exec", metavar="COMMAND", help="in the place of printing, give each message to a shell command")
     add("--keep-going", action="store_true", help="with --exec: go on where COMMAND failed")
     add("--count", metavar="N", type=_count, help="end after so many messages")
+
+
+def _add_printing(add: Add) -> None:
+    add(
+        "--format",
+        metavar="FORMAT",
+        type=format_,
+        help="print a line of this form for each message, as in '{recipient}: {data}' or '{data[text]}'",
+    )
+    add("--raw", action="store_true", help="print the bytes of each message as they are, and nothing besides")
 
 
 def _add_patience(add: Add) -> None:
@@ -354,7 +378,16 @@ def _one_key(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _command_or_json(arguments: argparse.Namespace) -> str | None:
+def _one_output(arguments: argparse.Namespace) -> str | None:
+    given = [
+        name for name in ("json", "format", "raw", "exec") if vars(arguments).get(name) not in {None, False}
+    ]
+    if len(given) > 1:
+        return f"--{given[0]} and --{given[1]} each say what becomes of a message; one of them is enough."
+    return None
+
+
+def _goes_on(arguments: argparse.Namespace) -> str | None:
     if arguments.keep_going and arguments.exec is None:
         return "--keep-going goes with --exec."
     return None
@@ -374,8 +407,9 @@ def _holds_for_a_while(arguments: argparse.Namespace) -> str | None:
 
 _CHECKS: dict[str, tuple[Callable[[argparse.Namespace], str | None], ...]] = {
     "push": (_one_source, _one_type, _one_key),
-    "follow": (_command_or_json,),
-    "listen": (_command_or_json,),
+    "poll": (_one_output,),
+    "follow": (_one_output, _goes_on),
+    "listen": (_one_output, _goes_on),
     "token": (_allows_something, _holds_for_a_while),
 }
 
@@ -386,6 +420,14 @@ def claim(text: str) -> str:
         return text if text == LISTENERS else readable(text)
     except BadRecipient as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no recipient or pattern: {error.detail}") from None
+
+
+def format_(text: str) -> LineFormat:
+    """Return what ``--format`` writes."""
+    try:
+        return LineFormat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _url(text: str) -> str:

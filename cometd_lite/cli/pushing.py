@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import mimetypes
+import os
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from ..jsontext import check
 from . import status
 from .parser import PATIENCE_SECONDS
 from .terminal import Notes, Terminal
+from .wording import reworded
 
 NDJSON = "application/x-ndjson"
 BATCH_BYTES = 32 * 1024
@@ -51,12 +53,12 @@ async def _message(
     """Return the one message that was said, and its media type; None where the text is to tell."""
     media_type = "application/json" if arguments.json else arguments.type
     if source is None:
-        return " ".join(arguments.words), media_type
+        return _told_by_itself(os.fsencode(" ".join(arguments.words)))[0], media_type
     parts = []
     while part := await source.chunk():
         parts.append(part)
     body = b"".join(parts)
-    if arguments.file not in {None, "-"}:
+    if arguments.file is not None:
         guessed = mimetypes.guess_type(arguments.file)[0]
         return (body, media_type or guessed) if media_type or guessed else _told_by_itself(body)
     if media_type is not None:
@@ -152,7 +154,7 @@ class Pusher:
         try:
             await self.push(data, media_type)
         except (BodyTooLarge, BadBody) as error:
-            self._leave_out(number, error.detail)
+            self._leave_out(number, reworded(error.detail))
         except NobodyWaits:
             pass  # --no-queue: the message was for readers that wait, and there were none
 
@@ -178,9 +180,9 @@ class Pusher:
             return False
         return True
 
-    def _leave_out(self, number: int, sentence: str) -> None:
+    def _leave_out(self, number: int, why: str) -> None:
         self._refused = True
-        self._terminal.say(f"Line {number} was left out. {sentence}")
+        self._terminal.say(f"Line {number} was left out. {why}")
 
 
 def _batches(lines: Iterable[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:

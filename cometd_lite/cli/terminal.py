@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -20,8 +21,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core.message import Cursor, Message
+from ..core.message import Cursor, Message, timestamp
 from ..errors import CometError
+from .formats import LineFormat
+from .wording import reworded
 
 NOTE_SECONDS = 60.0
 """What goes wrong again and again in the same way is told this often."""
@@ -55,14 +58,24 @@ class Terminal:
             document = _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", document.decode()).encode()
         return document.removesuffix(b"\n") + b"\n"
 
-    def show(self, message: Message, *, json: bool = False) -> None:
+    def show(
+        self, message: Message, *, json: bool = False, form: LineFormat | None = None, raw: bool = False
+    ) -> None:
         """Write a message on a line: its text, its JSON, or its bytes; with ``json`` the whole of it.
 
-        The line of octets ends when the next message comes: one file that is read alone is not changed.
+        ``form`` is the form of the line, and ``raw`` writes the bytes of the message and nothing besides. The
+        line of octets ends when the next message comes: one file that is read alone is not changed.
         """
         content = message.content
         if json:
             self.write(self.json_line(message.json))
+            return
+        if raw:
+            self.write(content.body)
+            return
+        if form is not None:
+            text = form.line(_fields(message))
+            self.write((harmless(text) if self.looked_at else text).encode(errors="replace") + b"\n")
             return
         if content.form == "octets" and self.looked_at:
             line = f"({len(content.body):,} bytes of {harmless(content.type)})".encode()
@@ -75,10 +88,10 @@ class Terminal:
         self._line_is_open = content.form == "octets" and not ends and not self.looked_at
         self.write(begin + line + (b"" if ends or self._line_is_open else b"\n"))
 
-    def say(self, sentence: str) -> None:
+    def say(self, text: str) -> None:
         """Tell a sentence on standard error."""
         name = f"{_RED}cometd-lite:{_PLAIN}" if self._colours and sys.stderr.isatty() else "cometd-lite:"
-        sys.stderr.write(f"{name} {harmless(sentence)}\n")
+        sys.stderr.write(f"{name} {harmless(text)}\n")
         sys.stderr.flush()
 
     def green(self, text: str) -> str:
@@ -88,6 +101,19 @@ class Terminal:
     def dim(self, text: str) -> str:
         """Return a text in grey, where it will be seen."""
         return f"{_DIM}{text}{_PLAIN}" if self._colours and self.looked_at else text
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    """Return what ``--format`` may show of a message."""
+    content = message.content
+    return {
+        "id": message.id,
+        "recipient": message.recipient,
+        "created_at": timestamp(message.created_at),
+        "type": content.type,
+        "event": message.event,
+        "data": b64encode(content.body).decode() if content.form == "octets" else message.data,
+    }
 
 
 class Notes:
@@ -103,9 +129,10 @@ class Notes:
         """Tell that something went wrong, and is tried again after ``delay`` seconds."""
         del delay  # each is longer than the last; who reads wants to know why, not when
         now = self._seconds()
-        if error.detail != self._last or now - self._told_at >= NOTE_SECONDS:
-            self._last, self._told_at = error.detail, now
-            self._terminal.say(f"{error.detail} Trying again.")
+        why = reworded(error.detail)
+        if why != self._last or now - self._told_at >= NOTE_SECONDS:
+            self._last, self._told_at = why, now
+            self._terminal.say(f"{why} Trying again.")
 
     def gap(self, after: Cursor) -> None:
         """Tell that messages are lost."""

@@ -14,6 +14,8 @@ from walk import Walk
 def from_the_shell(walk: Walk) -> None:
     walk.server()
     walk.shell("hello there\n", "bob  online: 0 waiting")
+    walk.shell("chat/lobby  ann: hi\n")
+    walk.shell("the same")
     log = walk.write("log", "first\n")
     walk.start()
     follow = walk.start()

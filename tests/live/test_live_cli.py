@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from fork_server import ROOT
 from program import PATIENCE, Program, Run, eventually
+
+from cometd_lite import __version__
 
 COMMAND = f"{sys.executable} -m cometd_lite"
 
@@ -248,6 +251,50 @@ def test_a_command_for_each_message_is_interrupted_with_us(
         assert again.stdout.readline() == b"slow\n"
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_to_us_alone_ends_the_command_for_a_message_too(
+    program: Program, environment: dict[str, str], tmp_path: Path, number: int, status: int
+) -> None:
+    name = f"cli/exec-{number}"
+    program.push(f"/{name}", "slow")
+    started = tmp_path / "started"
+    words = ("follow", name, "--after", "oldest", "--exec", f"echo $$ > {started}; exec sleep 30")
+    with running(*words, env=environment) as follow:
+        child = int(eventually(lambda: started.exists() and started.read_text(), "the command runs"))
+        follow.send_signal(number)
+        assert follow.communicate(timeout=PATIENCE) == (b"", b"")
+        assert follow.returncode == status
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("push", "bob", "hi"),
+        ("poll", "bob"),
+        ("follow", "bob"),
+        ("follow", "bob", "--stream"),
+        ("listen",),
+        ("info",),
+        ("delete", "bob"),
+    ],
+    ids=" ".join,
+)
+def test_the_first_signal_ends_what_waits_for_a_server_that_does_not_answer(
+    environment: dict[str, str], words: tuple[str, ...], number: int, status: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment["COMETD_LITE_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with running(*words, env=environment) as command:
+            connection, _ = silent.accept()
+            command.send_signal(number)
+            assert command.communicate(timeout=PATIENCE) == (b"", b"")
+            endless = number == signal.SIGTERM and words[0] in {"follow", "listen"}
+            assert command.returncode == (0 if endless else status)
+        connection.close()
+
+
 def test_on_a_terminal_colours_are_shown_and_what_others_wrote_is_harmless(
     program: Program, environment: dict[str, str]
 ) -> None:
@@ -284,6 +331,12 @@ def test_serve_serves_in_the_foreground_and_ends_by_sigterm(
             assert line, log
             log += line
         port = int(log.rpartition(b"starting on ")[2])
+        address = f"cometd-lite {__version__} serves http://localhost:{port}/\n".encode()
+        while not log.endswith(address):
+            line = serve.stdout.readline()
+            assert line, log
+            log += line
+        assert b"#warn" not in log, "warnings come after it"
         environment["COMETD_LITE_URL"] = f"localhost:{port}"
         assert shell("cometd-lite info", environment).stdout.startswith(
             f"http://localhost:{port}  takes requests"
@@ -298,7 +351,17 @@ def test_serve_tells_what_is_wrong_with_an_option_in_one_sentence(
 ) -> None:
     done = shell("cometd-lite serve --capacity none", environment, cwd=tmp_path)
     assert done.stderr == "cometd-lite: --capacity none: it takes a whole number, 1 or more.\n"
-    assert done.returncode == 1
+    assert done.returncode == 2
+    done = shell("cometd-lite serve --capcity 3", environment, cwd=tmp_path)
+    assert done.stderr == "cometd-lite: there is no option --capcity; did you mean --capacity?\n"
+    assert done.returncode == 2
+
+
+def test_the_help_of_serve_names_serve(environment: dict[str, str], tmp_path: Path) -> None:
+    done = shell("cometd-lite serve --help", environment, cwd=tmp_path)
+    assert done.stdout.startswith("Usage: cometd-lite serve [options]\n")
+    assert "twistd" not in done.stdout
+    assert done.returncode == 0
 
 
 def test_bench_measures_the_server_that_the_others_talk_to(environment: dict[str, str]) -> None:
