@@ -996,9 +996,12 @@ def test_a_reader_whose_look_fails_stays_at_its_place(
     slow.assert_quiet()
 
 
-def test_a_follower_that_cannot_send_what_a_slow_store_found_is_noted_and_keeps_nobody_else_waiting(
-    slow: Here, expected_failures: list[type[BaseException]]
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_follower_that_cannot_send_what_was_found_is_noted_and_keeps_nobody_else_waiting(
+    clock: Clock, expected_failures: list[type[BaseException]], is_slow: bool
 ) -> None:
+    slow = Here(clock, Limits(), slow=is_slow)
+
     def torn(batch: Batch) -> bool:
         raise ZeroDivisionError
 
@@ -1096,10 +1099,14 @@ def test_a_follower_of_a_slow_store_is_told_everything_once(slow: Here, after: C
     slow.assert_quiet()
 
 
-def test_a_reader_keeps_nothing_of_a_read_that_has_arrived(slow: Here) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reader_keeps_nothing_of_a_read_that_has_arrived_or_failed(slow: Here, fails: bool) -> None:
     polled = slow.poll("bob")
     (asked,) = slow.store.asked
     read = weakref.ref(asked.deferred)
+    if fails:
+        slow.store.asked.clear()
+        asked.fail(StoreDown("The store is away."))
     del asked
     slow.store.settle()
     slow.settle()

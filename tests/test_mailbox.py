@@ -208,6 +208,14 @@ def test_an_acknowledgement_is_never_taken_back() -> None:
     assert box.acknowledged == 2
 
 
+@pytest.mark.parametrize("going", [0, 1, 2])
+def test_any_message_may_be_dropped(going: int) -> None:
+    box = mailbox(1, 2, 3)
+    box.drop([box.messages[going]])
+    assert numbers(box.messages) == [number for number in (1, 2, 3) if number != going + 1]
+    box.check_invariants()
+
+
 def test_what_a_take_had_makes_room_unless_it_was_given_back() -> None:
     box = mailbox(1, 2, 3)
     take(box, 2)

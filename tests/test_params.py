@@ -3,9 +3,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 import cometd_lite
 from cometd_lite.errors import CometError
 from cometd_lite.http.bodies import contents
-from cometd_lite.http.params import Fields, LastPoll, poll_asked, push_asked
+from cometd_lite.http.exchange import Exchange
+from cometd_lite.http.params import Fields, LastPoll, poll, poll_asked, push, push_asked
+from cometd_lite.limits import REMEMBERED_BYTES
+from cometd_lite.server.bounds import Bounds
+from cometd_lite.server.head import Head, parse_block
+from cometd_lite.server.router import Target
 
 PLAIN = Fields(*[None] * 9)
 CONDITIONAL = Fields(b"h", None, None, b"wait=3", b'"0123456789-7"', None, None, None, None)
@@ -76,6 +82,36 @@ def test_another_cursor_is_seen_without_looking_at_the_rest(rest: bytes) -> None
     assert last.matches(b"after=0123456789-22" + rest, PLAIN)
     assert str(last.after) == "0123456789-22"
     assert not last.matches(b"after=0123456789-22&limit=4" + rest, PLAIN)
+
+
+@dataclass
+class Asking:
+    """What is looked at of an exchange."""
+
+    query: bytes
+    head: Head
+    target: Target
+    method = b"GET"
+
+
+@pytest.mark.parametrize("length", [0, 500])
+@pytest.mark.parametrize("excess", [0, 1])
+def test_what_a_request_asks_is_remembered_up_to_a_size(length: int, excess: int) -> None:
+    head = parse_block(b"Prefer: %b\r\n\r\n" % (b"x" * length), Bounds())
+    text = b"after=now&_=".ljust(REMEMBERED_BYTES - length + excess, b"x")
+    asking = cast(Exchange, Asking(text, head, Target(b"GET", b"/poll/bob", cast(Any, None), "bob")))
+    asked, *_ = poll(asking, "bob", 60.0, frozenset())
+    assert asked.recipients == ("bob",)
+    assert (asking.target.memo is None) == bool(excess)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_what_a_push_asks_is_remembered_up_to_a_size(excess: int) -> None:
+    text = b"ttl=3&_=".ljust(REMEMBERED_BYTES + excess, b"x")
+    target = Target(b"POST", b"/push/bob", cast(Any, None), "bob")
+    asking = cast(Exchange, Asking(text, parse_block(b"Host: x\r\n\r\n", Bounds()), target))
+    assert push(asking, "bob", frozenset()).ttl == 3.0
+    assert (target.memo is None) == bool(excess)
 
 
 def test_a_push_is_asked_by_its_path_alone_or_by_its_query() -> None:

@@ -208,6 +208,18 @@ def test_a_wake_of_many_readers_goes_in_slices() -> None:
     assert_empty(registry)
 
 
+def test_a_reader_that_is_to_look_soon_has_been_woken_until_it_has(registry: Registry, clock: Clock) -> None:
+    reader = Reader("bob")
+    outcome = park(registry, reader)
+    registry.look_soon(reader)
+    ended = Outcome(registry.wakes_ended())
+    registry.check_invariants()
+    assert (outcome.parked, ended.parked) == (True, True)
+    clock.advance(0)
+    assert (outcome.parked, ended.parked) == (False, False)
+    assert_empty(registry)
+
+
 def busy() -> None:
     """Take 2 ms of the processor."""
     until = time.thread_time() + 0.002

@@ -73,6 +73,20 @@ def test_mailboxes_that_expire_at_one_moment_go_in_steps(stepping: Stepping) -> 
     assert stepping.read("box0", after=stepping.at(0)).value.gap
 
 
+def test_a_mailbox_that_expires_before_its_turn_expires_in_time_later_too(stepping: Stepping) -> None:
+    for number in range(MANY):
+        stepping.push(f"box{number}", ttl=10)
+    for ttl in (10, 500):
+        stepping.push("zoe", ttl=ttl)
+    stepping.now = 10.0
+    assert numbers(stepping.read("zoe").value) == [MANY + 2]
+    stepping.store.check_invariants()
+    stepping.turns()
+    stepping.now = 500.0
+    stepping.store.expire(stepping.now)
+    assert stepping.store.usage().mailboxes == 0
+
+
 def test_a_mailbox_of_which_much_expires_goes_in_steps(stepping: Stepping) -> None:
     stepping.push("bob", MANY, ttl=10)
     stepping.push("bob", ttl=20)

@@ -122,6 +122,5 @@ class PlainRoad:
         return _answer(None, reply)
 
 
-def _answer(pushed: object, reply: Reply) -> Response:
-    del pushed
+def _answer(_: object, reply: Reply) -> Response:
     return json_answer(dumps([reply]))

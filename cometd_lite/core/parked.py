@@ -171,6 +171,5 @@ class Wake:
                 call()
 
 
-def _handled(failure: Failure) -> None:
+def _handled(_: Failure) -> None:
     """Drop a failure of which each reader that shared the read was told."""
-    del failure

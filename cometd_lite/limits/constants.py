@@ -81,7 +81,7 @@ much again where the messages themselves are kept no more."""
 
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
-for each of the request lines that ``serving/`` knows (4,096), so all of them stay below 20 MB."""
+for each of the request lines that ``server/router`` knows (4,096), so all of them stay below 20 MB."""
 
 MESSAGE_OVERHEAD = 400
 """What a message costs in memory besides its body, its event and a rare type: objects and table entries, 390

@@ -22,8 +22,7 @@ def ack(routes: Served, exchange: Exchange, name: str) -> MaybeDeferred[Response
     return chain(grant, _settle, routes, asked)
 
 
-def _settle(grant: Grant, routes: Served, asked: AckAsked) -> MaybeDeferred[Response]:
-    del grant
+def _settle(_: Grant, routes: Served, asked: AckAsked) -> MaybeDeferred[Response]:
     settled = routes.hub.settle(asked.recipient, asked.leases, asked.settlement, asked.seconds)
     return chain(settled, _answer, asked)
 

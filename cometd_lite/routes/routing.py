@@ -115,9 +115,8 @@ def route(
     return declare
 
 
-def _disconnected(failure: Failure) -> None:
+def _disconnected(_: Failure) -> None:
     """Handle the disconnect of a client: what was parked for it is cancelled."""
-    del failure
 
 
 def _as_called(handler: Handler) -> Callable[[Served, Exchange, str | None], Answer]:

@@ -369,6 +369,5 @@ class Request:
             raise RuntimeError("The exchange was answered before, or no stream was started.")
 
 
-def _ignore(failure: Failure) -> None:
+def _ignore(_: Failure) -> None:
     """Handle a failure that nothing else has handled: the client has disconnected."""
-    del failure

@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from wires import Connection
 
 from cometd_lite.errors import Forbidden
-from cometd_lite.limits import LISTENER_SECONDS, LISTENER_SECONDS_MOST, Limits
+from cometd_lite.limits import LISTENER_SECONDS, LISTENER_SECONDS_MOST, RECIPIENTS_PER_REQUEST, Limits
 
 
 def register(server, *recipients, **asked):
@@ -93,6 +93,13 @@ def test_what_cannot_be_registered_is_a_400(server, body):
     answer = server.ask("POST", "/register", body)
     assert answer.status == 400
     assert answer.json["detail"]
+
+
+def test_as_many_recipients_as_the_bound_says_can_be_registered(server):
+    names = [f"room{number}" for number in range(RECIPIENTS_PER_REQUEST)]
+    assert register(server, *names)["recipients"] == names
+    body = msgspec.json.encode({"recipients": [*names, "one more"]})
+    assert server.ask("POST", "/register", body).status == 400
 
 
 def test_a_body_over_the_bound_is_a_413(serve):

@@ -209,3 +209,22 @@ def test_a_key_removed_while_the_program_is_asked_lets_nothing_in(serve: Any, ke
     verdict.callback(True)
     server.advance(0)
     assert poll.answer.status == 401
+
+
+def test_a_key_removed_while_the_program_is_asked_about_all_listeners_lets_nothing_in(
+    serve: Any, keys: Path
+) -> None:
+    verdict: Deferred[bool] = Deferred()
+
+    def authorize(request: Any, action: str, name: str) -> Any:
+        return verdict if (action, name) == ("poll", "$listeners") else True
+
+    server: Server = serve(tokens=Tokens([keys]), authorize=authorize)
+    claims = bearer(REMOVED, poll=["**", "$listeners"])
+    listener = server.send("POST", "/register", b"{}", claims).answer.json["id"]
+    poll = server.send("GET", f"/poll?listener={listener}&wait=60", b"", claims)
+    assert poll.answer is None
+    remove(server, keys)
+    verdict.callback(True)
+    server.advance(0)
+    assert poll.answer.status == 401

@@ -52,16 +52,22 @@ PACKAGE = "cometd_lite"
 MODULES = (
     "access/*.py",
     "bayeux/*.py",
+    "core/deadletters.py",
     "core/hub.py",
     "core/idempotency.py",
+    "core/leases.py",
     "core/listeners.py",
     "core/mailbox.py",
+    "core/namespaces.py",
+    "core/nametable.py",
     "core/parked.py",
     "core/readers.py",
     "core/registry.py",
     "core/sessions.py",
+    "http/acks.py",
     "http/bodies.py",
     "http/params.py",
+    "http/spelling.py",
     "server/body.py",
     "server/head.py",
     "stores/log.py",
@@ -71,6 +77,7 @@ MODULES = (
     "stores/names.py",
     "stores/patterns.py",
     "stores/slices.py",
+    "stores/taking.py",
 )
 """What is changed, below the package; a pattern that fits nothing is an error."""
 

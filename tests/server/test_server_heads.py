@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httptools
@@ -11,7 +12,7 @@ from hypothesis import strategies as some
 from served import App, Served, head
 
 from cometd_lite.server.bounds import Bounds
-from cometd_lite.server.head import Refused, parse_block, parse_line, split_absolute
+from cometd_lite.server.head import Heads, Refused, parse_block, parse_line, split_absolute
 
 BOUNDS = Bounds()
 
@@ -28,6 +29,38 @@ def refused(status: int, *fields: bytes) -> bool:
     with pytest.raises(Refused) as caught:
         block(*fields)
     return caught.value.status == status
+
+
+# -- heads that came before
+
+
+def heads(**bounds: int) -> tuple[Heads, list[bytes]]:
+    """Return the heads that are known, and some blocks of one length."""
+    return Heads(replace(BOUNDS, **bounds)), [b"Host: %d\r\n\r\n" % number for number in range(4)]
+
+
+def test_a_head_is_known_again_though_another_one_came_in_between():
+    known, (one, other, *_) = heads()
+    first = known.get(one)
+    assert not first.shared
+    assert known.get(other) is not first
+    assert known.get(one) is first
+    assert first.shared
+
+
+def test_as_many_heads_are_known_as_the_bound_says_and_then_only_the_new_ones():
+    known, blocks = heads(heads_known=3)
+    first = [known.get(block) for block in blocks[:3]]
+    assert [known.get(block) for block in blocks[:3]] == first
+    known.get(blocks[3])
+    assert known.get(blocks[3]).shared
+    assert not known.get(blocks[0]).shared
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_head_is_known_up_to_a_size(excess: int):
+    known, (block, *_) = heads(head_known=len(b"Host: 0\r\n\r\n") - excess)
+    assert (known.get(block) is known.get(block)) == (not excess)
 
 
 # -- the request line
