@@ -1072,6 +1072,7 @@ class Denied:
 
     registrations = None
     admission = None
+    name = None
 
     def charge(self, messages: int, size: int) -> None:
         raise AssertionError("nothing is published")
@@ -1132,6 +1133,7 @@ class Pondered:
 
     registrations = None
     admission = None
+    name = None
 
     def __init__(self) -> None:
         self.asked: list[Deferred[float]] = []

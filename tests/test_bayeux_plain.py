@@ -21,6 +21,7 @@ class Everything:
 
     registrations = None
     admission = None
+    name = None
 
     def check(self, action: str, names: tuple[str, ...]) -> float:
         return inf

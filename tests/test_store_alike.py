@@ -111,7 +111,7 @@ class Asked:
     def describe(self, name: str) -> Any:
         found = self.ask(self.store.describe(name, self.now))
         ends = [end and end.sequence for end in (found.oldest, found.newest)]
-        return found.queued, found.size, ends
+        return found.queued, found.bytes, ends
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

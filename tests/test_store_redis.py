@@ -1042,7 +1042,7 @@ def test_a_push_does_not_wait_until_the_readers_of_other_processes_have_read(clu
     here, there = cluster.join(), cluster.join()
     readers = Reading(cluster.clock, 1_000)
     there.store.share(readers)
-    reader = Poll(there, ("bob",), OLDEST, 10)
+    reader = Poll(there, ("bob",), OLDEST, 10, True, lambda found: found)
     cluster.begin(there.store.read(("bob",), OLDEST, 10, 0.0))
     readers.park(reader, 100.0)
     assert cluster.ask(here.push(push("bob"))).delivered == 1
