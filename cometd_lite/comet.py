@@ -44,7 +44,7 @@ from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, 
 from .core.namespaces import Namespace, Namespaces
 from .core.observers import OnPush, OnReader, observe
 from .core.present import Present
-from .core.recipient import readable, recipient, stored
+from .core.recipient import lists, readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Listing, Store
 from .deferreds import (
@@ -440,7 +440,7 @@ class Comet:
 
         def recipients() -> MaybeDeferred[Listing[Standing]]:
             check_read(None, limit)
-            return Deferred.fromCoroutine(listing(self.hub, prefix, after, limit))
+            return Deferred.fromCoroutine(listing(self.hub, prefix, after, limit, lists(prefix, ("**",))))
 
         return self._reply(recipients)
 

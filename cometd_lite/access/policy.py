@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from ..core.message import Push
 from ..core.parked import ParkedReader
-from ..core.recipient import below, matcher, plain, reaches
+from ..core.recipient import below, lists, plain, reaches
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
 from .application import Allowance, Authorizer, Permission, Watch, question_of
@@ -232,17 +232,18 @@ class Policy:
         With a token these are those that its claim covers. Without one, everything that begins so has to be
         allowed. Raises, or fails with, what ``require`` does.
         """
-        names: tuple[str, ...] = (below(prefix),)
+        about = plain(prefix)
+        names: tuple[str, ...] = (below(about),)
         if self.tokens is not None:
             try:
                 grant = self.tokens.grant(_token(exchange, _SCHEMES))
             except Unauthorized:
                 pass  # ``require`` decides what that means
             else:
-                names = tuple([claim for claim in grant.manage if reaches(claim, prefix)])
+                names = tuple([claim for claim in grant.manage if reaches(claim, about)])
                 if not names:
                     raise Forbidden(f"The token's claim 'manage' covers nothing that begins with {prefix!r}.")
-        return chain(self.require(exchange, "manage", names), lambda _: matcher(names))
+        return chain(self.require(exchange, "manage", names), lambda _: lists(prefix, names))
 
     def may(self, exchange: Asker, grant: Grant, action: Action, name: str) -> MaybeDeferred[bool]:
         """Return whether a request may do what it did not ask for by name.

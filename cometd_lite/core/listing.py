@@ -12,18 +12,10 @@ from twisted.internet.task import deferLater
 from ..deferreds import value_of
 from ..limits import DESCRIBED_AT_ONCE
 from .hub import Hub, Standing
-from .recipient import is_hidden
 from .store import Listing, Shows
 
 
-def is_shown(name: str) -> bool:
-    """Return whether a mailbox is in a listing: those of the server and of listeners, secrets, are not."""
-    return not is_hidden(name)
-
-
-async def listing(
-    hub: Hub, prefix: str, after: str, limit: int, shows: Shows = is_shown
-) -> Listing[Standing]:
+async def listing(hub: Hub, prefix: str, after: str, limit: int, shows: Shows) -> Listing[Standing]:
     """Return up to ``limit`` mailboxes after a name that begin with a prefix, of those ``shows`` lets in.
 
     Fails with ``StoreDown``.

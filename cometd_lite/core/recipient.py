@@ -167,6 +167,16 @@ def matcher(recipients: Iterable[str]) -> Callable[[str], bool]:
     return covers
 
 
+def lists(prefix: str, names: Iterable[str]) -> Callable[[str], bool]:
+    """Return which of the mailboxes that begin with ``prefix`` these readable names let into a listing.
+
+    Those of the server and of listeners, whose ids are secrets, are not let in. But where the prefix is that
+    of dead letters, for instance, those are let in whose recipients the names cover.
+    """
+    covers = matcher(names)
+    return covers if plain(prefix) == prefix else lambda name: covers(plain(name))
+
+
 def below(prefix: str) -> str:
     """Return the narrowest pattern that covers all names that begin with ``prefix``, and that may have it."""
     return prefix[: prefix.rfind("/") + 1] + "**"

@@ -63,6 +63,7 @@ ROUTES = [
     ("POST", "/register", "poll", []),
     ("GET", "/recipients/bob", "poll", ["bob"]),
     ("DELETE", "/recipients/bob", "manage", ["bob"]),
+    ("GET", "/recipients?prefix=chat/lo", "manage", ["chat/**"]),
 ]
 routes = pytest.mark.parametrize(("method", "target", "action", "names"), ROUTES)
 

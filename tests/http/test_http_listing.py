@@ -8,6 +8,7 @@ import jwt
 import pytest
 
 from cometd_lite.access.tokens import Tokens
+from cometd_lite.core.message import Content, Push
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -84,6 +85,14 @@ def test_mailboxes_of_the_server_and_of_listeners_are_not_listed(server):
     assert listed(server, "prefix=$") == listed(server, "prefix=~") == []
 
 
+def test_dead_letters_are_listed_where_they_are_asked_for(server):
+    for name in ("jobs", "other/jobs"):
+        server.comet.hub.push(Push((f"$dead/{name}",), (Content.of("dead"),)))
+    assert listed(server) == listed(server, "prefix=$") == listed(server, "prefix=$dead") == []
+    assert listed(server, "prefix=$dead/") == ["$dead/jobs", "$dead/other/jobs"]
+    assert listed(server, "prefix=$dead/j") == ["$dead/jobs"]
+
+
 def test_many_mailboxes_are_listed_in_several_turns(server):
     for part in range(30):
         names = "&".join(f"rcpt=room/{part:02}-{number:02}" for number in range(100))
@@ -154,6 +163,14 @@ def test_a_token_lists_what_it_may_manage(guarded, manage, prefix, expected):
 def test_a_token_that_manages_nothing_of_it_is_refused(guarded, claims, prefix):
     answer = guarded.get(f"/recipients?prefix={prefix}", bearer(**claims))
     assert (answer.status, answer.json["type"]) == (403, "urn:cometd-lite:problem:forbidden")
+
+
+def test_a_token_lists_the_dead_letters_of_what_it_may_manage(guarded):
+    for name in ("bob", "chat/a", "chat/a/b"):
+        guarded.comet.hub.push(Push((f"$dead/{name}",), (Content.of("dead"),)))
+    assert listed(guarded, "prefix=$dead/", bearer(manage=["chat/*"])) == ["$dead/chat/a"]
+    assert listed(guarded, "prefix=$dead/chat/", bearer(manage=["**"])) == ["$dead/chat/a", "$dead/chat/a/b"]
+    assert guarded.get("/recipients?prefix=$dead/b", bearer(manage=["chat/*"])).status == 403
 
 
 def test_without_a_token_nothing_is_listed_where_one_is_needed(guarded):

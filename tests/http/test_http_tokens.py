@@ -77,6 +77,7 @@ DOORS = [
     ("POST", "/register"),
     ("GET", "/recipients/bob"),
     ("DELETE", "/recipients/bob"),
+    ("GET", "/recipients?prefix=bob"),
 ]
 GUARDED = [(method, target) for method, target in DOORS if target != "/register"]
 doors = pytest.mark.parametrize(("method", "target"), DOORS)
