@@ -16,6 +16,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from cometd_lite.limits import REDIS_FULL_SECONDS
+
 
 class Wire:
     """A transport whose writing waits, and that reads when it is told to."""
@@ -74,14 +76,14 @@ class Wires:
         self.clock = clock
         self.wires: list[Wire] = []
         self.patience = 10.0
-        self.changes: Callable[[bytes], bytes] | None = None
-        """What is done to all that comes, for a Redis that the tests do not have."""
+        self.changes: Callable[[], Callable[[bytes], bytes]] | None = None
+        """Makes, for each connection, what changes all that comes: for a Redis that the tests do not have."""
         self.made: list[Wire] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
         try:
-            wire = Wire(self.path, protocol, self.changes)
+            wire = Wire(self.path, protocol, self.changes and self.changes())
         except OSError:
             return fail(ConnectError())
         self.wires.append(wire)
@@ -93,6 +95,12 @@ class Wires:
         """End every connection that was made."""
         for wire in self.made:
             wire.abortConnection()
+
+    def settle_full(self) -> None:
+        """Settle, and let the time pass after which a push asks again that found a mailbox full."""
+        self.settle()
+        self.clock.advance(REDIS_FULL_SECONDS)
+        self.settle()
 
     def settle(self) -> None:
         """Take in what comes, until nothing but answers to our own question has come at any connection.

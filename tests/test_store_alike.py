@@ -63,7 +63,7 @@ class Asked:
     def ask(self, result: Any) -> Any:
         outcome = Outcome(result)
         if self.wires is not None:
-            self.wires.settle()
+            self.wires.settle_full()
         return outcome.value
 
     def do(self, step: tuple[Any, ...]) -> Any:

@@ -6,15 +6,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from helpers import Outcome, check_invariants, data, push
-from redis_recount import Recount
+from helpers import Outcome, data, push
+from redis_cluster import Cluster
 from redis_server import RedisServer
-from redis_wires import Wires
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
@@ -28,72 +26,11 @@ from cometd_lite.errors import KeyReused, ListenerGone, NobodyWaits, StoreDown
 from cometd_lite.limits import (
     ONLINE_SECONDS,
     REDIS_COUNT_SECONDS,
-    REDIS_RETRY_SECONDS,
     REDIS_STAND_SECONDS,
     STORE_STALLED_SECONDS,
     Limits,
 )
 from cometd_lite.stores.redis.connection import Address
-from cometd_lite.stores.redis.store import RedisStore
-
-
-class Cluster:
-    """Several processes at one Redis, each a hub with a store, on one clock."""
-
-    made: ClassVar[list[Cluster]] = []
-
-    def __init__(self, server: RedisServer, prefix: str, **limits: Any) -> None:
-        self.server = server
-        self.prefix = prefix
-        self.limits = Limits(**limits)
-        self.clock = Clock()
-        self.clock.advance(1_000)
-        self.wires = Wires(server.socket, self.clock)
-        self.hubs: list[Hub] = []
-        self.made.append(self)
-
-    def make(self, address: str = "") -> Hub:
-        """Make one more process; it is always this Redis to which it connects, whatever its address says."""
-        address = address or f"{self.server.address}?prefix={self.prefix}:"
-        store = RedisStore(address, self.limits, clock=self.clock, endpoint=self.wires)
-        hub = Hub(store, Registry(self.clock, 1_000), self.clock, wall=self.clock.seconds)
-        self.hubs.append(hub)
-        return hub
-
-    def join(self) -> Hub:
-        """Start one more process."""
-        hub = self.make()
-        self.ask(hub.store.open(self.clock.seconds()))
-        return hub
-
-    def push(self, place: int, name: str, body: str) -> None:
-        """Push at the process that was the first, or second, to join."""
-        self.ask(self.hubs[place].push(push(name, body=body)))
-
-    def find_again(self) -> None:
-        """Let the time pass in which every process finds Redis again."""
-        for _ in range(5):
-            self.clock.advance(REDIS_RETRY_SECONDS)
-            self.wires.settle()
-
-    def begin(self, result: MaybeDeferred[Any]) -> Outcome:
-        outcome = Outcome(result)
-        self.wires.settle()
-        return outcome
-
-    def ask(self, result: MaybeDeferred[Any]) -> Any:
-        return self.begin(result).value
-
-    def end(self, hub: Hub) -> Cursor:
-        return self.ask(hub.store.read(("nobody",), NOW, 1, self.clock.seconds())).cursor
-
-    def close(self) -> None:
-        self.wires.settle()
-        for hub in self.hubs:
-            check_invariants(hub)
-        Recount(self.server, f"{self.prefix}:")
-        for hub in self.hubs:
-            self.ask(hub.store.close())
 
 
 @pytest.fixture(autouse=True)
@@ -558,7 +495,9 @@ def test_the_right_password_and_another_database_lead_to_redis(tmp_path: Path) -
 
 
 def test_a_redis_that_is_too_old_is_told_with_its_version(cluster: Cluster) -> None:
-    cluster.wires.changes = lambda said: re.sub(rb"(version\r\n)\$\d+\r\n[^\r]+", rb"\1$6\r\n6.0.16", said)
+    cluster.wires.changes = lambda: (
+        lambda said: re.sub(rb"(version\r\n)\$\d+\r\n[^\r]+", rb"\1$6\r\n6.0.16", said)
+    )
     _, opened = begin(cluster)
     cluster.hubs.clear()
     with pytest.raises(StoreUnusable, match=r"it has version 6\.0\.16, and 6\.2 is needed"):

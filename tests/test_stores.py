@@ -161,7 +161,7 @@ def shelves(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelves]
         wires = Wires(server.socket, clock)
         store = RedisStore(address, limits, overflow=overflow, clock=clock, endpoint=wires)
         recounts.append(lambda: Recount(server, store.address.prefix))
-        return Shelf(store, wires.settle, namespaces)
+        return Shelf(store, wires.settle_full, namespaces)
 
     makers = {"memory": memory, "sqlite": sqlite, "redis": redis}
 

@@ -328,7 +328,7 @@ class Hub:
         Raises ``ServerFull`` where it would have to be parked and as many are as may be.
         """
         may_wait = wait > 0 and not self.stopping
-        found = reader.read()
+        found = reader.read() if may_wait else reader.read_stored()
         if is_pending(found):
             # The store answers later, when the reader is parked already: see the module's opening.
             if may_wait and not self.registry.is_full:
@@ -367,8 +367,23 @@ class Hub:
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
     ) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor, at once; see ``Store.read``."""
+        """Return what the recipients hold after a cursor; see ``Store.read`` and ``SharedStore.recent``."""
+        now = self.clock.seconds()
+        if self.shared is not None:
+            recent = self.shared.recent(recipients, after, limit, now, acks)
+            if recent is not None:
+                return recent
+        return self.store.read(recipients, after, limit, now, acks)
+
+    def read_stored(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
+    ) -> MaybeDeferred[Batch]:
+        """Return what the recipients hold after a cursor, from the store; see ``Store.read``."""
         return self.store.read(recipients, after, limit, self.clock.seconds(), acks)
+
+    def has_hints(self) -> bool:
+        """Return whether ``read`` may lack what the store holds: that of many processes, while it serves."""
+        return self.shared is not None and not self.stopping
 
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, at once; see ``Store.take``."""

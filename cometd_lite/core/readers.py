@@ -37,6 +37,14 @@ class Source(Protocol):
     ) -> MaybeDeferred[Batch]:
         """Return what the recipients hold after a cursor, which acknowledges where ``acks``."""
 
+    def read_stored(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
+    ) -> MaybeDeferred[Batch]:
+        """Do so, and lack nothing that the store holds."""
+
+    def has_hints(self) -> bool:
+        """Return whether ``read`` may lack what the store holds."""
+
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, and count them as taken."""
 
@@ -74,6 +82,10 @@ class Reader(ParkedReader[T]):
     def read(self) -> MaybeDeferred[Batch]:
         """Read what comes next."""
         raise NotImplementedError
+
+    def read_stored(self) -> MaybeDeferred[Batch]:
+        """Read what comes next, and lack nothing that the store holds."""
+        return self.read()
 
     def question(self) -> Hashable:
         """Return what readers with the same answer have in common: the reader itself where it shares none."""
@@ -137,6 +149,15 @@ class Reader(ParkedReader[T]):
             self._is_over = True
         else:
             self.answer(self.over())
+
+    def _end_after(self, found: MaybeDeferred[Batch]) -> None:
+        """Deliver what is being read, or answer with nothing."""
+        self._is_over = True
+        if is_pending(found):
+            self.expect(found)
+        else:
+            self.deliver(found)
+            self._go_on(None)
 
     def _read_shared(self, shared: dict[Hashable, MaybeDeferred[Batch]]) -> MaybeDeferred[Batch]:
         """Read, unless another reader of the same wake has read the same."""
@@ -214,6 +235,17 @@ class Poll(Reader[T]):
     def read(self) -> MaybeDeferred[Batch]:
         """Read after the cursor."""
         return self.source.read(self.keys, self.after, self.limit, self.acks)
+
+    def read_stored(self) -> MaybeDeferred[Batch]:
+        """Read after the cursor, in the store."""
+        return self.source.read_stored(self.keys, self.after, self.limit, self.acks)
+
+    def end(self) -> None:
+        """Answer with nothing, unless the store holds what the reads before have lacked."""
+        if self.is_reading or not self.source.has_hints():
+            Reader.end(self)
+        else:
+            self._end_after(self.read_stored())
 
     def question(self) -> Hashable:
         """Return what is asked for: the keys, the cursor and the limit."""

@@ -258,6 +258,14 @@ class SharedStore(Store, Protocol):
     def announcer(self, readers: PresentReaders) -> Announcer:
         """Return what tells of the presence of readers at all processes, these included."""
 
+    def recent(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool
+    ) -> Batch | None:
+        """Return what ``read`` would, where this process knows it; None where the store must be asked.
+
+        What is known may lack what was pushed last, so a reader asks the store at the end of its wait.
+        """
+
     def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
         """Return how many readers of other processes were woken by what ``append`` has returned.
 

@@ -441,6 +441,24 @@ REDIS_RUNS = 100
 REDIS_COUNT_SECONDS = 1.0
 """A push is answered after this long, though other processes have not said how many readers they woke."""
 
+REDIS_WAKE_BYTES = 16 * 1024
+"""Bytes of messages that a push publishes with the name of a recipient. Of larger pushes only the name is
+published, and readers read Redis: each process that listens is sent all that is published."""
+
+REDIS_WINDOW_MESSAGES = 16
+"""Messages of one mailbox that a process keeps of what was published: a reader that comes back at once has
+missed few."""
+
+REDIS_WINDOWS_BYTES = 8 * 1024 * 1024
+"""And those of all mailboxes together, with the table that finds them."""
+
+REDIS_ACKNOWLEDGE_SECONDS = 0.05
+"""What readers acknowledge that were answered without Redis is gathered for so long: one step sends all."""
+
+REDIS_FULL_SECONDS = 0.06
+"""A push that finds a mailbox full asks once more after this long: what readers had acknowledged at any
+process has arrived by then."""
+
 REDIS_STAND_SECONDS = 60.0
 """Wakes of a mailbox are listened to this long after its last reader disconnected: most come back at once."""
 

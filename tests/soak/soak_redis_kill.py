@@ -1,6 +1,10 @@
-"""Kill one of two servers, or their Redis, again and again while writers push and readers poll at either.
+"""Kill one of two servers, their Redis, or the network between them, while writers push and readers poll.
 
     python tests/soak/soak_redis_kill.py 50
+    python tests/soak/soak_redis_kill.py 50 --lose 0.2
+
+A server or Redis is killed and started again, Redis is paused, and the network is cut or stands still. With
+``--lose`` the network loses that share of what is published to readers.
 
 Redis keeps everything (``appendonly yes``, ``appendfsync always``). Eight writers push to four rooms, each
 push at one of the two servers at random. Half of them give each push a key and repeat it, at either server,
@@ -24,6 +28,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from counted import CODE, disagreements
+from redis_proxy import RedisProxy
 from redis_recount import Recount
 from redis_server import RedisServer
 from server import Answer, Client, Server
@@ -78,10 +83,23 @@ async def start(directory: Path, address: str) -> list[Server]:
     return servers
 
 
-async def kill_one(redis: RedisServer, servers: list[Server], killed: Counter[str]) -> None:
-    """Kill one of the three at random, and start it again."""
-    victim = random.choice(["redis", "one", "two"])
+async def kill_one(
+    redis: RedisServer, servers: list[Server], network: RedisProxy, killed: Counter[str]
+) -> None:
+    """Disturb one of them at random, and let it go on."""
+    victim = random.choice(["redis", "one", "two", "paused", "cut", "stalled"])
     killed[victim] += 1
+    if victim == "paused":
+        redis.pause()
+        await asyncio.sleep(random.uniform(0, 1.0))
+        redis.go_on()
+        return
+    if victim == "stalled":
+        await network.stand_still(random.uniform(0, 1.0))
+        return
+    if victim == "cut":
+        network.cut()
+        return
     if victim == "redis":
         redis.kill()
         await asyncio.sleep(random.uniform(0, 0.5))
@@ -94,10 +112,12 @@ async def kill_one(redis: RedisServer, servers: list[Server], killed: Counter[st
         await server.up()  # else the next kill may come as it starts
 
 
-async def soak(rounds: int, directory: Path) -> int:
+async def soak(rounds: int, share: float, directory: Path) -> int:
     """Run so many rounds; return the exit code."""
     redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always", "--save", "").start()
-    servers = await start(directory, redis.address)
+    network = RedisProxy(directory / "network.sock", redis.socket, PREFIX, share)
+    await network.start()
+    servers = await start(directory, network.address)
     truth = Truth()
     head = (await Client(servers[0].port).ask("GET", "/poll/room0?after=now&wait=0")).json["cursor"]
     readers = [Reader(rooms, head, patient=True) for rooms in READERS]
@@ -107,7 +127,7 @@ async def soak(rounds: int, directory: Path) -> int:
     began = time.monotonic()
     for turn in range(rounds):
         await asyncio.sleep(random.uniform(*LIFE_SECONDS))
-        await kill_one(redis, servers, killed)
+        await kill_one(redis, servers, network, killed)
         if turn % 10 == 9 or truth.faults:
             took = time.monotonic() - began
             say(f"{turn + 1} kills {dict(killed)} in {took:.0f} s, {len(truth.confirmed)} confirmed")
@@ -131,7 +151,7 @@ async def soak(rounds: int, directory: Path) -> int:
     redis.kill()
     say(
         f"{rounds} kills {dict(killed)}: {len(truth.confirmed)} pushes confirmed {dict(truth.statuses)}, "
-        f"{truth.broken} broken off, {truth.repeated} repeated by their key, "
+        f"{truth.broken} broken off, {truth.repeated} repeated by their key, {network.lost} wakes lost, "
         f"{sum(len(reader.read) for reader in readers)} deliveries to {len(readers)} readers."
     )
     say("\n".join(faults) or "Nothing lost, nothing doubled, all in order, no gap.")
@@ -141,9 +161,10 @@ async def soak(rounds: int, directory: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kills", type=int, nargs="?", default=10)
+    parser.add_argument("--lose", type=float, default=0.0, metavar="SHARE")
     asked = parser.parse_args()
     with TemporaryDirectory() as directory:
-        return asyncio.run(soak(asked.kills, Path(directory)))
+        return asyncio.run(soak(asked.kills, asked.lose, Path(directory)))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,32 @@ def pack(content: Content, event: str | None, created_at: float) -> bytes:
 
 def unpack(entry: bytes, recipient: str, epoch: str, offset: float) -> Message:
     """Return a message of a recipient; ``offset`` is what Redis' clock is ahead of the process'."""
-    number, expires_at, created_at, _, kind_size, event_size, form = _HEAD.unpack_from(entry)
-    event_at = _HEAD.size + kind_size
+    return _unpack(entry, 0, recipient, epoch, offset)[0]
+
+
+def unpack_all(entries: bytes, recipient: str, epoch: str, offset: float) -> list[Message]:
+    """Return the messages of a recipient that lie one behind the other."""
+    messages = []
+    at = 0
+    while at < len(entries):
+        message, at = _unpack(entries, at, recipient, epoch, offset)
+        messages.append(message)
+    return messages
+
+
+def _unpack(data: bytes, at: int, recipient: str, epoch: str, offset: float) -> tuple[Message, int]:
+    """Return the message that begins at a place, and the place behind it."""
+    number, expires_at, created_at, size, kind_size, event_size, form = _HEAD.unpack_from(data, at)
+    kind_at = at + _HEAD.size
+    event_at = kind_at + kind_size
     body_at = event_at + event_size
-    return Message(
+    end = body_at + size
+    message = Message(
         Cursor(epoch, int(number)),
         recipient,
-        Content(entry[body_at:], intern(entry[_HEAD.size : event_at].decode()), _FORMS[form]),
+        Content(data[body_at:end], intern(data[kind_at:event_at].decode()), _FORMS[form]),
         created_at,
         expires_at - offset,
-        entry[event_at:body_at].decode() or None,
+        data[event_at:body_at].decode() or None,
     )
+    return message, end

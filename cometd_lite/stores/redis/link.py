@@ -168,6 +168,11 @@ class RedisLink:
     # -- the connection
 
     @property
+    def newest(self) -> int:
+        """The last number that this process has heard of."""
+        return self._heard[2]
+
+    @property
     def is_up(self) -> bool:
         """Whether Redis is reached."""
         return self._connection is not None

@@ -150,21 +150,34 @@ end
 
 -- -- who waits
 
--- Publish who was pushed to, where readers stand; return how many processes it has reached. Processes that have a
--- reader of any pattern listen to one more channel: while it has no listener, no channel of a pattern has one.
-local function wake(names, origin, ask)
+-- Publish to names, where readers stand, and return how many processes it has reached. What is said is its kind (see
+-- wakes.py), the process that wants a report, or -, and its number for it; then, for windows.py, the epoch, the number
+-- of the mailbox's newest message before, and that of the last one that is lost; then the name. On a channel of the name
+-- itself the messages of the push follow in a second line, unless they are too large.
+-- Processes that have a reader of any pattern listen to one more channel: while it has no listener, no channel of a
+-- pattern has one.
+local function wake(names, kind, origin, ask)
   local receivers = 0
   for first = 1, #names, CHUNK do
     local channels = {}
     for at = first, math.min(first + CHUNK - 1, #names) do channels[#channels + 1] = PREFIX .. 'wake:' .. names[at] end
     local listening = call('PUBSUB', 'NUMSUB', PREFIX .. 'patterns', unpack(channels))
     for at, channel in ipairs(channels) do
-      local name = names[first + at - 1]
-      local said = origin .. ' ' .. ask .. ' ' .. name
-      if listening[2 * at + 2] > 0 then receivers = receivers + call('PUBLISH', channel, said) end
-      if listening[2] > 0 then
-        local keys = covering(name)
-        for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+      local here, patterns = listening[2 * at + 2] > 0, listening[2] > 0
+      if here or patterns then
+        local name = names[first + at - 1]
+        local box = boxes[name]
+        local said = string.format('%s %s %s %s %.0f %.0f %s', kind, origin, ask, epoch, box and box.before or 0,
+          box and box.alive and math.max(box.lost, log.torn) or 0, name)
+        if here then
+          local entries = kind == 'pushed' and table.concat(box.pushed) or ''
+          local whole_said = #entries <= WAKE_BYTES and said .. '\n' .. entries or said
+          receivers = receivers + call('PUBLISH', channel, whole_said)
+        end
+        if patterns then
+          local keys = covering(name)
+          for index = 2, #keys do receivers = receivers + call('PUBLISH', PREFIX .. 'wake:' .. keys[index], said) end
+        end
       end
     end
   end
@@ -240,7 +253,7 @@ local function end_leases(box)
   local first = call('ZRANGEBYSCORE', key, '(0', '(' .. whole(SPENT), 'WITHSCORES', 'LIMIT', 0, 1)[2]
   set(box, 'ends', tonumber(first or NEVER))
   if first then call('ZADD', ENDING, first, box.name) else call('ZREM', ENDING, box.name) end
-  if is_there then wake({box.name}, '-', '0') end
+  if is_there then wake({box.name}, 'back', '-', '0') end
 end
 
 -- The messages that are kept from takes, by their numbers.
@@ -377,6 +390,7 @@ end
 -- Take messages out, oldest first; readers before them have a gap.
 local function drop(box, entries)
   if #entries == 0 then return end
+  box.has_dropped = true
   for _, gone in ipairs(entries) do
     local number = gone.number
     set(box, 'lost', math.max(box.lost, number))
@@ -461,17 +475,22 @@ local function lost_of(box)
 end
 
 local function create(box)
-  local lost = lost_of(box)
+  local lost, newest = lost_of(box), box.newest  -- it may have been there until its last message went in this run
   local missed = call('SREM', MISSED, box.name)
   call('ZREM', LOST, box.name)
   for _, field in ipairs(FIELDS) do box[field] = 0 end
   box.alive, box.is_changed, box.lost, box.missed, box.expiry, box.back = true, true, lost, missed, NEVER, ''
+  box.newest = newest
   set_log('mailboxes', log.mailboxes + 1)
   set_log('memory', log.memory + mailbox_cost(box.name))
 end
 
 local function save()
   for name, box in pairs(boxes) do
+    if box.has_dropped and not box.pushed and may_write() then
+      call('PUBLISH', PREFIX .. 'wake:' .. name, string.format('dropped - 0 %s 0 %.0f %s', epoch, lost_of(box), name))
+      box.has_dropped = false
+    end
     if box.alive and box.is_changed then
       write('SET', PREFIX .. 'box:' .. name, pack_struct(PACKED, box.lost, box.missed, box.acknowledged, box.taken,
         box.count, box.size, box.expiry, box.latest, box.mixed, box.newest, box.turn, box.ends) .. box.back)
@@ -751,6 +770,16 @@ local function looked_back(names, count, from, place)
   return from, place, count
 end
 
+-- The number of each mailbox's newest message, and that of the last one that is lost: before that, readers have a gap.
+local function ends(names)
+  local numbers = {}
+  for at, name in ipairs(names) do
+    local box = box_of(name)
+    numbers[2 * at - 1], numbers[2 * at] = box.alive and box.newest or 0, math.max(lost_of(box), log.torn)
+  end
+  return numbers
+end
+
 -- Messages as they are answered: the name and the message of each.
 local function shown(messages)
   local rows = {}
@@ -886,8 +915,8 @@ if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 local function append(ARGV)
   -- ARGV: process, number of the ask, expires at, rules, queue, the record's id (or ''), what stands before and after
   -- the number in its value, its seconds, most records, recipients, their number before them, then each message without
-  -- its number and its expiry. A push that is not kept is taken back once the processes have reported: the mark ! lets
-  -- them report when their readers have read.
+  -- its number and its expiry. The results: the first number, how many processes were reached, and, where any was, what
+  -- windows.py needs of each mailbox.
   local origin, ask, queue, id = ARGV[4], ARGV[5], ARGV[8] == '1', ARGV[9]
   if id ~= '' then
     local value = call('GET', PREFIX .. 'record:receipt:' .. id)
@@ -942,14 +971,20 @@ local function append(ARGV)
   end
   for name, old in pairs(going) do drop(box_of(name), old) end
 
+  for _, name in ipairs(names) do
+    local box = box_of(name)
+    if not box.alive then create(box) end
+    box.pushed, box.before = {}, box.newest
+  end
   local first, number = log.sequence + 1, log.sequence
   for index = at, #ARGV do
     local bytes = unpack_struct('<I4', ARGV[index], 9)
     for _, name in ipairs(names) do
       local box, expires = box_of(name), bounds[name].expires
-      if not box.alive then create(box) end
       number = number + 1
-      call('RPUSH', box.key, pack_struct('<dd', number, expires) .. ARGV[index])
+      local raw = pack_struct('<dd', number, expires) .. ARGV[index]
+      box.pushed[#box.pushed + 1] = raw
+      call('RPUSH', box.key, raw)
       call('XADD', ORDER, whole(number) .. '-0', 'n', name)
       box.count, box.length, box.size = box.count + 1, box.length + 1, box.size + bytes
       box.newest, box.is_changed = number, true
@@ -967,7 +1002,15 @@ local function append(ARGV)
     local value = ARGV[10] .. whole(first) .. ARGV[11]
     remember('receipt', id, value, tonumber(ARGV[12]), tonumber(ARGV[13]))
   end
-  return answer(first, wake(names, origin, queue and ask or '!' .. ask))
+  local receivers, befores = wake(names, queue and 'pushed' or 'shown', origin, ask), {}
+  if receivers > 0 then
+    for _, name in ipairs(names) do
+      local box = boxes[name]
+      befores[#befores + 1] = box.before
+      befores[#befores + 1] = math.max(box.lost, log.torn)
+    end
+  end
+  return answer(first, receivers, befores)
 end
 
 -- -- presence
@@ -1160,30 +1203,29 @@ elseif verb == 'read' then
   -- ARGV: the epoch and number after which to read, where to go on looking, limit, 1 to acknowledge, names. In the
   -- place of an epoch may stand now, oldest, or history: the beginning of one, before which there is no gap.
   local place, from, limit, names = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), names_from(9)
-  if ARGV[4] == 'now' then return answer(log.sequence, 0, 0, {}) end
+  local patterned = false
+  for _, name in ipairs(names) do patterned = patterned or is_pattern(name) end
+  if ARGV[4] == 'now' then return answer(log.sequence, 0, 0, {}, patterned and {} or ends(names)) end
   local known = ARGV[4] == log.epoch and place <= log.sequence
   if known and ARGV[8] == '1' then acknowledge(names, place) end
   if not known and ARGV[4] ~= 'history' then place = 0 end
-  local patterned, sources, gap = false, {}, known and place < log.torn
-  for _, name in ipairs(names) do
-    patterned = patterned or is_pattern(name)
-    local box = box_of(name)
-    if box.alive then
-      sources[#sources + 1] = {box = box, found = {}, at = 1, next = place_after(box, math.max(place, from))}
-    end
-  end
   local messages, more, looked
   if patterned then
     messages, more, looked = looked_through(names, math.max(place, from), limit)
   else
+    local sources = {}
+    for _, name in ipairs(names) do
+      local box = box_of(name)
+      if box.alive then sources[#sources + 1] = {box = box, found = {}, at = 1, next = place_after(box, place)} end
+    end
     messages, more = merged(sources, limit)
   end
   -- Only now: on its way a pattern meets mailboxes in which messages expire.
-  for _, name in ipairs(names) do gap = gap or (known and place < lost_of(box_of(name))) end
-  if not known then gap = ARGV[4] ~= 'oldest' and ARGV[4] ~= 'history' end
+  local gap, numbers = not known and ARGV[4] ~= 'oldest' and ARGV[4] ~= 'history', ends(names)
+  for at = 2, #numbers, 2 do gap = gap or (known and place < numbers[at]) end
   if not patterned then looked = (known and not gap) and place or log.sequence end
   if #messages > 0 then looked = messages[#messages].number end
-  return answer(looked, gap and 1 or 0, more, shown(messages))
+  return answer(looked, gap and 1 or 0, more, shown(messages), patterned and {} or numbers)
 
 elseif verb == 'history' then
   -- ARGV: 'last' or 'accepted', how many messages or since when, where to go on looking back ('+' at first) and the
@@ -1264,7 +1306,7 @@ elseif verb == 'settle' then
       end
     end
   end
-  if settlement == 'released' and box.alive then wake({box.name}, '-', '0') end
+  if settlement == 'released' and box.alive then wake({box.name}, 'back', '-', '0') end
   return answer(settled)
 
 elseif verb == 'undo' then
@@ -1283,7 +1325,7 @@ elseif verb == 'undo' then
       miss(box, number)
     end
   end
-  for name in pairs(boxes) do wake({name}, '-', '0') end
+  for name in pairs(boxes) do wake({name}, 'back', '-', '0') end
   return answer()
 
 elseif verb == 'give_back' then
@@ -1291,7 +1333,7 @@ elseif verb == 'give_back' then
   each_named(function(number, box)
     if find(box, number) then put_back(box, number) else miss(box, number) end
   end)
-  for name in pairs(boxes) do wake({name}, '-', '0') end
+  for name in pairs(boxes) do wake({name}, 'back', '-', '0') end
   return answer()
 
 elseif verb == 'delete' then
@@ -1320,7 +1362,7 @@ elseif verb == 'describe' then
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
-  return answer(wake({ARGV[6]}, ARGV[4], '?' .. ARGV[5]))
+  return answer(wake({ARGV[6]}, 'who', ARGV[4], ARGV[5]))
 
 elseif verb == 'expire' then
   -- The mailboxes whose time has come, as many as are one step; the result says whether there are more. It has also

@@ -27,6 +27,7 @@ from ...limits import (
     REDIS_MESSAGE_COST,
     REDIS_OOM_BYTES,
     REDIS_RUNS,
+    REDIS_WAKE_BYTES,
     STORE_NUMBERS_RESERVED,
     Limits,
 )
@@ -63,6 +64,7 @@ def script(limits: Limits) -> str:
         "PRESENT_COUNT_SECONDS": PRESENCE_COUNT_SECONDS,
         "RUNS_KNOWN": REDIS_RUNS,
         "NUMBERS_RESERVED": STORE_NUMBERS_RESERVED,
+        "WAKE_BYTES": REDIS_WAKE_BYTES,
     }
     names, values = ", ".join(bounds), ", ".join(map(str, bounds.values()))
     return f"local LAYOUT, {names} = '{LAYOUT}', {values}\n{_text()}"

@@ -21,6 +21,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
@@ -28,20 +29,29 @@ from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.present import PresentReaders
-from ...core.store import RPC, Contents, Readers, Record, Shows, State, Usage
+from ...core.store import RPC, Contents, Readers, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
-from ...errors import StoreDown
-from ...limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, STORE_STALLED_SECONDS, Limits
+from ...errors import MailboxFull, ServerFull, StoreDown
+from ...limits import (
+    IDEMPOTENCY_KEYS,
+    IDEMPOTENCY_SECONDS,
+    REDIS_FULL_SECONDS,
+    STORE_STALLED_SECONDS,
+    Limits,
+)
+from .acknowledgements import Acknowledgements
 from .backlog import Backlog
 from .entries import pack, unpack
 from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
 from .names import listed
 from .presence import RedisAnnouncer
+from .records import RedisRecords
 from .wakes import Appended, ReaderCount, Wakes
+from .windows import Window
 
 
-class RedisStore:
+class RedisStore(RedisRecords):
     """A ``SharedStore`` in Redis 6.2 or newer, or Valkey; ``address`` is a URL, see ``Address.parse``.
 
     ``overflow`` is what a full mailbox does unless a push says otherwise. ``clock`` is the reactor unless
@@ -61,20 +71,19 @@ class RedisStore:
             from twisted.internet import reactor  # noqa: PLC0415  importing it at the top would install one
 
             clock = reactor
-        self.limits = limits or Limits()
+        limits = limits or Limits()
+        link = RedisLink(address, limits, clock, endpoint)
+        super().__init__(link, Backlog(link), clock, limits)
         self.overflow = overflow
         self._own_bounds = own_bounds(self.limits, overflow)
         self._bounds: MostSpecific[MailboxBounds] | None = None
         """The bounds of mailboxes where there are namespaces; None where all have ``_own_bounds``."""
         self.process = secrets.token_hex(8)
         """The name of this process among all that serve these mailboxes."""
-        self._clock = clock
-        self._link = RedisLink(address, self.limits, clock, endpoint)
-        self._link.on_entered = self._writable
-        self.address = self._link.address
-        self._wakes = Wakes(self._link, self.process, clock)
-        self._link.on_writable = self._writable
-        self._backlog = Backlog(self._link)
+        self.address = link.address
+        link.on_entered = link.on_writable = self._writable
+        self._wakes = Wakes(link, self.process, clock)
+        self._acknowledgements = Acknowledgements(link, clock, self._backlog.acknowledge)
         self._reading: dict[tuple[tuple[str, ...], Cursor, int, bool], list[Deferred[Batch]]] = {}
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
 
@@ -91,10 +100,12 @@ class RedisStore:
 
     def close(self) -> Deferred[None]:
         """See ``Store.close``."""
+        self._acknowledgements.send()
         return self._link.close()
 
     def flush(self) -> MaybeDeferred[None]:
         """See ``Store.flush``."""
+        self._acknowledgements.send()
         return self._link.flush()
 
     def _writable(self) -> None:
@@ -141,15 +152,23 @@ class RedisStore:
         ]
         return " ".join([",".join(map(str, rule)) for rule in rules])
 
-    def _run_append(self, now: float, words: tuple[Any, ...]) -> Deferred[list[Any]]:
-        """Append; where Redis has no memory, again for as long as there is something read that can go."""
+    def _run_append(self, now: float, words: tuple[Any, ...], *, again: bool = True) -> Deferred[list[Any]]:
+        """Append; again where Redis has no memory, for as long as there is something read that can go.
 
-        def again(failure: Failure) -> Any:
+        Where a mailbox is full, append once more when what readers have acknowledged so far has arrived.
+        """
+
+        def failed(failure: Failure) -> Any:
             error = failure.value
-            has_freed = isinstance(error, WritesRefused) and error.freed
-            return self._run_append(now, words) if has_freed else failure
+            if isinstance(error, WritesRefused) and error.freed:
+                return self._run_append(now, words, again=again)
+            if again and failure.check(MailboxFull, ServerFull):
+                self._acknowledgements.send()
+                arrived: Deferred[None] = deferLater(self._clock, REDIS_FULL_SECONDS)
+                return arrived.addCallback(lambda _: self._run_append(now, words, again=False))
+            return failure
 
-        appended: Deferred[list[Any]] = self._link.run(now, "append", *words).addErrback(again)
+        appended: Deferred[list[Any]] = self._link.run(now, "append", *words).addErrback(failed)
         return appended
 
     def _receipt(self, push: Push, created_at: float) -> tuple[Any, ...]:
@@ -173,7 +192,7 @@ class RedisStore:
         count: ReaderCount,
         ask: int,
     ) -> Sequence[Message]:
-        first, receivers = reply
+        first, receivers, ends = reply
         addressed = [
             (content, recipient, expires_at)
             for content in push.contents
@@ -183,6 +202,10 @@ class RedisStore:
             Message(Cursor(epoch, number), recipient, content, created_at, expires_at, push.event)
             for number, (content, recipient, expires_at) in enumerate(addressed, first)
         ]
+        if not push.queue:
+            self._wakes.not_kept(messages)
+        elif receivers:
+            self._wakes.pushed(messages, ends)
         return Appended(messages, self._wakes.counted(receivers, count, ask))
 
     def _not_appended(self, failure: Failure, ask: int) -> Failure:
@@ -235,15 +258,24 @@ class RedisStore:
     ) -> Deferred[Batch]:
         recipients, after, limit, acks = asked
         words = (after.epoch, after.sequence, looked, limit, int(acks), *recipients)
-        return self._link.run(now, "read", *words).addCallback(self._found, asked, self._link.epoch, now)
+        windows = list(map(self._wakes.window, recipients))
+        found = self._link.run(now, "read", *words)
+        return found.addCallback(self._found, asked, windows, self._link.epoch, now)
 
     def _found(
-        self, reply: list[Any], asked: tuple[tuple[str, ...], Cursor, int, bool], epoch: str, now: float
+        self,
+        reply: list[Any],
+        asked: tuple[tuple[str, ...], Cursor, int, bool],
+        windows: list[Window | None],
+        epoch: str,
+        now: float,
     ) -> MaybeDeferred[Batch]:
-        looked, gap, more, rows = reply
+        looked, gap, more, rows, ends = reply
         names, after, _, acks = asked
         if acks and after.epoch == epoch and not self._link.can_write:
             self._backlog.acknowledge(names, after)
+        if ends:  # there are none of patterns
+            self._wakes.confirm(zip(names, windows, ends[::2], ends[1::2], strict=True))
         if more and not rows:
             return self._read(asked, looked, now)  # so far there was nothing but what others were pushed
         return Batch(self._messages(rows, epoch), Cursor(epoch, looked), bool(gap), bool(more))
@@ -252,6 +284,25 @@ class RedisStore:
         for reader in self._reading.pop(asked):
             if not reader.called:
                 reader.callback(found)  # a Failure makes it an errback
+
+    def recent(
+        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool
+    ) -> Batch | None:
+        """See ``SharedStore.recent``."""
+        link, wakes = self._link, self._wakes
+        if after.epoch != link.epoch:
+            return None
+        found = wakes.recent(recipients, after.sequence, link.newest, now)
+        if found is None:
+            return None
+        wakes.stand(recipients, now)
+        if acks:
+            for name in wakes.acknowledge(recipients, after.sequence):
+                self._acknowledgements.add(name, after)
+        if not found:
+            return Batch((), after)
+        messages = tuple(found[:limit])
+        return Batch(messages, messages[-1].cursor, False, len(found) > limit)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
         """See ``Store.take``."""
@@ -345,6 +396,7 @@ class RedisStore:
 
     def describe(self, recipient: str, now: float) -> Deferred[Contents]:
         """See ``Store.describe``."""
+        self._acknowledgements.send()
         epoch = self._link.epoch
 
         def described(reply: list[Any]) -> Contents:
@@ -381,80 +433,6 @@ class RedisStore:
         assert all(self._reading.values()), "a look has readers that wait for it"
         usage = self._link.usage
         assert min(usage.mailboxes, usage.messages, usage.memory) >= 0, "what is counted is not negative"
-
-    # -- what is remembered for others
-
-    def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
-        """See ``Store.remember``. While Redis is away nothing is."""
-        self._set_record("remember", kind, id, value, expires_at)
-
-    def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
-        """See ``SharedStore.renew``. While Redis is away nothing is."""
-        self._set_record("renew", kind, id, value, expires_at)
-
-    def _set_record(
-        self,
-        verb: str,
-        kind: str,
-        id: str,  # noqa: A002
-        value: Callable[[], bytes],
-        expires_at: float,
-    ) -> None:
-        seconds = max(0.001, min(expires_at - self._clock.seconds(), self.limits.ttl))
-        most = IDEMPOTENCY_KEYS if kind == RECEIPTS else self.limits.max_sessions
-
-        def write() -> None:
-            self._write_record(kind, id, write, value, verb, value(), seconds, most)
-
-        write()
-
-    def forget(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``Store.forget``."""
-
-        def write() -> None:
-            self._write_record(kind, id, write, None, "forget")
-
-        write()
-
-    def _write_record(
-        self,
-        kind: str,
-        id: str,  # noqa: A002
-        write: Callable[[], None],
-        value: Callable[[], bytes] | None,
-        verb: str,
-        *words: Any,
-    ) -> None:
-        """Write a record, or leave that for when Redis takes writes."""
-        self._backlog.forget_record(kind, id)
-
-        def refused(failure: Failure) -> None:
-            failure.trap(StoreDown)
-            if failure.check(WritesRefused):
-                self._backlog.put_record(kind, id, value, write)
-
-        self._link.run(self._clock.seconds(), verb, kind, id, *words).addErrback(refused)
-
-    def recall(self, kind: str) -> Sequence[Record]:  # noqa: ARG002
-        """See ``Store.recall``: nothing is brought back, all of it is looked up."""
-        return ()
-
-    def look_up(self, kind: str, id: str) -> Deferred[bytes | None]:  # noqa: A002
-        """See ``SharedStore.look_up``. What this process could not write yet is known to it alone."""
-
-        def newest(found: bytes | None) -> bytes | None:
-            unwritten = self._backlog.record(kind, id)
-            if unwritten is None:
-                return found
-            (value,) = unwritten
-            return None if value is None else value()
-
-        return self._link.ask("GET", f"{self._link.prefix}record:{kind}:{id}").addCallback(newest)
-
-    def has_records(self, kind: str) -> Deferred[bool]:
-        """See ``SharedStore.has_records``."""
-        now = repr(self._clock.seconds() + self._link.offset)
-        return self._link.ask("ZCOUNT", f"{self._link.prefix}records:{kind}", now, "+inf").addCallback(bool)
 
     # -- the other processes
 

@@ -1,12 +1,13 @@
 """What the processes at one Redis say to each other: who was pushed to, how many woke, and what changed.
 
-A push publishes the names that it was for. Each process listens to the names and patterns at which readers of
-its own stand, wakes them, and reports to the process that pushed how many it woke.
+A push publishes the names that it was for, and what was pushed. Each process listens to the names and
+patterns at which readers of its own stand, takes in what was pushed (``windows.py``), wakes them, and reports
+to the process that pushed how many it woke.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice, takewhile
 from math import inf
@@ -21,11 +22,19 @@ from ...core.recipient import is_pattern
 from ...core.store import Readers
 from ...deferreds import MaybeDeferred, chain
 from ...limits import REDIS_COUNT_SECONDS, REDIS_LEFT_AT_ONCE, REDIS_STAND_SECONDS, REDIS_STANDING
+from .entries import unpack_all
 from .link import RedisLink, unheard
 from .rpc import Calls
+from .windows import Window, Windows
 
 _PATTERNS = "patterns"
 """The channel that a process listens to while readers of it stand at a pattern."""
+
+_PUSHED, _NOT_KEPT, _DROPPED, _WHO = b"pushed", b"shown", b"dropped", b"who"
+"""What is published to a key: a push that is kept, one that is only for readers that wait, a loss, and the
+question who waits. See ``wake`` in ``script.lua``."""
+_NONE = b"-"
+"""In the place of a process: none wants a report."""
 
 
 class Appended(list[Message]):
@@ -97,10 +106,12 @@ class Wakes:
         self.readers: Readers | None = None
         """The readers of this process, which the pushes of other processes wake."""
         self.calls = Calls(process, lambda other, said: link.publish(f"process:{other}", said))
+        self._process = process.encode()
         self._link = link
         self._clock = clock
-        self._standing: dict[str, float] = {}
-        """The keys whose wakes are listened to, and when each was last asked for, longest ago first."""
+        self.windows = Windows()
+        self._standing: dict[str, Window] = {}
+        """The keys whose wakes are listened to, longest ago asked for first, with what is known of each."""
         self._patterns = 0
         """How many of these keys are patterns."""
         self._asks = 0
@@ -111,7 +122,7 @@ class Wakes:
         """Called with what is said of presence: ``replaced`` or ``dismissed``, and the rest."""
         link.channels = self._channels
         link.on_published = self._published
-        link.on_lost = self.calls.cut_off
+        link.on_lost = self._lost
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.
@@ -121,8 +132,9 @@ class Wakes:
         - A count of readers that is complete is forgotten.
         """
         assert self._patterns == sum(map(is_pattern, self._standing)), "the patterns are counted"
-        standing = list(self._standing.values())
-        assert standing == sorted(standing), "the keys that are listened to are in order"
+        asked = [window.asked_at for window in self._standing.values()]
+        assert asked == sorted(asked), "the keys that are listened to are in order"
+        self.windows.check_invariants(self._standing.values())
         assert not any(count.complete for count in self._counts.values()), "a complete count is forgotten"
 
     # -- counting the readers of other processes
@@ -162,9 +174,14 @@ class Wakes:
     def stand(self, keys: tuple[str, ...], now: float) -> None:
         """Listen to wakes at the keys from now on."""
         standing = self._standing
-        new = [key for key in keys if standing.pop(key, None) is None]
+        new = []
         for key in keys:
-            standing[key] = now
+            window = standing.pop(key, None)
+            if window is None:
+                window = Window(now)
+                new.append(key)
+            window.asked_at = now
+            standing[key] = window
         if new:
             had_patterns = self._patterns > 0
             self._patterns += sum(map(is_pattern, new))
@@ -175,21 +192,91 @@ class Wakes:
     def leave_old(self, now: float) -> None:
         """Unsubscribe from the recipients that have had no reader for some time."""
         old = now - REDIS_STAND_SECONDS
-        self._leave(list(takewhile(lambda key: self._standing[key] <= old, self._standing)), now)
+        self._leave(list(takewhile(lambda key: self._standing[key].asked_at <= old, self._standing)), now)
 
     def _leave(self, keys: Iterable[str], now: float) -> None:
         """Unsubscribe from those of the keys that have no reader."""
         standing = self._standing
         gone = []
         for key in keys:
-            del standing[key]
+            window = standing.pop(key)
             if self.readers is not None and self.readers.waiting(key):
-                standing[key] = now
+                window.asked_at = now
+                standing[key] = window
             else:
+                self.windows.close(window)
                 gone.append(key)
         had_patterns = self._patterns > 0
         self._patterns -= sum(map(is_pattern, gone))
         self._subscribe("UNSUBSCRIBE", gone, patterns=had_patterns and not self._patterns)
+
+    # -- what is known of the keys
+
+    def window(self, key: str) -> Window | None:
+        """Return what is known of a key that is listened to."""
+        return self._standing.get(key)
+
+    def recent(
+        self, recipients: tuple[str, ...], number: int, newest: int, now: float
+    ) -> Sequence[Message] | None:
+        """Return what the recipients hold after a number, where that is known; else None.
+
+        ``newest`` is the last number that was heard of: a number beyond it may be of what Redis has lost.
+        """
+        found: Sequence[Message] = ()
+        for name in recipients:
+            window = self._standing.get(name)
+            messages = None if window is None else window.after(number, now)
+            if window is None or messages is None:
+                return None
+            if messages:
+                if len(recipients) > 1:
+                    return None
+                found = messages
+            newest = max(newest, window.last)
+        return found if number <= newest else None
+
+    def acknowledge(self, recipients: tuple[str, ...], number: int) -> list[str]:
+        """Return those of the recipients of which readers have not acknowledged so much before."""
+        names = []
+        for name in recipients:
+            window = self._standing[name]
+            if window.acknowledged < number:
+                window.acknowledged = number
+                names.append(name)
+        return names
+
+    def confirm(self, found: Iterable[tuple[str, Window | None, int, int]]) -> None:
+        """Take in what a read has found: keys, their windows as it was sent, newest and last lost numbers.
+
+        A key that was let go of in the meantime has missed something since, and another window.
+        """
+        for key, window, newest, lost in found:
+            if window is not None and self._standing.get(key) is window:
+                self.windows.confirm(window, newest, lost)
+
+    def pushed(self, messages: Sequence[Message], befores: Sequence[int]) -> None:
+        """Take in what this process has pushed, and kept.
+
+        ``befores`` are, for each recipient, the newest number before and the last one that is lost.
+        """
+        count = len(befores) // 2
+        for place in range(count):
+            mine = messages[place::count]
+            window = self._standing.get(mine[0].recipient)
+            if window is not None:
+                self.windows.extend(window, befores[2 * place], befores[2 * place + 1], mine)
+
+    def not_kept(self, messages: Sequence[Message]) -> None:
+        """Close the windows of what is taken back again."""
+        for message in messages:
+            window = self._standing.get(message.recipient)
+            if window is not None:
+                self.windows.close(window)
+
+    def _close_windows(self) -> None:
+        for window in self._standing.values():
+            self.windows.close(window)
 
     def _subscribe(self, verb: str, keys: list[str], *, patterns: bool) -> None:
         channels = [f"wake:{key}" for key in keys]
@@ -198,6 +285,11 @@ class Wakes:
     def _channels(self) -> list[str]:
         channels = [f"process:{self.process}", "all", "told", *[f"wake:{key}" for key in self._standing]]
         return [*channels, _PATTERNS] if self._patterns else channels
+
+    def _lost(self) -> None:
+        """Know nothing of what is published from now on; the connection is lost."""
+        self._close_windows()
+        self.calls.cut_off()
 
     # -- what is said
 
@@ -239,44 +331,67 @@ class Wakes:
                 self.on_presence(about, rest)
             else:
                 self.calls.heard(about, rest)
-        elif self.readers is not None and kind == b"all":
-            self.readers.wake_all()
+        elif kind == b"all":
+            self._close_windows()
+            if self.readers is not None:
+                self.readers.wake_all()
         elif kind == b"told":
             process, kind_, id_ = said.decode().split(" ", 2)
             if process != self.process and kind_ in self._heard:
                 self._heard[kind_](id_)
 
     def _wake(self, said: bytes) -> None:
-        """Wake readers of this process, or say who waits, as another process has asked; and report.
+        """Take in what was pushed, wake readers of this process, or say who waits; and report.
 
         A push that is not kept is taken back once all have reported: its readers must have read by then.
         """
-        process, ask, name = said.split(b" ", 2)
-        mark = ask[:1]
-        asks, waits = mark == b"?", mark == b"!"
-        number = int(ask[asks or waits :])
-        if process == self.process.encode():
+        head, _, entries = said.partition(b"\n")
+        kind, process, ask, *rest = head.split(b" ", 6)
+        number = int(ask)
+        if process == self._process:
             self._reported(number, 0)  # the hub sees to its own readers
             return
         woken = takers = 0
         ago: float | None = None
         ended: MaybeDeferred[None] = None
-        if said != self._last_wake and self.readers is not None:
+        if head != self._last_wake:
             # It comes once for each key at which readers stand here, and the first finds all of them.
-            self._last_wake = said
+            self._last_wake = head
+            epoch, before, lost, name = rest
             recipient = name.decode()
-            if asks:
-                woken, ago = self.readers.waiting(recipient), self.readers.last_seen(recipient)
+            self._take_in(kind, epoch.decode(), int(before), int(lost), recipient, entries)
+            readers = self.readers
+            if readers is None or kind == _DROPPED:
+                pass
+            elif kind == _WHO:
+                woken, ago = readers.waiting(recipient), readers.last_seen(recipient)
             else:
-                takers = self.readers.takers(recipient)
-                woken = self.readers.wake(recipient, messages=0)
-                if waits:
-                    ended = self.readers.wakes_ended()
-        if process != b"-":
+                takers = readers.takers(recipient)
+                woken = readers.wake(recipient, messages=0)
+                if kind == _NOT_KEPT:
+                    ended = readers.wakes_ended()
+        if process != _NONE:
             report = partial(
                 self._report, process.decode(), number, woken, takers, inf if ago is None else ago
             )
             chain(ended, lambda _: report())
+
+    def _take_in(
+        self, kind: bytes, epoch: str, before: int, lost: int, recipient: str, entries: bytes
+    ) -> None:
+        """Let the window of a recipient follow what was published."""
+        window = self._standing.get(recipient)
+        if window is None or not window.is_open:
+            return
+        if epoch != self._link.epoch:
+            self._close_windows()  # Redis was emptied, and another process has found that out
+        elif kind == _PUSHED:
+            messages = unpack_all(entries, recipient, epoch, self._link.offset)
+            self.windows.extend(window, before, lost, messages)
+        elif kind == _NOT_KEPT:
+            self.windows.close(window)
+        elif kind == _DROPPED:
+            self.windows.drop(window, lost)
 
     def _reported(self, ask: int, woken: int, takers: int = 0, ago: float = inf) -> None:
         count = self._counts.get(ask)
