@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from cometd_lite.core.hub import Hub
+from cometd_lite.core.leases import Ended, LeaseId, Settlement
 from cometd_lite.core.message import Batch, Content, Cursor, Message, Push
 from cometd_lite.core.store import Contents, Record, Shows, Usage
 from cometd_lite.deferreds import MaybeDeferred
@@ -202,6 +203,14 @@ class SlowStore:
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
         return self.ask("take", recipients, limit, now)
 
+    def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Deferred[Batch]:
+        return self.ask("lease", recipients, limit, seconds, now)
+
+    def settle_leases(
+        self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
+    ) -> Deferred[Sequence[bool]]:
+        return self.ask("settle_leases", recipient, leases, settlement, seconds, now)
+
     def give_back(self, messages: Sequence[Message]) -> Deferred[None]:
         return self.ask("give_back", messages)
 
@@ -214,7 +223,7 @@ class SlowStore:
     def describe(self, recipient: str, now: float) -> Deferred[Contents]:
         return self.ask("describe", recipient, now)
 
-    def expire(self, now: float) -> Deferred[None]:
+    def expire(self, now: float) -> Deferred[Ended | None]:
         return self.ask("expire", now)
 
 

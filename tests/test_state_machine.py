@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor, Push
+from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor, Message, Push
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import MailboxFull, NobodyWaits, ServerFull
 from cometd_lite.limits import WAIT_SPREAD, Limits
@@ -142,6 +142,13 @@ class Core(RuleBasedStateMachine):
             one.taken = True
         return [one.number for one in untaken[:limit]], missed
 
+    def model_receive(self, reader: Waiting) -> Answer:
+        """What a take that is woken must be told."""
+        return self.model_take(reader.recipients, reader.limit)
+
+    def model_give_back(self, one: Kept, _: Message) -> None:
+        one.taken = False
+
     def model_wake(self, recipients: Iterable[str]) -> list[tuple[Waiting, Answer]]:
         """Return who must be answered, and with what, when these were pushed to."""
         answered = []
@@ -150,7 +157,7 @@ class Core(RuleBasedStateMachine):
                 if not reader.covers(name) or reader.gone:
                     continue
                 if reader.place is None:
-                    found, gap = self.model_take(reader.recipients, reader.limit)
+                    found, gap = self.model_receive(reader)
                 else:
                     found, gap = self.model_look(reader.recipients, reader.place, reader.limit)
                 if found or gap:
@@ -166,7 +173,7 @@ class Core(RuleBasedStateMachine):
         going: dict[str, list[Kept]] = {}
         for name in recipients:
             kept = self.boxes[name].kept
-            may_go = [one for one in kept if one.read or not reject]
+            may_go = [one for one in kept if self.model_is_read(one) or not reject]
             gone: list[Kept] = []
             while len(kept) - len(gone) + len(lines) > self.bounds.capacity or (
                 sum(len(one.body) for one in kept if one not in gone) + size > self.bounds.capacity_bytes
@@ -176,6 +183,9 @@ class Core(RuleBasedStateMachine):
                 gone.append(may_go.pop(0))
             going[name] = gone
         return going
+
+    def model_is_read(self, one: Kept) -> bool:
+        return one.read
 
     def model_append(self, recipients: tuple[str, ...], lines: list[str], ttl: float | None) -> None:
         expires_at = self.clock.seconds() + min(ttl or TTL, TTL)
@@ -212,8 +222,12 @@ class Core(RuleBasedStateMachine):
             assert not reader.outcome.parked
             self.check(reader.outcome.value, answer)
             if reader.place is None:
-                self.handed.append(reader.outcome.value)
+                self.hand(reader.outcome.value)
         assert all(reader.outcome.parked for reader in self.waiting)
+
+    def hand(self, batch: Batch) -> None:
+        """Note what a take was given."""
+        self.handed.append(batch)
 
     @staticmethod
     def check_delivered(
@@ -223,6 +237,10 @@ class Core(RuleBasedStateMachine):
         assert bool(delivered) == bool(answered)
         if len(recipients) == 1:
             assert delivered <= len(answered)
+
+    def swept(self) -> None:
+        """Let the hub let go of what is too old."""
+        self.hub.sweep()
 
     # -- what is done
 
@@ -317,7 +335,7 @@ class Core(RuleBasedStateMachine):
         assert numbers(batch) == found
         assert batch or not wait
         self.check_gap_of_take(told=batch.gap, missed=gap)
-        self.handed.append(batch)
+        self.hand(batch)
 
     @rule(name=names)
     def lose_what_was_taken(self, name: str) -> None:
@@ -335,13 +353,13 @@ class Core(RuleBasedStateMachine):
         self.model_expire()
         batch = self.handed.pop(pick % len(self.handed))
         # Whatever the hub asks of its store first lets go of what is too old; giving back does not ask.
-        self.hub.sweep()
+        self.swept()
         self.hub.give_back(batch)
         for message in batch.messages:
             box = self.boxes[message.recipient]
             kept = [one for one in box.kept if one.number == message.sequence]
             for one in kept:
-                one.taken = False
+                self.model_give_back(one, message)
             box.missed |= not kept and message.sequence <= box.lost
         self.check_answers(self.model_wake(dict.fromkeys(message.recipient for message in batch.messages)))
 
@@ -390,7 +408,7 @@ class Core(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.model_expire()
-        self.hub.sweep()
+        self.swept()
         usage = self.store.usage()
         assert usage.messages == sum(len(box.kept) for box in self.boxes.values())
         assert usage.mailboxes == sum(bool(box.kept) for box in self.boxes.values())
@@ -406,7 +424,7 @@ class Core(RuleBasedStateMachine):
         self.model_expire()
         standing = Outcome(self.hub.describe(name)).value
         kept = self.boxes[name].kept
-        unread = [one for one in kept if not one.read]
+        unread = [one for one in kept if not self.model_is_read(one)]
         contents = standing.contents
         assert (contents.queued, contents.bytes) == (len(unread), sum(len(one.body) for one in unread))
         assert contents.oldest == (Cursor(EPOCH, kept[0].number) if kept else None)

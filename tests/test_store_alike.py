@@ -13,13 +13,14 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.task import Clock
 
+from cometd_lite.core.leases import LeaseId, Settlement
 from cometd_lite.core.message import LAST, NOW, OLDEST, Batch, Cursor
 from cometd_lite.errors import CometError
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.stores.redis.store import RedisStore
 
-LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100)
+LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100, max_attempts=2)
 NAMES = ("a", "a/b", "c")
 ANY = (*NAMES, "*", "**", "a/*", "a/**")
 PLACES = ("oldest", "now", "other", "last 1", "last 4", "accepted 1", "accepted 20", *range(-3, 12))
@@ -39,6 +40,13 @@ steps = st.lists(
         st.tuples(st.just("read"), readers, st.sampled_from(PLACES), limits, st.booleans()),
         st.tuples(st.just("take"), names, limits),
         st.tuples(st.just("give back"), st.integers(0, 3)),
+        st.tuples(st.just("lease"), names, limits, st.sampled_from([0.5, 1.0, 5.0, 60.0])),
+        st.tuples(
+            st.just("settle"),
+            st.integers(0, 3),
+            st.sampled_from(["done", "extended", "released"]),
+            st.sampled_from([0.5, 5.0]),
+        ),
         st.tuples(st.just("shout"), names),
         st.tuples(st.just("delete"), st.sampled_from(NAMES)),
         st.tuples(st.just("describe"), st.sampled_from(NAMES)),
@@ -58,6 +66,7 @@ class Asked:
         self.clock = clock
         self.wires = wires
         self.taken: list[Any] = []
+        self.leased: list[Any] = []
         self.ask(store.open(self.now))
 
     def ask(self, result: Any) -> Any:
@@ -101,6 +110,21 @@ class Asked:
         self.taken.append(batch.messages)
         return self.batch(batch)
 
+    def lease(self, names: tuple[str, ...], limit: int, seconds: float) -> Any:
+        batch = self.ask(self.store.lease(names, limit, seconds, self.now))
+        self.taken.append(batch.messages)
+        self.leased += batch.leased
+        return self.batch(batch), [message.attempt for message in batch.leased]
+
+    def settle(self, place: int, settlement: Settlement, seconds: float) -> Any:
+        if place >= len(self.leased):
+            return None
+        message = self.leased[-1 - place]
+        lease = LeaseId.parse(message.lease)
+        return list(
+            self.ask(self.store.settle_leases(message.recipient, [lease], settlement, seconds, self.now))
+        )
+
     def give_back(self, place: int) -> None:
         if place < len(self.taken):
             self.ask(self.store.give_back(self.taken.pop(-1 - place)))
@@ -111,7 +135,7 @@ class Asked:
     def describe(self, name: str) -> Any:
         found = self.ask(self.store.describe(name, self.now))
         ends = [end and end.sequence for end in (found.oldest, found.newest)]
-        return found.queued, found.bytes, ends
+        return found.queued, found.bytes, ends, found.leased
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

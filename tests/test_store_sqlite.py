@@ -19,14 +19,16 @@ from typing import Any
 import pytest
 from helpers import Inline, Outcome, data, now, numbers, push
 from hypothesis import settings, strategies
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from cometd_lite.comet import Comet
 from cometd_lite.core.hub import Hub
+from cometd_lite.core.leases import LeaseId
 from cometd_lite.core.listeners import Listeners
-from cometd_lite.core.message import NOW, OLDEST, Content, Cursor, Push
+from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, LeasedMessage, Push
 from cometd_lite.core.recipient import matches
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable, Usage
@@ -1639,6 +1641,7 @@ class Crashes(RuleBasedStateMachine):
 
     names = strategies.sampled_from(["a", "b", "c/d"])
     readers = strategies.sampled_from([("a",), ("a", "b"), ("c/*",), ("**",), ("c/d",)])
+    settlements = strategies.sampled_from(["done", "released", "extended"])
     bounds = Limits(capacity=4)
 
     def __init__(self) -> None:
@@ -1648,6 +1651,11 @@ class Crashes(RuleBasedStateMachine):
         self.confirmed: dict[int, tuple[str, str]] = {}
         self.seen: dict[int, tuple[str, str]] = {}
         self.cursors: dict[tuple[str, ...], Cursor] = {}
+        self.attempts: dict[int, int] = {}
+        """The last attempt of each message that a worker was told of."""
+        self.held: dict[int, tuple[float, LeasedMessage]] = {}
+        """Until when, on the wall, each message belongs to the worker that was told so last."""
+        self.done: set[int] = set()
         self.bodies = count()
         self.open(self.place.open)
 
@@ -1708,8 +1716,69 @@ class Crashes(RuleBasedStateMachine):
     @rule(name=names, back=strategies.booleans())
     def take(self, name: str, back: bool) -> None:
         found = self.store.take((name,), 2, self.place.now)
+        self.check_free(found, self.place.wall())
         if back:
             self.store.give_back(found.messages)
+
+    def check_free(self, found: Batch, wall: float) -> None:
+        """Check that what was given at a time belonged to no worker then, and was not done."""
+        assert self.done.isdisjoint(numbers(found))
+        for number in numbers(found):
+            assert number not in self.held or self.held.pop(number)[0] <= wall
+
+    @rule(name=names, seconds=strategies.sampled_from([5, 20, 60]), back=strategies.booleans())
+    def lease(self, name: str, seconds: float, back: bool) -> None:
+        try:
+            leased = self.store.lease((name,), 2, seconds, self.place.now)
+        except StoreDown:
+            return
+        if isinstance(leased, Batch):
+            assert not leased.messages
+            return
+        wall = self.place.wall()
+        leased.addCallbacks(self.leased, self.refused, (wall, wall + seconds, back, self.store))
+
+    @rule(name=names, seconds=strategies.sampled_from([5, 20]))
+    def lease_at_once(self, name: str, seconds: float) -> None:
+        self.worker.settle()
+        self.push(name, "reject", key=False)
+        self.worker.settle()
+        self.lease(name, seconds, back=False)
+        self.worker.settle()
+
+    def leased(self, batch: Batch, wall: float, ends_at: float, back: bool, store: SQLiteStore) -> None:
+        self.check_free(batch, wall)
+        if back:
+            store.give_back(batch.messages)
+            return
+        for message in batch.leased:
+            assert message.attempt > self.attempts.get(message.sequence, 0)
+            self.attempts[message.sequence] = message.attempt
+            self.held[message.sequence] = (ends_at, message)
+
+    @precondition(lambda self: self.held)
+    @rule(
+        pick=strategies.integers(0, 9), settlement=strategies.sampled_from(["done", "released", "extended"])
+    )
+    def settle(self, pick: int, settlement: Any) -> None:
+        number = sorted(self.held)[pick % len(self.held)]
+        _, message = self.held.pop(number)  # until it is told what became of it, it may be anyone's
+        lease = LeaseId.parse(message.lease)
+        settled = self.store.settle_leases(message.recipient, [lease], settlement, 20.0, self.place.now)
+        told = (settlement, self.place.wall() + 20.0, message, self.store)
+        if isinstance(settled, Deferred):
+            settled.addCallback(self.settled, *told)
+        else:
+            self.settled(settled, *told)
+
+    def settled(
+        self, found: Any, settlement: str, ends_at: float, message: LeasedMessage, store: SQLiteStore
+    ) -> None:
+        (was_last,) = found
+        if was_last and settlement == "extended":
+            self.held[message.sequence] = (ends_at, message)
+        elif was_last and settlement == "done" and store.state() == "ok":
+            self.done.add(message.sequence)
 
     @rule(name=names)
     def delete(self, name: str) -> None:

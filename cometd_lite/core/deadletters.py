@@ -62,7 +62,7 @@ class DeadLetters:
     def _moved(self, message: LeasedMessage, _: Receipt) -> MaybeDeferred[Sequence[bool]]:
         self._counts.dead_letters += 1
         lease = LeaseId.parse(message.lease)
-        return self._store.settle(message.recipient, [lease], "done", 0.0, self._clock.seconds())
+        return self._store.settle_leases(message.recipient, [lease], "done", 0.0, self._clock.seconds())
 
     def _refused(self, failure: Failure) -> None:
         if not failure.check(CometError):

@@ -290,7 +290,7 @@ class Hub:
                 self.registry.wake(recipient)
             return [settlement if was_last else "gone" for was_last in found]
 
-        asked = self.store.settle(recipient, leases, settlement, seconds, self.clock.seconds())
+        asked = self.store.settle_leases(recipient, leases, settlement, seconds, self.clock.seconds())
         return shielded(chain(asked, settled))
 
     def follow(

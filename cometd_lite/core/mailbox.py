@@ -279,6 +279,7 @@ class Mailbox:
                 self.missed = True
                 self._leave_back(back)
         if self.leases is not None:
+            self.missed |= any(self.leases.reserves(message.sequence) for message in messages)
             self.leases.forget([message.sequence for message in messages])
 
     def check_invariants(self) -> None:

@@ -139,7 +139,7 @@ class Store(Protocol):
         They are ``LeasedMessage``. Raises ``StoreDown`` where a durable store cannot keep the leases.
         """
 
-    def settle(
+    def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> MaybeDeferred[Sequence[bool]]:
         """Let leases of a recipient's messages end, or go on for so many seconds from now.

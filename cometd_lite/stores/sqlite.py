@@ -232,11 +232,11 @@ class SQLiteStore:
         assert is_pending(kept), "a lease is to be written"
         return kept.addCallbacks(lambda _: batch, undo)
 
-    def settle(
+    def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> MaybeDeferred[Sequence[bool]]:
-        """See ``Store.settle``. Where the disk takes nothing now, it is told what became of them later."""
-        settled = self._kept.settle(recipient, leases, settlement, seconds, now)
+        """See ``Store.settle_leases``. Where the disk takes nothing now, it is written later."""
+        settled = self._kept.settle_leases(recipient, leases, settlement, seconds, now)
         kept = self.flush() if any(settled) else None
         if not is_pending(kept):
             return settled

@@ -82,14 +82,15 @@ class TakenMailboxes(Mailboxes):
                 self._lost.miss(message.recipient, message.sequence)
         self._count_leases({message.recipient for message in messages})
 
-    def settle(
+    def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Sequence[bool]:
-        """See ``Store.settle``."""
+        """See ``Store.settle_leases``."""
         self._expire_soon(now, (recipient,))
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
             return [False] * len(leases)
+        self._end_leases(mailbox, now, LEASES_ENDED_AT_ONCE)
         ends_at = now + seconds
         settled = [
             lease.epoch == self.epoch and mailbox.settle(lease, settlement, ends_at) for lease in leases
@@ -220,11 +221,12 @@ class TakenMailboxes(Mailboxes):
                 self._leased += held
 
     def _discard_if_empty(self, mailbox: Mailbox) -> None:
-        self._count_leases((mailbox.recipient,))
+        if mailbox.leases is not None:
+            self._count_leases((mailbox.recipient,))
+            self._note_exhausted(mailbox)
         super()._discard_if_empty(mailbox)
         if not mailbox.messages and mailbox.leases is not None:
             self._noted_ends.pop(mailbox.recipient, None)
-            self._exhausted.pop(mailbox.recipient, None)
             self._returned.pop(mailbox.recipient, None)
 
     def _count_exhausted(self) -> int:

@@ -374,11 +374,11 @@ class TrackedMailboxes(MemoryStore):
             self.changed.update(dict.fromkeys(recipients))
         return batch
 
-    def settle(
+    def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Sequence[bool]:
-        """See ``Store.settle``."""
-        settled = super().settle(recipient, leases, settlement, seconds, now)
+        """See ``Store.settle_leases``."""
+        settled = super().settle_leases(recipient, leases, settlement, seconds, now)
         if any(settled):
             self._note(recipient)
         return settled

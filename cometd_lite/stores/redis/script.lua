@@ -256,15 +256,16 @@ local function end_leases(box)
   if is_there then wake({box.name}, 'back', '-', '0') end
 end
 
--- The messages that are kept from takes, by their numbers.
-local function reserved(box)
+-- Whether a message is kept from takes.
+local function is_reserved(box, number)
+  if box.ends == 0 then return false end
   if not box.reserved then
     box.reserved = {}
     for _, lease in ipairs(call('ZRANGEBYSCORE', lease_key(box), '(0', '+inf')) do
       box.reserved[lease_words(lease)] = true
     end
   end
-  return box.reserved
+  return box.reserved[number]
 end
 
 -- Forget the leases of messages that are no longer kept.
@@ -288,7 +289,7 @@ local function is_read(box, number)
   if box.ends == 0 then
     return number <= box.acknowledged or (number <= box.taken and not is_back(box, number))
   end
-  return number <= box.taken and not is_back(box, number) and not reserved(box)[number]
+  return number <= box.taken and not is_back(box, number) and not is_reserved(box, number)
 end
 
 -- -- messages and mailboxes
@@ -394,7 +395,7 @@ local function drop(box, entries)
   for _, gone in ipairs(entries) do
     local number = gone.number
     set(box, 'lost', math.max(box.lost, number))
-    if number > box.taken or is_back(box, number) then
+    if number > box.taken or is_back(box, number) or is_reserved(box, number) then
       set(box, 'missed', 1)
       leave_back(box, number)
     end
@@ -1321,7 +1322,7 @@ elseif verb == 'undo' then
       count_leases('leased', -1)
       if attempt > 1 then put_lease(box, whole(number) .. ' ' .. (attempt - 1) .. ' ' .. secret, -number) end
       put_back(box, number)
-    else
+    elseif not find(box, number) then
       miss(box, number)
     end
   end

@@ -327,10 +327,10 @@ class RedisStore(RedisRecords):
 
         return self._link.run(now, "lease", limit, repr(seconds), secret, *recipients).addCallback(given)
 
-    def settle(
+    def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Deferred[Sequence[bool]]:
-        """See ``Store.settle``."""
+        """See ``Store.settle_leases``."""
         here = [lease for lease in leases if lease.epoch == self._link.epoch]
 
         def settled(reply: list[Any]) -> Sequence[bool]:
