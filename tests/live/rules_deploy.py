@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+from fork_server import ROOT
 from program import Connection, eventually
 from redis_server import RedisServer
 from rules import under
@@ -96,6 +98,48 @@ def as_a_service(walk: Walk) -> None:
     assert "cometd-lite.service" not in said, said
     said = walk.run("systemd-analyze security --offline=true --threshold=20 ./cometd-lite.service 2>&1")
     assert "OK" in said, said
+
+
+def given(words: list[str]) -> Options:
+    """Return the options of the server that a container is given."""
+    options = Options()
+    options.parseOptions(words)
+    return options
+
+
+@under("docs/deploy/containers.md", "Build and run")
+def in_a_container(walk: Walk) -> None:
+    file = ROOT / "docs" / "deploy" / "Containerfile"
+    assert walk.next(SHELL).split() == [
+        "docker",
+        "build",
+        "-f",
+        str(file.relative_to(ROOT)),
+        "-t",
+        "cometd-lite",
+        ".",
+    ]
+    # tests/test_containerfile.py builds and starts the image where a builder is.
+    for _ in range(2):
+        command, *words = walk.next(SHELL).partition(" cometd-lite ")[::2]
+        assert command.startswith("docker run ")
+        assert "127.0.0.1:" in command
+        given(" ".join(words).split())
+
+
+@under("docs/deploy/containers.md", "With Compose")
+def with_compose(walk: Walk) -> None:
+    options = given(json.loads(re.findall(r"command: (\[.*\])", walk.next("yaml"))[0]))
+    assert options["host"] == ["comet.example.com"]
+
+
+@under("docs/deploy/containers.md", "In Kubernetes")
+def in_kubernetes(walk: Walk) -> None:
+    pod = walk.next("yaml")
+    options = given(json.loads(re.findall(r"args: (\[.*\])", pod)[0]))
+    assert options["drain"] < int(re.findall(r"terminationGracePeriodSeconds: (\d+)", pod)[0])
+    walk.server()
+    walk.run(f"curl -sf localhost:8080{re.findall(r'path: (/[a-z]+)', pod)[0]}", '"status"')
 
 
 @under("docs/redis.md", "One process per core")
