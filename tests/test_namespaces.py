@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from helpers import push
+from twisted.internet.task import Clock
 
+from cometd_lite.comet import Comet
 from cometd_lite.core.namespaces import Namespace, Namespaces, own_bounds
 from cometd_lite.errors import BodyTooLarge
 from cometd_lite.limits import Limits
@@ -84,5 +86,25 @@ def test_what_is_no_pattern_is_refused_with_a_sentence(pattern: str) -> None:
 )
 def test_what_holds_for_nothing_is_refused_with_a_sentence(given: dict[str, Any]) -> None:
     (name,) = given
-    with pytest.raises(ValueError, match=f"{name} of a namespace is "):
+    with pytest.raises(ValueError, match=f"^{name} "):
         Namespace(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"ttl": "1h"}, "ttl of a namespace is a number, as in ttl=3600, not '1h'"),
+        ({"capacity": 1.5}, "capacity of a namespace is a number, as in capacity=50, not 1.5"),
+        ({"max_body": True}, "max_body of a namespace is a number, as in max_body=1024, not True"),
+        ({"presence": "yes"}, "presence of a namespace is True or False, not 'yes'"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_with_what_is_right(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        Namespace(**given)
+
+
+@pytest.mark.parametrize("given", [{"chat/**": {"ttl": 60}}, {"chat/**": None}, ["chat/**"], {7: None}])
+def test_what_is_no_namespace_is_refused_by_a_comet_with_an_example(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"as in (\{'chat/\*\*': Namespace\(ttl=60\)\}|'chat/\*\*'), not "):
+        Comet(namespaces=given, clock=Clock())

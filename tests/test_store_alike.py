@@ -15,12 +15,19 @@ from twisted.internet.task import Clock
 
 from cometd_lite.core.leases import LeaseId, Settlement
 from cometd_lite.core.message import LAST, NOW, OLDEST, Batch, Cursor
+from cometd_lite.core.namespaces import Namespace, Namespaces
 from cometd_lite.errors import CometError
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.stores.redis.store import RedisStore
 
 LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100, max_attempts=2)
+SPACES = Namespaces(
+    {
+        "a/*": Namespace(capacity=3, overflow="drop-oldest", ttl=20),
+        "c": Namespace(capacity=9, capacity_bytes=90),
+    }
+)
 NAMES = ("a", "a/b", "c")
 ANY = (*NAMES, "*", "**", "a/*", "a/**")
 PLACES = ("oldest", "now", "other", "last 1", "last 4", "accepted 1", "accepted 20", *range(-3, 12))
@@ -156,17 +163,21 @@ def numbered() -> list[int]:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(steps=steps, overflow=st.sampled_from(["reject", "drop-oldest"]))
+@given(steps=steps, overflow=st.sampled_from(["reject", "drop-oldest"]), spaced=st.booleans())
 def test_redis_answers_as_memory_does(
-    redis: RedisServer, numbered: list[int], steps: list[Any], overflow: str
+    redis: RedisServer, numbered: list[int], steps: list[Any], overflow: str, spaced: bool
 ) -> None:
     numbered.append(len(numbered))
     clock = Clock()
     wires = Wires(redis.socket, clock)
     address = f"{redis.address}?prefix=alike{len(numbered)}:"
     kept = RedisStore(address, LIMITS, overflow=overflow, clock=clock, endpoint=wires)
+    memory = MemoryStore(LIMITS, overflow=overflow)
+    if spaced:
+        kept.use(SPACES)
+        memory.use(SPACES)
     there = Asked(kept, clock, wires)
-    here = Asked(MemoryStore(LIMITS, overflow=overflow), clock)
+    here = Asked(memory, clock)
     for step in steps:
         assert there.do(step) == here.do(step), step
     here.store.check_invariants()

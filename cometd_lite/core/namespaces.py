@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from ..errors import BadRecipient, BodyTooLarge
 from ..limits import Limits
+from .arguments import check_overflow
 from .message import Push
 from .recipient import covering, readable
 
@@ -23,12 +24,22 @@ T = TypeVar("T")
 Overflow: TypeAlias = Literal["reject", "drop-oldest"]
 
 
+_NUMBERS: tuple[tuple[str, Any, int], ...] = (
+    ("capacity", int, 50),
+    ("capacity_bytes", int, 65_536),
+    ("ttl", (int, float), 3_600),
+    ("max_body", int, 1_024),
+    ("unread_after", (int, float), 600),
+)
+"""The numbers of a namespace, what they are, and an example of each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
     """What is set for the mailboxes of a pattern; None where the server's own holds.
 
     ``ttl`` and ``unread_after`` are in seconds, ``capacity_bytes`` and ``max_body`` in bytes. Raises
-    ``ValueError`` for a bound that is not above 0 and an unknown ``overflow``.
+    ``TypeError`` or ``ValueError`` for what none of them can be.
     """
 
     capacity: int | None = None
@@ -48,15 +59,22 @@ class Namespace:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("capacity", "capacity_bytes", "ttl", "max_body", "unread_after"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < inf:
-                raise ValueError(f"{name} of a namespace is a number above 0, and not {value!r}.")
-        if self.overflow not in {None, "reject", "drop-oldest"}:
-            raise ValueError(f"overflow of a namespace is reject or drop-oldest, and not {self.overflow!r}.")
+        for name, kind, example in _NUMBERS:
+            value: Any = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise TypeError(f"{name} of a namespace is a number, as in {name}={example}, not {value!r}.")
+            if not 0 < value < inf:
+                raise ValueError(f"{name} of a namespace is a number above 0, not {value!r}.")
+        if self.overflow is not None:
+            check_overflow(self.overflow)
+        if self.presence not in {None, True, False}:
+            raise TypeError(f"presence of a namespace is True or False, not {self.presence!r}.")
 
 
 _NOTHING_SET = Namespace()
+_EXAMPLE = "{'chat/**': Namespace(ttl=60)}"
 
 
 class MailboxBounds(Struct, frozen=True, gc=False):
@@ -100,12 +118,16 @@ class Namespaces:
     """The namespaces of a server, by their patterns. Names that begin with ``$`` are in none.
 
     Of several that cover a recipient the most specific counts, and nothing of the others. Raises
-    ``ValueError`` for what is no pattern.
+    ``ValueError`` for what is no pattern, and ``TypeError`` for what is no namespace.
     """
 
     def __init__(self, namespaces: Mapping[str, Namespace]) -> None:
-        for pattern in namespaces:
+        if not isinstance(namespaces, Mapping):
+            raise TypeError(f"namespaces is a dict, as in {_EXAMPLE}, not {namespaces!r}.")
+        for pattern, namespace in namespaces.items():
             check_pattern(pattern)
+            if not isinstance(namespace, Namespace):
+                raise TypeError(f"A namespace is a Namespace, as in {_EXAMPLE}, not {namespace!r}.")
         self._given = dict(namespaces)
         self._table = MostSpecific(self._given, _NOTHING_SET)
 
@@ -152,6 +174,8 @@ def own_bounds(limits: Limits, overflow: str) -> MailboxBounds:
 
 def check_pattern(pattern: str) -> None:
     """Raise ``ValueError`` where a namespace cannot have this pattern, or name."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"The pattern of a namespace is a str, as in 'chat/**', not {pattern!r}.")
     try:
         readable(pattern)
     except BadRecipient as error:

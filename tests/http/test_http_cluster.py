@@ -471,6 +471,32 @@ def test_while_redis_is_not_reached_a_forwarded_request_is_refused_and_the_sessi
     assert events(again.answer) == ["hello"]
 
 
+def test_each_process_lists_the_mailboxes_of_all_with_the_readers_of_all(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    for number in range(25):
+        (here, there)[number % 2].push(f"/room/{number:02}")
+    waiting = [process.park("/poll/room/03?after=now") for process in (here, here, there)]
+    exchange = there.send("GET", "/recipients?prefix=room/&limit=24")
+    cluster.advance(0)
+    assert exchange.answer is not None
+    listed = exchange.answer.json
+    assert [one["recipient"] for one in listed["recipients"]] == [f"room/{number:02}" for number in range(24)]
+    assert listed["more"] == "room/23"
+    assert [one["waiting"] for one in listed["recipients"][2:5]] == [0, 3, 0]
+    here.push("/room/03")
+    assert all(poll.answer is not None for poll in waiting)
+
+
+def test_a_history_is_the_same_at_every_process(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    for text in ("1", "2", "3", "4"):
+        (here if text in "13" else there).push("/chat/a", text)
+        cluster.advance(10)
+    for process in cluster.processes:
+        assert process.read("/poll/chat/*?after=last:3") == ["2", "3", "4"]
+        assert process.read("/poll/chat/a?after=since:25") == ["3", "4"]
+
+
 def test_a_push_to_listeners_is_kept_only_where_a_process_has_one(cluster: Cluster) -> None:
     here, there = cluster.processes
     for _ in range(3):
