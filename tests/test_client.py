@@ -1436,6 +1436,33 @@ def test_a_recipient_is_described(server: MemoryServer) -> None:
     assert bob.last_seen == pytest.approx(1_795_169_758.123)
 
 
+def test_a_reader_has_a_name_however_it_reads_and_who_reads_is_told() -> None:
+    server = MemoryServer(presence=True)
+    client = server.client
+    server.run(client.poll("chat/lobby", "now", name="Zoë & Bob"))
+    server.run(client.take("chat/lobby", name="alice"))
+    followings = [client.follow("chat/lobby", stream=stream, name="eve") for stream in (True, False)]
+    for following in followings:
+        server.run(anext(following))
+    present = server.result(client.presence("chat/lobby"))
+    assert (present.recipient, present.readers, present.more) == ("chat/lobby", 4, False)
+    assert {one.name: one.readers for one in present.members} == {"Zoë & Bob": 1, "alice": 1, "eve": 2}
+    assert present.members[0].since == pytest.approx(STARTED_AT)
+    for following in followings:
+        following.end()
+    server.flush()
+    server.result(client.leave("chat/lobby", "eve"))
+    assert server.result(client.presence("chat/lobby")).readers == 2
+    server.close()
+
+
+def test_a_server_that_does_not_know_who_reads_says_so(server: MemoryServer) -> None:
+    with pytest.raises(NotFound):
+        server.result(server.client.presence("bob"))
+    with pytest.raises(NotFound):
+        server.result(server.client.leave("bob", "alice"))
+
+
 def test_a_mailbox_is_deleted_and_its_readers_have_a_gap(server: MemoryServer) -> None:
     receipt = server.result(server.client.push("bob", "one"))
     server.result(server.client.push("bob", "two"))

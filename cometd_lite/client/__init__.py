@@ -18,6 +18,7 @@ Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``,
 """
 
 from ..core.hub import Standing
+from ..core.present import Present, PresentMember
 from ..deferreds import Reply
 from ..outgoing.http import WholeBody
 from .client import Client
@@ -35,6 +36,8 @@ __all__ = [
     "Listener",
     "NoAnswer",
     "NotComet",
+    "Present",
+    "PresentMember",
     "Reply",
     "Standing",
     "SyncClient",

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from ..core.arguments import Recipients, check_push, check_read
 from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Receipt
+from ..core.present import Present
 from ..core.store import Listing
 from ..deferreds import Reply
 from ..errors import CometError
@@ -145,27 +146,33 @@ class Client:
         *,
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
+        name: str | None = None,
     ) -> Reply[Batch]:
         """Return what the recipients hold after a cursor, once there is something.
 
         ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
         ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds (25
         unless given) the batch is empty. Take nothing away; come back with the batch's cursor. ``follow``
-        does this again and again, and better. Raises ``ValueError`` for a malformed cursor; fails with a
-        ``CometError``.
+        does this again and again, and better. ``name`` is that under which the reader is present, where no
+        token has one. Raises ``ValueError`` for a malformed cursor; fails with a ``CometError``.
         """
         check_read(wait, limit)
-        return reply(poll(self._remote, codec.named(recipients), codec.place(after), wait, limit))
+        return reply(poll(self._remote, codec.named(recipients, name), codec.place(after), wait, limit))
 
     def take(
-        self, recipients: Recipients, *, wait: float | None = None, limit: int = POLL_MESSAGES
+        self,
+        recipients: Recipients,
+        *,
+        wait: float | None = None,
+        limit: int = POLL_MESSAGES,
+        name: str | None = None,
     ) -> Reply[Batch]:
         """Return the oldest messages that no take has had; each goes to one take only.
 
         Delivery is at most once: an answer that is lost on its way takes its messages along.
         """
         check_read(wait, limit)
-        return reply(poll(self._remote, codec.named(recipients), None, wait, limit))
+        return reply(poll(self._remote, codec.named(recipients, name), None, wait, limit))
 
     def follow(
         self,
@@ -179,6 +186,7 @@ class Client:
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
         stream: bool = False,
+        name: str | None = None,
     ) -> Following:
         """Yield the recipients' messages as they come, from a cursor on, without an end.
 
@@ -194,10 +202,11 @@ class Client:
         It polls: no request is open while a message is handled, and any proxy lets it through. With
         ``stream`` it keeps one connection open, which is less work for both where much comes; then end it
         by ``async with``, or call its ``aclose``. ``wait`` is how long a poll asks to be held, in seconds.
-        Raises ``ValueError`` for a malformed cursor, given or in the file.
+        ``name`` is that under which the reader is present, where no token has one. Raises ``ValueError`` for
+        a malformed cursor, given or in the file.
         """
         check_read(wait, limit)
-        polls = Polls(self._remote, codec.named(recipients), wait, limit)
+        polls = Polls(self._remote, codec.named(recipients, name), wait, limit)
         following = Following(
             self._remote,
             Streams(polls) if stream else polls,
@@ -228,6 +237,20 @@ class Client:
     async def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient: what its mailbox holds, and who reads it."""
         return codec.standing(await self._remote.ask("GET", f"recipients/{quote(recipient)}"))
+
+    @replying
+    async def presence(self, recipient: str) -> Present:
+        """Return who reads a recipient, by name. Fails with ``NotFound`` where that is not known."""
+        return codec.present(await self._remote.ask("GET", f"presence/{quote(recipient)}"))
+
+    @replying
+    async def leave(self, recipient: str, name: str | None = None) -> None:
+        """Say that a name has left a recipient, so that it is not present for 45 s more.
+
+        ``name`` is None where the token has it.
+        """
+        query = [] if name is None else [("as", name)]
+        await self._remote.ask("DELETE", f"presence/{quote(recipient)}", query)
 
     @replying
     async def recipients(

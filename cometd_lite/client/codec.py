@@ -15,6 +15,7 @@ from msgspec.json import Decoder
 from ..core.arguments import Recipients, names
 from ..core.hub import Standing
 from ..core.message import Batch, Content, Cursor, Message, Receipt
+from ..core.present import Present, PresentMember
 from ..core.store import Contents, Listing
 from ..jsontext import decode
 from .remote import Answer, NotComet, Query
@@ -50,9 +51,10 @@ def encoded(data: Any, media_type: str | None) -> tuple[bytes, str]:
     return (data.encode() if isinstance(data, str) else Content.of(data).body), media_type
 
 
-def named(recipients: Recipients) -> Query:
-    """Return the parameters that name recipients: nothing on the way rewrites what stands there."""
-    return [("rcpt", name) for name in names(recipients)]
+def named(recipients: Recipients, reader: str | None = None) -> Query:
+    """Return the parameters that name recipients, and their reader, which nothing on the way rewrites."""
+    named = [("rcpt", name) for name in names(recipients)]
+    return named if reader is None else [*named, ("as", reader)]
 
 
 def place(after: str | Cursor) -> Cursor:
@@ -102,6 +104,19 @@ class _Standing(Struct):
     last_seen: datetime | None
     online: bool
     leased: int = 0
+
+
+class _Reader(Struct):
+    name: str
+    since: datetime
+    readers: int
+
+
+class _Present(Struct):
+    recipient: str
+    readers: int
+    members: tuple[_Reader, ...]
+    more: bool = False
 
 
 class _Listing(Struct):
@@ -186,6 +201,15 @@ batch = _decoded_by(
     ),
 )
 registered = _decoded_by(Registered, lambda answer: answer)
+present = _decoded_by(
+    _Present,
+    lambda answer: Present(
+        answer.recipient,
+        answer.readers,
+        tuple([PresentMember(one.name, one.since.timestamp(), one.readers) for one in answer.members]),
+        answer.more,
+    ),
+)
 standing = _decoded_by(_Standing, _stands)
 listing = _decoded_by(_Listing, lambda answer: Listing(tuple(map(_stands, answer.recipients)), answer.more))
 

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from ..core.arguments import Recipients
 from ..core.hub import Standing
 from ..core.message import Batch, Cursor, Message, Receipt
+from ..core.present import Present
 from ..core.store import Listing
 from ..limits import LISTED, POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
@@ -96,13 +97,21 @@ class SyncClient:
         *,
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
+        name: str | None = None,
     ) -> Batch:
         """Return what the recipients hold after a cursor, as ``Client.poll`` does."""
-        return self._ask(lambda client: client.poll(recipients, after, wait=wait, limit=limit))
+        return self._ask(lambda client: client.poll(recipients, after, wait=wait, limit=limit, name=name))
 
-    def take(self, recipients: Recipients, *, wait: float | None = None, limit: int = POLL_MESSAGES) -> Batch:
+    def take(
+        self,
+        recipients: Recipients,
+        *,
+        wait: float | None = None,
+        limit: int = POLL_MESSAGES,
+        name: str | None = None,
+    ) -> Batch:
         """Return the oldest messages that no take has had, as ``Client.take`` does."""
-        return self._ask(lambda client: client.take(recipients, wait=wait, limit=limit))
+        return self._ask(lambda client: client.take(recipients, wait=wait, limit=limit, name=name))
 
     def follow(
         self,
@@ -116,6 +125,7 @@ class SyncClient:
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
         stream: bool = False,
+        name: str | None = None,
     ) -> SyncFollowing:
         """Yield the recipients' messages as they come, from a cursor on, as ``Client.follow`` does.
 
@@ -134,6 +144,7 @@ class SyncClient:
                 wait=wait,
                 limit=limit,
                 stream=stream,
+                name=name,
             )
         except BaseException:
             self._give_back(blocking)
@@ -143,6 +154,14 @@ class SyncClient:
     def describe(self, recipient: str) -> Standing:
         """Return what the server knows of a recipient, as ``Client.describe`` does."""
         return self._ask(lambda client: client.describe(recipient))
+
+    def presence(self, recipient: str) -> Present:
+        """Return who reads a recipient, as ``Client.presence`` does."""
+        return self._ask(lambda client: client.presence(recipient))
+
+    def leave(self, recipient: str, name: str | None = None) -> None:
+        """Say that a name has left a recipient, as ``Client.leave`` does."""
+        self._ask(lambda client: client.leave(recipient, name))
 
     def recipients(
         self, prefix: str = "", *, after: str | None = None, limit: int = LISTED

@@ -58,9 +58,24 @@
  */
 
 /**
+ * A name that reads a recipient.
+ *
+ * @typedef {object} Member
+ * @property {string} name
+ * @property {string} since when it came, as `2026-11-20T10:15:58.123Z`
+ * @property {number} readers how many readers it had when it was looked at: its tabs and devices
+ */
+
+/**
+ * What has changed of who reads a recipient: a name that came or left, or for `count` neither.
+ *
+ * @typedef {{event: "join" | "leave", name: string} | {event: "count"}} PresenceChange
+ */
+
+/**
  * What is known of a recipient.
  *
- * @typedef {object} Presence
+ * @typedef {object} Standing
  * @property {string} recipient
  * @property {boolean} online someone waits for it, or did so a moment ago
  * @property {number} waiting how many do
@@ -111,6 +126,7 @@
  *   "now", which it is unless given
  * @property {boolean} [ack] false: what was read stays unread for the server, and makes no room in a full
  *   mailbox; for readers that only watch
+ * @property {string} [as] the name under which it is present, 1 to 64 bytes, where no token names it
  * @property {AbortSignal} [signal] ends it, as `stop()` does
  * @property {(gap: {after: string, recipients: string[]}) => void} [onGap] messages after the cursor
  *   `after` are lost to this reader; what follows is everything that is still kept
@@ -119,6 +135,13 @@
  *   connection, and catches up when it is looked at again. A browser has six for a server, in all its tabs
  * @property {string | null} [storageKey] the name under which the cursor is remembered, for two readers
  *   of the same recipients in one page; null: not remembered, so that a reload begins at `after` again
+ */
+
+/**
+ * @typedef {object} PresenceOptions
+ * @property {AbortSignal} [signal] ends it, as `stop()` does
+ * @property {(state: State, detail: StateDetail) => void} [onState]
+ * @property {boolean} [background] as of `follow`
  */
 
 /**
@@ -300,12 +323,13 @@ export class Comet {
    * what was read, and gives each message to one taker only.
    *
    * @param {string | string[]} recipients
-   * @param {{after?: string, wait?: number, limit?: number, ack?: boolean, signal?: AbortSignal}} [options]
+   * @param {{after?: string, wait?: number, limit?: number, ack?: boolean, as?: string,
+   *   signal?: AbortSignal}} [options]
    * @returns {Promise<Answer>}
    */
-  async poll(recipients, { after, wait, limit, ack, signal } = {}) {
+  async poll(recipients, { after, wait, limit, ack, as, signal } = {}) {
     const response = await this.request("poll", listOf(recipients), {
-      query: { after, wait, limit, ack: ack === false ? "no" : undefined },
+      query: { after, wait, limit, ack: ack === false ? "no" : undefined, as },
       // Over plain HTTP nothing else may tell the server that it is no foreign page that takes.
       headers: after === undefined ? { "X-Requested-With": "cometd-lite" } : {},
       signal,
@@ -326,12 +350,45 @@ export class Comet {
    *
    * @param {string} recipient
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {Promise<Presence>}
+   * @returns {Promise<Standing>}
    */
-  async presence(recipient, { signal } = {}) {
-    const path = recipient.split("/").map(encodeURIComponent).join("/");
-    const response = await this.request(`recipients/${path}`, [], { signal });
+  async describe(recipient, { signal } = {}) {
+    const response = await this.request(`recipients/${pathOf(recipient)}`, [], { signal });
     return response.json();
+  }
+
+  /**
+   * Keep a list of who reads a recipient, by name, until it is stopped; `onChange` is called with it.
+   *
+   * The server must be started with `--presence`. A page is present itself by `follow` with the option
+   * `as`, or by the `sub` of its token.
+   *
+   * @param {string} recipient
+   * @param {(presence: Presence, change?: PresenceChange) => unknown} onChange called once the list is
+   *   there, without a change, and then with each change
+   * @param {PresenceOptions} [options]
+   * @returns {Presence}
+   */
+  presence(recipient, onChange, options = {}) {
+    return new Presence(this, recipient, onChange, options);
+  }
+
+  /**
+   * Say that a name has left a recipient, so that it is not present for 45 s more.
+   *
+   * A reader that was followed with `as` says so by itself when it is stopped.
+   *
+   * @param {string} recipient
+   * @param {{as?: string, keepalive?: boolean, signal?: AbortSignal}} [options] `as` is the name, where
+   *   no token has it; `keepalive` lets the word outlive the page
+   */
+  async leave(recipient, { as, keepalive, signal } = {}) {
+    await this.request(`presence/${pathOf(recipient)}`, [], {
+      method: "DELETE",
+      query: { as },
+      keepalive,
+      signal,
+    });
   }
 
   /**
@@ -341,7 +398,7 @@ export class Comet {
    *
    * @param {string} [prefix]
    * @param {{after?: string | null, limit?: number, signal?: AbortSignal}} [options]
-   * @returns {Promise<{recipients: Presence[], more: string | null}>}
+   * @returns {Promise<{recipients: Standing[], more: string | null}>}
    */
   async recipients(prefix = "", { after, limit, signal } = {}) {
     const query = { prefix: prefix || undefined, after: after ?? undefined, limit };
@@ -495,8 +552,19 @@ export class Following {
 
   /** End it. No message comes after this. */
   stop() {
+    if (!this.#ended) this.#leave();
     this.#ended = true;
     this.#attempt?.abort();
+  }
+
+  /** Say that the name of this reader leaves, if it has one. Where that fails, it leaves in 45 s. */
+  #leave() {
+    const { as } = this.#options;
+    if (as === undefined) return;
+    for (const recipient of this.recipients) {
+      if (recipient.startsWith("$") || recipient.endsWith("*")) continue;
+      this.#comet.leave(recipient, { as, keepalive: true }).catch(() => {});
+    }
   }
 
   /** @returns {Promise<CometError | undefined>} */
@@ -539,6 +607,7 @@ export class Following {
       after: this.#cursor,
       wait,
       ack: this.#options.ack,
+      as: this.#options.as,
       signal: attempt.signal,
     });
     attempt.limit(null);
@@ -571,7 +640,11 @@ export class Following {
     let opened = 0;
     try {
       const response = await this.#comet.request("stream", this.recipients, {
-        query: { after: this.#cursor, ack: this.#options.ack === false ? "no" : undefined },
+        query: {
+          after: this.#cursor,
+          ack: this.#options.ack === false ? "no" : undefined,
+          as: this.#options.as,
+        },
         headers: { Accept: "application/x-ndjson" },
         signal: attempt.signal,
       });
@@ -727,6 +800,133 @@ export class Following {
     if (state === this.#state && state !== "waiting") return;
     this.#state = state;
     call(this.#options.onState, state, detail);
+  }
+}
+
+/**
+ * Who reads a recipient, by name. `Comet.presence` makes it; it is kept up to date until it is stopped.
+ *
+ * It asks for the list, and follows what is told from there on. Where something may have been missed,
+ * because the server was away or no longer keeps what was told, it asks again.
+ */
+export class Presence {
+  /** How many readers there are, those without a name too. */
+  readers = 0;
+  /** There are more than 1,000 names: only the first are listed, and changes are told by the count. */
+  more = false;
+
+  /** @type {Map<string, Member>} */
+  #members = new Map();
+  /** @type {Following | undefined} */
+  #following;
+  #comet;
+  #onChange;
+  #options;
+  #ended = new AbortController();
+  #away = false;
+
+  /**
+   * @param {Comet} comet
+   * @param {string} recipient
+   * @param {(presence: Presence, change?: PresenceChange) => unknown} onChange
+   * @param {PresenceOptions} options
+   */
+  constructor(comet, recipient, onChange, options) {
+    this.#comet = comet;
+    this.recipient = recipient;
+    this.#onChange = onChange;
+    this.#options = options;
+    if (options.signal?.aborted) this.#ended.abort();
+    options.signal?.addEventListener("abort", () => this.stop(), { once: true });
+    /** Settles, and never fails, once it is over: with the error that ended it, or with nothing. */
+    this.closed = this.#run();
+  }
+
+  /** Those who read it, the first to come in front. */
+  get members() {
+    return [...this.#members.values()];
+  }
+
+  /** End it. */
+  stop() {
+    this.#ended.abort();
+    this.#following?.stop();
+  }
+
+  /** @returns {Promise<CometError | undefined>} */
+  async #run() {
+    await undefined;
+    const { signal } = this.#ended;
+    for (let failures = 1; !signal.aborted; failures++) {
+      try {
+        const after = await this.#look();
+        this.#following = this.#comet.follow(
+          `$presence/${this.recipient}`,
+          (message) => this.#change(message),
+          {
+            after,
+            ack: false,
+            storageKey: null,
+            signal,
+            background: this.#options.background,
+            onGap: () => this.#lookAgain(),
+            onState: (state, detail) => this.#stateChanged(state, detail),
+          },
+        );
+        return await this.#following.closed;
+      } catch (error) {
+        if (signal.aborted) break;
+        const refusal = asCometError(error);
+        if (!refusal.passing) {
+          call(this.#options.onState, "closed", { error: refusal });
+          return refusal;
+        }
+        const delay = Math.max(backOff(failures), jittered((refusal.retryAfter ?? 0) * 1000));
+        call(this.#options.onState, "waiting", { error: refusal, delay: delay / 1000 });
+        await pause(delay, signal);
+      }
+    }
+    return undefined;
+  }
+
+  /** @returns {Promise<string>} the cursor after which changes are told */
+  async #look() {
+    const { signal } = this.#ended;
+    const response = await this.#comet.request(`presence/${pathOf(this.recipient)}`, [], { signal });
+    const { readers, members, more = false } = await response.json();
+    this.readers = readers;
+    this.more = more;
+    this.#members = new Map(members.map((/** @type {Member} */ member) => [member.name, member]));
+    call(this.#onChange, this, undefined);
+    return response.headers.get("Comet-Cursor") ?? "now";
+  }
+
+  /** What is followed goes on meanwhile: what it tells twice changes nothing. */
+  #lookAgain() {
+    this.#look().catch(() => {}); // Where it fails, the reader of the changes fails too, and comes back.
+  }
+
+  /**
+   * @param {State} state
+   * @param {StateDetail} detail
+   */
+  #stateChanged(state, detail) {
+    call(this.#options.onState, state, detail);
+    const there = state === "streaming" || state === "polling";
+    if (there && this.#away) this.#lookAgain();
+    if (there) this.#away = false;
+    else if (state !== "connecting") this.#away = true;
+  }
+
+  /** @param {Message} message */
+  #change({ event, data, created_at }) {
+    this.readers = data.readers;
+    if (event === "join" && !this.#members.has(data.name))
+      this.#members.set(data.name, { name: data.name, since: created_at, readers: 1 });
+    if (event === "leave") this.#members.delete(data.name);
+    if (event === "count") this.more = true;
+    const change = event === "count" ? { event } : { event, name: data.name };
+    call(this.#onChange, this, /** @type {PresenceChange} */ (change));
   }
 }
 
@@ -907,6 +1107,11 @@ function pause(milliseconds, signal) {
     if (signal?.aborted) over();
     else signal?.addEventListener("abort", over);
   });
+}
+
+/** @param {string} recipient as it stands in a path */
+function pathOf(recipient) {
+  return recipient.split("/").map(encodeURIComponent).join("/");
 }
 
 /** @param {string | string[]} recipients */

@@ -2,9 +2,9 @@
  * Chat: rooms, people and what they say. A room's name and one's own arrive; pushes leave.
  *
  * The room *lobby* is the recipient `chat/lobby`. What is said is a message with the event `say`; it is
- * kept, so a page that is opened later shows it. Who is present is told by messages that are not queued
- * (`queue=no`): `here` when a page joins, every so often, and in answer to one that joins; and `gone`.
- * Everything else that is pushed to the room, by curl for instance, is shown as what a program says.
+ * kept, so a page that is opened later shows it. A server with `--presence` knows who is in the room, by
+ * name. On any other, the pages tell each other by messages that are not queued (`queue=no`): `here` when a
+ * page joins, every so often, and in answer to one that joins; and `gone`. Everything else that is pushed to the room, by curl for instance, is shown as what a program says.
  *
  * @module
  */
@@ -29,8 +29,11 @@ const TOGETHER = 5 * 60_000;
 /** As many lines as are shown; the oldest go first. */
 const LINES_MOST = 500;
 
-/** As many people as are remembered; a room with more of them has other worries. */
+/** As many people as are remembered, or shown; a room with more of them has other worries. */
 const PEOPLE_MOST = 200;
+
+/** The bytes of a name that the server takes (HTTP.md, "Presence"). */
+const NAME_BYTES = 64;
 
 /** @param {import("./console.js").Session} session */
 export function chat(session) {
@@ -81,15 +84,22 @@ export function chat(session) {
 class Room {
   #id = crypto.getRandomValues(new Uint32Array(2)).join("-");
   #comet;
+  /** @type {import("./client.js").Following | undefined} */
   #following;
   #recipient;
+  /** @type {import("./client.js").Presence | undefined} */
+  #presence;
+  /** Whether the server knows who is in the room. */
+  #known = false;
+  /** Whether one is in the room under one's name. */
+  #named = true;
   #name;
   #session;
   /** @type {Map<string, Person>} by the id of their page: names may be shared */
   #people = new Map();
   #listeners = 0;
   #talk = new Talk();
-  #beat;
+  #beat = 0;
   /** @type {Map<string, number>} what is about to be said, by its reason: each once */
   #pending = new Map();
 
@@ -107,22 +117,60 @@ class Room {
     byId("chat-curl").textContent =
       `curl -d ${quoted("hello from a terminal")} ${quoted(`${BASE}push/${pathOf(this.#recipient)}`)}`;
     this.#showPeople();
-    this.#following = this.#follow();
+    this.#enter();
+  }
+
+  /** Begin to read, once it is known whether the server knows who is here. */
+  async #enter() {
+    const health = await this.#comet.request("healthz", []).then(
+      (response) => response.json(),
+      () => ({}),
+    );
+    if (!this.#recipient) return; // Left already.
+    if (health.presence) this.#watch();
+    else this.#introduce();
+  }
+
+  #watch() {
+    this.#presence = this.#comet.presence(this.#recipient, () => {
+      this.#known = true;
+      this.#following ??= this.#follow();
+      this.#showPeople();
+    });
+    this.#presence.closed.then((error) => {
+      if (error?.status === 401) this.#session.refused(error, () => this.#watch());
+      else if (error) this.#introduce();
+    });
+  }
+
+  /** Tell the other pages who is here, since the server does not. */
+  #introduce() {
+    this.#known = false;
+    this.#following ??= this.#follow();
     this.#beat = setInterval(() => this.#here(), BEAT);
     addEventListener("pagehide", this.#goodbye);
   }
 
   /** @returns {import("./client.js").Following} */
   #follow() {
+    const as = this.#known && this.#named ? fitting(this.#name) : undefined;
     // What is shown is lost with the page, so a reload reads it all again: nothing is remembered.
     return this.#comet.follow(this.#recipient, (message) => this.#hear(message), {
       after: "oldest",
       storageKey: null,
+      as,
       onGap: () => this.#talk.note("Something was said here that the server no longer keeps.", "gap"),
       onState: (state, detail) => {
         showState(byId("chat-state"), state, detail);
         if (state === "streaming" || state === "polling") this.#later("come", SETTLE, { newcomer: true });
-        if (state === "closed") this.#session.refused(detail.error, () => (this.#following = this.#follow()));
+        if (state !== "closed") return;
+        if (as !== undefined && detail.error?.status === 403) {
+          // The token does not let its reader name itself.
+          this.#named = false;
+          this.#following = this.#follow();
+          return;
+        }
+        this.#session.refused(detail.error, () => (this.#following = this.#follow()));
       },
     });
   }
@@ -155,8 +203,9 @@ class Room {
     this.#talk.clear();
     const last = this.#goodbye();
     this.#recipient = "";
+    this.#presence?.stop();
     await last;
-    this.#following.stop();
+    this.#following?.stop();
   }
 
   #goodbye = () => this.#whisper("gone", {}, true);
@@ -175,7 +224,7 @@ class Room {
    * @param {boolean} [keepalive]
    */
   async #whisper(event, more, keepalive) {
-    if (!this.#recipient) return undefined;
+    if (!this.#recipient || this.#known) return undefined;
     try {
       const data = { name: this.#name, id: this.#id, ...more };
       return await this.#comet.push(this.#recipient, data, { event, queue: false, keepalive });
@@ -234,16 +283,31 @@ class Room {
   }
 
   #showPeople() {
-    const list = byId("people");
+    if (this.#known && this.#presence) {
+      const { members, readers } = this.#presence;
+      const names = members.slice(0, PEOPLE_MOST).map(({ name }) => name);
+      const own = fitting(this.#name);
+      const others = names.filter((name) => name !== own).sort((one, other) => one.localeCompare(other));
+      this.#show([[own, own, true], ...others.map((name) => personOf(name))], readers - names.length);
+      return;
+    }
     for (const [id, { seen }] of this.#people) if (Date.now() - seen > ABSENT) this.#people.delete(id);
     const present = [...this.#people].filter(([id]) => id !== this.#id);
     present.sort(([, a], [, b]) => a.name.localeCompare(b.name));
-    const items = [
-      personItem(this.#id, this.#name, true),
-      ...present.map(([id, { name }]) => personItem(id, name, false)),
+    /** @type {[string, string, boolean][]} */
+    const people = [
+      [this.#id, this.#name, true],
+      ...present.map(([id, { name }]) => /** @type {[string, string, boolean]} */ ([id, name, false])),
     ];
-    list.replaceChildren(...items);
-    const others = this.#listeners - items.length;
+    this.#show(people, this.#listeners - people.length);
+  }
+
+  /**
+   * @param {[string, string, boolean][]} people the id and the name of each, and whether it is oneself
+   * @param {number} others how many more read
+   */
+  #show(people, others) {
+    byId("people").replaceChildren(...people.map((person) => personItem(...person)));
     byId("others").textContent =
       others > 0
         ? `and ${others} more ${others === 1 ? "reader that gives" : "readers that give"} no name`
@@ -303,6 +367,23 @@ class Talk {
     if (this.#list.childElementCount > LINES_MOST) this.#list.firstElementChild?.remove();
     if (atEnd) this.#scroll.scrollTop = this.#scroll.scrollHeight;
   }
+}
+
+/**
+ * A person whom the server knows by the name alone.
+ *
+ * @param {string} name
+ * @returns {[string, string, boolean]}
+ */
+function personOf(name) {
+  return [name, name, false];
+}
+
+/** As much of a name as the server takes. @param {string} name */
+function fitting(name) {
+  const encoder = new TextEncoder();
+  let size = 0;
+  return [...name].filter((character) => (size += encoder.encode(character).length) <= NAME_BYTES).join("");
 }
 
 /**

@@ -58,7 +58,7 @@ export function mailboxes(session, open) {
 }
 
 /**
- * @param {import("./client.js").Presence} mailbox
+ * @param {import("./client.js").Standing} mailbox
  * @param {(recipient: string) => void} open
  * @param {() => void} remove
  */
@@ -85,7 +85,7 @@ function row({ recipient, waiting, queued, bytes: size, online }, open, remove) 
  * @param {import("./console.js").Session} session
  * @param {() => Promise<void>} load
  * @param {HTMLElement} failed
- * @returns {(mailbox: import("./client.js").Presence) => void}
+ * @returns {(mailbox: import("./client.js").Standing) => void}
  */
 function question(session, load, failed) {
   const dialog = /** @type {HTMLDialogElement} */ (byId("delete-mailbox"));

@@ -51,6 +51,7 @@ def health(routes: Served, exchange: Exchange) -> Response:
             "version": __version__,
             "uptime": round(hub.clock.seconds() - hub.began_at, 3),
             "store": hub.store.state(),
+            **({} if routes.presence is None else {"presence": True}),
         }
     )
     if hub.stopping:

@@ -76,6 +76,30 @@ test("what is pushed arrives as it was, over a stream and over polls", async (t)
   }
 });
 
+test("who reads is listed by name, as they come and leave", async (t) => {
+  const server = await Server.start(t, "--presence");
+  const comet = new Comet(server.url);
+  const seen = [];
+  let look = () => {};
+  const presence = comet.presence("chat/lobby", ({ members, readers }, change) => {
+    seen.push([members.map(({ name }) => name).join(), readers, change?.event]);
+    look();
+  });
+  atEnd(t, () => presence.stop());
+  const until = (count) => new Promise((resolve) => ((look = () => seen.length >= count && resolve()), look()));
+  await until(1);
+  const { following } = follow(t, comet, ["chat/lobby"], { as: "Zoë" });
+  await until(2);
+  following.stop();
+  await until(3);
+  assert.deepEqual(seen, [
+    ["", 0, undefined],
+    ["Zoë", 1, "join"],
+    ["", 0, "leave"],
+  ]);
+  assert.equal((await comet.describe("chat/lobby")).waiting, 0);
+});
+
 test("a reader begins with a history, and goes on with what comes", async (t) => {
   const server = await Server.start(t);
   const comet = new Comet(server.url);
@@ -100,8 +124,8 @@ test("one push may go to many, and a receipt tells how many were woken", async (
   assert.equal(receipt.ids.length, 3);
   await until(() => messages.length === 2);
   assert.deepEqual(receipt.ids.slice(0, 2), [messages[0].id, messages[1].id]);
-  assert.equal((await comet.presence("a")).online, true);
-  assert.equal((await comet.presence("c")).queued, 1);
+  assert.equal((await comet.describe("a")).online, true);
+  assert.equal((await comet.describe("c")).queued, 1);
 });
 
 test("a message only for whoever waits is refused where nobody does", async (t) => {
@@ -193,7 +217,7 @@ test("a page in the back/forward cache lets go of the server, and goes on when i
   await server.push("bob", "one");
   await page.waitForFunction(() => window.heard.messages.length === 1);
   await page.goto(`${server.url}?elsewhere`);
-  while ((await server.presence("bob")).waiting) continue;
+  while ((await server.describe("bob")).waiting) continue;
   await server.push("bob", "two");
   await page.goBack({ waitUntil: "commit" });
   await page.waitForFunction(() => window.heard?.messages.length === 2, undefined, { polling: 50 });

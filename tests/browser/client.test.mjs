@@ -756,9 +756,137 @@ test("mailboxes are listed a page at a time", async () => {
   );
 });
 
-test("presence is asked for by name, segment by segment", async () => {
+test("a recipient is described by its name, segment by segment", async () => {
   const server = new FakeServer(() => Response.json({ recipient: "chat/room 1", online: true, waiting: 2 }));
   const comet = new Comet(URL, { fetch: server.fetch });
-  assert.equal((await comet.presence("chat/room 1")).waiting, 2);
+  assert.equal((await comet.describe("chat/room 1")).waiting, 2);
   assert.equal(server.requests[0].path, "/recipients/chat/room%201");
+});
+
+/** A server that knows who reads the lobby: what it lists, and the streams of what changes. */
+function withPresence(list) {
+  const streams = [];
+  const server = new FakeServer((request) => {
+    if (request.path.startsWith("/presence/"))
+      return request.method === "DELETE"
+        ? new Response(null, { status: 204 })
+        : Response.json({ recipient: "lobby", ...list() }, { headers: { "Comet-Cursor": "e-5" } });
+    streams.push(new FakeStream(request));
+    return streams.at(-1).response;
+  });
+  return { server, streams };
+}
+
+const alice = { name: "alice", since: "2026-11-20T10:00:00.000Z", readers: 2 };
+
+function change(number, event, data) {
+  return message(number, { recipient: "$presence/lobby", event, data });
+}
+
+/** Watch who reads the lobby; `seen` is each list of names, with what had changed. */
+function watch(t, server, options = {}) {
+  const seen = [];
+  const states = [];
+  const comet = new Comet(URL, { fetch: server.fetch });
+  const presence = comet.presence(
+    "lobby",
+    ({ members, readers, more }, change) =>
+      void seen.push([members.map(({ name }) => name).join(), readers, more, change?.event, change?.name]),
+    { onState: (state) => states.push(state), ...options },
+  );
+  t.after(() => presence.stop());
+  return { presence, seen, states };
+}
+
+test("who reads is listed, and kept up to date by what is told from there on", async (t) => {
+  const { server, streams } = withPresence(() => ({ readers: 3, members: [alice] }));
+  const { presence, seen } = watch(t, server);
+  await until(() => streams.length === 1);
+  assert.deepEqual(server.lines, ["presence/lobby", "stream after=e-5 ack=no"]);
+  assert.deepEqual(server.requests[1].recipients, ["$presence/lobby"]);
+  streams[0].send(
+    change(6, "join", { name: "bob", readers: 4 }),
+    change(7, "join", { name: "alice", readers: 4 }),
+    change(8, "leave", { name: "alice", readers: 2 }),
+    change(9, "leave", { name: "nobody", readers: 2 }),
+    change(10, "count", { readers: 1200 }),
+  );
+  await until(() => seen.length === 6);
+  assert.deepEqual(seen, [
+    ["alice", 3, false, undefined, undefined],
+    ["alice,bob", 4, false, "join", "bob"],
+    ["alice,bob", 4, false, "join", "alice"],
+    ["bob", 2, false, "leave", "alice"],
+    ["bob", 2, false, "leave", "nobody"],
+    ["bob", 1200, true, "count", undefined],
+  ]);
+  assert.deepEqual(presence.members, [{ name: "bob", since: message(6).created_at, readers: 1 }]);
+});
+
+test("where something was missed, the list is asked for again", async (t) => {
+  const tick = stopTheClock(t);
+  let members = [alice];
+  const { server, streams } = withPresence(() => ({ readers: members.length, members }));
+  const { seen } = watch(t, server);
+  await until(() => streams.length === 1);
+  members = [{ ...alice, name: "bob" }];
+  streams[0].send({ gap: true });
+  await until(() => seen.length === 2);
+  assert.equal(seen[1][0], "bob");
+  members = [];
+  streams[0].break();
+  await settle();
+  tick(1);
+  await until(() => streams.length === 2);
+  streams[1].send({ heartbeat: true });
+  await until(() => seen.length === 3);
+  assert.deepEqual(seen[2].slice(0, 2), ["", 0]);
+});
+
+test("a list that is not there yet is asked for again, and one that is refused is closed", async (t) => {
+  const tick = stopTheClock(t);
+  const refusals = [problem(503, "stopping"), problem(404, "not-found")];
+  const server = new FakeServer(() => refusals.shift());
+  const { presence, states, seen } = watch(t, server);
+  await until(() => states.length === 1);
+  await settle();
+  tick(2);
+  const error = await presence.closed;
+  assert.equal(error.kind, "not-found");
+  assert.deepEqual(states, ["waiting", "closed"]);
+  assert.deepEqual(seen, []);
+});
+
+test("a list that is stopped, also by a signal, asks for nothing more", async (t) => {
+  for (const how of ["stop", "signal"]) {
+    const { server, streams } = withPresence(() => ({ readers: 1, members: [alice] }));
+    const controller = new AbortController();
+    const { presence } = watch(t, server, { signal: controller.signal });
+    await until(() => streams.length === 1);
+    if (how === "stop") presence.stop();
+    else controller.abort();
+    assert.equal(await presence.closed, undefined);
+    await settle();
+    assert.equal(server.requests.length, 2);
+  }
+});
+
+test("a reader has a name at every request, and leaves under it when it is stopped", async (t) => {
+  const { server, streams } = withPresence(() => ({}));
+  const comet = new Comet(URL, { fetch: server.fetch });
+  const following = comet.follow(["lobby", "chat/*", "$presence/lobby"], () => {}, { after: "e-1", as: "Zoë" });
+  t.after(() => following.stop());
+  await until(() => streams.length === 1);
+  assert.equal(server.requests[0].query.as, "Zoë");
+  following.stop();
+  following.stop();
+  await following.closed;
+  const left = server.requests.slice(1);
+  assert.deepEqual(
+    left.map(({ method, path, query, keepalive }) => [method, path, query.as, keepalive]),
+    [["DELETE", "/presence/lobby", "Zoë", true]],
+  );
+  comet.poll("lobby", { after: "e-1", as: "bob", signal: AbortSignal.timeout(1) }).catch(() => {});
+  await settle();
+  assert.equal(server.requests.at(-1).query.as, "bob");
 });

@@ -76,6 +76,24 @@ test("who closes the page has left the room", async (t) => {
   await ada.locator("#people").getByText("Grace").waitFor({ state: "detached" });
 });
 
+test("a server with presence says who is in the room, those of other programs too", async (t) => {
+  const server = await Server.start(t, "--presence");
+  const ada = await open(t, server.url);
+  await join(ada, "lobby", "Ada");
+  const grace = await open(t, server.url);
+  await join(grace, "lobby", "Grace Hopper");
+  await ada.locator("#people").getByText("Grace Hopper").waitFor();
+  const program = new AbortController();
+  fetch(`${server.url}poll/chat/lobby?after=now&as=a%20bot`, { signal: program.signal }).catch(() => {});
+  await ada.locator("#people").getByText("a bot").waitFor();
+  fetch(`${server.url}poll/chat/lobby?after=now`, { signal: program.signal }).catch(() => {});
+  await say(grace, "Anyone here?");
+  await heard(ada, "Anyone here?");
+  await grace.getByRole("button", { name: "Leave" }).click();
+  await ada.locator("#people").getByText("Grace Hopper").waitFor({ state: "detached" });
+  program.abort();
+});
+
 test("rooms are apart, and their names may be anything that a recipient's may", async (t) => {
   const server = await Server.start(t);
   const ada = await open(t, server.url);
@@ -282,7 +300,7 @@ test("the inspector lists mailboxes, opens them, and deletes one after a questio
   assert.match(await page.getByRole("dialog").innerText(), /All messages of bob are lost/);
   await page.getByRole("button", { name: "Delete it" }).click();
   await page.getByText("No mailbox holds a message.").waitFor();
-  assert.equal((await server.presence("bob")).newest, null);
+  assert.equal((await server.describe("bob")).newest, null);
 });
 
 test("a reader whom the server refuses is told why", async (t) => {

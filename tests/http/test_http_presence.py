@@ -94,6 +94,11 @@ def test_a_namespace_says_of_which_recipients_it_is_on(serve):
         assert server.get("/presence/x").status == (200 if default else 404)
 
 
+def test_the_state_of_the_server_says_whether_it_is_kept(serve):
+    assert serve(presence=True).get("/healthz").json["presence"] is True
+    assert "presence" not in serve().get("/healthz").json
+
+
 def test_who_reads_is_shown_by_name_with_its_readers(server):
     server.park("/poll/chat/lobby?after=now&as=alice")
     server.advance(5)

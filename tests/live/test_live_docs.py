@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rules_chat  # noqa: F401  it has rules
 import rules_deploy  # noqa: F401  it has rules
 import rules_history  # noqa: F401  it has rules
 import rules_howto  # noqa: F401  it has rules

@@ -37,6 +37,8 @@ from cometd_lite.client import (
     Listener,
     NoAnswer,
     NotComet,
+    Present,
+    PresentMember,
     Reply,
     Standing,
     SyncFollowing,
@@ -231,6 +233,8 @@ async def outside(treq: Treq) -> None:
         assert_type((standing.waiting, standing.queued, standing.bytes), tuple[int, int, int])
         assert_type((standing.recipient, standing.online), tuple[str, bool])
         assert_type(standing.last_seen, float | None)
+        assert_type(await client.presence("chat/lobby"), Present)
+        await client.leave("chat/lobby", "alice")
         await client.delete("bob")
         answer = await client.request("GET", "healthz")
         assert_type(answer, Answer)
@@ -246,6 +250,7 @@ async def outside(treq: Treq) -> None:
             on_retry=told,
             patience=10,
             stream=True,
+            name="alice",
         )
         assert_type(following, Following)
         async with following as messages:
@@ -278,10 +283,12 @@ def blocking() -> None:
             client.push(["bob"], {"a": 1}, event="e", ttl=60, queue=False, overflow="reject"), Receipt
         )
         receipt = client.push("bob", b"x", type="image/png", idempotency_key="k", patience=1, on_retry=told)
-        assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10), Batch)
-        assert_type(client.take(["bob", "alice"], wait=0, limit=1), Batch)
+        assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10, name="alice"), Batch)
+        assert_type(client.take(["bob", "alice"], wait=0, limit=1, name="alice"), Batch)
         assert_type(client.describe("bob"), Standing)
         assert_type(client.recipients("chat/", after="chat/a", limit=10), Listing[Standing])
+        assert_type(client.presence("chat/lobby").members, tuple[PresentMember, ...])
+        client.leave("chat/lobby", "alice")
         client.delete("bob")
         assert_type(client.request("GET", "healthz", (), {"Accept": "*/*"}, None), Answer)
         with client.follow(

@@ -80,7 +80,7 @@ export class Server {
     return response.json();
   }
 
-  async presence(recipient) {
+  async describe(recipient) {
     return (await fetch(`${this.url}recipients/${recipient}`)).json();
   }
 }
