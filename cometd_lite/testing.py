@@ -41,14 +41,14 @@ STARTED_AT = 1_795_169_758.123
 """2026-11-20T10:15:58.123Z, when every ``MemoryServer`` begins."""
 
 _BEGINNING = 1_000.0
-"""What the clock shows at first: not 0, because no clock does."""
+"""The clock's first reading, in seconds: not 0, because no real clock starts there."""
 
 _CLIENT = IPv4Address("TCP", "127.0.0.1", 31337)
 _SERVER = IPv4Address("TCP", "127.0.0.1", 8080)
 
 
 class Outcome(Generic[T]):
-    """What became of something that was started: nothing yet, a value, or an error."""
+    """The result of a coroutine or Deferred that was started: pending, a value, or an error."""
 
     def __init__(self, work: Deferred[T]) -> None:
         self._results: list[T | Failure] = []
@@ -56,14 +56,14 @@ class Outcome(Generic[T]):
         work.addBoth(self._results.append)
 
     @property
-    def waits(self) -> bool:
-        """Whether there is nothing yet."""
+    def is_pending(self) -> bool:
+        """Whether there is no result yet."""
         return not self._results
 
     @property
     def value(self) -> T:
-        """What came of it. Raises what it failed with, and ``AssertionError`` where it still waits."""
-        assert self._results, "there is no result yet: it waits for a message, or for time to pass"
+        """The value. Raises the error of what failed, and ``AssertionError`` while it is pending."""
+        assert self._results, "there is no result yet: it is pending until a message comes, or time passes"
         (result,) = self._results
         if isinstance(result, Failure):
             result.raiseException()
@@ -115,29 +115,29 @@ class MemoryServer:
         return self.comet.hub.registry.parked
 
     def wall(self) -> float:
-        """Return the date on the server's wall, in seconds since 1970: messages and tokens go by it."""
+        """Return the server's date, in seconds since 1970: it dates messages, and expires tokens."""
         return STARTED_AT + self.clock.seconds() - _BEGINNING
 
     def run(self, work: Awaitable[T]) -> Outcome[T]:
-        """Start a coroutine or Deferred, and return what became of it without time passing."""
+        """Start a coroutine or Deferred, and return its outcome without time passing."""
         deferred = work if isinstance(work, Deferred) else ensureDeferred(_coroutine(work))
         outcome = Outcome(deferred)
         self.flush()
         return outcome
 
     def result(self, work: Awaitable[T]) -> T:
-        """Return what a coroutine or Deferred comes to without time passing. Raises as ``Outcome.value``."""
+        """Return the value of a coroutine or Deferred without time passing. Raises as ``Outcome.value``."""
         return self.run(work).value
 
     def flush(self) -> None:
-        """Bring everything written to the other side, and what comes of that, until all is quiet."""
+        """Deliver everything that was written, and what it causes, until nothing more is written."""
         self._network.flush()
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
             self._network.flush()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, on both sides, with everything that happens meanwhile."""
+        """Let so many seconds pass on both sides, with everything that is due meanwhile."""
         self.flush()
         until = self.clock.seconds() + seconds
         while self.clock.seconds() < until:
@@ -146,38 +146,38 @@ class MemoryServer:
             self.clock.advance(min(next_one, until) - self.clock.seconds())
             self.flush()
 
-    # -- what goes wrong
+    # -- failures
 
     def reset(self) -> None:
-        """Lose every connection, with whatever is on its way over it."""
+        """Lose every connection, and the bytes that are under way on it."""
         self._network.reset()
         self.flush()
 
     def stop(self) -> None:
-        """Stop the server as its process does: who is parked is answered, and new connections are refused."""
+        """Stop the server as its process does: it answers parked readers, and refuses new connections."""
         self._network.site = None
-        self._went_well(self.comet.stop())
+        self._check_opened(self.comet.stop())
 
     def start(self) -> None:
         """Start a new server: with a memory of its own, or with the ``store`` among the options."""
         self._comets.append(Comet(clock=self.clock, wall=self.wall, **self._options))
         self._network.site = Site(self._resource(self.comet), reactor=self.clock)
-        self._went_well(self.comet.start())
+        self._check_opened(self.comet.start())
 
-    def _went_well(self, work: Deferred[None] | None) -> None:
-        """Raise what opening or closing a store has failed with; one that takes its time is let."""
+    def _check_opened(self, work: Deferred[None] | None) -> None:
+        """Raise the error of opening or closing a store; one that is pending is left so."""
         if work is not None:
             outcome = self.run(work)
-            assert outcome.waits or outcome.value is None
+            assert outcome.is_pending or outcome.value is None
 
     def close(self) -> None:
-        """End everything, and assert that nothing is left: no reader, and nothing that waits for time."""
+        """End everything, and assert that no reader and no timer is left."""
         self.result(self.client.close())
         self.stop()
         self.reset()
         assert self.parked == 0, f"{self.parked} readers are still parked"
         left = self.clock.getDelayedCalls()
-        assert left == [], f"something still waits for time to pass: {', '.join(map(str, left))}"
+        assert left == [], f"timers are still pending: {', '.join(map(str, left))}"
 
 
 async def _coroutine(work: Awaitable[T]) -> T:
@@ -185,7 +185,7 @@ async def _coroutine(work: Awaitable[T]) -> T:
 
 
 class _Treq:
-    """treq's client in memory: what is answered at once, is answered when the request was sent."""
+    """treq's client in memory: an answer that needs no time is there when the request was sent."""
 
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
@@ -198,7 +198,7 @@ class _Treq:
 
 @implementer(IAgentEndpointFactory)
 class _MemoryNetwork:
-    """The connections there are, between treq's client and ``site``; None refuses them."""
+    """The connections between treq's client and ``site``, which refuses them where it is None."""
 
     def __init__(self) -> None:
         self.site: IProtocolFactory | None = None

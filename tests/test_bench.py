@@ -140,11 +140,11 @@ def test_a_poller_first_asks_at_once_and_then_waits_after_each_cursor() -> None:
     poll = CometLite(SITE).poller("bob")
     opening = b"GET /poll/bob?after=oldest&wait=0 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n"
     assert poll.opening() == opening
-    assert not poll.waits
+    assert not poll.is_parked
     request, messages = poll.received(batch(cursor="e-0"))
     assert request == b"GET /poll/bob?after=e-0&wait=120 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n"
     assert messages == []
-    assert poll.waits
+    assert poll.is_parked
     request, messages = poll.received(batch({"n": 1}, "text", cursor="e 2"))
     assert request is not None
     assert b"after=e%202&" in request
@@ -213,7 +213,7 @@ def test_a_stream_gives_the_same_messages_however_it_is_cut(raw: bytes) -> None:
         pieces = [stream.received(raw[at : at + size]) for at in range(0, len(raw), size)]
         assert [message for _, messages in pieces for message in messages] == [{"n": 1}, 2]
         assert all(request == b"" for request, _ in pieces)
-        assert stream.waits
+        assert stream.is_parked
         assert stream.whole
 
 
@@ -253,10 +253,10 @@ def test_a_bayeux_reader_shakes_hands_subscribes_and_waits_from_its_second_conne
     request, _ = reader.received(document([{"channel": "/meta/subscribe", "successful": True}]))
     assert request is not None
     assert body_of(request)[0]["advice"] == {"timeout": 0}
-    assert not reader.waits
+    assert not reader.is_parked
     connected = {"channel": "/meta/connect", "successful": True}
     request, _ = reader.received(document([connected]))
-    assert reader.waits
+    assert reader.is_parked
     assert request is not None
     assert "advice" not in body_of(request)[0]
     event = {"channel": "/room", "data": {"n": 1}}

@@ -31,10 +31,10 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from cometd_lite import __version__
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.cli import main, status
-from cometd_lite.cli.commands import COMMANDS, Misused, execute, judged
+from cometd_lite.cli.commands import COMMANDS, Misused, execute, status_of
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import SHELLS, parse, parser_of
-from cometd_lite.cli.terminal import Notes, Terminal, harmless
+from cometd_lite.cli.terminal import RetryNotes, Terminal, escaped
 from cometd_lite.client import Client, NoAnswer
 from cometd_lite.core.message import Content, Cursor, Message, Push
 from cometd_lite.core.recipient import ALL_LISTENERS
@@ -89,7 +89,7 @@ class Shell:
         elif arguments.file not in {None, "-"}:
             source = Piped(Path(arguments.file).read_bytes(), b"")
         command = COMMANDS[words[0]](arguments, self.server.client, self.terminal, source)
-        return self.server.run(judged(command, self.terminal))
+        return self.server.run(status_of(command, self.terminal))
 
     def type(self, *words: str, piped: bytes = b"") -> int:
         """Type a command that ends, and return its status."""
@@ -220,7 +220,7 @@ def test_a_message_from_a_pipe_is_pushed_once_all_of_it_is_there(shell: Shell) -
     source = Piped(b"a")
     pushing = shell.start("push", "bob", source=source)
     source.write(b"b\n")
-    assert pushing.waits
+    assert pushing.is_pending
     source.write(b"")
     assert pushing.value == status.DONE
     assert pushed(shell.server) == ["ab"]
@@ -305,7 +305,7 @@ def test_lines_wait_for_a_server_that_went_away_and_none_is_lost(
     source.write(b"while\n")
     shell.server.flush()
     shell.server.advance(3_600)
-    assert pushing.waits
+    assert pushing.is_pending
     shell.server.start()
     shell.server.advance(31)
     assert pushed(shell.server, "logs") == ["while"]
@@ -428,7 +428,7 @@ def test_a_poll_with_a_cursor_takes_nothing_away(shell: Shell) -> None:
 def test_a_poll_waits_for_as_long_as_it_is_told(shell: Shell) -> None:
     polling = shell.start("poll", "bob", "--wait", "1m")
     shell.server.advance(50)
-    assert polling.waits
+    assert polling.is_pending
     shell.server.advance(10)
     assert polling.value == status.NOTHING
 
@@ -466,7 +466,7 @@ def test_messages_are_printed_as_they_come(shell: Shell) -> None:
     for line in ("one", "two\n", "three"):
         shell.server.result(shell.server.client.push("logs", line))
     assert shell.printed == "one\ntwo\nthree\n"
-    assert following.waits
+    assert following.is_pending
 
 
 def test_whole_message_objects_are_printed_one_a_line(shell: Shell) -> None:
@@ -677,7 +677,7 @@ def test_follow_waits_for_a_server_that_was_there(shell: Shell, capsys: pytest.C
     following = shell.start("follow", "bob")
     shell.server.stop()
     shell.server.advance(50)
-    assert following.waits
+    assert following.is_pending
     assert len(capsys.readouterr().err.splitlines()) == 1
     shell.server.start()
     shell.server.result(shell.server.client.push("bob", "hi"))
@@ -853,17 +853,17 @@ def test_colours_are_for_those_who_look_and_want_them(monkeypatch: pytest.Monkey
 
 
 def test_line_breaks_and_tabs_are_harmless() -> None:
-    assert harmless("a\n\tb\rc") == "a\n\tb\\rc"
+    assert escaped("a\n\tb\rc") == "a\n\tb\\rc"
 
 
 def test_the_same_trouble_is_told_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    notes = Notes(Terminal(io.BytesIO()), lambda: now)
+    notes = RetryNotes(Terminal(io.BytesIO()), lambda: now)
     for now in range(0, 130, 10):  # noqa: B007  the lambda reads it
-        notes.retry(NoAnswer("It is gone."), 5.0)
+        notes.on_retry(NoAnswer("It is gone."), 5.0)
     assert capsys.readouterr().err == "cometd-lite: It is gone. Trying again.\n" * 3
-    notes.well()
-    notes.retry(NoAnswer("It is gone."), 5.0)
+    notes.recovered()
+    notes.on_retry(NoAnswer("It is gone."), 5.0)
     assert capsys.readouterr().err == "cometd-lite: It is gone. Trying again.\n"
 
 
@@ -1065,7 +1065,7 @@ def test_keys_that_cannot_sign_are_passed_over(signs: Signs, tmp_path: Path) -> 
         pytest.param(
             jwks(jwk_of(PRIVATE["ES256"], kid="a")),
             ("--kid", "b"),
-            "that can sign is called 'b'.",
+            "that can sign has the id 'b'.",
             id="another kid",
         ),
         (SECRET, tuple(f"--poll={'x' * 240}{number}" for number in range(50)), "and a server takes 8192"),
@@ -1148,7 +1148,7 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         ),
         (["poll", "bob", "--format", "{data:9q}"], "is no format: "),
         (["token", "--push", "bob"], "--key is missing."),
-        (["token", "--key", "k"], "the token would allow nothing; say what it may by --push, --poll or"),
+        (["token", "--key", "k"], "the token would allow nothing; name recipients by --push, --poll or"),
         (
             ["token", "--key", "k", "--push", "a/*/b"],
             "'a/*/b' is no recipient or pattern: A recipient's name",

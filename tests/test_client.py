@@ -272,7 +272,7 @@ def test_a_push_whose_answer_was_lost_is_sent_again_and_counts_once(
 ) -> None:
     between.lose_answers = 2
     pushing = server.run(server.client.push("bob", "once"))
-    assert pushing.waits
+    assert pushing.is_pending
     server.advance(2)
     assert len(between.sent) == 3
     batch = server.result(server.client.poll("bob", "oldest"))
@@ -303,7 +303,7 @@ def test_a_push_finds_the_server_that_is_started_again(server: MemoryServer) -> 
     retries: list[float] = []
     pushing = server.run(server.client.push("bob", "hi", on_retry=lambda _, delay: retries.append(delay)))
     server.advance(5)
-    assert pushing.waits
+    assert pushing.is_pending
     server.start()
     server.advance(5)
     assert pushing.value.ids
@@ -429,7 +429,7 @@ def test_a_take_gets_what_no_take_had(server: MemoryServer) -> None:
     server.result(server.client.push("bob", "one"))
     assert [message.data for message in server.result(server.client.take("bob")).messages] == ["one"]
     taking = server.run(server.client.take("bob"))
-    assert taking.waits
+    assert taking.is_pending
     server.result(server.client.push("bob", "two"))
     assert [message.data for message in taking.value.messages] == ["two"]
 
@@ -454,7 +454,7 @@ def test_an_answer_that_does_not_come_in_time_is_no_answer(server: MemoryServer,
     between.answers.append(lambda: never)
     polling = server.run(server.client.poll("bob", "oldest", wait=5))
     server.advance(14.9)
-    assert polling.waits
+    assert polling.is_pending
     server.advance(0.2)
     with pytest.raises(NoAnswer, match="did not answer in time"):
         _ = polling.value
@@ -517,7 +517,7 @@ def test_what_a_proxy_answers_is_judged_by_its_status(status: int, kind: type[Co
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        (200, b"<html>", "is not a cometd-lite: it said 200, with text/html"),
+        (200, b"<html>", "is not a cometd-lite: it answered 200, with text/html"),
         (200, b"[]", "is not a cometd-lite"),
         (200, b'{"messages": [{}], "cursor": "x", "gap": false, "more": false}', "is not a cometd-lite"),
         (302, b"", "is not a cometd-lite: it leads to https://elsewhere.example/"),
@@ -752,7 +752,7 @@ def test_a_following_ends_with_the_one_token_that_it_has(guarded: MemoryServer, 
     )
     reading = Reading(guarded, stream=stream)
     guarded.advance(59)
-    assert reading.outcome.waits
+    assert reading.outcome.is_pending
     guarded.advance(60)
     with pytest.raises(Unauthorized):
         _ = reading.outcome.value
@@ -768,7 +768,7 @@ def test_a_following_gets_what_was_there_and_what_comes(server: MemoryServer, st
     for number in range(1, 5):
         server.result(server.client.push("bob", number))
     assert reading.data == [0, 1, 2, 3, 4]
-    assert reading.outcome.waits
+    assert reading.outcome.is_pending
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -1024,7 +1024,7 @@ def test_a_server_that_is_not_there_is_waited_for_unless_there_is_no_patience(se
     server.advance(5)
     with pytest.raises(NoAnswer):
         _ = impatient.outcome.value
-    assert patient.outcome.waits
+    assert patient.outcome.is_pending
     server.start()
     server.result(server.client.push("bob", "hi"))
     server.advance(30)
@@ -1105,7 +1105,7 @@ def test_a_stream_stays_open_where_who_waits_leaves_and_loses_nothing(server: Me
     server.result(server.client.push("bob", "one"))
     server.run(anext(following))
     left = server.run(anext(following))
-    assert left.waits
+    assert left.is_pending
     left.cancel()
     server.result(server.client.push("bob", "two"))
     assert server.result(anext(following)).data == "two"
@@ -1167,7 +1167,7 @@ def test_a_loop_over_a_stream_that_is_left_by_break_leaves_nothing_open(server: 
 def test_two_cannot_wait_for_the_next_message_of_one_following(server: MemoryServer) -> None:
     following = server.client.follow("bob")
     server.run(anext(following))
-    with pytest.raises(RuntimeError, match="waits already"):
+    with pytest.raises(RuntimeError, match="is awaited already"):
         anext(following)
 
 
@@ -1262,7 +1262,7 @@ def test_leaving_does_not_wait_for_a_server_that_is_gone(server: MemoryServer, b
     never: Deferred[Any] = Deferred()
     between.answers += [None, lambda: never]
     leaving = server.run(one())
-    assert leaving.waits
+    assert leaving.is_pending
     server.advance(2)
     assert leaving.value == "one"
 
@@ -1274,7 +1274,7 @@ def test_a_place_is_written_before_the_first_message_so_that_now_stays_then(
     place = tmp_path / "place"
     following = server.client.follow("bob", "now", cursor_file=place)
     waiting = server.run(anext(following))
-    assert waiting.waits
+    assert waiting.is_pending
     assert place.read_text() == f"{following.cursor}\n"
     server.result(following.aclose())
     server.result(server.client.push("bob", "while it was away"))

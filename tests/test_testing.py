@@ -26,7 +26,7 @@ def test_what_is_pushed_over_http_is_read_over_http() -> None:
 def test_what_python_pushes_to_the_comet_is_read_over_http_and_the_reverse() -> None:
     server = MemoryServer()
     polling = server.run(server.client.poll("bob", "oldest"))
-    assert polling.waits
+    assert polling.is_pending
     server.result(server.comet.push("bob", "from inside"))
     assert [message.data for message in polling.value.messages] == ["from inside"]
     server.result(server.client.push("alice", "from outside"))
@@ -38,7 +38,7 @@ def test_time_passes_only_when_the_test_says_so_and_on_both_sides() -> None:
     server = MemoryServer()
     polling = server.run(server.client.poll("bob", "oldest", wait=20))
     server.advance(17)
-    assert polling.waits
+    assert polling.is_pending
     server.advance(3)
     assert not polling.value
     receipt = server.result(server.client.push("bob", "hi"))
@@ -168,7 +168,7 @@ def test_close_tells_of_a_reader_that_was_left_behind() -> None:
     server = MemoryServer()
     server.comet.poll("bob", "oldest", wait=20)
     server.clock.callLater(5, lambda: None)
-    with pytest.raises(AssertionError, match="waits for time to pass"):
+    with pytest.raises(AssertionError, match="timers are still pending"):
         server.close()
 
 
@@ -176,7 +176,7 @@ def test_plain_deferreds_and_coroutines_have_results_too() -> None:
     server = MemoryServer()
     waiting: Deferred[int] = Deferred()
     outcome = server.run(waiting)
-    assert outcome.waits
+    assert outcome.is_pending
     waiting.callback(3)
     assert outcome.value == 3
 

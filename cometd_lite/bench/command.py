@@ -1,4 +1,4 @@
-"""``cometd-lite bench``: the words of a shell, a run, and lines for people or JSON for programs."""
+"""``cometd-lite bench``: parses arguments, runs a scenario, and prints its result as lines or JSON."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cometd-lite bench",
         description="Push messages to a running server, read them over parked polls, check each of them,\n"
-        "and say how many a second came, and how late.\n\n"
+        "and print the rate and the latency.\n\n"
         f"scenarios:\n{scenarios}",
-        epilog="A rate says little when the generator's own CPU was full, and it says so then.\n\n"
-        "exit status: 0 all delivered; 1 something lost or refused; 2 nothing there, or used wrongly\n\n"
+        epilog="Where the generator's own CPU was full, a line says so: the rate is then its limit.\n\n"
+        "exit status: 0 all delivered; 1 a message lost or refused; 2 no server, or used wrongly\n\n"
         "  cometd-lite bench fanout\n"
         "  cometd-lite bench mailbox --parked 10000 --seconds 20 --json",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,7 @@
-"""How to speak to a server: requests and what is read of their answers, without I/O.
+"""The protocols of servers: how requests are written and answers parsed, without I/O.
 
-A ``Dialect`` makes the two sides of a conversation, a ``Reading`` and a ``Pushing``. Ours is ``CometLite``;
-``tests/bench`` adds Bayeux and those of other servers.
+A ``Dialect`` makes a ``Reading`` and a ``Pushing``. That of this server is ``CometLite``; ``tests/bench``
+adds Bayeux and those of other servers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import Lost, UnexpectedAnswer
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the server is: what every request of a dialect needs to know."""
+    """The server's address, and what every request to it has in common."""
 
     host: str = "localhost"
     """The ``Host`` header."""
@@ -51,10 +51,10 @@ class Site:
 class Reading(Protocol):
     """One reader's side of one connection, without I/O."""
 
-    waits: bool
-    """Whether what was said last is answered when there is a message, and not before."""
+    is_parked: bool
+    """Whether the last request is held until there is a message."""
     whole: bool
-    """Whether nothing is half received."""
+    """Whether no answer is received in part."""
 
     def opening(self) -> bytes:
         """Return the first request: one that is answered at once, which paces opening."""
@@ -70,7 +70,7 @@ class Pushing(Protocol):
     """One pusher's side of one connection, without I/O."""
 
     def opening(self) -> bytes:
-        """Return what must be said before the first push; empty where nothing must."""
+        """Return the bytes that must be sent before the first push; empty where there are none."""
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
         """Return the requests that push ``bodies`` in order, each to be sent after the answer to the last."""
@@ -83,29 +83,29 @@ class Pushing(Protocol):
 
 
 class Dialect(Protocol):
-    """How one kind of server is spoken to."""
+    """The protocol of one kind of server."""
 
     name: str
     shares: bool
-    """Whether those who ask the same get the same bytes, so that reading them once is enough."""
+    """Whether readers that ask the same get the same bytes, so that parsing them once is enough."""
     keeps: bool
-    """Whether a message is kept for who comes later."""
+    """Whether a message is kept for readers that come later."""
 
     def poller(self, recipient: str) -> Reading:
-        """Return the side of a reader that polls, from the oldest message on."""
+        """Return a reader that polls, from the oldest message on."""
 
     def follower(self, recipient: str) -> Reading:
-        """Return the side of a reader of a stream. Raises ``BenchError`` where the server has none."""
+        """Return a reader of a stream. Raises ``BenchError`` where the server has no streams."""
 
     def pusher(self) -> Pushing:
-        """Return the side of a pusher."""
+        """Return a pusher."""
 
 
 class Answered:
     """What every poll and push has in common: one request, one answer."""
 
     def __init__(self) -> None:
-        self.waits = False
+        self.is_parked = False
         self.whole = True
         self._rest = b""
 
@@ -126,7 +126,7 @@ class Answered:
 
 
 class PollingClient(Answered):
-    """A reader that polls; a dialect says how an answer is read."""
+    """A reader that polls; a dialect parses the answers."""
 
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
         """Read ``data`` as ``Reading`` says."""
@@ -139,10 +139,10 @@ class PollingClient(Answered):
 
 
 class PushingClient(Answered):
-    """A pusher that is ready once it is connected; a dialect says which answers accept a push."""
+    """A pusher that is ready once it is connected; a dialect decides which answers accept a push."""
 
     def opening(self) -> bytes:
-        """Return nothing: there is nothing to be said first."""
+        """Return no bytes: a push needs nothing before it."""
         return b""
 
     def received(self, data: bytes) -> bool:
@@ -163,7 +163,7 @@ class EventStream:
     """A reader of Server-Sent Events whose data is JSON (WHATWG HTML §9.2)."""
 
     def __init__(self, request: bytes) -> None:
-        self.waits = False
+        self.is_parked = False
         self.whole = True
         self._request = request
         self._rest = b""
@@ -177,9 +177,9 @@ class EventStream:
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
         """Read ``data`` as ``Reading`` says; there is never anything to send."""
         data = self._rest + data
-        if not self.waits:
+        if not self.is_parked:
             data = self._opened(data)
-        if self.waits:
+        if self.is_parked:
             data = self._body(data)
         self._rest = data
         *events, self._text = self._text.replace(b"\r\n", b"\n").split(b"\n\n")
@@ -197,7 +197,7 @@ class EventStream:
         if data[9:12] != b"200":
             raise UnexpectedAnswer(f"A stream was answered {excerpt(data)}")
         self._chunked = field(head, b"transfer-encoding") == b"chunked"
-        self.waits = True
+        self.is_parked = True
         return data[end + 4 :]
 
     def _body(self, data: bytes) -> bytes:
@@ -226,7 +226,7 @@ class EventStream:
 
 
 class CometLite:
-    """Our own interface, as HTTP.md has it: polls by cursor, answered with JSON."""
+    """The interface of HTTP.md: polls by cursor, answered with JSON."""
 
     name = "cometd-lite"
     shares = True
@@ -264,7 +264,7 @@ class _CometLitePoll(PollingClient):
         batch = parse(answer.body)
         if batch["gap"]:
             raise Lost("The server reported a gap: it no longer has a message that was not read.")
-        self.waits = True
+        self.is_parked = True
         cursor = quote(batch["cursor"], safe="").encode()
         return self._before + cursor + self._after, [message["data"] for message in batch["messages"]]
 

@@ -1,4 +1,4 @@
-"""How a run ends without a result."""
+"""The errors that end a run without a result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class BenchError(Exception):
 
 
 class NotThere(BenchError):
-    """Nothing that could be measured answers at the URL."""
+    """No server that can be measured answers at the URL."""
 
     exit_code = 2
 
 
 class UnexpectedAnswer(BenchError):
-    """The server gave an answer that the contract does not have."""
+    """The server gave an answer that the interface does not have."""
 
 
 class Lost(BenchError):

@@ -23,17 +23,17 @@ READ_BYTES = 64 * 1024
 """One read; a burst's answer of 100 messages fits."""
 
 EVENTS_AT_ONCE = 512
-"""Sockets looked at between two looks at the clock."""
+"""Sockets that are handled between two readings of the clock."""
 
 OPENING_AT_ONCE = 32
-"""Connections that are being opened: below the backlog of 50 that Twisted listens with by default."""
+"""Connections that are being opened: below the backlog of 50 that is Twisted's default."""
 
 PATIENCE_SECONDS = 20.0
-"""What did not arrive by then is lost."""
+"""What has not arrived after so many seconds is lost."""
 
 SECONDS_MOST = 3_600.0
 MESSAGES_MOST = 100_000_000
-"""A run ends, whatever was asked for."""
+"""The bounds of a run, whatever was asked for."""
 
 READ_BACK = 1_000
 """Mailboxes of the ``push`` scenario whose messages are read back and compared."""
@@ -61,7 +61,7 @@ class Recipient:
 
 
 class _Link:
-    """One connection. Who made it says what is done with what arrives."""
+    """One connection; a subclass handles what arrives."""
 
     __slots__ = ("is_open", "load", "sock", "unsent")
 
@@ -78,7 +78,7 @@ class _Link:
         raise NotImplementedError
 
     def connect(self) -> None:
-        """Begin to connect; what is to be said first goes out as soon as the connection stands."""
+        """Begin to connect; the first bytes are sent once the connection is made."""
         load = self.load
         self.sock = socket.socket(load.family, socket.SOCK_STREAM)
         self.sock.setblocking(False)
@@ -91,7 +91,7 @@ class _Link:
         load.epoll.register(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def send(self, data: bytes) -> None:
-        """Send now what the socket takes, and the rest when it takes more."""
+        """Send what the socket takes now, and the rest when it takes more."""
         if self.unsent:
             self.unsent += data
             return
@@ -106,7 +106,7 @@ class _Link:
             self.load.epoll.modify(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def ready(self, mask: int) -> None:
-        """Do what the socket is ready for."""
+        """Read and write as the socket is ready."""
         if mask & select.EPOLLOUT:
             self.writable()
         if not mask & ~select.EPOLLOUT:
@@ -122,7 +122,7 @@ class _Link:
         self.received(data)
 
     def writable(self) -> None:
-        """Go on where a connection stands now, or takes more."""
+        """Finish connecting, or send the rest."""
         refused = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if refused:
             raise self.closed(os.strerror(refused))
@@ -161,8 +161,8 @@ class _ReaderLink(_Link):
         now = time.perf_counter()
         recipient = self.recipient
         reading = self.reading
-        # In a fan-out everybody gets the same bytes, which have been read and parsed already.
-        if data == recipient.memo_data and reading.waits and reading.whole:
+        # In a fan-out all readers get the same bytes, which have been parsed already.
+        if data == recipient.memo_data and reading.is_parked and reading.whole:
             request, messages = recipient.memo
         else:
             request, messages = self.read(data)
@@ -176,7 +176,7 @@ class _ReaderLink(_Link):
 
     def read(self, data: bytes) -> tuple[bytes | None, list[Any]]:
         reading = self.reading
-        alone = reading.waits and reading.whole
+        alone = reading.is_parked and reading.whole
         try:
             found = reading.received(data)
         except (KeyError, TypeError, ValueError) as error:
@@ -185,7 +185,7 @@ class _ReaderLink(_Link):
             if alone and reading.whole and found[1] and self.load.dialect.shares:
                 self.recipient.memo_data = data
                 self.recipient.memo = found
-        elif reading.waits:
+        elif reading.is_parked:
             self.opened()
         return found
 
@@ -288,7 +288,9 @@ class Load:
         make = self.dialect.follower if self.scenario.streams else self.dialect.poller
         recipients = [Recipient(f"{self.run_name}-{number}") for number in range(self.scenario.recipients)]
         each = range(self.scenario.readers_each)
-        self._open(_ReaderLink(self, who, make(who.name)) for who in recipients for _ in each)
+        self._open(
+            _ReaderLink(self, recipient, make(recipient.name)) for recipient in recipients for _ in each
+        )
         self._recipients = recipients
         self._idle.extend(recipients)
 
@@ -341,7 +343,7 @@ class Load:
             if moved != self.messages + self.deliveries:
                 moved_at, moved = now, self.messages + self.deliveries
             elif now - moved_at > PATIENCE_SECONDS:
-                missing = sum(who.missing for who in self._recipients)
+                missing = sum(recipient.missing for recipient in self._recipients)
                 raise Lost(
                     f"{missing} answers are missing, {PATIENCE_SECONDS:.0f} s after the last that came."
                 )
@@ -401,7 +403,7 @@ class Load:
         self._idle.append(recipient)
         self._begin()
 
-    # Reading back what no reader waited for.
+    # Reading back what was pushed without readers.
 
     def keep_some(self) -> list[Recipient]:
         """Remember what is pushed to some of the recipients from now on; returns them."""

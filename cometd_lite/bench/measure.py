@@ -1,4 +1,4 @@
-"""One run: open the connections, warm up, push and read for a while, and say what it cost."""
+"""One run: it opens the connections, warms up, pushes and reads for a while, and returns a ``Result``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEWEST_FOR_MEMORY = 1_000
 
 
 class Costs(Protocol):
-    """What the server costs, measured from outside; ``tests/bench`` reads it from ``/proc``."""
+    """The CPU time and memory of the server; ``tests/bench`` reads them from ``/proc``."""
 
     def cpu(self) -> float:
         """Return the CPU time in seconds that the server has had."""
@@ -58,10 +58,10 @@ def measure(
     wait: float = 120.0,
     on_progress: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run ``scenario`` against the server at ``url`` and return what it cost.
+    """Run ``scenario`` against the server at ``url`` and return what was measured.
 
     The measured phase takes ``seconds``, or as long as ``messages`` messages take; the warm-up, ``warm_up``
-    seconds of the same before it, is not counted. ``costs`` says what the server costs meanwhile.
+    seconds of the same before it, is not counted. ``costs`` measures the server meanwhile.
     ``parked`` more polls wait all the time. A message's body has ``size`` bytes. Polls ask to be held for
     ``wait`` seconds, which should not end within the phase. ``on_progress`` is called with a line several
     times a second.
@@ -75,25 +75,25 @@ def measure(
     parts = urlsplit(url)
     dialect = make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token, wait))
     if not (scenario.readers_each or dialect.keeps):
-        raise BenchError(f"{dialect.name} keeps nothing for who comes later: choose another scenario.")
-    say = on_progress or (lambda _line: None)
+        raise BenchError(f"{dialect.name} keeps nothing for later readers: choose another scenario.")
+    show = on_progress or (lambda _line: None)
     load = Load(url, dialect, scenario, size)
     # Nothing here makes cycles, and a collection would show up as the server's latency.
     gc.collect()
     gc.disable()
     try:
-        say(f"opening {scenario.readers + parked:,} connections")
+        show(f"opening {scenario.readers + parked:,} connections")
         kb_per_reader = _open(load, parked, costs)
         if scenario.readers_each:
-            say("warming up")
+            show("warming up")
             load.run(warm_up, messages and -(-messages // 10))
-            measured = _timed(load, costs, seconds, messages, say)
+            measured = _timed(load, costs, seconds, messages, show)
         else:
-            say(f"filling {scenario.recipients:,} mailboxes")
+            show(f"filling {scenario.recipients:,} mailboxes")
             kept = load.keep_some()
             load.run(None, scenario.recipients)  # So that each has a message before the first one counts.
-            measured = _timed(load, costs, seconds, messages, say)
-            say(f"reading back {len(kept):,} mailboxes")
+            measured = _timed(load, costs, seconds, messages, show)
+            show(f"reading back {len(kept):,} mailboxes")
             load.read_back(kept)
     finally:
         gc.enable()
@@ -129,13 +129,13 @@ def _timed(
     costs: Costs | None,
     seconds: float | None,
     messages: int | None,
-    say: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run the phase that counts; return its part of a ``Result``."""
     load.reset()
     cpu_before = costs.cpu() if costs else 0.0
     own_before, start = time.process_time(), time.perf_counter()
-    load.on_progress = lambda count: say(f"{count:,} in {time.perf_counter() - start:.1f} s")
+    load.on_progress = lambda count: show(f"{count:,} in {time.perf_counter() - start:.1f} s")
     load.run(seconds, messages)
     load.on_progress = None
     wall = time.perf_counter() - start

@@ -9,7 +9,7 @@ FULL = 0.9
 """Above this share of a core, the generator itself is what limits rate and latency."""
 
 FINE_MICROSECONDS = 1_000_000
-"""From here on a millisecond more or less says nothing, and the counts stay few."""
+"""Longer latencies are counted by the millisecond, so that the counts stay few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Latencies:
         """Return the latency in milliseconds that each of ``shares`` (0 to 1, rising) of all stays within."""
         ranks = [max(1, math.ceil(share * sum(self._counts.values()))) for share in shares]
         found: list[float] = []
-        seen = 0
+        counted = 0
         for microseconds, count in sorted(self._counts.items()):
-            seen += count
-            found += [microseconds / 1000 for rank in ranks[len(found) :] if rank <= seen]
+            counted += count
+            found += [microseconds / 1000 for rank in ranks[len(found) :] if rank <= counted]
         return found or [0.0] * len(shares)

@@ -1,11 +1,12 @@
-"""``cometd-lite``, the command: a shell's words arrive; messages, one sentence of error and a status leave.
+"""``cometd-lite``, the command: it reads arguments, prints messages, and returns a documented status.
 
     cometd-lite push bob hello
     tail -f log | cometd-lite push logs --lines
     cometd-lite follow logs
 
-The words are read without Twisted, so that ``--help`` and completion are there at once; ``commands`` is
-imported when there is something to do. Every status is in ``status``, every option in ``parser``.
+Arguments are parsed without Twisted, so that ``--help`` and completion answer at once; ``commands`` is
+imported when a command runs. Every status is in ``status``, every option in ``parser``. Read ``parser`` and
+``commands`` first, then ``pushing`` and ``terminal``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from . import status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the words say, those of the process unless given, and return the exit status."""
+    """Run the command that the arguments name, those of the process unless given, and return its status."""
     words = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as by >&-
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  it is open until the process ends
     try:
         return _do(words)
-    except SystemExit as exit_:  # argparse has said what is wrong; twistd leaves it to the interpreter
+    except SystemExit as exit_:  # argparse has printed its sentence; twistd's is still to be printed
         if isinstance(exit_.code, str):
             sys.stderr.write(f"{exit_.code}\n")
             return status.REFUSED
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _do(words: list[str]) -> int:
-    from .parser import ALIASES, COMMANDS, parse, usage  # noqa: PLC0415  argparse is of no use to the package's users
+    from .parser import ALIASES, COMMANDS, parse, usage  # noqa: PLC0415  programs that embed the package need no argparse
 
     name, rest = words[0] if words else "", words[1:]
     name = ALIASES.get(name, name)
@@ -54,7 +55,7 @@ def _do(words: list[str]) -> int:
         sys.stdout.write(files(__name__).joinpath("completions", arguments.shell).read_text("utf-8"))
         return status.DONE
     if name == "token":
-        from .signing import token  # noqa: PLC0415  imports what makes signatures
+        from .signing import token  # noqa: PLC0415  imports the libraries that sign
 
         return token(arguments)
     from .commands import run  # noqa: PLC0415  imports Twisted
@@ -88,9 +89,9 @@ def _bench(words: list[str]) -> int:
 
 
 _OWN = {"serve": _serve, "bench": _bench}
-"""The commands that read their words themselves."""
+"""The commands that parse their arguments themselves."""
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader of our output has closed it."""
+    """Discard what the interpreter flushes at its end: the reader has closed the pipe of standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

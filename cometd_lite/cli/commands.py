@@ -29,7 +29,7 @@ from . import status
 from .child import CHILD
 from .parser import PATIENCE_SECONDS
 from .pushing import LineSource, push
-from .terminal import Input, Notes, ReaderOfOurs, Terminal, harmless
+from .terminal import Input, OutputMonitor, RetryNotes, Terminal, escaped
 from .wording import reworded
 
 VARIABLE_CHARACTERS = 25_000
@@ -41,7 +41,7 @@ class CommandFailed(Exception):
 
 
 class Interrupted(Exception):
-    """The COMMAND of ``--exec`` was ended by Ctrl-C, which was meant for us too."""
+    """The COMMAND of ``--exec`` was ended by a signal that ends this program too."""
 
 
 # -- poll, follow, listen
@@ -50,7 +50,7 @@ class Interrupted(Exception):
 async def poll(
     arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
 ) -> int:
-    """Print what one poll, or take, is answered with."""
+    """Print the answer of one poll or take."""
     words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
     batch: Batch
     if arguments.after is None:
@@ -61,7 +61,7 @@ async def poll(
         terminal.write(terminal.json_line(batch.json))
     else:
         if batch.gap:
-            terminal.say("Messages before these are lost: the server no longer keeps them.")
+            terminal.report("Messages before these are lost: the server no longer keeps them.")
         for message in batch.messages:
             terminal.show(message, form=arguments.format, raw=arguments.raw)
     return status.DONE if batch.messages else status.NOTHING
@@ -70,14 +70,14 @@ async def poll(
 async def follow(
     arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
 ) -> int:
-    """Print what comes, or give it to a command, until something ends it."""
-    notes = Notes(terminal)
+    """Print messages, or give them to a command, until it is ended."""
+    notes = RetryNotes(terminal)
     following = client.follow(
         arguments.names,
         _cursor(arguments.after),
         cursor_file=arguments.cursor_file,
         on_gap=_on_gap(arguments, terminal, notes),
-        on_retry=notes.retry,
+        on_retry=notes.on_retry,
         patience=PATIENCE_SECONDS if arguments.patience is None else arguments.patience,
         stream=arguments.stream,
     )
@@ -87,43 +87,43 @@ async def follow(
 async def listen(
     arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
 ) -> int:
-    """Register a listener, tell its id, and print what comes, until something ends it."""
-    notes = Notes(terminal)
+    """Register a listener, print its id, and print messages until it is ended."""
+    notes = RetryNotes(terminal)
 
-    def tell(listener: Listener) -> None:
+    def announce(listener: Listener) -> None:
         if arguments.json:
             terminal.write(terminal.json_line(dumps({"listener": listener.id})))
-        terminal.say(f"Listening as {listener.id}")
+        terminal.report(f"Listening as {listener.id}")
 
     listener: Listener = await client.register(arguments.names, ttl=arguments.ttl)
-    tell(listener)
+    announce(listener)
     following = listener.follow(
-        on_gap=_on_gap(arguments, terminal, notes), on_retry=notes.retry, on_registered=tell
+        on_gap=_on_gap(arguments, terminal, notes), on_retry=notes.on_retry, on_registered=announce
     )
     try:
         return await handle_all(following, arguments, terminal, notes)
     finally:
-        with suppress(CometError):  # it is forgotten all the same, a little later
+        with suppress(CometError):  # the server forgets it anyway, a little later
             await listener.end()
 
 
-def _on_gap(arguments: argparse.Namespace, terminal: Terminal, notes: Notes) -> Callable[[Cursor], None]:
+def _on_gap(arguments: argparse.Namespace, terminal: Terminal, notes: RetryNotes) -> Callable[[Cursor], None]:
     def gap(after: Cursor) -> None:
         if arguments.json:
             terminal.write(b'{"gap":true}\n')
-        notes.gap(after)
+        notes.on_gap(after)
 
     return gap
 
 
 async def handle_all(
-    following: Following, arguments: argparse.Namespace, terminal: Terminal, notes: Notes
+    following: Following, arguments: argparse.Namespace, terminal: Terminal, notes: RetryNotes
 ) -> int:
-    """Print each message, or give it to the command; the place moves when that was done."""
+    """Print each message, or give it to the command; the cursor moves once that is done."""
     handled = 0
     async with following:
         async for message in following:
-            notes.well()
+            notes.recovered()
             if arguments.exec is None:
                 terminal.show(message, json=arguments.json, form=arguments.format, raw=arguments.raw)
             else:
@@ -139,7 +139,7 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
 
     Raises ``CommandFailed``, unless it is to ``keep_going``, and ``Interrupted``.
     """
-    said = {
+    variables = {
         "COMET_ID": message.id,
         "COMET_RECIPIENT": message.recipient,
         "COMET_TYPE": message.content.type,
@@ -147,10 +147,10 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
         "COMET_CREATED_AT": timestamp(message.created_at),
     }
     environment: dict[str, str | bytes] = {**os.environ}
-    for name, value in said.items():
+    for name, value in variables.items():
         fitting = value.replace("\0", "\ufffd")[:VARIABLE_CHARACTERS].encode(errors="replace")
         if fitting != value.encode(errors="surrogatepass"):
-            terminal.say(f"{name} is not all of what message {message.id} says: no variable can hold it.")
+            terminal.report(f"{name} is cut for message {message.id}: no variable can hold all of it.")
         # In bytes, because the system's encoding may lack a character. Windows takes no bytes.
         environment[name] = fitting if os.supports_bytes_environ else fitting.decode()
     ended_with = CHILD.run(command, message.content.body, environment)
@@ -161,7 +161,7 @@ def execute(command: str, message: Message, terminal: Terminal, *, keep_going: b
     ended = f"ended with {ended_with}" if ended_with > 0 else f"was ended by signal {-ended_with}"
     if not keep_going:
         raise CommandFailed(f"The command {ended} for message {message.id}, which counts as not handled.")
-    terminal.say(f"The command {ended} for message {message.id}.")
+    terminal.report(f"The command {ended} for message {message.id}.")
 
 
 def _cursor(text: str) -> Cursor:
@@ -174,7 +174,7 @@ def _cursor(text: str) -> Cursor:
 
 
 class Misused(Exception):
-    """The words were understood and make no sense; the text says why."""
+    """An argument was parsed and has a value that is not allowed; the text is a sentence about it."""
 
 
 # -- info, ls, delete
@@ -183,7 +183,7 @@ class Misused(Exception):
 async def info(
     arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
 ) -> int:
-    """Print how the server stands, or recipients."""
+    """Print the state of the server, or of recipients."""
     if not arguments.names:
         terminal.write(await _server(arguments, client, terminal))
     for name in arguments.names:
@@ -197,7 +197,7 @@ async def _server(arguments: argparse.Namespace, client: Client, terminal: Termi
     try:
         gauges = _gauges((await client.request("GET", "metrics")).body)
     except CometError:
-        gauges = {}  # turned off, or for others
+        gauges = {}  # the metrics are turned off, or not for this client
     if arguments.json:
         return terminal.json_line(dumps({"url": client.url, **health, **gauges}))
     lines = [f"{client.url}  {terminal.green('takes requests')}"]
@@ -232,7 +232,7 @@ def _gauges(text: bytes) -> dict[str, int]:
 def _recipient(arguments: argparse.Namespace, standing: Standing, terminal: Terminal) -> bytes:
     seen = None if standing.last_seen is None else timestamp(standing.last_seen)
     if arguments.json:
-        said = {
+        members = {
             "recipient": standing.recipient,
             "waiting": standing.waiting,
             "queued": standing.queued,
@@ -243,12 +243,12 @@ def _recipient(arguments: argparse.Namespace, standing: Standing, terminal: Term
             "last_seen": seen,
             "online": standing.online,
         }
-        return terminal.json_line(dumps(said))
+        return terminal.json_line(dumps(members))
     online = terminal.green("online") if standing.online else terminal.dim("offline")
     place = "" if standing.newest is None else f", newest {standing.newest}"
     last = "" if seen is None or standing.waiting else f", last seen {seen}"
     return (
-        f"{harmless(standing.recipient)}  {online}: {standing.waiting} waiting, "
+        f"{escaped(standing.recipient)}  {online}: {standing.waiting} waiting, "
         f"{standing.queued} queued ({standing.bytes:,} bytes){place}{last}\n"
     ).encode()
 
@@ -266,7 +266,7 @@ async def ls(arguments: argparse.Namespace, client: Client, terminal: Terminal, 
 
 
 async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: LineSource | None) -> int:
-    """Lose what the mailboxes of recipients hold."""
+    """Delete what the mailboxes of recipients hold."""
     for name in arguments.names:
         await client.delete(name)
     return status.DONE
@@ -297,11 +297,11 @@ _WRONG: tuple[tuple[type[Exception], int], ...] = (
     (ValueError, status.USAGE),  # a cursor file of something else, or a message that is none
     (OSError, status.USAGE),  # a file that is not there, or a disk that is full
 )
-"""What may go wrong without being our fault, and its status."""
+"""The errors that are no fault of the command, and their statuses."""
 
 
-async def judged(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
-    """Return the status of a command; what went wrong is one sentence."""
+async def status_of(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
+    """Run a command and return its status; print an error as one sentence."""
     try:
         return await work
     except BrokenPipeError:
@@ -309,7 +309,7 @@ async def judged(work: Coroutine[Any, Any, int], terminal: Terminal) -> int:
     except Interrupted:
         return status.INTERRUPTED
     except tuple(kind for kind, _ in _WRONG) as error:
-        terminal.say(_sentence(error))
+        terminal.report(_sentence(error))
         return next(found for kind, found in _WRONG if isinstance(error, kind))
 
 
@@ -320,12 +320,12 @@ def _sentence(error: Exception) -> str:
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
-    """Do a command in this process, and return its status."""
+    """Run a command in this process, and return its status."""
     terminal = Terminal()
     try:
         client = Client(arguments.url, token=arguments.token)
     except ValueError as error:
-        terminal.say(str(error))
+        terminal.report(str(error))
         return status.USAGE
     from twisted.internet import reactor  # noqa: PLC0415  importing it installs one
 
@@ -333,7 +333,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 
 
 class Process:
-    """A command under way: its status when it ends, by itself, by a signal, or because its reader closed."""
+    """A command that runs, and its status once it ends: by itself, by a signal, or by a closed output."""
 
     def __init__(self, reactor: Any, client: Client, terminal: Terminal) -> None:
         self._reactor = reactor
@@ -349,21 +349,21 @@ class Process:
         try:
             source = self._input(
                 arguments
-            )  # before our handlers are there, because a named pipe is waited for
+            )  # before the signal handlers are set, because opening a named pipe blocks
         except OSError as error:
-            self._terminal.say(_sentence(error))
+            self._terminal.report(_sentence(error))
             return status.USAGE
         terminated = status.DONE if _has_no_end(arguments) else status.TERMINATED
         for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, terminated)):
             signal.signal(number, self._on_signal(ends_as))
-        work = judged(command(arguments, self._client, self._terminal, source), self._terminal)
+        work = status_of(command(arguments, self._client, self._terminal, source), self._terminal)
         reactor.callWhenRunning(self._begin, work)
         # Twisted's own handlers would end the process by the signal, before a listener was ended.
         reactor.run(installSignalHandlers=False)
         return status.DONE if self._status is None else self._status
 
     def _input(self, arguments: argparse.Namespace) -> Input | None:
-        """Return where a push reads what its words do not say. Raises ``OSError``."""
+        """Return the input of a push whose message is not an argument. Raises ``OSError``."""
         if "words" not in arguments or arguments.words:
             return None
         file = arguments.file
@@ -374,13 +374,13 @@ class Process:
         return Input(self._reactor, sys.stdin.fileno(), _STDIN)
 
     def _begin(self, work: Coroutine[Any, Any, int]) -> None:
-        ReaderOfOurs(self._reactor, sys.stdout.fileno(), lambda: self._end(status.DONE))
+        OutputMonitor(self._reactor, sys.stdout.fileno(), lambda: self._end(status.DONE))
         self._work = Deferred.fromCoroutine(work)
         self._work.addBoth(self._ended)
 
     def _on_signal(self, ends_as: int) -> Callable[[int, object], None]:
         def on_signal(number: int, _: object) -> None:
-            signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+            signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
             self._asked_to_end = ends_as
             CHILD.end(number)
             self._reactor.callFromThread(self._end, ends_as)
@@ -400,7 +400,7 @@ class Process:
             if self._status is None:
                 self._status = result if self._asked_to_end is None else self._asked_to_end
         elif self._status is None or not result.check(CancelledError):
-            self._terminal.say(f"This should not have happened: {result.getTraceback()}")
+            self._terminal.report(f"This is an error of the command itself: {result.getTraceback()}")
             self._status = status.REFUSED
         self._stop()
 
@@ -413,7 +413,7 @@ _STDIN = "standard input"
 
 
 def _has_no_end(arguments: argparse.Namespace) -> bool:
-    """Whether a command goes on until it is ended."""
+    """Return whether a command runs until it is ended."""
     if "count" in arguments:
         return arguments.count is None
     return "lines" in arguments and (arguments.lines or arguments.ndjson)

@@ -1,4 +1,4 @@
-"""What may be said to the command: words arrive, a namespace leaves, or one sentence and the status 2."""
+"""The command's arguments: parsed into a namespace, or refused by one sentence and the status 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://localhost:8080"
 PATIENCE_SECONDS = 10.0
-"""The server has this long to answer for the first time: a restart takes less, a person waits no longer."""
+"""The server has this long until its first answer: a restart takes less, and a person waits no longer."""
 TOKEN_SECONDS = 3_600.0
 """How long a token is valid by default: a token that leaks later is of no use."""
 
@@ -27,17 +27,17 @@ TOKEN_SECONDS_MOST = 36_525 * 86_400.0
 """A century, beyond which times are mistakes."""
 
 LISTENERS = "$listeners"
-"""What a token names that may ``POST /push?to=listeners``."""
+"""The name in a token's claim that allows ``POST /push?to=listeners``."""
 
 COMMANDS = {
     "serve": "serve, in the foreground",
     "push": "push a message, or each line of what is piped in",
     "poll": "wait for the next messages and print them",
-    "follow": "print messages as they come, for as long as it takes",
+    "follow": "print messages as they come, until it is ended",
     "listen": "register a listener with an address of its own, and follow it",
-    "info": "say how the server stands, or a recipient",
+    "info": "show the state of the server, or of recipients",
     "ls": "list mailboxes: what they hold, and who reads them",
-    "delete": "lose what a recipient's mailbox holds",
+    "delete": "delete what a recipient's mailbox holds",
     "token": "sign a token that says who may push, poll and manage what",
     "bench": "measure a server",
     "completion": "print completion for a shell",
@@ -47,7 +47,7 @@ ALIASES = {"publish": "push", "subscribe": "follow"}
 """Other names of commands, as other programs have them."""
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
-"""Those that words can be completed in; ``completions`` has a script for each."""
+"""The shells that complete arguments; ``completions`` has a script for each."""
 
 _EXAMPLES = {
     "push": """\
@@ -59,8 +59,8 @@ _EXAMPLES = {
   jq -c '.[]' orders.json | cometd-lite push orders --ndjson
 
 Without a message it is read from standard input; text loses its last line break, as in the shell's $(...).
-What begins with - comes after a --. While the server is away it is tried again, and counts once; with --lines
-and --ndjson that lasts for as long as it takes, once a first line has gone through.""",
+A message that begins with - comes after a --. While the server is away the push is repeated, and counts once:
+for --patience, and with --lines and --ndjson without end once a first line was accepted.""",
     "poll": """\
   cometd-lite poll bob
   cometd-lite poll bob --after oldest --wait 0
@@ -77,16 +77,17 @@ taken away.""",
   cometd-lite follow orders --cursor-file orders.cursor --exec 'jq .total >> totals'
 
 FORMAT has the fields id, recipient, created_at, type, event and data; \\n and \\t are a line break and a tab.
-Lost connections and restarts of the server are waited for. With --cursor-file nothing is lost while this is
-not running either: the place is written when a message was handled, and found again. COMMAND is given the
-message on its standard input, and COMET_ID, COMET_RECIPIENT, COMET_TYPE, COMET_EVENT and COMET_CREATED_AT.
-Where it fails this ends, and the message comes again the next time.""",
+It reconnects after lost connections and restarts of the server. With --cursor-file nothing is lost while it
+is not running either: the cursor is saved when a message was handled, and loaded at the start. COMMAND
+has the message on its standard input, and COMET_ID, COMET_RECIPIENT, COMET_TYPE, COMET_EVENT and
+COMET_CREATED_AT in its environment.
+Where COMMAND fails, follow ends, and the message comes again the next time.""",
     "listen": """\
   cometd-lite listen
   cometd-lite listen lobby --ttl 1h --json
 
-The listener's id is told first, on standard error, and with --json as a line of its own: what is pushed to
-the id reaches this listener alone. It ends with the command.""",
+The listener's id is printed first, on standard error, and with --json as a line of its own: what is pushed to
+the id reaches this listener alone. The listener ends with the command.""",
     "info": """\
   cometd-lite info
   cometd-lite info bob alice --json""",
@@ -101,10 +102,10 @@ It lists the mailboxes that hold messages, by name. With a token these are those
   cometd-lite token --key private.pem --poll 'chat/**' --sub bob --aud comet
   cometd-lite token --key keys.jwks --kid 2026-11 --push '**' --poll '**' --manage '**' --ttl 15m
 
-Nothing is asked of a server: the token is printed, and holds wherever the key is known. FILE is what serve
---key takes, but for the public keys: a secret of 32 bytes or more (openssl rand -hex 32), a PEM private key
+No server is asked: the token is printed, and holds at each server that knows the key. FILE is what serve
+--key takes, except for public keys: a secret of 32 bytes or more (openssl rand -hex 32), a PEM private key
 (openssl genpkey -algorithm ed25519; its public part by openssl pkey -pubout), or a JWKS with private keys.
-Who has the token may do what it says until it expires; there is no calling it back but by another key.""",
+A client with the token may do what it allows until it expires. Only another key revokes it.""",
     "completion": """\
   bash:  eval "$(cometd-lite completion bash)"                 in ~/.bashrc
   zsh:   cometd-lite completion zsh > ~/.zfunc/_cometd-lite    in a directory of $fpath
@@ -115,14 +116,14 @@ Who has the token may do what it says until it expires; there is no calling it b
 
 
 def usage(words: list[str]) -> int:
-    """Answer words that begin with no command: help, the version, or what is wrong; return the status."""
+    """Handle arguments that do not begin with a command: print help, the version, or an error."""
     listed = "\n".join(f"  {name:<11} {about}" for name, about in COMMANDS.items())
     parser = CommandParser(
         prog="cometd-lite",
         usage="cometd-lite COMMAND ...",
-        description=f"A comet server, and what talks to it.\n\n{listed}\n\n"
+        description=f"A comet server, and commands that push to it and read from it.\n\n{listed}\n\n"
         "publish is another name of push, and subscribe of follow.\n"
-        "cometd-lite COMMAND --help shows what a command takes, with examples.",
+        "cometd-lite COMMAND --help shows a command's options, with examples.",
         epilog=status.HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -141,7 +142,7 @@ def usage(words: list[str]) -> int:
 
 
 def parse(name: str, words: list[str]) -> argparse.Namespace:
-    """Return what the words after a command say. Exits as argparse does."""
+    """Return the parsed arguments of a command. Exits as argparse does."""
     parser = parser_of(name)
     arguments = parser.parse_intermixed_args(_marked(words))
     for option, value in vars(arguments).items():
@@ -161,14 +162,14 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
 
 
 _MARK = "\0"
-"""Stands before what comes after a ``--`` while it is parsed: no word of a process has a NUL."""
+"""Marks the arguments after a ``--`` while they are parsed: no argument of a process has a NUL."""
 
 
 _POSITIONAL = frozenset({"name", "names", "prefix", "words", "shell"})
 
 
 def _marked(words: list[str]) -> list[str]:
-    """Return the words without their first ``--``; those after it can no longer be taken for options.
+    """Return the arguments without their first ``--``; those after it are marked, and are no options.
 
     argparse itself refuses some of them, and which ones depends on its version.
     """
@@ -179,7 +180,7 @@ def _marked(words: list[str]) -> list[str]:
 
 
 def parser_of(name: str) -> CommandParser:
-    """Return the parser of one command's words; those of ``serve`` and ``bench`` are their own."""
+    """Return the parser of one command's arguments; ``serve`` and ``bench`` have parsers of their own."""
     parser = CommandParser(
         prog=f"cometd-lite {name}",
         description=COMMANDS[name].capitalize() + ".",
@@ -212,7 +213,7 @@ def _add_server(add: Add) -> None:
     add(
         "--token",
         default=os.environ.get("COMETD_LITE_TOKEN") or None,
-        help="a JSON Web Token; or $COMETD_LITE_TOKEN, which other users of this machine do not see",
+        help="a JSON Web Token; or $COMETD_LITE_TOKEN, which is hidden from other users of this machine",
     )
 
 
@@ -227,13 +228,17 @@ def _push(add: Add) -> None:
     add("--json", action="store_true", help="the same as --type application/json")
     add("--event", metavar="EVENT", help="an event name, 1 to 64 bytes")
     add("--ttl", metavar="TIME", type=_span, help="how long it is kept at most, as in 90s, 15m, 12h or 7d")
-    add("--no-queue", action="store_true", help="only for readers that wait at this moment")
+    add(
+        "--no-queue",
+        action="store_true",
+        help="only for readers that wait now: the message is not kept",
+    )
     add(
         "--overflow",
         choices=("reject", "drop-oldest"),
         help="what a full mailbox does; default: the server's",
     )
-    add("--key", metavar="KEY", help="an idempotency key: a push that comes again with it adds nothing")
+    add("--key", metavar="KEY", help="an idempotency key: a repeated push with the same key adds nothing")
     add("--receipt", action="store_true", help="print what the server answers, as JSON, a line for each push")
     _add_patience(add)
 
@@ -245,7 +250,7 @@ def _poll(add: Add) -> None:
         metavar="CURSOR",
         help="what came after a cursor, oldest, now, last:50 or since:600; without it, a take",
     )
-    add("--wait", metavar="TIME", type=_span, help="how long to wait for something; default: 25 s")
+    add("--wait", metavar="TIME", type=_span, help="how long to wait for a message; default: 25 s")
     add("--limit", metavar="N", type=_count, default=100, help="at most so many messages; default: 100")
     add("--json", action="store_true", help="print the server's whole answer, as JSON")
     _add_printing(add)
@@ -259,8 +264,12 @@ def _follow(add: Add) -> None:
         default="now",
         help="begin after a cursor, oldest, now, last:50 or since:600; default: now",
     )
-    add("--cursor-file", metavar="FILE", help="keep the place there; where it is there, begin there")
-    add("--stream", action="store_true", help="read one stream in the place of polls, where much comes")
+    add(
+        "--cursor-file",
+        metavar="FILE",
+        help="keep the cursor in this file, and begin at the one that it holds",
+    )
+    add("--stream", action="store_true", help="read one stream in the place of polls, for much traffic")
     _add_patience(add)
     _add_handling(add)
 
@@ -274,7 +283,7 @@ def _listen(add: Add) -> None:
 def _add_handling(add: Add) -> None:
     add("--json", action="store_true", help="print whole message objects, one a line")
     _add_printing(add)
-    add("--exec", metavar="COMMAND", help="in the place of printing, give each message to a shell command")
+    add("--exec", metavar="COMMAND", help="give each message to a shell command, in the place of printing it")
     add("--keep-going", action="store_true", help="with --exec: go on where COMMAND failed")
     add("--count", metavar="N", type=_count, help="end after so many messages")
 
@@ -294,7 +303,7 @@ def _add_patience(add: Add) -> None:
         "--patience",
         metavar="TIME",
         type=_span,
-        help=f"how long the server may take to be there; default: {PATIENCE_SECONDS:g} s",
+        help=f"how long the server may take until its first answer; default: {PATIENCE_SECONDS:g} s",
     )
 
 
@@ -356,7 +365,7 @@ _OPTIONS: dict[str, Callable[[Add], None]] = {
 }
 
 _WITHOUT_SERVER = frozenset({"token", "completion"})
-"""The commands that speak to no server."""
+"""The commands that send no request."""
 
 
 def _one_source(arguments: argparse.Namespace) -> str | None:
@@ -395,7 +404,7 @@ def _goes_on(arguments: argparse.Namespace) -> str | None:
 
 def _allows_something(arguments: argparse.Namespace) -> str | None:
     if not (arguments.push or arguments.poll or arguments.manage):
-        return "the token would allow nothing; say what it may by --push, --poll or --manage."
+        return "the token would allow nothing; name recipients by --push, --poll or --manage."
     return None
 
 

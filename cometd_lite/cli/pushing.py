@@ -16,7 +16,7 @@ from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
 from ..jsontext import check
 from . import status
 from .parser import PATIENCE_SECONDS
-from .terminal import Notes, Terminal
+from .terminal import RetryNotes, Terminal
 from .wording import reworded
 
 NDJSON = "application/x-ndjson"
@@ -25,11 +25,11 @@ BATCH_LINES = 100
 """Lines that came together go together, in a push that any server takes: half of its usual bound."""
 
 LINE_BYTES = 16 * 1024 * 1024
-"""A line that is longer than this is not waited for to end."""
+"""The longest line; a longer one is refused before its end is read."""
 
 
 class LineSource(Protocol):
-    """Where a message, or lines, come from that are not among the words."""
+    """Where a message or lines are read from that are not among the arguments."""
 
     def chunk(self) -> Awaitable[bytes]:
         """Return the bytes that come next; empty ones at the end."""
@@ -38,7 +38,7 @@ class LineSource(Protocol):
 async def push(
     arguments: argparse.Namespace, client: Client, terminal: Terminal, source: LineSource | None
 ) -> int:
-    """Push what was said, or what comes from ``source``."""
+    """Push the message of the arguments, or what ``source`` has."""
     pusher = Pusher(arguments, client, terminal)
     if source is not None and (arguments.lines or arguments.ndjson):
         return await pusher.push_lines(source)
@@ -50,24 +50,24 @@ async def push(
 async def _message(
     arguments: argparse.Namespace, source: LineSource | None
 ) -> tuple[bytes | str, str | None]:
-    """Return the one message that was said, and its media type; None where the text is to tell."""
+    """Return the message and its media type, which is None where the body decides it."""
     media_type = "application/json" if arguments.json else arguments.type
     if source is None:
-        return _told_by_itself(os.fsencode(" ".join(arguments.words)))[0], media_type
+        return _text_or_octets(os.fsencode(" ".join(arguments.words)))[0], media_type
     parts = []
     while part := await source.chunk():
         parts.append(part)
     body = b"".join(parts)
     if arguments.file is not None:
         guessed = mimetypes.guess_type(arguments.file)[0]
-        return (body, media_type or guessed) if media_type or guessed else _told_by_itself(body)
+        return (body, media_type or guessed) if media_type or guessed else _text_or_octets(body)
     if media_type is not None:
         return body, media_type
-    text, _ = _told_by_itself(body)
+    text, _ = _text_or_octets(body)
     return (text.removesuffix("\n").removesuffix("\r") if isinstance(text, str) else text), None
 
 
-def _told_by_itself(body: bytes) -> tuple[bytes | str, None]:
+def _text_or_octets(body: bytes) -> tuple[bytes | str, None]:
     try:
         return body.decode(), None
     except UnicodeDecodeError:
@@ -75,13 +75,13 @@ def _told_by_itself(body: bytes) -> tuple[bytes | str, None]:
 
 
 class Pusher:
-    """Pushes one message after the other, and tells of what the server does not take."""
+    """Pushes one message after the other, and reports those that the server refuses."""
 
     def __init__(self, arguments: argparse.Namespace, client: Client, terminal: Terminal) -> None:
         self._arguments = arguments
         self._client = client
         self._terminal = terminal
-        self._notes = Notes(terminal)
+        self._notes = RetryNotes(terminal)
         self._patience: float = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
         self._refused = False
         self._pushing: int | None = None
@@ -100,19 +100,19 @@ class Pusher:
             overflow=arguments.overflow,
             idempotency_key=arguments.key,
             patience=0.0 if arguments.no_queue else self._patience,
-            on_retry=self._notes.retry,
+            on_retry=self._notes.on_retry,
         )
-        self._notes.well()
+        self._notes.recovered()
         if arguments.patience is None and (arguments.lines or arguments.ndjson):
-            # The server is there. From here on we wait for it, and the writer of our pipe waits for us.
+            # The server has answered. From here on a push is repeated without end, and throttles the pipe.
             self._patience = float("inf")
         if arguments.receipt:
             self._terminal.write(self._terminal.json_line(receipt.json))
 
     async def push_lines(self, source: LineSource) -> int:
-        """Push each line that comes, in order; a line that cannot be a message is told of, and left out.
+        """Push each line, in order; report a line that cannot be a message, and leave it out.
 
-        Where this ends before its lines do, it is told how far it came.
+        Where this ends before the lines do, it reports up to which line they were pushed.
         """
         try:
             return await self._push_lines(source)
@@ -121,7 +121,7 @@ class Pusher:
                 before = (
                     f"The lines up to line {self._pushing - 1} were" if self._pushing > 1 else "No line was"
                 )
-                self._terminal.say(f"{before} pushed.")
+                self._terminal.report(f"{before} pushed.")
             raise
 
     async def _push_lines(self, source: LineSource) -> int:
@@ -147,16 +147,16 @@ class Pusher:
                 await self._push_batch(batch)
         else:
             for number, line in numbered:
-                await self._push_line(number, _told_by_itself(line)[0], self._arguments.type)
+                await self._push_line(number, _text_or_octets(line)[0], self._arguments.type)
 
     async def _push_line(self, number: int, data: bytes | str, media_type: str | None) -> None:
         self._pushing = number
         try:
             await self.push(data, media_type)
         except (BodyTooLarge, BadBody) as error:
-            self._leave_out(number, reworded(error.detail))
+            self._report_left_out(number, reworded(error.detail))
         except NobodyWaits:
-            pass  # --no-queue: the message was for readers that wait, and there were none
+            pass  # --no-queue: no reader waited, and the message is not kept
 
     async def _push_batch(self, batch: list[tuple[int, bytes]]) -> None:
         if len(batch) == 1:
@@ -176,13 +176,13 @@ class Pusher:
         try:
             check(line)
         except ValueError as error:
-            self._leave_out(number, f"It is no JSON: {error}.")
+            self._report_left_out(number, f"It is no JSON: {error}.")
             return False
         return True
 
-    def _leave_out(self, number: int, why: str) -> None:
+    def _report_left_out(self, number: int, why: str) -> None:
         self._refused = True
-        self._terminal.say(f"Line {number} was left out. {why}")
+        self._terminal.report(f"Line {number} was left out. {why}")
 
 
 def _batches(lines: Iterable[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:

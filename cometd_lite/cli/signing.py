@@ -1,6 +1,6 @@
-"""``cometd-lite token``: what is to be allowed arrives, with a file that holds a key; a signed token leaves.
+"""``cometd-lite token``: signs a JSON Web Token with the key in a file.
 
-It is taken by a server that was started with the same secret, or with the public part of the key.
+A server accepts it that was started with the same secret, or with the public part of the key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ACTIONS = ("push", "poll", "manage")
 
 
 class SigningKey(NamedTuple):
-    """A key that can sign: its own algorithm fixes that of the token. ``id`` is None where it has none."""
+    """A key that can sign; its algorithm is that of the token. ``id`` is None where it has none."""
 
     id: str | None
     algorithm: str
@@ -37,7 +37,7 @@ class SigningKey(NamedTuple):
 
 
 def token(arguments: argparse.Namespace) -> int:
-    """Print the token that was asked for, and return the exit status."""
+    """Print a token with the claims of the arguments, and return the exit status."""
     try:
         signed = sign(claims_of(arguments, time.time()), Path(arguments.key), arguments.kid)
     except ValueError as error:
@@ -57,8 +57,8 @@ def claims_of(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
 def sign(claims: Mapping[str, Any], file: Path, kid: str | None = None) -> str:
     """Return a JSON Web Token (RFC 7519) with the claims, signed by the key in ``file``.
 
-    Of several keys ``kid`` chooses one; where the key has no id, ``kid`` is what the token calls it.
-    Raises ``ValueError`` with a sentence where there is nothing to sign with, or the token would be too long.
+    Of several keys ``kid`` chooses one; where the key has no id, ``kid`` is written into the token.
+    Raises ``ValueError`` with a sentence where no key can sign, or the token would be too long.
     """
     key = _chosen(_read(file), file, kid)
     name = kid or key.id
@@ -75,10 +75,10 @@ def _chosen(keys: list[SigningKey], file: Path, kid: str | None) -> SigningKey:
     if kid is not None and any(key.id is not None for key in keys):
         keys = [key for key in keys if key.id == kid]
         if not keys:
-            raise ValueError(f"No key in {file} that can sign is called {kid!r}.")
+            raise ValueError(f"No key in {file} that can sign has the id {kid!r}.")
     elif len(keys) > 1:
-        called = ", ".join(repr(key.id) for key in keys)
-        raise ValueError(f"There are several keys in {file}; choose one by --kid: {called}.")
+        ids = ", ".join(repr(key.id) for key in keys)
+        raise ValueError(f"There are several keys in {file}; choose one by --kid: {ids}.")
     return keys[0]
 
 

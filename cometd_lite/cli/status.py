@@ -1,10 +1,10 @@
 """The exit statuses of the command, each with what it means."""
 
 DONE = 0
-"""It was done; or the reader of the output closed it; or SIGTERM ended what has no end."""
+"""The command has succeeded, its output was closed, or SIGTERM ended a command that has no end."""
 
 REFUSED = 1
-"""The server said no, and why."""
+"""The server refused it; the sentence is on standard error."""
 
 USAGE = 2
 """The command was used wrongly."""
@@ -13,7 +13,7 @@ NO_ANSWER = 3
 """No server answered at the URL."""
 
 NOTHING = 4
-"""Nothing came while ``poll`` waited."""
+"""No message came while ``poll`` waited."""
 
 COMMAND_FAILED = 5
 """The COMMAND of ``--exec`` failed; its message counts as not handled."""
@@ -22,8 +22,8 @@ INTERRUPTED = 130
 """Ctrl-C."""
 
 TERMINATED = 143
-"""SIGTERM ended what would have ended by itself."""
+"""SIGTERM ended a command that would have ended by itself."""
 
 HELP = """\
-exit status: 0 done, 1 the server said no, 2 used wrongly, 3 no server answered, 4 nothing came while poll
-waited, 5 the COMMAND of --exec failed, 130 Ctrl-C, 143 ended by SIGTERM"""
+exit status: 0 done, 1 refused by the server, 2 used wrongly, 3 no server answered, 4 no message came while
+poll waited, 5 the COMMAND of --exec failed, 130 Ctrl-C, 143 ended by SIGTERM"""

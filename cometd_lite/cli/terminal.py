@@ -1,8 +1,7 @@
-"""The ends of the command: bytes arrive on a descriptor, messages and sentences leave on two.
+"""The command's input and outputs: standard input or a file, standard output, and standard error.
 
-A message is written at once, and whole. What others wrote is shown on a terminal without what would command
-the terminal. The reader of our output may close it; that is noticed at once, and not only at the next
-message.
+A message is written at once, and whole. On a terminal, control characters in messages are escaped. Where the
+reader of standard output closes it, the command ends at once, and not only at the next message.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from .formats import LineFormat
 from .wording import reworded
 
 NOTE_SECONDS = 60.0
-"""What goes wrong again and again in the same way is told this often."""
+"""An error that is repeated is reported this often."""
 
 READ_BYTES = 64 * 1024
-"""One read; a pipe holds as much."""
+"""The size of one read: what a pipe holds."""
 
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _C1 = re.compile(r"[\x7f-\x9f]")
 """The control characters that JSON allows in a string as they are."""
 _RED, _GREEN, _DIM, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 class Terminal:
-    """Standard output and standard error, and whether they are a terminal."""
+    """Standard output and standard error; ``is_terminal`` says whether standard output is a terminal."""
 
     def __init__(self, out: BinaryIO | None = None) -> None:
         self._out = out or sys.stdout.buffer
-        self.looked_at = self._out.isatty()
+        self.is_terminal = self._out.isatty()
         self._line_is_open = False
         self._colours = _colours()
 
@@ -54,7 +53,7 @@ class Terminal:
 
     def json_line(self, document: bytes) -> bytes:
         """Return a JSON text as a line; for a terminal with its C1 control characters escaped."""
-        if self.looked_at:
+        if self.is_terminal:
             document = _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", document.decode()).encode()
         return document.removesuffix(b"\n") + b"\n"
 
@@ -75,32 +74,32 @@ class Terminal:
             return
         if form is not None:
             text = form.line(_fields(message))
-            self.write((harmless(text) if self.looked_at else text).encode(errors="replace") + b"\n")
+            self.write((escaped(text) if self.is_terminal else text).encode(errors="replace") + b"\n")
             return
-        if content.form == "octets" and self.looked_at:
-            line = f"({len(content.body):,} bytes of {harmless(content.type)})".encode()
+        if content.form == "octets" and self.is_terminal:
+            line = f"({len(content.body):,} bytes of {escaped(content.type)})".encode()
         else:
             line = content.data() if content.form == "json" else content.body
-            if self.looked_at:
-                line = harmless(line.decode()).encode()
+            if self.is_terminal:
+                line = escaped(line.decode()).encode()
         begin = b"\n" if self._line_is_open else b""
         ends = line.endswith(b"\n")
-        self._line_is_open = content.form == "octets" and not ends and not self.looked_at
+        self._line_is_open = content.form == "octets" and not ends and not self.is_terminal
         self.write(begin + line + (b"" if ends or self._line_is_open else b"\n"))
 
-    def say(self, text: str) -> None:
-        """Tell a sentence on standard error."""
+    def report(self, text: str) -> None:
+        """Write a sentence to standard error."""
         name = f"{_RED}cometd-lite:{_PLAIN}" if self._colours and sys.stderr.isatty() else "cometd-lite:"
-        sys.stderr.write(f"{name} {harmless(text)}\n")
+        sys.stderr.write(f"{name} {escaped(text)}\n")
         sys.stderr.flush()
 
     def green(self, text: str) -> str:
-        """Return a text in green, where it will be seen."""
-        return f"{_GREEN}{text}{_PLAIN}" if self._colours and self.looked_at else text
+        """Return a text in green, where standard output shows colours."""
+        return f"{_GREEN}{text}{_PLAIN}" if self._colours and self.is_terminal else text
 
     def dim(self, text: str) -> str:
-        """Return a text in grey, where it will be seen."""
-        return f"{_DIM}{text}{_PLAIN}" if self._colours and self.looked_at else text
+        """Return a text in grey, where standard output shows colours."""
+        return f"{_DIM}{text}{_PLAIN}" if self._colours and self.is_terminal else text
 
 
 def _fields(message: Message) -> dict[str, Any]:
@@ -116,8 +115,8 @@ def _fields(message: Message) -> dict[str, Any]:
     }
 
 
-class Notes:
-    """Tells what is being tried again: once for each trouble, not for each try."""
+class RetryNotes:
+    """Reports what is retried: once for each error, not for each attempt."""
 
     def __init__(self, terminal: Terminal, seconds: Callable[[], float] = time.monotonic) -> None:
         self._terminal = terminal
@@ -125,27 +124,27 @@ class Notes:
         self._last: str | None = None
         self._told_at = 0.0
 
-    def retry(self, error: CometError, delay: float) -> None:
-        """Tell that something went wrong, and is tried again after ``delay`` seconds."""
-        del delay  # each is longer than the last; who reads wants to know why, not when
+    def on_retry(self, error: CometError, delay: float) -> None:
+        """Report an error after which a request is retried."""
+        del delay  # each is longer than the last; the reason matters to a user, and not the time
         now = self._seconds()
         why = reworded(error.detail)
         if why != self._last or now - self._told_at >= NOTE_SECONDS:
             self._last, self._told_at = why, now
-            self._terminal.say(f"{why} Trying again.")
+            self._terminal.report(f"{why} Trying again.")
 
-    def gap(self, after: Cursor) -> None:
-        """Tell that messages are lost."""
-        self._terminal.say(f"Messages after {after} are lost: the server no longer keeps them.")
+    def on_gap(self, after: Cursor) -> None:
+        """Report that messages are lost."""
+        self._terminal.report(f"Messages after {after} are lost: the server no longer keeps them.")
 
-    def well(self) -> None:
-        """Note that what went wrong is over."""
+    def recovered(self) -> None:
+        """Note that a request was answered: the next error is reported even if it is the same."""
         self._last = None
 
 
-def harmless(text: str) -> str:
-    """Return a text with what would command a terminal made visible; line breaks and tabs stay."""
-    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
+def escaped(text: str) -> str:
+    """Return a text whose control characters are escaped, except for line breaks and tabs."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _colours() -> bool:
@@ -154,9 +153,9 @@ def _colours() -> bool:
 
 @implementer(IReadDescriptor)
 class Input:
-    """A descriptor that is read on request, and never made non-blocking: others may share it.
+    """A descriptor that is read on request. It stays blocking, because other processes may share it.
 
-    ``name`` is what an error calls it.
+    ``name`` is its name in errors.
     """
 
     def __init__(self, reactor: Any, descriptor: int, name: str) -> None:
@@ -166,7 +165,7 @@ class Input:
         self._waiting: Deferred[bytes] | None = None
 
     def chunk(self) -> Deferred[bytes]:
-        """Return a Deferred of the bytes that come next; empty ones at the end. Fails with ``OSError``."""
+        """Return a Deferred of the next bytes, which are empty at the end. Fails with ``OSError``."""
         self._waiting = Deferred(lambda _: self._reactor.removeReader(self))
         self._reactor.addReader(self)
         return self._waiting
@@ -176,7 +175,7 @@ class Input:
         return self._descriptor
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
-        """Read what is there."""
+        """Read what has arrived."""
         read: bytes | Failure
         try:
             read = os.read(self._descriptor, READ_BYTES)
@@ -185,34 +184,34 @@ class Input:
         except OSError as error:
             read = Failure(OSError(error.errno, error.strerror, self._name))
         self._reactor.removeReader(self)
-        self._tell(read)
+        self._deliver(read)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
-        """Note the end of a pipe whose other end was closed."""
-        self._tell(b"")
+        """Deliver the end of a pipe whose other end was closed."""
+        self._deliver(b"")
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
         """Return the name for Twisted's log."""
         return "input"
 
-    def _tell(self, data: bytes | Failure) -> None:
+    def _deliver(self, data: bytes | Failure) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.called:
             waiting.callback(data)
 
 
 @implementer(IReadDescriptor)
-class ReaderOfOurs:
-    """The reader of our output: ``gone`` is called when it closes, also while there is nothing to write.
+class OutputMonitor:
+    """Calls ``on_closed`` when the reader of a pipe closes it, even while there is nothing to write.
 
     Without it ``cometd-lite follow builds | grep -m1 done`` would end one message too late.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, gone: Callable[[], object]) -> None:
+    def __init__(self, reactor: Any, descriptor: int, on_closed: Callable[[], object]) -> None:
         self._descriptor = descriptor
-        self._gone = gone
+        self._on_closed = on_closed
         kind = os.fstat(descriptor).st_mode
-        if stat.S_ISFIFO(kind):  # the writing end is never readable: an event upon it is its end
+        if stat.S_ISFIFO(kind):  # a writing end is never readable: an event on it is its end
             reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -220,11 +219,11 @@ class ReaderOfOurs:
         return self._descriptor
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
-        """Nothing is read from where we write."""
+        """Do nothing: nothing is read from an output."""
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
-        """Tell that the reader is gone."""
-        self._gone()
+        """Call ``on_closed``."""
+        self._on_closed()
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
         """Return the name for Twisted's log."""

@@ -1,6 +1,6 @@
 """The network of a thread: it waits, in the thread that calls it, until a request of it was answered.
 
-A ``BlockingLoop`` runs only while somebody waits for a result of it. So it needs no thread of its own, no
+A ``BlockingLoop`` runs only while a call waits for its result. So it needs no thread of its own, no
 event loop and no reactor, and may be used beside those that the program has.
 """
 
@@ -173,7 +173,7 @@ class BlockingConnection(Transport):
                 return
             self._protocol.dataReceived(data)
             if not isinstance(self._socket, ssl.SSLSocket):
-                return  # TLS may have decrypted more than was asked for, which no poll would tell
+                return  # TLS may have decrypted more than was read, which no poll of the socket shows
             self._socket.setblocking(False)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
@@ -201,7 +201,7 @@ class BlockingConnection(Transport):
         return self._loop.connections.get(self._descriptor) is self
 
     def _close(self, reason: Exception) -> None:
-        """Close the socket; the protocol is told in the next turn, as Twisted does it."""
+        """Close the socket; the protocol is notified in the next turn, as Twisted does it."""
         if self._is_open:
             del self._loop.connections[self._descriptor]
             self._socket.close()

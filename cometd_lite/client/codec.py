@@ -1,6 +1,6 @@
 """Encodes Python values as bodies and parameters of requests, and decodes answers to values.
 
-An answer that is not as HTTP.md says is ``NotComet``.
+An answer that HTTP.md does not have is ``NotComet``.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _decoded_by(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
             return read(decode(answer.body, decoder))
         except ValueError:
             media_type = answer.header("content-type") or "no type"
-            sentence = f"What answers there is not a cometd-lite: it said {answer.status}, with {media_type}."
+            sentence = f"The server is not a cometd-lite: it answered {answer.status}, with {media_type}."
             raise NotComet(sentence) from None
 
     return decode_answer

@@ -172,7 +172,7 @@ class Following(AsyncIterator[Message]):
         change, which ends it. Raises ``RuntimeError`` while an earlier call has not returned.
         """
         if self._call is not None and not self._call.reply.called:
-            raise RuntimeError("Someone waits already for the next message of this following.")
+            raise RuntimeError("The next message of this following is awaited already.")
         return CancellableCall(self._next).reply
 
     def acknowledge(self) -> None:
@@ -182,7 +182,7 @@ class Following(AsyncIterator[Message]):
             self._move(given.cursor)
 
     def end(self) -> None:
-        """End it now: who waits for the next message gets ``StopAsyncIteration``."""
+        """End it now: a pending call for the next message fails with ``StopAsyncIteration``."""
         self._ended = True
         self._messages.clear()
         if self._call is not None:

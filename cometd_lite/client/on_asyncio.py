@@ -99,7 +99,7 @@ class LoopConnection(asyncio.Protocol, Transport):
         self._protocol.dataReceived(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell Twisted's protocol that the connection was closed, or lost by an error."""
+        """Notify Twisted's protocol that the connection was closed, or lost by an error."""
         self._protocol.connectionLost(Failure(ConnectionDone() if exc is None else ConnectionLost(str(exc))))
 
     def write(self, data: bytes) -> None:

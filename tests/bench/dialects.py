@@ -97,7 +97,7 @@ class _BayeuxConnect(PollingClient):
         replies = self.session.replies(answer)
         messages = [reply["data"] for reply in replies if reply["channel"] == self.channel]
         if self.connect:
-            self.waits = True
+            self.is_parked = True
             return self.connect, messages
         connect = {"channel": "/meta/connect", "connectionType": "long-polling", "id": "3"}
         if replies[0]["channel"] == "/meta/handshake":
@@ -167,8 +167,8 @@ class _NchanPoll(PollingClient):
         return self.about
 
     def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
-        if not self.waits:
-            self.waits = True
+        if not self.is_parked:
+            self.is_parked = True
             return self.head + b"\r\n", []
         if answer.status == 408:  # The wait is over.
             return None, []
@@ -221,7 +221,7 @@ class _ToyPoll(PollingClient):
     def answered(self, answer: RawAnswer) -> tuple[bytes | None, list[Any]]:
         if answer.status != 200:
             raise UnexpectedAnswer(f"A poll was answered {answer.status}: {excerpt(answer.body)}")
-        self.waits = True
+        self.is_parked = True
         batch = json.decode(answer.body)
         again = b"%s%s%s" % (self.before, batch["cursor"].encode(), self.after)
         return again, [message["data"] for message in batch["messages"]]

@@ -363,7 +363,7 @@ def test_a_program() -> None:
     assert_type(server.result(server.client.push("bob", "hi")), Receipt)
     polling = server.run(server.client.poll("bob", "oldest"))
     assert_type(polling, Outcome[Batch])
-    assert_type(polling.waits, bool)
+    assert_type(polling.is_pending, bool)
     assert_type(polling.value, Batch)
     polling.cancel()
     server.advance(1.0)
