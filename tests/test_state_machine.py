@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
 from cometd_lite.core.hub import Hub
-from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor, Message, Push
+from cometd_lite.core.message import LAST, NOW, OLDEST, Batch, Cursor, Message, Push
 from cometd_lite.core.registry import Registry
 from cometd_lite.errors import MailboxFull, NobodyWaits, ServerFull
 from cometd_lite.limits import WAIT_SPREAD, Limits
@@ -307,6 +307,16 @@ class Core(RuleBasedStateMachine):
         else:
             assert outcome.parked
             self.waiting.append(Waiting(outcome, recipients, place, limit, self.clock.seconds(), wait))
+
+    @rule(recipients=readable, count=st.integers(1, 5), limit=limits)
+    def poll_the_newest(self, recipients: tuple[str, ...], count: int, limit: int) -> None:
+        self.model_expire()
+        batch = Outcome(self.hub.poll(recipients, Cursor(LAST, count), 0.0, limit)).value
+        kept = sorted(one.number for name in self.covered_names(recipients) for one in self.boxes[name].kept)
+        newest = kept[-count:]
+        assert (numbers(batch), batch.gap, batch.more) == (newest[:limit], False, len(newest) > limit)
+        assert batch.cursor.sequence == (newest[:limit][-1] if newest else self.sequence)
+        self.remember(batch.cursor)
 
     @rule(recipients=several, pick=picks)
     def poll_from_elsewhere(self, recipients: tuple[str, ...], pick: int) -> None:
@@ -714,10 +724,15 @@ DRAWS: dict[str, Callable[[Random], Any]] = {
     "overflow": lambda random: random.choice((None, None, "drop-oldest")),
     "wait": lambda random: random.choice((0.0, 1.0, 25.0, 25.0)),
     "limit": lambda random: random.choice((1, 2, 100)),
+    "count": lambda random: random.randint(1, 5),
     "pick": lambda random: random.randrange(1_000),
     "noticed": lambda random: random.random() < 0.7,
     "seconds": lambda random: random.choice((0.01, 0.5, 1.0, 4.0, 25.0)),
 }
+
+
+READS = frozenset({"poll", "poll_the_newest"})
+"""The rules whose recipients may be patterns."""
 
 
 def steps(machine: type[RuleBasedStateMachine]) -> list[tuple[str, list[str]]]:
@@ -739,7 +754,7 @@ def walk(machine: type[Core | Crowded | Slow], seed: int, length: int) -> None:
         if name == "leave" and not walker.waiting:
             continue
         words = {
-            one: DRAWS["readable" if (name, one) == ("poll", "recipients") else one](random)
+            one: DRAWS["readable" if one == "recipients" and name in READS else one](random)
             for one in arguments
         }
         getattr(walker, name)(**words)
