@@ -23,6 +23,8 @@ FIELDS = (
 BOX = Struct(f"<{len(FIELDS)}d")
 HEAD_BYTES = 33
 NUMBER = Struct("<d")
+COUNTED = ("sequence", "floor", "torn", "memory", "messages", "mailboxes", "turn", "runs")
+COUNTS = Struct(f"<{len(COUNTED)}d")
 SPENT = 1e15
 """The score of a lease whose message is exhausted is above this; see ``script.lua``."""
 
@@ -40,8 +42,8 @@ class Recount:
     def ask(self, *words: Any) -> Any:
         return ask(self.connection, *words)
 
-    def hash(self, key: str) -> dict[str, str]:
-        return dict(pairs([field.decode() for field in self.ask("HGETALL", self.prefix + key)]))
+    def hash(self, key: str) -> dict[str, bytes]:
+        return {name.decode(): value for name, value in pairs(self.ask("HGETALL", self.prefix + key))}
 
     def scores(self, key: str) -> dict[str, float]:
         found = self.ask("ZRANGE", self.prefix + key, 0, -1, "WITHSCORES")
@@ -61,7 +63,8 @@ class Recount:
     def check(self) -> None:
         """Raise ``AssertionError`` with what does not agree."""
         log = self.hash("log")
-        sequence = int(log.get("sequence", 0))
+        counts = dict(zip(COUNTED, COUNTS.unpack(log.get("counts", bytes(COUNTS.size))), strict=True))
+        sequence = counts["sequence"]
         keys = [key.decode().removeprefix(self.prefix) for key in self.ask("KEYS", f"{self.prefix}*")]
         names = {key.removeprefix("box:") for key in keys if key.startswith("box:")}
         assert names == {key.removeprefix("messages:") for key in keys if key.startswith("messages:")}, (
@@ -84,7 +87,7 @@ class Recount:
             "the order is the union of the mailboxes"
         )
         assert max(order, default=0) <= sequence, "no number is above the last one given"
-        counted = [int(log.get(field, 0)) for field in ("mailboxes", "messages", "memory")]
+        counted = [counts[field] for field in ("mailboxes", "messages", "memory")]
         assert counted == [len(names), len(order), memory], "what is counted is what a recount comes to"
         leases = [score for name in names for score in self.scores(f"leases:{name}").values()]
         counted = [int(log.get(field, 0)) for field in ("leased", "exhausted")]

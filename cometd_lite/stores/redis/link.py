@@ -28,7 +28,7 @@ from ...errors import StoreDown
 from ...limits import REDIS_RETRY_SECONDS, REDIS_SAID_SECONDS, STORE_STALLED_SECONDS, Limits
 from ..mailboxes import new_epoch
 from .connection import Address, CommandRefused, RedisConnection
-from .script import LAYOUT, refusal, script
+from .script import LAYOUT, refusal, scripts
 
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
 """Errors of a Redis that starts or follows another one: it may be asked again soon."""
@@ -96,8 +96,8 @@ class RedisLink:
         """The error with which Redis refuses pushes, as in ``OOM``; empty where it takes them."""
         self._limits = limits
         self._clock = clock
-        self._script = script(limits)
-        self._sha = ""
+        self._scripts = scripts(limits)
+        self._shas: dict[str, str] = {}
         self._endpoint = endpoint or self.address.endpoint(clock)
         self._running: Deferred[None] | None = None
         """What keeps the connection up; fires when that is over."""
@@ -232,7 +232,8 @@ class RedisLink:
             raise CommandRefused(f"it has version {hello[b'version'].decode()}, and 6.2 is needed")
         info = await connection.ask("INFO", "server")
         self._run = bytes(info).partition(b"run_id:")[2].split()[0].decode()
-        self._sha = (await connection.ask("SCRIPT", "LOAD", self._script)).decode()
+        for verb, text in self._scripts.items():
+            self._shas[verb] = (await connection.ask("SCRIPT", "LOAD", text)).decode()
         connection.published = self.on_published
         connection.subscribe("SUBSCRIBE", *[self.prefix + channel for channel in self.channels()])
         # What is forbidden is to be known now, because Redis names the command. UNSUBSCRIBE has no reply, so
@@ -250,7 +251,7 @@ class RedisLink:
     async def _attach(self, connection: RedisConnection) -> None:
         """Enter the log. Where that cannot be written, it is to be done again before anything is pushed."""
         words = ["attach", "", "0", self._run, *self._heard, new_epoch()]
-        status, state, *rest = await connection.ask("EVALSHA", self._sha, 1, self.prefix, *words)
+        status, state, *rest = await connection.ask("EVALSHA", self._shas["attach"], 1, self.prefix, *words)
         if status == b"lacks":
             raise CommandRefused(f"its user lacks the ACL rules {rest[0].decode()} (docs/redis.md lists all)")
         if status == b"layout":
@@ -304,7 +305,7 @@ class RedisLink:
         if connection is None:
             return fail(StoreDown())
         time = repr(now + self.offset)
-        asked = connection.ask("EVALSHA", self._sha, 1, self.prefix, verb, self.epoch, time, *words)
+        asked = connection.ask("EVALSHA", self._shas[verb], 1, self.prefix, verb, self.epoch, time, *words)
         return asked.addCallbacks(self._answered, self._refused)
 
     def ask(self, *words: Any) -> Deferred[Any]:

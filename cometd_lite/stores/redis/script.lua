@@ -1,12 +1,16 @@
 -- The mailboxes in Redis: everything that is asked of them is one run of this script, which is all or nothing.
 -- What is meant by each word is said in mailbox.py and memory.py; here the same rules hold.
 --
+-- Redis makes each function anew in each run, and so many take more time than most of what is asked. So script.py makes
+-- a script for each verb, with only what it uses of the definitions here: each begins with "local" at the left margin,
+-- and no other line there does. What is marked as rare is made where it is called.
+--
 -- KEYS[1] is the prefix of all keys. In front of this text stand the bounds, in capitals, and LAYOUT, which is raised
 -- with every change that processes of the version before would not understand. Below the prefix lie
---   log             hash: the layout, the epoch, the last number, and what is counted over all mailboxes
+--   log             hash: the layout, the epoch, and what is counted over all mailboxes, see COUNTS
 --   order           stream: each message's number, and for whom it is; what readers of patterns look through
 --   messages:NAME   list: a mailbox's messages, the oldest first
---   box:NAME        string: what a mailbox knows besides, see FIELDS
+--   box:NAME        string: what a mailbox knows besides, see PACKED
 --   expiries        sorted set: mailboxes by when their next message expires
 --   reclaimable     sorted set: mailboxes of which something was read, longest ago first
 --   lost, missed    sorted set and set: losses of mailboxes that are no more, and of patterns
@@ -41,7 +45,7 @@ local HEAD, HEAD_SIZE = '<dddI4HHB', 33
 local call, pack_struct, unpack_struct = redis.call, struct.pack, struct.unpack
 local verb, epoch, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local log = {}
-local changed = {}  -- fields of the log
+local is_changed = false  -- whether what is counted in the log has changed
 local boxes = {}
 local lost_here = {}  -- what this run has noted as lost and could not write
 
@@ -79,20 +83,31 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- What is counted: numbers, which are packed in this order in one field of the log.
+--   sequence   the last number that was given
+--   floor      losses up to here may be forgotten
+--   torn       readers before it have a gap, because Redis has lost messages
+--   memory     bytes of all messages and mailboxes
+--   messages   how many there are
+--   mailboxes  how many there are
+--   turn       the last turn that was given to a mailbox that became reclaimable
+--   runs       how many runs of Redis there were
+local COUNTS = '<dddddddd'
+
 local function set_log(field, value)
   log[field] = value
-  changed[field] = true
+  is_changed = true
 end
 
 local function load_log()
-  local fields = {'sequence', 'floor', 'torn', 'memory', 'messages', 'mailboxes', 'turn', 'runs'}
-  local values = call('HMGET', LOG, 'epoch', 'run', 'layout', unpack(fields))
+  local values = call('HMGET', LOG, 'epoch', 'run', 'layout', 'counts')
   log.epoch, log.run, log.layout = values[1], values[2] or '', values[3] or '1'
-  for at, field in ipairs(fields) do log[field] = tonumber(values[at + 3] or 0) end
+  log.sequence, log.floor, log.torn, log.memory, log.messages, log.mailboxes, log.turn, log.runs =
+    unpack_struct(COUNTS, values[4] or pack_struct(COUNTS, 0, 0, 0, 0, 0, 0, 0, 0))
 end
 
 -- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
-local function covering(name)
+local function covering(name)  -- rare
   local keys = {name}
   if string.sub(name, 1, 1) == '$' or (#name == 41 and string.find(name, '^~[0-9a-f]+$')) then return keys end
   local parent = string.match(name, '^(.*/)[^/]*$') or ''
@@ -111,7 +126,7 @@ local function is_pattern(name)
 end
 
 -- What was lost of a name that has no mailbox.
-local function note(name, number, missed)
+local function note(name, number, missed)  -- rare
   if number <= log.floor and not missed and not call('ZSCORE', LOST, name) then return end
   if not may_write() then
     lost_here[name] = math.max(lost_here[name] or 0, number)
@@ -126,7 +141,7 @@ local function note(name, number, missed)
   end
 end
 
-local function is_back(box, number)
+local function is_back(box, number)  -- rare
   return box.back ~= '' and string.find(box.back, ' ' .. whole(number) .. ' ', 1, true) ~= nil
 end
 
@@ -137,14 +152,14 @@ local function set(box, field, value)
   end
 end
 
-local function leave_back(box, number)
+local function leave_back(box, number)  -- rare
   if is_back(box, number) then
     local back = string.gsub(box.back, ' ' .. whole(number) .. ' ', ' ', 1)
     set(box, 'back', back == ' ' and '' or back)
   end
 end
 
-local function put_back(box, number)
+local function put_back(box, number)  -- rare
   set(box, 'back', (box.back == '' and ' ' or box.back) .. whole(number) .. ' ')
 end
 
@@ -194,32 +209,32 @@ local SPENT = 1e15
 local TRY_SECONDS = 10  -- a process that moves an exhausted message has so long; then another one tries
 local leases_left = LEASES_ENDED_AT_ONCE
 
-local function lease_key(box)
+local function lease_key(box)  -- rare
   return PREFIX .. 'leases:' .. box.name
 end
 
-local function lease_words(lease)
+local function lease_words(lease)  -- rare
   local number, attempt, secret = string.match(lease, '^(%d+) (%d+) (%S+)$')
   return tonumber(number), tonumber(attempt), secret
 end
 
-local function count_leases(field, by)
+local function count_leases(field, by)  -- rare
   if by ~= 0 then write('HSET', LOG, field, whole(tonumber(call('HMGET', LOG, field)[1] or 0) + by)) end
 end
 
-local function put_lease(box, lease, score)
+local function put_lease(box, lease, score)  -- rare
   local added = write('ZADD', lease_key(box), score, lease)
   if added == 1 then set_log('memory', log.memory + LEASE_COST) end
   box.reserved = nil
 end
 
-local function remove_lease(box, lease)
+local function remove_lease(box, lease)  -- rare
   local removed = write('ZREM', lease_key(box), lease)
   if removed == 1 then set_log('memory', log.memory - LEASE_COST) end
   box.reserved = nil
 end
 
-local function hold_lease(box, lease, ends_at)
+local function hold_lease(box, lease, ends_at)  -- rare
   put_lease(box, lease, ends_at)
   if box.ends == 0 or ends_at < box.ends then
     set(box, 'ends', ends_at)
@@ -228,7 +243,7 @@ local function hold_lease(box, lease, ends_at)
 end
 
 -- End a lease that a worker holds; return whether others may have the message, or it is exhausted.
-local function free_lease(box, lease)
+local function free_lease(box, lease)  -- rare
   local number, attempt = lease_words(lease)
   count_leases('leased', -1)
   if attempt < MAX_ATTEMPTS or string.sub(box.name, 1, 6) == '$dead/' then
@@ -243,7 +258,7 @@ local function free_lease(box, lease)
 end
 
 -- End the leases whose time is over. While writes are refused none ends.
-local function end_leases(box)
+local function end_leases(box)  -- rare
   if not may_write() then return end
   local key, is_there = lease_key(box), false
   for _, lease in ipairs(call('ZRANGEBYSCORE', key, '(0', now, 'LIMIT', 0, leases_left)) do
@@ -257,7 +272,7 @@ local function end_leases(box)
 end
 
 -- Whether a message is kept from takes.
-local function is_reserved(box, number)
+local function is_reserved(box, number)  -- rare
   if box.ends == 0 then return false end
   if not box.reserved then
     box.reserved = {}
@@ -269,7 +284,7 @@ local function is_reserved(box, number)
 end
 
 -- Forget the leases of messages that are no longer kept.
-local function forget_leases(box, entries)
+local function forget_leases(box, entries)  -- rare
   if box.ends == 0 then return end
   local gone = {}
   for _, one in ipairs(entries) do gone[one.number] = true end
@@ -285,7 +300,7 @@ local function forget_leases(box, entries)
 end
 
 -- Whether some reader has had a message, as far as that makes room.
-local function is_read(box, number)
+local function is_read(box, number)  -- rare
   if box.ends == 0 then
     return number <= box.acknowledged or (number <= box.taken and not is_back(box, number))
   end
@@ -322,7 +337,7 @@ local function place_after(box, number)
 end
 
 -- Give the messages of a mailbox to use, from a place on, until it returns true.
-local function each_message(box, at, use)
+local function each_message(box, at, use)  -- rare
   local count = 2
   while at < box.length do
     local found = call('LRANGE', box.key, at, at + count - 1)
@@ -334,7 +349,7 @@ local function each_message(box, at, use)
 end
 
 -- The message with a number; nil where it is not kept.
-local function find(box, number)
+local function find(box, number)  -- rare
   if not box.alive then return nil end
   local at = place_after(box, number - 1)
   local raw = at < box.length and call('LINDEX', box.key, at)
@@ -352,7 +367,7 @@ local function mailbox_cost(name)
   return MAILBOX_COST + 4 * #name
 end
 
-local function bury(box)
+local function bury(box)  -- rare
   write('DEL', box.key, PREFIX .. 'box:' .. box.name)
   if box.ends ~= 0 then
     write('ZREM', ENDING, box.name)
@@ -367,7 +382,7 @@ local function bury(box)
 end
 
 -- Take messages out of the list, given in its order.
-local function remove(box, entries)
+local function remove(box, entries)  -- rare
   local ids, size, memory, count = {}, 0, 0, #entries
   for at, gone in ipairs(entries) do
     ids[at] = whole(gone.number) .. '-0'
@@ -389,7 +404,7 @@ local function remove(box, entries)
 end
 
 -- Take messages out, oldest first; readers before them have a gap.
-local function drop(box, entries)
+local function drop(box, entries)  -- rare
   if #entries == 0 then return end
   box.has_dropped = true
   for _, gone in ipairs(entries) do
@@ -407,7 +422,7 @@ local function drop(box, entries)
   if box.count == 0 then bury(box) end
 end
 
-local function expire(box)
+local function expire(box)  -- rare
   local going, earliest = {}, NEVER
   each_message(box, 0, function(one)
     if one.expires_at <= now then
@@ -436,10 +451,17 @@ end
 --   newest        the last number that was given to a message of it
 --   turn          when it became reclaimable; 0 where it is not
 --   ends          no lease ends before; 0 where the mailbox was never leased from
-local FIELDS = {
-  'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed', 'newest', 'turn', 'ends',
-}
-local PACKED = '<' .. string.rep('d', #FIELDS)
+local PACKED, PACKED_SIZE = '<dddddddddddd', 96
+
+-- What is known of a mailbox that is not there.
+local function empty(box)
+  for _, field in ipairs({
+    'lost', 'missed', 'acknowledged', 'taken', 'count', 'size', 'expiry', 'latest', 'mixed', 'newest', 'turn', 'ends',
+  }) do
+    box[field] = 0
+  end
+  box.expiry, box.back, box.length = NEVER, '', 0
+end
 
 -- The mailbox of a name as it lies there; alive says whether there is one. The length of its list is its count, unless
 -- something could not be taken out.
@@ -449,10 +471,9 @@ local function load_box(name)
   if packed then
     box.lost, box.missed, box.acknowledged, box.taken, box.count, box.size, box.expiry, box.latest, box.mixed,
       box.newest, box.turn, box.ends = unpack_struct(PACKED, packed)
-    box.back, box.length = string.sub(packed, 8 * #FIELDS + 1), box.count
+    box.back, box.length = string.sub(packed, PACKED_SIZE + 1), box.count
   else
-    for _, field in ipairs(FIELDS) do box[field] = 0 end
-    box.expiry, box.back, box.length = NEVER, '', 0
+    empty(box)
   end
   return box
 end
@@ -475,11 +496,11 @@ local function lost_of(box)
   return math.max(tonumber(call('ZSCORE', LOST, box.name) or log.floor), lost_here[box.name] or 0)
 end
 
-local function create(box)
+local function create(box)  -- rare
   local lost, newest = lost_of(box), box.newest  -- it may have been there until its last message went in this run
   local missed = call('SREM', MISSED, box.name)
   call('ZREM', LOST, box.name)
-  for _, field in ipairs(FIELDS) do box[field] = 0 end
+  empty(box)
   box.alive, box.is_changed, box.lost, box.missed, box.expiry, box.back = true, true, lost, missed, NEVER, ''
   box.newest = newest
   set_log('mailboxes', log.mailboxes + 1)
@@ -497,12 +518,10 @@ local function save()
         box.count, box.size, box.expiry, box.latest, box.mixed, box.newest, box.turn, box.ends) .. box.back)
     end
   end
-  local words = {}
-  for field in pairs(changed) do
-    words[#words + 1] = field
-    words[#words + 1] = log[field]
+  if is_changed then
+    write('HSET', LOG, 'counts', pack_struct(COUNTS, log.sequence, log.floor, log.torn, log.memory, log.messages,
+      log.mailboxes, log.turn, log.runs))
   end
-  if #words > 0 then write('HSET', LOG, unpack(words)) end
 end
 
 local function answer(...)
@@ -511,7 +530,7 @@ local function answer(...)
 end
 
 -- What was asked for is not done; freed is how many messages were dropped for it all the same.
-local function refused(freed)
+local function refused(freed)  -- rare
   return {'refused', {}, said, freed or 0}
 end
 
@@ -526,7 +545,7 @@ local function reclaimable(box)
 end
 
 -- Acknowledge what the readers of patterns that cover the recipient had.
-local function hear_of_patterns(box)
+local function hear_of_patterns(box)  -- rare
   local best = 0
   for _, score in ipairs(call('ZMSCORE', ACKNOWLEDGED, unpack(covering(box.name)))) do
     best = math.max(best, tonumber(score or 0))
@@ -571,7 +590,7 @@ local function bounds_of(names, rules, expires_at)
 end
 
 -- The oldest messages that must go before count more of so many bytes fit; nil and why where they do not.
-local function in_the_way(box, count, size, bounds)
+local function in_the_way(box, count, size, bounds)  -- rare
   local going, why = {}, 'full'
   local over, bytes_over = box.count + count - bounds.capacity, box.size + size - bounds.bytes
   if over <= 0 and bytes_over <= 0 then return going end
@@ -589,7 +608,7 @@ local function in_the_way(box, count, size, bounds)
   return going
 end
 
-local function read_already(box)
+local function read_already(box)  -- rare
   local going = {}
   local most = box.ends == 0 and math.max(box.acknowledged, box.taken) or box.taken
   each_message(box, 0, function(one)
@@ -600,7 +619,7 @@ local function read_already(box)
 end
 
 -- Drop what was read until so many bytes and mailboxes are free; return whether anything could go.
-local function reclaim(memory, mailboxes)
+local function reclaim(memory, mailboxes)  -- rare
   local most_memory, most_mailboxes, before = log.memory - memory, log.mailboxes - mailboxes, log.messages
   for _ = 1, 2 do
     while log.memory > most_memory or log.mailboxes > most_mailboxes do
@@ -623,7 +642,7 @@ end
 
 -- -- records
 
-local function remember(kind, id, value, seconds, most)
+local function remember(kind, id, value, seconds, most)  -- rare
   local all = PREFIX .. 'records:' .. kind
   call('SET', PREFIX .. 'record:' .. kind .. ':' .. id, value, 'PX', whole(seconds * 1000))
   call('ZADD', all, now + seconds, id)
@@ -668,7 +687,7 @@ local function merged(sources, limit)
 end
 
 -- Look through the one order for readers of patterns; the last result is how far was looked.
-local function looked_through(names, number, limit)
+local function looked_through(names, number, limit)  -- rare
   local wanted, messages, bytes, looked = {}, {}, 0, 0
   for _, name in ipairs(names) do wanted[name] = true end
   while looked < LOOK do
@@ -874,7 +893,7 @@ end
 
 -- Return the rules that the user lacks, by running each command where it changes nothing: of a command in a script
 -- Redis says only that it is forbidden.
-local function lacking()
+local function lacking()  -- rare
   local none = PREFIX .. 'none'
   local lacks, seen = {}, {}
   local function lack(rule)
@@ -906,12 +925,10 @@ end
 
 -- -- what is asked
 
-if verb == 'attach' then
-  local lacks = lacking()
-  if #lacks > 0 then return {'lacks', {}, table.concat(lacks, ' ')} end
+if verb ~= 'attach' then
+  load_log()
+  if log.epoch ~= epoch then return {'another log', {}} end
 end
-load_log()
-if verb ~= 'attach' and log.epoch ~= epoch then return {'another log', {}} end
 
 local function append(ARGV)
   -- ARGV: process, number of the ask, expires at, rules, queue, the record's id (or ''), what stands before and after
@@ -1400,6 +1417,9 @@ elseif verb == 'attach' then
   -- before; a name for the log's life if it is new. Where a run ended before a number that some process has heard of
   -- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
   -- Where that cannot be written, the process may read, and attaches again as soon as it can.
+  local lacks = lacking()
+  if #lacks > 0 then return {'lacks', {}, table.concat(lacks, ' ')} end
+  load_log()
   local run, heard_epoch, heard_run, heard = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
   local time = call('TIME')
   time = time[1] .. '.' .. string.format('%06d', time[2])
@@ -1409,15 +1429,16 @@ elseif verb == 'attach' then
     return answer(log.epoch, log.run, time)
   end
   if not log.epoch then
-    set_log('epoch', ARGV[8])
-    set_log('layout', LAYOUT)
+    log.epoch = ARGV[8]
+    call('HSET', LOG, 'epoch', log.epoch, 'layout', LAYOUT)
   end
   if string.match(log.run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
     if log.run ~= '' then call('ZADD', RUNS, log.sequence, log.run) end
     call('ZREMRANGEBYRANK', RUNS, 0, -RUNS_KNOWN - 1)
     set_log('runs', log.runs + 1)
-    set_log('run', whole(log.runs) .. ' ' .. run)
+    log.run = whole(log.runs) .. ' ' .. run
+    call('HSET', LOG, 'run', log.run)
   end
   if heard_epoch == log.epoch then
     local ended = heard_run == log.run and log.sequence or tonumber(call('ZSCORE', RUNS, heard_run) or -1)
