@@ -573,12 +573,13 @@ end
 
 -- -- room
 
--- The bounds of the mailboxes of a push: the server's own, where rules only say whether a full one refuses it, or, with
--- namespaces, for each name what rules say: whether it refuses, its capacity, its bytes, and when the messages expire.
+-- The server's own bounds for the mailboxes of a push, and those of each name where there are namespaces, else nil.
+-- rules say whether a full mailbox refuses the push, or, with namespaces, for each name whether its mailbox does, its
+-- capacity, its bytes, and when the messages expire. Without namespaces no table is made for names: that took 1 us.
 local function bounds_of(names, rules, expires_at)
-  local own, bounds, at = {reject = rules == '1', capacity = CAPACITY, bytes = CAPACITY_BYTES}, {}, 0
-  own.expires = tonumber(expires_at)
-  for _, name in ipairs(names) do bounds[name] = own end
+  local own = {reject = rules == '1', capacity = CAPACITY, bytes = CAPACITY_BYTES, expires = tonumber(expires_at)}
+  if #rules == 1 then return own, nil end
+  local bounds, at = {}, 0
   for reject, capacity, bytes, expires in string.gmatch(rules, '(%d),(%d+),(%d+),(%S+)') do
     at = at + 1
     bounds[names[at]] = {
@@ -586,7 +587,7 @@ local function bounds_of(names, rules, expires_at)
       expires = tonumber(expires),
     }
   end
-  return bounds
+  return own, bounds
 end
 
 -- The oldest messages that must go before count more of so many bytes fit; nil and why where they do not.
@@ -951,7 +952,7 @@ local function append(ARGV)
   end
   local names, at = {}, 15 + tonumber(ARGV[14])
   for index = 15, at - 1 do names[#names + 1] = ARGV[index] end
-  local bounds = bounds_of(names, ARGV[7], ARGV[6])
+  local own, spaced = bounds_of(names, ARGV[7], ARGV[6])
   local count, size, memory = #ARGV - at + 1, 0, 0
   for index = at, #ARGV do
     size = size + unpack_struct('<I4', ARGV[index], 9)
@@ -963,10 +964,10 @@ local function append(ARGV)
     going, freed = {}, 0
     if not queue then return nil end
     for _, name in ipairs(names) do
-      local box = box_of(name)
-      if box.count + count > bounds[name].capacity or box.size + size > bounds[name].bytes then
+      local box, bounds = box_of(name), spaced and spaced[name] or own
+      if box.count + count > bounds.capacity or box.size + size > bounds.bytes then
         hear_of_patterns(box)
-        local old, why = in_the_way(box, count, size, bounds[name])
+        local old, why = in_the_way(box, count, size, bounds)
         if not old then return {why, {}, name} end
         going[name] = old
         for _, one in ipairs(old) do freed = freed + cost(name, #one.raw) end
@@ -998,7 +999,7 @@ local function append(ARGV)
   for index = at, #ARGV do
     local bytes = unpack_struct('<I4', ARGV[index], 9)
     for _, name in ipairs(names) do
-      local box, expires = box_of(name), bounds[name].expires
+      local box, expires = box_of(name), (spaced and spaced[name] or own).expires
       number = number + 1
       local raw = pack_struct('<dd', number, expires) .. ARGV[index]
       box.pushed[#box.pushed + 1] = raw
