@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ from helpers import Outcome, TurningClock
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.access import application
 from cometd_lite.access.application import Allowance, Authorizer, Permission, question_of
 from cometd_lite.errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
 from cometd_lite.limits import (
@@ -67,8 +69,10 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.authorizer.check_invariants()
 
 
 # -- questions
@@ -280,6 +284,28 @@ def test_what_is_remembered_is_bounded_in_bytes(world: World) -> None:
     assert len(world.application.asked) == many + 10, "the newest are remembered"
     world.ask(of("0"))
     assert len(world.application.asked) == many + 11, "the oldest was forgotten"
+
+
+def test_as_much_is_remembered_as_the_bound_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 3 * APPLICATION_ANSWER_OVERHEAD
+    monkeypatch.setattr(application, "APPLICATION_REMEMBERED_BYTES", bound)
+    world.application.answer = lambda _: said(expires_in=300)
+    for name in ("a", "b", "c", "a", "b", "c"):
+        world.ask(of(name))
+    assert len(world.application.asked) == 3
+    world.authorizer.check_invariants()
+
+
+def test_an_answer_that_is_asked_for_again_takes_the_place_of_the_one_before(world: World) -> None:
+    world.application.answer = lambda _: said(subject="alice", expires_in=300)
+    question = question_of(ALICE, "poll", ("bob",))
+    for _ in range(3):
+        allowed = Outcome(world.authorizer.ask(question, after=world.clock.seconds() + 300)).value
+        world.clock.advance(10)
+    assert allowed.expires_at == world.clock.seconds() + 290
+    assert world.ask(ALICE).value == allowed
+    assert len(world.application.asked) == 3
+    world.authorizer.check_invariants()
 
 
 # -- questions that are under way

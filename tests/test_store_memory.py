@@ -58,6 +58,17 @@ def stepping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stepping]:
     made.store.check_invariants()
 
 
+# -- leases
+
+
+def test_leases_that_end_earlier_and_earlier_leave_few_ends_behind(stepping: Stepping) -> None:
+    for number in range(1_100):
+        stepping.push("jobs")
+        assert stepping.store.lease(("jobs",), 1, 2_000.0 - number, stepping.now)
+    stepping.store.check_invariants()
+    assert stepping.store.usage().leased == 1_100
+
+
 # -- what expires
 
 

@@ -362,6 +362,25 @@ class Authorizer:
         if known is not None:
             self._remembered_bytes -= _cost(known[0])
 
+    # -- for tests
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
+
+        - Each question that is under way is under its own key, and counted for its address.
+        - The bytes of what is remembered are those counted, and bounded.
+        """
+        pending = self._under_way.values()
+        assert all(one.question.key == key for key, one in self._under_way.items()), (
+            "a question is under its own key"
+        )
+        addresses = [one.question.address for one in pending if one.question.address is not None]
+        counted = Counter(map(address_key, addresses))
+        assert dict(self._by_address) == dict(counted), "questions are counted for each address"
+        costs = [_cost(allowed) for allowed, _ in self._remembered.values()]
+        assert self._remembered_bytes == sum(costs), "the bytes of what is remembered are those counted"
+        assert self._remembered_bytes <= APPLICATION_REMEMBERED_BYTES, "what is remembered is bounded"
+
 
 def _cost(allowed: Allowance) -> int:
     return APPLICATION_ANSWER_OVERHEAD + len(allowed.subject or "")

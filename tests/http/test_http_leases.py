@@ -7,7 +7,7 @@ import pytest
 from exchanges import STARTED, Server
 
 from cometd_lite.access.tokens import Tokens
-from cometd_lite.limits import Limits
+from cometd_lite.limits import LEASES_PER_REQUEST, Limits
 
 SECRET = "a secret of thirty-two bytes or more"
 
@@ -102,6 +102,15 @@ def test_an_acknowledged_message_is_done(server):
     server.advance(31)
     assert waits_no_more(server)
     assert server.get("/recipients/jobs").json["queued"] == 0
+
+
+def test_as_many_leases_as_the_bound_says_are_acknowledged_at_once(server):
+    for number in range(LEASES_PER_REQUEST + 1):
+        server.push("/jobs", str(number))
+    leases = [one["lease"] for one in lease(server, f"/poll/jobs?lease=30&limit={LEASES_PER_REQUEST + 1}")]
+    assert ack(server, *leases).status == 400
+    assert states(ack(server, *leases[1:])) == ["done"] * LEASES_PER_REQUEST
+    assert states(ack(server, leases[0])) == ["done"]
 
 
 def test_a_lease_that_ends_brings_its_message_to_the_next_worker_and_the_attempt_is_counted(server):
