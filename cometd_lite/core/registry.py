@@ -470,7 +470,7 @@ class Registry:
         if self._timer is not None:
             assert self._timer.active(), "the timer is still to fire"
             assert self._timer_at <= times[0], "the timer is due no later than the first time"
-            assert self._timer.getTime() <= max(self._timer_at, now) + _SOON, "the timer is due when it says"
+            assert self._timer.getTime() <= max(self._timer_at, now) + _TICK, "the timer is due when it says"
         self._seen.check_invariants()
         seen = self._seen.values()
         assert seen == sorted(seen), "the recipients last seen are in order, the longest ago first"

@@ -129,9 +129,9 @@ class SQLiteStore:
 
     def open(self, now: float) -> None:
         """See ``Store.open``."""
+        self._offset = self._wall() - now  # before the file is opened, which takes its time
         journal = Journal(self._path, self._sync, new_epoch())
         kept = journal.open()
-        self._offset = self._wall() - now
         collects = gc.isenabled()
         gc.disable()  # hundreds of thousands of messages are made, none of them garbage
         try:

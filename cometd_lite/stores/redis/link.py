@@ -251,6 +251,7 @@ class RedisLink:
     async def _attach(self, connection: RedisConnection) -> None:
         """Enter the log. Where that cannot be written, it is to be done again before anything is pushed."""
         words = ["attach", "", "0", self._run, *self._heard, new_epoch()]
+        asked = self._clock.seconds()
         status, state, *rest = await connection.ask("EVALSHA", self._shas["attach"], 1, self.prefix, *words)
         if status == b"lacks":
             raise CommandRefused(f"its user lacks the ACL rules {rest[0].decode()} (docs/redis.md lists all)")
@@ -260,7 +261,7 @@ class RedisLink:
             raise StoreDown(_said(rest[0]))
         epoch, run, time = (word.decode() for word in rest)
         self.epoch = epoch
-        self.offset = float(time) - self._clock.seconds()
+        self.offset = float(time) - (asked + self._clock.seconds()) / 2  # half of the time was the way back
         self._has_attached = not state[-1]
         if self._has_attached:
             self._heard = (epoch, run, 0)
