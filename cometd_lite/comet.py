@@ -29,16 +29,17 @@ from .core.announcers import tracker_of
 from .core.arguments import (
     Recipients,
     check_kind,
+    check_lease,
     check_list,
     check_overflow,
     check_push,
     check_read,
-    check_seconds,
     checked_names,
+    settlement_of,
 )
 from .core.clock import Monotonic
 from .core.hub import Hub, Standing
-from .core.leases import LeaseId, LeaseState, Settlement
+from .core.leases import LeaseId, LeaseState
 from .core.listing import listing
 from .core.message import Batch, Content, Cursor, LeasedMessage, Message, Push, Receipt
 from .core.namespaces import Namespace, Namespaces
@@ -60,7 +61,6 @@ from .http.naming import reader_name
 from .http.params import event_name
 from .limits import (
     APPLICATION_SECONDS,
-    LEASE_SECONDS,
     LISTED,
     POLL_MESSAGES,
     REVOKED_SECONDS,
@@ -369,7 +369,7 @@ class Comet:
         def lease() -> MaybeDeferred[Batch]:
             check_read(wait, limit)
             names = checked_names(recipients, stored)
-            return self.hub.lease(names, _lease_seconds(seconds), wait, limit)
+            return self.hub.lease(names, check_lease(seconds), wait, limit)
 
         return self._reply(lease)
 
@@ -383,10 +383,7 @@ class Comet:
         """
 
         def ack() -> MaybeDeferred[LeaseState]:
-            if release and extend is not None:
-                raise ValueError("A lease is extended or released, not both.")
-            settlement: Settlement = "released" if release else "done" if extend is None else "extended"
-            seconds = 0.0 if extend is None else _lease_seconds(extend)
+            settlement, seconds = settlement_of(message, extend, release)
             leases = (LeaseId.parse(message.lease),)
             states = self.hub.settle(message.recipient, leases, settlement, seconds)
             return chain(states, lambda states: states[0])
@@ -467,14 +464,6 @@ def _check_options(limits: object, store: object, overflow: object, tokens: obje
         )
     if store is not None and overflow != "reject":
         raise ValueError("overflow is the store's where a store is given, as in SQLiteStore(…, overflow=…).")
-
-
-def _lease_seconds(seconds: float) -> float:
-    check_seconds("seconds", seconds)
-    least, most = LEASE_SECONDS
-    if not least <= seconds <= most:
-        raise ValueError(f"A lease is for {least:g} to {most:g} seconds.")
-    return seconds
 
 
 def _check_place() -> None:

@@ -13,8 +13,9 @@ Each request returns a ``Reply``: a Deferred, which coroutines of Twisted and of
 messages, batches, receipts and errors are those of the server's ``Comet``, so that a program can use either.
 ``SyncClient`` does the same by plain calls that return when they are answered.
 
-Read ``client`` first, then ``listener``, ``streams``, ``following``, ``codec``, ``remote`` and ``replies``;
-``network``, ``networks``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync`` comes last.
+Read ``client`` first, then ``listener``, ``working``, ``streams``, ``following``, ``codec``, ``remote`` and
+``replies``; ``network``, ``networks``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync``
+comes last.
 """
 
 from ..core.hub import Standing
@@ -27,6 +28,7 @@ from .listener import Listener
 from .network import Treq
 from .remote import Answer, NoAnswer, NotComet, is_passing
 from .sync import SyncClient, SyncFollowing
+from .working import Working
 
 __all__ = [
     "Answer",
@@ -44,5 +46,6 @@ __all__ = [
     "SyncFollowing",
     "Treq",
     "WholeBody",
+    "Working",
     "is_passing",
 ]

@@ -11,9 +11,10 @@ from weakref import WeakSet
 
 from twisted.internet.interfaces import IReactorTime
 
-from ..core.arguments import Recipients, check_push, check_read
+from ..core.arguments import Recipients, check_lease, check_push, check_read, settlement_of
 from ..core.hub import Standing
-from ..core.message import Batch, Cursor, Receipt
+from ..core.leases import LeaseState
+from ..core.message import Batch, Cursor, LeasedMessage, Receipt
 from ..core.present import Present
 from ..core.store import Listing
 from ..deferreds import Reply
@@ -26,6 +27,7 @@ from .network import Treq
 from .remote import Answer, Query, Remote, Token, is_passing
 from .replies import CancellableCall, reply, replying
 from .streams import Streams
+from .working import OnGone, Working, settle
 
 PATIENCE_SECONDS = 30.0
 """A push is tried again for this long: a restart of the server takes less."""
@@ -173,6 +175,60 @@ class Client:
         """
         check_read(wait, limit)
         return reply(poll(self._remote, codec.named(recipients, name), None, wait, limit))
+
+    def lease(
+        self, recipients: Recipients, seconds: float, *, wait: float | None = None, limit: int = 1
+    ) -> Reply[Batch]:
+        """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
+
+        ``Batch.leased`` has them with their leases. Each comes again, to any worker, unless ``ack`` tells of
+        it in time; so delivery is at least once. ``work`` does this again and again, and better.
+        """
+        check_read(wait, limit)
+        query = [*codec.named(recipients), ("lease", codec.seconds(check_lease(seconds)))]
+        return reply(poll(self._remote, query, None, wait, limit))
+
+    def ack(
+        self,
+        message: LeasedMessage,
+        *,
+        extend: float | None = None,
+        release: bool = False,
+        patience: float | None = None,
+    ) -> Reply[LeaseState]:
+        """Tell that a leased message is done, or that its lease goes on, or that others may have it.
+
+        ``extend`` is in seconds from now. Returns what became of the lease: ``done``, ``extended``,
+        ``released``, or ``gone`` where it had ended and the message is another worker's, or no more. Where no
+        answer comes, or a 503, it is tried again for ``patience`` seconds.
+        """
+        settlement, seconds = settlement_of(message, extend, release)
+        patience = self._patience if patience is None else patience
+        return reply(settle(self._remote, message, settlement, seconds, patience))
+
+    def work(
+        self,
+        recipients: Recipients,
+        seconds: float = 30.0,
+        *,
+        on_gone: OnGone | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Working:
+        """Yield messages to be worked on, one at a time, each leased for ``seconds`` and extended meanwhile.
+
+        A message is acknowledged when the next one is asked for; ``release`` of what this returns gives it
+        back instead. Use it by ``async with``: where that ends with an error the message is released. After
+        an error of the network it goes on, as ``follow`` does. ``on_gone`` is called with a message whose
+        lease had ended all the same, as after a long pause of this machine.
+        """
+        return Working(
+            self._remote,
+            codec.named(recipients),
+            check_lease(seconds),
+            patience=self._patience,
+            on_gone=on_gone,
+            on_retry=on_retry,
+        )
 
     def follow(
         self,

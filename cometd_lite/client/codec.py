@@ -14,7 +14,8 @@ from msgspec.json import Decoder
 
 from ..core.arguments import Recipients, names
 from ..core.hub import Standing
-from ..core.message import Batch, Content, Cursor, Message, Receipt
+from ..core.leases import LeaseState
+from ..core.message import Batch, Content, Cursor, LeasedMessage, Message, Receipt
 from ..core.present import Present, PresentMember
 from ..core.store import Contents, Listing
 from ..jsontext import decode
@@ -85,6 +86,8 @@ class _Message(Struct):
     data: Raw | UnsetType = UNSET
     data_base64: bytes | UnsetType = UNSET
     event: str | None = None
+    lease: str | None = None
+    attempt: int = 1
 
 
 class _Batch(Struct):
@@ -152,9 +155,20 @@ def _decoded_by(kind: type[S], read: Callable[[S], T]) -> Callable[[Answer], T]:
     return decode_answer
 
 
+class _Settled(Struct):
+    lease: str
+    state: LeaseState
+
+
+class _Acknowledged(Struct):
+    """What became of the one lease that was named."""
+
+    leases: tuple[_Settled]
+
+
 def _message(decoded: _Message) -> Message:
     """Return a message; when it expires only the server knows."""
-    return Message(
+    common = (
         Cursor.parse(decoded.id),
         decoded.recipient,
         _content(decoded),
@@ -162,6 +176,9 @@ def _message(decoded: _Message) -> Message:
         float("inf"),
         decoded.event,
     )
+    if decoded.lease is None:
+        return Message(*common)
+    return LeasedMessage(*common, lease=decoded.lease, attempt=decoded.attempt)
 
 
 def _content(decoded: _Message) -> Content:
@@ -200,6 +217,7 @@ batch = _decoded_by(
         tuple(map(_message, answer.messages)), Cursor.parse(answer.cursor), answer.gap, answer.more
     ),
 )
+settled = _decoded_by(_Acknowledged, lambda answer: answer.leases[0].state)
 registered = _decoded_by(Registered, lambda answer: answer)
 present = _decoded_by(
     _Present,

@@ -6,7 +6,7 @@ that the server raised, and the answer of any other program is ``NotComet``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NoReturn, TypeVar
@@ -164,10 +164,12 @@ class Remote:
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
         patience: float = ANSWER_SECONDS,
+        answers: Container[int] = (),
     ) -> Answer:
         """Return the answer to one request; it must be there within ``patience`` seconds.
 
-        Raises the error with which the server refuses it, ``NoAnswer``, or ``NotComet``.
+        Raises the error with which the server refuses it, ``NoAnswer``, or ``NotComet``. A status that is
+        among ``answers`` is no refusal.
         """
 
         async def ask_once() -> Answer:
@@ -176,9 +178,9 @@ class Remote:
         answer = await self.within(patience, ask_once)
         if answer.status == 401 and callable(self._token):
             answer = await self.within(patience, ask_once)
-        if answer.status >= 400:
+        if answer.status >= 400 and answer.status not in answers:
             raise refusal(answer)
-        if answer.status >= 300 and answer.status != 304:
+        if 400 > answer.status >= 300 and answer.status != 304:
             place = answer.header("location") or "somewhere else"
             raise NotComet(f"{self.url} is not a cometd-lite: it leads to {place}.")
         return answer

@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred
 
 from ..core.arguments import Recipients
 from ..core.hub import Standing
-from ..core.message import Batch, Cursor, Message, Receipt
+from ..core.leases import LeaseState
+from ..core.message import Batch, Cursor, LeasedMessage, Message, Receipt
 from ..core.present import Present
 from ..core.store import Listing
 from ..limits import LISTED, POLL_MESSAGES
@@ -112,6 +113,25 @@ class SyncClient:
     ) -> Batch:
         """Return the oldest messages that no take has had, as ``Client.take`` does."""
         return self._ask(lambda client: client.take(recipients, wait=wait, limit=limit, name=name))
+
+    def lease(
+        self, recipients: Recipients, seconds: float, *, wait: float | None = None, limit: int = 1
+    ) -> Batch:
+        """Return the oldest messages that no take has had, each reserved, as ``Client.lease`` does."""
+        return self._ask(lambda client: client.lease(recipients, seconds, wait=wait, limit=limit))
+
+    def ack(
+        self,
+        message: LeasedMessage,
+        *,
+        extend: float | None = None,
+        release: bool = False,
+        patience: float | None = None,
+    ) -> LeaseState:
+        """Tell what becomes of a leased message, as ``Client.ack`` does, and return what became of it."""
+        return self._ask(
+            lambda client: client.ack(message, extend=extend, release=release, patience=patience)
+        )
 
     def follow(
         self,

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..limits import LEASE_SECONDS
+from .leases import Settlement
+from .message import LeasedMessage
+
 Recipients = str | Iterable[str]
 
 OVERFLOWS = ("reject", "drop-oldest")
@@ -64,6 +68,28 @@ def check_read(wait: object, limit: object) -> None:
         raise TypeError(f"limit is a number of messages, as in 100, not {limit!r}.")
     if limit < 1:
         raise ValueError("limit is a number of messages, 1 or more.")
+
+
+def check_lease(seconds: float, name: str = "seconds") -> float:
+    """Return for how long a lease is. Raises ``TypeError`` or ``ValueError`` where it cannot be that long."""
+    least, most = LEASE_SECONDS
+    check_seconds(name, seconds)
+    if seconds is None or not least <= seconds <= most:
+        raise ValueError(f"{name} is a number of seconds from {least:g} to {most:g}, not {seconds!r}.")
+    return seconds
+
+
+def settlement_of(message: object, extend: float | None, release: object) -> tuple[Settlement, float]:
+    """Return what is to become of the lease of a message, and the seconds for which it is extended."""
+    if not isinstance(message, LeasedMessage):
+        raise TypeError(f"ack is given a message that was leased, as in Batch.leased, not {message!r}.")
+    if not isinstance(release, bool):
+        raise TypeError(f"release is True or False, not {release!r}.")
+    if extend is None:
+        return ("released" if release else "done"), 0.0
+    if release:
+        raise ValueError("A lease is extended or released, not both.")
+    return "extended", check_lease(extend, "extend")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -79,6 +79,8 @@ class Job:
     held: Held | None = None
     done_at: float | None = None
     """When an acknowledgement of it was answered."""
+    may_be_done: bool = False
+    """Whether an acknowledgement of it was sent, and not answered."""
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Truth:
 
     @property
     def left(self) -> set[int]:
-        done = {at for at, job in self.jobs.items() if job.done_at is not None}
+        done = {at for at, job in self.jobs.items() if job.done_at is not None or job.may_be_done}
         return self.confirmed.keys() - done
 
     def give(self, queue: str, message: dict[str, Any], asked: float, seconds: float) -> Held:
@@ -202,6 +204,7 @@ async def do(truth: Truth, client: Client, queue: str, message: dict[str, Any], 
             held.is_held = False  # from the moment at which it is said, it may be another's
         state = await tell(truth, client, f"/ack/{queue}?lease={message['lease']}{words}")
         job = truth.jobs[number(message["id"])]
+        job.may_be_done |= what == "done" and state not in {"done", "gone"}
         if state == "extended" and job.held is held:
             held.until = asked + seconds
         elif state != what:
@@ -331,8 +334,14 @@ async def soak(kills: int, make: Callable[[Path], SQLite | Redis], directory: Pa
     deadline = time.monotonic() + 60
     while truth.left and time.monotonic() < deadline:
         await asyncio.sleep(0.2)
+    await asyncio.sleep(LEASE_SECONDS[1])  # what was not told comes once more
     truth.working = False
     await asyncio.gather(*writing, *working)
+    client = place.client()
+    for queue in QUEUES:
+        if queued := (await client.ask("GET", f"/recipients/{queue}")).json["queued"]:
+            truth.faults.append(f"{queue} still has {queued}, though all was acknowledged")
+    client.close()
     truth.check_order()
     unseen = truth.confirmed.keys() - truth.jobs.keys()
     given = Counter(job.given for job in truth.jobs.values())

@@ -44,8 +44,10 @@ from cometd_lite.client import (
     SyncFollowing,
     Treq,
     WholeBody,
+    Working,
     is_passing,
 )
+from cometd_lite.core.leases import LeaseState
 from cometd_lite.core.observers import OnPush, OnReader
 from cometd_lite.core.store import Listing
 from cometd_lite.service import CometService, Options, makeService
@@ -224,6 +226,15 @@ async def outside(treq: Treq) -> None:
         batch = await client.poll("bob", receipt.id, wait=1.5)
         assert_type(batch.messages, tuple[Message, ...])
         assert_type(await client.take(["bob", "alice"], limit=1), Batch)
+        for job in (await client.lease("jobs", 30, wait=5, limit=2)).leased:
+            assert_type(await client.ack(job, extend=60, patience=5), LeaseState)
+            assert_type(await client.ack(job, release=True), LeaseState)
+        async with client.work("jobs", 30, on_gone=lambda job: None, on_retry=None) as working:
+            assert_type(working, Working)
+            async for job in working:
+                assert_type(job, LeasedMessage)
+                await working.release()
+                working.end()
         page = await client.recipients("chat/", after="chat/a", limit=10)
         assert_type(page.recipients[0].contents.queued, int)
         assert_type((page.recipients, page.more), tuple[tuple[Standing, ...], str | None])
@@ -285,6 +296,8 @@ def blocking() -> None:
         receipt = client.push("bob", b"x", type="image/png", idempotency_key="k", patience=1, on_retry=told)
         assert_type(client.poll("bob", receipt.id, wait=1.5, limit=10, name="alice"), Batch)
         assert_type(client.take(["bob", "alice"], wait=0, limit=1, name="alice"), Batch)
+        for job in client.lease("jobs", 30, wait=5, limit=2).leased:
+            assert_type(client.ack(job, extend=60, release=False, patience=5), LeaseState)
         assert_type(client.describe("bob"), Standing)
         assert_type(client.recipients("chat/", after="chat/a", limit=10), Listing[Standing])
         assert_type(client.presence("chat/lobby").members, tuple[PresentMember, ...])

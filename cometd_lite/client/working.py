@@ -1,0 +1,192 @@
+"""Leases from the side of a worker: messages are leased, extended while they are worked on, and acknowledged.
+
+A settlement that gets no answer is sent again. Where the first one had arrived, the answer to the second is
+``gone``, and means no harm: the message is done, or free for others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeAlias
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+
+from ..core.leases import LeaseState, Settlement
+from ..core.message import LeasedMessage
+from ..deferreds import Reply
+from ..errors import CometError
+from . import codec
+from .following import OnRetry, poll
+from .remote import PAUSE_FIRST, PAUSE_MOST, Query, Remote, is_passing
+from .replies import CancellableCall, reply, replying
+
+EXTENDED_PER_LEASE = 3
+"""A lease is extended so often while it lasts: two answers may be lost."""
+
+OnGone: TypeAlias = Callable[[LeasedMessage], object]
+"""Called with a message whose lease had ended: another worker has it, or it is no more."""
+
+
+async def settle(
+    remote: Remote, message: LeasedMessage, settlement: Settlement, seconds: float, patience: float
+) -> LeaseState:
+    """Return what became of a lease. It is asked again for ``patience`` seconds where no answer comes."""
+    query: list[tuple[str, str]] = [("lease", message.lease)]
+    if settlement == "released":
+        query.append(("release", "yes"))
+    elif settlement == "extended":
+        query.append(("extend", codec.seconds(seconds)))
+    deadline = remote.clock.seconds() + patience
+    failures = 0
+    while True:
+        try:
+            path = f"ack/{quote(message.recipient)}"
+            return codec.settled(await remote.ask("POST", path, query, answers=(410,)))
+        except CometError as error:
+            failures += 1
+            delay = remote.delay(error, failures)
+            if not is_passing(error) or remote.clock.seconds() + delay > deadline:
+                raise
+        await remote.pause(delay)
+
+
+class Working(AsyncIterator[LeasedMessage]):
+    """The messages that a worker leases, one after the other, made by ``Client.work``, for ``async for``.
+
+    A message is acknowledged when the next one is asked for, or released by ``release``. Its lease is
+    extended until then. Where an ``async with`` ends without an error, the last message is acknowledged, and
+    where it ends with one, it is released.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        query: Query,
+        seconds: float,
+        *,
+        patience: float,
+        on_gone: OnGone | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        self._remote = remote
+        self._query = [*query, ("lease", codec.seconds(seconds))]
+        self._seconds = seconds
+        self._patience = patience
+        self._on_gone = on_gone
+        self._on_retry = on_retry
+        self._messages: deque[LeasedMessage] = deque()
+        self._current: LeasedMessage | None = None
+        self._extending: LoopingCall | None = None
+        self._call: CancellableCall[LeasedMessage] | None = None
+        self._released = 0
+        """How many messages in a row were released: what fails now may do so again in a moment."""
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __anext__(self) -> Reply[LeasedMessage]:
+        """Return the next message once it is there; the one before is acknowledged.
+
+        Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
+        change. Raises ``RuntimeError`` while an earlier call has not returned.
+        """
+        if self._call is not None and not self._call.reply.called:
+            raise RuntimeError("The next message of this worker is waited for already.")
+        return CancellableCall(self._next).reply
+
+    @replying
+    async def release(self) -> None:
+        """Give the present message back: others may have it at once. The next one is leased after a pause."""
+        self._released += 1
+        await self._settle("released")
+
+    def end(self) -> None:
+        """End it now, and let the lease of the present message end by itself."""
+        self._ended = True
+        self._current = None
+        self._messages.clear()
+        self._stop_extending()
+        if self._call is not None:
+            self._call.cancel(StopAsyncIteration())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await reply(self._settle("done" if kind is None else "released"))
+        except CometError:
+            if kind is None:
+                raise
+        finally:
+            self.end()
+
+    async def _next(self, call: CancellableCall[LeasedMessage]) -> LeasedMessage:
+        self._call = call
+        if self._current is not None:
+            self._released = 0
+            await self._settle("done")
+        if self._released:
+            pause = min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self._released - 1, 16))
+            await self._remote.pause(pause * self._remote.random.uniform(0.5, 1.0))
+        failures = 0
+        while not self._messages:
+            if self._ended:
+                raise StopAsyncIteration
+            try:
+                batch = await poll(self._remote, self._query, None, None, 1)
+            except CometError as error:
+                call.check_cancelled()
+                failures += 1
+                await self._retry(call, error, failures)
+            else:
+                failures = 0
+                self._messages.extend(batch.leased)
+        message = self._current = self._messages.popleft()
+        self._extending = LoopingCall(self._extend, message)
+        self._extending.clock = self._remote.clock
+        self._extending.start(self._seconds / EXTENDED_PER_LEASE, now=False)
+        return message
+
+    async def _retry(self, call: CancellableCall[LeasedMessage], error: CometError, failures: int) -> None:
+        """Pause after an error that may pass; raise any other."""
+        if not is_passing(error):
+            raise error
+        delay = self._remote.delay(error, failures)
+        if self._on_retry is not None:
+            self._on_retry(error, delay)
+            call.check_cancelled()
+        await self._remote.pause(delay)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        """Tell the server what becomes of the present message, if there is one."""
+        message, self._current = self._current, None
+        if message is None:
+            return
+        try:
+            state = await settle(self._remote, message, settlement, 0.0, self._patience)
+        finally:
+            self._stop_extending()
+        if state == "gone" and self._on_gone is not None:
+            self._on_gone(message)
+
+    def _extend(self, message: LeasedMessage) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._extend_once(message))
+
+    async def _extend_once(self, message: LeasedMessage) -> None:
+        with suppress(CometError):  # the next one comes before the lease ends
+            await settle(self._remote, message, "extended", self._seconds, 0.0)
+
+    def _stop_extending(self) -> None:
+        extending, self._extending = self._extending, None
+        if extending is not None and extending.running:
+            extending.stop()
