@@ -117,6 +117,8 @@
  * @property {"auto" | "stream" | "poll"} [transport]
  *   "auto" unless given: streams, and long-polls where something on the way holds streams back
  * @property {number} [patience] seconds in which a stream must show a first sign of life; 4 unless given
+ * @property {boolean} [share] false: each reader has a connection of its own. Unless given, the pages of
+ *   one origin that follow as the same token subject share one, where the browser lets them
  */
 
 /**
@@ -185,6 +187,9 @@ const PUSH_PATIENCE = 20_000;
 /** Ids that are remembered, so that a message that comes again is recognised. */
 const SEEN_MOST = 5_000;
 
+/** The recipients that a reader may have to share a connection. */
+const SHARED_MOST = 100;
+
 /** Cursors whose place depends on the moment at which the server reads them. */
 const RELATIVE = /^(now$|last:|since:)/;
 
@@ -232,6 +237,10 @@ export class Comet {
   #fetch;
   #storage;
   #credentials;
+  /** Readers may share a connection with those of other pages. */
+  shares;
+  /** Loads `tabs.js`; null where pages cannot share. @type {Promise<typeof import("./tabs.js") | null> | undefined} */
+  #tabs;
 
   /**
    * @param {string | URL} [url] where the server is mounted; the page's own directory unless given
@@ -251,6 +260,8 @@ export class Comet {
     this.#fetch = options.fetch ?? ((resource, init) => globalThis.fetch(resource, init));
     this.#storage = options.storage === undefined ? sessionStorageIfAny() : options.storage;
     this.#credentials = options.credentials ?? "same-origin";
+    // What a program fetches with is its own, and so is the connection then.
+    this.shares = options.share !== false && !options.fetch && Boolean(globalThis.document);
     this.#buffered = this.recall(this.#bufferedKey) === "yes";
   }
 
@@ -406,6 +417,38 @@ export class Comet {
     return response.json();
   }
 
+  /**
+   * Join the readers of all pages that share a connection; nothing where this one is to have its own.
+   *
+   * @param {string[]} recipients
+   * @param {boolean} ack
+   * @param {string} [as]
+   */
+  async join(recipients, ack, as) {
+    if (!this.shares || recipients.length > SHARED_MOST) return undefined;
+    this.#tabs ??= import("./tabs.js").then(
+      (tabs) => (tabs.canShare() ? tabs : null),
+      () => null, // This file alone was copied.
+    );
+    const tabs = await this.#tabs;
+    if (!tabs) return undefined;
+    const { url, transport } = this;
+    const credentials = this.#credentials;
+    const alike = [url, transport, credentials, ack, as, subjectOf(await this.token(false))];
+    const name = `cometd-lite ${JSON.stringify(alike)}`;
+    const shared = { name, url, transport, patience: this.patience / 1000, credentials, ack, as };
+    try {
+      return tabs.join(shared, (renew) => this.token(renew), recipients);
+    } catch {
+      return undefined; // A worker of another origin, or a policy that allows none.
+    }
+  }
+
+  /** @param {boolean} renew */
+  async token(renew) {
+    return typeof this.#token === "function" ? this.#token(renew) : this.#token;
+  }
+
   /** Whether to try a stream first. */
   get streams() {
     return this.transport === "stream" || (this.transport === "auto" && !this.#buffered);
@@ -442,7 +485,7 @@ export class Comet {
       if (value !== undefined) url.searchParams.set(name, String(value));
     }
     const send = async (/** @type {boolean} */ renew) => {
-      const token = typeof this.#token === "function" ? await this.#token(renew) : this.#token;
+      const token = await this.token(renew);
       const authorization = token ? { Authorization: `Bearer ${token}` } : undefined;
       return this.#fetch(url.href, {
         ...init,
@@ -504,6 +547,8 @@ export class Following {
   /** The cursor is one that was remembered, and not yet one that this server gave out. */
   #remembered;
   #seen = new Seen();
+  /** This reader has a connection of its own. */
+  #alone;
 
   /** @type {(() => void)[]} */
   #removals = [];
@@ -523,6 +568,7 @@ export class Following {
     this.recipients = recipients;
     this.#onMessage = onMessage;
     this.#options = options;
+    this.#alone = !comet.shares;
     this.#storageKey =
       options.storageKey === undefined
         ? `comet cursor ${comet.url} ${JSON.stringify([...recipients].sort())}`
@@ -553,6 +599,11 @@ export class Following {
   /** End it. No message comes after this. */
   stop() {
     if (!this.#ended) this.#leave();
+    this.end();
+  }
+
+  /** End it as `stop` does, but let its name stay present for as long as it does after a lost connection. */
+  end() {
     this.#ended = true;
     this.#attempt?.abort();
   }
@@ -576,6 +627,7 @@ export class Following {
       try {
         if (this.#paused) await this.#untilShown(attempt);
         else if (RELATIVE.test(this.#cursor)) await this.#ask(attempt, 0);
+        else if (!this.#alone) await this.#share(attempt);
         else if (this.#comet.streams && !this.#suspicious) await this.#stream(attempt);
         else await this.#ask(attempt, this.#state === "polling" ? WAIT : 0);
       } catch (error) {
@@ -591,7 +643,46 @@ export class Following {
   }
 
   /**
-   * One turn of a long-poll.
+   * Read what one connection brings for all pages, until this reader needs one of its own.
+   *
+   * @param {Attempt} attempt
+   */
+  async #share(attempt) {
+    // Before it joins: a refusal is this reader's, and not that of all.
+    await this.#catchUp(attempt);
+    const { ack, as } = this.#options;
+    const member = await this.#comet.join(this.recipients, ack !== false, as);
+    if (!member) {
+      this.#alone = true;
+      return;
+    }
+    // At once: a page that holds a lock or a channel is not kept for the back button.
+    attempt.signal.addEventListener("abort", () => member.leave(), { once: true });
+    try {
+      for await (const event of member.events()) {
+        if (this.#ended) return;
+        if (event.kind === "look") await this.#catchUp(attempt);
+        else if (event.kind === "message") await this.#deliver(event.message, true);
+        else if (event.kind === "state") {
+          const { error, delay } = event.detail;
+          this.#tell(event.state, { error: error && new CometError(error.message, error), delay });
+        } else {
+          this.#alone = true;
+          return;
+        }
+      }
+    } finally {
+      member.leave();
+    }
+  }
+
+  /** Read everything behind the cursor that is there now. @param {Attempt} attempt */
+  async #catchUp(attempt) {
+    for (let more = true; more && !this.#ended; ) more = await this.#ask(attempt, 0);
+  }
+
+  /**
+   * One turn of a long-poll. Returns whether there is more already.
    *
    * A first turn does not wait: its answer shows that the server is there, says where "now" is, and
    * brings a refusal to light before a stream is opened.
@@ -618,14 +709,15 @@ export class Following {
     }
     if (answer.gap) this.#gap();
     for (const message of answer.messages) await this.#deliver(message);
-    if (this.#ended) return;
+    if (this.#ended) return false;
     this.#moveTo(answer.cursor);
     const nothing = !answer.gap && !answer.messages.length;
     if (wait > 0 && nothing && Date.now() - asked < HASTY) {
       throw new CometError("The server did not hold the poll.", { kind: "hasty" });
     }
     if (wait > 0) this.#failures = 0;
-    if (!this.#comet.streams) this.#tell("polling");
+    if (!this.#comet.streams && this.#alone) this.#tell("polling");
+    return answer.more;
   }
 
   /**
@@ -682,11 +774,16 @@ export class Following {
     else if (object.cursor !== undefined) this.#moveTo(object.cursor);
   }
 
-  /** @param {Message} message */
-  async #deliver(message) {
+  /**
+   * @param {Message} message
+   * @param {boolean} [shared] it may have come before, and newer ones too: then the cursor stays
+   */
+  async #deliver(message, shared = false) {
     if (this.#ended) return;
     this.#failures = 0; // Whatever cuts it off each time, it gets on.
-    if (this.#seen.add(message.id)) {
+    const isNew = this.#seen.add(message.id);
+    if (shared && !isNew) return;
+    if (isNew) {
       try {
         await this.#onMessage(message);
       } catch (error) {
@@ -1117,6 +1214,24 @@ function pathOf(recipient) {
 /** @param {string | string[]} recipients */
 function listOf(recipients) {
   return typeof recipients === "string" ? [recipients] : [...recipients];
+}
+
+/**
+ * What a token says of its subject; of a token that says nothing, or is none, a word that differs by the token.
+ *
+ * @param {string | undefined} token
+ */
+function subjectOf(token) {
+  if (!token) return "";
+  try {
+    const claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+    if (claims.sub !== undefined) return JSON.stringify([claims.iss, claims.sub]);
+  } catch {
+    // It is a secret, and the name that this becomes a part of is none.
+  }
+  let hash = 0;
+  for (const character of token) hash = (Math.imul(hash, 31) + character.charCodeAt(0)) | 0;
+  return `#${hash}`;
 }
 
 /** Unguessable, and to be had also where the page is not from a secure origin. */

@@ -8,7 +8,7 @@ from ..http.responses import Response
 from ..pages import pages
 from .routing import Served, route
 
-CLIENT = "client.js"
+CLIENT = frozenset({"client.js", "tabs.js"})
 """The browser client, which is served where the console is turned off, too."""
 
 
@@ -18,7 +18,7 @@ def _page(routes: Served, exchange: Exchange) -> Response:
     page = pages().get(name)
     if page is None:
         raise NotFound(f"There is no page {name!r} here.")
-    if not routes.show_console and name != CLIENT:
+    if not routes.show_console and name not in CLIENT:
         raise NotFound("The console is turned off.")
     lines = "".join([f"{field}: {value}\r\n" for field, value in page.headers.items()]).encode()
     if exchange.head.get(b"if-none-match") == page.etag.encode():

@@ -37,7 +37,7 @@ def elements() -> _Elements:
 
 
 def test_the_console_and_the_client_are_there():
-    assert {"index.html", "console.css", "console.js", "client.js", "icon.svg"} <= set(pages())
+    assert {"index.html", "console.css", "console.js", "client.js", "tabs.js", "icon.svg"} <= set(pages())
 
 
 def test_nothing_in_the_page_runs_or_styles_inline(elements):

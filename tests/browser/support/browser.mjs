@@ -26,6 +26,8 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  // A name that is not loopback, so that a page is no secure context.
+  "--host-resolver-rules=MAP push.test 127.0.0.1",
 ];
 
 /** @type {Promise<import("playwright-core").Browser> | undefined} */
