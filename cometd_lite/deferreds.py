@@ -71,12 +71,15 @@ def shielded(result: MaybeDeferred[T], unwanted: Callable[[T], object] | None = 
     """
     if not is_pending(result):
         return result
-    outside: Deferred[T] = Deferred()
+    outside: Deferred[T] = ParkedDeferred()
 
     def finish(value: T | Failure) -> None:
-        if not outside.called:
-            outside.callback(value)  # a Failure makes it an errback
-        elif unwanted is not None and not isinstance(value, Failure):
+        if isinstance(value, Failure):
+            if not outside.called:
+                outside.errback(value)
+        elif not outside.called:
+            outside.callback(value)
+        elif unwanted is not None:
             unwanted(value)
 
     result.addBoth(finish)

@@ -202,8 +202,9 @@ class Registry:
 
     def takers(self, *recipients: str) -> int:
         """Count the readers that take, and that a push to one of the recipients would wake."""
-        keys = {key for recipient in recipients for key in covering(recipient)}
-        places = [self._places[key] for key in keys if key in self._places]
+        if self._patterns:
+            recipients = tuple({key for recipient in recipients for key in covering(recipient)})
+        places = [self._places[key] for key in recipients if key in self._places]
         return len({reader for place in places for reader in place if reader.takes})
 
     def wake_all(self) -> None:

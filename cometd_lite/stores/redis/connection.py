@@ -25,6 +25,7 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ...deferreds import ParkedDeferred
 from ...errors import StoreDown
 from ...limits import STORE_STALLED_SECONDS
 
@@ -70,7 +71,7 @@ class RedisConnection(Protocol):
 
         Fails with ``CommandRefused``, or ``StoreDown`` where none comes.
         """
-        asked: Deferred[Any] = Deferred()
+        asked: Deferred[Any] = ParkedDeferred()
         if self._ended:
             asked.errback(StoreDown())
             return asked

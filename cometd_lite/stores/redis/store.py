@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from math import inf
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -49,6 +49,17 @@ from .presence import RedisAnnouncer
 from .records import RedisRecords
 from .wakes import Appended, ReaderCount, Wakes
 from .windows import Window
+
+
+class Appending(NamedTuple):
+    """A push that is on its way: what of it the script does not answer."""
+
+    push: Push
+    epoch: str
+    created_at: float
+    expiries: list[float]
+    readers: ReaderCount
+    ask: int
 
 
 class RedisStore(RedisRecords):
@@ -139,10 +150,8 @@ class RedisStore(RedisRecords):
             *push.recipients,
             *[pack(content, push.event, created_at) for content in push.contents],
         )
-        messages = self._run_append(now, words).addCallback(
-            self._appended, push, self._link.epoch, created_at, expiries, count, ask
-        )
-        return messages.addErrback(self._not_appended, ask)
+        appending = Appending(push, self._link.epoch, created_at, expiries, count, ask)
+        return self._append(now, words, appending, again=True)
 
     def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
         """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
@@ -152,24 +161,29 @@ class RedisStore(RedisRecords):
         ]
         return " ".join([",".join(map(str, rule)) for rule in rules])
 
-    def _run_append(self, now: float, words: tuple[Any, ...], *, again: bool = True) -> Deferred[list[Any]]:
-        """Append; again where Redis has no memory, for as long as there is something read that can go.
+    def _append(
+        self, now: float, words: tuple[Any, ...], appending: Appending, *, again: bool
+    ) -> Deferred[Sequence[Message]]:
+        return self._link.run(now, "append", *words).addCallbacks(
+            self._appended, self._not_appended, (appending,), errbackArgs=(now, words, appending, again)
+        )
+
+    def _not_appended(
+        self, failure: Failure, now: float, words: tuple[Any, ...], appending: Appending, again: bool
+    ) -> Failure | Deferred[Sequence[Message]]:
+        """Append again where Redis has no memory, for as long as there is something read that can go.
 
         Where a mailbox is full, append once more when what readers have acknowledged so far has arrived.
         """
-
-        def failed(failure: Failure) -> Any:
-            error = failure.value
-            if isinstance(error, WritesRefused) and error.freed:
-                return self._run_append(now, words, again=again)
-            if again and failure.check(MailboxFull, ServerFull):
-                self._acknowledgements.send()
-                arrived: Deferred[None] = deferLater(self._clock, REDIS_FULL_SECONDS)
-                return arrived.addCallback(lambda _: self._run_append(now, words, again=False))
-            return failure
-
-        appended: Deferred[list[Any]] = self._link.run(now, "append", *words).addErrback(failed)
-        return appended
+        error = failure.value
+        if isinstance(error, WritesRefused) and error.freed:
+            return self._append(now, words, appending, again=again)
+        if again and failure.check(MailboxFull, ServerFull):
+            self._acknowledgements.send()
+            arrived: Deferred[None] = deferLater(self._clock, REDIS_FULL_SECONDS)
+            return arrived.addCallback(lambda _: self._append(now, words, appending, again=False))
+        self._wakes.end_count(appending.ask)
+        return failure
 
     def _receipt(self, push: Push, created_at: float) -> tuple[Any, ...]:
         """Return what the script needs to remember the receipt of an idempotency key."""
@@ -182,17 +196,9 @@ class RedisStore(RedisRecords):
         key = receipt_id(push)
         return key, before + first[:-1].encode(), behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
-    def _appended(
-        self,
-        reply: list[Any],
-        push: Push,
-        epoch: str,
-        created_at: float,
-        expiries: list[float],
-        count: ReaderCount,
-        ask: int,
-    ) -> Sequence[Message]:
+    def _appended(self, reply: list[Any], appending: Appending) -> Sequence[Message]:
         first, receivers, ends = reply
+        push, epoch, created_at, expiries, count, ask = appending
         addressed = [
             (content, recipient, expires_at)
             for content in push.contents
@@ -207,10 +213,6 @@ class RedisStore(RedisRecords):
         elif receivers:
             self._wakes.pushed(messages, ends)
         return Appended(messages, self._wakes.counted(receivers, count, ask))
-
-    def _not_appended(self, failure: Failure, ask: int) -> Failure:
-        self._wakes.end_count(ask)
-        return failure
 
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:
         """See ``Store.retract``."""
@@ -295,10 +297,10 @@ class RedisStore(RedisRecords):
         found = wakes.recent(recipients, after.sequence, link.newest, now)
         if found is None:
             return None
-        wakes.stand(recipients, now)
         if acks:
-            for name in wakes.acknowledge(recipients, after.sequence):
-                self._acknowledgements.add(name, after)
+            for name in recipients:
+                if wakes.acknowledge(name, after.sequence):
+                    self._acknowledgements.add(name, after)
         if not found:
             return Batch((), after)
         messages = tuple(found[:limit])

@@ -33,6 +33,8 @@ _PATTERNS = "patterns"
 _PUSHED, _NOT_KEPT, _DROPPED, _WHO = b"pushed", b"shown", b"dropped", b"who"
 """What is published to a key: a push that is kept, one that is only for readers that wait, a loss, and the
 question who waits. See ``wake`` in ``script.lua``."""
+_STAND_AGAIN_SECONDS = REDIS_STAND_SECONDS / 4
+"""A key need not be noted as asked for more often than this."""
 _NONE = b"-"
 """In the place of a process: none wants a report."""
 
@@ -52,6 +54,8 @@ class ReaderCount:
 
     Or those who wait there, and how many seconds ago the last one was there: ``ago``.
     """
+
+    __slots__ = ("_done", "_heard", "_timer", "ago", "expected", "takers", "woken")
 
     def __init__(self) -> None:
         self.expected: int | None = None
@@ -116,7 +120,7 @@ class Wakes:
         """How many of these keys are patterns."""
         self._asks = 0
         self._counts: dict[int, ReaderCount] = {}
-        self._last_wake = b""
+        self._last_wake: tuple[bytes, ...] = ()
         self._heard: dict[str, Callable[[str], None]] = {}
         self.on_presence: Callable[[bytes, bytes], object] = lambda _about, _said: None
         """Called with what is said of presence: ``replaced`` or ``dismissed``, and the rest."""
@@ -224,27 +228,29 @@ class Wakes:
         ``newest`` is the last number that was heard of: a number beyond it may be of what Redis has lost.
         """
         found: Sequence[Message] = ()
+        is_old = False
         for name in recipients:
             window = self._standing.get(name)
             messages = None if window is None else window.after(number, now)
             if window is None or messages is None:
                 return None
             if messages:
-                if len(recipients) > 1:
-                    return None
                 found = messages
             newest = max(newest, window.last)
-        return found if number <= newest else None
+            is_old = is_old or window.asked_at < now - _STAND_AGAIN_SECONDS
+        if number > newest or (found and len(recipients) > 1):
+            return None
+        if is_old:
+            self.stand(recipients, now)
+        return found
 
-    def acknowledge(self, recipients: tuple[str, ...], number: int) -> list[str]:
-        """Return those of the recipients of which readers have not acknowledged so much before."""
-        names = []
-        for name in recipients:
-            window = self._standing[name]
-            if window.acknowledged < number:
-                window.acknowledged = number
-                names.append(name)
-        return names
+    def acknowledge(self, name: str, number: int) -> bool:
+        """Note what a reader has acknowledged; return whether that is news."""
+        window = self._standing[name]
+        if window.acknowledged >= number:
+            return False
+        window.acknowledged = number
+        return True
 
     def confirm(self, found: Iterable[tuple[str, Window | None, int, int]]) -> None:
         """Take in what a read has found: keys, their windows as it was sent, newest and last lost numbers.
@@ -255,17 +261,17 @@ class Wakes:
             if window is not None and self._standing.get(key) is window:
                 self.windows.confirm(window, newest, lost)
 
-    def pushed(self, messages: Sequence[Message], befores: Sequence[int]) -> None:
+    def pushed(self, messages: Sequence[Message], ends: Sequence[int]) -> None:
         """Take in what this process has pushed, and kept.
 
-        ``befores`` are, for each recipient, the newest number before and the last one that is lost.
+        ``ends`` are, for each recipient, the newest number before and the last one that is lost.
         """
-        count = len(befores) // 2
+        count = len(ends) // 2
         for place in range(count):
-            mine = messages[place::count]
-            window = self._standing.get(mine[0].recipient)
+            window = self._standing.get(messages[place].recipient)
             if window is not None:
-                self.windows.extend(window, befores[2 * place], befores[2 * place + 1], mine)
+                mine = messages if count == 1 else messages[place::count]
+                self.windows.extend(window, ends[2 * place], ends[2 * place + 1], mine)
 
     def not_kept(self, messages: Sequence[Message]) -> None:
         """Close the windows of what is taken back again."""
@@ -345,19 +351,20 @@ class Wakes:
 
         A push that is not kept is taken back once all have reported: its readers must have read by then.
         """
-        head, _, entries = said.partition(b"\n")
-        kind, process, ask, *rest = head.split(b" ", 6)
+        kind, process, ask, rest = said.split(b" ", 3)
         number = int(ask)
         if process == self._process:
             self._reported(number, 0)  # the hub sees to its own readers
             return
+        about, _, entries = rest.partition(b"\n")
+        head = (kind, process, ask, about)
         woken = takers = 0
         ago: float | None = None
         ended: MaybeDeferred[None] = None
         if head != self._last_wake:
             # It comes once for each key at which readers stand here, and the first finds all of them.
             self._last_wake = head
-            epoch, before, lost, name = rest
+            epoch, before, lost, name = about.split(b" ", 3)
             recipient = name.decode()
             self._take_in(kind, epoch.decode(), int(before), int(lost), recipient, entries)
             readers = self.readers

@@ -43,8 +43,14 @@ class Window:
         messages = self.messages
         if not messages or messages[-1].sequence <= number:
             return ()
-        found = [message for message in messages if message.sequence > number]
-        return found if all(message.expires_at > now for message in found) else None
+        first = len(messages) - 1
+        while first and messages[first - 1].sequence > number:
+            first -= 1
+        found = messages[first:]
+        for message in found:
+            if message.expires_at <= now:
+                return None
+        return found
 
 
 class Windows:
