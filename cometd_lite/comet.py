@@ -28,10 +28,8 @@ from .bayeux.transport import BayeuxTransport
 from .core.announcers import tracker_of
 from .core.arguments import (
     Recipients,
-    check_kind,
     check_lease,
     check_list,
-    check_overflow,
     check_push,
     check_read,
     checked_names,
@@ -52,10 +50,7 @@ from .deferreds import (
     MaybeDeferred,
     Reply,
     chain,
-    is_in_another_thread,
     replied,
-    running_loop,
-    serves_the_reactor,
 )
 from .http.naming import reader_name
 from .http.params import event_name
@@ -74,6 +69,8 @@ from .routes.app import Routes
 from .server import Proxies
 from .site import RoutesResource
 from .stores.memory import MemoryStore
+from .usage import check_options, check_place
+from .webhooks.service import WebhookOptions, Webhooks, webhook_options
 from .wsgi import Beside
 
 T = TypeVar("T")
@@ -99,7 +96,9 @@ class Comet:
     network, that are believed whom they speak for.
 
     ``authorize_url`` is the URL of an application that is asked, by HTTP, about each request without a valid
-    token (HTTP.md, "Who may do what"). Raises ``ValueError`` where it is none.
+    token (HTTP.md, "Who may do what"). ``notify_url`` is that of one that is told of joins, leaves and, after
+    ``unread_after`` seconds, unread messages (HTTP.md, "Webhooks"); ``notify_key`` is the file of the key
+    that signs this, or the key. Raises ``ValueError`` where one of them is wrong.
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens`` and the
@@ -121,6 +120,9 @@ class Comet:
         tokens: Tokens | None = None,
         authorize_url: str | None = None,
         authorize: Authorize | None = None,
+        notify_url: str | None = None,
+        notify_key: Path | str | None = None,
+        unread_after: float | None = None,
         allow_parameters: Iterable[str] = (),
         proxied: Iterable[str] = (),
         on_push: OnPush | None = None,
@@ -134,7 +136,7 @@ class Comet:
         clock: IReactorTime | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        _check_options(limits, store, overflow, tokens, bayeux)
+        check_options(limits, store, overflow, tokens, bayeux)
         for name, listed, example in (
             ("origins", origins, "https://example.com"),
             ("allow_parameters", allow_parameters, "utm_source"),
@@ -159,12 +161,22 @@ class Comet:
             max_body=self.limits.max_body,
         )
         self._presence = tracker_of(self.hub, spaces, presence)
-        observe(self.hub, on_push=on_push, on_park=on_park, on_leave=on_leave, presence=self._presence)
+        self._outgoing: list[Posting] = []
+        """What posts to applications, to be closed at the end."""
+        self.webhooks = self._told(webhook_options(notify_url, notify_key, unread_after, spaces))
+        """What tells an application of events; None where none is told."""
+        unread = None if self.webhooks is None else self.webhooks.unread
+        observe(
+            self.hub,
+            on_push=on_push,
+            on_park=on_park,
+            on_leave=on_leave,
+            presence=self._presence,
+            unread=unread,
+        )
         allowed = frozenset(origin.rstrip("/").lower().encode() for origin in origins)
         self.proxies = Proxies(proxied)
         self.clients = Clients(self.limits, clock, self.proxies.trusts)
-        self._outgoing: list[Posting] = []
-        """What posts to applications, to be closed at the end."""
         self.application: Authorizer | None = None
         """What asks the application; None where none is asked."""
         if authorize_url is not None:
@@ -199,6 +211,18 @@ class Comet:
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 
+    def _told(self, options: WebhookOptions | None) -> Webhooks | None:
+        """Return what tells an application of events."""
+        if options is None:
+            return None
+        webhooks = Webhooks(self.hub, options)
+        self._outgoing.append(webhooks.post)
+        self.metrics.webhooks = webhooks.counts
+        self.metrics.waiting_events = lambda: webhooks.outbox.waiting
+        if self._presence is not None:
+            self._presence.announcer.on_change = webhooks.on_change
+        return webhooks
+
     def _served_limits(self, namespaces: Namespaces | None) -> Limits:
         """Return the bounds of requests: a body may be as large as any recipient takes."""
         if namespaces is None:
@@ -215,6 +239,8 @@ class Comet:
     def _opened(self, _: None) -> None:
         self.hub.recall()
         self.routes.listeners.recall()
+        if self.webhooks is not None:
+            self.webhooks.start()
         if not self._sweep.running:
             self._sweep.start(SWEEP_SECONDS, now=False)
 
@@ -239,8 +265,9 @@ class Comet:
             self._presence.stop()
         if self.routes.bayeux is not None:
             self.routes.bayeux.stop()
-        if self.application is not None:
-            self.application.stop()
+        for asking in (self.application, self.webhooks):
+            if asking is not None:
+                asking.stop()
         return self._reply(self._close)
 
     def _close(self) -> MaybeDeferred[None]:
@@ -447,35 +474,5 @@ class Comet:
 
     def _reply(self, call: Callable[[], MaybeDeferred[T]]) -> Reply[T]:
         if self._on_reactor:
-            _check_place()
+            check_place()
         return replied(call)
-
-
-def _check_options(limits: object, store: object, overflow: object, tokens: object, bayeux: object) -> None:
-    """Raise ``TypeError`` or ``ValueError`` where an argument of ``Comet`` is not what it can be."""
-    check_kind("limits", limits, Limits, "Limits(capacity=100)")
-    check_kind("tokens", tokens, Tokens, "Tokens([Path('key.pem')])")
-    check_kind("bayeux", bayeux, BayeuxOptions, "BayeuxOptions(timeout=20)")
-    check_overflow(overflow)
-    if isinstance(store, (str, Path)):
-        raise TypeError(
-            "store is a store that was made, as in store=SQLiteStore('messages.db') of "
-            f"cometd_lite.stores.sqlite, not {store!r}."
-        )
-    if store is not None and overflow != "reject":
-        raise ValueError("overflow is the store's where a store is given, as in SQLiteStore(…, overflow=…).")
-
-
-def _check_place() -> None:
-    """Raise ``RuntimeError`` where Twisted's reactor would not notice what is asked here."""
-    if is_in_another_thread():
-        raise RuntimeError(
-            "Comet belongs to the thread of Twisted's reactor. In another thread: "
-            "twisted.internet.threads.blockingCallFromThread(reactor, comet.push, 'bob', 'hi')."
-        )
-    loop = running_loop()
-    if loop is not None and not serves_the_reactor(loop):
-        raise RuntimeError(
-            "Comet needs Twisted's reactor, which does not run on this asyncio loop. Install it there by "
-            "twisted.internet.asyncioreactor.install(loop), or run the server by itself and use Client here."
-        )

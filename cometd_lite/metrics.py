@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from .access.application import ApplicationCounts
 from .core.counts import BUCKETS, Counts, Histogram
+from .webhooks.outbox import WebhookCounts
 
 HELD_BUCKETS = (0.001, 0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 25.0, 30.0, 60.0, 120.0, 600.0, 3_600.0)
 """Upper bounds of how long a request was held: the steps are usual time-outs of proxies."""
@@ -105,6 +106,10 @@ class Metrics(Counts):
     """Returns how many connections are open; None over a twisted.web site, which does not count them."""
     application: ApplicationCounts | None = None
     """The answers of the application that is asked who may do what; None where none is asked."""
+    webhooks: WebhookCounts | None = None
+    """The events of which an application is told; None where none is."""
+    waiting_events: Callable[[], int] | None = None
+    """Returns how many events wait to be told; None where none are."""
     unsent: Callable[[], int] | None = None
     """Returns how many bytes are unsent; None over a twisted.web site, which does not count them."""
     _by_rule: dict[str, Tally] = field(default_factory=dict)
@@ -226,6 +231,8 @@ class _Counted(Collector):
         yield from _requests(metrics.requests)
         if metrics.application is not None:
             yield from _answers(metrics.application)
+        if metrics.webhooks is not None:
+            yield from _events(metrics.webhooks)
         yield _histogram(
             "push_to_wake_seconds",
             "Time from a push's arrival until the readers that it woke were answered.",
@@ -257,6 +264,22 @@ def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
         "application_answer_seconds",
         "Time that the application took to answer.",
         {(): counts.seconds},
+    )
+
+
+def _events(counts: WebhookCounts) -> Iterator[Metric]:
+    events = CounterMetricFamily(
+        "cometd_lite_webhook_events",
+        "Events for the application, by what became of them.",
+        labels=["outcome"],
+    )
+    for outcome in ("sent", "refused", "expired", "dropped"):
+        events.add_metric([outcome], getattr(counts, outcome))
+    yield events
+    yield CounterMetricFamily(
+        "cometd_lite_webhook_failures",
+        "Attempts to tell the application of events that failed, and are made again.",
+        value=counts.failed,
     )
 
 

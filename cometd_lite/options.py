@@ -29,6 +29,7 @@ from .http.spelling import nearest
 from .limits import Limits
 from .server import Proxies
 from .units import count, duration, size, whole
+from .webhooks.signing import Signer
 
 reactor: Any = _reactor
 
@@ -229,6 +230,11 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
             "Ask this application, by POST, about requests without a valid token.",
             application,
         ),
+        _parameter(
+            "notify-url", None, "Tell this application, by POST, of joins, leaves, unread.", application
+        ),
+        ("notify-key", None, None, "Sign what is told with the key in this file: whsec_ and base64."),
+        _parameter("unread-after", None, "Time after which an unread message is told of.", duration),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 
@@ -316,6 +322,28 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
                     f"--proxied {network}: not an address or network, as in 10.1.2.3 or 10.0.0.0/8, nor unix."
                 ) from None
         _ = self.tokens  # a wrong key file is an error before anything is served
+        self._check_webhooks()
+
+    def _check_webhooks(self) -> None:
+        if self["notify-url"] is None:
+            for name in ("notify-key", "unread-after"):
+                if self[name] is not None:
+                    raise UsageError(f"--{name} needs --notify-url, to which events are posted.")
+        elif self["notify-key"] is None:
+            raise UsageError(
+                "--notify-url needs --notify-key, the file of the key that signs what is posted."
+            )
+        else:
+            try:
+                Signer(self.notify_key or "")
+            except ValueError as error:
+                raise UsageError(f"--notify-key: {error}.") from None
+
+    @property
+    def notify_key(self) -> Path | None:
+        """The file of the key that signs events."""
+        file = self["notify-key"]
+        return None if file is None else Path(file).expanduser().absolute()  # as in ``access_log``
 
     def parseOptions(self, options: Any = None) -> None:  # noqa: N802  Twisted's name
         """Parse as Twisted does, but answer a wrong option by one sentence instead of the whole help."""

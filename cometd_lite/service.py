@@ -237,6 +237,11 @@ class CometService(Service):
                     file=error.filename,
                     error=error.strerror,
                 )
+        if self.comet.webhooks is not None:
+            try:
+                self.comet.webhooks.signer.reload()
+            except ValueError as error:
+                self.log.error("The key of --notify-key stays as it was: {error}.", error=error)  # noqa: TRY400
         tokens = self.comet.routes.policy.tokens
         if tokens is None:
             return
@@ -302,6 +307,9 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         allow_parameters=options["allow-parameter"],
         tokens=options.tokens,
         authorize_url=options["authorize-url"],
+        notify_url=options["notify-url"],
+        notify_key=options.notify_key,
+        unread_after=options["unread-after"],
         proxied=options["proxied"],
         metrics=not options["no-metrics"],
         console=not options["no-console"],

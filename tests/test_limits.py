@@ -30,7 +30,9 @@ def described(body: list[ast.stmt]) -> dict[str, str]:
 
 
 def test_every_bound_has_its_reason_beside_it() -> None:
-    constants = described(ast.parse(inspect.getsource(limits.constants)).body)
+    constants: dict[str, str] = {}
+    for part in (limits.constants, limits.durable):
+        constants |= described(ast.parse(inspect.getsource(part)).body)
     assert len(constants) > 20
     for name, reason in constants.items():
         assert len(reason.split()) >= 5, name
@@ -172,3 +174,43 @@ def test_an_answer_that_is_remembered_takes_what_is_counted(size: int) -> None:
     measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
     taken, counted = json.loads(measured.stdout)
     assert 0.7 * counted < taken < 1.1 * counted
+
+
+MEASURE_UNREAD = """
+import gc, json, sys
+from twisted.internet.task import Clock
+from cometd_lite.core.hub import Hub
+from cometd_lite.core.message import Content, Cursor, Message
+from cometd_lite.core.registry import Registry
+from cometd_lite.limits import Limits
+from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.webhooks.unread import LocalAbsences, UnreadWatch
+
+size, clock, content = int(sys.argv[1]), Clock(), Content.of("hi")
+hub = Hub(MemoryStore(Limits()), Registry(clock, 10), clock)
+watch = UnreadWatch(hub, lambda name: 60.0, LocalAbsences(hub.store), lambda *told: None)
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+def push(number):
+    watch.pushed(Message(Cursor("epoch00000", number), "%0*d" % (size, number), content, 1e9 + number, 1e9))
+
+for number in range(1_000):
+    push(number)
+before, counted = resident(), watch.bytes
+for number in range(1_000, 41_000):
+    push(number)
+print(json.dumps([resident() - before, watch.bytes - counted]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@pytest.mark.parametrize("size", [10, 200])
+def test_a_recipient_with_an_unread_message_takes_what_is_counted(size: int) -> None:
+    words = [sys.executable, "-c", MEASURE_UNREAD, str(size)]
+    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
+    taken, counted = json.loads(measured.stdout)
+    assert 0.8 * counted < taken < 1.1 * counted

@@ -140,6 +140,11 @@ class Namespaces:
         """Whether one of them says whether it is known who reads."""
         return any(one.presence is not None for one in self._given.values())
 
+    @property
+    def have_unread(self) -> bool:
+        """Whether one of them says after how long an unread message is told of."""
+        return any(one.unread_after is not None for one in self._given.values())
+
     def has_presence(self, recipient: str, own: bool) -> bool:
         """Return whether it is known who reads a recipient; ``own`` is so of those in no namespace."""
         set_to = self.of(recipient).presence

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -34,6 +34,16 @@ OnReader: TypeAlias = Callable[[tuple[str, ...]], object]
 """Called with the recipients and patterns that a reader names: a poll, a stream, a socket, a session."""
 
 
+class UnreadObserver(Protocol):
+    """What finds messages that no reader has fetched. Its functions must not raise."""
+
+    def pushed(self, message: Message) -> None:
+        """Note a message that was accepted."""
+
+    def arrived(self, reader: ParkedReader[Any]) -> None:
+        """Note a reader that is there."""
+
+
 def observe(
     hub: Hub,
     *,
@@ -41,8 +51,9 @@ def observe(
     on_park: OnReader | None = None,
     on_leave: OnReader | None = None,
     presence: PresenceTracker | None = None,
+    unread: UnreadObserver | None = None,
 ) -> None:
-    """Have a program's functions, and presence, called with what happens in the hub."""
+    """Have a program's functions, presence and webhooks called with what happens in the hub."""
     calls = _LaterCalls(hub.clock)
     registry = hub.registry
     if on_push is not None:
@@ -55,6 +66,22 @@ def observe(
         registry.on_park = _both(presence.arrived, registry.on_park)
         registry.on_leave = _both(presence.departed, registry.on_leave)
         registry.on_visit = presence.visited
+    if unread is not None:
+        hub.on_push = _each(unread.pushed, hub.on_push)
+        registry.on_park = _both(unread.arrived, registry.on_park)
+        registry.on_visit = _both(unread.arrived, registry.on_visit)
+
+
+def _each(first: OnPush, second: OnPush | None) -> OnPush:
+    """Return what calls two observers of pushes."""
+    if second is None:
+        return first
+
+    def call(message: Message) -> None:
+        first(message)
+        second(message)
+
+    return call
 
 
 def _both(first: OnParked, second: OnParked | None) -> OnParked:

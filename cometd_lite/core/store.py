@@ -241,12 +241,38 @@ class RPC(Protocol):
         """
 
 
+class Claims(Protocol):
+    """What one process of several does for all: claims, and lists of the records that all of them make.
+
+    Each Deferred fails with ``StoreDown`` where the store is away.
+    """
+
+    def note(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
+        """Make a record for so many seconds, unless there is one; return whether there was none."""
+
+    def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
+        """Make a record this process' own for so many seconds from now; return whether it is.
+
+        It is another's until that one has forgotten it, or its time is over.
+        """
+
+    def count(self, kind: str) -> Deferred[int]:
+        """Return how many records of a kind there are."""
+
+    def records(self, kind: str, until: float, most: int) -> Deferred[Sequence[Record]]:
+        """Return up to so many records of a kind that are forgotten before ``until``, the soonest first."""
+
+
 @runtime_checkable
 class SharedStore(Store, Protocol):
     """A store that other processes use at the same time."""
 
     process: str
     """The name of this process among them: 16 hexadecimal digits."""
+
+    @property
+    def claims(self) -> Claims:
+        """Return what one process does for all."""
 
     @property
     def calls(self) -> RPC:

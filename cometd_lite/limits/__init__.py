@@ -1,7 +1,7 @@
 """Every bound of the server, with its reason. Nothing in the server is unbounded.
 
 What an operator may set is a field of ``Limits``; what no operator has a reason to set is a constant of
-``constants``, and has its name here too. Sizes are in bytes, times in seconds.
+``constants`` or ``durable``, and has its name here too. Sizes are in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .constants import *  # noqa: F403  each bound has one name, wherever it stands
 from .constants import BAYEUX_BATCH_BYTES
+from .durable import *  # noqa: F403  as above
 
 
 @dataclass(frozen=True, slots=True)

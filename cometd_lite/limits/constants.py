@@ -166,15 +166,6 @@ PRESENCE_CHANGES = 50_000
 PRESENCE_PUSHES = 100
 """Messages of joins and leaves that a store which waits is given at once."""
 
-REDIS_PRESENCE_SECONDS = 0.05
-"""A process reports this long after a change what has changed: many in one run of the script."""
-
-REDIS_PRESENCE_AT_ONCE = 200
-"""Names that it reports in one run, some 3 ms of Redis."""
-
-REDIS_PRESENCE_BEAT_SECONDS = 1.0
-"""It reports at least this often that it is there."""
-
 STREAM_BYTES = 64 * 1024
 """Bytes that a stream or socket writes at once, as they are sent, or one larger message. The next write waits
 until the kernel has taken them: so a client that does not read costs one write, not what it misses."""
@@ -273,6 +264,57 @@ APPLICATION_ASKED_AGAIN_SECONDS_MOST = 86_400.0
 ADMITTED_AT_ONCE = 100
 """Requests that go on in one turn of the reactor when the answer to their question has come: 5 ms."""
 
+EVENT_SECONDS = 3_600.0
+"""An event is posted again and again for so long (HTTP.md), and is of no use to an application after that."""
+
+EVENTS_WAITING = 10_000
+"""Events that wait for an application (HTTP.md); then the oldest go."""
+
+EVENTS_BYTES = 16 * 1024 * 1024
+"""All of those together: an event has 150 bytes, and up to 8 KiB with the longest names."""
+
+EVENTS_AT_ONCE = 100
+"""Events in one request: some 15 KB, which any application takes in one step."""
+
+EVENT_GATHER_SECONDS = 0.1
+"""Events of this time are posted together: a page that is opened is joined by many readers at once."""
+
+EVENT_POST_SECONDS = 15.0
+"""An application has so long to take events: the Standard Webhooks ask for 15 to 30 s."""
+
+EVENT_PAUSE_SECONDS = (1.0, 60.0)
+"""The first pause after an attempt that failed, and the longest: an application that is back is told soon."""
+
+POSTING_CLAIM_SECONDS = 15.0
+"""Another process of a cluster posts the events this long after the one that did has ended."""
+
+POSTING_RENEWED_SECONDS = 5.0
+"""How often the one that posts says that it is there, so that it may miss that once."""
+
+UNREAD_BYTES = 32 * 1024 * 1024
+"""Recipients with a message that no reader has fetched: some 75,000 with ordinary names."""
+
+UNREAD_OVERHEAD = 360
+"""What such a recipient takes in memory besides its name, 350 measured by ``tests/test_limits.py``."""
+
+UNREAD_AT_ONCE = 100
+"""Recipients that are looked at in one turn of the reactor, 20 µs each; as many are asked for in Redis."""
+
+UNREAD_AGAIN_SECONDS = 5.0
+"""A recipient is looked at again after so long where its store is away."""
+
+UNREAD_GHOST_SECONDS = 2.0
+"""A reader that left so soon after a push, and has not come back, may never have got the message."""
+
+UNREAD_TOLD_SECONDS = 86_400.0
+"""An absence in a cluster is told again after this time: messages are gone then, unless kept for longer."""
+
+UNREAD_HERE_SECONDS = 5.0
+"""A reader that polls says no more often than this that it is there: each time costs Redis a command."""
+
+UNREAD_TAKEN_OVER_SECONDS = 30.0
+"""A recipient that is overdue for so long was waited for by a process that has ended."""
+
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
@@ -366,110 +408,6 @@ FAILURES_LOGGED_SECONDS = 60.0
 
 RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
-
-STORE_LOCK_SECONDS = 1.0
-"""A store's file that another process holds longer than this is refused at the start."""
-
-STORE_COMMIT_BYTES = 8 * 1024 * 1024
-"""Memory of the messages in one commit: more would keep the first of them waiting for the last."""
-
-STORE_GATHER_SHARE = 0.25
-"""A commit waits for as many pushes as were under way before, for this part of what the last one took."""
-
-STORE_GATHER_SECONDS = 0.005
-"""It waits no longer than this, however slow the disk."""
-
-STORE_ROWS_PER_COMMIT = 5_000
-"""Rows of places, and of messages that go, in one commit: when much expires at once, pushes still pass."""
-
-STORE_ROWS_PER_STATEMENT = 64
-"""Eight columns of each stay below the 999 parameters that older SQLite allows."""
-
-STORE_STALLED_SECONDS = 10.0
-"""Pushes are refused once the disk has not answered a commit for this long."""
-
-STORE_CACHE_BYTES = 8 * 1024 * 1024
-"""Pages that SQLite keeps in memory: reads never come from it, writes touch the newest and the places."""
-
-STORE_LOG_BYTES = 16 * 1024 * 1024
-"""SQLite's write-ahead log is cut to this after a checkpoint, which it makes every 4 MB."""
-
-STORE_RESERVE_BYTES = 64 * 1024 * 1024
-"""Pushes stop where less than this would be free on the disk, because a deletion has to be written before it
-makes room. The write-ahead log takes 16 MB, and places and records, which are still written, some 30 MB. A
-push that fits into unused pages of the file needs half of this."""
-
-STORE_NUMBERS_RESERVED = 1_000_000
-"""Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
-
-REDIS_MESSAGE_COST = 80
-"""What a message takes in Redis besides its name, type, body and event: 50 measured in a mailbox of many, and
-80 in one of two."""
-
-REDIS_MAILBOX_COST = 600
-"""What a mailbox takes in Redis besides its messages, and its name in four keys: 460 measured, and 130 more
-once something of it was read."""
-
-REDIS_LEASE_COST = 140
-"""What the last lease of a message takes in Redis until the message is done or dropped."""
-
-REDIS_LEASES_ENDED_AT_ONCE = 500
-"""Leases that end in one step of Redis."""
-
-REDIS_LOOK = 1_000
-"""Messages of others that are looked through for the reader of a pattern in one step of Redis."""
-
-REDIS_EXPIRED_AT_ONCE = 100
-"""Mailboxes in which messages expire in one step of Redis."""
-
-REDIS_OOM_BYTES = 256 * 1024
-"""Bytes of messages that were read, which one step lets go where Redis has no memory for a push."""
-
-REDIS_UNWRITTEN_BYTES = 8 * 1024 * 1024
-"""What a process remembers to write once Redis takes it: acknowledgements, and the names of records. Of more
-than that the oldest is not written; a reader that comes back acknowledges again."""
-
-REDIS_WRITTEN_AT_ONCE = 500
-"""Acknowledgements that one step of Redis writes of these, some 5 ms, and records that one turn writes."""
-
-REDIS_SAID_SECONDS = 60.0
-"""The log says no more often why Redis takes no pushes: at its bound of memory that comes and goes."""
-
-REDIS_RUNS = 100
-"""Starts and failovers of Redis that are remembered: a process that was away for more has a gap."""
-
-REDIS_COUNT_SECONDS = 1.0
-"""A push is answered after this long, though other processes have not said how many readers they woke."""
-
-REDIS_WAKE_BYTES = 16 * 1024
-"""Bytes of messages that a push publishes with the name of a recipient. Of larger pushes only the name is
-published, and readers read Redis: each process that listens is sent all that is published."""
-
-REDIS_WINDOW_MESSAGES = 16
-"""Messages of one mailbox that a process keeps of what was published: a reader that comes back at once has
-missed few."""
-
-REDIS_WINDOWS_BYTES = 8 * 1024 * 1024
-"""And those of all mailboxes together, with the table that finds them."""
-
-REDIS_ACKNOWLEDGE_SECONDS = 0.05
-"""What readers acknowledge that were answered without Redis is gathered for so long: one step sends all."""
-
-REDIS_FULL_SECONDS = 0.06
-"""A push that finds a mailbox full asks once more after this long: what readers had acknowledged at any
-process has arrived by then."""
-
-REDIS_STAND_SECONDS = 60.0
-"""Wakes of a mailbox are listened to this long after its last reader disconnected: most come back at once."""
-
-REDIS_STANDING = 100_000
-"""Names whose wakes are listened to, apart from those where readers wait, however many are asked for."""
-
-REDIS_LEFT_AT_ONCE = 100
-"""Beyond that each poll of a new name lets go of so many, those that were asked for longest ago."""
-
-REDIS_RETRY_SECONDS = 1.0
-"""The longest pause between two attempts to reach a Redis that is away."""
 
 HEAP_FREED_BYTES = (32 * 1024 * 1024, 128 * 1024 * 1024)
 """Where so much memory was freed, it is given back to the system. That takes 10 ms of one turn for the first,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from chromium import Chromium, Page
 from program import eventually
+from receivers import KEY
 from rules import under
+from rules_start import PRINTS_WHAT_IT_IS_ASKED
 from tools import needs_package
 from walk import LISTEN, SHELL, Walk
 
@@ -122,3 +126,29 @@ def a_job(walk: Walk) -> None:
         for page in (early, browser.open(walk.here("http://localhost:8000/job.html"))):
             page.until("globalThis.state?.textContent === 'done' && bar.value === 100")
     assert '"event":"done"' in walk.run("cometd-lite poll jobs/7 --json --after oldest")
+
+
+@under("docs/howto/webhooks.md", "Webhooks")
+def webhooks(walk: Walk) -> None:
+    walk.shell()
+    application = walk.program_that_serves("app.py")
+    walk.serve(f"exec {walk.next(SHELL).strip()} --listen {LISTEN}")
+    walk.shell('"messages":[]', '"delivered":0')
+    application.says("alice join chat/lobby")
+    application.says("tell bob of the message ")
+
+
+@under("docs/howto/webhooks.md", "What is told")
+def what_is_told(walk: Walk) -> None:
+    shown = json.loads(walk.next("json"))
+    (walk.directory / "notify.key").write_text(KEY)
+    walk.write("prints.py", walk.here(PRINTS_WHAT_IT_IS_ASKED))
+    printed = walk.serve("exec python prints.py", port="8001")
+    walk.server("--presence --unread-after 0.2s --notify-url http://localhost:8001/ --notify-key notify.key")
+    walk.run("curl -s -d hi localhost:8080/push/bob")
+    walk.run("curl -s 'localhost:8080/poll/chat/lobby?after=now&wait=1&as=alice'")
+    eventually(lambda: '"unread"' in printed.said and '"join"' in printed.said, "both events")
+    told = {event["event"]: event for line in printed.said.splitlines() for event in json.loads(line)}
+    for event in shown:
+        varying = {name: told[event["event"]][name] for name in ("at", "id") if name in event}
+        assert told[event["event"]] == event | varying

@@ -1407,6 +1407,16 @@ elseif verb == 'remember' or verb == 'renew' then
   remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer()
 
+elseif verb == 'note' or verb == 'hold' then
+  -- ARGV: kind, id, process, seconds, most of the kind. The result says whether the record is this process' now: no
+  -- process has it, or, for 'hold', this one has it already.
+  if not may_write() then return refused() end
+  local holder = call('GET', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5])
+  local ends = tonumber(call('ZSCORE', PREFIX .. 'records:' .. ARGV[4], ARGV[5]) or 0)
+  if holder and ends > now and (verb == 'note' or holder ~= ARGV[6]) then return answer(0) end
+  remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
+  return answer(1)
+
 elseif verb == 'forget' then
   if not may_write() then return refused() end
   call('DEL', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5])

@@ -41,6 +41,7 @@ from ...limits import (
 )
 from .acknowledgements import Acknowledgements
 from .backlog import Backlog
+from .claims import CLAIMED, RedisClaims
 from .entries import pack, unpack
 from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
@@ -94,6 +95,7 @@ class RedisStore(RedisRecords):
         self.address = link.address
         link.on_entered = link.on_writable = self._writable
         self._wakes = Wakes(link, self.process, clock)
+        self.claims = RedisClaims(link, clock, self.process, limits.max_recipients)
         self._acknowledgements = Acknowledgements(link, clock, self._backlog.acknowledge)
         self._reading: dict[tuple[tuple[str, ...], Cursor, int, bool], list[Deferred[Batch]]] = {}
         """Who waits for which look: those of a fan-out all ask the same at the same time."""
@@ -372,7 +374,7 @@ class RedisStore(RedisRecords):
         self._wakes.leave_old(now)
         self._wakes.look_for_processes()
         epoch = self._link.epoch
-        expired = self._link.run(now, "expire", RECEIPTS)
+        expired = self._link.run(now, "expire", RECEIPTS, *CLAIMED)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect, "it does not answer")
 
         def answered(result: Any) -> Any:

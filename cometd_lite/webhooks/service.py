@@ -1,0 +1,194 @@
+"""The webhooks of one hub, composed: what happens becomes events, and the events are posted.
+
+In a cluster one process posts: the one that holds a claim, which it renews, and which another process takes
+over once it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.hub import Hub
+from ..core.message import timestamp
+from ..core.namespaces import Namespaces
+from ..core.present import PresenceChange
+from ..core.store import Record, SharedStore
+from ..errors import StoreDown
+from ..jsontext import parse
+from ..limits import (
+    EVENT_POST_SECONDS,
+    EVENT_SECONDS,
+    POSTING_CLAIM_SECONDS,
+    POSTING_RENEWED_SECONDS,
+    UNREAD_AT_ONCE,
+    UNREAD_TAKEN_OVER_SECONDS,
+)
+from ..outgoing import Posting, post_to
+from .outbox import EVENTS, LocalOutbox, Outbox, SharedOutbox, WebhookCounts
+from .sender import EventSender
+from .signing import Signer
+from .unread import WAITS, Absences, LocalAbsences, SharedAbsences, UnreadWatch
+
+_POSTING = ("posting", "webhooks")
+"""The record of the process that posts, by its kind and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookOptions:
+    """Where events are posted, and by which keys they are signed.
+
+    ``unread_after`` returns the seconds that a message waits for a reader; None for a recipient of which that
+    is not told. It is None where it is told of no recipient.
+    """
+
+    post: Posting
+    signer: Signer
+    unread_after: Callable[[str], float | None] | None = None
+
+
+def webhook_options(
+    url: str | None, key: Path | str | None, unread_after: float | None, namespaces: Namespaces | None
+) -> WebhookOptions | None:
+    """Return what the arguments of a ``Comet`` ask for; None for no webhooks.
+
+    Raises ``ValueError`` for a wrong URL or key, and where one of them is missing.
+    """
+    if url is None or key is None:
+        if url is not None:
+            raise ValueError("notify_url needs notify_key, which signs what is posted")
+        if key is not None or unread_after is not None:
+            raise ValueError("notify_key and unread_after need notify_url, to which events are posted")
+        return None
+    if unread_after is not None and not 0 < unread_after < inf:
+        raise ValueError("unread_after is a number of seconds above 0")
+    signer = Signer(key)
+    after: Callable[[str], float | None] | None = None
+    if namespaces is not None and namespaces.have_unread:
+        spaces = namespaces
+
+        def after(recipient: str) -> float | None:
+            return spaces.of(recipient).unread_after or unread_after
+
+    elif unread_after is not None:
+
+        def after(recipient: str) -> float | None:  # noqa: ARG001  it is the same for all
+            return unread_after
+
+    return WebhookOptions(post_to(url, EVENT_POST_SECONDS), signer, after)
+
+
+class Webhooks:
+    """The webhooks of one hub. ``start`` is called once its store is open."""
+
+    log = Logger()
+
+    def __init__(self, hub: Hub, options: WebhookOptions) -> None:
+        self._hub = hub
+        self.counts = WebhookCounts()
+        self.signer = options.signer
+        self.post = options.post
+        shared = self._shared = hub.shared
+        clock = hub.clock
+        self._posts_until = inf if shared is None else 0.0
+        self.outbox: Outbox = (
+            LocalOutbox(hub.store, clock, self.counts)
+            if shared is None
+            else SharedOutbox(shared, clock, self.counts)
+        )
+        self._sender = EventSender(
+            self.outbox, options.post, options.signer, clock, hub.wall, self.counts, self._may_post
+        )
+        self._absences: Absences = (
+            LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock)
+        )
+        self.unread: UnreadWatch | None = None
+        """What finds messages that no reader has fetched; None where that is not told."""
+        if options.unread_after is not None:
+            self.unread = UnreadWatch(hub, options.unread_after, self._absences, self._on_unread)
+        self._renewing = LoopingCall(self._renew)
+        self._renewing.clock = clock
+
+    def start(self) -> None:
+        """Bring back what the store has remembered, and begin to post."""
+        self.outbox.recall()
+        self._absences.recall()
+        if self.unread is not None and self._shared is None:
+            self.unread.begin()
+        if self._shared is not None:
+            self._shared.hear(EVENTS, lambda _: self._sender.wake())
+        self._renewing.start(POSTING_RENEWED_SECONDS)
+
+    def stop(self) -> None:
+        """Post nothing more; in a cluster, another process does."""
+        if self._renewing.running:
+            self._renewing.stop()
+        self._sender.stop()
+        if self.unread is not None:
+            self.unread.stop()
+        if self._shared is not None and self._may_post():
+            self._shared.forget(*_POSTING)
+
+    # -- what happens
+
+    def on_change(self, change: PresenceChange) -> None:
+        """Let a join or a leave be told."""
+        self._add(
+            {
+                "event": change.event,
+                "recipient": change.recipient,
+                "name": change.name,
+                "readers": change.readers,
+                "at": timestamp(change.at),
+            }
+        )
+
+    def _on_unread(self, recipient: str, message: str) -> None:
+        now = self._hub.wall()
+        self._add({"event": "unread", "recipient": recipient, "id": message, "at": timestamp(now)})
+
+    def _add(self, event: dict[str, object]) -> None:
+        self.outbox.add(event)
+        self._sender.wake()
+
+    # -- whose turn it is
+
+    def _may_post(self) -> bool:
+        return self._hub.clock.seconds() < self._posts_until
+
+    def _renew(self) -> None:
+        """Claim that this process posts, or post what was left when the store was away."""
+        shared = self._shared
+        if shared is None:
+            self._sender.wake()
+            return
+        began = self._hub.clock.seconds()
+        claimed = shared.claims.hold(*_POSTING, POSTING_CLAIM_SECONDS)
+        claimed.addCallback(self._claimed, began, shared).addErrback(self._failed)
+
+    def _claimed(self, is_mine: bool, began: float, shared: SharedStore) -> None:
+        self._posts_until = began + POSTING_CLAIM_SECONDS if is_mine else 0.0
+        if not is_mine:
+            return
+        self._sender.wake()
+        if self.unread is not None:
+            # A record ends so long after its recipient is due; those that are overdue were left.
+            until = began + EVENT_SECONDS - UNREAD_TAKEN_OVER_SECONDS
+            left = shared.claims.records(WAITS, until, UNREAD_AT_ONCE)
+            left.addCallback(partial(self._adopt, self.unread)).addErrback(self._failed)
+
+    def _adopt(self, unread: UnreadWatch, records: list[Record]) -> None:
+        for record in records:
+            message, since = parse(record.value)
+            unread.adopt(record.id, message, since)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(StoreDown):
+            self.log.failure("The turn to post events could not be taken", failure)

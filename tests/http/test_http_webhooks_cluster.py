@@ -1,0 +1,153 @@
+"""HTTP.md, "Webhooks", over several processes at one Redis: one of them tells each event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from receivers import KEY, FakeReceiver
+from test_http_cluster import Cluster, Clusters, clusters, lose  # noqa: F401  a fixture
+
+from cometd_lite.limits import (
+    ONLINE_SECONDS,
+    POSTING_CLAIM_SECONDS,
+    POSTING_RENEWED_SECONDS,
+    UNREAD_TAKEN_OVER_SECONDS,
+)
+
+
+class Told:
+    """A cluster, and the application that each of its processes would tell."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.receivers: list[FakeReceiver] = []
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds)):
+            self.cluster.advance(1)
+
+    @property
+    def taken(self) -> list[list[Any]]:
+        """The names or recipients that were told, by the process that told them."""
+        return [
+            [(event["event"], event.get("name", event["recipient"])) for event in receiver.taken]
+            for receiver in self.receivers
+        ]
+
+    @property
+    def all(self) -> list[Any]:
+        return [event for taken in self.taken for event in taken]
+
+
+@pytest.fixture
+def told(clusters: Clusters, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:  # noqa: F811
+    """Return a function that makes a cluster of two processes, of which the first posts."""
+
+    def make(**words: Any) -> Told:
+        told = Told(clusters(notify_url="http://app.example", notify_key=KEY, **words))
+
+        def post_to(url: str, seconds: float) -> FakeReceiver:
+            told.receivers.append(FakeReceiver())
+            return told.receivers[-1]
+
+        monkeypatch.setattr("cometd_lite.webhooks.service.post_to", post_to)
+        told.cluster.join()
+        told.wait(1)
+        told.cluster.join()
+        told.wait(POSTING_RENEWED_SECONDS)
+        return told
+
+    return make
+
+
+def test_one_process_tells_the_events_of_all_and_in_order(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    for number in range(6):
+        (one, other)[number % 2].push(f"/user{number}")
+        made.wait(1)
+    made.wait(25)
+    assert made.taken == [[("unread", f"user{number}") for number in range(6)], []]
+
+
+def test_joins_and_leaves_are_told_once(told: Callable[..., Told]) -> None:
+    made = told(presence=True)
+    one, other = made.cluster.processes
+    polls = [
+        process.park("/poll/lobby?after=now&wait=60&as=" + name)
+        for process, name in ((one, "alice"), (other, "bob"))
+    ]
+    made.wait(5)
+    for poll in polls:
+        poll.hang_up()
+    made.wait(ONLINE_SECONDS + 10)
+    assert sorted(made.all) == [("join", "alice"), ("join", "bob"), ("leave", "alice"), ("leave", "bob")]
+    assert made.taken[1] == []
+
+
+def test_when_the_process_that_posts_stops_another_takes_over_soon(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    made.receivers[0].answer = lambda: None
+    other.push("/bob")
+    made.wait(25)
+    assert made.all == []
+    one.comet.stop()
+    made.cluster.processes.remove(one)
+    made.wait(POSTING_RENEWED_SECONDS + 2)
+    assert made.taken[1] == [("unread", "bob")]
+
+
+def test_when_the_process_that_posts_is_lost_another_takes_over(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    made.receivers[0].answer = lambda: "later"
+    other.push("/bob")
+    made.wait(25)
+    assert len(made.receivers[0].attempts) == 1
+    lose(made.cluster, one)
+    made.wait(POSTING_CLAIM_SECONDS + POSTING_RENEWED_SECONDS + 2)
+    assert made.taken[1] == [("unread", "bob")]
+
+
+def test_what_a_lost_process_waited_for_is_told_by_another(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    _, other = made.cluster.processes
+    other.push("/bob")
+    made.wait(1)
+    lose(made.cluster, other)
+    made.wait(20 + UNREAD_TAKEN_OVER_SECONDS + POSTING_RENEWED_SECONDS + 2)
+    assert made.taken[0] == [("unread", "bob")]
+
+
+def test_an_absence_is_told_once_whichever_processes_are_pushed_to(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    for number in range(30):
+        made.cluster.processes[number % 2].push("/bob")
+        made.wait(3)
+    assert made.all == [("unread", "bob")]
+
+
+def test_the_next_absence_is_told_though_the_reader_was_elsewhere(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    one.push("/bob")
+    made.wait(25)
+    cursor = other.get("/poll/bob?after=oldest&wait=0").json["cursor"]
+    other.get(f"/poll/bob?after={cursor}&wait=0")
+    made.wait(10)
+    one.push("/bob")
+    made.wait(25)
+    assert made.all == [("unread", "bob")] * 2
+
+
+def test_a_message_that_is_fetched_elsewhere_is_not_told(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    one.push("/bob")
+    made.wait(10)
+    other.get("/poll/bob?wait=0")
+    made.wait(30)
+    assert made.all == []

@@ -1,0 +1,126 @@
+"""HTTP.md, "Webhooks", over sockets: the application is told, and told again after a crash of the server."""
+
+from __future__ import annotations
+
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Program, Run, eventually, ran
+from standardwebhooks import Webhook
+
+KEY = "whsec_" + b64encode(bytes(range(32))).decode()
+
+
+class Receiver:
+    """An application that verifies what it is told, and keeps the events."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.status = 204
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                events = Webhook(KEY).verify(
+                    body, {name.lower(): value for name, value in self.headers.items()}
+                )
+                if receiver.status < 300:
+                    receiver.events += events
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port: int = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def options(self) -> tuple[str, str]:
+        return ("--notify-url", f"http://127.0.0.1:{self.port}/events")
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    receiver = Receiver(port)
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> tuple[str, str]:
+    file = tmp_path / "notify.key"
+    file.write_text(KEY + "\n")
+    return ("--notify-key", str(file))
+
+
+def test_an_application_is_told_of_readers_and_of_unread_messages(
+    run: Run, receiver: Receiver, key: tuple[str, str]
+) -> None:
+    program = run(*receiver.options, *key, "--presence", "--unread-after", "0.2")
+    program.park("/poll/lobby?after=now&wait=60&as=alice", "lobby")
+    message = program.push("/bob").json["id"]
+    eventually(lambda: len(receiver.events) == 2, "two events")
+    told = {event["event"]: event for event in receiver.events}
+    assert (told["join"]["recipient"], told["join"]["name"]) == ("lobby", "alice")
+    assert (told["unread"]["recipient"], told["unread"]["id"]) == ("bob", message)
+
+
+def test_what_could_not_be_told_is_told_after_a_crash_on_a_durable_store(
+    run: Run, key: tuple[str, str], tmp_path: Path
+) -> None:
+    with receiving() as down:
+        down.status = 500
+        options = (*down.options, *key, "--store", "sqlite:comet.db", "--unread-after", "0.2")
+        before = Program(tmp_path, *options)
+        waits = before.push("/bob").json["id"]
+        eventually(
+            lambda: "cometd_lite_webhook_failures_total 0.0" not in before.get("/metrics").body.decode(),
+            "a try",
+        )
+        late = before.push("/carol").json["id"]
+        before.leave()
+        before.process.kill()
+        before.process.wait()
+    with receiving(down.port) as receiver:
+        run(*options)
+        eventually(lambda: len(receiver.events) >= 2, "both events")
+        assert {event["id"] for event in receiver.events} == {waits, late}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--notify-url", "http://localhost:1/"], "--notify-url needs --notify-key"),
+        (["--notify-key", "key"], "--notify-key needs --notify-url"),
+        (["--unread-after", "60"], "--unread-after needs --notify-url"),
+        (["--notify-url", "localhost", "--notify-key", "key"], "--notify-url localhost: it takes the URL"),
+        (["--notify-url", "http://localhost:1/", "--notify-key", "none"], "--notify-key: "),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
+    said, code = ran(tmp_path, *options)
+    assert code > 0
+    assert said.startswith(f"cometd-lite: {sentence}")
+    assert said.count("\n") == 1
