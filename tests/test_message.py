@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cometd_lite.core.message import (
+    LAST,
     NOW,
     OLDEST,
+    SINCE,
     Batch,
     Content,
     Cursor,
@@ -97,7 +99,39 @@ def test_whatever_arrives_is_a_cursor_or_refused(word: str) -> None:
         cursor = Cursor.parse(word)
     except ValueError:
         return
-    assert str(cursor) == word
+    assert Cursor.parse(str(cursor)) == cursor
+
+
+@pytest.mark.parametrize(
+    ("word", "cursor", "text"),
+    [
+        ("last:1", Cursor(LAST, 1), "last:1"),
+        ("last:1000", Cursor(LAST, 1_000), "last:1000"),
+        ("since:0", Cursor(SINCE, 0), "since:0"),
+        ("since:600", Cursor(SINCE, 600_000), "since:600"),
+        ("since:0.25", Cursor(SINCE, 250), "since:0.25"),
+        ("since:0090.50", Cursor(SINCE, 90_500), "since:90.5"),
+        ("since:99999999.999", Cursor(SINCE, 99_999_999_999), "since:99999999.999"),
+    ],
+)
+def test_a_history_is_a_cursor_in_words(word: str, cursor: Cursor, text: str) -> None:
+    assert Cursor.parse(word) == cursor
+    assert str(cursor) == text
+    assert cursor.is_history
+    assert cursor.is_relative
+
+
+def test_now_depends_on_when_it_is_read_and_any_other_place_does_not() -> None:
+    assert NOW.is_relative
+    assert not NOW.is_history
+    for cursor in (OLDEST, Cursor(EPOCH, 1)):
+        assert not cursor.is_relative
+        assert not cursor.is_history
+
+
+def test_what_is_no_cursor_is_told_with_what_is_one() -> None:
+    with pytest.raises(ValueError, match="'last:1001' is not a cursor: .* last:50 or since:600"):
+        Cursor.parse("last:1001")
 
 
 def test_a_cursor_stays_within_64_bits() -> None:

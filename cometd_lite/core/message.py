@@ -109,7 +109,10 @@ class Cursor(Struct, frozen=True, gc=False):
                 return cls(LAST, int(count))
             if seconds is not None:
                 return cls(SINCE, round(float(seconds) * 1000))
-        raise ValueError("not a cursor")
+        raise ValueError(
+            f"{text[:100]!r} is not a cursor: that is one that a server gave out, "
+            "or oldest, now, last:50 or since:600."
+        )
 
 
 OLDEST = Cursor("oldest", 0)

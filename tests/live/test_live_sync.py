@@ -67,6 +67,8 @@ def test_a_script_pushes_polls_takes_and_follows_and_installs_no_reactor(program
                     client.push("script", "two")
                     print([next(messages).data, next(messages).data])
             print(client.describe("script").queued)
+            print([(one.recipient, one.queued) for one in client.recipients("scrip", limit=5).recipients])
+            print([message.data for message in client.poll("script", "last:1").messages])
             client.delete("script")
             print(client.request("GET", "healthz").json()["status"])
         print("twisted.internet.reactor" in sys.modules)
@@ -78,6 +80,8 @@ def test_a_script_pushes_polls_takes_and_follows_and_installs_no_reactor(program
         "['one', 'two']",
         "['two', 'one']",
         "1",
+        "[('script', 1)]",
+        "['two']",
         "ok",
         "False",
     ]
