@@ -164,6 +164,13 @@ class CometService(Service):
             self.monitor.start()
         for address in self.addresses:
             self.log.info("cometd-lite {version} serves {address}", version=__version__, address=address)
+        policy = self.comet.routes.policy
+        asked = (policy.tokens, policy.application, policy.authorize)
+        if not policy.hosts.loopback_only and asked == (None, None, None):
+            self.log.warn(
+                "Each client that can connect may push, read and delete everything: "
+                "there is neither --key nor --authorize-url."
+            )
         for warning in self.warnings:
             self.log.warn("{warning}", warning=warning)
         if self.alone:

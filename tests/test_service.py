@@ -13,6 +13,7 @@ from dataclasses import fields
 import pytest
 from twisted.application.service import IService, IServiceMaker
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.logger import capturedLogs, formatEvent
 from twisted.plugin import IPlugin, getPlugins
 from twisted.scripts.twistd import ServerOptions
 from zope.interface.verify import verifyObject
@@ -309,6 +310,35 @@ def test_a_socket_that_was_handed_over_is_looked_at_where_it_listens(monkeypatch
     for port in made.ports:
         port.stopListening()
     assert made.comet.routes.policy.hosts.loopback_only is only_local
+
+
+@pytest.mark.parametrize(
+    ("words", "hooks", "is_warned"),
+    [
+        (["--listen=tcp:0"], {}, True),
+        (["--listen=tcp:0:interface=127.0.0.1"], {}, False),
+        (["--listen=tcp:0", "--key={key}"], {}, False),
+        (["--listen=tcp:0", "--authorize-url=http://localhost:1/"], {}, False),
+        (["--listen=tcp:0"], {"authorize": lambda *_: True}, False),
+    ],
+)
+def test_a_server_that_lets_everything_in_from_other_machines_says_so_after_its_address(
+    tmp_path, words, hooks, is_warned
+):
+    key = tmp_path / "key"
+    key.write_text("s" * 32)
+    made = makeService(parsed(*[word.format(key=key) for word in words]), **hooks)
+    made.privilegedStartService()
+    with capturedLogs() as logs:
+        made.startService()
+    for port in made.ports:
+        port.stopListening()
+    made.comet.stop()
+    said = [formatEvent(event) for event in logs]
+    (address,) = [line for line in said if " serves http://localhost:" in line]
+    warnings = [line for line in said if line.startswith("Each client that can connect may")]
+    assert bool(warnings) is is_warned
+    assert all(said.index(line) > said.index(address) for line in warnings)
 
 
 def test_a_program_gives_its_hooks_along():

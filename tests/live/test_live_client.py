@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fork_server import ROOT
 from program import Program, Run, eventually
+from tools import needs_package
 
 from cometd_lite import Client
 
@@ -165,6 +166,28 @@ def test_a_process_may_have_several_asyncio_loops_one_after_the_other_and_needs_
     done = script(code.replace('"loops"', f'"{name}"'), f"http://localhost:{program.port}")
     assert done.stderr == ""
     assert done.stdout == f"[0, 1, 2]\n[0, 1, 2, 3]\n{bool(before)}\n"
+
+
+def test_a_loop_that_is_not_asyncios_own_does_as_well(program: Program) -> None:
+    needs_package("uvloop")
+    code = """if True:
+        import asyncio, sys, uvloop
+        from cometd_lite import Client
+        async def program():
+            async with Client(sys.argv[1]) as client:
+                await client.push("uvloop", "x" * 60_000)
+                async with client.follow("uvloop", "oldest", stream=True) as messages:
+                    print(len((await anext(messages)).data))
+                try:
+                    async with asyncio.timeout(0.1):
+                        await client.poll("uvloop", "now")
+                except TimeoutError:
+                    print("no longer")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(program())
+    """
+    done = script(code, f"http://localhost:{program.port}")
+    assert (done.stdout, done.stderr) == ("60000\nno longer\n", "")
 
 
 def test_asyncio_loops_in_several_threads_use_one_client_at_the_same_time(program: Program) -> None:
