@@ -130,7 +130,7 @@ def test_now_depends_on_when_it_is_read_and_any_other_place_does_not() -> None:
 
 
 def test_what_is_no_cursor_is_told_with_what_is_one() -> None:
-    with pytest.raises(ValueError, match="'last:1001' is not a cursor: .* last:50 or since:600"):
+    with pytest.raises(ValueError, match=r"'last:1001' is not a cursor: .* last:50 or since:600"):
         Cursor.parse("last:1001")
 
 
