@@ -112,6 +112,8 @@ class Metrics(Counts):
     """Returns how many events wait to be told; None where none are."""
     unsent: Callable[[], int] | None = None
     """Returns how many bytes are unsent; None over a twisted.web site, which does not count them."""
+    received: Callable[[], int] | None = None
+    """Returns how many bytes are kept of what arrived; None as above."""
     _by_rule: dict[str, Tally] = field(default_factory=dict)
     """The same tallies as in ``requests``; those of rules that begin alike are one."""
 

@@ -347,6 +347,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
     if not options["no-metrics"]:
         comet.metrics.connections = lambda: len(factory.connections)
         comet.metrics.unsent = lambda: factory.unsent
+        comet.metrics.received = lambda: factory.received.size
     daemon = twistd is not None and not twistd.get("nodaemon", True)
     return CometService(
         comet,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cometd_lite.core.message import Cursor
 from cometd_lite.core.sessions import Session, Sessions, new_id
 from cometd_lite.errors import ServerFull
-from cometd_lite.limits import SENDING_LOOKS
+from cometd_lite.limits import SENDING_LOOKS, SESSIONS_AT_ONCE
 
 PLACE = Cursor(EPOCH, 0)
 
@@ -212,4 +212,17 @@ def test_a_session_that_was_removed_is_not_kept_by_its_answer(sessions: Sessions
     sessions.remove(session)
     sessions.answered(session, 0.0, 20_000, lambda: True)
     assert sessions.expire(1_000.0) == []
+    sessions.check_invariants()
+
+
+def test_sessions_that_expire_at_one_moment_go_in_several_turns() -> None:
+    sessions: Sessions[Session] = Sessions(3 * SESSIONS_AT_ONCE)
+    for number in range(2 * SESSIONS_AT_ONCE + 10):
+        sessions.add(Session(str(number), (), PLACE, 5.0), 1.0)
+    assert not sessions.is_due(5.9)
+    for count in (SESSIONS_AT_ONCE, SESSIONS_AT_ONCE, 10):
+        assert sessions.is_due(6.0)
+        assert len(sessions.expire(6.0)) == count
+    assert not sessions.is_due(6.0)
+    assert len(sessions) == 0
     sessions.check_invariants()

@@ -33,7 +33,13 @@ from cometd_lite.core.recipient import matches
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable, Usage
 from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
-from cometd_lite.limits import IDEMPOTENCY_SECONDS, STORE_RESERVE_BYTES, STORE_STALLED_SECONDS, Limits
+from cometd_lite.limits import (
+    GOING_AT_ONCE,
+    IDEMPOTENCY_SECONDS,
+    STORE_RESERVE_BYTES,
+    STORE_STALLED_SECONDS,
+    Limits,
+)
 from cometd_lite.service import Options
 from cometd_lite.stores import journal
 from cometd_lite.stores.journal import SCHEMA
@@ -569,6 +575,25 @@ def test_a_deletion_leaves_what_is_pushed_while_it_is_under_way(place):
         assert not place.read(copy, "bob", after=place.at(store, 2)).gap
 
 
+def test_a_large_mailbox_is_deleted_in_several_turns_once_that_is_kept(place):
+    worker = Steps()
+    store = place.open(Limits(capacity=10 * GOING_AT_ONCE), worker)
+    place.push(store, "bob", body=["x"] * 3 * GOING_AT_ONCE)
+    worker.settle()
+    deleted = Outcome(store.delete("bob", place.now))
+    worker.step()
+    assert place.rows("messages") == []
+    assert store.usage().messages == 2 * GOING_AT_ONCE
+    assert deleted.parked
+    worker.settle()
+    assert deleted.value is None
+    assert store.usage().messages == 0
+    place.push(store, "bob", body="new")
+    worker.settle()
+    assert data(place.read(store, "bob")) == ["new"]
+    store.check_invariants()
+
+
 def test_what_is_taken_while_its_deletion_is_under_way_was_taken(place):
     worker = Steps()
     store = place.open(worker=worker)
@@ -995,6 +1020,27 @@ def test_what_was_not_written_before_a_crash_happens_again(place):
     now(place.push(store, "bob", body=["a", "b"]).deferred)
     place.take(store, "bob", limit=1)
     assert data(place.take(place.crash(), "bob")) == ["a", "b"]
+
+
+def test_what_waits_for_many_changes_is_answered_after_several_commits(place, monkeypatch):
+    monkeypatch.setattr("cometd_lite.stores.sqlite.STORE_ROWS_PER_COMMIT", 10)
+    worker = Steps()
+    store = place.open(Limits(ttl=5), worker)
+    for number in range(12):
+        place.push(store, f"box{number}")
+    worker.settle()
+    commits = worker.commits
+    place.now += 5
+    store.expire(place.now)
+    kept = Outcome(store.flush())
+    deleted = Outcome(store.delete("other", place.now))
+    worker.step()
+    assert kept.parked
+    worker.settle()
+    assert kept.value is deleted.value is None
+    assert worker.commits >= commits + 3
+    assert place.rows("messages") == []
+    assert len(place.rows("places")) == 14  # the mailboxes, * and **
 
 
 def test_a_deletion_is_answered_when_it_is_kept(place):

@@ -78,6 +78,30 @@ def test_what_is_kept_of_a_message_is_counted_until_it_is_complete(clock):
     assert setting.held[-1] == 0
 
 
+def test_what_comes_at_once_is_parsed_in_several_turns(clock):
+    setting = Setting(clock)
+    pushes = 200
+    store, append = setting.store, setting.store.append
+
+    def slow_append(*given):
+        clock.rightNow += 0.001
+        return append(*given)
+
+    def appended():
+        return sum([asked.verb == "append" for asked in store.asked])
+
+    store.append = slow_append
+    text = '{"push":"eve","data":"' + "x" * 100 + '"}'
+    setting.socket.dataReceived(b"".join([setting.client.send(TextMessage(text)) for _ in range(pushes)]))
+    first = appended()
+    assert 5 <= first < pushes / 4
+    assert setting.transport.producerState == "paused"
+    clock.advance(0)
+    assert appended() == pushes
+    assert setting.transport.producerState == "producing"
+    setting.lose()
+
+
 def test_a_socket_whose_connection_is_lost_is_freed_without_the_collector(clock):
     # The parser of websockets is a generator that refers to its protocol.
     def parsers() -> int:

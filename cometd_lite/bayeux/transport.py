@@ -134,8 +134,11 @@ class BayeuxTransport:
 
     def sweep(self) -> None:
         """Let go of the sessions that did not connect again in time; to be called every second."""
-        for session in self.sessions.expire(self.hub.clock.seconds()):
+        now = self.hub.clock.seconds()
+        for session in self.sessions.expire(now):
             self.performer.drop(session)
+        if self.sessions.is_due(now):
+            self.hub.clock.callLater(0, self.sweep)
 
     def stop(self) -> None:
         """Close the sockets that speak for no session; the others are readers, and ended by the hub."""

@@ -277,9 +277,12 @@ class Listeners:
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
-        for listener in self._sessions.expire(self._hub.clock.seconds()):
+        now = self._hub.clock.seconds()
+        for listener in self._sessions.expire(now):
             if self._hub.shared is None:  # else another process may still be polled, and the store lets it go
                 self._drop_record(listener)
+        if self._sessions.is_due(now):
+            self._hub.clock.callLater(0, self.sweep)
 
     def recall(self) -> None:
         """Bring back the listeners that the store, which is open now, has remembered.

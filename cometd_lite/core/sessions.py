@@ -21,6 +21,7 @@ from ..limits import (
     SESSION_ID_BYTES,
     SESSION_NAME_OVERHEAD,
     SESSION_OVERHEAD,
+    SESSIONS_AT_ONCE,
     SLOW_CLIENT_BYTES_PER_SECOND,
 )
 from ..sizes import names_size
@@ -189,11 +190,17 @@ class Sessions(Generic[S]):
                 session.share.release()
 
     def expire(self, now: float) -> list[S]:
-        """Forget, and return, the sessions whose time is over; to be called every second."""
+        """Forget, and return, sessions whose time is over; to be called every second.
+
+        It looks at up to ``SESSIONS_AT_ONCE`` of them. Where ``is_due`` tells that there are more, call it
+        again in the next turn of the reactor.
+        """
         self._look_at_sending(now)
         expired = []
         later = []
-        while self._expiries and self._expiries[0][0] <= now:
+        for _ in range(SESSIONS_AT_ONCE):
+            if not self.is_due(now):
+                break
             session = self._sessions.get(heappop(self._expiries)[1])
             if session is None:
                 continue
@@ -209,6 +216,10 @@ class Sessions(Generic[S]):
         for entry in later:
             heappush(self._expiries, entry)
         return expired
+
+    def is_due(self, now: float) -> bool:
+        """Return whether there are sessions to look at, because their time may be over."""
+        return bool(self._expiries) and self._expiries[0][0] <= now
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests.

@@ -90,6 +90,10 @@ class Heartbeats:
         """Return the time on the clock of the heartbeats."""
         return self._clock.seconds()
 
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Call something in the next turn of the reactor."""
+        self._clock.callLater(0, call)
+
     def _tick(self) -> None:
         now = self._clock.seconds()
         self._call = self._clock.callLater(self._pause, self._tick)

@@ -22,7 +22,7 @@ from websockets.protocol import SEND_EOF, Side
 from websockets.protocol import Protocol as FrameProtocol
 
 from ..errors import BadRequest, UpgradeRequired
-from ..limits import SOCKET_READ_BYTES
+from ..limits import SOCKET_READ_BYTES, SOCKET_SECONDS
 from .exchange import Exchange
 from .stream import BackpressuredWriter, Heartbeats
 
@@ -230,13 +230,20 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._conversation.opened(self)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Parse frames, or parts of them. While bytes are unsent, keep what came, and stop reading."""
+        """Parse frames, or parts of them. While bytes are unsent, keep what came, and stop reading.
+
+        What comes at once is parsed for ``SOCKET_SECONDS``, and the rest of it in later turns of the reactor.
+        """
         if self._unread:
             data = self._unread + data
         at = 0
+        until = self._heartbeats.seconds() + SOCKET_SECONDS
         while at < len(data) and self._open and not (self.congested or self._is_waiting):
             self._parse(data[at : at + SOCKET_READ_BYTES])
             at += SOCKET_READ_BYTES
+            if at < len(data) and self._heartbeats.seconds() > until:
+                self._heartbeats.call_soon(self._read_on)
+                break
         self._unread = data[at:]
         self._count_kept()
         if self._unread and self._open:

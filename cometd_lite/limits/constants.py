@@ -99,8 +99,8 @@ LOSSES_BYTES = 32 * 1024 * 1024
 A reader of a name that was forgotten has a gap."""
 
 ACKNOWLEDGED_BYTES = 16 * 1024 * 1024
-"""Patterns, with how far their readers came back: 65,000 ordinary ones. Of one that was forgotten no message
-makes room until a reader of it comes back again."""
+"""Patterns, with how far their readers came back: 65,000 ordinary ones. No message of a forgotten one makes
+room until a reader of it comes back."""
 
 SEEN_BYTES = 8 * 1024 * 1024
 """Names, with when a reader of them was here: 30,000 ordinary ones."""
@@ -183,6 +183,9 @@ HEARTBEAT_SECONDS = 15.0
 SOCKET_READ_BYTES = 4 * 1024
 """Bytes that a socket parses before it looks whether its client takes the answers: those are a few times as
 many."""
+
+SOCKET_SECONDS = 0.005
+"""What a socket's client has sent at once is parsed for so long in one turn of the reactor."""
 
 PING_SECONDS = 25.0
 """A WebSocket ping this often: below the 30 s of the strictest proxies."""
@@ -318,6 +321,9 @@ UNREAD_TAKEN_OVER_SECONDS = 30.0
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
+SESSIONS_AT_ONCE = 2_000
+"""Listeners or Bayeux sessions that expire in one turn of the reactor, 5 ms."""
+
 SESSION_OVERHEAD = 1_000
 """What a listener or a Bayeux session takes in memory besides the names that it reads, 830 measured."""
 
@@ -325,15 +331,13 @@ SESSION_NAME_OVERHEAD = 100
 """What a name that it reads takes besides its text: an entry of a tuple, and one that says since when."""
 
 SESSION_BYTES = 2_000
-"""Memory of one listener or Bayeux session where as many exist as may be: it reads five ordinary names. Those
-that read more leave room for fewer others."""
+"""Memory of one listener or Bayeux session where as many exist as may be: it reads five ordinary names."""
 
 PLACE_OVERHEAD = 300
 """What a place in the registry takes besides the text of its key, 260 measured."""
 
 PLACES_BYTES = 4_000
-"""Memory of the places of one reader where as many are parked as may be, for those that name several: ten
-ordinary names. Those that name more leave room for fewer others."""
+"""Memory of the places of one reader where as many are parked as may be: it names ten ordinary names."""
 
 LISTENER_SECONDS = 300.0
 """A listener that is not polled for this long ends, unless it asked for another time."""
@@ -410,8 +414,7 @@ RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
 
 HEAP_FREED_BYTES = (32 * 1024 * 1024, 128 * 1024 * 1024)
-"""Where so much memory was freed, it is given back to the system. That takes 10 ms of one turn for the first,
-and 40 ms for the last; where still more was freed at once, it stays for what comes."""
+"""Freed memory from so much to so much is given back to the system, in 10 to 40 ms; more stays for reuse."""
 
 SLICE_SECONDS = 0.01
 """Work that is too long for one turn of the reactor goes on for so long in each. With a last step of 3 ms a

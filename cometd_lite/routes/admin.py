@@ -139,4 +139,9 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         found["connections_max"] = ("The bound on connections.", limits.max_connections)
     if metrics.unsent is not None:
         found["unsent_bytes"] = ("Bytes that were written and that clients have not taken.", metrics.unsent())
+    if metrics.received is not None:
+        found["received_bytes"] = (
+            "Bytes of incomplete, early and large parked requests that are kept.",
+            metrics.received(),
+        )
     return found

@@ -36,7 +36,7 @@ from ..core.leases import Ended, LeaseId, Settlement
 from ..core.message import Batch, Cursor, Message, Push, Receipt
 from ..core.namespaces import Namespaces
 from ..core.store import Contents, Record, Shows, State, Usage
-from ..deferreds import MaybeDeferred, is_pending
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import StoreDown
 from ..limits import (
     IDEMPOTENCY_SECONDS,
@@ -50,7 +50,7 @@ from ..limits import (
 )
 from .journal import Changes, Journal, KeptRecord, Pushes, Sync, Unwritable
 from .mailboxes import new_epoch
-from .tracked import Commit, PendingPush, TrackedMailboxes
+from .tracked import Commit, PendingPush, TrackedMailboxes, Waiter
 from .worker import ThreadWorker, Worker
 
 _DOWN = "The store cannot be written now; push again later."
@@ -91,7 +91,7 @@ class SQLiteStore:
         self._recalled: dict[str, list[Record]] = {}
         self._deletions: dict[str, None] = {}
         """Recipients whose mailboxes the next commit empties; for each a caller waits among ``_waiters``."""
-        self._waiters: list[Deferred[None]] = []
+        self._waiters: list[Waiter] = []
         self._called = False
         """Whether a commit is called for."""
         self._together = 0
@@ -165,7 +165,7 @@ class SQLiteStore:
         if not self._writing and not self._has_work():
             return None
         waiter: Deferred[None] = Deferred()
-        self._waiters.append(waiter)
+        self._waiters.append((waiter, self._kept.outstanding()))
         self._write_soon()
         return waiter
 
@@ -339,9 +339,10 @@ class SQLiteStore:
         # Where the last commit failed, the next one is without pushes: what goes makes room, and what
         # comes need not wait to learn that there is none.
         pending = [] if self._down else self._next()
-        waiters, self._waiters = self._waiters, []
         deletions, self._deletions = self._deletions, {}
-        changes = self._kept.changes(None if waiters else STORE_ROWS_PER_COMMIT, self._offset)
+        changes = self._kept.changes(STORE_ROWS_PER_COMMIT, self._offset)
+        waiters = [one for one in self._waiters if self._kept.was_handed_out(one[1])]
+        self._waiters = [one for one in self._waiters if not self._kept.was_handed_out(one[1])]
         ends = self._kept.add_deletions(changes, deletions)
         records, self._records = self._records, {}
         self._add(changes, pending, records)
@@ -407,7 +408,7 @@ class SQLiteStore:
         if self._down:
             self._down = False
             self.log.info("The store {path} can be written again.", path=self._path)
-        self._kept.apply_deletions(commit.ends)
+        deleted = self._kept.apply_deletions(commit.ends)
         self._note_room(commit.changes)
         if commit.changes.has_room:
             for push in commit.pending:
@@ -415,8 +416,8 @@ class SQLiteStore:
                 push.deferred.callback(push.messages)
         else:
             self._refuse(commit.pending, _NO_ROOM)
-        for waiter in commit.waiters:
-            waiter.callback(None)
+        for waiter, _ in commit.waiters:
+            chain(deleted, waiter.callback)
 
     def _failed(self, commit: Commit, failure: Failure) -> None:
         self._note_failure(failure)
@@ -429,7 +430,8 @@ class SQLiteStore:
                 self._records.setdefault((push.receipt.kind, push.receipt.id), None)
         if commit.pending:
             # What else there was may fit without the pushes, and make room for those that come.
-            self._waiters[:0] = commit.waiters
+            until = self._kept.outstanding()
+            self._waiters = [(waiter, until) for waiter, _ in (*commit.waiters, *self._waiters)]
             self._deletions = {**dict.fromkeys(commit.ends), **self._deletions}
             self._refuse(commit.pending, _DOWN)
             self._refuse_pending()
@@ -448,12 +450,11 @@ class SQLiteStore:
         for push in refused:
             push.deferred.errback(StoreDown(sentence))
 
-    def _refuse_waiters(self, waiters: Iterable[Deferred[None]]) -> None:
+    def _refuse_waiters(self, waiters: Iterable[Waiter]) -> None:
         """Tell these, and all who wait besides, that nothing can be written."""
-        refused = [*waiters, *self._waiters]
-        self._waiters = []
+        refused, self._waiters = [*waiters, *self._waiters], []
         self._deletions.clear()
-        for waiter in refused:
+        for waiter, _ in refused:
             waiter.errback(StoreDown(_DOWN))
 
     def _note_room(self, changes: Changes) -> None:

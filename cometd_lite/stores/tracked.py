@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
 
@@ -25,7 +25,7 @@ from ..limits import LEASE_SECONDS, Limits
 from .journal import Changes, Kept, KeptLease, KeptRecord, Place
 from .mailboxes import cost, mailbox_cost
 from .memory import MemoryStore
-from .slices import Soon
+from .slices import Soon, Steps
 
 
 class PendingPush:
@@ -57,12 +57,16 @@ class PendingPush:
         self.deferred: Deferred[Sequence[Message]] = Deferred()
 
 
+Waiter: TypeAlias = tuple[Deferred[None], list[int]]
+"""It fires once what ``outstanding`` has told is written."""
+
+
 class Commit(NamedTuple):
     """What a commit under way is about. ``ends`` are the numbers up to which mailboxes are deleted."""
 
     changes: Changes
     pending: list[PendingPush]
-    waiters: list[Deferred[None]]
+    waiters: list[Waiter]
     ends: dict[str, int]
     records: dict[Any, Any]
 
@@ -84,6 +88,8 @@ class TrackedMailboxes(MemoryStore):
         """Numbers of messages that are no more, and whose leases are to leave the file."""
         self._pending: dict[str, list[int]] = {}
         """By recipient, the messages and bytes that are still to come, and what they are counted with."""
+        self._handed_out = [0, 0, 0]
+        """How many names, numbers and leases ``changes`` has handed out, in their order."""
         self._made_soon: dict[str, str] = {}
         """Those of them that have no mailbox yet, each by itself."""
         self._lost.on_forget = self._note
@@ -248,15 +254,18 @@ class TrackedMailboxes(MemoryStore):
         changes.places += places.values()  # behind what else the changes say of the same names
         return ends
 
-    def apply_deletions(self, ends: dict[str, int]) -> None:
-        """Lose what the file has lost: the messages of each mailbox up to a number."""
-        noted = len(self.gone)
+    def apply_deletions(self, ends: dict[str, int]) -> MaybeDeferred[None]:
+        """Lose what the file has lost: the messages of each mailbox up to a number, in steps."""
+        return self._slices.run(self._apply_deletions(ends)) if ends else None
+
+    def _apply_deletions(self, ends: dict[str, int]) -> Steps[None]:
         for recipient, last in ends.items():
-            mailbox = self._mailboxes.get(recipient)
-            if mailbox is not None:
-                self._drop(mailbox, [message for message in mailbox.messages if message.sequence <= last])
-        while len(self.gone) > noted:
-            self.gone.pop()
+            while going := self._oldest(recipient, last):
+                noted = len(self.gone)
+                self._drop(self._mailboxes[recipient], going)
+                while len(self.gone) > noted:
+                    self.gone.pop()
+                yield
 
     # -- what changed
 
@@ -268,6 +277,7 @@ class TrackedMailboxes(MemoryStore):
         changes = Changes(self.sequence, self._lost.floor)
         for name in list(islice(self.changed, most)):
             del self.changed[name]
+            self._handed_out[0] += 1
             place = self._place(name)
             if place is None:
                 changes.forgotten.append(name)
@@ -283,7 +293,18 @@ class TrackedMailboxes(MemoryStore):
         if not self.changed:
             going = len(self.gone) if most is None else min(most, len(self.gone))
             changes.gone = [self.gone.popleft() for _ in range(going)]
+        self._handed_out[1] += len(changes.gone)
+        self._handed_out[2] += ended
         return changes
+
+    def outstanding(self) -> list[int]:
+        """Return what ``changes`` will have handed out when all is that has changed by now."""
+        left = (len(self.changed), len(self.gone), len(self.leases_gone))
+        return [done + more for done, more in zip(self._handed_out, left, strict=True)]
+
+    def was_handed_out(self, until: list[int]) -> bool:
+        """Return whether ``changes`` has handed out what ``outstanding`` had told of."""
+        return all(done >= wanted for done, wanted in zip(self._handed_out, until, strict=True))
 
     def _add_leases(self, changes: Changes, name: str, offset: float) -> None:
         """Add to the changes the leases of a mailbox that have changed."""

@@ -140,6 +140,12 @@ def test_what_is_unsent_is_shown_where_it_is_counted(server):
     assert scrape(server)["unsent_bytes"] == 7
 
 
+def test_what_is_kept_of_requests_is_shown_where_it_is_counted(server):
+    assert "received_bytes" not in scrape(server)
+    server.comet.metrics.received = lambda: 7
+    assert scrape(server)["received_bytes"] == 7
+
+
 def test_every_kind_of_refusal_is_there_before_its_first_one(server):
     found = scrape(server)
     for kind in ("mailbox-full", "server-full", "too-many-requests", "unauthorized", "request-timeout"):
