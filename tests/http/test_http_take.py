@@ -154,6 +154,7 @@ def test_a_take_of_a_pattern_is_refused_because_it_would_wait_for_nothing(server
         ("atr=oldest", "after"),
         ("after=oldest&limt=3", "limit"),
         ("after=oldest&wiat=3", "wait"),
+        ("after=oldest&wxxt=3", "wait"),
         ("after=oldest&fromat=raw", "format"),
         ("listner=x", "listener"),
     ],
@@ -168,7 +169,7 @@ def test_a_mistyped_parameter_is_a_400_that_names_both(server, query, meant):
     assert server.read("/poll/bob") == ["1"]
 
 
-@pytest.mark.parametrize("name", ["x", "callback", "lastEventId", "%20"])
+@pytest.mark.parametrize("name", ["x", "callback", "lastEventId", "%20", "fatxx"])
 def test_a_take_with_an_unknown_parameter_is_a_400_and_a_poll_by_cursor_is_not(server, name):
     server.push("/bob", "1")
     assert server.get(f"/poll/bob?{name}=1").status == 400
