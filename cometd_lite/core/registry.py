@@ -255,7 +255,7 @@ class Registry:
             self._wakes.append(wake)
         if wake.left or wake.pending:
             self._track(wake)
-        if self._wakes and may_go_on:
+        if self._wakes and may_go_on and not wake.left:  # else this turn has had its slice
             self._run_wakes(left)
         else:
             self._schedule_wakes()
