@@ -418,6 +418,23 @@ def test_a_socket_that_asks_faster_than_the_store_answers_is_closed(late: Server
     late.store.give()
 
 
+def test_a_socket_that_is_lost_as_a_text_that_waited_is_answered_leaves_nothing(
+    late: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, wire = Client(late), Wire(late)
+    (reply,) = wire.say(
+        {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}
+    )
+    client.id = reply["clientId"]
+    wire.say(client.message("/a", data=1))
+    wire.say(client.connection())
+    monkeypatch.setattr(wire, "close", lambda code, reason: wire.lose())
+    late.hub.stopping = True  # so that the connect is answered, and the socket closed
+    late.store.give()
+    assert [reply["channel"] for reply in wire.received()] == ["/a", "/meta/connect"]
+    assert late.quiet
+
+
 def test_texts_that_wait_are_bounded_in_bytes(late: Server) -> None:
     client, wire = Client(late), Wire(late)
     (reply,) = wire.say(
