@@ -29,6 +29,7 @@ from cometd_lite.core.hub import Hub
 from cometd_lite.core.leases import LeaseId
 from cometd_lite.core.listeners import Listeners
 from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, LeasedMessage, Push
+from cometd_lite.core.namespaces import Namespace, Namespaces
 from cometd_lite.core.recipient import matches
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable, Usage
@@ -114,8 +115,17 @@ class Place:
     def wall(self) -> float:
         return self.now + self.shift
 
-    def open(self, limits: Limits | None = None, worker: Any = None, **words: Any) -> SQLiteStore:
-        return self.begin(SQLiteStore(self.path, limits, worker=worker or Inline(), wall=self.wall, **words))
+    def open(
+        self,
+        limits: Limits | None = None,
+        worker: Any = None,
+        namespaces: dict[str, Namespace] | None = None,
+        **words: Any,
+    ) -> SQLiteStore:
+        store = SQLiteStore(self.path, limits, worker=worker or Inline(), wall=self.wall, **words)
+        if namespaces is not None:
+            store.use(Namespaces(namespaces))
+        return self.begin(store)
 
     def begin(self, store: SQLiteStore) -> SQLiteStore:
         """Open a store, and know its connection."""
@@ -863,6 +873,22 @@ def test_cursors_stay_valid_and_numbers_go_on(place, again):
     assert (data(found), found.gap) == (["b", "c"], False)
     assert numbers(place.push(after, "bob").value) == [4]
     assert not place.read(after, "bob", after=place.at(store, 3)).gap
+
+
+def test_a_message_is_kept_for_the_time_of_its_namespace_over_a_restart(place, again):
+    limits, namespaces = Limits(ttl=100.0), {"archive/*": Namespace(ttl=1_000.0)}
+    store = place.open(limits, namespaces=namespaces)
+    now(place.push(store, "archive/a", "bob").deferred)
+    after = again(store, limits, namespaces=namespaces)
+    place.now += 500
+    after.expire(place.now)
+    assert data(place.read(after, "archive/a")) == ["hi"]
+    assert data(place.read(after, "bob")) == []
+    without = again(after, limits)
+    assert data(place.read(without, "archive/a")) == ["hi"]
+    place.now += 101
+    without.expire(place.now)
+    assert data(place.read(without, "archive/a")) == []
 
 
 def test_numbers_go_on_after_messages_that_are_gone(place, again):
