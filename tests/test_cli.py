@@ -416,6 +416,43 @@ def test_a_poll_prints_each_message_on_a_line_and_takes_it(shell: Shell) -> None
     assert shell.type("poll", "bob", "--wait", "0") == status.NOTHING
 
 
+def test_a_take_prints_one_message_unless_it_asks_for_more(shell: Shell) -> None:
+    for text in ("1", "2", "3"):
+        shell.server.result(shell.server.client.push("jobs", text))
+    assert shell.type("take", "jobs") == status.DONE
+    assert shell.out.getvalue() == b"1\n"
+    assert shell.type("take", "jobs", "--limit", "5", "--wait", "0") == status.DONE
+    assert shell.type("take", "jobs", "--wait", "0") == status.NOTHING
+
+
+def test_a_take_with_a_lease_prints_what_is_needed_to_acknowledge_it(shell: Shell) -> None:
+    shell.server.result(shell.server.client.push("jobs", "1"))
+    assert shell.type("take", "jobs", "--lease", "5m", "--json") == status.DONE
+    (message,) = msgspec.json.decode(shell.printed)["messages"]
+    assert message["attempt"] == 1
+    acked = shell.server.client.request("POST", "ack/jobs", [("lease", message["lease"])])
+    assert shell.server.result(acked).json()["leases"][0]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--lease", "0"], "--lease is a time from 1s to 1h"),
+        (["--lease", "2h"], "--lease is a time from 1s to 1h"),
+        (["--exec", "true"], "--exec needs --lease"),
+        (["--count", "3"], "--count goes with --exec"),
+        (["--exec", "true", "--lease", "5s", "--wait", "3"], "leave out --wait and --limit"),
+        (["--exec", "true", "--lease", "5s", "--json"], "--json and --exec"),
+    ],
+)
+def test_a_take_that_makes_no_sense_is_told_what_would(
+    shell: Shell, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=str(status.USAGE)):
+        shell.type("take", "jobs", *words)
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_poll_with_a_cursor_takes_nothing_away(shell: Shell) -> None:
     shell.type("push", "bob", "hi")
     for _ in range(2):
@@ -624,7 +661,7 @@ def test_a_stored_event_with_a_nul_does_not_end_a_following(
 
 def test_a_variable_holds_characters_that_the_systems_encoding_lacks(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom cometd_lite.cli.commands import execute\n"
+        "import sys\nfrom cometd_lite.cli.executing import execute\n"
         "from cometd_lite.cli.terminal import Terminal\n"
         "from cometd_lite.core.message import Content, Cursor, Message\n"
         "message = Message(Cursor('e', 1), 'bob', Content.of('hi'), 0.0, 1.0, '\\u20ac')\n"

@@ -21,28 +21,17 @@ from twisted.python.failure import Failure
 
 from ..client import Client, Following, Listener, NoAnswer, NotComet, Standing
 from ..client.following import GOODBYE_SECONDS
-from ..core.message import Batch, Cursor, Message, timestamp
+from ..core.message import Batch, Cursor, timestamp
 from ..core.store import Listing
 from ..errors import CometError
 from ..jsontext import dumps
 from . import status
 from .child import CHILD
+from .executing import CommandFailed, Interrupted, execute, work
 from .parser import PATIENCE_SECONDS
 from .pushing import LineSource, push
 from .terminal import Input, OutputMonitor, RetryNotes, Terminal, escaped
 from .wording import reworded
-
-VARIABLE_CHARACTERS = 25_000
-"""Characters of an environment variable for COMMAND: Linux takes 128 KiB of each, in UTF-8."""
-
-
-class CommandFailed(Exception):
-    """The COMMAND of ``--exec`` did not end with 0."""
-
-
-class Interrupted(Exception):
-    """The COMMAND of ``--exec`` was ended by a signal that ends this program too."""
-
 
 # -- poll, follow, listen
 
@@ -57,6 +46,10 @@ async def poll(
         batch = await client.take(arguments.names, **words)
     else:
         batch = await client.poll(arguments.names, _cursor(arguments.after), **words)
+    return _print(batch, arguments, terminal)
+
+
+def _print(batch: Batch, arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.json:
         terminal.write(terminal.json_line(batch.json))
     else:
@@ -65,6 +58,21 @@ async def poll(
         for message in batch.messages:
             terminal.show(message, form=arguments.format, raw=arguments.raw)
     return status.DONE if batch.messages else status.NOTHING
+
+
+async def take(
+    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
+) -> int:
+    """Print what was taken or leased, or work on one message after the other by a command."""
+    if arguments.exec is not None:
+        return await work(arguments, client, terminal)
+    words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
+    batch: Batch
+    if arguments.lease is None:
+        batch = await client.take(arguments.names, **words)
+    else:
+        batch = await client.lease(arguments.names, arguments.lease, **words)
+    return _print(batch, arguments, terminal)
 
 
 async def follow(
@@ -132,36 +140,6 @@ async def handle_all(
             if handled == arguments.count:
                 break
     return status.DONE
-
-
-def execute(command: str, message: Message, terminal: Terminal, *, keep_going: bool) -> None:
-    """Give a message to a shell command and wait for its end.
-
-    Raises ``CommandFailed``, unless it is to ``keep_going``, and ``Interrupted``.
-    """
-    variables = {
-        "COMET_ID": message.id,
-        "COMET_RECIPIENT": message.recipient,
-        "COMET_TYPE": message.content.type,
-        "COMET_EVENT": message.event or "",
-        "COMET_CREATED_AT": timestamp(message.created_at),
-    }
-    environment: dict[str, str | bytes] = {**os.environ}
-    for name, value in variables.items():
-        fitting = value.replace("\0", "\ufffd")[:VARIABLE_CHARACTERS].encode(errors="replace")
-        if fitting != value.encode(errors="surrogatepass"):
-            terminal.report(f"{name} is cut for message {message.id}: no variable can hold all of it.")
-        # In bytes, because the system's encoding may lack a character. Windows takes no bytes.
-        environment[name] = fitting if os.supports_bytes_environ else fitting.decode()
-    ended_with = CHILD.run(command, message.content.body, environment)
-    if CHILD.is_ending or ended_with in {-signal.SIGINT, 128 + signal.SIGINT}:
-        raise Interrupted
-    if ended_with == 0:
-        return
-    ended = f"ended with {ended_with}" if ended_with > 0 else f"was ended by signal {-ended_with}"
-    if not keep_going:
-        raise CommandFailed(f"The command {ended} for message {message.id}, which counts as not handled.")
-    terminal.report(f"The command {ended} for message {message.id}.")
 
 
 def _cursor(text: str) -> Cursor:
@@ -277,6 +255,7 @@ Command = Callable[[argparse.Namespace, Client, Terminal, LineSource | None], Co
 COMMANDS: Mapping[str, Command] = {
     "push": push,
     "poll": poll,
+    "take": take,
     "follow": follow,
     "listen": listen,
     "info": info,
@@ -414,6 +393,8 @@ _STDIN = "standard input"
 
 def _has_no_end(arguments: argparse.Namespace) -> bool:
     """Return whether a command runs until it is ended."""
+    if "lease" in arguments and arguments.exec is None:
+        return False
     if "count" in arguments:
         return arguments.count is None
     return "lines" in arguments and (arguments.lines or arguments.ndjson)

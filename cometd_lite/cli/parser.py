@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from .. import __version__, units
 from ..core.recipient import readable
 from ..errors import BadRecipient
+from ..limits import LEASE_SECONDS
 from . import status
 from .formats import LineFormat
 from .mistakes import CommandParser, check_text, meant_by
@@ -33,6 +34,7 @@ COMMANDS = {
     "serve": "serve, in the foreground",
     "push": "push a message, or each line of what is piped in",
     "poll": "wait for the next messages and print them",
+    "take": "take messages, or lease them and work on each by a command",
     "follow": "print messages as they come, until it is ended",
     "listen": "register a listener with an address of its own, and follow it",
     "info": "show the state of the server, or of recipients",
@@ -69,6 +71,14 @@ for --patience, and with --lines and --ndjson without end once a first line was 
 
 Without --after each message goes to one poll only: the server remembers what was read. With it nothing is
 taken away.""",
+    "take": """\
+  cometd-lite take bob --wait 0
+  cometd-lite take jobs --lease 30 --exec 'convert - thumbnails/$COMET_ID.png'
+  cometd-lite take jobs --lease 5m --json
+
+Each message goes to one reader. With --lease it comes again after so long unless it was acknowledged.
+COMMAND is given the message as with follow, and COMET_ATTEMPT. The lease is extended while it runs. Where it
+ends with 0 the message is done; else it is given back, and after a pause this goes on.""",
     "follow": """\
   cometd-lite follow logs
   cometd-lite follow 'chat/**' --json --after last:50
@@ -256,6 +266,17 @@ def _poll(add: Add) -> None:
     _add_printing(add)
 
 
+def _take(add: Add) -> None:
+    add("names", metavar="NAME", nargs="+", help="a recipient")
+    add("--lease", metavar="TIME", type=_span, help="how long they are reserved for you, from 1s to 1h")
+    add("--exec", metavar="COMMAND", help="work on one message after the other by a shell command")
+    add("--count", metavar="N", type=_count, help="with --exec: end after so many messages")
+    add("--wait", metavar="TIME", type=_span, help="how long to wait for something; default: 25 s")
+    add("--limit", metavar="N", type=_count, default=1, help="at most so many messages; default: 1")
+    add("--json", action="store_true", help="print the server's whole answer, as JSON")
+    _add_printing(add)
+
+
 def _follow(add: Add) -> None:
     add("names", metavar="NAME", nargs="+", help="a recipient, or a pattern as in 'chat/**'")
     add(
@@ -355,6 +376,7 @@ def _completion(add: Add) -> None:
 _OPTIONS: dict[str, Callable[[Add], None]] = {
     "push": _push,
     "poll": _poll,
+    "take": _take,
     "follow": _follow,
     "listen": _listen,
     "info": _info,
@@ -402,6 +424,19 @@ def _goes_on(arguments: argparse.Namespace) -> str | None:
     return None
 
 
+def _works(arguments: argparse.Namespace) -> str | None:
+    least, most = LEASE_SECONDS
+    if arguments.lease is not None and not least <= arguments.lease <= most:
+        return f"--lease is a time from {least:g}s to {most / 3600:g}h."
+    if arguments.exec is None:
+        return None if arguments.count is None else "--count goes with --exec."
+    if arguments.lease is None:
+        return "--exec needs --lease: without it a message would be lost where COMMAND fails."
+    if arguments.wait is not None or arguments.limit != 1:
+        return "--exec works on one message after the other: leave out --wait and --limit."
+    return None
+
+
 def _allows_something(arguments: argparse.Namespace) -> str | None:
     if not (arguments.push or arguments.poll or arguments.manage):
         return "the token would allow nothing; name recipients by --push, --poll or --manage."
@@ -417,6 +452,7 @@ def _holds_for_a_while(arguments: argparse.Namespace) -> str | None:
 _CHECKS: dict[str, tuple[Callable[[argparse.Namespace], str | None], ...]] = {
     "push": (_one_source, _one_type, _one_key),
     "poll": (_one_output,),
+    "take": (_one_output, _works),
     "follow": (_one_output, _goes_on),
     "listen": (_one_output, _goes_on),
     "token": (_allows_something, _holds_for_a_while),

@@ -1,7 +1,7 @@
 """Rules: how the blocks under each heading of the documentation are run, and what they must show.
 
-``rules_start``, ``rules_chat``, ``rules_howto``, ``rules_history``, ``rules_programs`` and ``rules_deploy``
-have a function for each heading with blocks.
+``rules_start``, ``rules_chat``, ``rules_howto``, ``rules_history``, ``rules_queue``, ``rules_programs`` and
+``rules_deploy`` have a function for each heading with blocks.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def from_the_shell(walk: Walk) -> None:
     follow.says("second\n")
     walk.shell()
     assert (walk.directory / "totals").read_text() == '{"total": 7}'
+    walk.shell("1000\n")
     walk.run("cometd-lite push builds/7 compiling; cometd-lite push builds/7 done")
     walk.shell("build 7 is there")
     token = walk.shell().split()[-1]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -368,3 +369,64 @@ def test_bench_measures_the_server_that_the_others_talk_to(environment: dict[str
     done = shell("cometd-lite bench mailbox --readers 5 --messages 50 --warm-up 0 --json", environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["deliveries"] == 50
+
+
+# -- workers
+
+
+def test_a_worker_acknowledges_what_its_command_has_done(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for text in ("1", "2", "3"):
+        program.push("/cli/jobs", text)
+    work = f"cat >> {tmp_path}/done; echo >> {tmp_path}/done"
+    done = shell(f"cometd-lite take cli/jobs --lease 30 --exec '{work}' --count 3", environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert (tmp_path / "done").read_text() == "1\n2\n3\n"
+    assert program.get("/recipients/cli/jobs").json["queued"] == 0
+
+
+def test_a_worker_gives_back_what_its_command_has_failed_at_and_goes_on(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    program.push("/cli/failing", "1")
+    work = f'echo "$COMET_ATTEMPT" >> {tmp_path}/attempts; test "$COMET_ATTEMPT" -gt 1'
+    script = f"cometd-lite take cli/failing --lease 30 --exec '{work}' --count 2"
+    done = shell(script, environment)
+    assert done.returncode == 0
+    assert "ended with 1 for message" in done.stderr
+    assert (tmp_path / "attempts").read_text() == "1\n2\n"
+    assert program.get("/recipients/cli/failing").json["queued"] == 0
+
+
+def test_a_lease_is_extended_while_the_command_runs(
+    program: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
+    program.push("/cli/slow", "1")
+    work = f"touch {tmp_path}/began; until test -e {tmp_path}/go; do sleep 0.05; done"
+    with running(
+        "take", "cli/slow", "--lease", "1", "--exec", work, "--count", "1", env=environment
+    ) as worker:
+        eventually((tmp_path / "began").exists, "the command runs")
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            assert program.get("/poll/cli/slow?lease=1&wait=0").json["messages"] == []
+        (tmp_path / "go").touch()
+        assert worker.communicate(timeout=PATIENCE) == (b"", b"")
+        assert worker.returncode == 0
+    assert program.get("/recipients/cli/slow").json["queued"] == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_a_worker_and_its_command_and_others_have_the_message(
+    program: Program, environment: dict[str, str], tmp_path: Path, number: int, status: int
+) -> None:
+    name = f"cli/worker-{number}"
+    program.push(f"/{name}", "1")
+    work = f"touch {tmp_path}/began; exec sleep 60"
+    with running("take", name, "--lease", "60", "--exec", work, env=environment) as worker:
+        eventually((tmp_path / "began").exists, "the command runs")
+        worker.send_signal(number)
+        assert worker.communicate(timeout=PATIENCE) == (b"", b"")
+        assert worker.returncode == status
+    assert program.get(f"/poll/{name}?lease=30").json["messages"][0]["attempt"] == 2

@@ -16,6 +16,7 @@ import rules_deploy  # noqa: F401  it has rules
 import rules_history  # noqa: F401  it has rules
 import rules_howto  # noqa: F401  it has rules
 import rules_programs  # noqa: F401  it has rules
+import rules_queue  # noqa: F401  it has rules
 import rules_start  # noqa: F401  it has rules
 from rules import RULES
 from walk import PAGES, SHELL, Block, Section, Walk, sections, walked
