@@ -2,12 +2,12 @@
 
     python tests/soak/soak_client.py [--resets 100] [--restarts 100] [--recipients 4] [--store memory]
 
-Pushers push numbers, each to a recipient of its own, by ``Client.push``. Readers read them all:
-``Client.follow`` by polls and by streams, and ``cometd-lite follow``, one of which is killed again and again
-and goes on from its ``--cursor-file``. Everything goes through a proxy that resets all connections at once;
-the server ends by SIGTERM or SIGKILL, and starts again from its file. Every reader must have every number
-once and in order; the one that is killed may have a number twice for each time that it was killed, between
-printing and noting it.
+Pushers push numbers, each to a recipient of its own, by ``Client.push`` and, on threads, ``SyncClient.push``.
+Readers read them all: ``Client.follow`` and ``SyncClient.follow`` by polls and by streams, and
+``cometd-lite follow``, one of which is killed again and again and goes on from its ``--cursor-file``.
+Everything goes through a proxy that resets all connections at once; the server ends by SIGTERM or SIGKILL,
+and starts again from its file. Every reader must have every number once and in order; the one that is killed
+may have a number twice for each time that it was killed, between printing and noting it.
 
 With ``--store memory`` a mailbox ends with the process: pushing pauses before each restart until all was
 read, the end is by SIGTERM, and a reader may be told of a gap for each restart. Exits 1 where something is
@@ -26,16 +26,18 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 from server import ROOT, Server
 
 sys.path.insert(0, str(ROOT))
 
-from cometd_lite.client import Client
+from cometd_lite.client import Client, SyncClient
 
 PUSH_PAUSE = 0.02
 """Between two pushes of a pusher: enough to be in the middle of one most of the time."""
@@ -142,6 +144,8 @@ class Run:
     """What all have in common."""
 
     client: Client
+    blocking: SyncClient
+    threads: ThreadPoolExecutor
     pushed: dict[str, int]
     readers: list[Reader]
     calm: asyncio.Event
@@ -156,13 +160,18 @@ class Run:
         )
 
 
-async def push(run: Run, recipient: str) -> None:
+async def push(run: Run, recipient: str, *, in_thread: bool) -> None:
     def retried(*_: object) -> None:
         run.push_retries += 1
 
+    words: dict[str, Any] = {"patience": PATIENCE, "on_retry": retried}
     while run.pushing:
         await run.calm.wait()
-        await run.client.push(recipient, run.pushed[recipient], patience=PATIENCE, on_retry=retried)
+        number = run.pushed[recipient]
+        if in_thread:
+            await in_a_thread(run, lambda number=number: run.blocking.push(recipient, number, **words))
+        else:
+            await run.client.push(recipient, number, **words)
         run.pushed[recipient] += 1
         await asyncio.sleep(random.uniform(0, 2 * PUSH_PAUSE))
 
@@ -177,6 +186,21 @@ async def follow(run: Run, reader: Reader, *, stream: bool) -> None:
     following = run.client.follow(list(run.pushed), "oldest", stream=stream, on_gap=gap, on_retry=retried)
     async for message in following:
         reader.heard(message.recipient, message.data)
+
+
+async def in_a_thread(run: Run, call: Callable[[], object]) -> None:
+    await asyncio.get_running_loop().run_in_executor(run.threads, call)
+
+
+async def follow_in_thread(run: Run, reader: Reader, *, stream: bool) -> None:
+    def gap(_: object) -> None:
+        reader.gaps += 1
+
+    def read() -> None:
+        for message in run.blocking.follow(list(run.pushed), "oldest", stream=stream, on_gap=gap):
+            reader.heard(message.recipient, message.data)
+
+    await in_a_thread(run, read)
 
 
 async def follow_by_command(run: Run, reader: Reader, directory: Path, *words: str, kill: bool) -> None:
@@ -266,6 +290,8 @@ async def soak(arguments: argparse.Namespace, directory: Path) -> list[str]:
     readers = [
         Reader("client polls"),
         Reader("client streams"),
+        Reader("thread polls"),
+        Reader("thread streams"),
         Reader("command polls"),
         Reader("command streams"),
     ]
@@ -273,17 +299,22 @@ async def soak(arguments: argparse.Namespace, directory: Path) -> list[str]:
         readers.append(Reader("command killed"))
     pushed = {f"soak/{number}": 0 for number in range(arguments.recipients)}
     client = Client(f"http://127.0.0.1:{proxy.port}")
-    run = Run(client, pushed, readers, asyncio.Event())
+    threads = ThreadPoolExecutor(2 + len(pushed))
+    run = Run(client, SyncClient(client.url), threads, pushed, readers, asyncio.Event())
     run.calm.set()
     reading = [
         asyncio.create_task(follow(run, readers[0], stream=False)),
         asyncio.create_task(follow(run, readers[1], stream=True)),
-        asyncio.create_task(follow_by_command(run, readers[2], directory, kill=False)),
-        asyncio.create_task(follow_by_command(run, readers[3], directory, "--stream", kill=False)),
+        asyncio.create_task(follow_in_thread(run, readers[2], stream=False)),
+        asyncio.create_task(follow_in_thread(run, readers[3], stream=True)),
+        asyncio.create_task(follow_by_command(run, readers[4], directory, kill=False)),
+        asyncio.create_task(follow_by_command(run, readers[5], directory, "--stream", kill=False)),
     ]
     if durable:
-        reading.append(asyncio.create_task(follow_by_command(run, readers[4], directory, kill=True)))
-    pushers = [asyncio.create_task(push(run, name)) for name in pushed]
+        reading.append(asyncio.create_task(follow_by_command(run, readers[6], directory, kill=True)))
+    pushers = [
+        asyncio.create_task(push(run, name, in_thread=bool(number % 2))) for number, name in enumerate(pushed)
+    ]
     began = time.monotonic()
     await trouble(run, server, proxy, arguments.resets, arguments.restarts, durable=durable)
     run.pushing = False
@@ -292,10 +323,12 @@ async def soak(arguments: argparse.Namespace, directory: Path) -> list[str]:
     finished = await until(run.all_read)
     await asyncio.sleep(0.5)  # whatever came twice comes now
     seconds = time.monotonic() - began
+    run.blocking.close()
     for task in reading:
         task.cancel()
     ended = await asyncio.gather(*reading, return_exceptions=True)
     await client.close()
+    threads.shutdown()
     await server.stop()
     say(
         f"{sum(pushed.values()):,} messages to {len(pushed)} recipients and {len(readers)} readers in "
