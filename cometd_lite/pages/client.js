@@ -237,7 +237,11 @@ export class Comet {
   #fetch;
   #storage;
   #credentials;
-  /** Readers may share a connection with those of other pages. */
+  /**
+   * Readers may share a connection with those of other pages.
+   *
+   * @internal
+   */
   shares;
   /** Loads `tabs.js`; null where pages cannot share. @type {Promise<typeof import("./tabs.js") | null> | undefined} */
   #tabs;
@@ -423,6 +427,8 @@ export class Comet {
    * @param {string[]} recipients
    * @param {boolean} ack
    * @param {string} [as]
+   * @returns {Promise<import("./tabs.js").Member | undefined>}
+   * @internal
    */
   async join(recipients, ack, as) {
     if (!this.shares || recipients.length > SHARED_MOST) return undefined;
@@ -444,12 +450,19 @@ export class Comet {
     }
   }
 
-  /** @param {boolean} renew */
+  /**
+   * @param {boolean} renew
+   * @internal
+   */
   async token(renew) {
     return typeof this.#token === "function" ? this.#token(renew) : this.#token;
   }
 
-  /** Whether to try a stream first. */
+  /**
+   * Whether to try a stream first.
+   *
+   * @internal
+   */
   get streams() {
     return this.transport === "stream" || (this.transport === "auto" && !this.#buffered);
   }
@@ -458,6 +471,7 @@ export class Comet {
    * Remember, for as long as this tab lives and stays on its network, that streams are held back.
    *
    * @param {boolean} held
+   * @internal
    */
   set buffered(held) {
     if (this.transport !== "auto" || this.#buffered === held) return;
@@ -477,6 +491,7 @@ export class Comet {
    * @param {{query?: Record<string, string | number | undefined>, headers?: Record<string, string>} &
    *   Omit<RequestInit, "headers">} [init]
    * @returns {Promise<Response>}
+   * @internal
    */
   async request(path, recipients, { query = {}, headers = {}, ...init } = {}) {
     const url = new URL(path, this.url);
@@ -506,6 +521,7 @@ export class Comet {
   /**
    * @param {string} key
    * @returns {string | null}
+   * @internal
    */
   recall(key) {
     try {
@@ -518,6 +534,7 @@ export class Comet {
   /**
    * @param {string} key
    * @param {string | null} value
+   * @internal
    */
   remember(key, value) {
     try {
@@ -602,7 +619,11 @@ export class Following {
     this.end();
   }
 
-  /** End it as `stop` does, but let its name stay present for as long as it does after a lost connection. */
+  /**
+   * End it as `stop` does, but let its name stay present for as long as it does after a lost connection.
+   *
+   * @internal
+   */
   end() {
     this.#ended = true;
     this.#attempt?.abort();

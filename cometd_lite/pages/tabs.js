@@ -85,7 +85,7 @@ export function join(shared, token, recipients) {
 }
 
 /** One reader of this page. Its events wait here until it has handled those before. */
-class Member {
+export class Member {
   /** @type {TabEvent[]} */
   #events = [];
   #wake = () => {};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from html.parser import HTMLParser
 
@@ -92,7 +93,17 @@ def test_each_page_has_the_type_and_the_validator_that_a_browser_needs():
         "ico": "image/svg+xml",
         "js": "text/javascript; charset=utf-8",
         "svg": "image/svg+xml",
+        "ts": "text/plain; charset=utf-8",
     }
     validators = {page.headers["ETag"] for page in pages().values()}
     assert len(validators) == len({page.name for page in pages().values()})
     assert all(re.fullmatch(r'"[0-9a-f]{20}"', validator) for validator in validators)
+
+
+def test_a_page_is_the_same_compressed_under_a_validator_of_its_own():
+    for page in pages().values():
+        assert page.gzipped is not None
+        assert gzip.decompress(page.gzipped.body) == page.body
+        assert page.gzipped.headers["Content-Encoding"] == "gzip"
+        assert page.gzipped.etag != page.etag
+        assert "Content-Encoding" not in page.headers

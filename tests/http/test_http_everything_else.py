@@ -332,3 +332,25 @@ def test_json_ends_with_the_end_of_its_line_for_terminals(server):
     for target in ("/poll/bob?wait=0", "/recipients/bob", "/healthz", "/nothing"):
         assert server.get(target).body.endswith(b"}\n")
     assert server.push("/bob").body.endswith(b"}\n")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (None, None),
+        ("identity", None),
+        ("gzip", "gzip"),
+        ("br;q=1.0, gzip;q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("deflate, GZIP ; q=0.0", None),
+    ],
+)
+def test_a_page_is_compressed_where_the_client_takes_gzip(server, accepted, expected):
+    headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    answer = server.ask("GET", "/client.js", headers=headers)
+    assert answer.status == 200
+    assert answer.headers.get("content-encoding") == expected
+    assert "Accept-Encoding" in answer.headers["vary"]
+    conditional = {**headers, "If-None-Match": answer.headers["etag"]}
+    again = server.ask("GET", "/client.js", headers=conditional)
+    assert (again.status, again.body) == (304, b"")

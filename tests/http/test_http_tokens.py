@@ -117,7 +117,9 @@ def test_a_token_with_a_number_as_subject_or_a_fast_clock_is_a_good_one(server, 
     assert server.get("/poll/bob?wait=0", {"Authorization": f"Bearer {signed}"}).status == 200
 
 
-@pytest.mark.parametrize("target", ["/healthz", "/metrics", "/openapi.json", "/", "/client.js"])
+@pytest.mark.parametrize(
+    "target", ["/healthz", "/metrics", "/openapi.json", "/", "/client.js", "/client.d.ts"]
+)
 def test_what_carries_no_messages_asks_for_no_token(server, target):
     assert server.get(target).status == 200
 
