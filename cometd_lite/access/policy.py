@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -38,6 +38,8 @@ _EVERYTHING = Grant()
 _SCHEMES = frozenset({b"bearer"})
 _BAYEUX_SCHEMES = frozenset({b"bearer", b"oauth"})
 """The schemes of Authorization, in lower case. Bayeux clients made for Salesforce say OAuth."""
+
+_KEY_REMOVED = "The key of the token was removed; get a new token."
 
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 """What Fetch Metadata says of requests that pages of other origins caused."""
@@ -330,14 +332,14 @@ class Policy:
     ) -> None:
         """Count a stream or socket until ``parked`` fires, and call ``end`` when its token expires.
 
-        It is called too where the key of the token is removed while ``parked`` stands in the registry, and
-        ``refused``, or ``end`` for it, where the application refuses the reader when it is asked again.
+        ``refused``, or ``end`` for it, is called where the key of the token is removed while ``parked`` is in
+        the registry, and where the application refuses the reader when it is asked again.
         """
         if grant.client is not None:
             grant.client.parked.hold_until(parked)
         if grant.key is not None and isinstance(parked, ParkedReader):
             parked.admission = grant.key
-            parked.on_revoked = end
+            parked.on_revoked = end if refused is None else partial(refused, Unauthorized(_KEY_REMOVED))
         if grant.permission is not None:
             grant.permission.watch(parked, refused or (lambda _: end()))
         if grant.expires_at is None:

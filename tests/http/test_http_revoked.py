@@ -133,7 +133,7 @@ def test_a_socket_is_closed(server: Server, keys: Path) -> None:
     removed.turn()
     kept.turn()
     assert removed.data == []
-    assert removed.goodbye == (1008, "the token has expired")
+    assert removed.goodbye == (1008, "reading is refused now: 401 unauthorized")
     assert kept.data == ["later"]
 
 
