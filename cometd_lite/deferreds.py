@@ -176,10 +176,10 @@ class ParkedDeferred(Deferred[T]):
                 value = function(value, args[0]) if len(args) == 1 else function(value, *args)
                 if value.__class__ not in _plain and not _is_plain(value):
                     break
+                self.result = value  # a coroutine that waits here reads it
             else:
                 if not self._callbacks:
                     self._runningCallbacks = False
-                    self.result = value
                     return
         except BaseException:  # noqa: BLE001  as Twisted does: what is raised is the result
             value = Failure()

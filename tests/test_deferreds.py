@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import Outcome
 from twisted.internet import defer
 from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -92,6 +93,17 @@ def test_a_callback_that_is_added_while_callbacks_run_runs_after_them() -> None:
     deferred.addCallback(lambda _: order.append("second"))
     deferred.callback(None)
     assert order == ["second", "added"]
+
+
+def test_a_coroutine_is_given_what_the_callbacks_before_it_have_returned() -> None:
+    async def waiter(deferred: Deferred[int]) -> int:
+        return await deferred
+
+    parked: Deferred[int] = ParkedDeferred()
+    parked.addCallback(lambda value: value + 1).addCallback(lambda value: value * 10)
+    waiting = Outcome(Deferred.fromCoroutine(waiter(parked)))
+    parked.callback(1)
+    assert waiting.value == 20
 
 
 def test_a_cancel_while_callbacks_run_is_too_late() -> None:
