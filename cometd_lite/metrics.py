@@ -279,6 +279,11 @@ def _events(counts: WebhookCounts) -> Iterator[Metric]:
         events.add_metric([outcome], getattr(counts, outcome))
     yield events
     yield CounterMetricFamily(
+        "cometd_lite_webhook_untracked",
+        "Recipients whose unread messages are not told of, because too many wait.",
+        value=counts.untracked,
+    )
+    yield CounterMetricFamily(
         "cometd_lite_webhook_failures",
         "Attempts to tell the application of events that failed, and are made again.",
         value=counts.failed,

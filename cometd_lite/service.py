@@ -249,6 +249,8 @@ class CometService(Service):
                 self.comet.webhooks.signer.reload()
             except ValueError as error:
                 self.log.error("The key of --notify-key stays as it was: {error}.", error=error)  # noqa: TRY400
+            else:
+                self.log.info("The key of --notify-key was read again.")
         tokens = self.comet.routes.policy.tokens
         if tokens is None:
             return

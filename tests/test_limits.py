@@ -184,11 +184,12 @@ from cometd_lite.core.message import Content, Cursor, Message
 from cometd_lite.core.registry import Registry
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.webhooks.outbox import WebhookCounts
 from cometd_lite.webhooks.unread import LocalAbsences, UnreadWatch
 
 size, clock, content = int(sys.argv[1]), Clock(), Content.of("hi")
 hub = Hub(MemoryStore(Limits()), Registry(clock, 10), clock)
-watch = UnreadWatch(hub, lambda name: 60.0, LocalAbsences(hub.store), lambda *told: None)
+watch = UnreadWatch(hub, lambda name: 60.0, LocalAbsences(hub.store), lambda *told: None, WebhookCounts())
 
 def resident():
     gc.collect()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from applications import FakeApplication, said
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
+from cometd_lite.access.application import Authorizer
 from cometd_lite.metrics import (
     BUCKETS,
     HELD,
@@ -31,6 +33,7 @@ from cometd_lite.metrics import (
 from cometd_lite.pages import pages
 from cometd_lite.routes.app import Routes
 from cometd_lite.testing import MemoryServer
+from cometd_lite.webhooks.outbox import WebhookCounts
 
 
 def shown(metrics: Metrics, gauges: dict[str, tuple[str, float]] | None = None) -> dict[str, float]:
@@ -237,7 +240,7 @@ def test_the_collectors_pauses_are_counted_by_generation() -> None:
 
 ROOT = Path(__file__).parents[1]
 _NAMED = re.compile(r"\b(?:cometd_lite|process)_\w+")
-_CHOSEN = re.compile(r'(kind|status|route|le)=~?"([^"$]+)"')
+_CHOSEN = re.compile(r'(kind|status|route|le|outcome)=~?"([^"$]+)"')
 
 
 @pytest.fixture
@@ -245,7 +248,10 @@ def there() -> dict[str, list[dict[str, str]]]:
     """Return the labels of all samples, by name, of a server that has been asked for everything."""
     server = MemoryServer(presence=True)
     metrics = server.comet.metrics
-    metrics.connections = metrics.unsent = lambda: 0
+    metrics.connections = metrics.unsent = metrics.received = metrics.waiting_events = lambda: 0
+    authorizer = Authorizer(FakeApplication(lambda _: said()), "http://app.example", server.comet.hub.clock)
+    server.comet.routes.policy.application = authorizer
+    metrics.application, metrics.webhooks = authorizer.counts, WebhookCounts()
     for rule in Routes.app.url_map.iter_rules():
         for status in (200, 499, 500):
             metrics.count_request(Over(status, rule.rule))

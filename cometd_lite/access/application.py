@@ -247,7 +247,12 @@ class Authorizer:
     # -- asking
 
     def _check_room(self, question: Question) -> None:
-        """Raise ``ServerFull`` where as many questions are under way as may be, in all or for the address."""
+        """Raise ``ServerFull`` where as many questions are under way as may be, in all or for the address.
+
+        After ``stop``, raise ``ApplicationDown``.
+        """
+        if self._is_stopping:
+            raise ApplicationDown(_CLOSED)
         if len(self._under_way) >= APPLICATION_QUESTIONS:
             raise ServerFull(
                 f"{APPLICATION_QUESTIONS} questions wait for the application's answers, which is the bound."

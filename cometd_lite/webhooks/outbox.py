@@ -47,6 +47,8 @@ class WebhookCounts:
     """They were too many to wait."""
     failed: int = 0
     """Attempts that were made again."""
+    untracked: int = 0
+    """Recipients whose unread messages are not told, because the table of those that wait is full."""
 
 
 class Outbox(Protocol):

@@ -106,20 +106,20 @@ class Webhooks:
         self._sender = EventSender(
             self.outbox, options.post, options.signer, clock, hub.wall, self.counts, self._may_post
         )
-        self._absences: Absences = (
-            LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock)
-        )
         self.unread: UnreadWatch | None = None
         """What finds messages that no reader has fetched; None where that is not told."""
-        if options.unread_after is not None:
-            self.unread = UnreadWatch(hub, options.unread_after, self._absences, self._on_unread)
+        after = options.unread_after
+        if after is not None:
+            absences: Absences = (
+                LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock, after)
+            )
+            self.unread = UnreadWatch(hub, after, absences, self._on_unread, self.counts)
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = clock
 
     def start(self) -> None:
         """Bring back what the store has remembered, and begin to post."""
         self.outbox.recall()
-        self._absences.recall()
         if self.unread is not None and self._shared is None:
             self.unread.begin()
         if self._shared is not None:

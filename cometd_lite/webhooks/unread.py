@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from ..core.hub import Hub, Standing
 from ..core.message import Message
 from ..core.parked import ParkedReader
-from ..core.recipient import is_hidden
+from ..core.recipient import is_hidden, is_pattern
 from ..core.store import Contents, SharedStore, Store
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError, StoreDown
@@ -40,6 +40,7 @@ from ..limits import (
     UNREAD_OVERHEAD,
     UNREAD_TOLD_SECONDS,
 )
+from .outbox import WebhookCounts
 
 ABSENCES = "absent"
 """The kind of the records of recipients whose absence was told."""
@@ -140,9 +141,10 @@ class LocalAbsences:
 class SharedAbsences:
     """The absences that the processes at one store tell together: the first that claims one tells it."""
 
-    def __init__(self, store: SharedStore, clock: IReactorTime) -> None:
+    def __init__(self, store: SharedStore, clock: IReactorTime, after: Callable[[str], float | None]) -> None:
         self._store = store
         self._clock = clock
+        self._after = after
         self._here: dict[str, float] = {}
         """When readers were last here, by their keys, longest ago first: their absences have ended."""
         self._bytes = 0
@@ -164,6 +166,8 @@ class SharedAbsences:
         """See ``Absences.ended``. The store is asked once while a reader comes again and again."""
         now = self._clock.seconds()
         for key in keys:
+            if is_hidden(key) or is_pattern(key) or self._after(key) is None:
+                continue
             before = self._here.pop(key, None)
             self._here[key] = now
             if before is None:
@@ -191,7 +195,7 @@ class UnreadWatch:
 
     ``after`` returns the seconds that a message waits for a reader, None where that is not told.
     ``on_unread`` is called with a recipient and the id of its message. At its bound the table takes no new
-    recipients, which are counted in ``untracked``.
+    recipients, which are counted.
     """
 
     log = Logger()
@@ -202,14 +206,15 @@ class UnreadWatch:
         after: Callable[[str], float | None],
         absences: Absences,
         on_unread: Callable[[str, str], object],
+        counts: WebhookCounts,
     ) -> None:
         self._hub = hub
+        self._counts = counts
         self._after = after
         self._absences = absences
         self._on_unread = on_unread
         self._waiting: dict[str, Unread] = {}
         self.bytes = 0
-        self.untracked = 0
         self._due: list[tuple[float, int, str]] = []
         """A heap: when each recipient is looked at, on the clock, and a number that keeps them in order."""
         self._looks = 0
@@ -241,7 +246,8 @@ class UnreadWatch:
     # -- after a restart
 
     def begin(self) -> None:
-        """Wait for the readers of all mailboxes that hold messages now, in slices."""
+        """Wait for the readers of all mailboxes that hold messages now, in slices; the store is open."""
+        self._absences.recall()
         self._look_through("")
 
     def _look_through(self, after: str) -> None:
@@ -280,7 +286,7 @@ class UnreadWatch:
     def _has_room(self, recipient: str) -> bool:
         if self.bytes + _size(recipient) <= UNREAD_BYTES:
             return True
-        self.untracked += 1
+        self._counts.untracked += 1
         return False
 
     def _enter(self, recipient: str, unread: Unread, due: float) -> None:

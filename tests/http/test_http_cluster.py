@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from applications import FakeApplication, said
 from exchanges import STARTED, Answer, Exchange, Headers, Server, by_serving, by_twisted_web
 from helpers import Outcome, check_empty, check_invariants
 from redis_recount import Recount
@@ -21,6 +22,7 @@ from redis_wires import Wires
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.access.application import Authorizer
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.comet import Comet
@@ -510,3 +512,20 @@ def test_a_push_to_listeners_is_kept_only_where_a_process_has_one(cluster: Clust
     before = here.comet.hub.store.usage().messages
     here.push("?to=listeners", "hear, hear")
     assert there.comet.hub.store.usage().messages == before
+
+
+def test_a_forwarded_request_is_asked_about_as_it_came(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    applications = [FakeApplication(lambda _: said()) for _ in cluster.processes]
+    for process, application in zip(cluster.processes, applications, strict=True):
+        asking = Authorizer(application, "http://app.example", cluster.clock)
+        process.comet.routes.policy.application = asking
+    client = Client(here, **{"Authorization": "Basic eDp5", "User-Agent": "faye"})
+    applications[0].asked.clear()
+    client.processes = cycle([there])
+    client.subscribe("/a")
+    assert applications[1].asked == [], "the process that knows the session asks"
+    asked = applications[0].asked[-1]
+    assert (asked["action"], asked["recipients"], asked["path"]) == ("poll", ["a"], "/cometd")
+    assert (asked["authorization"], asked["user_agent"]) == ("Basic eDp5", "faye")
+    assert client.headers["Cookie"] in asked["cookie"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -23,12 +24,13 @@ class Receiver:
     def __init__(self, port: int = 0) -> None:
         self.events: list[dict[str, Any]] = []
         self.status = 204
+        self.key = KEY
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                events = Webhook(KEY).verify(
+                events = Webhook(receiver.key).verify(
                     body, {name.lower(): value for name, value in self.headers.items()}
                 )
                 if receiver.status < 300:
@@ -107,6 +109,24 @@ def test_what_could_not_be_told_is_told_after_a_crash_on_a_durable_store(
         run(*options)
         eventually(lambda: len(receiver.events) >= 2, "both events")
         assert {event["id"] for event in receiver.events} == {waits, late}
+
+
+def test_a_signal_has_the_key_read_again(run: Run, receiver: Receiver, key: tuple[str, str]) -> None:
+    program = run(*receiver.options, *key, "--unread-after", "0.1")
+    other = "whsec_" + b64encode(bytes(range(40))).decode()
+    Path(key[1]).write_text("no key")
+    program.process.send_signal(signal.SIGHUP)
+    eventually(
+        lambda: "The key of --notify-key stays as it was" in program.log.read_text(), "a line in the log"
+    )
+    program.push("/bob")
+    eventually(lambda: len(receiver.events) == 1, "an event that the first key has signed")
+    receiver.key = other
+    Path(key[1]).write_text(other)
+    program.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "The key of --notify-key was read again" in program.log.read_text(), "another line")
+    program.push("/carol")
+    eventually(lambda: len(receiver.events) == 2, "an event that the other key has signed")
 
 
 @pytest.mark.parametrize(
