@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from exchanges import TreqDriver
 
 from cometd_lite import __version__
 from cometd_lite.limits import Limits
+from cometd_lite.pages import pages
 
 # -- GET /recipients/{recipient}
 
@@ -335,22 +338,27 @@ def test_json_ends_with_the_end_of_its_line_for_terminals(server):
 
 
 @pytest.mark.parametrize(
-    ("accepted", "expected"),
+    ("accepted", "is_compressed"),
     [
-        (None, None),
-        ("identity", None),
-        ("gzip", "gzip"),
-        ("br;q=1.0, gzip;q=0.5", "gzip"),
-        ("gzip;q=0", None),
-        ("deflate, GZIP ; q=0.0", None),
+        (None, False),
+        ("identity", False),
+        ("gzip", True),
+        ("br;q=1.0, gzip;q=0.5", True),
+        ("gzip;q=0", False),
+        ("deflate, GZIP ; q=0.0", False),
     ],
 )
-def test_a_page_is_compressed_where_the_client_takes_gzip(server, accepted, expected):
+def test_a_page_is_compressed_where_the_client_takes_gzip(server, accepted, is_compressed):
+    if isinstance(server.driver, TreqDriver):
+        return  # treq says by itself that it takes gzip
     headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    page = pages()["client.js"]
     answer = server.ask("GET", "/client.js", headers=headers)
     assert answer.status == 200
-    assert answer.headers.get("content-encoding") == expected
+    assert answer.headers["etag"] == (page.gzipped.etag if is_compressed else page.etag)
     assert "Accept-Encoding" in answer.headers["vary"]
+    assert answer.headers.get("content-encoding") == ("gzip" if is_compressed else None)
+    assert (gzip.decompress(answer.body) if is_compressed else answer.body) == page.body
     conditional = {**headers, "If-None-Match": answer.headers["etag"]}
     again = server.ask("GET", "/client.js", headers=conditional)
     assert (again.status, again.body) == (304, b"")
