@@ -6,8 +6,8 @@ session's place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import TypeAlias, TypeVar
+from collections.abc import Hashable
+from typing import TypeVar
 
 from ..core.message import Batch
 from ..core.parked import Wake
@@ -17,15 +17,13 @@ from ..http.responses import Response
 from ..jsontext import dumps
 from ..limits import POLL_MESSAGES_MOST
 from .answers import Connect
-from .delivery import Delivery, News
+from .delivery import Delivery, Form, News
 from .effects import Peer
 from .events import events_of
 from .http import REPLACED_ANSWER, Asking
 from .sessions import BayeuxSession
 
 T = TypeVar("T")
-Form: TypeAlias = Callable[[bytes], Response]
-"""Makes an HTTP response of an array of messages."""
 
 
 class SessionReader(Reader[T]):
@@ -158,5 +156,8 @@ class HeldConnect(SessionReader[Response]):
         SessionReader.leave(self)
 
     def _made(self, news: News | None) -> Response:
-        events = self.delivery.complete_connect(self.connect, news)
-        return self.form(b"[%b%b]" % (events, dumps(self.connect.reply)))
+        def made() -> bytes:
+            events = self.delivery.complete_connect(self.connect, news)
+            return b"[%b%b]" % (events, dumps(self.connect.reply))
+
+        return self.delivery.respond(self.session, self.form, made)

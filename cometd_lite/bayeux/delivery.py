@@ -7,6 +7,7 @@ given is there when it comes back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -17,14 +18,24 @@ from ..core.message import NOW, Batch
 from ..core.parked import Wake
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
+from ..http.responses import Response
 from ..limits import LARGE_ANSWER_BYTES, POLL_MESSAGES_MOST
 from .answers import BatchAnswer, Connect
 from .events import events_of
 from .http import Asking
 from .sessions import BayeuxSession, BayeuxSessions
 
+Form: TypeAlias = Callable[[bytes], Response]
+"""Makes an HTTP response of an array of messages."""
+
 News: TypeAlias = tuple[Batch, bytes]
 """What there is for a session, and how Bayeux says it: events, each with a comma behind it."""
+
+
+class EventsResponse(Response, frozen=True, gc=False, kw_only=True):
+    """A response that carries events; ``undo`` is for where it could not be delivered."""
+
+    undo: Callable[[], object]
 
 
 class Delivery:
@@ -98,6 +109,25 @@ class Delivery:
         """Let a session live while an answer of ``size`` bytes is on its way."""
         if size > LARGE_ANSWER_BYTES:  # of most answers, the clock need not be asked
             self.sessions.answered(session, self.hub.clock.seconds(), size, asking.is_sending)
+
+    def respond(self, session: BayeuxSession, form: Form, make: Callable[[], bytes]) -> Response:
+        """Return the response that ``form`` makes of an answer, which may carry events of a session.
+
+        ``make`` returns the answer's array, and moves the session's place on.
+        """
+        place, since, gap = session.place, session.since, session.gap
+        response = form(make())
+        there = session.place
+        if there is place:
+            return response
+
+        def undo() -> None:
+            if session.place is there:  # else a later answer has carried more
+                session.go_back(place, since)
+                session.gap |= gap
+                self.refresh(session)
+
+        return EventsResponse(response.status, response.head, response.body, undo=undo)
 
     def complete(self, answer: BatchAnswer, news: News | None) -> bytes:
         """Complete the replies to the connects of an answer; return the events that go with them."""

@@ -14,11 +14,12 @@ from urllib.parse import unquote_to_bytes
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ..core.store import RPC, ProcessGone
+from ..core.store import RPC, ProcessGone, RPCAnswer
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from ..jsontext import dumps, parse
+from .delivery import EventsResponse
 
 _CLIENT = re.compile(rb'"clientId"\s*:\s*"([0-9a-f]{16})[0-9a-f]{40}"')
 
@@ -102,7 +103,8 @@ class Forwarding:
         found = _CLIENT.search(body) or (not body and _CLIENT.search(unquote_to_bytes(exchange.query)))
         if not found or found[1] == self._process:
             return here()
-        answer = self._calls.ask(found[1].decode(), _question(exchange, body))
+        question = _question(exchange, body)
+        answer = self._calls.ask(found[1].decode(), question, exchange.was_disconnected)
 
         def failed(failure: Failure) -> MaybeDeferred[Response]:
             failure.trap(ProcessGone)
@@ -110,18 +112,18 @@ class Forwarding:
 
         return answer.addCallbacks(_unpacked, failed)
 
-    def _answered(self, question: bytes) -> MaybeDeferred[bytes]:
+    def _answered(self, question: bytes) -> MaybeDeferred[RPCAnswer]:
         request = ForwardedRequest(question)
         answer = chain(self._answer(request), _packed)
         if not is_pending(answer):
             return answer
         pending = answer
 
-        def leave(_: Deferred[bytes]) -> None:
+        def leave(_: Deferred[RPCAnswer]) -> None:
             request.has_left = True
             pending.cancel()
 
-        forwarded: Deferred[bytes] = Deferred(leave)
+        forwarded: Deferred[RPCAnswer] = Deferred(leave)
 
         pending.addBoth(forwarded.callback)  # a Failure makes it an errback
         return forwarded
@@ -142,8 +144,9 @@ def _question(exchange: Exchange, body: bytes) -> bytes:
     )
 
 
-def _packed(answer: Response) -> bytes:
-    return b"%d %d %b%b" % (answer.status, len(answer.head), answer.head, answer.body)
+def _packed(answer: Response) -> RPCAnswer:
+    said = b"%d %d %b%b" % (answer.status, len(answer.head), answer.head, answer.body)
+    return RPCAnswer(said, answer.undo if isinstance(answer, EventsResponse) else None)
 
 
 def _unpacked(said: bytes) -> Response:

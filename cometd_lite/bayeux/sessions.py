@@ -102,6 +102,11 @@ class BayeuxSession(Session):
             self.since = {name: since for name, since in self.since.items() if since > number}
         self.place = cursor
 
+    def go_back(self, place: Cursor, since: dict[str, int]) -> None:
+        """Note that what came after a place was not delivered; ``since`` is what it was at that place."""
+        self.place = place
+        self.since = since | self.since
+
     def confirm(self, number: Any) -> None:
         """Let go of what the client says it has ("Acknowledge Extension"); the rest will be sent again."""
         if (

@@ -27,9 +27,9 @@ from ..http.responses import Response
 from ..http.websocket import SERVICE_RESTART
 from ..limits import BAYEUX_SOCKET_BACKLOG_BYTES, Limits
 from .answers import BatchAnswer, Connect
-from .connects import Form, HeldConnect
+from .connects import HeldConnect
 from .conversation import Bayeux
-from .delivery import Delivery
+from .delivery import Delivery, Form, News
 from .effects import Effects, Look, Peer, PeerRights, Service
 from .fields import batch_of
 from .http import Asking, browser_of, is_callback, json_answer, parsed, posted, script_answer, set_cookie
@@ -178,12 +178,19 @@ class BayeuxTransport:
                 news = yield Look(session)
                 if news is not None and asking.was_disconnected():
                     news = None
-            response = form(answer.json(self.delivery.complete(answer, news)))
+            response = self._made(answer, news, form)
         if session is not None:
             self.delivery.answered(session, len(response.body), asking)
             if session.reader is not None:
                 self.delivery.refresh(session)
         return response
+
+    def _made(self, answer: BatchAnswer, news: News | None, form: Form) -> Response:
+        def made() -> bytes:
+            return answer.json(self.delivery.complete(answer, news))
+
+        session = answer.session
+        return form(made()) if session is None else self.delivery.respond(session, form, made)
 
     def _may_hold(self, connect: Connect) -> bool:
         """Return whether a connect may be held: one of each browser may.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -218,7 +218,14 @@ class Readers(Protocol):
         """Return how many seconds ago a reader was here; None where that is not known."""
 
 
-Answerer: TypeAlias = Callable[[bytes], MaybeDeferred[bytes]]
+class RPCAnswer(NamedTuple):
+    """What a process answers another one; ``lost`` is called where it has reached no caller that waits."""
+
+    said: bytes
+    lost: Callable[[], object] | None = None
+
+
+Answerer: TypeAlias = Callable[[bytes], MaybeDeferred[RPCAnswer]]
 """Answers a question of another process. A Deferred that it returns is cancelled when the answer is no longer
 waited for."""
 
@@ -233,11 +240,14 @@ class RPC(Protocol):
     answerer: Answerer | None
     """Answers the questions of other processes; None until there is one."""
 
-    def ask(self, process: str, question: bytes) -> Deferred[bytes]:
+    def ask(
+        self, process: str, question: bytes, is_disconnected: Callable[[], bool] = lambda: False
+    ) -> Deferred[bytes]:
         """Return the answer of the process with this name.
 
-        Fails with ``ProcessGone``, ``StoreDown``, or ``InternalError`` where the answerer failed. Cancelling
-        the Deferred cancels the answerer's.
+        An answer is lost where the client, for which it is, has disconnected when it comes. Fails with
+        ``ProcessGone``, ``StoreDown``, or ``InternalError`` where the answerer failed. Cancelling the
+        Deferred cancels the answerer's.
         """
 
 

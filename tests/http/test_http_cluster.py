@@ -302,6 +302,39 @@ def test_a_client_that_left_unnoticed_finds_its_events_when_it_comes_back(cluste
     assert events(client.post(client.connection()).answer) == ["kept"]
 
 
+def test_events_are_sent_again_whose_answer_came_to_a_process_that_had_lost_redis(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    client = Client(here)
+    client.subscribe("/a")
+    client.processes = cycle([there])
+    held = client.hold()
+    cluster.wires.wires[1].abortConnection()
+    cluster.settle()  # it has found Redis again, but not what it had asked
+    assert held.answer is not None
+    assert held.answer.status == 503
+    here.push("/a", "kept")
+    assert events(client.post(client.connection()).answer) == ["kept"]
+    held = client.hold()
+    here.push("/a", "next")
+    assert events(held.answer) == ["next"]
+
+
+def test_events_are_sent_again_whose_client_left_while_the_answer_was_on_its_way(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    client = Client(here)
+    client.subscribe("/a")
+    client.processes = cycle([there])
+    held = client.hold()
+    ours, theirs = cluster.wires.wires
+    here.driver.send("POST", "/push/a", [("Content-Type", "text/plain")], b"kept")
+    for _ in range(3):
+        ours.look(0.2)  # the process of the session has answered
+    held.hang_up()
+    theirs.look(0.2)  # and the other one hears of it after its client has left
+    cluster.settle()
+    assert events(client.post(client.connection()).answer) == ["kept"]
+
+
 def test_events_do_not_go_with_an_answer_whose_client_has_left_meanwhile(cluster: Cluster) -> None:
     here, there = cluster.processes
     client = Client(here)
