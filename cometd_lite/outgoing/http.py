@@ -6,6 +6,7 @@ import builtins
 import socket
 import ssl
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -29,7 +30,6 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError  # what ResponseFailed holds, and public nowhere
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
@@ -59,6 +59,23 @@ NETWORK_ERRORS = (
 )
 """The failures of treq's Deferreds for which the network is to blame."""
 
+
+def _parse_error() -> type[BaseException]:
+    """Return what ``ResponseFailed`` holds where an answer is no HTTP. Twisted has it nowhere in public.
+
+    Where it has moved, such an answer is told as any other failure.
+    """
+    try:
+        found: type[BaseException] = import_module("twisted.web._newclient").ParseError
+    except (ImportError, AttributeError):
+        return _Moved
+    return found
+
+
+class _Moved(Exception):
+    """What is never raised."""
+
+
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (DNSLookupError, "No server answers at {url}: there is no such host."),
     (socket.gaierror, "No server answers at {url}: there is no such host."),
@@ -70,7 +87,7 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionClosed, "The connection to {url} was lost before the answer was there."),
     (TLSError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
     (VerificationError, "The certificate of {url} is for another name."),
-    (ParseError, "What answers at {url} does not speak HTTP."),
+    (_parse_error(), "What answers at {url} does not speak HTTP."),
     (TimeoutError, "The server at {url} did not answer in time."),
     (builtins.TimeoutError, "No server answers at {url}: it did not accept a connection in time."),
     (OSError, "No server answers at {url}: {error.strerror}."),
