@@ -26,7 +26,7 @@ from cometd_lite.access.application import Authorizer
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.comet import Comet
-from cometd_lite.limits import SWEEP_SECONDS
+from cometd_lite.limits import SWEEP_SECONDS, Limits
 from cometd_lite.stores.redis.store import RedisStore
 
 JSON = {"Content-Type": "application/json"}
@@ -36,7 +36,8 @@ class Process(Server):
     """A server of a cluster: when it was asked something, all processes have their turn."""
 
     def __init__(self, cluster: Cluster, place: int, **words: Any) -> None:
-        store = RedisStore(cluster.address, clock=cluster.clock, endpoint=cluster.wires)
+        limits = words.get("limits")
+        store = RedisStore(cluster.address, limits, clock=cluster.clock, endpoint=cluster.wires)
         clock = cluster.clock
         comet = Comet(store=store, clock=clock, wall=lambda: STARTED + clock.seconds() - 1_000, **words)
         # One process is served by the project's own server, the next one by twisted.web.
@@ -562,3 +563,53 @@ def test_a_forwarded_request_is_asked_about_as_it_came(cluster: Cluster) -> None
     assert (asked["action"], asked["recipients"], asked["path"]) == ("poll", ["a"], "/cometd")
     assert (asked["authorization"], asked["user_agent"]) == ("Basic eDp5", "faye")
     assert client.headers["Cookie"] in asked["cookie"]
+
+
+# -- leases
+
+
+def leases(answer: Answer | None) -> list[tuple[Any, int]]:
+    """Return the data of leased messages, each with its attempt."""
+    assert answer is not None, "it is held"
+    return [(message["data"], message["attempt"]) for message in answer.json["messages"]]
+
+
+def test_a_lease_of_one_process_is_known_to_the_other_which_may_settle_it(cluster: Cluster) -> None:
+    one, other = cluster.processes
+    one.push("/jobs", "1")
+    answer = one.get("/poll/jobs?lease=30")
+    assert leases(answer) == [("1", 1)]
+    assert leases(other.get("/poll/jobs?lease=30&wait=0")) == []
+    (message,) = answer.json["messages"]
+    assert other.ask("POST", f"/ack/jobs?lease={message['lease']}").status == 200
+    assert one.ask("POST", f"/ack/jobs?lease={message['lease']}").status == 410
+
+
+def test_a_worker_of_another_process_is_woken_by_what_is_released_and_by_a_lease_that_ends(
+    cluster: Cluster,
+) -> None:
+    one, other = cluster.processes
+    one.push("/jobs", "1")
+    first = one.get("/poll/jobs?lease=5").json["messages"][0]["lease"]
+    worker = other.park("/poll/jobs?lease=5")
+    one.ask("POST", f"/ack/jobs?lease={first}&release=yes")
+    cluster.settle()
+    assert leases(worker.answer) == [("1", 2)]
+    waiting = one.park("/poll/jobs?lease=5")
+    for _ in range(6):
+        cluster.advance(1)
+    assert leases(waiting.answer) == [("1", 3)]
+
+
+def test_a_message_that_was_leased_too_often_is_moved_by_one_process_once(clusters: Clusters) -> None:
+    cluster = clusters(limits=Limits(max_attempts=1))
+    one, other = cluster.join(), cluster.join()
+    one.push("/jobs", "1")
+    one.get("/poll/jobs?lease=1")
+    reader = other.park("/poll/$dead/jobs?after=now")
+    for _ in range(15):
+        cluster.advance(1)
+    assert reader.answer is not None
+    assert [message["event"] for message in reader.answer.json["messages"]] == ["dead"]
+    assert len(other.get("/poll/$dead/jobs?after=oldest").json["messages"]) == 1
+    assert one.get("/recipients/jobs").json["queued"] == 0

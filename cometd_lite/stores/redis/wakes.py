@@ -361,8 +361,9 @@ class Wakes:
         woken = takers = 0
         ago: float | None = None
         ended: MaybeDeferred[None] = None
-        if head != self._last_wake:
-            # It comes once for each key at which readers stand here, and the first finds all of them.
+        if head != self._last_wake or process == _NONE:
+            # It comes once for each key at which readers stand here, and the first finds all of them. What
+            # comes back to takes has no number by which one time would be told from the next.
             self._last_wake = head
             epoch, before, lost, name = about.split(b" ", 3)
             recipient = name.decode()
