@@ -52,9 +52,11 @@ WAITS = "unread"
 class Unread:
     """What waits for one recipient: the first and the last message since its reader was there."""
 
-    __slots__ = ("first", "last", "last_at", "since")
+    __slots__ = ("first", "is_adopted", "last", "last_at", "since")
 
-    def __init__(self, message: str, at: float) -> None:
+    def __init__(self, message: str, at: float, *, is_adopted: bool = False) -> None:
+        self.is_adopted = is_adopted
+        """Whether it was left by a process that has ended, perhaps while it told this."""
         self.first = self.last = message
         self.since = self.last_at = at
         """When they came, in seconds since 1970."""
@@ -241,7 +243,8 @@ class UnreadWatch:
     def adopt(self, recipient: str, message: str, since: float) -> None:
         """Look now at a recipient that a process has left."""
         if recipient not in self._waiting and self._has_room(recipient):
-            self._enter(recipient, Unread(message, since), self._hub.clock.seconds())
+            unread = Unread(message, since, is_adopted=True)
+            self._enter(recipient, unread, self._hub.clock.seconds())
 
     # -- after a restart
 
@@ -356,7 +359,7 @@ class UnreadWatch:
         return None
 
     def _tell(self, is_new: bool, recipient: str, message: str) -> None:
-        if is_new:
+        if is_new or self._waiting[recipient].is_adopted:
             self._on_unread(recipient, message)
         self._settle(recipient)
 

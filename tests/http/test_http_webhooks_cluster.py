@@ -14,6 +14,7 @@ from cometd_lite.limits import (
     POSTING_CLAIM_SECONDS,
     POSTING_RENEWED_SECONDS,
     UNREAD_TAKEN_OVER_SECONDS,
+    Limits,
 )
 
 
@@ -151,3 +152,31 @@ def test_a_message_that_is_fetched_elsewhere_is_not_told(told: Callable[..., Tol
     other.get("/poll/bob?wait=0")
     made.wait(30)
     assert made.all == []
+
+
+def test_what_a_process_was_lost_while_it_told_is_told_by_another(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    _, other = made.cluster.processes
+    assert other.comet.webhooks is not None
+    # It is lost between its claim and its event.
+    other.comet.webhooks.outbox.add = lambda event: lose(made.cluster, other)  # type: ignore[method-assign]
+    other.push("/bob")
+    made.wait(21)
+    assert other not in made.cluster.processes
+    made.wait(UNREAD_TAKEN_OVER_SECONDS + POSTING_RENEWED_SECONDS + 2)
+    assert made.taken[0] == [("unread", "bob")]
+
+
+def test_events_and_waits_last_longer_than_messages(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    one = made.cluster.processes[0]
+    for process in made.cluster.processes:
+        process.comet.hub.store.limits = Limits(ttl=30)  # type: ignore[attr-defined]  # that of Redis has it
+    made.receivers[0].answer = lambda: None
+    one.push("/bob")
+    made.wait(19)
+    assert made.receivers[0].attempts == []
+    made.wait(100)
+    made.receivers[0].answer = lambda: 204
+    made.wait(70)
+    assert made.all == [("unread", "bob")]

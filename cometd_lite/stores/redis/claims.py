@@ -13,7 +13,8 @@ from ...core.store import Record
 from .link import RedisLink
 
 CLAIMED = ("absent", "event", "posting", "unread")
-"""The kinds of records that webhooks make, whose ends are cleared away: they are looked up by time."""
+"""The kinds of records that webhooks make. They are looked up by the time at which they end. It is therefore
+kept as it was given, and what has ended is cleared away."""
 
 
 class RedisClaims:

@@ -18,6 +18,7 @@ from ...core.store import Record
 from ...errors import StoreDown
 from ...limits import IDEMPOTENCY_KEYS, Limits
 from .backlog import Backlog
+from .claims import CLAIMED
 from .link import RedisLink, WritesRefused
 
 
@@ -46,7 +47,8 @@ class RedisRecords:
         value: Callable[[], bytes],
         expires_at: float,
     ) -> None:
-        seconds = max(0.001, min(expires_at - self._clock.seconds(), self.limits.ttl))
+        left = expires_at - self._clock.seconds()
+        seconds = max(0.001, left if kind in CLAIMED else min(left, self.limits.ttl))
         most = IDEMPOTENCY_KEYS if kind == RECEIPTS else self.limits.max_sessions
 
         def write() -> None:
