@@ -43,7 +43,7 @@ def asking(server: Server, answer: Any = None) -> FakeApplication:
 
 @pytest.fixture
 def server(serve: Any) -> Server:
-    made: Server = serve()
+    made: Server = serve(presence=True)
     return made
 
 
@@ -63,6 +63,10 @@ ROUTES = [
     ("POST", "/register", "poll", []),
     ("GET", "/recipients/bob", "poll", ["bob"]),
     ("DELETE", "/recipients/bob", "manage", ["bob"]),
+    ("GET", "/recipients?prefix=chat/", "manage", ["chat/**"]),
+    ("GET", "/presence/bob", "poll", ["bob"]),
+    ("DELETE", "/presence/bob?as=alice", "poll", ["bob"]),
+    ("GET", "/poll/$presence/bob?after=oldest&wait=0", "poll", ["bob"]),
     ("GET", "/recipients?prefix=chat/lo", "manage", ["chat/**"]),
 ]
 routes = pytest.mark.parametrize(("method", "target", "action", "names"), ROUTES)
@@ -233,6 +237,27 @@ def test_idempotency_keys_of_different_subjects_are_different_keys(server: Serve
     ]
     again = server.push("/bob", "alice", {"Cookie": "alice", "Idempotency-Key": "1"}).json["id"]
     assert (again == one, other == one) == (True, False)
+
+
+def test_a_reader_is_present_under_the_subject_or_under_the_name_that_the_application_has_seen(
+    server: Server,
+) -> None:
+    application = asking(server, lambda asked: said(**({"subject": "alice"} if asked["cookie"] else {})))
+    server.park("/poll/lobby?after=now&wait=60&as=root", COOKIE)
+    server.park("/poll/lobby?after=now&wait=60&as=bob")
+    assert "as=bob" in application.asked[-1]["query"]
+    members = server.get("/presence/lobby").json["members"]
+    assert [member["name"] for member in members] == ["alice", "bob"]
+
+
+def test_an_ack_is_asked_about_as_a_poll_is(server: Server) -> None:
+    application = asking(server)
+    server.push("/jobs")
+    (message,) = server.get("/poll/jobs?lease=30").json["messages"]
+    application.answer = lambda _: said(403)
+    assert server.ask("POST", f"/ack/jobs?lease={message['lease']}").status == 403
+    asked = application.asked[-1]
+    assert (asked["action"], asked["recipients"]) == ("poll", ["jobs"])
 
 
 # -- readers
