@@ -112,6 +112,20 @@ class Forwarding:
 
         return answer.addCallbacks(_unpacked, failed)
 
+    def forward_text(
+        self, exchange: Exchange, text: str, is_disconnected: Callable[[], bool]
+    ) -> Deferred[Response] | None:
+        """Return the answer to a text of the socket that ``exchange`` has opened; None to answer it here.
+
+        It is forwarded as a request of the long-polling transport. Fails as ``RPC.ask`` does.
+        """
+        body = text.encode()
+        found = _CLIENT.search(body)
+        if not found or found[1] == self._process:
+            return None
+        question = _question(exchange, body, is_text=True)
+        return self._calls.ask(found[1].decode(), question, is_disconnected).addCallback(_unpacked)
+
     def _answered(self, question: bytes) -> MaybeDeferred[RPCAnswer]:
         request = ForwardedRequest(question)
         answer = chain(self._answer(request), _packed)
@@ -129,11 +143,14 @@ class Forwarding:
         return forwarded
 
 
-def _question(exchange: Exchange, body: bytes) -> bytes:
+def _question(exchange: Exchange, body: bytes, *, is_text: bool = False) -> bytes:
+    """Return a request as another process takes it; a text of a socket is a POST of JSON."""
     fields = {name: value for name in _FIELDS if (value := exchange.head.get(name)) is not None}
+    if is_text:
+        fields[b"content-type"] = b"application/json"
     return dumps(
         {
-            "method": exchange.method.decode(),
+            "method": "POST" if is_text else exchange.method.decode(),
             "path": exchange.path.decode("latin-1"),
             "query": exchange.query.decode("latin-1"),
             "body": body.decode("latin-1"),

@@ -1,5 +1,8 @@
 """Bayeux over a WebSocket: arrays of messages arrive as texts and leave so, events as soon as they come.
 
+The session may be another process'. Its texts are forwarded then, as requests of the long-polling transport
+are, and events come with the answers to its connects.
+
 A socket is a reader of the session for which it speaks, parked for as long as it is there. A connect that it
 holds meanwhile is answered when its wait is over, or, under the acknowledgement extension, with what comes.
 """
@@ -7,16 +10,20 @@ holds meanwhile is answered when its wait is over, or, under the acknowledgement
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from sys import getsizeof
+from typing import Any, TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from ..core.message import Batch
 from ..core.parked import Wake
-from ..deferreds import is_pending
+from ..core.store import ProcessGone
+from ..deferreds import MaybeDeferred, is_pending
 from ..errors import CometError, ServerFull, TokenExpired
+from ..http.responses import Response
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 from ..jsontext import dumps
 from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
@@ -25,7 +32,7 @@ from .connects import SessionReader
 from .delivery import News
 from .effects import Effects, Look, Peer, PeerRights, Stoppable
 from .fields import batch_of, refused
-from .http import Asking, browser_of, parsed
+from .http import REPLACED_ANSWER, Asking, browser_of, parsed
 from .sessions import BayeuxSession
 from .transport import BayeuxTransport
 from .turn import REHANDSHAKE
@@ -35,14 +42,27 @@ _TRY_AGAIN_LATER = 1013
 _REPLACED = "409::connect_replaced"
 
 
+Forward: TypeAlias = Callable[[str, Callable[[], bool]], Deferred[Response] | None]
+"""Forwards a text, and is given what tells whether the socket is gone; None where it is answered here."""
+
+
 class BayeuxSocket:
     """What is said over a WebSocket: the same arrays, and events as soon as they come.
 
     It speaks for one session at a time. A lost socket leaves the session to the next request with its id.
     """
 
-    def __init__(self, transport: BayeuxTransport, asking: Asking, rights: PeerRights | None = None) -> None:
+    def __init__(
+        self,
+        transport: BayeuxTransport,
+        asking: Asking,
+        rights: PeerRights | None = None,
+        forward: Forward | None = None,
+    ) -> None:
         self.transport = transport
+        self._forward = forward
+        self._forwarded: set[Deferred[Any]] = set()
+        """The texts that other processes are answering."""
         self.peer = Peer(browser_of(asking.head.get(b"cookie")), rights, self)
         self.socket: Socket | None = None
         self.reader: _AtSocket | None = None
@@ -74,6 +94,8 @@ class BayeuxSocket:
         self.socket = None
         self.peer.socket = None  # a cycle would live until old garbage is collected
         self._texts.clear()
+        for forwarded in tuple(self._forwarded):
+            forwarded.cancel()
         self._end_silence()
         self.transport.sockets.discard(self)
         self.transport.hub.counts.sockets -= 1
@@ -121,10 +143,58 @@ class BayeuxSocket:
 
     def _go_on(self) -> None:
         while self._texts and not self._busy:
-            answered = self.transport.performer.run(self._answer(self._texts.popleft()))
+            text = self._texts.popleft()
+            forwarded = None if self._forward is None else self._forward(text, self._is_gone)
+            if forwarded is not None:
+                self._expect(forwarded, text)
+                continue
+            answered = self.transport.performer.run(self._answer(text))
             if is_pending(answered):
                 self._busy = True
                 answered.addErrback(self._failed).addCallback(self._free)
+
+    def _is_gone(self) -> bool:
+        return self.socket is None
+
+    def _expect(self, forwarded: Deferred[Response], text: str) -> None:
+        """Send the answer of another process; texts behind it wait, unless it may hold a connect."""
+        if len(self._forwarded) >= BAYEUX_SOCKET_BACKLOG:
+            forwarded.addErrback(_cancelled).cancel()
+            self.close(POLICY_VIOLATION, "too many messages wait for their answers")
+            return
+        self._forwarded.add(forwarded)
+        waits = "/meta/connect" not in text
+        self._busy = waits
+        answered = forwarded.addCallbacks(self._forwarded_answer, self._not_forwarded, errbackArgs=(text,))
+        answered.addErrback(self._failed).addCallback(self._arrived, forwarded, waits)
+
+    def _arrived(self, _: object, forwarded: Deferred[Any], waits: bool) -> None:
+        self._forwarded.discard(forwarded)
+        if waits:
+            self._free(None)
+
+    def _forwarded_answer(self, answer: Response) -> None:
+        if answer.status == 200:
+            self._end_silence()
+            self.send(answer.body)
+        elif answer.status == REPLACED_ANSWER.status:
+            reply = {"channel": "/meta/connect", "successful": False, "error": _REPLACED}
+            self.send(dumps([reply]))
+        else:
+            reply = {"channel": "", "successful": False, "error": f"{answer.status}::refused"}
+            self.send(dumps([reply]))
+
+    def _not_forwarded(self, failure: Failure, text: str) -> MaybeDeferred[None]:
+        """Answer here where the process is no more: the session is not known, and the client is told so."""
+        if failure.check(CancelledError):
+            return None
+        if failure.check(ProcessGone):
+            return self.transport.performer.run(self._answer(text))
+        error = failure.value
+        if not isinstance(error, CometError):
+            failure.raiseException()
+        self._refuse(error)
+        return None
 
     def _end_silence(self) -> None:
         if self._silence is not None and self._silence.active():
@@ -340,3 +410,7 @@ def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
     if not shared:
         return text_frame(b"[%b]" % events[:-1])
     return found.once("bayeux-frame", lambda _: text_frame(b"[%b]" % events[:-1]))
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)

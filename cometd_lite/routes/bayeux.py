@@ -5,6 +5,8 @@ A refused request is answered in plain text: Faye and aiocometd take any JSON fo
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.python.failure import Failure
 
 from ..access.policy import check_room
@@ -75,7 +77,9 @@ def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
 
     def converse() -> BayeuxSocket:
         check_room(grant)
-        socket = BayeuxSocket(bayeux, exchange, routes.policy.rights(exchange))
+        forwarding = routes.forwarding
+        forward = None if forwarding is None else partial(forwarding.forward_text, exchange)
+        socket = BayeuxSocket(bayeux, exchange, routes.policy.rights(exchange), forward)
         routes.policy.end_with(grant, socket.ended, socket.token_expired, socket.refused)
         return socket
 

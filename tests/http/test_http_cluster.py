@@ -21,6 +21,7 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from wires import WebSocket, leave
 
 from cometd_lite.access.application import Authorizer
 from cometd_lite.access.tokens import Tokens
@@ -85,6 +86,8 @@ class Cluster:
         self.settle()
 
     def end(self) -> None:
+        leave()
+        self.advance(SWEEP_SECONDS)  # the timer of sockets ends
         for process in self.processes:
             check_invariants(process.comet.hub)
         Recount(self.redis, self.prefix)
@@ -334,6 +337,81 @@ def test_events_are_sent_again_whose_client_left_while_the_answer_was_on_its_way
     theirs.look(0.2)  # and the other one hears of it after its client has left
     cluster.settle()
     assert events(client.post(client.connection()).answer) == ["kept"]
+
+
+def speak(client: Client, process: Process) -> WebSocket:
+    """Open a socket of a client, and hold a connect over it."""
+    socket = WebSocket(process, "/cometd")
+    say(socket, client.message("/meta/connect", connectionType="websocket"))
+    return socket
+
+
+def say(socket: WebSocket, *messages: Any) -> list[Any]:
+    """Say something over a socket; return what is answered."""
+    before = len(socket.texts)
+    socket.text(msgspec.json.encode(messages))
+    cluster = socket.server.cluster  # type: ignore[attr-defined]  # a process of a cluster
+    cluster.settle()
+    return socket.texts[before:]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_socket_works_at_every_process(clusters: Clusters, place: int) -> None:
+    cluster = clusters()
+    processes = [cluster.join(), cluster.join()]
+    home, other = processes[place], processes[1 - place]
+    client = Client(home)
+    client.subscribe("/a")
+    socket = speak(client, other)
+    assert socket.texts == []
+    home.push("/a", "1")
+    cluster.settle()
+    event, reply = socket.texts[-1]
+    assert event == {"channel": "/a", "data": "1"}
+    assert (reply["channel"], reply["successful"]) == ("/meta/connect", True)
+    assert say(socket, client.message("/meta/connect", connectionType="websocket")) == []
+    first, second = say(
+        socket,
+        client.message("/meta/subscribe", subscription="/b"),
+        client.message("/c", data="2"),
+    )[-1]
+    assert (first["channel"], first["successful"]) == ("/meta/subscribe", True)
+    assert (second["channel"], second["successful"]) == ("/c", True)
+    assert other.read("/poll/c?after=oldest") == ["2"]
+    other.push("/b", "3")
+    cluster.settle()
+    assert socket.texts[-1][0]["data"] == "3"
+
+
+def test_a_socket_that_is_lost_at_another_process_holds_no_connect_and_loses_no_event(
+    cluster: Cluster,
+) -> None:
+    here, there = cluster.processes
+    client = Client(here)
+    client.subscribe("/a")
+    socket = speak(client, there)
+    assert here.get("/recipients/a").json["waiting"] == 1
+    socket.hang_up()
+    cluster.settle()
+    assert here.get("/recipients/a").json["waiting"] == 0
+    here.push("/a", "kept")
+    assert events(client.post(client.connection()).answer) == ["kept"]
+
+
+def test_a_socket_whose_session_has_lost_its_process_tells_its_client_to_shake_hands(
+    clusters: Clusters,
+) -> None:
+    cluster = clusters()
+    here, there = cluster.join(), cluster.join()
+    client = Client(here)
+    cluster.wires.wires[0].abortConnection()
+    stopped = Outcome(here.comet.stop())
+    cluster.settle()
+    assert stopped.value is None
+    cluster.processes.remove(here)
+    socket = WebSocket(there, "/cometd")
+    ((reply,),) = say(socket, client.message("/meta/connect", connectionType="websocket"))
+    assert reply["advice"]["reconnect"] == "handshake"
 
 
 def test_events_do_not_go_with_an_answer_whose_client_has_left_meanwhile(cluster: Cluster) -> None:
