@@ -21,8 +21,7 @@ from zope.interface import implementer
 from .arriving import ArrivingBody
 from .body import TooLarge
 from .epoll import refuse
-from .head import Head, Refused, asked_path, check_unfinished, check_version, parse_line, split_absolute
-from .head import without_empty_lines as _without_empty_lines
+from .head import Head, Refused, asked_path, check_unfinished, without_empty_lines
 from .proxies import Origin
 from .render import PlainResponse
 from .request import Request
@@ -43,8 +42,9 @@ class HTTPConnection:
     """The server's end of one connection; see ``shared.ServedConnection`` for its attributes."""
 
     __slots__ = (
-        "_arriving", "_buffer", "_head", "_held", "_kept", "_looping", "_paused", "_progress", "_seen",
-        "_upgraded", "closing", "deadline", "factory", "peer", "request", "request_size", "state", "wire",
+        "_arriving", "_buffer", "_head", "_held", "_kept", "_looping", "_paused", "_progress", "_refusal",
+        "_seen", "_upgraded", "closing", "deadline", "factory", "peer", "request", "request_size", "state",
+        "wire",
     )  # fmt: skip
 
     wire: Wire
@@ -69,6 +69,8 @@ class HTTPConnection:
         """The body that is not complete; after a response in its place, too."""
         self._upgraded: Any = None
         """The protocol that the connection was given to."""
+        self._refusal: Refused | None = None
+        """Why the connection is not served."""
         self._looping = False
         """``_serve`` is running: the end of a response need not begin the next request."""
         self._paused = False
@@ -92,10 +94,10 @@ class HTTPConnection:
         self.wire = factory.wire(transport, self)
         self.deadline = factory.tick + factory.bounds.head_seconds
         factory.opened(self)
-        if refusal is not None:
-            self._refuse(refusal)
-        elif is_proxied:
+        if is_proxied:
             self.state = "PROXIED"
+        if refusal is not None:
+            self._refuse_soon(refusal)
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: ``makeConnection`` has done it."""
@@ -126,6 +128,10 @@ class HTTPConnection:
             self._buffer += data
         elif self.state == "PROXIED":
             self._identify(data)
+        elif self.state == "REFUSED":
+            self._buffer += data
+            if b"\r\n" in self._buffer or len(self._buffer) > self.factory.bounds.target:
+                self._refuse_now()
         elif self.state == "LINGERING":
             self._progress += len(data)
             if self._progress > self.factory.bounds.linger and not self._paused:
@@ -192,9 +198,20 @@ class HTTPConnection:
             self.state = TRANSITIONS[self.state]["identify"]
             self.dataReceived(data)
         elif self.factory.may_be_told(self):
-            self._refuse(refusal)
+            self._refuse_soon(refusal)
+            self.dataReceived(data)
         else:
             self.wire.abortConnection()
+
+    def _refuse_soon(self, refusal: Refused) -> None:
+        """Answer the first request with the refusal: how that is written depends on its path."""
+        self.state = TRANSITIONS[self.state]["refuse"]
+        self.deadline = self.factory.tick + self.factory.bounds.linger_seconds
+        self._refusal = refusal
+
+    def _refuse_now(self) -> None:
+        assert self._refusal is not None
+        self._refuse(self._refusal, self._buffer)
 
     def _go_on(self) -> None:
         """Take what was kept."""
@@ -242,7 +259,7 @@ class HTTPConnection:
     def _wait_for_head(self, data: bytes, seen: int) -> None:
         """Keep the beginning of a head. Raises ``Refused`` where it cannot become a valid one."""
         factory = self.factory
-        data = _without_empty_lines(data)
+        data = without_empty_lines(data)
         if data:
             check_unfinished(data, seen, factory.bounds)
             if not seen:
@@ -256,7 +273,7 @@ class HTTPConnection:
         factory = self.factory
         line, _, block = data.partition(b"\r\n")
         if not line:
-            self._buffer = _without_empty_lines(data + self._buffer)
+            self._buffer = without_empty_lines(data + self._buffer)
             return
         head = self._head
         if head is None or head.block != block:
@@ -264,7 +281,7 @@ class HTTPConnection:
             self._head = head if len(block) <= factory.bounds.head_kept else None
         known = factory.router.recognise(line)
         if known is None or head.host is None:
-            head, target, query, minor = self._parse(line, head)
+            head, target, query, minor = factory.router.parse(line, head)
             self.closing = head.close or not (minor or head.keep_alive)
         else:
             target, query = known
@@ -276,23 +293,6 @@ class HTTPConnection:
             self._begin_body(request, target)
         else:
             self._call(request, target)
-
-    def _parse(self, line: bytes, head: Head) -> tuple[Head, Target, bytes, int]:
-        """Return head, target, query and minor version of a request whose line is not known.
-
-        Raises ``Refused``.
-        """
-        factory = self.factory
-        method, uri, minor = parse_line(line, factory.bounds)
-        is_path = uri.startswith(b"/")
-        if not is_path:
-            uri, head = split_absolute(method, uri, head)
-        check_version(minor, head)
-        path, _, query = uri.partition(b"?")
-        target = factory.router.find(method, path)
-        if minor and is_path:
-            factory.router.remember(line, target)
-        return head, target, query, minor
 
     def _call(self, request: Request, target: Target) -> None:
         """Call the route of a request that is complete."""
@@ -462,7 +462,7 @@ class HTTPConnection:
 
     def close_if_idle(self) -> None:
         """Close where no request has begun: the server is stopping."""
-        if self.state in {"HEAD", "PROXIED"} and not self._buffer:
+        if self.state in {"HEAD", "PROXIED", "REFUSED"} and not self._buffer:
             self._close()
 
     # -- time
@@ -473,6 +473,8 @@ class HTTPConnection:
         unsent = 0 if self.wire.queue is None else self.wire.queue.size
         if self.state == "LINGERING":
             self._close()
+        elif self.state == "REFUSED":
+            self._refuse_now()  # nothing has come of a request
         elif self.state == "BODY" and self._arriving is not None:
             if self._arriving.is_late(factory.tick):
                 self._refuse(Refused(408, "The body did not arrive in time."))

@@ -17,11 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
+from .head import check_version, parse_line, split_absolute
 from .render import PlainResponse
 
 if TYPE_CHECKING:
     from .application import Application, ServedRoute
     from .bounds import Bounds
+    from .head import Head
 
 _RULE: Final = re.compile(r"(?:/[^/<>%]*)+|(?P<fixed>/[^/<>%]+)/<path:[a-z_]+>").fullmatch
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
@@ -158,6 +160,22 @@ class Router:
         if len(self._targets) >= bounds.lines_known:
             self._targets.clear()
         self._targets[start] = target
+
+    def parse(self, line: bytes, head: Head) -> tuple[Head, Target, bytes, int]:
+        """Return head, target, query and minor version of a request whose line is not known.
+
+        Raises ``Refused``.
+        """
+        method, uri, minor = parse_line(line, self._bounds)
+        is_path = uri.startswith(b"/")
+        if not is_path:
+            uri, head = split_absolute(method, uri, head)
+        check_version(minor, head)
+        path, _, query = uri.partition(b"?")
+        target = self.find(method, path)
+        if minor and is_path:
+            self.remember(line, target)
+        return head, target, query, minor
 
     def find(self, method: bytes, path: bytes) -> Target:
         """Return the target of a path without its query."""

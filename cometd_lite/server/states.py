@@ -7,8 +7,11 @@ package, and raises ``KeyError``.
 State       Event      Next       When
 ==========  =========  =========  ===================================================================
 PROXIED     identify   HEAD       the PROXY protocol has named the client
-PROXIED     linger     LINGERING  that client has too many connections
+PROXIED     refuse     REFUSED    there are too many connections, or that client has
 PROXIED     close      CLOSING    nothing arrives, or the server stops
+REFUSED     linger     LINGERING  a request has begun, or does not come in time, and is told why
+REFUSED     close      CLOSING    the server stops
+HEAD        refuse     REFUSED    there are too many connections, or its client has
 HEAD        await      BODY       a head is complete, and its body is not
 HEAD        serve      SERVING    a request is complete, or is answered without its body
 HEAD        linger     LINGERING  what arrives is not a request, or does not arrive in time
@@ -30,16 +33,18 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 State: TypeAlias = Literal[
-    "PROXIED", "HEAD", "BODY", "SERVING", "UPGRADED", "LINGERING", "CLOSING", "CLOSED"
+    "PROXIED", "REFUSED", "HEAD", "BODY", "SERVING", "UPGRADED", "LINGERING", "CLOSING", "CLOSED"
 ]  # fmt: skip
 Event: TypeAlias = Literal[
-    "identify", "await", "serve", "next", "upgrade", "linger", "close", "lose"
+    "identify", "refuse", "await", "serve", "next", "upgrade", "linger", "close", "lose"
 ]  # fmt: skip
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
-    "PROXIED": {"identify": "HEAD", "linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"},
+    "PROXIED": {"identify": "HEAD", "refuse": "REFUSED", "close": "CLOSING", "lose": "CLOSED"},
+    "REFUSED": {"linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"},
     "HEAD": {
-        "await": "BODY", "serve": "SERVING", "linger": "LINGERING", "close": "CLOSING", "lose": "CLOSED"
+        "refuse": "REFUSED", "await": "BODY", "serve": "SERVING", "linger": "LINGERING", "close": "CLOSING",
+        "lose": "CLOSED",
     },
     "BODY": {"serve": "SERVING", "linger": "LINGERING", "lose": "CLOSED"},
     "SERVING": {

@@ -325,7 +325,7 @@ def test_one_address_has_so_many_connections_and_another_is_served(run):
     eventually(lambda: program.files() < 20)
     kept = [program.park(f"/poll/{name}?wait=120", name) for name in ("a",)]
     kept.append(program.connect().request("GET", "/poll/b?wait=120"))
-    answer = program.connect().answer()
+    answer = program.connect().ask("GET", "/poll/c")
     assert (answer.status, answer.json["type"]) == (429, "urn:cometd-lite:problem:too-many-requests")
     assert int(answer.headers["retry-after"]) >= 1
     others = [program.connect("127.0.0.2") for _ in range(2)]

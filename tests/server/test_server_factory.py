@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from served import Answer, Served, head
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
@@ -32,7 +33,8 @@ class Counted:
 
 
 def status(served: Served) -> int:
-    return Answer.read(served.sent).status
+    """Return the status of the answer to a request on a connection on which nothing was asked before."""
+    return served.ask(head()).status
 
 
 # -- in all
@@ -42,7 +44,8 @@ def test_over_the_bound_a_connection_is_told_so_and_ended_while_the_others_go_on
     served = Served(max_connections=2)
     first = served.connection, served.transport
     served.connect().connect()
-    answer = served.read()
+    assert served.sent == b""
+    answer = served.ask(head())
     assert (answer.status, answer.fields[b"connection"]) == (503, b"close")
     served.send(head())
     assert served.sent == b""
@@ -50,6 +53,35 @@ def test_over_the_bound_a_connection_is_told_so_and_ended_while_the_others_go_on
     assert served.closed
     served.connection, served.transport = first
     assert served.ask(head()).status == 200
+
+
+@pytest.mark.parametrize("path", ["/poll/bob", "/cometd/connect"])
+def test_what_a_refusal_looks_like_depends_on_what_is_asked(path):
+    # Bayeux clients take JSON for messages, and wait for others.
+    served = Served(max_connections=1)
+    served.connect()
+    served.send(f"GET {path} HT".encode())
+    assert served.sent == b""
+    served.send(b"TP/1.1\r\nHost: x\r\n")
+    assert Answer.read(served.sent).status == 503
+    assert served.routes.malformed_paths == [path.encode()]
+
+
+def test_a_connection_over_the_bound_on_which_nothing_is_asked_is_told_so_after_a_moment():
+    served = Served(max_connections=1)
+    served.connect()
+    served.ticks(Bounds().linger_seconds)
+    assert Answer.read(served.sent).status == 503
+    served.ticks(2 * Bounds().linger_seconds)
+    assert served.closed
+
+
+def test_a_connection_over_the_bound_is_let_go_of_when_the_server_stops():
+    served = Served(max_connections=1)
+    served.connect()
+    served.factory.stopping = True
+    served.factory.shutdown()
+    assert served.closed
 
 
 def test_there_is_room_again_when_one_has_ended():
@@ -172,5 +204,7 @@ def test_a_proxy_that_has_said_nothing_yet_is_let_go_of_when_the_server_stops():
     assert served.closed
 
 
-def test_a_proxy_is_told_that_the_server_is_full_before_it_says_anything():
-    assert status(proxied(max_connections=0)) == 503
+def test_a_proxy_is_told_that_the_server_is_full():
+    served = proxied(max_connections=0)
+    served.send(b"PROXY TCP4 192.0.2.1 10.0.0.9 5555 80\r\n")
+    assert status(served) == 503
