@@ -965,6 +965,32 @@ def test_names_types_and_events_are_counted_and_given_back(shelves: Shelves, ask
     assert store.usage.memory == plain
 
 
+def test_a_large_mailbox_is_deleted_whole_however_many_steps_that_takes(shelves: Shelves) -> None:
+    store = shelves(capacity=3_000)
+    store.push("bob", body=["x"] * 2_500)
+    store.push("eve")
+    before = store.end()
+    store.push("bob", body="newest")
+    store.delete("bob")
+    assert store.usage.messages == 1
+    assert data(store.read("bob", "eve")) == ["hi"]
+    assert store.read("bob", after=before).gap
+    store.push("bob", body="again")
+    assert data(store.read("bob")) == ["again"]
+
+
+def test_much_that_expires_at_one_moment_goes_however_many_steps_that_takes(shelves: Shelves) -> None:
+    store = shelves(capacity=1_000)
+    for number in range(5):
+        store.push(f"box{number}", body=["x"] * 700, ttl=10)
+    store.push("other")
+    store.now += 11
+    store.ask(store.store.expire(store.now))
+    for number in range(5):
+        assert store.read(f"box{number}", after=store.end()).messages == ()
+    assert store.usage.messages == 1
+
+
 def test_memory_is_given_back_with_the_last_message(store: Shelf) -> None:
     for number in range(20):
         store.push(f"reader{number}", body=["1", "2"])

@@ -66,6 +66,10 @@ REDIS_LOOK = 1_000
 REDIS_EXPIRED_AT_ONCE = 100
 """Mailboxes in which messages expire in one step of Redis."""
 
+REDIS_GOING_AT_ONCE = 1_000
+"""Messages of a mailbox that are deleted in one step of Redis, 5 ms. After so many, no other mailbox expires
+in the same step."""
+
 REDIS_OOM_BYTES = 256 * 1024
 """Bytes of messages that were read, which one step lets go where Redis has no memory for a push."""
 

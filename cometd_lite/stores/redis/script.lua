@@ -1356,14 +1356,23 @@ elseif verb == 'give_back' then
   return answer()
 
 elseif verb == 'delete' then
-  local box = box_of(ARGV[4])
+  -- ARGV: name, and the number of the last message that goes, nothing in the first step. As many go as are one step;
+  -- the result is that number, and whether there are more.
+  local box, last, more = box_of(ARGV[4]), tonumber(ARGV[5]) or log.sequence, 0
   if box.alive then
     if not may_write() then return refused() end
-    local all = {}
-    each_message(box, 0, function(one) all[#all + 1] = one end)
-    drop(box, all)
+    local going = {}
+    each_message(box, 0, function(one)
+      if one.number > last then return true end
+      if #going == GOING_AT_ONCE then
+        more = 1
+        return true
+      end
+      going[#going + 1] = one
+    end)
+    drop(box, going)
   end
-  return answer()
+  return answer(last, more)
 
 elseif verb == 'describe' then
   local box = box_of(ARGV[4])
@@ -1388,13 +1397,18 @@ elseif verb == 'expire' then
   -- the exhausted messages that this process is to move, and how many are leased and exhausted in all.
   if not may_grow() and not may_write() then return answer(0, {}, {}, 0, 0) end
   local names = call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
-  for _, name in ipairs(names) do box_of(name) end
+  local before, left_out = log.messages, false
+  for _, name in ipairs(names) do
+    left_out = before - log.messages >= GOING_AT_ONCE
+    if left_out then break end
+    box_of(name)
+  end
   for at = 4, #ARGV do call('ZREMRANGEBYSCORE', PREFIX .. 'records:' .. ARGV[at], '-inf', ARGV[3]) end
   local ending = call('ZRANGEBYSCORE', ENDING, '-inf', ARGV[3], 'LIMIT', 0, EXPIRED_AT_ONCE)
   for _, name in ipairs(ending) do
     if leases_left > 0 and not box_of(name).alive then write('ZREM', ENDING, name) end
   end
-  local is_all = #names < EXPIRED_AT_ONCE and #ending < EXPIRED_AT_ONCE and leases_left > 0
+  local is_all = not left_out and #names < EXPIRED_AT_ONCE and #ending < EXPIRED_AT_ONCE and leases_left > 0
   local rows, leases = exhausted()
   local counts = call('HMGET', LOG, 'leased', 'exhausted')
   return answer(is_all and 0 or 1, rows, leases, tonumber(counts[1] or 0), tonumber(counts[2] or 0))

@@ -365,7 +365,15 @@ class RedisStore(RedisRecords):
 
     def delete(self, recipient: str, now: float) -> Deferred[None]:
         """See ``Store.delete``."""
-        return self._link.run(now, "delete", recipient).addCallback(_nothing)
+        return self._link.run(now, "delete", recipient).addCallback(self._deleted, recipient, now)
+
+    def _deleted(self, reply: list[Any], recipient: str, now: float) -> Deferred[None] | None:
+        """Go on with a deletion of which there is more than one step of Redis."""
+        last, more = reply
+        if not more:
+            return None
+        deleting = self._link.run(now, "delete", recipient, last)
+        return deleting.addCallback(self._deleted, recipient, now)
 
     def expire(self, now: float) -> MaybeDeferred[Ended | None]:
         """See ``Store.expire``; sees also whether Redis still answers, and who need not be listened to."""
