@@ -89,7 +89,7 @@ def fresh(text):
     return text.encode("utf-8").decode()  # as requests bring them: none of the strings is shared
 
 def name_of(mailbox):
-    if shape == "plain":
+    if shape in {"plain", "leases"}:
         return f"recipient{mailbox:07}"
     return "/".join([f"{mailbox:07}", *["\N{GRINNING FACE}" * 3] * 15])  # 16 segments, 202 bytes
 
@@ -101,7 +101,7 @@ def push(name, number):
         media_type = (f"text/plain; x={number:08}" + "\u00e9" * 233).encode("latin-1").decode("latin-1")
     content = Content.parse((b"%0*d " % (size, number))[:-1], media_type)
     for message in store.append(Push((fresh(name),), (content,), event), number / 1e6, 1.7e9 + number):
-        if shape != "plain":
+        if shape not in {"plain", "leases"}:
             message.json  # a reader has it written in UTF-8, which stays with a text that is not ASCII
 
 for number in range(1_000):
@@ -111,6 +111,8 @@ for mailbox in range(mailboxes):
     name = name_of(mailbox)
     for number in range(each):
         push(name, number)
+        if shape == "leases":
+            store.lease((fresh(name),), 1, 3_600.0, 1.0)
     store.take((fresh(name),), 1, 1.0)
 print(json.dumps([resident() - before, store.memory - counted]))
 """
@@ -127,6 +129,7 @@ print(json.dumps([resident() - before, store.memory - counted]))
         (20, 2_000, 10, "names"),
         (1, 40_000, 10, "events"),
         (1, 40_000, 10, "types"),
+        (1, 60_000, 10, "leases"),
     ],
 )
 def test_what_is_counted_is_what_it_takes(mailboxes: int, each: int, size: int, shape: str) -> None:

@@ -821,11 +821,14 @@ local function untaken(names, limit)
       if box.missed == 1 then gap = 1 end
       set(box, 'missed', 0)
       local source = {box = box, found = {}, at = 1, next = place_after(box, box.taken)}
-      for number in string.gmatch(box.back, '%d+') do
-        local one = find(box, tonumber(number))
+      local back = {}
+      for number in string.gmatch(box.back, '%d+') do back[#back + 1] = tonumber(number) end
+      table.sort(back)
+      for _, number in ipairs(back) do
+        if #source.found > limit then break end
+        local one = find(box, number)
         if is_current(one) then source.found[#source.found + 1] = one end
       end
-      table.sort(source.found, function(one, other) return one.number < other.number end)
       sources[#sources + 1] = source
     elseif call('SISMEMBER', MISSED, name) == 1 then
       gap = 1
