@@ -81,6 +81,7 @@
  * @property {number} waiting how many do
  * @property {number} queued messages that are kept
  * @property {number} bytes
+ * @property {number} leased those of them that workers hold by a lease
  * @property {string|null} oldest
  * @property {string|null} newest
  * @property {string|null} last_seen

@@ -62,7 +62,7 @@ export function mailboxes(session, open) {
  * @param {(recipient: string) => void} open
  * @param {() => void} remove
  */
-function row({ recipient, waiting, queued, bytes: size, online }, open, remove) {
+function row({ recipient, waiting, queued, bytes: size, leased, online }, open, remove) {
   const name = element("button", { type: "button", class: "name", title: "Read it from its beginning" }, recipient);
   name.addEventListener("click", () => open(recipient));
   const gone = element("button", { type: "button", class: "quiet", "aria-label": `Delete ${recipient}` }, "Delete");
@@ -72,7 +72,7 @@ function row({ recipient, waiting, queued, bytes: size, online }, open, remove) 
     "tr",
     {},
     element("th", { scope: "row" }, name),
-    element("td", {}, count(queued)),
+    element("td", leased > 0 ? { title: `${count(leased)} of them are leased` } : {}, count(queued)),
     element("td", { class: "size" }, bytes(size)),
     element("td", {}, readers),
     element("td", {}, gone),

@@ -112,6 +112,10 @@ export type Standing = {
      */
     queued: number;
     bytes: number;
+    /**
+     * those of them that workers hold by a lease
+     */
+    leased: number;
     oldest: string | null;
     newest: string | null;
     last_seen: string | null;
