@@ -13,6 +13,8 @@ import schemathesis
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PLACES = {"after", "If-None-Match", "Last-Event-ID"}
+CLASHES = [{"extend", "release"}, *({"lease", name} for name in (*PLACES, "listener", "ack"))]
+"""Parameters that are allowed, and not together."""
 
 
 @schemathesis.hook
@@ -21,6 +23,8 @@ def filter_case(context: Any, case: Any) -> bool:
     given = [*(case.query or {}), *(case.headers or {})]
     if sum(name in PLACES for name in given) > 1:
         return False  # the first of them counts, and the others may be anything
+    if any(clash.issubset(given) for clash in CLASHES):
+        return False
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return True
     # A schema's pattern does not hold for every path that Schemathesis makes; some are encoded already, and
