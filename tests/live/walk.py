@@ -121,18 +121,27 @@ class Running:
 
 
 class Walk:
-    """One section's blocks, to be run one after the other."""
+    """One section's blocks, to be run one after the other.
 
-    def __init__(self, directory: Path, blocks: Sequence[Block]) -> None:
+    ``installed`` is a virtual environment with the package, as the README's first command makes it. Without
+    one the commands that it would have run this checkout, and nothing is to be installed.
+    """
+
+    def __init__(self, directory: Path, blocks: Sequence[Block], installed: Path | None = None) -> None:
         self.directory = directory
+        self.installed = installed
         self.blocks = iter(blocks)
         self.ports: dict[str, int] = {}
         self.running: list[Running] = []
         self.environment = os.environ | {
             "PATH": f"{directory}/.venv/bin:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
             "COMETD_LITE_URL": f"http://localhost:{self.port('8080')}",
         }
+        if installed is not None:
+            self.environment.pop("PYTHONPATH", None)
+            (directory / ".venv").symlink_to(installed)
+            return
+        self.environment["PYTHONPATH"] = str(ROOT)
         commands = directory / ".venv" / "bin"
         commands.mkdir(parents=True)
         for name, script in _COMMANDS.items():
@@ -251,9 +260,9 @@ def in_order(said: str, shows: Sequence[str]) -> None:
         rest = rest.partition(text)[2]
 
 
-def walked(directory: Path, blocks: Sequence[Block]) -> Iterator[Walk]:
+def walked(directory: Path, blocks: Sequence[Block], installed: Path | None = None) -> Iterator[Walk]:
     """Yield a walk, and end what it has started."""
-    walk = Walk(directory, blocks)
+    walk = Walk(directory, blocks, installed)
     try:
         yield walk
     finally:
