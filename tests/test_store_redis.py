@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.listeners import Listeners, ListenerSession
-from cometd_lite.core.message import NOW, OLDEST, Cursor
+from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.core.readers import Poll
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable
@@ -1061,6 +1061,34 @@ def test_readers_of_patterns_are_woken_after_a_reconnect(kept: RedisServer) -> N
 
 
 # -- what it takes in Redis
+
+
+def sent_by(server: RedisServer) -> int:
+    """Return the bytes that Redis has sent to all of its clients."""
+    found = re.search(rb"total_net_output_bytes:(\d+)", server.ask("INFO", "stats"))
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_stream_whose_client_is_slow_reads_little_more_than_it_takes(cluster: Cluster) -> None:
+    here = cluster.join()
+    bodies = [f"{number:02}" + "x" * 10_000 for number in range(90)]
+    for body in bodies:
+        cluster.push(0, "bob", body)
+    read: list[Any] = []
+
+    def send(batch: Batch) -> bool:
+        read.extend(data(batch))
+        return False  # it takes no more until it is told to go on
+
+    before = sent_by(cluster.server)
+    follower = here.follow(("bob",), OLDEST, send)
+    while len(read) < len(bodies):
+        follower.go_on()
+        cluster.wires.settle()
+    assert read == bodies
+    assert sent_by(cluster.server) - before < 3 * sum(map(len, bodies))
+    Outcome(follower).cancel()
 
 
 def test_mailboxes_take_little_memory_with_the_default_configuration(tmp_path: Path) -> None:

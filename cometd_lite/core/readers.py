@@ -344,7 +344,8 @@ class Follower(Reader[None]):
     """
 
     is_ready = False
-    _has_more = False
+    _most = STREAM_MESSAGES
+    """Messages that it reads at once: no more than the client has taken in one step."""
 
     def __init__(
         self,
@@ -378,11 +379,11 @@ class Follower(Reader[None]):
 
     def read(self) -> MaybeDeferred[Batch]:
         """Read after the cursor."""
-        return self.source.read(self.keys, self.after, STREAM_MESSAGES, self.acks)
+        return self.source.read(self.keys, self.after, self._most, self.acks)
 
     def question(self) -> Hashable:
         """Return what is asked for: the keys, the cursor and the limit."""
-        return (self.keys, self.after, STREAM_MESSAGES, self.acks)
+        return (self.keys, self.after, self._most, self.acks)
 
     def deliver(self, found: Batch) -> None:
         """Send the batch, a part at a time while the client keeps up; look again where it was not all."""
@@ -392,11 +393,16 @@ class Follower(Reader[None]):
             if on_place is not None:
                 on_place(found.cursor)
             return
-        for part in found.parts:
+        parts = found.parts
+        for part in parts:
             self.after = part.cursor
             self.is_ready = self.send(self.source.counted(part))
             if not self.is_ready or self.registry is None:
+                if part is not parts[-1]:
+                    self._most = len(part.messages)  # the rest was read for nothing
                 return
+        if self._most < STREAM_MESSAGES:
+            self._most = min(STREAM_MESSAGES, 2 * self._most)
         if found.more and self.registry is not None:
             self.registry.look_soon(self)
 
