@@ -34,6 +34,7 @@ from cometd_lite.limits import (
     PRESENCE_READER_OVERHEAD,
     Limits,
 )
+from cometd_lite.sizes import text_size
 from cometd_lite.stores.memory import MemoryStore
 
 OLDEST = Cursor.parse("oldest")
@@ -86,8 +87,8 @@ class House:
 def room_for(*names: str, recipient: str = "lobby") -> int:
     """Return the bytes that these names take at one recipient, with a reader each."""
     each = PRESENCE_MEMBER_OVERHEAD + PRESENCE_READER_OVERHEAD
-    size = PRESENCE_PLACE_OVERHEAD + sys.getsizeof(recipient)
-    return size + sum([each + sys.getsizeof(name) for name in names])
+    size = PRESENCE_PLACE_OVERHEAD + text_size(recipient)
+    return size + sum([each + text_size(name) for name in names])
 
 
 def test_a_full_table_serves_new_readers_and_does_not_count_them() -> None:

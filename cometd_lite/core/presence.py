@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from math import ceil
-from sys import getsizeof
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,17 +29,21 @@ from ..limits import (
     PRESENCE_READER_OVERHEAD,
     PRESENCE_SWEPT_AT_ONCE,
 )
+from ..sizes import text_size
 from .counts import Counts
 from .hub import Hub
 from .parked import ParkedReader
 from .present import Announcer, Present, PresentMember
 from .recipient import covering, is_hidden, is_pattern
 
+_MOMENT = 0.5
+"""A reader that changes process comes at the other one within so many seconds, and that is reported."""
+
 
 class _Member:
     """The readers of one name at one recipient or pattern; ``name`` is None for those that have none."""
 
-    __slots__ = ("due", "ends", "farewell", "held", "name", "place", "since")
+    __slots__ = ("due", "ends", "farewell", "held", "name", "place", "since", "taken")
 
     def __init__(self, place: _Place, name: str | None, since: float) -> None:
         self.place = place
@@ -52,6 +55,8 @@ class _Member:
         """When those that have left are present no more, soonest first."""
         self.due: int | None = None
         """The second in which it is looked at."""
+        self.taken = 0.0
+        """The end of the one that has left whose place was taken last."""
         self.farewell = 0.0
         """The next reader that leaves before then is present no more."""
 
@@ -114,7 +119,7 @@ class PresenceTracker:
             place = self._places.get(key)
             member = None if place is None else place.members.get(name)
             if member is not None and member.ends:
-                member.ends.pop()
+                member.taken = member.ends.pop()
                 member.held += 1
             else:
                 self._enter(reader, key, place, member)
@@ -212,14 +217,18 @@ class PresenceTracker:
                 member.farewell = self.hub.clock.seconds() + PRESENCE_FAREWELL_SECONDS
             self.replaced(recipient, name, len(member.ends))
 
-    def replaced(self, recipient: str, name: str | None, most: int) -> None:
+    def replaced(self, recipient: str, name: str | None, most: int) -> bool:
         """See ``PresentReaders.replaced``."""
         member = self._member(recipient, name)
-        if member is not None:
-            count = min(most, len(member.ends))
-            if count:
-                del member.ends[-count:]
-                self._forget(member, count)
+        if member is None:
+            return False
+        count = min(most, len(member.ends))
+        has_passed = count < most and member.taken > self.hub.clock.seconds() + ONLINE_SECONDS - _MOMENT
+        member.taken = 0.0
+        if count:
+            del member.ends[-count:]
+            self._forget(member, count)
+        return has_passed
 
     def _forget(self, member: _Member, count: int) -> None:
         """Count so many readers less, which were taken out of their member."""
@@ -373,8 +382,8 @@ class PresenceTracker:
 
 
 def _member_size(name: str | None) -> int:
-    return PRESENCE_MEMBER_OVERHEAD + (0 if name is None else getsizeof(name))
+    return PRESENCE_MEMBER_OVERHEAD + (0 if name is None else text_size(name))
 
 
 def _place_size(name: str) -> int:
-    return PRESENCE_PLACE_OVERHEAD + getsizeof(name)
+    return PRESENCE_PLACE_OVERHEAD + text_size(name)

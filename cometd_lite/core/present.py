@@ -85,8 +85,12 @@ class PresentReaders(Protocol):
     def count(self, recipient: str, name: str | None) -> int:
         """Count the readers of a name."""
 
-    def replaced(self, recipient: str, name: str | None, most: int) -> None:
-        """Let up to ``most`` of the readers that have left be present no more: they are elsewhere."""
+    def replaced(self, recipient: str, name: str | None, most: int) -> bool:
+        """Let up to ``most`` of the readers that have left be present no more: they are elsewhere.
+
+        Return whether the place of one that has left a moment ago was taken here by another: that one has
+        left its own place elsewhere.
+        """
 
     def dismiss(self, recipient: str, name: str) -> None:
         """Let a name leave, as one that has said so elsewhere."""

@@ -125,20 +125,21 @@ def poll(
     ``most`` bounds the wait, in seconds; ``allowed`` are further names that parameters may have.
     """
     text, given, target = exchange.query, fields(exchange), exchange.target
+    last: LastPoll | None = target.memo
+    if last is not None and last.matches(text, given):
+        return last.asked, last.after, None
     own: str | None = None
     if b"as=" in text:  # readers of one recipient ask the same, each under its own name
         text, own = without_name(text)
-    last: LastPoll | None = target.memo
-    if last is not None and last.matches(text, given):
-        return last.asked, last.after, own
+        if last is not None and last.matches(text, given):
+            return last.asked, last.after, own
     asked, after = poll_asked(name, text, given, most, look=exchange.method == b"HEAD", allowed=allowed)
-    if asked.name is not None:
-        if own is not None:
-            raise BadParameter("as is given once.")
-        return asked, after, asked.name
-    if _is_small(text, given):
-        target.memo = LastPoll(text, given, asked, after)
-    return asked, after, own
+    if asked.name is None:
+        if _is_small(text, given):
+            target.memo = LastPoll(text, given, asked, after)
+    elif own is not None:
+        raise BadParameter("as is given once.")
+    return asked, after, own or asked.name
 
 
 def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushAsked:

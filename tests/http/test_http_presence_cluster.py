@@ -262,3 +262,17 @@ def test_while_redis_refuses_writes_nothing_is_told_and_all_of_it_after(cluster:
     wait(cluster, 3)
     assert present(there) == {"alice": 1}
     assert told(there) == [("join", {"name": "alice", "readers": 1})]
+
+
+def test_two_tabs_that_change_places_are_counted_as_two(cluster: Cluster) -> None:
+    here, there = cluster.processes
+    first = here.park("/poll/lobby?after=now&as=alice")
+    second = there.park("/poll/lobby?after=now&as=alice")
+    report(cluster)
+    # The second comes here, and the first goes there, before any process has heard of the other's.
+    second.hang_up()
+    here.park("/poll/lobby?after=now&as=alice")
+    first.hang_up()
+    there.park("/poll/lobby?after=now&as=alice")
+    report(cluster, 6)
+    assert present(here) == {"alice": 2}

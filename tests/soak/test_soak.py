@@ -10,6 +10,7 @@ import soak_attack
 import soak_coming_and_going
 import soak_delivery
 import soak_parked
+import soak_presence
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +36,13 @@ def test_one_address_that_takes_all_it_gets_harms_nobody_else(tmp_path: Path) ->
     # A quarter of a second: the tests' machine has other things to do than to measure latencies.
     attack = soak_attack.soak(tmp_path, clients=20, seconds=2.5, rate=500, bound=50, floor=0.25)
     assert asyncio.run(attack) == []
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "two at one Redis"])
+def test_those_who_come_and_go_under_names_are_present_as_a_model_says(tmp_path: Path, alone: bool) -> None:
+    guests = {"poller": 20, "stream": 10, "socket": 10}
+    house = asyncio.run(
+        soak_presence.soak(tmp_path, guests=guests, seconds=8, grace=2.0, alone=alone, seed=7)
+    )
+    assert house.wrong == []
+    assert house.seen["leave"] > 20

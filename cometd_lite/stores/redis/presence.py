@@ -34,8 +34,10 @@ from ...limits import (
 from .link import RedisLink
 from .wakes import Wakes
 
-_LEFT = "dismissed"
-"""What is reported in the place of a count, of a name that has said that it leaves."""
+_LEFT = "dismissed 0"
+_REPLACED = "replaced 1"
+"""What is told to the other processes beside a count: that a name has said that it leaves, or that one reader
+of it that has left them is here."""
 
 
 class RedisAnnouncer:
@@ -56,7 +58,7 @@ class RedisAnnouncer:
         self._unreported: Iterator[tuple[str, str | None]] | None = None
         """The names that are still to be reported because the connection is new."""
         self._changed: dict[tuple[str, str | None], str | None] = {}
-        """The names of which something is to be reported: ``_LEFT``, or None for the count."""
+        """The names of which something is to be reported: what is told of them, None for the count alone."""
         self._is_reporting = False
         self._call: IDelayedCall | None = None
         self._is_stopped = False
@@ -82,7 +84,9 @@ class RedisAnnouncer:
         recipient, _, name = rest.partition(b"\n")
         own = parse(name) if name else None
         if about == b"replaced":
-            self._readers.replaced(recipient.decode(), own, int(count))
+            # Two readers of a name that change places may each take that of the other.
+            if self._readers.replaced(recipient.decode(), own, int(count)):
+                self._note(recipient.decode(), own, _REPLACED)
         elif own is not None:
             self._readers.dismiss(recipient.decode(), own)
 

@@ -1127,7 +1127,7 @@ local function count_presence(date, process, former, field, what, readers)
   local others, gone = others_with(process, field)
   if what ~= '' or readers > before then
     -- One that comes here may have left there a moment ago.
-    local said = (what == '' and 'replaced ' .. whole(readers - before) or what .. ' 0') .. ' ' .. field
+    local said = (what == '' and 'replaced ' .. whole(readers - before) or what) .. ' ' .. field
     for _, other in ipairs(others) do
       call('PUBLISH', PREFIX .. 'process:' .. string.match(other, '^[^.]*'), said)
     end
@@ -1176,7 +1176,7 @@ if verb == 'append' then
 
 elseif verb == 'attend' then
   -- ARGV: the process, its name before or '', the date, 1 where all of its readers are reported with this, 1 where its
-  -- name is new, then for each name of a reader: the field, 'dismissed' or '', and how many readers there are. The results: 1
+  -- name is new, then for each name of a reader: the field, what is told to the others, or '', and how many readers there are. The results: 1
   -- where the process is known, 1 where there is more to do, how many events could not be told, and the events.
   if not may_write() then return refused() end
   local process, former, date = ARGV[4], ARGV[5], tonumber(ARGV[6])
