@@ -259,6 +259,7 @@ def test_the_size_is_that_of_the_bodies_kept() -> None:
 
 
 def test_unread_is_what_nobody_has_had() -> None:
+    assert (mailbox().unread, mailbox().read_already(10)) == ([], [])
     box = mailbox(1, 2, 3, 4)
     assert numbers(box.unread) == [1, 2, 3, 4]
     box.acknowledge(1)

@@ -691,3 +691,20 @@ def test_a_message_that_was_leased_too_often_is_moved_by_one_process_once(cluste
     assert [message["event"] for message in reader.answer.json["messages"]] == ["dead"]
     assert len(other.get("/poll/$dead/jobs?after=oldest").json["messages"]) == 1
     assert one.get("/recipients/jobs").json["queued"] == 0
+
+
+def test_a_listener_that_one_process_has_let_grow_is_served_by_another_that_has_no_room_for_more(
+    clusters: Clusters,
+) -> None:
+    cluster = clusters(limits=Limits(max_sessions=2))
+    here, there = cluster.join(), cluster.join()
+    many = {"recipients": [f"room{number}-{'x' * 100}" for number in range(5)]}
+    listener = here.ask("POST", "/register", "{}", JSON).json["id"]
+    assert there.get(f"/poll?listener={listener}&wait=0").status == 200
+    assert there.ask("POST", "/register", msgspec.json.encode(many), JSON).status == 201
+    grown = f"/listeners/{listener}"
+    assert there.ask("PUT", grown, msgspec.json.encode(many), JSON).status == 503
+    assert here.ask("PUT", grown, msgspec.json.encode(many), JSON).status == 200
+    here.push("/" + many["recipients"][4], "hello")
+    answer = there.get(f"/poll?listener={listener}&wait=0")
+    assert [message["data"] for message in answer.json["messages"]] == ["hello"]
