@@ -30,6 +30,9 @@ from .limits import JSON_DEPTH, MESSAGE_DEPTH
 
 T = TypeVar("T")
 
+_SPACE = re.compile(r"[ \t\n\r]*").match
+_scan = json.JSONDecoder(parse_int=str, parse_float=str).scan_once
+"""It reads one value from a place on, and makes no number of what may have a million digits."""
 _ANYTHING: Decoder[Any] = Decoder()
 _KEPT = Decoder(Raw)
 _encode = Encoder(decimal_format="number").encode
@@ -77,6 +80,28 @@ def check(text: bytes) -> bytes:
         _levels(text, MESSAGE_DEPTH)
     _read(_KEPT, text)
     return text
+
+
+def has_more_elements(text: bytes, most: int) -> bool:
+    """Return whether a text begins as an array of more than ``most`` elements; look at no more of them."""
+    words = text.decode()
+    at = _after_space(words, 0)
+    if words[at : at + 1] != "[":
+        return False
+    count = 0
+    try:
+        while count < most and words[at] in "[,":
+            _, at = _scan(words, _after_space(words, at + 1))
+            at = _after_space(words, at)
+            count += 1
+        return words[at] == ","
+    except (StopIteration, ValueError, RecursionError, IndexError):
+        return False  # it is no JSON, or nested deeply; that is for those who read it
+
+
+def _after_space(words: str, at: int) -> int:
+    space = _SPACE(words, at)
+    return at if space is None else space.end()
 
 
 def dumps(value: Any) -> bytes:

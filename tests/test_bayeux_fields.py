@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -17,13 +18,14 @@ from cometd_lite.bayeux.fields import (
     is_texts,
     milliseconds,
     plain_name,
+    read,
     refused,
     time_of,
     types_error,
     unknown,
     version_error,
 )
-from cometd_lite.errors import BadBody, ServerFull
+from cometd_lite.errors import BadBody, BodyTooLarge, ServerFull
 
 
 @pytest.mark.parametrize("channel", ["/a", "/chat/room1", "/foo-bar/(foobar)", "/a_!~$@.b", "/a#b/{c}+d"])
@@ -102,3 +104,13 @@ def test_data_that_json_cannot_say_is_refused() -> None:
     assert content_of({"a": [1]}).body == b'{"a":[1]}'
     with pytest.raises(BadBody):
         content_of({"a": object()})
+
+
+@pytest.mark.parametrize("element", ["1e9999", "1", "{}", "[]", '{"channel":"/a"}'])
+def test_far_too_many_messages_are_refused_before_they_are_read(element: str) -> None:
+    # A megabyte of numbers that are larger than a float took six seconds.
+    text = f"[{','.join([element] * (1_000_000 // len(element)))}]".encode()
+    began = time.thread_time()
+    with pytest.raises(BodyTooLarge):
+        read(text)
+    assert time.thread_time() - began < 0.3

@@ -16,7 +16,7 @@ from msgspec.json import Decoder
 from ..core.message import JSON_TYPE, Content
 from ..core.recipient import recipient
 from ..errors import BadBody, BadRecipient, BodyTooLarge, CometError
-from ..jsontext import decode, dumps, kept, parse
+from ..jsontext import decode, dumps, has_more_elements, kept, parse
 from ..limits import BAYEUX_BATCH_MESSAGES
 
 CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
@@ -60,8 +60,10 @@ _MEMBERS = Decoder(dict[str, Raw])
 def read(text: bytes) -> Any:
     """Return the messages in a JSON text, as dicts, or whatever else is in it; ``data`` is ``Raw``.
 
-    Raises ``ValueError`` where it is no JSON.
+    Raises ``ValueError`` where it is no JSON, ``BodyTooLarge`` where there are too many messages.
     """
+    if text.count(b",") >= BAYEUX_BATCH_MESSAGES and has_more_elements(text, BAYEUX_BATCH_MESSAGES):
+        raise _too_many()  # to make values of 300,000 would take a second
     try:
         return decode(text, _MESSAGES)
     except ValidationError:  # a number outside of data is larger than a float's
@@ -82,8 +84,12 @@ def batch_of(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise BadBody("A Bayeux request is a JSON array of messages, or one message.")
     if len(value) > BAYEUX_BATCH_MESSAGES:
-        raise BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
+        raise _too_many()
     return value
+
+
+def _too_many() -> BodyTooLarge:
+    return BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
 
 
 def _read_message(text: bytes) -> Any:

@@ -271,7 +271,11 @@ def test_the_worst_heads_and_bodies_hold_up_no_request(server: Program, waits: W
             for body in BODIES
         ),
         *(
-            request("GET", f"{target}?{query}")
+            request("POST", "/cometd", f"[{','.join([element] * (1_000_000 // len(element)))}]", JSON)
+            for element in ("1e9999", "1", "{}", "[]")
+        ),
+        *(
+            request("GET", f"{target}?wait=0&{query}")
             for target in ("/poll/x", "/poll", "/stream/x")
             for query in QUERIES
         ),
