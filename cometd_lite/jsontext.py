@@ -31,7 +31,7 @@ from .limits import JSON_DEPTH, MESSAGE_DEPTH
 T = TypeVar("T")
 
 _SPACE = re.compile(r"[ \t\n\r]*").match
-_scan = json.JSONDecoder(parse_int=str, parse_float=str).scan_once
+_scan = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 """It reads one value from a place on, and makes no number of what may have a million digits."""
 _ANYTHING: Decoder[Any] = Decoder()
 _KEPT = Decoder(Raw)
@@ -95,7 +95,7 @@ def has_more_elements(text: bytes, most: int) -> bool:
             at = _after_space(words, at)
             count += 1
         return words[at] == ","
-    except (StopIteration, ValueError, RecursionError, IndexError):
+    except (ValueError, RecursionError, IndexError):
         return False  # it is no JSON, or nested deeply; that is for those who read it
 
 
