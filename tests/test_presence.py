@@ -270,6 +270,20 @@ def test_what_a_store_refuses_is_counted_and_harms_nobody() -> None:
     house.stop()
 
 
+def test_a_page_that_asks_beside_the_connection_that_it_shares_is_no_further_reader() -> None:
+    house = House()
+    house.park("lobby", name="alice")
+    house.hub.poll(("lobby",), NOW, 0, name="alice")
+    assert house.present("lobby") == {"alice": 1}
+    second = house.park("lobby", name="alice")
+    second.cancel()
+    house.clock.advance(ONLINE_SECONDS - 1)
+    house.hub.poll(("lobby",), NOW, 0, name="alice")
+    house.clock.advance(2)
+    assert house.present("lobby") == {"alice": 2}, "the other device was answered a moment ago"
+    house.stop()
+
+
 # -- a model
 
 
@@ -313,6 +327,9 @@ class PresenceMachine(RuleBasedStateMachine):
     @rule(keys=keys, name=st.sampled_from(NAMES))
     def visit(self, keys: tuple[str, ...], name: str | None) -> None:
         self.house.hub.poll(keys, NOW, 0, name=name)
+        slots = [self.slots.get((key, name), (0, [])) for key in keys]
+        if name is not None and all(held and not ends for held, ends in slots):
+            return  # who reads under this name asks for something besides
         self.comes(keys, name)
         self.goes(keys, name)
 

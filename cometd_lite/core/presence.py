@@ -145,9 +145,20 @@ class PresenceTracker:
             reader.uncounted = ()
 
     def visited(self, reader: ParkedReader[Any]) -> None:
-        """Keep a reader that was answered without being parked present for a while."""
+        """Keep a reader that was answered without being parked present for a while.
+
+        Under a name whose readers are all held it is no further one: a page that shares a connection with
+        others asks beside it.
+        """
+        if reader.name is not None and all(self._are_held(key, reader.name) for key in reader.keys):
+            return
         self.arrived(reader)
         self.departed(reader)
+
+    def _are_held(self, key: str, name: str) -> bool:
+        place = self._places.get(key)
+        member = None if place is None else place.members.get(name)
+        return member is not None and member.held > 0 and not member.ends
 
     def _enter(
         self, reader: ParkedReader[Any], key: str, place: _Place | None, member: _Member | None

@@ -403,7 +403,7 @@ class Leader {
       this.#following = undefined;
       if (!recipients.length) return;
       const known = before && before.state !== "closed" && before.cursor;
-      const after = known || (await this.#comet.poll(recipients, { after: "now", wait: 0 })).cursor;
+      const after = known || (await this.#comet.poll(recipients, { after: "now", wait: 0, as: this.#shared.as })).cursor;
       if (this.#ended) return;
       this.#begin(recipients, after);
     }
