@@ -19,7 +19,7 @@ from ..core.leases import LeaseId, Leases, Reservation, Settlement
 from ..core.mailbox import Mailbox
 from ..core.message import COMMON_TYPES, Batch, Content, Cursor, Message, Push
 from ..core.recipient import covering, is_pattern
-from ..deferreds import MaybeDeferred
+from ..deferreds import MaybeDeferred, ParkedDeferred
 from ..errors import MailboxFull
 from ..limits import LEASE_SECONDS, Limits
 from .journal import Changes, Kept, KeptLease, KeptRecord, Place
@@ -54,7 +54,7 @@ class PendingPush:
         self.offset = offset
         self.crowded = crowded
         self.receipt: KeptRecord | None = None
-        self.deferred: Deferred[Sequence[Message]] = Deferred()
+        self.deferred: Deferred[Sequence[Message]] = ParkedDeferred()
 
 
 Waiter: TypeAlias = tuple[Deferred[None], list[int]]
