@@ -221,6 +221,10 @@ class Comet:
         self.metrics.waiting_events = lambda: webhooks.outbox.waiting
         if self._presence is not None:
             self._presence.announcer.on_change = webhooks.on_change
+        elif webhooks.unread is None:
+            webhooks.log.warn(
+                "Webhooks tell nothing: there is neither presence nor a time for unread messages."
+            )
         return webhooks
 
     def _served_limits(self, namespaces: Namespaces | None) -> Limits:

@@ -13,6 +13,7 @@ from receivers import KEY, OTHER_KEY, FakeReceiver
 from standardwebhooks import Webhook, WebhookVerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Content, Cursor, Push
@@ -242,6 +243,17 @@ def test_an_application_that_is_down_for_five_minutes_gets_all_within_a_minute(p
     posting.receiver.answer = lambda: 200
     posting.pass_by(EVENT_PAUSE_SECONDS[1] + 2)
     assert posting.taken == list(range(300))
+
+
+def test_the_log_says_once_a_minute_why_events_wait(posting: Posting) -> None:
+    posting.receiver.answer = lambda: 503
+    with capturedLogs() as events:
+        posting.tell(1)
+        posting.pass_by(300)
+    said = [event for event in events if "Events wait" in str(event["log_format"])]
+    assert 3 <= len(said) <= 5
+    assert said[0]["why"] == "It answered 503."
+    assert len(posting.receiver.attempts) > len(said)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 429, 499])
@@ -497,6 +509,23 @@ def test_what_waits_for_readers_is_bounded_in_bytes(
         watched.push(f"user{number}")
     assert watched.watch.bytes <= 10_000
     assert watched.counts.untracked > 60
+
+
+def test_the_absences_that_were_told_are_bounded_in_bytes(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cometd_lite.webhooks.unread.UNREAD_BYTES", 10_000)
+    for number in range(100):
+        watched.push(f"user{number}")
+        watched.pass_by(61)
+    assert len(watched.told) == 100
+    kept = [recipient for kind, recipient in watched.store.records if kind == ABSENCES]
+    assert 15 < len(kept) < 30
+    assert kept[-1] == "user99"
+    watched.push("user99")
+    watched.push("user0")
+    watched.pass_by(61)
+    assert [recipient for recipient, _ in watched.told[100:]] == ["user0"], "it was forgotten"
 
 
 def test_after_a_restart_what_waits_in_the_mailboxes_is_told_and_what_was_told_is_not() -> None:

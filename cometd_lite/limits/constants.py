@@ -312,7 +312,7 @@ UNREAD_GHOST_SECONDS = 2.0
 UNREAD_TOLD_SECONDS = 86_400.0
 """An absence in a cluster is told again after this time: messages are gone then, unless kept for longer."""
 
-UNREAD_HERE_SECONDS = 5.0
+UNREAD_HERE_SECONDS = 60.0
 """A reader that polls says no more often than this that it is there: each time costs Redis a command."""
 
 UNREAD_TAKEN_OVER_SECONDS = 30.0

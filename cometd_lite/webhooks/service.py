@@ -120,7 +120,7 @@ class Webhooks:
     def start(self) -> None:
         """Bring back what the store has remembered, and begin to post."""
         self.outbox.recall()
-        if self.unread is not None and self._shared is None:
+        if self.unread is not None:
             self.unread.begin()
         if self._shared is not None:
             self._shared.hear(EVENTS, lambda _: self._sender.wake())

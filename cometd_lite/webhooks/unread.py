@@ -152,7 +152,8 @@ class SharedAbsences:
         self._bytes = 0
 
     def recall(self) -> None:
-        """See ``Absences.recall``: all of it is asked for."""
+        """See ``Absences.recall``: what was told is asked for, and what others tell is heard from now on."""
+        self._store.hear(ABSENCES, self._told)
 
     def is_told(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
         """See ``Absences.is_told``: only the store knows."""
@@ -160,9 +161,20 @@ class SharedAbsences:
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
         """See ``Absences.claim``."""
+        return self._store.claims.note(ABSENCES, recipient, UNREAD_TOLD_SECONDS).addCallback(
+            self._claimed, recipient
+        )
+
+    def _claimed(self, is_new: bool, recipient: str) -> bool:
+        if is_new:
+            self._told(recipient)
+            self._store.tell(ABSENCES, recipient)
+        return is_new
+
+    def _told(self, recipient: str) -> None:
+        """Note that the next reader that comes, at whichever process, ends an absence."""
         if self._here.pop(recipient, None) is not None:
             self._bytes -= _size(recipient)
-        return self._store.claims.note(ABSENCES, recipient, UNREAD_TOLD_SECONDS)
 
     def ended(self, keys: tuple[str, ...]) -> None:
         """See ``Absences.ended``. The store is asked once while a reader comes again and again."""
@@ -249,9 +261,14 @@ class UnreadWatch:
     # -- after a restart
 
     def begin(self) -> None:
-        """Wait for the readers of all mailboxes that hold messages now, in slices; the store is open."""
+        """Begin, once the store is open.
+
+        Where no other process has waited meanwhile, wait for the readers of all mailboxes that hold messages,
+        which are looked through in slices.
+        """
         self._absences.recall()
-        self._look_through("")
+        if self._hub.shared is None:
+            self._look_through("")
 
     def _look_through(self, after: str) -> None:
         if not self._is_stopped:

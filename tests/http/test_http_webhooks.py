@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from exchanges import STARTED, Server
 from receivers import KEY, FakeReceiver
+from twisted.logger import capturedLogs
 
 from cometd_lite.core.message import timestamp
 from cometd_lite.core.namespaces import Namespace
@@ -134,3 +135,13 @@ def test_what_is_told_is_counted_and_shown(told: Told) -> None:
 def test_a_comet_says_what_is_wrong_with_its_webhooks(serve: Any, words: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"notify_|URL|whsec_|/nowhere/key|unread_after"):
         serve(**words)
+
+
+def test_webhooks_that_tell_nothing_are_warned_of(told: Told) -> None:
+    for words, warnings in (({}, 1), ({"presence": True}, 0), ({"unread_after": 60}, 0)):
+        with capturedLogs() as events:
+            told(**words)
+        assert (
+            len([event for event in events if "Webhooks tell nothing" in str(event["log_format"])])
+            == warnings
+        )

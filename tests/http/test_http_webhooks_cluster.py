@@ -13,6 +13,7 @@ from cometd_lite.limits import (
     ONLINE_SECONDS,
     POSTING_CLAIM_SECONDS,
     POSTING_RENEWED_SECONDS,
+    UNREAD_AT_ONCE,
     UNREAD_TAKEN_OVER_SECONDS,
     Limits,
 )
@@ -180,3 +181,31 @@ def test_events_and_waits_last_longer_than_messages(told: Callable[..., Told]) -
     made.receivers[0].answer = lambda: 204
     made.wait(70)
     assert made.all == [("unread", "bob")]
+
+
+def test_more_recipients_than_are_asked_for_at_once_are_all_told(told: Callable[..., Told]) -> None:
+    made = told(unread_after=20)
+    names = [f"user{number:03}" for number in range(2 * UNREAD_AT_ONCE + 50)]
+    for name in names:
+        made.cluster.processes[0].push(f"/{name}")
+    made.wait(30)
+    assert [recipient for _, recipient in made.all] == names
+
+
+def test_a_reader_that_comes_back_soon_ends_its_absence(
+    told: Callable[..., Told],
+) -> None:
+    made = told(unread_after=0.5)
+    one, other = made.cluster.processes
+
+    def read() -> None:
+        cursor = other.get("/poll/bob?after=oldest&wait=0").json["cursor"]
+        other.get(f"/poll/bob?after={cursor}&wait=0")
+
+    read()
+    for absences in (1, 2):
+        made.wait(3)
+        one.push("/bob")
+        made.wait(2)
+        assert made.all == [("unread", "bob")] * absences
+        read()

@@ -78,6 +78,7 @@ MODULES = (
     "stores/patterns.py",
     "stores/slices.py",
     "stores/taking.py",
+    "webhooks/*.py",
 )
 """What is changed, below the package; a pattern that fits nothing is an error."""
 
