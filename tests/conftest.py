@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +20,11 @@ from twisted.logger import capturedLogs
 # Keep the tests as pytest compiles them, where the environment says otherwise too: to compile them is most of
 # what a collection takes, and each process collects.
 sys.dont_write_bytecode = False
+
+# A shell lets what it starts in the background ignore SIGINT, and so would every program that a test starts:
+# .ci/run is such a shell.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest asks for the version of Twisted before each test: the package's metadata would be read 5,000 times.
 importlib.metadata.version = cache(importlib.metadata.version)
