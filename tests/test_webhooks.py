@@ -31,7 +31,7 @@ from cometd_lite.limits import (
     Limits,
 )
 from cometd_lite.stores.memory import MemoryStore
-from cometd_lite.webhooks.outbox import EVENTS, LocalOutbox, WebhookCounts
+from cometd_lite.webhooks.outbox import EVENTS, LocalOutbox, SharedOutbox, WebhookCounts
 from cometd_lite.webhooks.sender import EventSender
 from cometd_lite.webhooks.service import webhook_options
 from cometd_lite.webhooks.signing import Signer, keys_of
@@ -339,6 +339,48 @@ def test_a_process_that_may_not_post_any_more_leaves_its_events(posting: Posting
     posting.pass_by(300)
     assert len(posting.receiver.attempts) == attempts
     assert posting.outbox.waiting == 1
+
+
+class StoreThatIsAway(RememberingStore):
+    """A store of several processes, which may be away."""
+
+    is_here = True
+    told = 0
+
+    def state(self) -> str:
+        return "ok" if self.is_here else "down"
+
+    def tell(self, kind: str, id: str) -> None:  # noqa: A002
+        assert self.is_here
+        self.told += 1
+
+
+def test_what_a_store_could_not_be_given_while_it_was_away_is_given_to_it_later_and_in_order() -> None:
+    store, clock, counts = StoreThatIsAway(), Clock(), WebhookCounts()
+    outbox = SharedOutbox(store, clock, counts)  # type: ignore[arg-type]  # it is a part of one
+    store.is_here = False
+    for number in range(3):
+        outbox.add({"n": number})
+        clock.advance(1)
+    outbox.write()
+    assert (store.records, outbox.waiting) == ({}, 3)
+    store.is_here = True
+    outbox.add({"n": 3})
+    assert [record.value for record in store.records.values()] == [
+        b'{"n":%d}' % number for number in range(4)
+    ]
+    ends = [record.expires_at - EVENT_SECONDS for record in store.records.values()]
+    assert ends == [0, 1, 2, 3], "each is posted for an hour from when it came"
+    assert store.told == 4
+
+
+def test_events_for_a_store_that_stays_away_are_bounded() -> None:
+    store, counts = StoreThatIsAway(), WebhookCounts()
+    store.is_here = False
+    outbox = SharedOutbox(store, Clock(), counts)  # type: ignore[arg-type]  # it is a part of one
+    for number in range(EVENTS_WAITING + 7):
+        outbox.add({"n": number})
+    assert (outbox.waiting, counts.dropped) == (EVENTS_WAITING, 7)
 
 
 # -- unread

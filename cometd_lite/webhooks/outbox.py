@@ -6,8 +6,10 @@ several processes use: each adds to it, and one of them posts.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf
 from secrets import token_hex
@@ -64,6 +66,9 @@ class Outbox(Protocol):
     def recall(self) -> None:
         """Bring back the events that the store, which is open now, has remembered."""
 
+    def write(self) -> None:
+        """Give a store that was away what it was not given; to be called every few seconds."""
+
     def first(self, most: int) -> MaybeDeferred[Sequence[Event]]:
         """Return up to so many events, oldest first. Fails with ``StoreDown``."""
 
@@ -117,6 +122,9 @@ class LocalOutbox:
         for event in before.values():
             self._keep(event)
 
+    def write(self) -> None:
+        """See ``Outbox.write``: the store is here."""
+
     def first(self, most: int) -> Sequence[Event]:
         """See ``Outbox.first``."""
         return list(islice(self._events.values(), most))
@@ -152,20 +160,30 @@ class SharedOutbox:
         self._clock = clock
         self._counts = counts
         self._ids = _Ids()
+        self._late: deque[Event] = deque()
+        """Events that the store, which is away, has not been given."""
         self._waiting = 0
 
     @property
     def waiting(self) -> int:
         """See ``Outbox.waiting``: those that were there when this process looked last."""
-        return self._waiting
+        return self._waiting + len(self._late)
 
     def add(self, event: dict[str, Any]) -> None:
         """See ``Outbox.add``."""
-        now = self._clock.seconds()
-        body = dumps(event)
-        id = self._ids.next()  # noqa: A001  events of one moment are kept in the order of their ids
-        self._store.remember(EVENTS, id, lambda: body, now + EVENT_SECONDS)
-        self._store.tell(EVENTS, id)
+        # Events of one moment are kept in the order of their ids.
+        self._late.append(Event(self._ids.next(), self._clock.seconds(), dumps(event)))
+        if len(self._late) > EVENTS_WAITING:
+            self._late.popleft()
+            self._counts.dropped += 1
+        self.write()
+
+    def write(self) -> None:
+        """Give the store what it could not be given while it was away."""
+        while self._late and self._store.state() == "ok":
+            event = self._late.popleft()
+            self._store.remember(EVENTS, event.id, partial(bytes, event.body), event.since + EVENT_SECONDS)
+            self._store.tell(EVENTS, event.id)
 
     def recall(self) -> None:
         """See ``Outbox.recall``: all of them are looked up."""

@@ -169,6 +169,7 @@ class Webhooks:
         if shared is None:
             self._sender.wake()
             return
+        self.outbox.write()
         began = self._hub.clock.seconds()
         claimed = shared.claims.hold(*_POSTING, POSTING_CLAIM_SECONDS)
         claimed.addCallback(self._claimed, began, shared).addErrback(self._failed)
