@@ -89,9 +89,10 @@ REDIS_RUNS = 100
 REDIS_COUNT_SECONDS = 1.0
 """A push is answered after this long, though other processes have not said how many readers they woke."""
 
-REDIS_WAKE_BYTES = 16 * 1024
+REDIS_WAKE_BYTES = 4 * 1024
 """Bytes of messages that a push publishes with the name of a recipient. Of larger pushes only the name is
-published, and readers read Redis: each process that listens is sent all that is published."""
+published, and readers read Redis: each process that listens is sent all that is published, and Redis lets go
+of one that is 32 MB behind."""
 
 REDIS_WINDOW_MESSAGES = 16
 """Messages of one mailbox that a process keeps of what was published: a reader that comes back at once has
