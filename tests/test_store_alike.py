@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from redis_recount import Recount
 from redis_server import RedisServer
 from redis_wires import Wires
+from test_stores import Turns
 from twisted.internet.task import Clock
 
 from cometd_lite.core.leases import LeaseId, Settlement
@@ -20,6 +23,7 @@ from cometd_lite.errors import CometError
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.stores.redis.store import RedisStore
+from cometd_lite.stores.sqlite import SQLiteStore
 
 LIMITS = Limits(capacity=6, capacity_bytes=20, ttl=100, max_attempts=2)
 SPACES = Namespaces(
@@ -67,11 +71,14 @@ steps = st.lists(
 class Asked:
     """One of the stores, what it is asked, and what it has said, without what differs: epoch and memory."""
 
-    def __init__(self, store: Any, clock: Clock, wires: Wires | None = None) -> None:
+    def __init__(
+        self, store: Any, clock: Clock, wires: Wires | None = None, worker: Turns | None = None
+    ) -> None:
         self.store = store
         self.now = 1_000.0
         self.clock = clock
         self.wires = wires
+        self.worker = worker
         self.taken: list[Any] = []
         self.leased: list[Any] = []
         self.ask(store.open(self.now))
@@ -80,6 +87,8 @@ class Asked:
         outcome = Outcome(result)
         if self.wires is not None:
             self.wires.settle_full()
+        if self.worker is not None:
+            self.worker.settle()
         return outcome.value
 
     def do(self, step: tuple[Any, ...]) -> Any:
@@ -184,3 +193,21 @@ def test_redis_answers_as_memory_does(
     kept.check_invariants()
     Recount(redis, kept.address.prefix)
     there.ask(kept.close())
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(steps=steps, overflow=st.sampled_from(["reject", "drop-oldest"]), spaced=st.booleans())
+def test_sqlite_answers_as_memory_does(steps: list[Any], overflow: str, spaced: bool) -> None:
+    clock, worker = Clock(), Turns()
+    with TemporaryDirectory() as directory:
+        kept = SQLiteStore(Path(directory) / "comet.db", LIMITS, overflow=overflow, worker=worker)
+        memory = MemoryStore(LIMITS, overflow=overflow)
+        if spaced:
+            kept.use(SPACES)
+            memory.use(SPACES)
+        there, here = Asked(kept, clock, worker=worker), Asked(memory, clock)
+        for step in steps:
+            assert there.do(step) == here.do(step), step
+        here.store.check_invariants()
+        kept.check_invariants()
+        there.ask(kept.close())

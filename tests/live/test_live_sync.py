@@ -51,6 +51,16 @@ def execute(code: str, *words: str, **environment: str) -> str:
     return done.stdout
 
 
+def test_a_worker_leases_and_acknowledges(client: SyncClient) -> None:
+    client.push("sync/jobs", {"n": 1})
+    (message,) = client.lease("sync/jobs", 30).leased
+    assert (message.data, message.attempt) == ({"n": 1}, 1)
+    assert client.ack(message, extend=60) == "extended"
+    assert client.ack(message) == "done"
+    assert client.ack(message, release=True) == "gone"
+    assert client.lease("sync/jobs", 30, wait=0).leased == ()
+
+
 def test_a_script_pushes_polls_takes_and_follows_and_installs_no_reactor(program: Program) -> None:
     code = """if True:
         import sys
