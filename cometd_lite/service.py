@@ -201,7 +201,7 @@ class CometService(Service):
 
     async def _stop(self, closing: list[Deferred[Any]]) -> None:
         began = time.monotonic()
-        self.log.info("Stopping with {parked} parked readers", parked=self.comet.hub.registry.parked)
+        self.log.info("Stopping; readers that are parked: {parked}", parked=self.comet.hub.registry.parked)
         drained = self.comet.drain(self.drain / 2)
         await self._disconnected(began + min(DRAIN_IDLE_SECONDS, self.drain / 10))
         self.factory.shutdown()

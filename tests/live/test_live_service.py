@@ -258,7 +258,7 @@ def test_begin_end_and_refusals_are_a_line_each(run):
     program.park("/poll/bob", "bob")
     assert program.stop() == 0
     log = program.log.read_text()
-    for line in ("cometd-lite 0", "Stopping with 1 parked readers", "Stopped"):
+    for line in ("cometd-lite 0", "Stopping; readers that are parked: 1", "Stopped"):
         assert log.count(line) == 1
     told = sum(int(number) for number in re.findall(r"Refused (\d+): bad-parameter", log))
     assert told == 5
