@@ -343,9 +343,10 @@ class PresenceMachine(RuleBasedStateMachine):
     @rule(recipient=st.sampled_from(RECIPIENTS), name=st.sampled_from(NAMES[:2]))
     def leave(self, recipient: str, name: str) -> None:
         self.house.tracker.leave(recipient, name)
-        held, _ = self.slots.get((recipient, name), (0, []))
+        held, ends = self.slots.get((recipient, name), (0, []))
         self.slots[recipient, name] = (held, [])
-        if held:
+        moment = self.seconds() + ONLINE_SECONDS - PRESENCE_FAREWELL_SECONDS
+        if held and not any(end > moment for end in ends):
             self.farewells[recipient, name] = self.seconds() + PRESENCE_FAREWELL_SECONDS
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, PRESENCE_FAREWELL_SECONDS, 20.0, ONLINE_SECONDS]))

@@ -215,7 +215,8 @@ class PresenceTracker:
         """Let a name leave now, unless a reader of it is still held.
 
         The one that is held may be that of the client which says so: its connection was closed just before,
-        and the reactor has not reported it. So the next reader that leaves in a moment leaves at once.
+        and the reactor has not reported it. So, unless one has just left, the next reader that leaves in a
+        moment leaves at once.
         """
         self.dismiss(recipient, name)
         self.announcer.left(recipient, name)
@@ -224,8 +225,10 @@ class PresenceTracker:
         """See ``PresentReaders.dismiss``."""
         member = self._member(recipient, name)
         if member is not None:
-            if member.held:
-                member.farewell = self.hub.clock.seconds() + PRESENCE_FAREWELL_SECONDS
+            now = self.hub.clock.seconds()
+            has_just_left = member.ends and member.ends[-1] > now + ONLINE_SECONDS - PRESENCE_FAREWELL_SECONDS
+            if member.held and not has_just_left:
+                member.farewell = now + PRESENCE_FAREWELL_SECONDS
             self.replaced(recipient, name, len(member.ends))
 
     def replaced(self, recipient: str, name: str | None, most: int) -> bool:

@@ -288,6 +288,17 @@ def test_a_connection_that_is_lost_just_after_its_client_has_left_leaves_at_once
     assert told(server) == [("join", "alice", 1), ("leave", "alice", 0)]
 
 
+def test_a_tab_that_is_closed_takes_no_other_one_with_it(server):
+    staying = server.park("/poll/lobby?after=now&as=alice")
+    server.park("/poll/lobby?after=now&as=alice").hang_up()
+    server.ask("DELETE", "/presence/lobby?as=alice")
+    server.advance(1)
+    staying.hang_up()
+    assert present(server) == {"alice": 1}
+    server.park("/poll/lobby?after=now&as=alice")
+    assert [event for event, _, _ in told(server)] == ["join"]
+
+
 def test_a_poll_that_ends_much_later_is_not_the_one_that_said_so(server):
     polling = server.park("/poll/lobby?after=now&as=alice")
     server.ask("DELETE", "/presence/lobby?as=alice")
