@@ -4,7 +4,8 @@ Latency: a poll is parked, a push is sent, and the time until the poll is answer
 process that keeps its mailboxes in memory, within one on Redis, and from one to the other of two. Rate: 64
 pushers, all at one process or half of them at each of two, push to 100 mailboxes as fast as they are
 answered; besides, the CPU time that a push costs the servers and Redis, which holds on a machine where all of
-them share the cores. At the end stands what a message and a mailbox take in Redis. The rounds are
+them share the cores. At the end stands what a delivery costs both, and what a message and a mailbox take in
+Redis. The rounds are
 interleaved; what is printed is the median.
 """
 
@@ -23,14 +24,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 
+from dialects import Nchan  # noqa: E402
 from redis_server import RedisServer, free_port  # noqa: E402
 from server import Server  # noqa: E402
 
-from cometd_lite.bench import SCENARIOS, measure  # noqa: E402  they lie above this file
+from cometd_lite.bench import SCENARIOS, CometLite, Dialect, measure  # noqa: E402  they lie above this file
 from cometd_lite.bench.measure import allow_files  # noqa: E402  they lie above this file
 
 PUSHERS = 64
@@ -58,16 +61,16 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         keepalive_requests 1000000000;
-        location ~ ^/push/(.*)$ {{
+        location ~ ^/push/?(.*)$ {{
             nchan_publisher http;
-            nchan_channel_id $1;
+            nchan_channel_id $1$arg_id;
             nchan_message_buffer_length 1000;
             nchan_message_timeout 1h;
             {store}
         }}
-        location ~ ^/poll/(.*)$ {{
+        location ~ ^/poll/?(.*)$ {{
             nchan_subscriber longpoll;
-            nchan_channel_id $1;
+            nchan_channel_id $1$arg_id;
             nchan_subscriber_first_message oldest;
             {store}
         }}
@@ -335,11 +338,7 @@ class Costs:
 
     def deliver(self, name: str) -> None:
         """Say what a delivery costs in a scenario of the load generator."""
-        before = self.spent()
-        url = f"http://localhost:{self.server.port}"
-        result = measure(url, SCENARIOS[name], messages=DELIVERIES[name], warm_up=0)
-        own, its = [(now - then) / result.deliveries * 1e6 for now, then in pairs(self.spent(), before)]
-        say(f"{name}: {own:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+        deliver(name, Site([self.server.port], "", [self.pids[0]], [self.pids[1]]), CometLite)
 
     async def poll(self, times: int) -> None:
         """Say what a poll costs that finds nothing."""
@@ -379,6 +378,16 @@ class Costs:
             wire.close()
 
 
+def deliver(name: str, site: Site, dialect: Callable[[Any], Dialect]) -> None:
+    """Say what a delivery costs a server and its Redis in a scenario of the load generator."""
+    before = cpu(site.servers), cpu(site.redis)
+    url = f"http://localhost:{site.ports[0]}"
+    result = measure(url, SCENARIOS[name], dialect, messages=DELIVERIES[name], warm_up=0)
+    now = cpu(site.servers), cpu(site.redis)
+    own, its = [(there - then) / result.deliveries * 1e6 for there, then in pairs(now, before)]
+    say(f"{result.dialect}, {name}: {own:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+
+
 def pairs(now: tuple[float, float], then: tuple[float, float]) -> list[tuple[float, float]]:
     """Return what there is now and was then of the process, and of Redis."""
     return [(now[0], then[0]), (now[1], then[1])]
@@ -406,6 +415,10 @@ def main() -> int:
         say(f"{name:<32} {latency_ms:8.2f} {pushes:9,.0f} {servers:8.0f} {redis:13.0f}")
     with ExitStack() as stack:
         Costs(stack).run()
+    if shutil.which("nginx"):
+        with ExitStack() as stack:
+            work = Path(stack.enter_context(TemporaryDirectory()))
+            deliver("mailbox", nchan(stack, work, 1, *KEPT_NOWHERE), Nchan)
     return 0
 
 
