@@ -2,7 +2,7 @@
 
 An exhausted message of ``jobs`` is pushed to ``$dead/jobs`` as an event ``dead``. Only once it is there its
 lease is done: a crash in between leaves it in both. Where it does not fit it stays where it is, is given to
-nobody, and is tried again at the next sweep.
+no take, and is tried again at the next sweep.
 """
 
 from __future__ import annotations

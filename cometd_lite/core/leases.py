@@ -37,7 +37,7 @@ _STALE = 64
 
 
 class LeaseId(NamedTuple):
-    """The id of a lease: it names the message and the attempt, and nobody can guess its secret."""
+    """The id of a lease: it names the message and the attempt, and has a secret that cannot be guessed."""
 
     epoch: str
     sequence: int
@@ -114,9 +114,9 @@ class Leases:
     def find(self, lease: LeaseId) -> Reservation | None:
         """Return the reservation that a lease names, held or not; None where there was a later one."""
         reservation = self.reservations.get(lease.sequence)
-        if reservation is None or (reservation.attempt, reservation.secret) != (lease.attempt, lease.secret):
+        if reservation is None or reservation.attempt != lease.attempt:
             return None
-        return reservation
+        return reservation if secrets.compare_digest(reservation.secret, lease.secret) else None
 
     @property
     def next_end(self) -> float:
@@ -126,7 +126,7 @@ class Leases:
     # -- what changes
 
     def begin(self, message: Message, secret: str, ends_at: float) -> LeasedMessage:
-        """Reserve a message that nobody has reserved."""
+        """Reserve a message that is not reserved."""
         number = message.sequence
         last = self.reservations.get(number)
         attempt = 1 if last is None else last.attempt + 1

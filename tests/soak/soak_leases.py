@@ -8,7 +8,7 @@ of them. They work for a random time, and then acknowledge, release, extend and 
 nothing. The server keeps its messages in SQLite, and is killed; with ``--redis`` there are two servers at one
 Redis (``appendfsync always``), and one of the three is killed. Checked is that
 
-- every push that was confirmed is done at least once, and what was acknowledged is given to nobody again;
+- every push that was confirmed is done at least once, and what was acknowledged is not given again;
 - no worker is given a message while another one surely has a valid lease of it;
 - the attempts of a message rise, and are as many as it was given, but for answers that were broken off;
 - of two messages of a queue that are given for the first time, the older one is not given later.
