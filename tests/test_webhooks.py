@@ -298,6 +298,22 @@ def test_what_waits_is_bounded_in_bytes(posting: Posting) -> None:
     assert posting.counts.dropped > 800
 
 
+def test_the_log_says_once_that_the_oldest_go_until_there_is_room_again(posting: Posting) -> None:
+    def lines(count: int) -> int:
+        with capturedLogs() as events:
+            posting.tell(*range(count))
+        return len([event for event in events if "the oldest go" in str(event["log_format"])])
+
+    posting.receiver.answer = lambda: 500
+    assert lines(EVENTS_WAITING + 50) == 1
+    assert lines(50) == 0
+    posting.receiver.answer = lambda: 200
+    posting.pass_by(180)
+    assert posting.outbox.waiting == 0
+    posting.receiver.answer = lambda: 500
+    assert lines(EVENTS_WAITING + 50) == 1
+
+
 def test_events_that_waited_are_posted_after_a_restart_before_later_ones() -> None:
     store, clock = RememberingStore(), Clock()
     clock.advance(100)

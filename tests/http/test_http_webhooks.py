@@ -101,6 +101,16 @@ def test_a_namespace_says_when_and_whether_a_message_is_told(told: Told) -> None
     assert len(receiver.taken) == 1
 
 
+def test_a_recipient_in_no_namespace_that_says_so_has_the_time_of_all(told: Told) -> None:
+    server, receiver = told(unread_after=40, namespaces={"user/*": Namespace(unread_after=20.0)})
+    server.push("/user/bob")
+    server.push("/bob")
+    pass_by(server, 21)
+    assert [event["recipient"] for event in receiver.taken] == ["user/bob"]
+    pass_by(server, 21)
+    assert [event["recipient"] for event in receiver.taken] == ["user/bob", "bob"]
+
+
 def test_what_is_told_is_counted_and_shown(told: Told) -> None:
     server, receiver = told(unread_after=30)
     answers = iter([500, 200, 404])
