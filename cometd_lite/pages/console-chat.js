@@ -1,27 +1,21 @@
 /**
  * Chat: rooms, people and what they say. A room's name and one's own arrive; pushes leave.
  *
- * The room *lobby* is the recipient `chat/lobby`. What is said is a message with the event `say`; it is
- * kept, so a page that is opened later shows it. A server with `--presence` knows who is in the room, by
- * name. On any other, the pages tell each other by messages that are not queued (`queue=no`): `here` when a
- * page joins, every so often, and in answer to one that joins; and `gone`. Everything else that is pushed to the room, by curl for instance, is shown as what a program says.
+ * The room *lobby* is the recipient `chat/lobby`. What is said is `{"from": "Ada", "text": "hello"}`, as in
+ * the chat of README.md. It is kept, so a page that is opened later shows the last of it. A server with
+ * `--presence` knows who is in the room by name; any other knows how many readers wait there. Everything
+ * else that is pushed to the room, by curl for instance, is shown as what a program says.
  *
  * @module
  */
 
 import { BASE, byId, element, pathOf, quoted, showError, showState, time } from "./console-dom.js";
 
-/** @typedef {{name: string, seen: number}} Person */
+/** How often a server without presence is asked how many readers wait in the room. */
+const COUNTED_EVERY = 5_000;
 
-/** Who is there says so this often, and is gone when it was not heard for longer than two times. */
-const BEAT = 20_000;
-const ABSENT = 50_000;
-
-/** An answer to a newcomer waits up to this long, so that a full room does not answer as one. */
-const ANSWER_WITHIN = 800;
-
-/** A poll that was just answered needs a moment to wait again. */
-const SETTLE = 250;
+/** The newest messages of a room, which are shown on entering it. */
+const BEGIN = "last:50";
 
 /** What is said within this time by the same person stands together. */
 const TOGETHER = 5 * 60_000;
@@ -29,7 +23,7 @@ const TOGETHER = 5 * 60_000;
 /** As many lines as are shown; the oldest go first. */
 const LINES_MOST = 500;
 
-/** As many people as are remembered, or shown; a room with more of them has other worries. */
+/** As many people as are shown. */
 const PEOPLE_MOST = 200;
 
 /** The bytes of a name that the server takes (HTTP.md, "Presence"). */
@@ -82,26 +76,19 @@ export function chat(session) {
 
 /** Someone, in a room. */
 class Room {
-  #id = crypto.getRandomValues(new Uint32Array(2)).join("-");
   #comet;
   /** @type {import("./client.js").Following | undefined} */
   #following;
   #recipient;
   /** @type {import("./client.js").Presence | undefined} */
   #presence;
-  /** Whether the server knows who is in the room. */
-  #known = false;
   /** Whether one is in the room under one's name. */
   #named = true;
   #name;
   #session;
-  /** @type {Map<string, Person>} by the id of their page: names may be shared */
-  #people = new Map();
-  #listeners = 0;
   #talk = new Talk();
-  #beat = 0;
-  /** @type {Map<string, number>} what is about to be said, by its reason: each once */
-  #pending = new Map();
+  #counting = 0;
+  #left = false;
 
   /**
    * @param {import("./console.js").Session} session
@@ -116,7 +103,7 @@ class Room {
     byId("room-name").textContent = room;
     byId("chat-curl").textContent =
       `curl -d ${quoted("hello from a terminal")} ${quoted(`${BASE}push/${pathOf(this.#recipient)}`)}`;
-    this.#showPeople();
+    showPeople([name], "");
     this.#enter();
   }
 
@@ -126,68 +113,89 @@ class Room {
       (response) => response.json(),
       () => ({}),
     );
-    if (!this.#recipient) return; // Left already.
+    if (this.#left) return;
     if (health.presence) this.#watch();
-    else this.#introduce();
+    else this.#count();
   }
 
+  /** Let the server say who is here. */
   #watch() {
-    this.#presence = this.#comet.presence(this.#recipient, () => {
-      this.#known = true;
-      this.#following ??= this.#follow();
-      this.#showPeople();
+    const own = fitting(this.#name);
+    addEventListener("pagehide", this.#closed);
+    const show = () => {
+      this.#following ??= this.#follow(own);
+      const others = presence.members.map(({ name }) => name).filter((name) => name !== own);
+      others.sort((one, other) => one.localeCompare(other));
+      // One name may have several readers, as in two windows.
+      const unnamed = presence.readers - presence.members.reduce((sum, { readers }) => sum + readers, 0);
+      showPeople(
+        [own, ...others.slice(0, PEOPLE_MOST)],
+        unnamed > 0 ? `and ${readers(unnamed)} without a name` : "",
+      );
+    };
+    const presence = this.#comet.presence(this.#recipient, show, {
+      onState: (state) => {
+        const isAway = state === "waiting" || state === "offline";
+        if (isAway) showPeople([this.#name], "Who else is here is not known.");
+      },
     });
-    this.#presence.closed.then((error) => {
+    this.#presence = presence;
+    presence.closed.then((error) => {
       if (error?.status === 401) this.#session.refused(error, () => this.#watch());
-      else if (error) this.#introduce();
+      else if (error) this.#count();
     });
   }
 
-  /** Tell the other pages who is here, since the server does not. */
-  #introduce() {
-    this.#known = false;
-    this.#following ??= this.#follow();
-    this.#beat = setInterval(() => this.#here(), BEAT);
-    addEventListener("pagehide", this.#goodbye);
+  /** Ask now and then how many readers are here, where the server does not know their names. */
+  #count() {
+    this.#following ??= this.#follow(undefined);
+    const ask = async () => {
+      if (document.hidden) return;
+      try {
+        const { waiting } = await this.#comet.describe(this.#recipient);
+        const others = `${readers(waiting)} here. With --presence, the server tells their names.`;
+        if (!this.#left) showPeople([this.#name], others);
+      } catch {
+        if (!this.#left) showPeople([this.#name], "How many readers are here is not known.");
+      }
+    };
+    this.#counting = setInterval(ask, COUNTED_EVERY);
+    setTimeout(ask, 1000);
   }
 
-  /** @returns {import("./client.js").Following} */
-  #follow() {
-    const as = this.#known && this.#named ? fitting(this.#name) : undefined;
-    // What is shown is lost with the page, so a reload reads it all again: nothing is remembered.
+  /**
+   * @param {string | undefined} as the name under which the server knows this reader
+   * @returns {import("./client.js").Following}
+   */
+  #follow(as) {
+    // What is shown is lost with the page, so a reload reads it again: nothing is remembered.
     return this.#comet.follow(this.#recipient, (message) => this.#hear(message), {
-      after: "oldest",
+      after: BEGIN,
       storageKey: null,
-      as,
+      as: this.#named ? as : undefined,
       onGap: () => this.#talk.note("Something was said here that the server no longer keeps.", "gap"),
       onState: (state, detail) => {
         showState(byId("chat-state"), state, detail);
-        if (state === "streaming" || state === "polling") this.#later("come", SETTLE, { newcomer: true });
-        if (state !== "closed") return;
-        if (as !== undefined && detail.error?.status === 403) {
+        this.#talk.live(state === "streaming" || state === "polling");
+        if (state !== "closed" || this.#left) return;
+        if (this.#named && as !== undefined && detail.error?.status === 403) {
           // The token does not let its reader name itself.
           this.#named = false;
-          this.#following = this.#follow();
+          this.#following = this.#follow(as);
           return;
         }
-        this.#session.refused(detail.error, () => (this.#following = this.#follow()));
+        this.#session.refused(detail.error, () => (this.#following = this.#follow(as)));
       },
     });
   }
 
   /**
-   * @param {string} words
+   * @param {string} text
    * @returns {Promise<string | undefined>} why not, where it could not be said
    */
-  async say(words) {
+  async say(text) {
     try {
-      const options = { event: "say", overflow: /** @type {const} */ ("drop-oldest") };
-      const receipt = await this.#comet.push(
-        this.#recipient,
-        { name: this.#name, id: this.#id, text: words },
-        options,
-      );
-      this.#count(receipt.delivered);
+      await this.#comet.push(this.#recipient, { from: this.#name, text }, { overflow: "drop-oldest" });
       return undefined;
     } catch (error) {
       const refusal = /** @type {import("./client.js").CometError} */ (error);
@@ -196,122 +204,34 @@ class Room {
     }
   }
 
-  async leave() {
-    clearInterval(this.#beat);
-    for (const timer of this.#pending.values()) clearTimeout(timer);
-    removeEventListener("pagehide", this.#goodbye);
+  /** A server keeps the name of a reader that was disconnected for a while, unless it is told. */
+  #closed = () => {
+    if (!this.#named) return;
+    this.#comet.leave(this.#recipient, { as: fitting(this.#name), keepalive: true }).catch(() => {});
+  };
+
+  leave() {
+    this.#left = true;
+    removeEventListener("pagehide", this.#closed);
+    clearInterval(this.#counting);
     this.#talk.clear();
-    const last = this.#goodbye();
-    this.#recipient = "";
     this.#presence?.stop();
-    await last;
     this.#following?.stop();
   }
 
-  #goodbye = () => this.#whisper("gone", {}, true);
-
-  /** @param {{newcomer?: boolean}} [more] */
-  async #here(more = {}) {
-    const receipt = await this.#whisper("here", more);
-    if (receipt) this.#count(receipt.delivered);
-  }
-
-  /**
-   * Tell the pages that read at this moment only. That none of them does is no fault.
-   *
-   * @param {string} event
-   * @param {object} more
-   * @param {boolean} [keepalive]
-   */
-  async #whisper(event, more, keepalive) {
-    if (!this.#recipient || this.#known) return undefined;
-    try {
-      const data = { name: this.#name, id: this.#id, ...more };
-      return await this.#comet.push(this.#recipient, data, { event, queue: false, keepalive });
-    } catch {
-      return undefined;
-    }
-  }
-
   /** @param {import("./client.js").Message} message */
-  #hear(message) {
-    if (!this.#recipient) return; // Left, and waiting only for the last word to be sent.
-    const { event, data } = message;
-    const person = typeof data?.name === "string" && typeof data.id === "string" ? data : undefined;
-    if (event === "gone" && person) this.#people.delete(person.id);
-    if (event === "here" && person && (this.#people.size < PEOPLE_MOST || this.#people.has(person.id))) {
-      this.#people.set(person.id, { name: person.name, seen: Date.now() });
-      if (data.newcomer && person.id !== this.#id)
-        this.#later("answer", SETTLE + Math.random() * ANSWER_WITHIN);
-    }
-    if (event === "say" && person && typeof data.text === "string") {
-      this.#talk.say(
-        { name: person.name, id: person.id, own: person.id === this.#id, text: data.text },
-        message.created_at,
-      );
-    } else if (!person) {
-      const words =
-        typeof data === "string"
-          ? data
-          : data instanceof Uint8Array
-            ? `${data.length} bytes`
-            : JSON.stringify(data);
-      this.#talk.say({ name: event ?? "a program", id: "", own: false, text: words }, message.created_at);
-    }
-    this.#showPeople();
-  }
-
-  /**
-   * Say that one is here, in a moment.
-   *
-   * @param {string} reason
-   * @param {number} milliseconds
-   * @param {{newcomer?: boolean}} [more]
-   */
-  #later(reason, milliseconds, more) {
-    clearTimeout(this.#pending.get(reason));
-    this.#pending.set(
-      reason,
-      setTimeout(() => this.#here(more), milliseconds),
-    );
-  }
-
-  /** A push tells how many readers it woke: programs are there too. @param {number} delivered */
-  #count(delivered) {
-    this.#listeners = delivered;
-    this.#showPeople();
-  }
-
-  #showPeople() {
-    if (this.#known && this.#presence) {
-      const { members, readers } = this.#presence;
-      const names = members.slice(0, PEOPLE_MOST).map(({ name }) => name);
-      const own = fitting(this.#name);
-      const others = names.filter((name) => name !== own).sort((one, other) => one.localeCompare(other));
-      this.#show([[own, own, true], ...others.map((name) => personOf(name))], readers - names.length);
+  #hear({ event, data, created_at }) {
+    if (typeof data?.from === "string" && typeof data.text === "string") {
+      this.#talk.say({ name: data.from, own: data.from === this.#name, text: data.text }, created_at);
       return;
     }
-    for (const [id, { seen }] of this.#people) if (Date.now() - seen > ABSENT) this.#people.delete(id);
-    const present = [...this.#people].filter(([id]) => id !== this.#id);
-    present.sort(([, a], [, b]) => a.name.localeCompare(b.name));
-    /** @type {[string, string, boolean][]} */
-    const people = [
-      [this.#id, this.#name, true],
-      ...present.map(([id, { name }]) => /** @type {[string, string, boolean]} */ ([id, name, false])),
-    ];
-    this.#show(people, this.#listeners - people.length);
-  }
-
-  /**
-   * @param {[string, string, boolean][]} people the id and the name of each, and whether it is oneself
-   * @param {number} others how many more read
-   */
-  #show(people, others) {
-    byId("people").replaceChildren(...people.map((person) => personItem(...person)));
-    byId("others").textContent =
-      others > 0
-        ? `and ${others} more ${others === 1 ? "reader that gives" : "readers that give"} no name`
-        : "";
+    const text =
+      typeof data === "string"
+        ? data
+        : data instanceof Uint8Array
+          ? `${data.length} bytes`
+          : JSON.stringify(data);
+    this.#talk.say({ name: event ?? "a program", own: false, text, program: true }, created_at);
   }
 }
 
@@ -319,7 +239,7 @@ class Room {
 class Talk {
   #list = byId("talk");
   #scroll = byId("talk-scroll");
-  #last = { id: "", name: "", at: 0 };
+  #last = { name: "", program: false, at: 0 };
 
   constructor() {
     this.clear();
@@ -327,23 +247,29 @@ class Talk {
 
   clear() {
     this.#list.replaceChildren();
-    this.#last = { id: "", name: "", at: 0 };
-    byId("chat-empty").hidden = false;
+    this.#last = { name: "", program: false, at: 0 };
+    byId("chat-empty").hidden = true;
+  }
+
+  /** Whether nothing was said is known once there is a connection. @param {boolean} isLive */
+  live(isLive) {
+    byId("chat-empty").hidden = !isLive || this.#list.childElementCount > 0;
   }
 
   /**
-   * @param {{name: string, id: string, own: boolean, text: string}} saying
+   * @param {{name: string, own: boolean, text: string, program?: boolean}} saying
    * @param {string} created_at
    */
-  say({ name, id, own, text }, created_at) {
+  say({ name, own, text, program = false }, created_at) {
     const at = Date.parse(created_at);
-    const first = id !== this.#last.id || name !== this.#last.name || at - this.#last.at > TOGETHER;
-    this.#last = { id, name, at };
-    const kinds = ["saying", own && "own", first && "first", !id && "plain"].filter(Boolean).join(" ");
+    const last = this.#last;
+    const first = name !== last.name || program !== last.program || at - last.at > TOGETHER;
+    this.#last = { name, program, at };
+    const kinds = ["saying", own && "own", first && "first", program && "plain"].filter(Boolean).join(" ");
     const item = element("div", { class: kinds });
-    if (!own && first) item.append(face(id, name));
+    if (!own && first) item.append(face(name, program));
     const who = element("span", own ? { class: "unseen" } : {}, own ? "You" : name);
-    if (first) item.append(element("div", { class: "who" }, who, time(created_at, "minutes")));
+    if (first) item.append(element("div", { class: "row who" }, who, time(created_at, "minutes")));
     else item.append(element("span", { class: "unseen" }, `${own ? "You" : name}: `));
     item.append(element("div", { class: "words" }, text));
     this.#add(item);
@@ -354,7 +280,7 @@ class Talk {
    * @param {string} kind
    */
   note(text, kind) {
-    this.#last = { id: "", name: "", at: 0 };
+    this.#last = { name: "", program: false, at: 0 };
     this.#add(element("p", { class: `note ${kind}` }, text));
   }
 
@@ -370,13 +296,21 @@ class Talk {
 }
 
 /**
- * A person whom the server knows by the name alone.
- *
- * @param {string} name
- * @returns {[string, string, boolean]}
+ * @param {string[]} names one's own first
+ * @param {string} others what is to be said of all others
  */
-function personOf(name) {
-  return [name, name, false];
+function showPeople(names, others) {
+  const items = names.map((name) =>
+    element("li", { class: "row" }, face(name), element("span", { class: "clip" }, name)),
+  );
+  items[0].append(element("small", { class: "hint" }, "you"));
+  byId("people").replaceChildren(...items);
+  byId("others").textContent = others;
+}
+
+/** @param {number} number */
+function readers(number) {
+  return number === 1 ? "1 reader" : `${number} readers`;
 }
 
 /** As much of a name as the server takes. @param {string} name */
@@ -387,28 +321,18 @@ function fitting(name) {
 }
 
 /**
- * @param {string} id
- * @param {string} name
- * @param {boolean} own
- */
-function personItem(id, name, own) {
-  const item = element("li", {}, face(id, name), element("span", { class: "name" }, name));
-  if (own) item.append(element("small", {}, "you"));
-  return item;
-}
-
-/**
- * An initial on a colour of its own, the same on every page.
+ * An initial on a colour: one name has one colour, on every page.
  *
- * @param {string} id
  * @param {string} name
+ * @param {boolean} [program]
  */
-function face(id, name) {
-  let hue = 0;
-  for (const character of name + id) hue = (hue * 31 + (character.codePointAt(0) ?? 0)) % 360;
-  const initial = id ? ([...name.trim()][0] ?? "?").toUpperCase() : "›_";
+function face(name, program = false) {
+  let hash = 0;
+  for (const character of name) hash = (hash * 31 + (character.codePointAt(0) ?? 0)) >>> 0;
+  const initial = program ? "›_" : ([...name.trim()][0] ?? "?").toUpperCase();
   const made = element("span", { class: "face", "aria-hidden": "true" }, initial);
-  made.style.setProperty("--hue", String(hue));
+  // The golden angle: names that differ little get colours that differ much.
+  if (!program) made.style.setProperty("--hue", String((hash * 137.508) % 360));
   return made;
 }
 

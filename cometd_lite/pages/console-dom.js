@@ -133,6 +133,16 @@ export function seconds(number) {
   return `${SHORT.format(number)} s`;
 }
 
+/** @param {number} number in seconds, as `3 d 4 h` */
+export function span(number) {
+  const minutes = Math.floor(number / 60);
+  const hours = Math.floor(minutes / 60);
+  const days = Math.floor(hours / 24);
+  if (days > 0) return `${days} d ${hours % 24} h`;
+  if (hours > 0) return `${hours} h ${minutes % 60} min`;
+  return minutes > 0 ? `${minutes} min` : `${Math.floor(number)} s`;
+}
+
 /**
  * The size of a message's body. Of JSON it is that of the same JSON without white space.
  *

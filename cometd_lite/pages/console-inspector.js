@@ -1,6 +1,8 @@
 /**
  * The inspector: names and patterns arrive, every message of theirs is shown; and one can be pushed.
  *
+ * It follows everything once it is looked at, and acknowledges nothing.
+ *
  * @module
  */
 
@@ -21,6 +23,7 @@ import {
   time,
 } from "./console-dom.js";
 import { mailboxes } from "./console-mailboxes.js";
+import { Timeline } from "./console-timeline.js";
 
 /** As many messages as are shown; the oldest go first. */
 const SHOWN_MOST = 500;
@@ -30,34 +33,42 @@ const SHOWN_MOST = 500;
  * @returns {(shown: boolean) => void} to be called when the inspector is shown or hidden
  */
 export function inspector(session) {
-  const open = follower(session);
+  const { show, open } = follower(session);
   pusher(session);
-  return mailboxes(session, open);
+  const list = mailboxes(session, open);
+  return (shown) => {
+    show(shown);
+    list(shown);
+  };
 }
 
 /**
  * @param {import("./console.js").Session} session
- * @returns {(recipient: string) => void} reads one mailbox from its beginning
+ * @returns {{show: (shown: boolean) => void, open: (recipient: string) => void}} what is to be called when
+ *   the inspector is shown or hidden; and what reads one mailbox from its beginning
  */
 function follower(session) {
   const form = /** @type {HTMLFormElement} */ (byId("follow"));
   const button = byId("follow-button");
-  const list = byId("messages");
+  const list = /** @type {HTMLTableElement} */ (byId("messages"));
   const state = byId("inspector-state");
   /** @type {import("./client.js").Following | undefined} */
   let following;
+  let begun = false;
   const seen = { messages: 0, gaps: 0 };
+  const timeline = new Timeline(session);
 
   const refresh = () => {
     byId("cursor").textContent = following?.cursor ?? "–";
     byId("count").textContent = count(seen.messages);
     byId("gaps").textContent = count(seen.gaps);
-    byId("inspector-empty").hidden = list.childElementCount > 0;
+    byId("inspector-empty").hidden = list.tBodies.length > 0;
+    list.hidden = list.tBodies.length === 0;
   };
   /** @param {HTMLElement} item */
   const add = (item) => {
-    list.prepend(item);
-    if (list.childElementCount > SHOWN_MOST) list.lastElementChild?.remove();
+    list.tHead?.after(item);
+    if (list.tBodies.length > SHOWN_MOST) list.tBodies[SHOWN_MOST].remove();
     refresh();
   };
   /** @param {boolean} pressed */
@@ -68,27 +79,32 @@ function follower(session) {
   const stop = () => {
     following?.stop();
     following = undefined;
+    timeline.end();
     press(false);
     showState(state, "closed");
   };
   const start = () => {
+    begun = true;
     const fields = new FormData(form);
     const recipients = String(fields.get("recipients"))
       .split(",")
       .map((name) => name.trim())
       .filter(Boolean);
     if (!recipients.length) return;
-    const transport = /** @type {"auto" | "stream" | "poll"} */ (fields.get("transport"));
-    const begun = session.comet({ transport }).follow(
+    const after = String(fields.get("after")).trim() || "now";
+    if (after !== "now") clear(); // What is shown already would come a second time.
+    const transport = /** @type {"auto" | "poll"} */ (fields.get("transport"));
+    const reader = timeline.comet(transport).follow(
       recipients,
       (message) => {
         seen.messages += 1;
+        timeline.message();
         add(messageItem(message));
         // The cursor moves once this has returned.
         queueMicrotask(() => queueMicrotask(refresh));
       },
       {
-        after: String(fields.get("after")).trim() || "now",
+        after,
         ack: false,
         storageKey: null,
         background: false,
@@ -97,8 +113,9 @@ function follower(session) {
           add(gapItem(after));
         },
         onState: (now, detail) => {
-          if (begun !== following) return; // Another one was begun since.
+          if (reader !== following) return; // Another one was begun since.
           showState(state, now, detail);
+          if (now !== "streaming" && now !== "polling") timeline.end();
           refresh();
           if (now !== "closed") return;
           following = undefined;
@@ -107,13 +124,14 @@ function follower(session) {
         },
       },
     );
-    following = begun;
+    following = reader;
     press(true);
   };
 
   const clear = () => {
     seen.messages = seen.gaps = 0;
-    list.replaceChildren();
+    for (const body of [...list.tBodies]) body.remove();
+    timeline.clear();
     refresh();
   };
 
@@ -128,7 +146,7 @@ function follower(session) {
     start();
   });
   byId("clear").addEventListener("click", clear);
-  return (recipient) => {
+  const open = (/** @type {string} */ recipient) => {
     stop();
     clear();
     const fields = form.elements;
@@ -137,6 +155,11 @@ function follower(session) {
     start();
     button.focus();
   };
+  const show = (/** @type {boolean} */ shown) => {
+    timeline.show(shown);
+    if (shown && !begun) start();
+  };
+  return { show, open };
 }
 
 /** @param {import("./console.js").Session} session */
@@ -189,33 +212,44 @@ function pusher(session) {
   check();
 }
 
-/** @param {import("./client.js").Message} message */
+/**
+ * A message as rows of its own: what it is on one line, and all there is to it once it is opened.
+ *
+ * @param {import("./client.js").Message} message
+ */
 function messageItem(message) {
   const { id, recipient, created_at, type, event, data } = message;
   const size = bytes(sizeOf(message));
-  const marks = element("span", { class: "marks" });
-  if (event !== undefined) marks.append(element("span", { class: "chip" }, event));
-  marks.append(element("span", {}, type.split(";")[0]), element("span", {}, size));
-  const summary = element(
-    "summary",
-    {},
-    time(created_at, "seconds"),
-    element("span", { class: "to" }, recipient),
-    element("span", { class: "glimpse" }, shown(data, "line").slice(0, 300)),
-    marks,
+  const glimpse = element(
+    "button",
+    { type: "button", class: "clip", "aria-expanded": "false" },
+    shown(data, "line").slice(0, 300),
   );
-  const details = element("details", {}, summary);
-  // Most are never opened: what is inside is made when it is asked for.
-  details.addEventListener(
-    "toggle",
-    () => {
+  const marks = event === undefined ? [] : [element("span", { class: "chip" }, event)];
+  const row = element(
+    "tr",
+    {},
+    element("td", {}, time(created_at, "seconds")),
+    element("td", { class: "to clip", title: recipient }, recipient),
+    element("td", { class: "event" }, ...marks),
+    element("td", { class: "glimpse" }, glimpse),
+    element("td", { class: "number size" }, size),
+  );
+  const item = element("tbody", { class: "fresh" }, row);
+  /** @type {HTMLElement | undefined} */
+  let detail;
+  row.addEventListener("click", () => {
+    // Most are never opened: what is inside is made when it is asked for.
+    if (!detail) {
       const known = { id: element("code", {}, id), recipient, created_at, type, event, size };
       const all = element("pre", { tabindex: "0", "aria-label": "Data" }, shown(data, "block"));
-      details.append(element("div", { class: "detail" }, facts(known), all));
-    },
-    { once: true },
-  );
-  const item = element("li", { class: "fresh" }, details);
+      const cell = element("td", { colspan: "5" }, facts(known), all);
+      detail = element("tr", { class: "detail", hidden: true }, cell);
+      item.append(detail);
+    }
+    detail.hidden = !detail.hidden;
+    glimpse.setAttribute("aria-expanded", String(!detail.hidden));
+  });
   // Or it would glow again each time that the part is shown.
   item.addEventListener("animationend", () => item.classList.remove("fresh"), { once: true });
   return item;
@@ -225,7 +259,8 @@ function messageItem(message) {
 function gapItem(after) {
   const text = "A gap: messages after this place are no longer kept. ";
   byId("news").textContent = text;
-  return element("li", { class: "lost" }, text, element("code", {}, after));
+  const cell = element("td", { colspan: "5" }, text, element("code", {}, after));
+  return element("tbody", { class: "lost" }, element("tr", {}, cell));
 }
 
 /** @param {import("./client.js").Receipt} receipt */

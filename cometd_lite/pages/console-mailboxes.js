@@ -63,18 +63,21 @@ export function mailboxes(session, open) {
  * @param {() => void} remove
  */
 function row({ recipient, waiting, queued, bytes: size, leased, online }, open, remove) {
-  const name = element("button", { type: "button", class: "name", title: "Read it from its beginning" }, recipient);
+  const title = "Read it from its beginning";
+  const name = element("button", { type: "button", class: "name clip", title }, recipient);
   name.addEventListener("click", () => open(recipient));
-  const gone = element("button", { type: "button", class: "quiet", "aria-label": `Delete ${recipient}` }, "Delete");
+  const label = `Delete ${recipient}`;
+  const gone = element("button", { type: "button", class: "quiet", "aria-label": label }, "Delete");
   gone.addEventListener("click", remove);
   const readers = waiting > 0 ? count(waiting) : online ? "a moment ago" : "0";
+  const held = leased > 0 ? `${count(leased)} of them are leased` : undefined;
   return element(
     "tr",
     {},
     element("th", { scope: "row" }, name),
-    element("td", leased > 0 ? { title: `${count(leased)} of them are leased` } : {}, count(queued)),
-    element("td", { class: "size" }, bytes(size)),
-    element("td", {}, readers),
+    element("td", { class: "number", title: held }, count(queued)),
+    element("td", { class: "number size" }, bytes(size)),
+    element("td", { class: "number" }, readers),
     element("td", {}, gone),
   );
 }

@@ -20,12 +20,14 @@ const SHORTEST = 60_000;
 /**
  * @typedef {object} Line
  * @property {string} label
- * @property {string} ink one of the stylesheet's: `ink-1`
+ * @property {string} ink one of the stylesheet's: `ink-1`. Each has its own dashes, so that lines that
+ *   coincide are told apart
  */
 
 /**
  * @typedef {object} Sample
  * @property {number} at in milliseconds
+ * @property {boolean} isKnown false where the server did not answer
  * @property {(number | null)[]} values one for each line; null: nothing to tell
  */
 
@@ -38,6 +40,7 @@ export class Plot {
   /** Milliseconds from the left edge to the right one. */
   #shown = SHORTEST;
   #since = element("span");
+  #half = element("span");
   #lines;
   #format;
   #least;
@@ -46,23 +49,25 @@ export class Plot {
   #base;
   #drawing;
   #values;
-  #levels = element("div", { "aria-hidden": "true" });
+  #levels = element("div", { class: "levels", "aria-hidden": "true" });
+  #empty = element("p", { class: "nothing" });
   #nothing;
 
   /**
    * @param {HTMLElement} figure
    * @param {object} options
    * @param {string} options.title
+   * @param {string} options.unit what the levels count
    * @param {Line[]} options.lines
    * @param {(value: number) => string} options.format
    * @param {number} options.least the top of the plot is never lower than this
    * @param {number} options.window in milliseconds
    * @param {number} [options.floor] the bottom, where it is not 0: then each step is ten times the last
    * @param {10 | 1024} [options.base] which numbers are round
-   * @param {string} options.nothing what stands there while there is nothing to draw
+   * @param {string} options.nothing what stands there while all that is known is 0
    * @param {(moment: number | null) => void} options.onPoint
    */
-  constructor(figure, { title, lines, format, least, window, floor = 0, base = 10, nothing, onPoint }) {
+  constructor(figure, { title, unit, lines, format, least, window, floor = 0, base = 10, nothing, onPoint }) {
     this.#lines = lines;
     this.#format = format;
     this.#least = least;
@@ -70,11 +75,12 @@ export class Plot {
     this.#floor = floor;
     this.#base = base;
     this.#values = lines.map(() => element("b", {}, "–"));
-    this.#nothing = element("p", { class: "nothing" }, nothing);
-    const legend = element("ul", { class: "legend" });
+    this.#nothing = nothing;
+    const legend = element("ul", { class: "row hint legend" });
     for (const [index, { label, ink }] of lines.entries()) {
-      const swatch = element("span", { class: `swatch ${ink}`, "aria-hidden": "true" });
-      legend.append(element("li", {}, swatch, label, this.#values[index]));
+      const swatch = svg("svg", { class: "swatch", viewBox: "0 0 20 4", "aria-hidden": "true" });
+      swatch.append(svg("path", { class: `line ${ink}`, d: "M1 2H19" }));
+      legend.append(element("li", { class: "row" }, swatch, label, this.#values[index]));
     }
     this.#drawing = svg("svg", {
       viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
@@ -84,16 +90,19 @@ export class Plot {
       "aria-label": title,
     });
     const sheet = element("div", { class: "sheet" });
-    sheet.append(this.#drawing, this.#levels, this.#nothing);
+    sheet.append(this.#levels, this.#drawing, this.#empty);
     const times = element(
       "div",
-      { class: "times", "aria-hidden": "true" },
+      { class: "row times", "aria-hidden": "true" },
       this.#since,
+      this.#half,
       element("span", {}, "now"),
     );
+    const heads = [element("h3", {}, title), element("p", { class: "hint" }, unit)];
     figure.append(
-      element("figcaption", {}, element("h3", {}, title), legend),
-      element("div", {}, sheet, times),
+      element("figcaption", { class: "row" }, ...heads, legend),
+      sheet,
+      times,
     );
     this.#listen(title, onPoint);
   }
@@ -108,8 +117,8 @@ export class Plot {
     // It begins with a short stretch, which grows with what there is to show.
     const from = Math.max(now - this.#window, Math.min(samples[0]?.at ?? now, now - SHORTEST));
     this.#shown = now - from;
-    this.#since.textContent =
-      this.#shown < 120_000 ? `${Math.round(this.#shown / 1000)} s ago` : minutesAgo(this.#shown);
+    this.#since.textContent = ago(this.#shown);
+    this.#half.textContent = ago(this.#shown / 2);
     const values = samples.flatMap((sample) => sample.values).filter((value) => value !== null);
     // A little above the highest, so that no line runs along the edge.
     const highest = Math.max(this.#least, 1.05 * Math.max(0, ...values));
@@ -145,8 +154,9 @@ export class Plot {
       children.push(svg("line", { class: "here", x1: place, x2: place, y1: "0", y2: String(HEIGHT) }));
     }
     this.#drawing.replaceChildren(...children);
-    this.#levels.replaceChildren(...(values.length ? this.#levelsOf(most, steps) : []));
-    this.#nothing.hidden = values.some((value) => value > 0);
+    this.#levels.replaceChildren(...this.#levelsOf(most, steps));
+    this.#empty.textContent = samples[samples.length - 1]?.isKnown ? this.#nothing : "Not known";
+    this.#empty.hidden = values.some((value) => value > 0);
     for (const [index, target] of this.#values.entries()) {
       const value = shown?.values[index];
       target.textContent = value === null || value === undefined ? "–" : this.#format(value);
@@ -154,17 +164,15 @@ export class Plot {
   }
 
   /**
-   * What the rules stand for: each of them where a step is ten times the last, else the highest.
+   * What the rules stand for, from the highest to the lowest.
    *
    * @param {number} most
    * @param {number} steps
    */
   #levelsOf(most, steps) {
-    const values = this.#floor ? Array.from({ length: steps + 1 }, (_, step) => most / 10 ** step) : [most];
-    return values.map((value, step) => {
-      const level = element("span", { class: step === steps ? "level lowest" : "level" }, this.#format(value));
-      level.style.insetBlockStart = `${(100 * step) / steps}%`;
-      return level;
+    return Array.from({ length: steps + 1 }, (_, step) => {
+      const value = this.#floor ? most / 10 ** step : most * (1 - step / steps);
+      return element("span", {}, this.#format(value));
     });
   }
 
@@ -237,7 +245,8 @@ function piecesOf(samples, index) {
 }
 
 /**
- * The next round number: 1, 1.5, 2 … times a power of ten; of bytes, a power of two.
+ * The next number of which the half is round, too: 1, 2, 4 … times a power of ten; of bytes, a power of
+ * two.
  *
  * @param {number} value
  * @param {10 | 1024} base
@@ -245,13 +254,13 @@ function piecesOf(samples, index) {
 function niceAbove(value, base) {
   if (base === 1024) return 2 ** Math.ceil(Math.log2(value));
   const power = 10 ** Math.floor(Math.log10(value));
-  const digit = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.9999) ?? 10;
+  const digit = [1, 2, 4, 6, 8, 10].find((step) => step * power >= value * 0.9999) ?? 10;
   return digit * power;
 }
 
 /** @param {number} milliseconds */
-function minutesAgo(milliseconds) {
-  return `${Math.round(milliseconds / 60_000)} minutes ago`;
+function ago(milliseconds) {
+  return `${Math.round(milliseconds / 1000)} s ago`;
 }
 
 /**

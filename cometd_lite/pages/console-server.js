@@ -1,5 +1,5 @@
 /**
- * The server's own numbers: `GET /metrics` arrives every second, plots and totals leave.
+ * The server's figures: `GET /metrics` and `GET /healthz` arrive every second, plots and totals leave.
  *
  * Counters become rates, and the histogram becomes quantiles, by what changed between two readings.
  * Nothing is asked while the page is hidden.
@@ -8,7 +8,8 @@
  */
 
 import { CometError } from "./client.js";
-import { byId, bytes, count, element, seconds } from "./console-dom.js";
+import { byId, bytes, count, element, seconds, span } from "./console-dom.js";
+import { isKnown, parse, quantile, unknown, value } from "./console-figures.js";
 import { Plot } from "./console-plot.js";
 
 const EVERY = 1000;
@@ -17,18 +18,17 @@ const WINDOW = 3 * 60_000;
 /** Quantiles are those of this long before: of one second alone they would jump. */
 const QUANTILES_OVER = 10_000;
 
+/** The use of the processor is that of this long before. */
+const CPU_OVER = 5_000;
+
+/** When the process was started, and the seconds of processor that it has used. */
+const STARTED = "process_start_time_seconds";
+const CPU = "process_cpu_seconds_total";
+
 /** What was refused is asked for again after this long. */
 const AGAIN_AFTER = 10_000;
 
-/**
- * A reading of the metrics.
- *
- * @typedef {object} Reading
- * @property {number} at in milliseconds
- * @property {Map<string, number>} numbers by name, without the prefix
- * @property {[bound: number, count: number][]} buckets of the latency, cumulative
- * @property {[kind: string, count: number][]} refusals
- */
+/** @typedef {import("./console-figures.js").Reading} Reading */
 
 /**
  * @param {import("./console.js").Session} session
@@ -47,11 +47,18 @@ export function server(session) {
   const draw = () => {
     const now = readings[readings.length - 1]?.at ?? Date.now();
     for (const { plot, sample } of plots) {
-      plot.draw(
-        readings.map((reading, index) => ({ at: reading.at, values: sample(readings, index) })),
-        now,
-      );
+      const samples = readings.map((reading, index) => ({
+        at: reading.at,
+        isKnown: isKnown(reading),
+        values: sample(readings, index),
+      }));
+      plot.draw(samples, now);
     }
+  };
+  /** @param {Reading} reading */
+  const add = (reading) => {
+    readings = [...readings.filter(({ at }) => reading.at - at < WINDOW), reading];
+    draw();
   };
 
   const ask = async () => {
@@ -59,20 +66,29 @@ export function server(session) {
     asking?.abort();
     if (!looked || document.hidden) return;
     const mine = (asking = new AbortController());
+    const options = { signal: mine.signal };
     let pause = EVERY;
     try {
-      const response = await comet.request("metrics", [], { signal: mine.signal });
+      const health = await (await comet.request("healthz", [], options)).json();
+      byId("version").textContent = health.version;
+      byId("uptime").textContent = span(health.uptime);
+      byId("store").textContent = health.store;
+      const response = await comet.request("metrics", [], options);
       const reading = parse(await response.text(), Date.now());
-      const last = readings[readings.length - 1];
+      const last = readings.findLast(isKnown);
       // A server that was started anew counts from nothing.
-      if (last && value(reading, "pushes_total") < value(last, "pushes_total")) readings = [];
-      readings = [...readings.filter(({ at }) => reading.at - at < WINDOW), reading];
+      if (last && value(reading, STARTED) !== value(last, STARTED)) readings = [];
+      add(reading);
       notice(undefined);
-      draw();
       totals(reading);
+      byId("resident").textContent = known(reading, "process_resident_memory_bytes", bytes);
+      byId("connections").textContent = known(reading, "connections", count);
+      byId("cpu").textContent = cpu(readings);
     } catch (error) {
       if (mine.signal.aborted) return;
       const refusal = error instanceof CometError ? error : new CometError("The server does not answer.");
+      if (refusal.status === 0) forget();
+      if (refusal.passing) add(unknown(Date.now()));
       notice(refusal);
       session.refused(refusal, ask);
       pause = refusal.passing ? EVERY * 2 : AGAIN_AFTER;
@@ -88,6 +104,36 @@ export function server(session) {
   };
 }
 
+/** What was known of a server that does not answer may be wrong by now. */
+function forget() {
+  for (const figure of document.querySelectorAll("#server [data-figure]")) figure.textContent = "–";
+  for (const id of ["mailboxes", "memory"]) fill(id, 0, 0, count);
+  for (const id of ["totals", "refusals"]) byId(id).replaceChildren();
+  byId("server-empty").hidden = true;
+}
+
+/**
+ * @param {Reading} reading
+ * @param {string} name
+ * @param {(value: number) => string} format
+ */
+function known(reading, name, format) {
+  return reading.numbers.has(name) ? format(value(reading, name)) : "–";
+}
+
+/**
+ * How much of one core the process used lately.
+ *
+ * @param {Reading[]} readings
+ */
+function cpu(readings) {
+  const now = readings[readings.length - 1];
+  const before = readings.find((reading) => isKnown(reading) && now.at - reading.at <= CPU_OVER);
+  if (!before || before === now || !now.numbers.has(CPU)) return "–";
+  const used = value(now, CPU) - value(before, CPU);
+  return `${((100_000 * used) / (now.at - before.at)).toFixed(1)} % of a core`;
+}
+
 /** @param {(moment: number | null) => void} onPoint */
 function plotsOf(onPoint) {
   const common = { window: WINDOW, onPoint };
@@ -96,6 +142,7 @@ function plotsOf(onPoint) {
       plot: new Plot(byId("plot-waiting"), {
         ...common,
         title: "Readers that wait",
+        unit: "readers",
         lines: [
           { label: "polls", ink: "ink-1" },
           { label: "streams", ink: "ink-2" },
@@ -110,7 +157,8 @@ function plotsOf(onPoint) {
     {
       plot: new Plot(byId("plot-rates"), {
         ...common,
-        title: "Traffic, each second",
+        title: "Traffic",
+        unit: "messages a second",
         lines: [
           { label: "deliveries", ink: "ink-1" },
           { label: "pushes", ink: "ink-2" },
@@ -125,6 +173,7 @@ function plotsOf(onPoint) {
       plot: new Plot(byId("plot-latency"), {
         ...common,
         title: "From push to wake",
+        unit: "seconds, logarithmic",
         lines: [
           { label: "p99", ink: "ink-1" },
           { label: "p50", ink: "ink-2" },
@@ -139,7 +188,8 @@ function plotsOf(onPoint) {
     {
       plot: new Plot(byId("plot-memory"), {
         ...common,
-        title: "Memory of messages and mailboxes",
+        title: "Memory of messages",
+        unit: "bytes",
         lines: [{ label: "in use", ink: "ink-1" }],
         format: bytes,
         least: 1024,
@@ -154,14 +204,14 @@ function plotsOf(onPoint) {
 /** @param {...string} names */
 function gauges(...names) {
   return (/** @type {Reading[]} */ readings, /** @type {number} */ index) =>
-    names.map((name) => value(readings[index], name));
+    names.map((name) => (isKnown(readings[index]) ? value(readings[index], name) : null));
 }
 
 /** @param {...string} names */
 function rates(...names) {
   return (/** @type {Reading[]} */ readings, /** @type {number} */ index) => {
     const [now, before] = [readings[index], readings[index - 1]];
-    if (!before) return names.map(() => null);
+    if (!before || !isKnown(now) || !isKnown(before)) return names.map(() => null);
     return names.map((name) => ((value(now, name) - value(before, name)) / (now.at - before.at)) * 1000);
   };
 }
@@ -170,59 +220,13 @@ function rates(...names) {
 function quantiles(...parts) {
   return (/** @type {Reading[]} */ readings, /** @type {number} */ index) => {
     const now = readings[index];
-    const before = readings.find(({ at }) => now.at - at <= QUANTILES_OVER);
+    const before = readings.find((reading) => isKnown(reading) && now.at - reading.at <= QUANTILES_OVER);
     const changed = now.buckets.map(([bound, total], bucket) => {
       const earlier = before && before !== now ? (before.buckets[bucket]?.[1] ?? 0) : total;
       return /** @type {[number, number]} */ ([bound, total - earlier]);
     });
     return parts.map((part) => quantile(changed, part));
   };
-}
-
-/**
- * The value below which this part of the observations lies, as Prometheus's `histogram_quantile` has it:
- * evenly spread within its bucket.
- *
- * @param {[bound: number, count: number][]} buckets cumulative
- * @param {number} part
- */
-function quantile(buckets, part) {
-  const all = buckets[buckets.length - 1]?.[1] ?? 0;
-  if (all <= 0) return null;
-  const rank = part * all;
-  const index = buckets.findIndex(([, total]) => total >= rank);
-  const [low, below] = index > 0 ? buckets[index - 1] : [0, 0];
-  const [high, upTo] = buckets[index];
-  if (high === Infinity) return low;
-  return upTo === below ? high : low + ((high - low) * (rank - below)) / (upTo - below);
-}
-
-/**
- * Read the Prometheus text format, as far as this server speaks it.
- *
- * @param {string} text
- * @param {number} at
- * @returns {Reading}
- */
-function parse(text, at) {
-  /** @type {Reading} */
-  const reading = { at, numbers: new Map(), buckets: [], refusals: [] };
-  for (const [, name, label, number] of text.matchAll(/^cometd_lite_(\w+)(?:\{\w+="([^"]*)"\})? (\S+)/gm)) {
-    if (name === "push_to_wake_seconds_bucket") {
-      reading.buckets.push([label === "+Inf" ? Infinity : Number(label), Number(number)]);
-    } else if (name === "refusals_total" && label) reading.refusals.push([label, Number(number)]);
-    else reading.numbers.set(name, Number(number));
-  }
-  reading.buckets.sort(([a], [b]) => a - b);
-  return reading;
-}
-
-/**
- * @param {Reading} reading
- * @param {string} name
- */
-function value({ numbers }, name) {
-  return numbers.get(name) ?? 0;
 }
 
 /** @param {Reading} reading */
@@ -238,11 +242,12 @@ function totals(reading) {
     `${count(of("takes_total"))} takes since the start`;
   const kinds = reading.refusals.filter(([, number]) => number > 0).sort(([, a], [, b]) => b - a);
   byId("refused").textContent = count(kinds.reduce((sum, [, number]) => sum + number, 0));
-  const lines = [...kinds, /** @type {[string, number]} */ (["gaps told to readers", of("gaps_total")])];
+  const lines = [...kinds, /** @type {[string, number]} */ (["gaps in answers", of("gaps_total")])];
   byId("refusals").replaceChildren(
-    ...lines.map(([kind, number]) =>
-      element("li", {}, element("span", {}, kind.replaceAll("-", " ")), element("span", {}, count(number))),
-    ),
+    ...lines.map(([kind, number]) => {
+      const name = element("span", {}, kind.replaceAll("-", " "));
+      return element("li", { class: "row hint" }, name, element("span", {}, count(number)));
+    }),
   );
   const idle = of("pushes_total") === 0 && of("parked_polls") + of("streams") + of("sockets") === 0;
   byId("server-empty").hidden = !idle;
@@ -270,12 +275,12 @@ function notice(refusal) {
   const [title, text] =
     refusal.status === 404
       ? [
-          "The server keeps its numbers to itself",
-          "It was started without /metrics. Everything else works as usual.",
+          "The server does not show its figures",
+          "It was started with --no-metrics. Everything else works as usual.",
         ]
       : refusal.status === 0
-        ? ["The server does not answer", "The plots go on as soon as it does."]
-        : ["The numbers were refused", refusal.message];
+        ? ["The server does not answer", "What it does is unknown until it answers again."]
+        : ["The figures were refused", refusal.message];
   const all = `${title}. ${text}`;
   if (target.dataset.text === all) return; // Not to be read aloud again and again.
   target.dataset.text = all;

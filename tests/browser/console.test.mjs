@@ -34,8 +34,9 @@ async function tabTo(page, id) {
   assert.fail(`Tab does not lead to #${id}`);
 }
 
-async function followInInspector(page, recipients, { after = "now", transport = "auto" } = {}) {
+async function followInInspector(page, recipients, { after = "now", transport = "poll" } = {}) {
   await page.getByRole("tab", { name: "Inspector" }).click();
+  await stopFollowing(page);
   await page.getByLabel("Follow", { exact: true }).fill(recipients);
   await page.getByLabel("From", { exact: true }).fill(after);
   await page.getByLabel("By", { exact: true }).selectOption(transport);
@@ -45,7 +46,13 @@ async function followInInspector(page, recipients, { after = "now", transport = 
     .waitFor();
 }
 
-test("two pages chat with each other, and see who is there", async (t) => {
+/** The inspector follows everything as soon as it is looked at. */
+async function stopFollowing(page) {
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.getByRole("button", { name: "Follow" }).waitFor();
+}
+
+test("two pages chat with each other, and see how many are there", async (t) => {
   const server = await Server.start(t);
   const ada = await open(t, server.url);
   const grace = await open(t, server.url);
@@ -55,18 +62,18 @@ test("two pages chat with each other, and see who is there", async (t) => {
   await heard(grace, "Anyone here?");
   await say(grace, "I am!");
   await heard(ada, "I am!");
-  await ada.locator("#people").getByText("Grace").waitFor();
-  await grace.locator("#people").getByText("Ada").waitFor();
+  await ada.locator("#others").getByText("2 readers here.").waitFor();
+  await grace.locator("#others").getByText("2 readers here.").waitFor();
   assert.deepEqual(await talk(ada), ["Anyone here?", "I am!"]);
   assert.deepEqual(await talk(grace), ["Anyone here?", "I am!"]);
 
   await grace.getByRole("button", { name: "Leave" }).click();
-  await ada.locator("#people").getByText("Grace").waitFor({ state: "detached" });
+  await ada.locator("#others").getByText("1 reader here.").waitFor();
   await grace.getByLabel("Room", { exact: true }).waitFor();
 });
 
-test("who closes the page has left the room", async (t) => {
-  const server = await Server.start(t);
+test("a page that is closed has left the room", async (t) => {
+  const server = await Server.start(t, "--presence");
   const ada = await open(t, server.url);
   const grace = await open(t, server.url);
   await join(ada, "lobby", "Ada");
@@ -92,6 +99,60 @@ test("a server with presence says who is in the room, those of other programs to
   await grace.getByRole("button", { name: "Leave" }).click();
   await ada.locator("#people").getByText("Grace Hopper").waitFor({ state: "detached" });
   program.abort();
+});
+
+test("what is said has the shape of README's chat, and a name has one colour", async (t) => {
+  const server = await Server.start(t, "--presence");
+  for (let number = 1; number <= 60; number++) {
+    const said = { from: number % 2 ? "Grace" : "Ada", text: `number ${number}` };
+    await server.push("chat/lobby", JSON.stringify(said), { type: "application/json" });
+  }
+  const page = await open(t, server.url);
+  await join(page, "lobby", "Ada");
+  await heard(page, "number 60");
+  const said = await talk(page);
+  assert.equal(said.length, 50);
+  assert.equal(said[0], "number 11");
+  assert.equal(await page.locator("#talk .saying.own").count(), 25);
+
+  await say(page, "by the page");
+  await heard(page, "by the page");
+  const { messages } = await (await fetch(`${server.url}poll/chat/lobby?after=last:1`)).json();
+  assert.deepEqual(messages[0].data, { from: "Ada", text: "by the page" });
+
+  const grace = await open(t, server.url);
+  await join(grace, "lobby", "Grace");
+  const colours = await page.evaluate(() => {
+    const of = (/** @type {string} */ place) =>
+      [...document.querySelectorAll(place)].map((face) => getComputedStyle(face).backgroundColor);
+    return { talk: of("#talk .face"), people: of("#people .face") };
+  });
+  await page.locator("#people").getByText("Grace").waitFor();
+  const people = await page.locator("#people .face").evaluateAll((faces) =>
+    faces.map((face) => getComputedStyle(face).backgroundColor),
+  );
+  assert.deepEqual(new Set(colours.talk), new Set([people[1]]));
+  assert.notEqual(people[0], people[1]);
+});
+
+test("in a room the composer is in sight, however low the window is", async (t) => {
+  const server = await Server.start(t, "--presence");
+  const page = await open(t, server.url);
+  await join(page, "lobby", "Ada");
+  for (let number = 0; number < 60; number++) await server.push("chat/lobby", `number ${number}`);
+  await heard(page, "number 59");
+  for (const [width, height] of [
+    [1280, 800],
+    [1280, 420],
+    [768, 1024],
+    [390, 844],
+    [390, 400],
+  ]) {
+    await page.setViewportSize({ width, height });
+    const { y, height: high } = await page.locator("#say").boundingBox();
+    assert.ok(y > 0 && y + high <= height, `${width} × ${height}: ${y + high}`);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollHeight - innerHeight), 0);
+  }
 });
 
 test("rooms are apart, and their names may be anything that a recipient's may", async (t) => {
@@ -120,14 +181,13 @@ test("what a program pushes to a room is heard there, as text and not as markup"
   const attack = `<img src="x" onerror="alert(1)"><script>alert(2)</script>`;
   await server.push("chat/lobby", attack);
   await heard(page, attack);
-  const forged = { name: attack, id: attack, text: attack };
-  await server.push("chat/lobby", JSON.stringify(forged), { query: "?event=say", type: "application/json" });
+  const forged = { from: attack, text: attack };
+  await server.push("chat/lobby", JSON.stringify(forged), { type: "application/json" });
   await page.locator("#talk .who").getByText(attack).waitFor();
-  await server.push("chat/lobby", JSON.stringify({ name: 7, text: [] }), {
-    query: "?event=here",
+  await server.push("chat/lobby", JSON.stringify({ from: 7, text: [] }), {
     type: "application/json",
   });
-  await heard(page, '{"name":7,"text":[]}');
+  await heard(page, '{"from":7,"text":[]}');
   await server.push("chat/lobby", Uint8Array.of(0, 1, 2), { type: "application/octet-stream" });
   await heard(page, "3 bytes");
   assert.equal(await page.locator("#talk img, #talk script").count(), 0);
@@ -150,9 +210,9 @@ test("when the server is killed and started again, a page goes on and shows the 
   await page.locator("#messages .glimpse").getByText("after").waitFor();
   await page.locator("#messages .lost").waitFor();
   assert.equal(await page.locator("#gaps").textContent(), "1");
-  const rows = await page.locator("#messages > li").allTextContents();
+  const rows = await page.locator("#messages tbody").allTextContents();
   assert.deepEqual(
-    rows.map((row) => /after$|before$|gap/i.exec(row.replace(/text\/plain.*/, ""))?.[0].toLowerCase()),
+    rows.map((row) => /gap|before|after/i.exec(row)?.[0].toLowerCase()),
     ["after", "gap", "before"],
   );
 
@@ -208,8 +268,8 @@ test("behind a proxy that buffers, the chat goes on by long-poll", async (t) => 
 
 test("the inspector shows all there is to a message, and follows patterns", async (t) => {
   const server = await Server.start(t);
-  const page = await open(t, `${server.url}#inspector`);
   await server.push("bob", "kept from before");
+  const page = await open(t, `${server.url}#inspector`);
   await followInInspector(page, "bob, orders/**", { after: "oldest" });
   await page.locator("#messages .glimpse").getByText("kept from before").waitFor();
   const body = JSON.stringify({ total: 12.5 });
@@ -218,8 +278,8 @@ test("the inspector shows all there is to a message, and follows patterns", asyn
     type: "application/json",
   });
   await server.push("elsewhere", "not for us");
-  const row = page.locator("#messages > li", { hasText: "orders/eu/4711" });
-  await row.locator("summary").click();
+  const row = page.locator("#messages tbody", { hasText: "orders/eu/4711" });
+  await row.locator(".glimpse button").click();
   await row.locator("dd").getByText(id).waitFor();
   const facts = await row.locator(".detail dl").innerText();
   for (const fact of ["orders/eu/4711", "application/json", "paid", "14 B"])
@@ -234,9 +294,45 @@ test("the inspector shows all there is to a message, and follows patterns", asyn
   await page.locator("#inspector-state").getByText("Not following").waitFor();
 });
 
+test("the inspector follows everything as it is opened, and acknowledges nothing", async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, `${server.url}#inspector`);
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
+  await server.push("bob", "for bob");
+  await page.locator("#messages .glimpse").getByText("for bob").waitFor();
+  await server.push("jobs/4711", "for a job");
+  await page.locator("#messages .glimpse").getByText("for a job").waitFor();
+  assert.equal((await server.describe("bob")).queued, 1);
+});
+
+test("the timeline shows how long requests were held, and how soon they were woken", async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, `${server.url}#inspector`);
+  const story = page.locator("#held-rows li");
+  await story.getByText(/^held for [\d.]+ s …$/).waitFor();
+  await story.getByText(/^held for 0\.[3-9]/).waitFor();
+  await server.push("bob", "wake up");
+  await story.getByText(/^held \d\.\d s, woken in [\d.]+ [mµ]s$/).waitFor();
+  await story.getByText(/^held for/).waitFor();
+  const bars = await page.locator("#held-rows .bar").evaluateAll((bars) =>
+    bars.map((bar) => bar.getBoundingClientRect()).map(({ left, right }) => ({ left, right })),
+  );
+  assert.equal(bars.length, 2);
+  assert.ok(Math.abs(bars[0].left - bars[1].right) < 15, "The next is held where the last was answered.");
+
+  await followInInspector(page, "**", { transport: "auto" });
+  await server.push("bob", "one");
+  await server.push("bob", "two");
+  await story.getByText(/^open for [\d.]+ s, 2 messages …$/).waitFor();
+  await page.locator("#held-rows .mark").nth(1).waitFor();
+  await page.getByRole("button", { name: "Stop" }).click();
+  await story.getByText(/^open [\d.]+ s, 2 messages$/).waitFor();
+});
+
 test("the inspector pushes, and shows the receipt or the refusal", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, `${server.url}#inspector`, { expected: /503|400/ });
+  await stopFollowing(page);
   await page.getByLabel("Recipient").fill("team/x y");
   await page.getByLabel("Type").selectOption("application/json");
   await page.getByLabel("Body").fill("{");
@@ -257,7 +353,9 @@ test("the inspector pushes, and shows the receipt or the refusal", async (t) => 
   await page.getByRole("button", { name: "Push", exact: true }).click();
   await page.locator("#receipt[data-outcome=refused]").getByText("nobody-waits").waitFor();
 
-  await followInInspector(page, "team/*");
+  await page.getByLabel("Follow", { exact: true }).fill("team/*");
+  await page.getByRole("button", { name: "Follow" }).click();
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
   await page.getByRole("button", { name: "Push", exact: true }).click();
   await page.locator("#receipt").getByText("Delivered: it woke one reader.").waitFor();
   await page.locator("#messages .chip").getByText("try").waitFor();
@@ -289,7 +387,7 @@ test("the inspector lists mailboxes, opens them, and deletes one after a questio
   await row("bob").getByRole("button", { name: "bob", exact: true }).click();
   await page.locator("#messages .glimpse").getByText("two").waitFor();
   assert.equal(await page.getByLabel("Follow", { exact: true }).inputValue(), "bob");
-  await page.locator("#inspector-state[data-state=streaming]").waitFor();
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
   await page.getByRole("button", { name: "List" }).click();
   await row("bob").locator("td").nth(2).getByText("1").waitFor();
 
@@ -303,19 +401,20 @@ test("the inspector lists mailboxes, opens them, and deletes one after a questio
   assert.equal((await server.describe("bob")).newest, null);
 });
 
-test("a reader whom the server refuses is told why", async (t) => {
+test("a reader that the server refuses is told why", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, `${server.url}#inspector`, { expected: /400/ });
+  await stopFollowing(page);
   await page.getByLabel("Follow", { exact: true }).fill("a/*/b");
   await page.getByRole("button", { name: "Follow" }).click();
   await page.locator("#inspector-state[data-state=failed]").getByText("recipient").waitFor();
   await page.getByRole("button", { name: "Follow" }).waitFor();
 });
 
-test("the server's numbers are drawn, and follow what happens", async (t) => {
+test("the server's figures are drawn, and follow what happens", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, `${server.url}#inspector`);
-  await followInInspector(page, "bob");
+  await followInInspector(page, "bob", { transport: "auto" });
   await page.getByRole("tab", { name: "Server" }).click();
   const value = (plot, label) => page.locator(`#plot-${plot} .legend li`, { hasText: label }).locator("b");
   await value("waiting", "streams").getByText("1", { exact: true }).waitFor();
@@ -323,16 +422,62 @@ test("the server's numbers are drawn, and follow what happens", async (t) => {
   await page.waitForFunction(() => document.querySelector("#plot-latency b")?.textContent?.endsWith("s"));
   await page.waitForFunction(() => document.getElementById("kept")?.textContent === "20");
   await page.waitForFunction(() =>
-    document.querySelector("#plot-rates .line.ink-1")?.getAttribute("d")?.includes("L"),
+    document.querySelector("#plot-rates .sheet .line.ink-1")?.getAttribute("d")?.includes("L"),
   );
   assert.equal(await page.locator("#mailboxes").textContent(), "1");
   assert.match(await page.locator("#mailboxes-of").textContent(), /^of 100,000/);
+  const { version } = await (await fetch(`${server.url}healthz`)).json();
+  assert.equal(await page.locator("#version").textContent(), version);
+  assert.match(await page.locator("#uptime").textContent(), /^\d+ s$/);
+  assert.equal(await page.locator("#store").textContent(), "ok");
+  assert.match(await page.locator("#resident").textContent(), /^[\d.]+ MiB$/);
+  await page.locator("#cpu").getByText(/^[\d.]+ % of a core$/).waitFor();
+  assert.deepEqual(await page.locator("#plot-waiting .levels span").allTextContents(), ["4", "2", "0"]);
+  assert.deepEqual(await page.locator("#plot-waiting .times span").allTextContents(), [
+    "60 s ago",
+    "30 s ago",
+    "now",
+  ]);
 });
 
-test("where the numbers are turned off, the console says so and the rest works", async (t) => {
+test("lines that coincide are told apart by their dashes", async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, `${server.url}#server`);
+  await page.waitForFunction(() =>
+    document.querySelector("#plot-waiting .sheet .line.ink-3")?.getAttribute("d")?.includes("L"),
+  );
+  const lines = page.locator("#plot-waiting .sheet .line");
+  const [paths, dashes] = await lines.evaluateAll((all) => [
+    all.map((line) => line.getAttribute("d")),
+    all.map((line) => getComputedStyle(line).strokeDasharray),
+  ]);
+  assert.equal(new Set(paths).size, 1);
+  assert.equal(new Set(dashes).size, 3);
+  const swatches = page.locator("#plot-waiting .swatch path");
+  assert.deepEqual(
+    await swatches.evaluateAll((all) => all.map((line) => getComputedStyle(line).strokeDasharray)),
+    dashes,
+  );
+});
+
+test("where the server is away its figures are not known, and not 0", async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, `${server.url}#server`, { expected: NOBODY_THERE });
+  await page.locator("#plot-waiting").getByText("No reader waits").waitFor();
+  await server.kill();
+  await page.locator("#server-notice").getByText("The server does not answer").waitFor();
+  await page.locator("#plot-waiting").getByText("Not known").waitFor();
+  const figures = await page.locator("#server [data-figure], #server .plot b").allTextContents();
+  assert.deepEqual(new Set(figures), new Set(["–"]));
+  await server.start();
+  await page.locator("#plot-waiting").getByText("No reader waits").waitFor();
+  await page.locator("#uptime").getByText(/^\d+ s$/).waitFor();
+});
+
+test("where the figures are turned off, the console says so and the rest works", async (t) => {
   const server = await Server.start(t, "--no-metrics");
   const page = await open(t, `${server.url}#server`, { expected: /404/ });
-  await page.locator("#server-notice").getByText("The server keeps its numbers to itself").waitFor();
+  await page.locator("#server-notice").getByText("The server does not show its figures").waitFor();
   await page.getByRole("tab", { name: "Chat" }).click();
   await join(page, "lobby", "Ada");
   await say(page, "still here");
@@ -392,6 +537,8 @@ test("the tabs are one stop for Tab, with arrows, Home and End between them", as
     assert.ok(page.url().endsWith(`#${part}`));
   }
   await page.keyboard.press("Tab");
+  assert.equal(await focused(page), "theme");
+  await page.keyboard.press("Tab");
   assert.equal(await focused(page), "recipients");
 });
 
@@ -418,11 +565,16 @@ test("all three parts work with nothing but a keyboard", async (t) => {
   for (let presses = 0; presses < 10 && (await focused(page)) !== "tab-chat"; presses++)
     await keyboard.press("Shift+Tab");
   await keyboard.press("ArrowRight");
-  await keyboard.press("Tab");
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
+  await tabTo(page, "follow-button");
+  await keyboard.press("Enter");
+  await page.locator("#inspector-state[data-state=closed]").waitFor();
+  for (let presses = 0; presses < 5 && (await focused(page)) !== "recipients"; presses++)
+    await keyboard.press("Shift+Tab");
   await keyboard.press("Control+A");
   await keyboard.type("bob");
   await keyboard.press("Enter");
-  await page.locator("#inspector-state[data-state=streaming]").waitFor();
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
   await tabTo(page, "push-body");
   await keyboard.press("Control+A");
   await keyboard.type("by hand");
@@ -431,18 +583,24 @@ test("all three parts work with nothing but a keyboard", async (t) => {
   await page.locator("#messages .glimpse").getByText("by hand").waitFor();
   await page.locator("#clear").focus();
   await keyboard.press("Tab");
+  const label = () => page.evaluate(() => document.activeElement?.getAttribute("aria-label"));
+  assert.equal(await label(), "Messages, newest first");
+  await keyboard.press("Tab");
   await keyboard.press("Enter");
   await page.locator("#messages pre").getByText("by hand").waitFor();
 
   await page.locator("#tab-inspector").focus();
   await keyboard.press("ArrowRight");
   await page.waitForFunction(() =>
-    (document.querySelector("#plot-memory .line")?.getAttribute("d") ?? "").includes("L"),
+    (document.querySelector("#plot-memory .sheet .line")?.getAttribute("d") ?? "").includes("L"),
   );
   await keyboard.press("Tab");
+  await keyboard.press("Tab");
   await keyboard.press("ArrowLeft");
-  const label = await page.locator("#plot-waiting svg").getAttribute("aria-label");
-  assert.match(label, /^Readers that wait, \d+ seconds ago: polls \d+, streams \d+, sockets \d+$/);
+  assert.match(
+    await label(),
+    /^Readers that wait, \d+ seconds ago: polls \d+, streams \d+, sockets \d+$/,
+  );
 });
 
 for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
@@ -464,7 +622,7 @@ for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
     await followInInspector(page, "**", { after: "oldest" });
     await page.getByRole("button", { name: "Push", exact: true }).click();
     await page.locator("#receipt:visible").waitFor();
-    await page.locator("#messages summary").first().click();
+    await page.locator("#messages .glimpse button").first().click();
     await page.locator("#messages pre").waitFor();
     assert.deepEqual(await barriers(page), []);
     await page.getByRole("tab", { name: "Server" }).click();
@@ -485,7 +643,7 @@ test("on a phone nothing is wider than the screen", async (t) => {
   assert.equal(await overhang(), 0);
   await followInInspector(page, "**", { after: "oldest" });
   await server.push("a-long-name/".repeat(10) + "x", "y".repeat(500), { query: "?event=a-long-event-name" });
-  await page.locator("#messages summary").first().click();
+  await page.locator("#messages .glimpse button").first().click();
   await page.locator("#messages pre").waitFor();
   await page.getByRole("button", { name: "List" }).click();
   await page.locator("#mailbox-rows tr").first().waitFor();

@@ -77,7 +77,7 @@ export async function open(t, url, { expected, ...options } = {}) {
 
 /** What a browser logs of requests to a server that is not there. */
 export const NOBODY_THERE =
-  /net::ERR_(CONNECTION_|INCOMPLETE_CHUNKED|EMPTY_RESPONSE|NETWORK_CHANGED|INTERNET_DISCONNECTED)/;
+  /net::ERR_(CONNECTION_|INCOMPLETE_CHUNKED|EMPTY_RESPONSE|NETWORK_CHANGED|SOCKET_NOT_CONNECTED|INTERNET_DISCONNECTED)/;
 
 /** Join a room of the chat. */
 export async function join(page, room, name) {
