@@ -36,7 +36,7 @@ _HARMLESS = frozenset(
     {b"rcpt", b"after", b"wait", b"limit", b"format", b"event", b"ttl", b"queue", b"overflow", b"to"}
 )
 """Parameters that are shown with their values."""
-_SECRET = frozenset({b"token", b"listener", b"lease", b"message", b"jsonp"})
+_SECRET = frozenset({b"token", b"listener", b"lease", b"as", b"message", b"jsonp"})
 """Those that are shown without. Of any other not even the name is: it may be a token in the wrong place."""
 _ID = re.compile(rb"(?<=/)~[^/]*|(?<=/listeners/).+", re.DOTALL)
 """Where a path names a listener: its id alone lets a client read what the listener reads."""

@@ -417,7 +417,7 @@ class Rights:
         return registrations_of(self._grant)
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=256)  # a subject may have 6 KB
 def presentable(subject: str) -> str:
     """Return a token's subject as readers are told it: in Unicode, without control characters."""
     return _NOT_SHOWN.sub("\ufffd", subject)
