@@ -107,7 +107,7 @@ local function load_log()
 end
 
 -- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
-local function covering(name)  -- rare
+local function covering(name)
   local keys = {name}
   if string.sub(name, 1, 1) == '$' or (#name == 41 and string.find(name, '^~[0-9a-f]+$')) then return keys end
   local parent = string.match(name, '^(.*/)[^/]*$') or ''
