@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from cometd_lite.core.hub import Hub
+from cometd_lite.core.leases import LeaseId
 from cometd_lite.core.listeners import Listeners, ListenerSession
 from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.core.readers import Poll
@@ -796,6 +797,35 @@ def test_what_a_take_gave_back_while_redis_was_away_is_given_back_afterwards(kep
     here.give_back(batch)
     come_back(cluster)
     assert data(cluster.ask(here.take(("bob",), 0.0))) == ["1"]
+
+
+def test_a_lease_whose_worker_left_while_redis_was_away_counts_as_no_attempt_afterwards(
+    kept: RedisServer,
+) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("jobs", body="1")))
+    batch = cluster.ask(here.lease(("jobs",), 3_600.0))
+    kept.kill()
+    cluster.wires.settle()
+    here.give_back(batch)
+    come_back(cluster)
+    assert [message.attempt for message in cluster.ask(here.lease(("jobs",), 60.0, 0.0)).leased] == [1]
+
+
+def test_while_redis_is_away_workers_wait_and_are_given_what_is_there_afterwards(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("jobs", body="1")))
+    kept.kill()
+    cluster.wires.settle()
+    refused = Outcome(here.settle("jobs", [LeaseId("epoch00000", 1, 1, "A" * 22)], "done"))
+    with pytest.raises(StoreDown):
+        _ = refused.value
+    come_back(cluster)
+    (message,) = cluster.ask(here.lease(("jobs",), 60.0)).leased
+    settled = cluster.ask(here.settle("jobs", [LeaseId.parse(message.lease)], "done"))
+    assert list(settled) == ["done"]
 
 
 def test_what_was_asked_before_the_end_is_answered_before_the_store_is_closed(cluster: Cluster) -> None:
