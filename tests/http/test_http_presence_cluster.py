@@ -143,6 +143,15 @@ def test_who_leaves_at_one_process_leaves_at_all(cluster: Cluster) -> None:
     ]
 
 
+def test_a_client_that_has_just_come_or_left_sees_it_at_the_same_process(cluster: Cluster) -> None:
+    here, _ = cluster.processes
+    here.get("/poll/lobby?after=now&wait=0&as=alice")
+    assert present(here) == {"alice": 1}
+    assert here.ask("DELETE", "/presence/lobby?as=alice").status == 204
+    assert present(here) == {}
+    assert [(event, data["name"]) for event, data in told(here)] == [("join", "alice"), ("leave", "alice")]
+
+
 def test_a_process_that_dies_takes_its_readers_with_it_after_the_grace(cluster: Cluster) -> None:
     here, there = cluster.processes
     there.park("/poll/lobby?after=now&as=alice")

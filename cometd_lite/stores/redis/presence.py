@@ -206,7 +206,13 @@ class RedisAnnouncer:
     # -- what is said of it
 
     def describe(self, recipient: str) -> Deferred[Present]:
-        """See ``Announcer.describe``. Fails with ``StoreDown``."""
+        """See ``Announcer.describe``. Fails with ``StoreDown``.
+
+        What has changed here is reported before: a client that came or left a moment ago sees that it did.
+        """
+        if self._changed:
+            self._report_in(0.0)
+            self._report()
 
         def described(reply: list[Any]) -> Present:
             readers, more, *found = reply
