@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from traceback import extract_tb
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from applications import FakeApplication, said
 from helpers import Outcome, TurningClock
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from cometd_lite.access import application
 from cometd_lite.access.application import Allowance, Authorizer, Permission, question_of
@@ -137,6 +139,20 @@ def test_401_and_403_refuse_with_the_same_status(world: World, status: int, erro
     assert refused.value.status == status
     again = world.ask()
     assert again.parked, "a refusal is not remembered"
+
+
+def test_a_refusal_keeps_nothing_of_the_requests_that_were_refused_before(world: World) -> None:
+    async def wait_for(answer: Any) -> None:
+        await answer
+
+    def refused(cookie: str) -> int:
+        asked = world.authorizer.ask(question_of(of(cookie), "poll", ("bob",)))
+        outcome = Outcome(Deferred.fromCoroutine(wait_for(asked)))
+        world.application.reply(said(403))
+        assert isinstance(outcome.results[0], Failure)
+        return len(extract_tb(outcome.results[0].value.__traceback__))
+
+    assert len({refused(cookie) for cookie in ("alice", "bob", "carol")}) == 1
 
 
 @pytest.mark.parametrize("status", [100, 300, 301, 302, 307, 304, 400, 402, 404, 429, 500, 502, 503])
@@ -487,3 +503,10 @@ def test_a_reader_ends_where_there_is_no_room_for_its_question_in_time(world: Wo
     world.clock.pump([1.0] * round(60 + APPLICATION_SECONDS + 3))
     assert [type(end) for end in ends] == [ServerFull]
     assert world.clock.getDelayedCalls() == []
+
+
+def test_a_reader_ends_where_the_time_of_its_answer_is_over_after_the_end(world: World) -> None:
+    _, ends = world.watch(of("alice"), said(expires_in=60))
+    world.authorizer.stop()
+    world.clock.advance(61)
+    assert [type(error) for error in ends] == [ApplicationDown]

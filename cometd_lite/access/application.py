@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from math import inf, isfinite
 from random import Random
@@ -60,10 +61,11 @@ _NOT_OF_A_CLIENT = frozenset(
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the time that an answer of the application takes."""
 
-_REFUSALS: dict[int, CometError] = {
-    401: Unauthorized("The application asks for credentials that it knows."),
-    403: Forbidden("The application does not allow this."),
+_REFUSALS: dict[int, Callable[[], CometError]] = {
+    401: partial(Unauthorized, "The application asks for credentials that it knows."),
+    403: partial(Forbidden, "The application does not allow this."),
 }
+"""What makes a refusal, one for each answer: an exception keeps the frames of each request that raises it."""
 
 _RETRY_SECONDS = 1.0
 """The pause until a reader is asked about again where as many questions are under way as may be."""
@@ -274,7 +276,7 @@ class Authorizer:
         """Return what a reply means."""
         if reply.status in {401, 403}:
             self.counts.refused += 1
-            return _REFUSALS[reply.status]
+            return _REFUSALS[reply.status]()
         if not 200 <= reply.status < 300:
             raise NoReply(f"It answered {reply.status}, which neither allows (2xx) nor refuses (401, 403).")
         said = _said(reply)
@@ -462,8 +464,9 @@ class Watch:
         application, allowance = self._permission.application, self._permission.allowance
         try:
             answer = self._permission.ask_again()
-        except ServerFull as error:
-            if application.clock.seconds() < (allowance.expires_at or 0.0) + APPLICATION_SECONDS:
+        except CometError as error:
+            last = (allowance.expires_at or 0.0) + APPLICATION_SECONDS
+            if isinstance(error, ServerFull) and application.clock.seconds() < last:
                 pause = _RETRY_SECONDS * (1 + application.random.random())
                 self._timer = application.clock.callLater(pause, self._ask)
             else:
