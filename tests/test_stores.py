@@ -711,6 +711,25 @@ def test_what_is_given_back_is_taken_again_before_all_else(store: Shelf) -> None
     assert data(store.take("bob")) == ["2", "3"]
 
 
+def test_what_is_given_back_twice_is_taken_once(store: Shelf) -> None:
+    # A process gives back again where it does not know whether the store has done so.
+    store.push("bob", body=["1", "2"])
+    first = store.take("bob", limit=1)
+    store.give_back(first)
+    store.give_back(first)
+    assert data(store.take("bob")) == ["1", "2"]
+    assert data(store.take("bob")) == []
+
+
+def test_what_is_given_back_again_stays_with_the_worker_that_has_leased_it_since(store: Shelf) -> None:
+    store.push("jobs", body="1")
+    taken = store.take("jobs")
+    store.give_back(taken)
+    assert data(store.lease("jobs")) == ["1"]
+    store.give_back(taken)
+    assert data(store.lease("jobs")) == []
+
+
 def test_a_take_is_told_of_what_was_lost_before_any_take_had_it_and_once(store: Shelf) -> None:
     store.push("bob", body=["1", "2"])
     store.take("bob", limit=1)

@@ -96,7 +96,8 @@ class Mailbox:
             if message.sequence <= self.lost:  # else it was not to be queued
                 self.missed = True
         elif not isinstance(message, LeasedMessage):
-            self._put_back((message.sequence,))
+            if self.leases is None or not self.leases.reserves(message.sequence):
+                self._put_back((message.sequence,))
         elif self.leases is not None:
             lease = LeaseId.parse(message.lease)
             reservation = self.leases.find(lease)

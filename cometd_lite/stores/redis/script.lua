@@ -160,6 +160,7 @@ local function leave_back(box, number)  -- rare
 end
 
 local function put_back(box, number)  -- rare
+  if is_back(box, number) then return end
   set(box, 'back', (box.back == '' and ' ' or box.back) .. whole(number) .. ' ')
 end
 
@@ -1352,8 +1353,10 @@ elseif verb == 'undo' then
 
 elseif verb == 'give_back' then
   if not may_write() then return refused() end
+  -- What a process gives back again, because it does not know whether that was done, may be leased since.
   each_named(function(number, box)
-    if find(box, number) then put_back(box, number) else miss(box, number) end
+    if not find(box, number) then miss(box, number)
+    elseif not is_reserved(box, number) then put_back(box, number) end
   end)
   for name in pairs(boxes) do wake({name}, 'back', '-', '0') end
   return answer()
