@@ -842,6 +842,17 @@ def test_what_was_asked_before_the_end_is_answered_before_the_store_is_closed(cl
         cluster.ask(here.push(push("bob")))
 
 
+def test_the_bound_on_sessions_bounds_no_events(redis: RedisServer) -> None:
+    cluster = Cluster(redis, "events", max_sessions=2)
+    store = cluster.join().shared
+    assert store is not None
+    for number in range(5):
+        store.remember("event", str(number), lambda: b"{}", cluster.clock.seconds() + 60)
+    cluster.wires.settle()
+    assert cluster.ask(store.claims.count("event")) == 5
+    cluster.close()
+
+
 def test_while_redis_is_away_listeners_cannot_be_registered_nor_found(kept: RedisServer) -> None:
     cluster = Cluster(kept, "p")
     here = Listeners(cluster.join(), 100)

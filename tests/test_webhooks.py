@@ -314,6 +314,14 @@ def test_the_log_says_once_that_the_oldest_go_until_there_is_room_again(posting:
     assert lines(EVENTS_WAITING + 50) == 1
 
 
+def test_the_log_says_once_that_long_events_go(posting: Posting) -> None:
+    with capturedLogs() as logged:
+        for _ in range(3_000):
+            posting.outbox.add({"recipient": "r" * 8_000})
+    assert posting.counts.dropped > 800
+    assert len([event for event in logged if "the oldest go" in str(event.get("log_format"))]) == 1
+
+
 def test_events_that_waited_are_posted_after_a_restart_before_later_ones() -> None:
     store, clock = RememberingStore(), Clock()
     clock.advance(100)

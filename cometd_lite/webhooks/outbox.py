@@ -135,7 +135,7 @@ class LocalOutbox:
             if self._events.pop(event.id, None) is not None:
                 self._bytes -= len(event.body)
                 self._store.forget(EVENTS, event.id)
-        if len(self._events) < EVENTS_WAITING / 2:
+        if len(self._events) < EVENTS_WAITING / 2 and self._bytes < EVENTS_BYTES / 2:
             self._is_full = False
 
     def _keep(self, event: Event) -> None:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from ...core.idempotency import RECEIPTS
 from ...core.store import Record
 from ...errors import StoreDown
-from ...limits import IDEMPOTENCY_KEYS, Limits
+from ...limits import EVENTS_WAITING, IDEMPOTENCY_KEYS, Limits
 from .backlog import Backlog
 from .claims import CLAIMED
 from .link import RedisLink, WritesRefused
@@ -49,12 +49,22 @@ class RedisRecords:
     ) -> None:
         left = expires_at - self._clock.seconds()
         seconds = max(0.001, left if kind in CLAIMED else min(left, self.limits.ttl))
-        most = IDEMPOTENCY_KEYS if kind == RECEIPTS else self.limits.max_sessions
+        most = self._most(kind)
 
         def write() -> None:
             self._write_record(kind, id, write, value, verb, value(), seconds, most)
 
         write()
+
+    def _most(self, kind: str) -> int:
+        """Return how many records there may be of a kind; beyond that, Redis drops the oldest uncounted."""
+        if kind == RECEIPTS:
+            return IDEMPOTENCY_KEYS
+        if kind in CLAIMED:
+            return max(
+                self.limits.max_recipients, 2 * EVENTS_WAITING
+            )  # the outbox counts what it drops before
+        return self.limits.max_sessions
 
     def forget(self, kind: str, id: str) -> None:  # noqa: A002
         """See ``Store.forget``."""
