@@ -622,3 +622,43 @@ def test_a_watch_that_is_stopped_leaves_no_timer(watched: Watched) -> None:
     watched.push()
     watched.watch.stop()
     assert watched.clock.getDelayedCalls() == []
+
+
+def test_a_watch_that_is_stopped_while_it_looks_through_the_mailboxes_leaves_no_timer() -> None:
+    before = Watched()
+    for number in range(2 * UNREAD_AT_ONCE):
+        before.push(f"bob/{number}")
+    before.watch.stop()
+    after = UnreadWatch(before.hub, lambda _: 60.0, before.absences, lambda *_: None, before.counts)
+    after.begin()
+    assert before.clock.getDelayedCalls()
+    after.stop()
+    assert before.clock.getDelayedCalls() == []
+
+
+class NotedAbsences(LocalAbsences):
+    """Notes until when each recipient is waited for, as a cluster does."""
+
+    due: dict[str, float]
+
+    def begun(self, recipient: str, unread: Any, due: float) -> None:
+        self.due[recipient] = due
+
+
+def test_the_other_processes_know_that_a_recipient_is_waited_for_longer() -> None:
+    world = Watched()
+    world.watch.stop()
+    absences = NotedAbsences(world.store)  # type: ignore[arg-type]  # it is a part of one
+    absences.due = {}
+    watch = UnreadWatch(world.hub, lambda _: 60.0, absences, lambda *_: None, world.counts)
+    world.hub.on_push = watch.pushed
+    world.push()
+    began = world.clock.seconds()
+    assert absences.due == {"bob": began + 60}
+    world.pass_by(30)
+    world.poll()
+    world.pass_by(10)
+    world.push()
+    world.pass_by(30)
+    assert absences.due == {"bob": began + 100}
+    watch.stop()

@@ -233,6 +233,8 @@ class UnreadWatch:
         """A heap: when each recipient is looked at, on the clock, and a number that keeps them in order."""
         self._looks = 0
         self._timer: IDelayedCall | None = None
+        self._going_on: IDelayedCall | None = None
+        """What looks through further mailboxes after a restart."""
         self._asked = 0
         """Recipients about which a store that waits has not answered."""
         self._is_stopped = False
@@ -271,17 +273,19 @@ class UnreadWatch:
             self._look_through("")
 
     def _look_through(self, after: str) -> None:
-        if not self._is_stopped:
-            names = self._hub.store.names("", after, UNREAD_AT_ONCE, lambda name: not is_hidden(name))
-            self._watched(chain(names, self._found))
+        self._going_on = None
+        names = self._hub.store.names("", after, UNREAD_AT_ONCE, lambda name: not is_hidden(name))
+        self._watched(chain(names, self._found))
 
     def _found(self, names: Sequence[str]) -> None:
+        if self._is_stopped:
+            return
         now = self._hub.clock.seconds()
         for name in names:
             if name not in self._waiting and not self._absences.is_told(name):
                 self._watched(chain(self._hub.store.describe(name, now), self._wait_for, name))
         if len(names) == UNREAD_AT_ONCE:
-            self._hub.clock.callLater(0, self._look_through, names[-1])
+            self._going_on = self._hub.clock.callLater(0, self._look_through, names[-1])
 
     def _wait_for(self, contents: Contents, recipient: str) -> None:
         if contents.queued and recipient not in self._waiting:
@@ -290,9 +294,10 @@ class UnreadWatch:
     def stop(self) -> None:
         """Wait for nothing more."""
         self._is_stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._going_on):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._going_on = None
 
     # -- waiting
 
@@ -370,7 +375,9 @@ class UnreadWatch:
             if unread.last_at > seen and after is not None:
                 unread.first, unread.since = unread.last, unread.last_at
                 late = self._hub.wall() - unread.last_at
-                self._look_at(recipient, self._hub.clock.seconds() + max(0.0, after - late))
+                due = self._hub.clock.seconds() + max(0.0, after - late)
+                self._look_at(recipient, due)
+                self._absences.begun(recipient, unread, due)
                 return None
         self._settle(recipient)
         return None

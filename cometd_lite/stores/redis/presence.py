@@ -200,7 +200,9 @@ class RedisAnnouncer:
         if self._is_stopped:
             return
         if name == self._name:
-            self._changed = {(recipient, own): what for recipient, own, what in rows} | self._changed
+            changed, self._changed = self._changed, {(one, own): what for one, own, what in rows}
+            for (recipient, own), what in changed.items():
+                self._changed[recipient, own] = what or self._changed.get((recipient, own))
         self._report_in(REDIS_PRESENCE_BEAT_SECONDS)
 
     # -- what is said of it
@@ -211,7 +213,7 @@ class RedisAnnouncer:
         What has changed here is reported before: a client that came or left a moment ago sees that it did.
         """
         if self._changed:
-            self._report_in(0.0)
+            self._end_timer()
             self._report()
 
         def described(reply: list[Any]) -> Present:
@@ -228,6 +230,9 @@ class RedisAnnouncer:
     def stop(self) -> None:
         """See ``Announcer.stop``. When the time of its readers is over, other processes take them out."""
         self._is_stopped = True
+        self._end_timer()
+
+    def _end_timer(self) -> None:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
