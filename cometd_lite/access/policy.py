@@ -178,7 +178,7 @@ class Policy:
         """
         grant = _EVERYTHING
         if self.tokens is not None or self.application is not None or self.authorize is not None:
-            names = tuple(map(plain, names))
+            names = tuple(dict.fromkeys(map(plain, names)))
         if self.tokens is not None:
             try:
                 grant = self.tokens.grant(_token(exchange, schemes))

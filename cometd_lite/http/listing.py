@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..core.recipient import has_control_characters
+from ..core.recipient import has_control_characters, plain
 from ..errors import BadParameter
 from ..limits import LISTED, LISTED_MOST, RECIPIENT_BYTES
 from .exchange import Exchange
@@ -39,10 +39,13 @@ def listing_asked(exchange: Exchange, allowed: frozenset[str]) -> ListingAsked:
 
 
 def _beginning(query: Query, name: str) -> str:
-    """Return a parameter that names a recipient, or the beginning of one; empty where it is not given."""
+    """Return a parameter that names a recipient, or the beginning of one; empty where it is not given.
+
+    The bound on the length is that of the name behind a prefix of the server's own: see ``stored``.
+    """
     text = one(query, name) or ""
     if (
-        len(text.encode()) > RECIPIENT_BYTES
+        len(plain(text).encode()) > RECIPIENT_BYTES
         or has_control_characters(text)
         or text.startswith("/")
         or "//" in text

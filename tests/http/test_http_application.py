@@ -58,6 +58,7 @@ ROUTES = [
     ("GET", "/poll/bob?wait=0", "poll", ["bob"]),
     ("HEAD", "/poll/bob", "poll", ["bob"]),
     ("GET", "/poll?rcpt=bob&rcpt=chat/*&after=oldest&wait=0", "poll", ["bob", "chat/*"]),
+    ("GET", "/poll?rcpt=bob&rcpt=$presence/bob&after=oldest&wait=0", "poll", ["bob"]),
     ("GET", "/stream/bob", "poll", ["bob"]),
     ("GET", "/ws/bob", "poll", ["bob"]),
     ("POST", "/register", "poll", []),

@@ -93,6 +93,14 @@ def test_dead_letters_are_listed_where_they_are_asked_for(server):
     assert listed(server, "prefix=$dead/j") == ["$dead/jobs"]
 
 
+def test_dead_letters_of_the_longest_names_are_listed_page_by_page(server):
+    names = ["$dead/" + letter * 256 for letter in "ab"]
+    for name in names:
+        server.comet.hub.push(Push((name,), (Content.of("dead"),)))
+    assert listed(server, "prefix=$dead/&limit=1") == names
+    assert server.get("/recipients?prefix=$dead/" + "a" * 257).status == 400
+
+
 def test_many_mailboxes_are_listed_in_several_turns(server):
     for part in range(30):
         names = "&".join(f"rcpt=room/{part:02}-{number:02}" for number in range(100))
