@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, fail, gatherResults
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
@@ -86,16 +86,14 @@ def shielded(result: MaybeDeferred[T], unwanted: Callable[[T], object] | None = 
     return outside
 
 
-def total(counts: Sequence[MaybeDeferred[int]]) -> MaybeDeferred[int]:
-    """Return the sum of counts."""
-    known = 0
-    later: list[Deferred[int]] = []
-    for count in counts:
-        if is_pending(count):
-            later.append(count)
-        else:
-            known += count
-    return gatherResults(later).addCallback(lambda found: known + sum(found)) if later else known
+def gathered(asked: Sequence[Deferred[T]]) -> Deferred[list[T]]:
+    """Return all results, in order; fail as the first of them that fails. Cancelling it cancels all."""
+
+    def first(failure: Failure) -> Failure:
+        error = failure.value
+        return error.subFailure if isinstance(error, FirstError) else failure
+
+    return gatherResults(asked, consumeErrors=True).addErrback(first)
 
 
 _PRIVATE_NAMES = ("_callbacks", "_canceller", "_runCallbacks", "_runningCallbacks")

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs
 
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.idempotency import Receipts
+from cometd_lite.core.listing import listing
 from cometd_lite.core.message import LAST, NOW, OLDEST, SINCE, Batch, Content, Cursor, Push, Receipt
 from cometd_lite.core.readers import Follower
 from cometd_lite.core.registry import Registry
@@ -1171,3 +1172,13 @@ def test_nothing_in_memory_makes_a_deferred_that_is_not_needed(here: Here) -> No
         here.hub.delete("bob"),
     ):
         assert not isinstance(result, Deferred)
+
+
+def test_a_listing_whose_store_goes_away_fails_with_that(slow: Here) -> None:
+    listed = Outcome(Deferred.fromCoroutine(listing(slow.hub, "", "", 10, lambda _: True)))
+    slow.store.next("names").deferred.callback(["alice", "bob", "carol"])
+    for _ in range(2):
+        slow.store.next("describe").deferred.errback(StoreDown())
+    slow.store.settle()
+    with pytest.raises(StoreDown):
+        _ = listed.value

@@ -14,14 +14,14 @@ from functools import lru_cache, partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..core.message import Push
 from ..core.parked import ParkedReader
 from ..core.recipient import below, lists, plain, reaches
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
 from .application import Allowance, Authorizer, Permission, Watch, question_of
 from .asker import Asker
@@ -226,7 +226,7 @@ class Policy:
                 self.tokens.check_key(grant)  # the program may have taken its time
             return grant
 
-        return gatherResults(asked, consumeErrors=True).addCallbacks(judge, _first_error)
+        return gathered(asked).addCallback(judge)
 
     def require_listing(self, exchange: Asker, prefix: str) -> MaybeDeferred[Callable[[str], bool]]:
         """Return which of the mailboxes that begin with a prefix the request may list: those it may manage.
@@ -488,9 +488,3 @@ def _origin_of(referer: bytes | None) -> bytes | None:
 
 def _parameters(query: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return [pair.partition(b"=") for pair in query.split(b"&")]
-
-
-def _first_error(failure: Failure) -> Failure:
-    """Return what an ``authorize`` of the embedding program failed with."""
-    first = failure.value
-    return first.subFailure if isinstance(first, FirstError) else failure

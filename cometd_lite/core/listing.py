@@ -6,10 +6,10 @@ reactor as they need.
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from ..deferreds import value_of
+from ..deferreds import gathered, value_of
 from ..limits import DESCRIBED_AT_ONCE
 from .hub import Hub, Standing
 from .store import Listing, Shows
@@ -28,7 +28,7 @@ async def listing(hub: Hub, prefix: str, after: str, limit: int, shows: Shows) -
             if start:
                 await deferLater(hub.clock, 0)
             some = names[start : start + DESCRIBED_AT_ONCE]
-            described = await gatherResults([Deferred.fromCoroutine(_described(hub, name)) for name in some])
+            described = await gathered([Deferred.fromCoroutine(_described(hub, name)) for name in some])
             found += [standing for standing in described if standing.contents.newest is not None]
         if len(found) > limit:
             return Listing(tuple(found[:limit]), found[limit - 1].recipient)

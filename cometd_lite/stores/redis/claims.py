@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from ...core.store import Record
+from ...deferreds import gathered
 from .link import RedisLink
 
 CLAIMED = ("absent", "event", "posting", "unread")
@@ -57,10 +58,7 @@ class RedisClaims:
         )
         ids = [id.decode() for id, _ in found]  # noqa: A001
         asked = [self._link.ask("GET", f"{self._link.prefix}record:{kind}:{id}") for id in ids]  # noqa: A001
-        try:
-            values: list[Any] = await gatherResults(asked, consumeErrors=True)
-        except FirstError as error:
-            error.subFailure.raiseException()
+        values: list[Any] = await gathered(asked)
         return [
             Record(id, value, score - offset)
             for id, value, (_, score) in zip(ids, values, found, strict=True)  # noqa: A001
