@@ -14,6 +14,9 @@ import { BASE, byId, element, pathOf, quoted, showError, showState, time } from 
 /** How often a server without presence is asked how many readers wait in the room. */
 const COUNTED_EVERY = 5_000;
 
+/** What is said of the others while the server does not answer. */
+const UNKNOWN = "Who else is here is not known.";
+
 /** The newest messages of a room, which are shown on entering it. */
 const BEGIN = "last:50";
 
@@ -88,6 +91,7 @@ class Room {
   #session;
   #talk = new Talk();
   #counting = 0;
+  #showOthers = () => {};
   #left = false;
 
   /**
@@ -133,13 +137,9 @@ class Room {
         unnamed > 0 ? `and ${readers(unnamed)} without a name` : "",
       );
     };
-    const presence = this.#comet.presence(this.#recipient, show, {
-      onState: (state) => {
-        const isAway = state === "waiting" || state === "offline";
-        if (isAway) showPeople([this.#name], "Who else is here is not known.");
-      },
-    });
+    const presence = this.#comet.presence(this.#recipient, show);
     this.#presence = presence;
+    this.#showOthers = show;
     presence.closed.then((error) => {
       if (error?.status === 401) this.#session.refused(error, () => this.#watch());
       else if (error) this.#count();
@@ -153,14 +153,14 @@ class Room {
       if (document.hidden) return;
       try {
         const { waiting } = await this.#comet.describe(this.#recipient);
-        const others = `${readers(waiting)} here. With --presence, the server tells their names.`;
+        const others = `${readers(waiting)} here. With --presence, a server knows their names.`;
         if (!this.#left) showPeople([this.#name], others);
       } catch {
-        if (!this.#left) showPeople([this.#name], "How many readers are here is not known.");
+        if (!this.#left) showPeople([this.#name], UNKNOWN);
       }
     };
     this.#counting = setInterval(ask, COUNTED_EVERY);
-    setTimeout(ask, 1000);
+    this.#showOthers = ask;
   }
 
   /**
@@ -176,7 +176,10 @@ class Room {
       onGap: () => this.#talk.note("Something was said here that the server no longer keeps.", "gap"),
       onState: (state, detail) => {
         showState(byId("chat-state"), state, detail);
-        this.#talk.live(state === "streaming" || state === "polling");
+        const isLive = state === "streaming" || state === "polling";
+        this.#talk.live(isLive);
+        if (isLive) this.#showOthers();
+        else if (state === "waiting" || state === "offline") showPeople([this.#name], UNKNOWN);
         if (state !== "closed" || this.#left) return;
         if (this.#named && as !== undefined && detail.error?.status === 403) {
           // The token does not let its reader name itself.

@@ -10,6 +10,9 @@ import { byId, bytes, count, element } from "./console-dom.js";
 /** Mailboxes in one page of the list. */
 const PAGE = 50;
 
+/** How often the first page is listed anew, in milliseconds. */
+const LISTED_EVERY = 5_000;
+
 /**
  * @param {import("./console.js").Session} session
  * @param {(recipient: string) => void} open reads a mailbox from its beginning
@@ -22,6 +25,7 @@ export function mailboxes(session, open) {
   const failed = byId("mailboxes-error");
   /** @type {string | null} */
   let next = null;
+  let isRefused = false;
 
   /** @param {string | null} after */
   const load = async (after = null) => {
@@ -32,11 +36,13 @@ export function mailboxes(session, open) {
       if (after === null) rows.replaceChildren(...shown);
       else rows.append(...shown);
       next = page.more;
+      isRefused = false;
       failed.textContent = "";
     } catch (error) {
       const refusal = error instanceof CometError ? error : new CometError(String(error));
       if (after === null) rows.replaceChildren();
       next = null;
+      isRefused = !refusal.passing;
       failed.textContent = refusal.message;
       // A token that may manage nothing is still good for all the rest: only its lack is asked about.
       if (refusal.status === 401) session.refused(refusal, load);
@@ -52,8 +58,17 @@ export function mailboxes(session, open) {
     void load();
   });
   more.addEventListener("click", () => void load(next));
+  // Neither what has the focus, nor further pages that were asked for, are taken away.
+  const again = () => {
+    const isInUse = rows.contains(document.activeElement) || rows.childElementCount > PAGE;
+    if (!document.hidden && !isInUse && !isRefused) void load();
+  };
+  let timer = 0;
   return (shown) => {
-    if (shown) void load();
+    clearInterval(timer);
+    if (!shown) return;
+    void load();
+    timer = setInterval(again, LISTED_EVERY);
   };
 }
 

@@ -294,6 +294,15 @@ test("the inspector shows all there is to a message, and follows patterns", asyn
   await page.locator("#inspector-state").getByText("Not following").waitFor();
 });
 
+test("a page that is opened at a part begins at its top", async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, `${server.url}#inspector`, { viewport: { width: 1280, height: 400 } });
+  await page.locator("#inspector-state[data-state=polling]").waitFor();
+  const settled = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  await page.evaluate(settled);
+  assert.equal(await page.evaluate(() => scrollY), 0);
+});
+
 test("the inspector follows everything as it is opened, and acknowledges nothing", async (t) => {
   const server = await Server.start(t);
   const page = await open(t, `${server.url}#inspector`);
