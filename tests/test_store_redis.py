@@ -828,6 +828,18 @@ def test_while_redis_is_away_workers_wait_and_are_given_what_is_there_afterwards
     assert list(settled) == ["done"]
 
 
+def test_an_event_that_was_on_its_way_when_redis_went_away_is_kept_once_it_is_back(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    store = cluster.join().shared
+    assert store is not None
+    kept.kill()
+    store.remember("event", "1", lambda: b"{}", cluster.clock.seconds() + 60)
+    cluster.wires.settle()
+    come_back(cluster)
+    assert cluster.ask(store.claims.count("event")) == 1
+    cluster.close()
+
+
 def test_what_was_asked_before_the_end_is_answered_before_the_store_is_closed(cluster: Cluster) -> None:
     here, there = cluster.join(), cluster.join()
     pushed = Outcome(here.push(push("bob", body="1")))

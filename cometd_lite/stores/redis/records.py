@@ -1,4 +1,4 @@
-"""What a store in Redis remembers for others: listeners, and the receipts of pushes.
+"""What a store in Redis remembers for others: listeners, receipts of pushes, and the state of webhooks.
 
 A record is a string that Redis forgets by itself. What Redis does not take is written later, and until then
 known to this process alone.
@@ -32,7 +32,7 @@ class RedisRecords:
         self._clock = clock
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
-        """See ``Store.remember``. While Redis is away nothing is."""
+        """See ``Store.remember``. While Redis is away nothing is, but for what webhooks remember."""
         self._set_record("remember", kind, id, value, expires_at)
 
     def renew(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
@@ -88,7 +88,8 @@ class RedisRecords:
 
         def refused(failure: Failure) -> None:
             failure.trap(StoreDown)
-            if failure.check(WritesRefused):
+            # What was asked of a connection that is lost may be done or not: to do it again does no harm.
+            if failure.check(WritesRefused) or kind in CLAIMED:
                 self._backlog.put_record(kind, id, value, write)
 
         self._link.run(self._clock.seconds(), verb, kind, id, *words).addErrback(refused)
