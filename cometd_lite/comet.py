@@ -163,7 +163,7 @@ class Comet:
         self._presence = tracker_of(self.hub, spaces, presence)
         self._outgoing: list[Posting] = []
         """What posts to applications, to be closed at the end."""
-        self.webhooks = self._told(webhook_options(notify_url, notify_key, unread_after, spaces))
+        self.webhooks = self._with_webhooks(webhook_options(notify_url, notify_key, unread_after, spaces))
         """What tells an application of events; None where none is told."""
         unread = None if self.webhooks is None else self.webhooks.unread
         observe(
@@ -211,7 +211,7 @@ class Comet:
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 
-    def _told(self, options: WebhookOptions | None) -> Webhooks | None:
+    def _with_webhooks(self, options: WebhookOptions | None) -> Webhooks | None:
         """Return what tells an application of events."""
         if options is None:
             return None

@@ -28,7 +28,7 @@ class Exchange:
         if process not in self.calls:
             return succeed(0)
         kind, _, rest = said.partition(b" ")
-        self.calls[process].heard(kind, rest)
+        self.calls[process].received(kind, rest)
         return succeed(1)
 
 
@@ -55,9 +55,9 @@ def test_who_asks_a_process_that_is_no_more_is_told_so(exchange: Exchange) -> No
         _ = Outcome(exchange.calls["one"].ask("three", b"x")).value
     exchange.calls["two"].answerer = lambda question: Deferred()
     asked = [Outcome(exchange.calls["one"].ask("two", b"x")) for _ in range(2)]
-    exchange.calls["one"].gone("three")
+    exchange.calls["one"].process_ended("three")
     assert all(one.parked for one in asked)
-    exchange.calls["one"].gone("two")
+    exchange.calls["one"].process_ended("two")
     for one in asked:
         with pytest.raises(ProcessGone):
             _ = one.value
@@ -159,7 +159,7 @@ def test_an_answer_that_a_process_has_not_confirmed_is_lost_when_that_is_no_more
     exchange.calls["one"] = Calls("one", lambda process, said: succeed(1))  # what it says is not heard
     two = exchange.calls["two"]
     two.answerer = lambda question: RPCAnswer(b"", lambda: lost.append(question))
-    two.heard(b"ask", b"one 1 x")
+    two.received(b"ask", b"one 1 x")
     assert (two.asked, lost) == ({"one"}, [])
-    two.gone("one")
+    two.process_ended("one")
     assert (two.asked, lost) == (set(), [b"x"])

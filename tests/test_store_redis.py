@@ -461,7 +461,7 @@ def test_a_user_with_the_rules_of_the_docs_may_do_all_that_is_needed(kept: Redis
         assert not cluster.ask(listeners.are_none())
         cluster.ask(listeners.end(listener))
         cluster.ask(here.delete("d"))
-        there.shared.calls.ask(here.store.process, b"x").addErrback(lambda _: None)  # type: ignore[union-attr]
+        there.shared.rpc.ask(here.store.process, b"x").addErrback(lambda _: None)  # type: ignore[union-attr]
         sweep(cluster)
         cluster.ask(here.push(push("short", ttl=5.0)))
         cluster.clock.advance(6)

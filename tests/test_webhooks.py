@@ -374,7 +374,7 @@ class StoreThatIsAway(RememberingStore):
     def state(self) -> str:
         return "ok" if self.is_here else "down"
 
-    def tell(self, kind: str, id: str) -> None:  # noqa: A002
+    def notify(self, kind: str, id: str) -> None:  # noqa: A002
         assert self.is_here
         self.told += 1
 

@@ -76,7 +76,7 @@ class Listeners:
         self._ending: set[str] = set()
         """The ids of those whose end the store has still to keep."""
         if hub.shared is not None:
-            hub.shared.hear(LISTENERS, self._told)
+            hub.shared.on_notice(LISTENERS, self._on_notice)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -155,7 +155,7 @@ class Listeners:
         self._end_poll(listener)
         listener.place = self._hub.dated(after or listener.answered or listener.place)
         listener.answered = None
-        self._tell(listener, wait)
+        self._notify(listener, wait)
         keys = listener.keys(broadcasts)
         poll = Poll(self._hub, keys, listener.place, limit, True, as_read)
         poll.name = name
@@ -227,7 +227,7 @@ class Listeners:
         before = listener.recipients
         self._sessions.change(listener, recipients)
         self._renew(listener)
-        self._tell(listener, 0.0)
+        self._notify(listener, 0.0)
         self._end_poll(listener)
 
         def undo() -> None:
@@ -246,7 +246,7 @@ class Listeners:
         if self._hub.shared is not None:
             self._remove(listener)
             self._drop_record(listener)
-            self._hub.shared.tell(LISTENERS, listener.id)
+            self._hub.shared.notify(LISTENERS, listener.id)
             return self._hub.store.flush()
         self._ending.add(listener.id)
         self._drop_record(listener)
@@ -324,13 +324,13 @@ class Listeners:
         if isinstance(deleted, Deferred):
             deleted.addErrback(self._hub.store_failed)
 
-    def _tell(self, listener: ListenerSession, wait: float) -> None:
+    def _notify(self, listener: ListenerSession, wait: float) -> None:
         """Let the other processes know that the listener is polled here from now on."""
         if self._hub.shared is not None:
             self._renew(listener, wait)
-            self._hub.shared.tell(LISTENERS, listener.id)
+            self._hub.shared.notify(LISTENERS, listener.id)
 
-    def _told(self, id: str) -> None:  # noqa: A002
+    def _on_notice(self, id: str) -> None:  # noqa: A002
         """End a poll, because the listener polls elsewhere now, or has changed; its place is theirs."""
         listener = self._sessions.get(id, self._hub.clock.seconds())
         if listener is not None and listener.parked is not None:

@@ -285,7 +285,7 @@ class SharedStore(Store, Protocol):
         """Return what one process does for all."""
 
     @property
-    def calls(self) -> RPC:
+    def rpc(self) -> RPC:
         """Return what asks the other processes, and answers them."""
 
     def share(self, readers: Readers) -> None:
@@ -326,8 +326,8 @@ class SharedStore(Store, Protocol):
         Nothing is remembered where any process has forgotten the record. See ``remember``.
         """
 
-    def tell(self, kind: str, id: str) -> None:  # noqa: A002
-        """Tell every other process something about a record."""
+    def notify(self, kind: str, id: str) -> None:  # noqa: A002
+        """Give every other process notice of a record."""
 
-    def hear(self, kind: str, heard: Callable[[str], None]) -> None:
-        """Call ``heard`` with the id of each record of a kind of which another process tells."""
+    def on_notice(self, kind: str, call: Callable[[str], None]) -> None:
+        """Call ``call`` with the id of each record of a kind of which another process gives notice."""

@@ -50,5 +50,5 @@ class Routes(Served):
         )
         if transport is not None and hub.shared is not None:
             answer = partial(bayeux.answer_forwarded, self)
-            self.forwarding = Forwarding(hub.shared.process, hub.shared.calls, answer)
+            self.forwarding = Forwarding(hub.shared.process, hub.shared.rpc, answer)
             transport.sessions.prefix = self.forwarding.prefix

@@ -87,7 +87,7 @@ class HTTPConnection:
         if is_proxied:
             self.peer = ""
         refusal = factory.refusal(self)
-        if refusal is not None and not factory.may_be_told(self):
+        if refusal is not None and not factory.may_answer_refusal(self):
             self.state = TRANSITIONS[self.state]["lose"]
             refuse(transport)
             return
@@ -197,7 +197,7 @@ class HTTPConnection:
         if refusal is None:
             self.state = TRANSITIONS[self.state]["identify"]
             self.dataReceived(data)
-        elif self.factory.may_be_told(self):
+        elif self.factory.may_answer_refusal(self):
             self._refuse_soon(refusal)
             self.dataReceived(data)
         else:

@@ -144,7 +144,7 @@ class Shared:
                 self._admitted[connection] = admitted
         return None
 
-    def may_be_told(self, connection: ServedConnection) -> bool:
+    def may_answer_refusal(self, connection: ServedConnection) -> bool:
         """Return whether a connection that is refused may be told why; not too many are at one time."""
         if len(self._refused) >= self.bounds.refused:
             return False

@@ -183,7 +183,7 @@ class SharedOutbox:
         while self._late and self._store.state() == "ok":
             event = self._late.popleft()
             self._store.remember(EVENTS, event.id, partial(bytes, event.body), event.since + EVENT_SECONDS)
-            self._store.tell(EVENTS, event.id)
+            self._store.notify(EVENTS, event.id)
 
     def recall(self) -> None:
         """See ``Outbox.recall``: all of them are looked up."""

@@ -123,7 +123,7 @@ class Webhooks:
         if self.unread is not None:
             self.unread.begin()
         if self._shared is not None:
-            self._shared.hear(EVENTS, lambda _: self._sender.wake())
+            self._shared.on_notice(EVENTS, lambda _: self._sender.wake())
         self._renewing.start(POSTING_RENEWED_SECONDS)
 
     def stop(self) -> None:

@@ -153,7 +153,7 @@ class SharedAbsences:
 
     def recall(self) -> None:
         """See ``Absences.recall``: what was told is asked for, and what others tell is heard from now on."""
-        self._store.hear(ABSENCES, self._told)
+        self._store.on_notice(ABSENCES, self._told)
 
     def is_told(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
         """See ``Absences.is_told``: only the store knows."""
@@ -168,7 +168,7 @@ class SharedAbsences:
     def _claimed(self, is_new: bool, recipient: str) -> bool:
         if is_new:
             self._told(recipient)
-            self._store.tell(ABSENCES, recipient)
+            self._store.notify(ABSENCES, recipient)
         return is_new
 
     def _told(self, recipient: str) -> None:

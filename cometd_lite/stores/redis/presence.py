@@ -62,7 +62,7 @@ class RedisAnnouncer:
         self._is_reporting = False
         self._call: IDelayedCall | None = None
         self._is_stopped = False
-        wakes.on_presence = self.heard
+        wakes.on_presence = self.received
         link.on_connected = self.entered
 
     # -- the connection
@@ -78,7 +78,7 @@ class RedisAnnouncer:
         self._unreported = iter(list(self._readers.names()))
         self._report_in(0.0)
 
-    def heard(self, about: bytes, said: bytes) -> None:
+    def received(self, about: bytes, said: bytes) -> None:
         """Take in what the script says of a name that other processes have readers of, too."""
         count, _, rest = said.partition(b" ")
         recipient, _, name = rest.partition(b"\n")

@@ -56,7 +56,7 @@ class Calls:
         sent.addCallbacks(self._sent, self._not_sent, callbackArgs=(number,), errbackArgs=(number,))
         return answer
 
-    def heard(self, kind: bytes, said: bytes) -> None:
+    def received(self, kind: bytes, said: bytes) -> None:
         """Take in what came through this process' channel."""
         if kind == b"ask":
             caller, number, question = said.split(b" ", 2)
@@ -75,7 +75,7 @@ class Calls:
         elif kind == b"failed":
             self._fail(int(said), InternalError("The server failed at this request, and has noted why."))
 
-    def gone(self, process: str) -> None:
+    def process_ended(self, process: str) -> None:
         """Let go of what a process was asked that is no more, and of what it has not confirmed."""
         for number in [number for number, (asked, *_) in self._asked.items() if asked == process]:
             self._fail(number, ProcessGone())

@@ -449,9 +449,9 @@ class RedisStore(RedisRecords):
     # -- the other processes
 
     @property
-    def calls(self) -> RPC:
-        """See ``SharedStore.calls``."""
-        return self._wakes.calls
+    def rpc(self) -> RPC:
+        """See ``SharedStore.rpc``."""
+        return self._wakes.rpc
 
     def share(self, readers: Readers) -> None:
         """See ``SharedStore.share``."""
@@ -470,13 +470,13 @@ class RedisStore(RedisRecords):
         """See ``SharedStore.presence``."""
         return self._wakes.who(recipient)
 
-    def tell(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``SharedStore.tell``."""
-        self._wakes.tell(kind, id)
+    def notify(self, kind: str, id: str) -> None:  # noqa: A002
+        """See ``SharedStore.notify``."""
+        self._wakes.notify(kind, id)
 
-    def hear(self, kind: str, heard: Callable[[str], None]) -> None:
-        """See ``SharedStore.hear``."""
-        self._wakes.hear(kind, heard)
+    def on_notice(self, kind: str, call: Callable[[str], None]) -> None:
+        """See ``SharedStore.on_notice``."""
+        self._wakes.on_notice(kind, call)
 
 
 def _named(messages: Sequence[Message]) -> list[Any]:

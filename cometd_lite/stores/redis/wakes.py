@@ -109,7 +109,7 @@ class Wakes:
         self.process = process
         self.readers: Readers | None = None
         """The readers of this process, which the pushes of other processes wake."""
-        self.calls = Calls(process, lambda other, said: link.publish(f"process:{other}", said))
+        self.rpc = Calls(process, lambda other, said: link.publish(f"process:{other}", said))
         self._process = process.encode()
         self._link = link
         self._clock = clock
@@ -121,7 +121,7 @@ class Wakes:
         self._asks = 0
         self._counts: dict[int, ReaderCount] = {}
         self._last_wake: tuple[bytes, ...] = ()
-        self._heard: dict[str, Callable[[str], None]] = {}
+        self._on_notice: dict[str, Callable[[str], None]] = {}
         self.on_presence: Callable[[bytes, bytes], object] = lambda _about, _said: None
         """Called with what is said of presence: ``replaced`` or ``dismissed``, and the rest."""
         link.channels = self._channels
@@ -295,21 +295,21 @@ class Wakes:
     def _lost(self) -> None:
         """Know nothing of what is published from now on; the connection is lost."""
         self._close_windows()
-        self.calls.cut_off()
+        self.rpc.cut_off()
 
     # -- what is said
 
-    def tell(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``SharedStore.tell``."""
+    def notify(self, kind: str, id: str) -> None:  # noqa: A002
+        """See ``SharedStore.notify``."""
         self._publish("told", f"{self.process} {kind} {id}")
 
-    def hear(self, kind: str, heard: Callable[[str], None]) -> None:
-        """See ``SharedStore.hear``."""
-        self._heard[kind] = heard
+    def on_notice(self, kind: str, call: Callable[[str], None]) -> None:
+        """See ``SharedStore.on_notice``."""
+        self._on_notice[kind] = call
 
     def look_for_processes(self) -> None:
         """See whether those who are asked something are still there."""
-        asked = sorted(self.calls.asked)
+        asked = sorted(self.rpc.asked)
         if asked:
             channels = [f"{self._link.prefix}process:{process}" for process in asked]
             self._link.ask("PUBSUB", "NUMSUB", *channels).addCallbacks(self._missed, unheard)
@@ -317,7 +317,7 @@ class Wakes:
     def _missed(self, found: list[Any]) -> None:
         for channel, listening in zip(found[::2], found[1::2], strict=True):
             if not listening:
-                self.calls.gone(channel.decode().rpartition(":")[2])
+                self.rpc.process_ended(channel.decode().rpartition(":")[2])
 
     def _publish(self, channel: str, said: str) -> None:
         self._link.publish(channel, said).addErrback(unheard)
@@ -336,15 +336,15 @@ class Wakes:
             elif about in {b"replaced", b"dismissed"}:
                 self.on_presence(about, rest)
             else:
-                self.calls.heard(about, rest)
+                self.rpc.received(about, rest)
         elif kind == b"all":
             self._close_windows()
             if self.readers is not None:
                 self.readers.wake_all()
         elif kind == b"told":
             process, kind_, id_ = said.decode().split(" ", 2)
-            if process != self.process and kind_ in self._heard:
-                self._heard[kind_](id_)
+            if process != self.process and kind_ in self._on_notice:
+                self._on_notice[kind_](id_)
 
     def _wake(self, said: bytes) -> None:
         """Take in what was pushed, wake readers of this process, or say who waits; and report.
