@@ -309,7 +309,7 @@ UNREAD_AGAIN_SECONDS = 5.0
 UNREAD_GHOST_SECONDS = 2.0
 """A reader that left so soon after a push, and has not come back, may never have got the message."""
 
-UNREAD_TOLD_SECONDS = 86_400.0
+UNREAD_REPORTED_SECONDS = 86_400.0
 """An absence in a cluster is told again after this time: messages are gone then, unless kept for longer."""
 
 UNREAD_HERE_SECONDS = 60.0

@@ -50,7 +50,7 @@ class WebhookCounts:
     failed: int = 0
     """Attempts that were made again."""
     untracked: int = 0
-    """Recipients whose unread messages are not told, because the table of those that wait is full."""
+    """Recipients whose unread messages are not reported, because the table of those that wait is full."""
 
 
 class Outbox(Protocol):

@@ -30,7 +30,7 @@ from .signing import Signer
 
 
 class EventSender:
-    """Posts what is in an outbox. ``may_send`` tells whether this process is the one that posts."""
+    """Posts what is in an outbox. ``may_send`` returns whether this process is the one that posts."""
 
     log = Logger()
 
@@ -95,7 +95,9 @@ class EventSender:
             old = [one for one in events if self._clock.seconds() - one.since >= EVENT_SECONDS]
             if old:
                 self.counts.expired += len(old)
-                self.log.error("{count} events could not be posted within an hour, and go.", count=len(old))
+                self.log.error(
+                    "{count} events could not be posted within an hour, and are dropped.", count=len(old)
+                )
                 self._outbox.done(old)
                 return  # the others begin anew
             if await self._is_settled(id, body, len(events)):
@@ -119,7 +121,7 @@ class EventSender:
         if 400 <= reply.status < 500:
             self.counts.refused += count
             self.log.error(
-                "The application refused {count} events with {status}, and is not told them again.",
+                "The application refused {count} events with {status}, which are not posted again.",
                 count=count,
                 status=reply.status,
             )
@@ -128,7 +130,7 @@ class EventSender:
         return False
 
     def _log_failure(self, why: str) -> None:
-        """Say once a minute why the application is told nothing."""
+        """Log once a minute why events are not posted."""
         now = self._clock.seconds()
         if self._quiet_until is None or now >= self._quiet_until:
             self._quiet_until = now + FAILURES_LOGGED_SECONDS

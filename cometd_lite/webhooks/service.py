@@ -46,7 +46,7 @@ class WebhookOptions:
     """Where events are posted, and by which keys they are signed.
 
     ``unread_after`` returns the seconds that a message waits for a reader; None for a recipient of which that
-    is not told. It is None where it is told of no recipient.
+    is not reported. It is None where it is reported of no recipient.
     """
 
     post: Posting
@@ -107,7 +107,7 @@ class Webhooks:
             self.outbox, options.post, options.signer, clock, hub.wall, self.counts, self._may_post
         )
         self.unread: UnreadWatch | None = None
-        """What finds messages that no reader has fetched; None where that is not told."""
+        """What finds messages that no reader has fetched; None where that is not reported."""
         after = options.unread_after
         if after is not None:
             absences: Absences = (
@@ -139,7 +139,7 @@ class Webhooks:
     # -- what happens
 
     def on_change(self, change: PresenceChange) -> None:
-        """Let a join or a leave be told."""
+        """Post a join or a leave."""
         self._add(
             {
                 "event": change.event,

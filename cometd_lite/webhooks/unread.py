@@ -1,13 +1,13 @@
-"""Messages that no reader has fetched: each recipient whose reader is away is told once.
+"""Messages that no reader has fetched: the absence of each reader is reported once.
 
 The first message for a recipient begins a wait of ``unread_after`` seconds. Then the hub is asked how the
-recipient stands: where messages are queued and no reader was there since, its absence is told. It is told
-again only after a reader has come. Nothing is looked up but the recipients whose time has come, a few in one
-turn.
+recipient stands: where messages are queued and no reader was there since, its absence is reported. It is
+reported again only after a reader has come. Nothing is looked up but the recipients whose time has come, a
+few in one turn.
 
 After a restart on a durable store, its mailboxes are looked through for messages that wait, in slices. In a
 cluster each process waits for the recipients that it was pushed to; what is left of a process that has ended
-is taken over, and one process tells each absence (``SharedAbsences``).
+is taken over, and one process reports each absence (``SharedAbsences``).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from ..limits import (
     UNREAD_GHOST_SECONDS,
     UNREAD_HERE_SECONDS,
     UNREAD_OVERHEAD,
-    UNREAD_TOLD_SECONDS,
+    UNREAD_REPORTED_SECONDS,
 )
 from .outbox import WebhookCounts
 
 ABSENCES = "absent"
-"""The kind of the records of recipients whose absence was told."""
+"""The kind of the records of recipients whose absence was reported."""
 
 WAITS = "unread"
 """The kind of the records of recipients whose readers a process of a cluster waits for."""
@@ -56,23 +56,23 @@ class Unread:
 
     def __init__(self, message: str, at: float, *, is_adopted: bool = False) -> None:
         self.is_adopted = is_adopted
-        """Whether it was left by a process that has ended, perhaps while it told this."""
+        """Whether it was left by a process that has ended, perhaps while it reported this."""
         self.first = self.last = message
         self.since = self.last_at = at
         """When they came, in seconds since 1970."""
 
 
 class Absences(Protocol):
-    """Knows whose absence was told."""
+    """Knows whose absence was reported."""
 
     def recall(self) -> None:
         """Bring back what the store, which is open now, has remembered."""
 
-    def is_told(self, recipient: str) -> bool:
-        """Return whether it is known here that the absence was told."""
+    def is_reported(self, recipient: str) -> bool:
+        """Return whether it is known here that the absence was reported."""
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
-        """Note that an absence is told; return whether that was not noted before.
+        """Note that an absence is reported; return whether that was not noted before.
 
         Fails with ``StoreDown``.
         """
@@ -88,14 +88,14 @@ class Absences(Protocol):
 
 
 class LocalAbsences:
-    """The absences that one process tells. A durable store remembers those that were told.
+    """The absences that one process reports. A durable store remembers those that were reported.
 
     What waits is found in the mailboxes after a restart, so it need not be remembered.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._told: dict[str, None] = {}
+        self._reported: dict[str, None] = {}
         self._bytes = 0
 
     def recall(self) -> None:
@@ -103,25 +103,25 @@ class LocalAbsences:
         for record in self._store.recall(ABSENCES):
             self._add(record.id)
 
-    def is_told(self, recipient: str) -> bool:
-        """See ``Absences.is_told``."""
-        return recipient in self._told
+    def is_reported(self, recipient: str) -> bool:
+        """See ``Absences.is_reported``."""
+        return recipient in self._reported
 
     def claim(self, recipient: str) -> bool:
         """See ``Absences.claim``. Of too many, the oldest is forgotten."""
-        if recipient in self._told:
+        if recipient in self._reported:
             return False
         self._add(recipient)
         self._store.remember(ABSENCES, recipient, bytes, inf)
         while self._bytes > UNREAD_BYTES:
-            self._forget(next(iter(self._told)))
+            self._forget(next(iter(self._reported)))
         return True
 
     def ended(self, keys: tuple[str, ...]) -> None:
         """See ``Absences.ended``."""
-        if self._told:
+        if self._reported:
             for key in keys:
-                if key in self._told:
+                if key in self._reported:
                     self._forget(key)
 
     def begun(self, recipient: str, unread: Unread, due: float) -> None:
@@ -131,17 +131,17 @@ class LocalAbsences:
         """See ``Absences.settled``."""
 
     def _add(self, recipient: str) -> None:
-        self._told[recipient] = None
+        self._reported[recipient] = None
         self._bytes += _size(recipient)
 
     def _forget(self, recipient: str) -> None:
-        del self._told[recipient]
+        del self._reported[recipient]
         self._bytes -= _size(recipient)
         self._store.forget(ABSENCES, recipient)
 
 
 class SharedAbsences:
-    """The absences that the processes at one store tell together: the first that claims one tells it."""
+    """The absences that the processes at one store report together: the first that claims one reports it."""
 
     def __init__(self, store: SharedStore, clock: IReactorTime, after: Callable[[str], float | None]) -> None:
         self._store = store
@@ -152,26 +152,26 @@ class SharedAbsences:
         self._bytes = 0
 
     def recall(self) -> None:
-        """See ``Absences.recall``: what was told is asked for, and what others tell is heard from now on."""
-        self._store.on_notice(ABSENCES, self._told)
+        """See ``Absences.recall``: what was reported is looked up; notices of others come from now on."""
+        self._store.on_notice(ABSENCES, self._noted)
 
-    def is_told(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
-        """See ``Absences.is_told``: only the store knows."""
+    def is_reported(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
+        """See ``Absences.is_reported``: only the store knows."""
         return False
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
         """See ``Absences.claim``."""
-        return self._store.claims.note(ABSENCES, recipient, UNREAD_TOLD_SECONDS).addCallback(
+        return self._store.claims.note(ABSENCES, recipient, UNREAD_REPORTED_SECONDS).addCallback(
             self._claimed, recipient
         )
 
     def _claimed(self, is_new: bool, recipient: str) -> bool:
         if is_new:
-            self._told(recipient)
+            self._noted(recipient)
             self._store.notify(ABSENCES, recipient)
         return is_new
 
-    def _told(self, recipient: str) -> None:
+    def _noted(self, recipient: str) -> None:
         """Note that the next reader that comes, at whichever process, ends an absence."""
         if self._here.pop(recipient, None) is not None:
             self._bytes -= _size(recipient)
@@ -205,9 +205,9 @@ class SharedAbsences:
 
 
 class UnreadWatch:
-    """Waits for the recipients of pushes, and tells whose reader is away.
+    """Waits for the recipients of pushes, and reports whose reader is away.
 
-    ``after`` returns the seconds that a message waits for a reader, None where that is not told.
+    ``after`` returns the seconds that a message waits for a reader, None where that is not reported.
     ``on_unread`` is called with a recipient and the id of its message. At its bound the table takes no new
     recipients, which are counted.
     """
@@ -247,7 +247,7 @@ class UnreadWatch:
         unread = self._waiting.get(recipient)
         if unread is not None:
             unread.last, unread.last_at = message.id, message.created_at
-        elif not (is_hidden(recipient) or self._absences.is_told(recipient)):
+        elif not (is_hidden(recipient) or self._absences.is_reported(recipient)):
             self._begin(recipient, Unread(message.id, message.created_at))
 
     def arrived(self, reader: ParkedReader[Any]) -> None:
@@ -282,7 +282,7 @@ class UnreadWatch:
             return
         now = self._hub.clock.seconds()
         for name in names:
-            if name not in self._waiting and not self._absences.is_told(name):
+            if name not in self._waiting and not self._absences.is_reported(name):
                 self._watched(chain(self._hub.store.describe(name, now), self._wait_for, name))
         if len(names) == UNREAD_AT_ONCE:
             self._going_on = self._hub.clock.callLater(0, self._look_through, names[-1])
@@ -364,13 +364,13 @@ class UnreadWatch:
             self._look_at(recipient, self._hub.clock.seconds() + UNREAD_AGAIN_SECONDS)
 
     def _judge(self, standing: Standing, recipient: str) -> MaybeDeferred[None]:
-        """Tell the absence of a reader, wait for it longer, or wait no more."""
+        """Report the absence of a reader, wait for it longer, or wait no more."""
         unread = self._waiting[recipient]
         seen = -inf if standing.last_seen is None else standing.last_seen
         if standing.queued and not standing.waiting:
             # A reader that left in the moment of the push may have been answered without noticing.
             if seen <= unread.since + UNREAD_GHOST_SECONDS:
-                return chain(self._absences.claim(recipient), self._tell, recipient, unread.first)
+                return chain(self._absences.claim(recipient), self._report, recipient, unread.first)
             after = self._after(recipient)
             if unread.last_at > seen and after is not None:
                 unread.first, unread.since = unread.last, unread.last_at
@@ -382,7 +382,7 @@ class UnreadWatch:
         self._settle(recipient)
         return None
 
-    def _tell(self, is_new: bool, recipient: str, message: str) -> None:
+    def _report(self, is_new: bool, recipient: str, message: str) -> None:
         if is_new or self._waiting[recipient].is_adopted:
             self._on_unread(recipient, message)
         self._settle(recipient)

@@ -49,7 +49,7 @@ class Acknowledgements:
         self._call = None
         places, self._places = list(self._places.items()), {}
         if self._epoch != self._link.epoch:
-            return  # Redis was emptied: the mailboxes are gone
+            return  # Redis was emptied, and the mailboxes with it
         for first in range(0, len(places), REDIS_WRITTEN_AT_ONCE):
             some = places[first : first + REDIS_WRITTEN_AT_ONCE]
             words = [word for name, number in some for word in (number, name)]

@@ -201,7 +201,7 @@ class Wakes:
     def _leave(self, keys: Iterable[str], now: float) -> None:
         """Unsubscribe from those of the keys that have no reader."""
         standing = self._standing
-        gone = []
+        unused = []
         for key in keys:
             window = standing.pop(key)
             if self.readers is not None and self.readers.waiting(key):
@@ -209,10 +209,10 @@ class Wakes:
                 standing[key] = window
             else:
                 self.windows.close(window)
-                gone.append(key)
+                unused.append(key)
         had_patterns = self._patterns > 0
-        self._patterns -= sum(map(is_pattern, gone))
-        self._subscribe("UNSUBSCRIBE", gone, patterns=had_patterns and not self._patterns)
+        self._patterns -= sum(map(is_pattern, unused))
+        self._subscribe("UNSUBSCRIBE", unused, patterns=had_patterns and not self._patterns)
 
     # -- what is known of the keys
 
@@ -225,7 +225,7 @@ class Wakes:
     ) -> Sequence[Message] | None:
         """Return what the recipients hold after a number, where that is known; else None.
 
-        ``newest`` is the last number that was heard of: a number beyond it may be of what Redis has lost.
+        ``newest`` is the last number that is known: a number beyond it may be of what Redis has lost.
         """
         found: Sequence[Message] = ()
         is_old = False
@@ -322,7 +322,7 @@ class Wakes:
     def _publish(self, channel: str, said: str) -> None:
         self._link.publish(channel, said).addErrback(unheard)
 
-    # -- what is heard
+    # -- what is published
 
     def _published(self, channel: bytes, said: bytes) -> None:
         kind = channel[len(self._link.prefix) :].partition(b":")[0]
