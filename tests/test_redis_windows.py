@@ -20,6 +20,7 @@ from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.core.store import SharedStore
 from cometd_lite.errors import CometError, MailboxFull
 from cometd_lite.limits import (
+    POLL_BYTES,
     REDIS_ACKNOWLEDGE_SECONDS,
     REDIS_FULL_SECONDS,
     REDIS_STAND_SECONDS,
@@ -122,6 +123,19 @@ def test_a_message_too_large_to_publish_is_read(cluster: Cluster) -> None:
     cluster.push(0, "a", "2")
     batch = cluster.ask(there.poll(("a",), polls[1].value.cursor))
     assert data(batch) == ["2"]
+
+
+def test_one_answer_has_no_more_bytes_than_one_of_redis(redis: RedisServer, tmp_path: Path) -> None:
+    cluster = Cluster(redis, tmp_path.name, capacity_bytes=2 * POLL_BYTES)
+    here = cluster.join()
+    place = stored(cluster, here, "a", after=NOW).cursor
+    for _ in range(3):
+        cluster.push(0, "a", "x" * (POLL_BYTES // 2))
+    known, read = recent(here, "a", after=place), stored(cluster, here, "a", after=place)
+    assert known is not None
+    assert (numbers(known), known.more) == (numbers(read), read.more)
+    assert len(known.messages) == 2
+    cluster.close()
 
 
 # -- what closes a window

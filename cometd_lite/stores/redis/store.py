@@ -39,6 +39,7 @@ from ...limits import (
     STORE_STALLED_SECONDS,
     Limits,
 )
+from ..patterns import bounded
 from .acknowledgements import Acknowledgements
 from .backlog import Backlog
 from .claims import CLAIMED, RedisClaims
@@ -305,8 +306,8 @@ class RedisStore(RedisRecords):
                     self._acknowledgements.add(name, after)
         if not found:
             return Batch((), after)
-        messages = tuple(found[:limit])
-        return Batch(messages, messages[-1].cursor, False, len(found) > limit)
+        messages, more = bounded(found, limit)
+        return Batch(messages, messages[-1].cursor, False, more)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
         """See ``Store.take``."""
