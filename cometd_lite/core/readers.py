@@ -64,8 +64,6 @@ class Source(Protocol):
 class Reader(ParkedReader[T]):
     """A parked reader that reads a store through ``source``."""
 
-    is_reading = False
-    """Whether a read is pending."""
     _pending: Deferred[Batch] | None = None
     """The read that is pending, where it is this reader's alone."""
     _woken: list[Wake] | None = None
@@ -76,6 +74,8 @@ class Reader(ParkedReader[T]):
     def __init__(self, source: Source, keys: tuple[str, ...]) -> None:
         ParkedReader.__init__(self, keys)
         self.source = source
+        self.is_reading = False  # of the instance, where CPython finds it faster
+        """Whether a read is pending."""
 
     # -- what subclasses say
 
@@ -227,6 +227,7 @@ class Poll(Reader[T]):
     ) -> None:
         ParkedReader.__init__(self, keys)
         self.source = source
+        self.is_reading = False
         self.after = after
         self.limit = limit
         self.acks = acks
@@ -344,8 +345,6 @@ class Follower(Reader[None]):
     """
 
     is_ready = False
-    _most = STREAM_MESSAGES
-    """Messages that it reads at once: no more than the client has taken in one step."""
 
     def __init__(
         self,
@@ -357,6 +356,8 @@ class Follower(Reader[None]):
         acks: bool = True,
     ) -> None:
         Reader.__init__(self, source, keys)
+        self._most = STREAM_MESSAGES
+        """Messages that it reads at once: no more than the client has taken in one step."""
         self.after = after
         self.acks = acks
         self.send = send

@@ -14,7 +14,6 @@ from itertools import takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
-from time import thread_time
 from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -29,13 +28,12 @@ from ..limits import (
     PLACES_BYTES,
     PRESENCE_SECONDS,
     SEEN_BYTES,
-    SLICE_SECONDS,
     WAIT_SPREAD,
     WOKEN_AT_ONCE,
 )
 from ..sizes import names_size
 from .nametable import NameTable
-from .parked import ParkedReader, Wake
+from .parked import ParkedReader, TurnSlice, Wake
 from .recipient import covering
 
 T = TypeVar("T")
@@ -266,10 +264,10 @@ class Registry:
 
     def _run_wakes(self, left: int) -> None:
         """Let up to ``left`` readers look, for some time; leave the others to the reactor's next turn."""
-        until = thread_time() + SLICE_SECONDS
+        turn = TurnSlice()
         self._is_waking = True
         try:
-            while self._wakes and left > 0 and thread_time() < until:
+            while self._wakes and left > 0 and not turn.is_over():
                 wake = self._wakes.popleft()
                 left -= wake.run(left)
                 if wake.left:
