@@ -27,6 +27,7 @@ from cometd_lite.limits import (
     APPLICATION_SECONDS,
 )
 from cometd_lite.outgoing import PostReply
+from cometd_lite.sizes import text_size
 
 SHARE = round(APPLICATION_QUESTIONS * APPLICATION_QUESTIONS_SHARE)
 
@@ -300,6 +301,18 @@ def test_what_is_remembered_is_bounded_in_bytes(world: World) -> None:
     assert len(world.application.asked) == many + 10, "the newest are remembered"
     world.ask(of("0"))
     assert len(world.application.asked) == many + 11, "the oldest was forgotten"
+
+
+def test_a_subject_is_counted_with_what_its_characters_take(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = "\U0001f600" * 64
+    bound = 3 * (APPLICATION_ANSWER_OVERHEAD + text_size(subject))
+    monkeypatch.setattr(application, "APPLICATION_REMEMBERED_BYTES", bound)
+    world.application.answer = lambda _: said(subject=subject, expires_in=300)
+    for name in ("a", "b", "c", "d", "a"):
+        world.ask(of(name))
+    assert len(world.application.asked) == 5, "the fourth took the place of the first"
 
 
 def test_as_much_is_remembered_as_the_bound_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ from ..limits import (
     WAIT_SPREAD,
 )
 from ..outgoing import NoReply, Post, PostReply
+from ..sizes import text_size
 from .asker import Asker
 from .quotas import address_key
 
@@ -390,7 +391,7 @@ class Authorizer:
 
 
 def _cost(allowed: Allowance) -> int:
-    return APPLICATION_ANSWER_OVERHEAD + len(allowed.subject or "")
+    return APPLICATION_ANSWER_OVERHEAD + (0 if allowed.subject is None else text_size(allowed.subject))
 
 
 @dataclass(frozen=True, slots=True)
