@@ -21,6 +21,9 @@ const MARKS_MOST = 200;
 
 const REDRAWN_EVERY = 250;
 
+/** A request that the page itself ended. */
+const GIVEN_UP = "given up";
+
 /** The server's figures are read at most this often, in milliseconds, and so long after a message came. */
 const MEASURED_EVERY = 1000;
 const MEASURED_AFTER = 100;
@@ -80,7 +83,8 @@ export class Timeline {
     const [newest] = this.#held;
     if (!newest) return;
     newest.messages += 1;
-    if (newest.marks.length < MARKS_MOST) newest.marks.push(Date.now());
+    // A poll ends with its messages: only a stream has messages in its middle.
+    if (newest.kind === "stream" && newest.marks.length < MARKS_MOST) newest.marks.push(Date.now());
     const wait = Math.max(MEASURED_AFTER, this.#measured + MEASURED_EVERY - Date.now());
     this.#measuring ||= setTimeout(() => this.#measure(), wait);
   }
@@ -114,7 +118,7 @@ export class Timeline {
       return response;
     } catch (error) {
       end();
-      request.failed = init?.signal?.aborted ? "given up" : "no answer";
+      request.failed = init?.signal?.aborted ? GIVEN_UP : "no answer";
       throw error;
     }
   };
@@ -166,7 +170,7 @@ export class Timeline {
         const track = element("span", { class: "track", "aria-hidden": "true" }, bar, ...marks);
         return element(
           "li",
-          { "data-held": request.ended === null ? "now" : request.failed ? "failed" : "answered" },
+          { "data-held": outcome(request) },
           track,
           element("span", {}, story(request, now)),
         );
@@ -174,6 +178,12 @@ export class Timeline {
     this.#rows.replaceChildren(...rows);
     byId("held-none").hidden = rows.length > 0;
   }
+}
+
+/** @param {Held} request */
+function outcome({ ended, failed }) {
+  if (ended === null) return "now";
+  return failed === undefined || failed === GIVEN_UP ? "answered" : "failed";
 }
 
 /**

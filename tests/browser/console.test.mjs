@@ -312,6 +312,7 @@ test("the inspector follows everything as it is opened, and acknowledges nothing
   await server.push("jobs/4711", "for a job");
   await page.locator("#messages .glimpse").getByText("for a job").waitFor();
   assert.equal((await server.describe("bob")).queued, 1);
+  await page.locator("#mailbox-rows").getByText("jobs/4711").waitFor();
 });
 
 test("the timeline shows how long requests were held, and how soon they were woken", async (t) => {

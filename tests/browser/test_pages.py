@@ -79,6 +79,10 @@ def test_the_icon_is_found_by_its_name_and_where_browsers_look_for_one():
     assert pages()["favicon.ico"] is pages()["icon.svg"]
 
 
+def test_the_looks_of_the_console_stay_simple():
+    assert pages()["console.css"].body.count(b"\n") <= 700
+
+
 def test_only_the_console_carries_the_policy():
     assert pages()["index.html"].headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
     assert "unsafe" not in CONTENT_SECURITY_POLICY
