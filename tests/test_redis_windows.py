@@ -301,6 +301,20 @@ def test_a_push_to_a_mailbox_that_stays_full_is_refused_after_it_has_asked_once_
     cluster.close()
 
 
+def test_a_push_to_a_full_mailbox_is_answered_before_the_store_is_closed(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    cluster = Cluster(redis, tmp_path.name, capacity=1)
+    here = cluster.join()
+    cluster.push(0, "a", "1")
+    pushed = cluster.begin(here.push(push("a", body="2")))
+    cluster.hubs.remove(here)
+    cluster.ask(here.store.close())
+    with pytest.raises(MailboxFull):
+        _ = pushed.value
+    assert cluster.clock.getDelayedCalls() == []
+
+
 def test_what_is_acknowledged_is_described_at_once_and_sent_before_the_store_is_closed(
     cluster: Cluster,
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from ...core.message import Cursor
 from ...errors import StoreDown
-from ...limits import REDIS_ACKNOWLEDGE_SECONDS, REDIS_WRITTEN_AT_ONCE
+from ...limits import REDIS_ACKNOWLEDGE_SECONDS, REDIS_FULL_SECONDS, REDIS_WRITTEN_AT_ONCE
 from .link import RedisLink
 
 
@@ -28,6 +29,8 @@ class Acknowledgements:
         self._epoch = ""
         self._places: dict[str, int] = {}
         self._call: IDelayedCall | None = None
+        self._arriving: dict[Deferred[None], IDelayedCall] = {}
+        """What waits for the acknowledgements of all processes, each with its timer."""
 
     def add(self, name: str, after: Cursor) -> None:
         """Acknowledge what a mailbox holds up to a cursor of the present log, soon."""
@@ -44,6 +47,24 @@ class Acknowledgements:
         if self._call is not None:
             self._call.cancel()
             self._send_soon()
+
+    def arrived(self) -> Deferred[None]:
+        """Return what fires once Redis has what readers of any process have acknowledged so far."""
+        self.send()
+        arrived: Deferred[None] = Deferred()
+        self._arriving[arrived] = self._clock.callLater(REDIS_FULL_SECONDS, self._arrive, arrived)
+        return arrived
+
+    def _arrive(self, arrived: Deferred[None]) -> None:
+        del self._arriving[arrived]
+        arrived.callback(None)
+
+    def end(self) -> None:
+        """Send what is gathered now, and wait for no other process; leave no timer behind."""
+        self.send()
+        for arrived, timer in tuple(self._arriving.items()):
+            timer.cancel()
+            self._arrive(arrived)
 
     def _send_soon(self) -> None:
         self._call = None

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ...core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
@@ -35,7 +34,6 @@ from ...errors import MailboxFull, ServerFull, StoreDown
 from ...limits import (
     IDEMPOTENCY_KEYS,
     IDEMPOTENCY_SECONDS,
-    REDIS_FULL_SECONDS,
     STORE_STALLED_SECONDS,
     Limits,
 )
@@ -114,7 +112,7 @@ class RedisStore(RedisRecords):
 
     def close(self) -> Deferred[None]:
         """See ``Store.close``."""
-        self._acknowledgements.send()
+        self._acknowledgements.end()
         return self._link.close()
 
     def flush(self) -> MaybeDeferred[None]:
@@ -182,9 +180,9 @@ class RedisStore(RedisRecords):
         if isinstance(error, WritesRefused) and error.freed:
             return self._append(now, words, appending, again=again)
         if again and failure.check(MailboxFull, ServerFull):
-            self._acknowledgements.send()
-            arrived: Deferred[None] = deferLater(self._clock, REDIS_FULL_SECONDS)
-            return arrived.addCallback(lambda _: self._append(now, words, appending, again=False))
+            return self._acknowledgements.arrived().addCallback(
+                lambda _: self._append(now, words, appending, again=False)
+            )
         self._wakes.end_count(appending.ask)
         return failure
 
