@@ -407,6 +407,23 @@ def test_events_for_a_store_that_stays_away_are_bounded() -> None:
     assert (outbox.waiting, counts.dropped) == (EVENTS_WAITING, 7)
 
 
+def test_events_for_a_store_that_stays_away_are_bounded_in_bytes() -> None:
+    store, counts = StoreThatIsAway(), WebhookCounts()
+    store.is_here = False
+    outbox = SharedOutbox(store, Clock(), counts)  # type: ignore[arg-type]  # it is a part of one
+    for _ in range(3_000):
+        outbox.add({"name": "x" * 8_000})
+    assert outbox.waiting + counts.dropped == 3_000
+    assert outbox.waiting < 2_200
+    store.is_here = True
+    outbox.write()
+    assert len(store.records) < 2_200
+    store.is_here = False
+    for _ in range(2_000):
+        outbox.add({"name": "x" * 8_000})
+    assert counts.dropped < 1_000, "what was written makes room"
+
+
 # -- unread
 
 

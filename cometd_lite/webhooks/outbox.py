@@ -162,6 +162,7 @@ class SharedOutbox:
         self._ids = _Ids()
         self._late: deque[Event] = deque()
         """Events that the store, which is away, has not been given."""
+        self._late_bytes = 0
         self._waiting = 0
 
     @property
@@ -172,18 +173,25 @@ class SharedOutbox:
     def add(self, event: dict[str, Any]) -> None:
         """See ``Outbox.add``."""
         # Events of one moment are kept in the order of their ids.
-        self._late.append(Event(self._ids.next(), self._clock.seconds(), dumps(event)))
-        if len(self._late) > EVENTS_WAITING:
-            self._late.popleft()
+        late = Event(self._ids.next(), self._clock.seconds(), dumps(event))
+        self._late.append(late)
+        self._late_bytes += len(late.body)
+        while len(self._late) > EVENTS_WAITING or self._late_bytes > EVENTS_BYTES:
+            self._next_late()
             self._counts.dropped += 1
         self.write()
 
     def write(self) -> None:
         """Give the store what it could not be given while it was away."""
         while self._late and self._store.state() == "ok":
-            event = self._late.popleft()
+            event = self._next_late()
             self._store.remember(EVENTS, event.id, partial(bytes, event.body), event.since + EVENT_SECONDS)
             self._store.notify(EVENTS, event.id)
+
+    def _next_late(self) -> Event:
+        event = self._late.popleft()
+        self._late_bytes -= len(event.body)
+        return event
 
     def recall(self) -> None:
         """See ``Outbox.recall``: all of them are looked up."""
