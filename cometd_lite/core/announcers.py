@@ -1,8 +1,8 @@
-"""What is told of presence: the joins and leaves of names are messages of ``$presence/NAME``.
+"""Announcements of presence: the joins and leaves of names are messages of ``$presence/NAME``.
 
-``LocalAnnouncer`` serves one process, whose tracker knows of all readers. A change is told in a later turn of
-the reactor, in order: the registry parks a reader in the middle of other work, and a push would wake readers
-there.
+``LocalAnnouncer`` serves one process, whose tracker knows of all readers. A change is announced in a later
+turn of the reactor, in order: the registry parks a reader in the middle of other work, and a push would wake
+readers there.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .recipient import PRESENCE, is_pattern
 
 
 class LocalAnnouncer:
-    """Tells the joins and leaves of the one process that there is.
+    """Announces the joins and leaves of a process that is the only one.
 
-    A recipient of more than ``PRESENCE_MEMBERS`` names is told its count of readers only, once a second at
-    most. A change that cannot be told, because the store refuses it, is counted and not told again.
+    A recipient of more than ``PRESENCE_MEMBERS`` names gets its count of readers only, once a second at
+    most. A change that the store refuses is counted and not announced again.
     """
 
     def __init__(self, tracker: PresenceTracker) -> None:
@@ -44,12 +44,12 @@ class LocalAnnouncer:
         self._tracker = tracker
         self._hub = tracker.hub
         self._changed: dict[tuple[str, str], int] = {}
-        """Names that have changed, each with its readers when that was told last, longest ago first."""
+        """Names that have changed, each with its readers at its last announcement, longest ago first."""
         self._pushes = 0
         """Pushes for which a store that waits has no answer yet."""
         self._call: IDelayedCall | None = None
         self._counting: dict[str, None] = {}
-        """Recipients whose count is to be told."""
+        """Recipients whose count is to be announced."""
         self._count_call: IDelayedCall | None = None
         self._is_stopped = False
 
@@ -66,7 +66,7 @@ class LocalAnnouncer:
             self._hub.counts.presence_untold += 1
             return
         self._changed[changed] = before
-        self._tell_later()
+        self._announce_later()
 
     def left(self, recipient: str, name: str) -> None:
         """See ``Announcer.left``: there is no other process."""
@@ -85,24 +85,24 @@ class LocalAnnouncer:
                 call.cancel()
         self._call = self._count_call = None
 
-    # -- what is told
+    # -- announcing
 
-    def _tell_later(self) -> None:
+    def _announce_later(self) -> None:
         if self._call is None and self._changed and self._pushes < PRESENCE_PUSHES:
-            self._call = self._hub.clock.callLater(0, self._tell_some)
+            self._call = self._hub.clock.callLater(0, self._announce_some)
 
-    def _tell_some(self) -> None:
-        """Tell what has changed, in the order in which it did, for ``SLICE_SECONDS`` in one turn."""
+    def _announce_some(self) -> None:
+        """Announce what has changed, in the order in which it did, for ``SLICE_SECONDS`` in one turn."""
         self._call = None
         until = time.perf_counter() + SLICE_SECONDS
         while self._changed and self._pushes < PRESENCE_PUSHES and time.perf_counter() < until:
             changed = next(iter(self._changed))
             before, after = self._changed.pop(changed), self._tracker.count(*changed)
             if bool(before) != bool(after):
-                self._tell(*changed, joins=not before)
-        self._tell_later()
+                self._announce(*changed, joins=not before)
+        self._announce_later()
 
-    def _tell(self, recipient: str, name: str, *, joins: bool) -> None:
+    def _announce(self, recipient: str, name: str, *, joins: bool) -> None:
         tracker, counts = self._tracker, self._hub.counts
         if joins:
             counts.presence_joins += 1
@@ -117,9 +117,9 @@ class LocalAnnouncer:
             return
         self._counting[recipient] = None
         if self._count_call is None:
-            self._count_call = self._hub.clock.callLater(PRESENCE_COUNT_SECONDS, self._tell_counts)
+            self._count_call = self._hub.clock.callLater(PRESENCE_COUNT_SECONDS, self._announce_counts)
 
-    def _tell_counts(self) -> None:
+    def _announce_counts(self) -> None:
         counting, self._counting, self._count_call = self._counting, {}, None
         for recipient in counting:
             self._push(recipient, "count", {"readers": self._tracker.readers(recipient)})
@@ -143,7 +143,7 @@ class LocalAnnouncer:
 
     def _pushed(self, _: object) -> None:
         self._pushes -= 1
-        self._tell_later()
+        self._announce_later()
 
     def _not_pushed(self, failure: Failure) -> None:
         self._hub.counts.presence_untold += 1
@@ -152,7 +152,7 @@ class LocalAnnouncer:
 
 
 def tracker_of(hub: Hub, namespaces: Namespaces | None, default: bool) -> PresenceTracker | None:
-    """Return what tracks who reads, and tells of it at all processes of the store.
+    """Return what tracks the readers of recipients, and announces changes at all processes of the store.
 
     ``default`` says whether it does so for recipients of which no namespace says so. None where it is known
     of no recipient.

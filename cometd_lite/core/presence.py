@@ -5,7 +5,8 @@ A reader that is held is present. One that was answered, or has disconnected, st
 under the same name takes its place, so a poller counts as one reader.
 
 ``PresenceTracker`` observes the registry of one process. It reports each change of a count to an
-``Announcer``, which tells joins and leaves (``announcers.py``). Where presence is off there is no tracker.
+``Announcer``, which announces joins and leaves (``announcers.py``). There is no tracker where presence is
+off.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ class _Place:
 
 
 class PresenceTracker:
-    """The names that read through the registry of a hub, which tells it of its readers.
+    """The names that read through the registry of a hub, which reports its readers.
 
-    ``announcer`` makes what is told of changes. ``is_on`` tells for which recipients presence is kept; None:
-    for all. The table takes at most ``most`` bytes. At that bound, names leave early whose readers have all
-    left. Where that does not suffice, new readers are served and not counted.
+    ``announcer`` makes what announces changes. ``is_on`` returns whether presence is kept of a recipient;
+    None: of all. The table takes at most ``most`` bytes. At that bound, names leave early whose readers have
+    all left. Where that does not suffice, new readers are served and not counted.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class PresenceTracker:
         self._is_stopped = False
         self.announcer = announcer(self)
 
-    # -- what the registry tells
+    # -- what the registry reports
 
     def arrived(self, reader: ParkedReader[Any]) -> None:
         """Count a reader that is parked from now on, under its name, at each of its keys."""
@@ -299,7 +300,7 @@ class PresenceTracker:
         self._set_timer()
 
     def stop(self) -> None:
-        """Tell nothing any more, and leave no timer behind."""
+        """Announce nothing any more, and leave no timer behind."""
         self._is_stopped = True
         timer, self._timer = self._timer, None
         if timer is not None:

@@ -44,16 +44,16 @@ class PresenceChange(Struct, frozen=True, gc=False):
 
 
 OnChange: TypeAlias = Callable[[PresenceChange], object]
-"""Called with each join and leave that this process tells. It must not raise."""
+"""Called with each join and leave that this process announces. It must not raise."""
 
 
 class Announcer(Protocol):
-    """Tells what changes, and knows who reads a recipient, at whatever process."""
+    """Announces changes, and knows the readers of a recipient at all processes."""
 
     on_change: OnChange | None
 
     def changed(self, recipient: str, name: str | None, before: int) -> None:
-        """Note that a name has not ``before`` readers any more; ``PresentReaders.count`` tells how many."""
+        """Note that a name has not ``before`` readers any more; ``PresentReaders.count`` returns how many."""
 
     def left(self, recipient: str, name: str) -> None:
         """Note that a name has said that it leaves, whichever process its last readers were at."""
@@ -62,7 +62,7 @@ class Announcer(Protocol):
         """Say who reads a recipient."""
 
     def stop(self) -> None:
-        """Tell nothing any more, and leave no timer behind."""
+        """Announce nothing any more, and leave no timer behind."""
 
 
 class PresentReaders(Protocol):

@@ -6,7 +6,7 @@ pushes the message in the same run: a reader that changes process does not leave
 reported for ``ONLINE_SECONDS``, the others take its readers out.
 
 A reader that comes at one process may have left another one a moment ago, where it counts as present for a
-while. The script tells that process, which lets go of one that has left.
+while. The script notifies that process, which lets go of one that has left.
 
 When a process has connected, it reports all of its readers, under a name of its own for that connection. What
 it had reported under the name before, and does not report again, has left.
@@ -36,8 +36,8 @@ from .wakes import Wakes
 
 _LEFT = "dismissed 0"
 _REPLACED = "replaced 1"
-"""What is told to the other processes beside a count: that a name has said that it leaves, or that one reader
-of it that has left them is here."""
+"""What is published to the other processes beside a count: that a name has said that it leaves, or that one
+reader of it that has left them is here."""
 
 
 class RedisAnnouncer:
@@ -58,7 +58,7 @@ class RedisAnnouncer:
         self._unreported: Iterator[tuple[str, str | None]] | None = None
         """The names that are still to be reported because the connection is new."""
         self._changed: dict[tuple[str, str | None], str | None] = {}
-        """The names of which something is to be reported: what is told of them, None for the count alone."""
+        """The names of which something is to be reported: what is published, None for the count alone."""
         self._is_reporting = False
         self._call: IDelayedCall | None = None
         self._is_stopped = False
@@ -158,12 +158,12 @@ class RedisAnnouncer:
         return f"{recipient}\n{shown}", what or "", self._readers.count(recipient, name)
 
     def _reported(self, reply: list[Any], name: str, is_whole: bool) -> None:
-        """Note what the script makes of a report: what it has told, and whether there is more to do."""
-        is_known, more, untold, *told = reply
+        """Note what the script makes of a report: what it has announced, and whether there is more to do."""
+        is_known, more, untold, *announced = reply
         self._is_reporting = False
         counts = self._readers.counts
         counts.presence_untold += untold
-        for event, recipient, own, readers in zip(*[iter(told)] * 4, strict=True):
+        for event, recipient, own, readers in zip(*[iter(announced)] * 4, strict=True):
             joins = event == b"join"
             counts.presence_joins += joins
             counts.presence_leaves += not joins
