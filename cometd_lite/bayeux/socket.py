@@ -89,6 +89,9 @@ class BayeuxSocket:
         if self.reader is not None:
             Wake([self.reader]).run(1)
 
+    def beat(self) -> None:
+        """Do nothing: a client acknowledges by its connects."""
+
     def disconnected(self) -> None:
         """Leave the session, which lives until its time is over."""
         self.socket = None

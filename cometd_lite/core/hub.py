@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, chain, is_pending, shielded
-from ..errors import BodyTooLarge, NobodyWaits, Stopping, StoreDown
+from ..errors import BodyTooLarge, MailboxFull, NobodyWaits, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .deadletters import DeadLetters
@@ -156,7 +156,13 @@ class Hub:
     def _push(self, push: Push) -> MaybeDeferred[Receipt]:
         began = time.perf_counter()
         created_at = self.wall()
-        appended = self.store.append(push, self.clock.seconds(), created_at)
+        try:
+            appended = self.store.append(push, self.clock.seconds(), created_at)
+        except MailboxFull:
+            # Streams acknowledge what they were sent when they look again.
+            if not self.registry.come_back(*push.recipients):
+                raise
+            appended = self.store.append(push, self.clock.seconds(), created_at)
         if is_pending(appended):
             return shielded(appended.addCallback(self._appended, push, created_at, began))
         return self._appended(appended, push, created_at, began)

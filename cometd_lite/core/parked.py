@@ -63,6 +63,10 @@ class ParkedReader(ParkedDeferred[T]):
         ParkedDeferred.__init__(self, _leave)  # super() takes 0.05 µs more, and there is one of these a poll
         self.keys = keys
 
+    def come_back(self) -> bool:
+        """Acknowledge what was sent, where the reader stays parked meanwhile; return whether it did."""
+        return False
+
     def can_receive(self) -> bool:
         """Return whether a wake now would make it look."""
         return True

@@ -358,6 +358,8 @@ class Follower(Reader[None]):
         Reader.__init__(self, source, keys)
         self._most = STREAM_MESSAGES
         """Messages that it reads at once: no more than the client has taken in one step."""
+        self._owes = False
+        """Whether messages were sent since it last came back only to acknowledge."""
         self.after = after
         self.acks = acks
         self.send = send
@@ -368,6 +370,14 @@ class Follower(Reader[None]):
         self.is_ready = True
         if self.registry is not None:
             self._look_now()
+
+    def come_back(self) -> bool:
+        """Acknowledge what was sent, as a poll does that comes back; return whether there was something."""
+        if not (self._owes and self.acks and self.is_ready):
+            return False
+        self._owes = False
+        self.go_on()
+        return True
 
     def can_receive(self) -> bool:
         """Return whether the client takes what comes."""
@@ -398,6 +408,7 @@ class Follower(Reader[None]):
         for part in parts:
             self.after = part.cursor
             self.is_ready = self.send(self.source.counted(part))
+            self._owes = True
             if not self.is_ready or self.registry is None:
                 if part is not parts[-1]:
                     self._most = len(part.messages)  # the rest was read for nothing

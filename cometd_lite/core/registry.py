@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
 from heapq import heapify, heappop, heappush
-from itertools import takewhile
+from itertools import islice, takewhile
 from math import ceil, inf
 from operator import methodcaller
 from random import Random
@@ -197,6 +197,12 @@ class Registry:
                     messages -= reader.takes
         self._start(list(found))
         return woken
+
+    def come_back(self, *recipients: str) -> bool:
+        """Let up to ``WOKEN_AT_ONCE`` readers acknowledge what they were sent; return whether some did."""
+        keys = {key for recipient in recipients for key in covering(recipient)}
+        readers = {reader: None for key in keys for reader in self._places.get(key, ())}
+        return any([*islice((reader for reader in readers if reader.come_back()), WOKEN_AT_ONCE)])
 
     def takers(self, *recipients: str) -> int:
         """Count the readers that take, and that a push to one of the recipients would wake."""

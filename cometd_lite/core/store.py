@@ -202,6 +202,9 @@ class Readers(Protocol):
         Of those that take, as many are counted as ``messages`` suffice for.
         """
 
+    def come_back(self, *recipients: str) -> bool:
+        """Let readers of the recipients acknowledge what they were sent; return whether some did."""
+
     def takers(self, *recipients: str) -> int:
         """Count the readers that take, and that a push to one of the recipients would wake."""
 

@@ -89,6 +89,11 @@ class PubSubSocket(Generic[G]):
         if self.reader is not None:
             self.reader.go_on()
 
+    def beat(self) -> None:
+        """Acknowledge what was sent."""
+        if self.reader is not None:
+            self.reader.come_back()
+
     def disconnected(self) -> None:
         """Forget the reader."""
         self._hub.counts.sockets -= 1

@@ -238,9 +238,11 @@ class Stream(BackpressuredWriter):
             self._finish(None)
 
     def beat(self) -> None:
-        """Write a heartbeat; disconnect a client that has stalled."""
+        """Write a heartbeat, and acknowledge what was sent; disconnect a client that has stalled."""
         if not self.congested:
             self._write(self._format.heartbeat)
+            if self._follower is not None:
+                self._follower.come_back()
         elif self._is_stalled():
             self._open = False
             self._exchange.abort()

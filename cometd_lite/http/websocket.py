@@ -60,6 +60,9 @@ class Conversation(Protocol):
     def drained(self) -> None:
         """Go on with a backlog: everything that was written is sent."""
 
+    def beat(self) -> None:
+        """Do what is to be done now and then while everything that was written is sent."""
+
     def disconnected(self) -> None:
         """End: the connection is lost."""
 
@@ -215,6 +218,7 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         elif self._open and self._is_alive:
             self._is_alive = False
             self.send_frame(_PING)
+            self._conversation.beat()
         else:
             self._abort()  # it is silent, or does not end the connection after the close frame
 

@@ -21,13 +21,13 @@ from redis_server import RedisServer
 from redis_wires import Wires
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from wires import WebSocket, leave
+from wires import Stream, WebSocket, leave
 
 from cometd_lite.access.application import Authorizer
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.comet import Comet
-from cometd_lite.limits import SWEEP_SECONDS, Limits
+from cometd_lite.limits import HEARTBEAT_SECONDS, SWEEP_SECONDS, Limits
 from cometd_lite.stores.redis.store import RedisStore
 
 JSON = {"Content-Type": "application/json"}
@@ -708,3 +708,21 @@ def test_a_listener_that_one_process_has_let_grow_is_served_by_another_that_has_
     here.push("/" + many["recipients"][4], "hello")
     answer = there.get(f"/poll?listener={listener}&wait=0")
     assert [message["data"] for message in answer.json["messages"]] == ["hello"]
+
+
+def test_what_a_stream_was_sent_makes_room_for_a_push_to_its_process_and_after_a_heartbeat_to_any(
+    clusters: Clusters,
+) -> None:
+    cluster = clusters(limits=Limits(capacity=2))
+    here, there = cluster.join(), cluster.join()
+    Stream(here, "/stream/bob")
+    cluster.settle()
+    for process, seconds in ((here, 0.0), (there, HEARTBEAT_SECONDS)):
+        here.push("/bob", "1\n2\n", {"Content-Type": "application/x-ndjson"})
+        cluster.advance(seconds)
+        pushed = process.send("POST", "/push/bob", "3")
+        cluster.wires.settle_full()
+        cluster.settle()
+        assert pushed.answer is not None
+        assert pushed.answer.status == 201
+        here.ask("DELETE", "/recipients/bob")

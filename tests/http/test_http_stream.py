@@ -14,7 +14,7 @@ from wires import HIGH, Connection, EventSource, Stream
 
 from cometd_lite.core.message import Batch, Content, Cursor, Message
 from cometd_lite.http import sse
-from cometd_lite.limits import STREAM_MESSAGES, Limits
+from cometd_lite.limits import HEARTBEAT_SECONDS, STREAM_MESSAGES, Limits
 
 NDJSON = {"Accept": "application/x-ndjson"}
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -629,3 +629,38 @@ def test_a_stream_that_only_watches_makes_no_room(serve, ack, status):
     first = server.push("/bob", "1").json["id"]
     Stream(server, f"/stream/bob?after={first}&ack={ack}").hang_up()
     assert server.ask("POST", "/push/bob", "2").status == status
+
+
+def test_what_a_stream_was_sent_makes_room_for_the_next_push(serve):
+    server = serve(Limits(capacity=3))
+    stream = Stream(server, "/stream/bob")
+    assert (
+        server.ask("POST", "/push/bob", "1\n2\n3\n", {"Content-Type": "application/x-ndjson"}).status == 201
+    )
+    assert server.ask("POST", "/push/bob", "4", JSON).status == 201
+    assert stream.data == ["1", "2", "3", "4"]
+
+
+def test_a_stream_makes_no_room_where_it_was_sent_nothing(serve):
+    server = serve(Limits(capacity=1))
+    server.push("/bob", "1")
+    Stream(server, "/stream/bob")
+    assert server.ask("POST", "/push/bob", "2").status == 503
+    server.advance(HEARTBEAT_SECONDS)
+    assert server.get("/recipients/bob").json["queued"] == 1
+
+
+def test_what_a_stream_was_sent_counts_as_fetched_at_its_next_heartbeat(server):
+    Stream(server, "/stream/bob")
+    server.push("/bob", "1")
+    server.advance(HEARTBEAT_SECONDS)
+    assert server.get("/recipients/bob").json["queued"] == 0
+
+
+def test_what_a_stream_that_only_watches_was_sent_makes_no_room_later_either(serve):
+    server = serve(Limits(capacity=1))
+    Stream(server, "/stream/bob?ack=no")
+    server.push("/bob", "1")
+    server.advance(HEARTBEAT_SECONDS)
+    assert server.get("/recipients/bob").json["queued"] == 1
+    assert server.ask("POST", "/push/bob", "2").status == 503

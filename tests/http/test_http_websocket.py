@@ -16,7 +16,7 @@ from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from cometd_lite.http import pubsub as ws
 from cometd_lite.http.websocket import text_frame
-from cometd_lite.limits import SOCKET_MESSAGE_BYTES_OVER_BODY, Limits
+from cometd_lite.limits import PING_SECONDS, SOCKET_MESSAGE_BYTES_OVER_BODY, Limits
 
 
 @pytest.fixture(autouse=True)
@@ -755,3 +755,18 @@ def test_a_socket_that_only_watches_makes_no_room(serve, ack, status):
     first = server.push("/bob", "1").json["id"]
     WebSocket(server, f"/ws/bob?after={first}&ack={ack}").hang_up()
     assert server.ask("POST", "/push/bob", "2").status == status
+
+
+def test_what_a_socket_was_sent_makes_room_for_the_next_push(serve):
+    server = serve(Limits(capacity=2))
+    socket = WebSocket(server, "/ws/bob")
+    assert server.ask("POST", "/push/bob", "1\n2\n", {"Content-Type": "application/x-ndjson"}).status == 201
+    assert server.ask("POST", "/push/bob", "3", {"Content-Type": "application/json"}).status == 201
+    assert [text["data"] for text in socket.texts] == [1, 2, 3]
+
+
+def test_what_a_socket_was_sent_counts_as_fetched_at_its_next_ping(server):
+    WebSocket(server, "/ws/bob")
+    server.push("/bob", "1")
+    server.advance(PING_SECONDS)
+    assert server.get("/recipients/bob").json["queued"] == 0

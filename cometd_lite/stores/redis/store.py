@@ -180,6 +180,8 @@ class RedisStore(RedisRecords):
         if isinstance(error, WritesRefused) and error.freed:
             return self._append(now, words, appending, again=again)
         if again and failure.check(MailboxFull, ServerFull):
+            if self._wakes.readers is not None:
+                self._wakes.readers.come_back(*appending.push.recipients)
             return self._acknowledgements.arrived().addCallback(
                 lambda _: self._append(now, words, appending, again=False)
             )
