@@ -476,6 +476,13 @@ def test_a_message_that_nobody_fetches_is_told_once_its_time_is_over(watched: Wa
     assert watched.told == [("bob", message)]
 
 
+def test_who_only_watches_everything_fetches_nothing(watched: Watched) -> None:
+    watched.hub.follow(("**",), Cursor.parse("now"), lambda _: True, acks=False).go_on()
+    message = watched.push()
+    watched.pass_by(61)
+    assert watched.told == [("bob", message)]
+
+
 def test_an_absence_is_told_once(watched: Watched) -> None:
     first = watched.push()
     for _ in range(5):

@@ -48,6 +48,8 @@ class ParkedReader(ParkedDeferred[T]):
 
     takes = 0
     """How many messages it takes away at most, which then go to no other reader that takes; 0 for none."""
+    acks: bool = True
+    """Whether what it reads counts as read: else it only watches."""
     admission: Hashable = None
     """What let it in, for ``Registry.revoke``; None where nothing can take that back."""
     name: str | None = None

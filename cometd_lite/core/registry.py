@@ -298,6 +298,11 @@ class Registry:
         places = [self._places[key] for key in covering(recipient) if key in self._places]
         return len(places[0]) if len(places) == 1 else len({reader for place in places for reader in place})
 
+    def watching(self, recipient: str) -> int:
+        """Count those of the waiting readers that acknowledge nothing."""
+        places = [self._places[key] for key in covering(recipient) if key in self._places]
+        return len({reader for place in places for reader in place if not reader.acks})
+
     # -- the end of waits
 
     def end_all(self) -> None:

@@ -367,7 +367,8 @@ class UnreadWatch:
         """Report the absence of a reader, wait for it longer, or wait no more."""
         unread = self._waiting[recipient]
         seen = -inf if standing.last_seen is None else standing.last_seen
-        if standing.queued and not standing.waiting:
+        # A console that watches everything is no reader who might fetch it.
+        if standing.queued and standing.waiting <= self._hub.registry.watching(recipient):
             # A reader that left in the moment of the push may have been answered without noticing.
             if seen <= unread.since + UNREAD_GHOST_SECONDS:
                 return chain(self._absences.claim(recipient), self._report, recipient, unread.first)
