@@ -69,7 +69,7 @@ LISTED_MOST = 1_000
 """Mailboxes in one page at the most: some 200 KB of JSON."""
 
 POLL_BYTES = 1024 * 1024
-"""Bodies in one answer at the most; a single larger message is still delivered."""
+"""One answer at the most, as it is sent; a single larger message is still delivered."""
 
 RENDERED_MESSAGES = 256
 """Messages of which it is remembered how they look as JSON, and as many how they look as Bayeux events: those

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..core.mailbox import Mailbox
-from ..core.message import Cursor, Message
+from ..core.message import Cursor, Message, sent_size
 from ..core.recipient import matcher
 from ..core.store import Shows
 from ..deferreds import MaybeDeferred, is_pending
@@ -169,11 +169,11 @@ def merged(logs: Sequence[Iterable[Message]]) -> Iterable[Message]:
 
 
 def bounded(found: Iterable[Message], limit: int) -> tuple[tuple[Message, ...], bool]:
-    """Cut what was found to ``limit`` messages and ``POLL_BYTES``; say whether there was more."""
+    """Cut what was found to ``limit`` messages and ``POLL_BYTES`` as sent; say whether there was more."""
     messages: list[Message] = []
     size = 0
     for message in found:
-        size += len(message.content.body)
+        size += sent_size(message)
         if len(messages) == limit or (messages and size > POLL_BYTES):
             return tuple(messages), True
         messages.append(message)

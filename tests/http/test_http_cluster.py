@@ -726,3 +726,15 @@ def test_what_a_stream_was_sent_makes_room_for_a_push_to_its_process_and_after_a
         assert pushed.answer is not None
         assert pushed.answer.status == 201
         here.ask("DELETE", "/recipients/bob")
+
+
+@pytest.mark.parametrize("query", ["after=oldest", "lease=60", ""])
+def test_an_answer_from_redis_is_bounded_in_bytes_as_they_are_sent(clusters: Clusters, query: str) -> None:
+    cluster = clusters()
+    here, there = cluster.join(), cluster.join()
+    for _ in range(5):
+        there.push("/bob", b"\x01" * 60_000, {"Content-Type": "text/plain"})
+    answer = here.get(f"/poll/bob?limit=1000&{query}")
+    assert len(answer.body) <= 1024**2
+    assert len(answer.json["messages"]) == 2
+    assert answer.json["more"] is True

@@ -793,3 +793,14 @@ def test_a_take_and_a_listener_acknowledge_and_so_ack_no_is_a_400(server):
     listener = server.ask("POST", "/register").json["id"]
     for target in ("/poll/bob?ack=no", f"/poll?listener={listener}&ack=no", "/poll/bob?after=now&ack=maybe"):
         assert server.get(target).status == 400
+
+
+@pytest.mark.parametrize("query", ["after=oldest", "lease=60", ""])
+def test_an_answer_is_bounded_in_bytes_as_they_are_sent(server, query):
+    for _ in range(17):
+        server.push("/bob", b"\xff" * 60_000, {"Content-Type": "application/octet-stream"})
+    answer = server.get(f"/poll/bob?limit=1000&{query}")
+    assert len(answer.body) <= 1024**2
+    assert len(answer.json["messages"]) == 13
+    assert answer.json["more"] is True
+    assert server.get("/recipients/bob").json["leased"] == (13 if "lease" in query else 0)

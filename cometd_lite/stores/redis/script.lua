@@ -316,6 +316,16 @@ local function entry(raw, at)
   return {number = number, expires_at = expires_at, created_at = created_at, size = size, raw = raw, at = at}
 end
 
+-- The bytes that a message takes at most when it is sent, about as sent_size in core/message.py has it.
+local function sent_size(one)
+  local _, _, _, size, kind, event, form = unpack_struct(HEAD, one.raw)
+  local envelope = 200 + 4 * (kind + event)
+  if form == 0 then return envelope + size end
+  if form == 2 then return envelope + size * 4 / 3 end
+  local _, escaped = string.gsub(string.sub(one.raw, -size), '[%c"\\]', '')
+  return envelope + size + 7 * escaped
+end
+
 -- Whether a message's time is not over: it may be kept for longer where it could not be taken out.
 local function is_current(one)
   return one.expires_at > now
@@ -680,7 +690,7 @@ local function merged(sources, limit)
       if one and (not best or one.number < best.number) then best, from = one, source end
     end
     if not best then return messages, 0 end
-    bytes = bytes + best.size
+    bytes = bytes + sent_size(best)
     if #messages == limit or (#messages > 0 and bytes > POLL_BYTES) then return messages, 1 end
     best.box = from.box
     messages[#messages + 1] = best
@@ -701,7 +711,7 @@ local function looked_through(names, number, limit)  -- rare
           local box = box_of(name)
           local one = find(box, at)
           if one and is_current(one) then
-            bytes = bytes + one.size
+            bytes = bytes + sent_size(one)
             if #messages == limit or (#messages > 0 and bytes > POLL_BYTES) then return messages, 1, number end
             one.box = box
             messages[#messages + 1] = one
