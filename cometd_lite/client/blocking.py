@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 import select
+import signal
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, ITransport
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -108,6 +111,9 @@ class BlockingLoop:
         if calls:
             most = min(most, max(0.0, calls[0].getTime() - time.monotonic()))
         ready = poll.poll(None if most == math.inf else math.ceil(most * 1000))
+        return _uninterrupted(lambda: self._act(ready, calls))
+
+    def _act(self, ready: list[tuple[int, int]], calls: Sequence[IDelayedCall]) -> bool:
         # What has arrived comes before what is due: the program may have taken a while since the last turn.
         for descriptor, _ in ready:
             if descriptor in self.connections:
@@ -132,6 +138,25 @@ class BlockingLoop:
             return fail()
         BlockingConnection(self, opened, protocol)
         return succeed(protocol)
+
+
+def _uninterrupted(act: Callable[[], T]) -> T:
+    """Return what ``act`` returns; where Ctrl-C comes meanwhile, its handler is called afterwards.
+
+    ``act`` runs callbacks of Twisted, which would take the KeyboardInterrupt for a failure of one request.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return act()
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        result = act()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    for number, frame in came[:1]:
+        handler(number, frame)
+    return result
 
 
 @implementer(ITransport, IPushProducer)

@@ -1,0 +1,31 @@
+"""The loop on which ``SyncClient`` waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from cometd_lite.client.blocking import BlockingLoop
+
+
+def test_ctrl_c_during_a_callback_is_raised_where_the_loop_was_called() -> None:
+    # In the callback, Twisted took it for the failure of one request, and the call went on.
+    loop = BlockingLoop()
+    called = []
+
+    def callback() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        called.append("to its end")
+
+    def begin() -> Deferred[None]:
+        loop.clock.callLater(0.0, callback)
+        return Deferred()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(begin)
+    assert called == ["to its end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    loop.close()
