@@ -13,6 +13,8 @@ import pytest
 from program import PATIENCE, Program, Run, eventually
 from tls import client_context
 
+from cometd_lite.limits import STREAM_BYTES
+
 READERS = 200
 BODIES = 64
 SIZE = 32_000
@@ -77,7 +79,8 @@ def test_200_readers_that_do_not_read_cost_one_write_each_and_miss_nothing(
     delivered = [program.push("/bob", body).json["delivered"] for body in bodies]
     assert delivered[0] == READERS
     assert delivered[-1] == 0
-    assert program.resident() - before < READERS * 1.5 * SIZE + BODIES * 1.5 * SIZE + 5_000_000
+    # On a busy machine a reader finds two messages at once, which are one write of up to STREAM_BYTES.
+    assert program.resident() - before < READERS * 1.1 * STREAM_BYTES + BODIES * 1.5 * SIZE + 5_000_000
     assert program.waiting("bob") == READERS
     end = re.compile(rb"%d \.{%d}" % (BODIES - 1, SIZE - 3))
     for reader in readers[::50]:
