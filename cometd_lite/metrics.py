@@ -101,7 +101,7 @@ class Metrics(Counts):
     collections: list[Histogram] = field(
         default_factory=lambda: [Histogram(PAUSE_BUCKETS) for _ in range(gc_generations())]
     )
-    """The garbage collector's runs, by generation and by how long they kept everybody waiting."""
+    """The garbage collector's runs, by generation and by how long they have blocked the reactor."""
     connections: Callable[[], int] | None = None
     """Returns how many connections are open; None over a twisted.web site, which does not count them."""
     application: ApplicationCounts | None = None
@@ -247,7 +247,7 @@ class _Counted(Collector):
         )
         yield _histogram(
             "gc_pause_seconds",
-            "How long the garbage collector kept everybody waiting, by generation.",
+            "How long the garbage collector has blocked the reactor, by generation.",
             {(str(number),): times for number, times in enumerate(metrics.collections)},
             "generation",
         )
@@ -280,12 +280,12 @@ def _events(counts: WebhookCounts) -> Iterator[Metric]:
     yield events
     yield CounterMetricFamily(
         "cometd_lite_webhook_untracked",
-        "Recipients whose unread messages are not told of, because too many wait.",
+        "Recipients whose unread messages are not reported, because too many wait.",
         value=counts.untracked,
     )
     yield CounterMetricFamily(
         "cometd_lite_webhook_failures",
-        "Attempts to tell the application of events that failed, and are made again.",
+        "Attempts to post events to the application that failed, and are made again.",
         value=counts.failed,
     )
 

@@ -233,8 +233,8 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         _parameter(
             "notify-url", None, "Tell this application, by POST, of joins, leaves, unread.", application
         ),
-        ("notify-key", None, None, "Sign what is told with the key in this file: whsec_ and base64."),
-        _parameter("unread-after", None, "Time after which an unread message is told of.", duration),
+        ("notify-key", None, None, "Sign webhooks with the key in this file: whsec_ and base64."),
+        _parameter("unread-after", None, "Time after which an unread message is reported.", duration),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
     )
 

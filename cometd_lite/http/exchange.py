@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IPushProducer
 
+from ..access.asker import Asker, FieldValues
+
 
 class ResponseLike(Protocol):
     """What ``respond`` sends: ``http.responses.Response`` is one."""
@@ -40,30 +42,16 @@ class Memo(Protocol):
     """What ``http.params`` made of it the last time; None at first. Only ``http.params`` uses it."""
 
 
-class ExchangeHead(Memo, Protocol):
+class ExchangeHead(FieldValues, Memo, Protocol):
     """The header fields of a request; requests that sent the same bytes may share one."""
 
-    def get(self, name: bytes) -> bytes | None:
-        """Return the value of a field, None where it is missing; ``name`` is in lower case.
 
-        Several lines of one name are one list, joined by ``", "`` (RFC 9110 §5.3).
-        """
-
-
-class Exchange(Protocol):
+class Exchange(Asker, Protocol):
     """One request, and the one response to it."""
 
     @property
     def method(self) -> bytes:
         """The method as it came: methods are case-sensitive (RFC 9110 §9.1)."""
-
-    @property
-    def path(self) -> bytes:
-        """The target's path as it came, percent-encoded; it begins with where the interface is mounted."""
-
-    @property
-    def query(self) -> bytes:
-        """What follows the target's question mark, percent-encoded; empty where there is none."""
 
     @property
     def body(self) -> bytes:
@@ -80,18 +68,6 @@ class Exchange(Protocol):
     @property
     def uri(self) -> bytes:
         """The target as it came."""
-
-    @property
-    def client(self) -> str | None:
-        """The address of the client, or of the client that a trusted proxy names; None over a UNIX socket."""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether the client uses TLS, to this server or to a trusted proxy."""
-
-    @property
-    def request(self) -> Any:
-        """The read side of twisted.web's ``IRequest``, for the ``authorize`` of an embedding program."""
 
     def is_disconnected(self) -> bool:
         """Return whether the client has closed, even if the reactor has not reported it. A system call."""
