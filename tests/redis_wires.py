@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from cometd_lite.limits import REDIS_FULL_SECONDS
+from cometd_lite.limits import REDIS_ACKNOWLEDGE_SECONDS, REDIS_FULL_SECONDS
 
 
 class Wire:
@@ -97,10 +97,15 @@ class Wires:
             wire.abortConnection()
 
     def settle_full(self) -> None:
-        """Settle, and let the time pass after which a push asks again that found a mailbox full."""
+        """Settle, and let the time pass after which a push asks again that found a mailbox full.
+
+        Acknowledgements are sent earlier, over another connection: a busy Redis may read that one later, so
+        they arrive first.
+        """
         self.settle()
-        self.clock.advance(REDIS_FULL_SECONDS)
-        self.settle()
+        for seconds in (REDIS_ACKNOWLEDGE_SECONDS, REDIS_FULL_SECONDS):
+            self.clock.advance(seconds)
+            self.settle()
 
     def settle(self) -> None:
         """Take in what comes, until nothing but answers to our own question has come at any connection.
