@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
 from helpers import check_invariants
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 
 from cometd_lite import LeasedMessage, errors
-from cometd_lite.client import Working
+from cometd_lite.client import Client, Working
 from cometd_lite.testing import MemoryServer, Outcome
 
 
@@ -159,6 +162,33 @@ def test_a_worker_that_releases_pauses_before_it_leases_again(server: MemoryServ
         server.result(worker.working.release())
     assert leased(server) == 0
     worker.leave()
+
+
+def test_a_message_that_is_given_back_is_not_extended_while_the_answer_does_not_come(
+    server: MemoryServer,
+) -> None:
+    asked: list[str] = []
+
+    class Deaf:
+        """The server's network, over which no answer to a release arrives."""
+
+        def request(self, method: str, url: str, **words: Any) -> Deferred[Any]:
+            asked.append(url)
+            response = server.treq.request(method, url, **words)
+            return fail(ConnectionLost()) if "release=yes" in url else response
+
+    client = Client(server.client.url, treq=Deaf(), clock=server.clock, random=Random(1))
+    working = client.work("jobs", 3)
+    server.result(server.client.push("jobs", "1"))
+    server.result(anext(working))
+    releasing = server.run(working.release())
+    before = len(asked)
+    server.advance(10)
+    assert releasing.is_pending
+    assert not [url for url in asked[before:] if "extend" in url]
+    assert lease(server).attempt == 2
+    releasing.cancel()
+    working.end()
 
 
 def test_a_worker_is_told_where_another_one_has_its_message(server: MemoryServer) -> None:

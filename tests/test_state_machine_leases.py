@@ -247,6 +247,8 @@ class Leased(machine.Core):
         else:
             if lease.ends_at is not None:
                 self.model_free(lease)
+            if not lease.is_exhausted:
+                lease.id = ""
             self.check_answers(self.model_wake((name,)))
 
     @rule(name=names)

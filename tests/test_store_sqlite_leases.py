@@ -160,6 +160,7 @@ def test_what_became_of_a_lease_outlives_a_restart(
     (message,) = leased(place, store, seconds=5)
     assert settle(place, store, message, settlement).value == [True]
     store = again(store)
+    assert settle(place, store, message, "extended").value == [settlement == "extended"]
     place.now += 10
     assert [one.attempt for one in leased(place, store)] == attempts
     assert settle(place, store, message).value == [settlement == "extended"]

@@ -26,7 +26,7 @@ Settlement: TypeAlias = Literal["done", "released", "extended"]
 """What is to become of leases."""
 
 LeaseState: TypeAlias = Literal["done", "released", "extended", "gone"]
-"""What became of a lease; ``gone`` where it had ended and its message is another worker's, or no more."""
+"""What became of a lease; ``gone`` where it was settled before, or its message is another's, or no more."""
 
 _LEASE = re.compile(
     rf"([0-9a-z]{{10}})-([1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})\.([1-9][0-9]{{0,8}})\.([0-9A-Za-z_-]{{22}})"
@@ -75,8 +75,8 @@ class Ended(NamedTuple):
 class Reservation(Struct, gc=False):
     """The last lease of one message.
 
-    ``free``: it has ended, and the message is in the mailbox as any other. ``exhausted``: it was the last one
-    that the message may have, and has ended.
+    ``free``: it has ended, and the message is in the mailbox as any other; ``secret`` is empty where its
+    worker gave it back. ``exhausted``: it was the last one that the message may have, and has ended.
     """
 
     attempt: int
@@ -174,6 +174,15 @@ class Leases:
         reservation.state = "exhausted"
         self.exhausted[number] = None
         return False
+
+    def release(self, number: int) -> bool:
+        """End a lease that its worker gives back, and that is gone then; return as ``free`` does."""
+        reservation = self.reservations[number]
+        is_there = reservation.state == "free" or self.free(number)
+        if is_there:
+            reservation.secret = ""
+            self._note(number)
+        return is_there
 
     def undo(self, number: int) -> None:
         """End the lease of a message whose worker has never had it: the attempt does not count."""

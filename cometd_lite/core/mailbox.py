@@ -138,8 +138,8 @@ class Mailbox:
     def settle(self, lease: LeaseId, settlement: Settlement, ends_at: float) -> bool:
         """Let a lease end, or go on until ``ends_at``; return whether it was still the message's last one.
 
-        A lease whose time was over is settled all the same, as long as no other worker has the message. Of an
-        exhausted message it can only be done.
+        A lease whose time was over is settled all the same, as long as no other worker has the message. One
+        that was given back is not. Of an exhausted message it can only be done.
         """
         leases, number = self.leases, lease.sequence
         reservation = None if leases is None else leases.find(lease)
@@ -155,7 +155,7 @@ class Mailbox:
         elif settlement == "extended":
             self._leave_back((number,))
             leases.hold(number, ends_at)
-        elif reservation.state == "held" and leases.free(number):
+        elif leases.release(number):
             self._put_back((number,))
         return True
 

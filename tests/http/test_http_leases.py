@@ -176,6 +176,17 @@ def test_a_worker_gives_a_message_back_at_once(server):
     assert ack(server, message["lease"], words="release=yes").status == 410
 
 
+@pytest.mark.parametrize("words", ["extend=60", "release=yes", ""])
+def test_a_lease_that_was_given_back_is_gone_though_no_other_worker_has_the_message_yet(server, words):
+    server.push("/jobs", "m")
+    (message,) = lease(server)
+    ack(server, message["lease"], words="release=yes")
+    answer = ack(server, message["lease"], words=words)
+    assert (answer.status, states(answer)) == (410, ["gone"])
+    (again,) = lease(server)
+    assert again["attempt"] == 2
+
+
 def test_a_worker_extends_its_lease_from_now_on(server):
     server.push("/jobs", "1")
     (message,) = lease(server, "/poll/jobs?lease=10")

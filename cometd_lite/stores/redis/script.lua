@@ -1325,7 +1325,11 @@ elseif verb == 'settle' then
     if is_last and not may_write() then return refused() end
     settled[#settled + 1] = is_last and 1 or 0
     if is_last and settlement == 'released' then
-      if score > 0 then free_lease(box, lease) end
+      if score < 0 or free_lease(box, lease) then
+        local _, attempt = lease_words(lease)
+        remove_lease(box, lease)
+        put_lease(box, whole(number) .. ' ' .. attempt .. ' -', -number)  -- the lease names it no more
+      end
     elseif is_last then
       leave_back(box, number)
       if settlement == 'done' then
