@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -352,6 +353,8 @@ class Server:
         self.fault: Callable[[list[Any]], list[Any]] = lambda messages: messages
         self.push_status = 201
         self.connections = 0
+        self.asked: set[tuple[str, str]] = set()
+        """Each verb, and the URL at which it was asked for."""
         self.loop = asyncio.new_event_loop()
         self.started = threading.Event()
         self.thread = threading.Thread(target=self.run)
@@ -372,11 +375,13 @@ class Server:
             self.connections += 1
             tasks.add(self.loop.create_task(self.connection(reader, writer)))
 
-        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        servers = [await asyncio.start_server(accepted, "127.0.0.1", 0) for _ in range(2)]
+        self.urls = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
+        self.url = self.urls[0]
         self.started.set()
         await self.stopped.wait()
-        server.close()
+        for server in servers:
+            server.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -389,6 +394,7 @@ class Server:
                 target = urlsplit(head.split()[1].decode())
                 query = {name: values[0] for name, values in parse_qs(target.query).items()}
                 _, verb, name = target.path.split("/")
+                self.asked.add((verb, f"http://{(field(head[:-2], b'host') or b'').decode()}"))
                 await getattr(self, verb)(writer, self.boxes.setdefault(name, []), query, body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -452,6 +458,26 @@ def test_every_message_is_delivered_to_every_reader_and_counted(
     assert 0 < result.p50_ms <= result.p99_ms <= result.max_ms
     assert result.per_second > 0
     assert result.cpu_us is None
+
+
+@pytest.mark.parametrize(
+    ("name", "verbs"), [("mailbox", "push poll"), ("fanout", "poll"), ("stream", "stream"), ("push", "push")]
+)
+def test_readers_and_pushers_spread_over_all_addresses_of_a_server(
+    server: Server, name: str, verbs: str
+) -> None:
+    result = measure(server.urls, few(name), seconds=None, messages=20, warm_up=0)
+    assert result.url == ", ".join(server.urls)
+    assert result.messages == 20
+    assert {(verb, url) for verb in verbs.split() for url in server.urls} <= server.asked
+
+
+def test_an_address_at_which_nothing_answers_is_named() -> None:
+    nowhere = f"http://127.0.0.1:{compare.free_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(NotThere, match=f"Nothing answers at {nowhere}"):
+            measure([there, nowhere], few("mailbox"), messages=1)
 
 
 def test_a_burst_goes_out_as_one_request_and_comes_back_in_order(server: Server) -> None:
@@ -543,9 +569,10 @@ def test_the_command_prints_json_for_programs(server: Server, capsys: pytest.Cap
 
 
 def test_the_command_prints_lines_for_people(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--url", server.url + "/", "--readers", "3", "--messages", "5"]) == 0
+    urls = [word for url in server.urls for word in ("--url", f"{url}/")]
+    assert main([*urls, "--readers", "3", "--messages", "5"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"mailbox at {server.url} (cometd-lite): 3 readers, 16 pushing, ")
+    assert printed.startswith(f"mailbox at {', '.join(server.urls)} (cometd-lite): 3 readers, 16 pushing, ")
     assert "latency" in printed
 
 

@@ -86,7 +86,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SCENARIO",
         help="default: mailbox",
     )
-    add("--url", type=_url, default="http://localhost:8080", help="the server; default: %(default)s")
+    add(
+        "--url",
+        type=_url,
+        action="append",
+        help="the server; may be repeated, for several processes that are one server; "
+        "default: http://localhost:8080",
+    )
     phase = parser.add_mutually_exclusive_group()
     phase.add_argument(
         "--seconds",
@@ -148,7 +154,7 @@ def run(
     progress = _Progress() if sys.stderr.isatty() and not arguments.quiet else None
     try:
         result = measure(
-            arguments.url.rstrip("/"),
+            [url.rstrip("/") for url in arguments.url or ["http://localhost:8080"]],
             scenario.sized(arguments.readers, arguments.pushers, arguments.mailboxes),
             make_dialect,
             costs=costs,

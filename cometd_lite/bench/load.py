@@ -9,8 +9,9 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .answers import excerpt
@@ -39,10 +40,39 @@ READ_BACK = 1_000
 """Mailboxes of the ``push`` scenario whose messages are read back and compared."""
 
 
+class ServerAddress(NamedTuple):
+    """One address of the server, where it takes connections, and how it is spoken to there."""
+
+    url: str
+    dialect: Dialect
+    family: socket.AddressFamily
+    address: Any
+
+    @classmethod
+    def find(cls, url: str, dialect: Dialect) -> ServerAddress:
+        """Return the target at ``url``. Raises ``NotThere`` where nothing answers."""
+        parts = urlsplit(url)
+        try:
+            with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10) as probe:
+                return cls(url, dialect, probe.family, probe.getpeername())
+        except OSError as error:
+            raise NotThere(f"Nothing answers at {url}: {error.strerror or error}.") from None
+
+
+class _Memo:
+    """What a target's readers of one recipient received last as one whole answer, and how it was read."""
+
+    __slots__ = ("data", "found")
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.found: tuple[bytes | None, list[Any]] = (b"", [])
+
+
 class Recipient:
     """A recipient, its readers, and the round that is under way."""
 
-    __slots__ = ("expected", "first", "kept", "memo", "memo_data", "missing", "name", "readers", "sent")
+    __slots__ = ("expected", "first", "kept", "memos", "missing", "name", "readers", "sent")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -55,18 +85,18 @@ class Recipient:
         self.missing = 0
         # Whether its messages are remembered, to be compared when they are read back.
         self.kept = False
-        # What was received last as one whole answer, and how it was read.
-        self.memo_data = b""
-        self.memo: tuple[bytes | None, list[Any]] = (b"", [])
+        self.memos: dict[str, _Memo] = {}
+        """By the URL of the target."""
 
 
 class _Link:
     """One connection; a subclass handles what arrives."""
 
-    __slots__ = ("is_open", "load", "sock", "unsent")
+    __slots__ = ("is_open", "load", "sock", "target", "unsent")
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, target: ServerAddress) -> None:
         self.load = load
+        self.target = target
         self.is_open = False
         self.unsent = b""
         self.sock: socket.socket
@@ -79,14 +109,14 @@ class _Link:
 
     def connect(self) -> None:
         """Begin to connect; the first bytes are sent once the connection is made."""
-        load = self.load
-        self.sock = socket.socket(load.family, socket.SOCK_STREAM)
+        load, target = self.load, self.target
+        self.sock = socket.socket(target.family, socket.SOCK_STREAM)
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         load.links[self.sock.fileno()] = self
-        refused = self.sock.connect_ex(load.address)
+        refused = self.sock.connect_ex(target.address)
         if refused not in {0, errno.EINPROGRESS}:
-            raise NotThere(f"{load.url} does not take another connection: {os.strerror(refused)}.")
+            raise NotThere(f"{target.url} does not take another connection: {os.strerror(refused)}.")
         self.unsent = self.opening()
         load.epoll.register(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
@@ -136,7 +166,7 @@ class _Link:
     def closed(self, why: str) -> BenchError:
         if self.is_open:
             return Lost(f"The server closed a connection that was to be kept alive: {why}.")
-        return NotThere(f"{self.load.url} closed a connection before it answered: {why}.")
+        return NotThere(f"{self.target.url} closed a connection before it answered: {why}.")
 
     def opened(self) -> None:
         self.is_open = True
@@ -144,12 +174,13 @@ class _Link:
 
 
 class _ReaderLink(_Link):
-    __slots__ = ("place", "reading", "recipient", "request")
+    __slots__ = ("memo", "place", "reading", "recipient", "request")
 
-    def __init__(self, load: Load, recipient: Recipient, reading: Reading) -> None:
-        super().__init__(load)
+    def __init__(self, load: Load, target: ServerAddress, recipient: Recipient, reading: Reading) -> None:
+        super().__init__(load, target)
         self.recipient = recipient
         self.reading = reading
+        self.memo = recipient.memos.setdefault(target.url, _Memo())
         self.place = recipient.first
         self.request: bytes = b""
         recipient.readers += 1
@@ -159,11 +190,10 @@ class _ReaderLink(_Link):
 
     def received(self, data: bytes) -> None:
         now = time.perf_counter()
-        recipient = self.recipient
-        reading = self.reading
+        reading, memo = self.reading, self.memo
         # In a fan-out all readers get the same bytes, which have been parsed already.
-        if data == recipient.memo_data and reading.is_parked and reading.whole:
-            request, messages = recipient.memo
+        if data == memo.data and reading.is_parked and reading.whole:
+            request, messages = memo.found
         else:
             request, messages = self.read(data)
         if request is None:
@@ -182,9 +212,9 @@ class _ReaderLink(_Link):
         except (KeyError, TypeError, ValueError) as error:
             raise UnexpectedAnswer(f"An answer cannot be understood ({error!r}): {excerpt(data)}") from None
         if self.is_open:
-            if alone and reading.whole and found[1] and self.load.dialect.shares:
-                self.recipient.memo_data = data
-                self.recipient.memo = found
+            if alone and reading.whole and found[1] and self.target.dialect.shares:
+                self.memo.data = data
+                self.memo.found = found
         elif reading.is_parked:
             self.opened()
         return found
@@ -193,8 +223,8 @@ class _ReaderLink(_Link):
 class _PusherLink(_Link):
     __slots__ = ("messages_each", "pushing", "recipient", "requests")
 
-    def __init__(self, load: Load, pushing: Pushing) -> None:
-        super().__init__(load)
+    def __init__(self, load: Load, target: ServerAddress, pushing: Pushing) -> None:
+        super().__init__(load, target)
         self.pushing = pushing
         self.recipient: Recipient | None = None
         self.requests: deque[bytes] = deque()
@@ -237,12 +267,10 @@ class _PusherLink(_Link):
 
 
 class Load:
-    """All connections of a run, and the rounds that go over them."""
+    """All connections of a run, which go to each target in turn, and the rounds that go over them."""
 
-    def __init__(self, url: str, dialect: Dialect, scenario: Scenario, size: int) -> None:
-        self.url = url
-        self.family, self.address = _find(url)
-        self.dialect = dialect
+    def __init__(self, targets: Sequence[ServerAddress], scenario: Scenario, size: int) -> None:
+        self.targets = targets
         self.scenario = scenario
         self.epoll = select.epoll()
         self.links: dict[int, _Link] = {}
@@ -261,6 +289,11 @@ class Load:
         self.on_progress: Callable[[int], None] | None = None
         self.reset()
 
+    @property
+    def where(self) -> str:
+        """The addresses, for people."""
+        return ", ".join([target.url for target in self.targets])
+
     def reset(self) -> None:
         """Count from zero again."""
         self.latencies = Latencies()
@@ -274,25 +307,28 @@ class Load:
 
     def open_pushers(self) -> None:
         """Open the pushers' connections."""
-        pushers = [_PusherLink(self, self.dialect.pusher()) for _ in range(self.scenario.pushers)]
+        targets = islice(cycle(self.targets), self.scenario.pushers)
+        pushers = [_PusherLink(self, target, target.dialect.pusher()) for target in targets]
         self._open(pushers)
         self._free.extend(pushers)
 
     def open_parked(self, count: int) -> None:
         """Open polls that nothing is pushed to, each of its own recipient."""
-        names = (f"{self.run_name}-parked-{number}" for number in range(count))
-        self._open(_ReaderLink(self, Recipient(name), self.dialect.poller(name)) for name in names)
+        self._open(self._readers(Recipient(f"{self.run_name}-parked-{number}") for number in range(count)))
 
     def open_readers(self) -> None:
         """Open the scenario's readers; afterwards all of them wait."""
-        make = self.dialect.follower if self.scenario.streams else self.dialect.poller
-        recipients = [Recipient(f"{self.run_name}-{number}") for number in range(self.scenario.recipients)]
-        each = range(self.scenario.readers_each)
-        self._open(
-            _ReaderLink(self, recipient, make(recipient.name)) for recipient in recipients for _ in each
-        )
+        scenario = self.scenario
+        recipients = [Recipient(f"{self.run_name}-{number}") for number in range(scenario.recipients)]
+        readers = (recipient for recipient in recipients for _ in range(scenario.readers_each))
+        self._open(self._readers(readers, streams=scenario.streams))
         self._recipients = recipients
         self._idle.extend(recipients)
+
+    def _readers(self, recipients: Iterable[Recipient], *, streams: bool = False) -> Iterator[_ReaderLink]:
+        for recipient, target in zip(recipients, cycle(self.targets), strict=False):
+            make = target.dialect.follower if streams else target.dialect.poller
+            yield _ReaderLink(self, target, recipient, make(recipient.name))
 
     def _open(self, links: Iterable[_Link]) -> None:
         """Open ``links`` no faster than the server answers."""
@@ -312,7 +348,7 @@ class Load:
             if self.opening < before:
                 last = time.monotonic()
             elif time.monotonic() - last > PATIENCE_SECONDS:
-                raise NotThere(f"{self.url} did not answer within {PATIENCE_SECONDS:.0f} s.")
+                raise NotThere(f"{self.where} did not answer within {PATIENCE_SECONDS:.0f} s.")
 
     def _turn(self) -> None:
         links = self.links
@@ -414,11 +450,10 @@ class Load:
 
     def read_back(self, recipients: Iterable[Recipient]) -> None:
         """Read what was pushed to ``recipients``, and compare it."""
-        links = []
-        for recipient in recipients:
-            links.append(_ReaderLink(self, recipient, self.dialect.poller(recipient.name)))
-            recipient.missing = len(recipient.expected)
-            self._rounds += 1
+        links = list(self._readers(recipients))
+        for link in links:
+            link.recipient.missing = len(link.recipient.expected)
+        self._rounds += len(links)
         self._until = 0.0
         self._open(links)
         self._drain()
@@ -429,13 +464,3 @@ class Load:
             link.sock.close()
         self.links.clear()
         self.epoll.close()
-
-
-def _find(url: str) -> tuple[socket.AddressFamily, Any]:
-    """Return the family and address at which the host of ``url`` takes connections."""
-    parts = urlsplit(url)
-    try:
-        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10) as probe:
-            return probe.family, probe.getpeername()
-    except OSError as error:
-        raise NotThere(f"Nothing answers at {url}: {error.strerror or error}.") from None

@@ -6,13 +6,13 @@ import gc
 import resource
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .dialect import CometLite, Dialect, Site
 from .errors import BenchError
-from .load import READ_BACK, Load
+from .load import READ_BACK, Load, ServerAddress
 from .results import Result
 from .scenarios import Scenario
 
@@ -44,7 +44,7 @@ def allow_files(count: int) -> None:
 
 
 def measure(
-    url: str,
+    url: str | Sequence[str],
     scenario: Scenario,
     make_dialect: Callable[[Site], Dialect] = CometLite,
     *,
@@ -60,6 +60,9 @@ def measure(
 ) -> Result:
     """Run ``scenario`` against the server at ``url`` and return what was measured.
 
+    Where there are several URLs, they are addresses of one server, as of processes at one Redis: readers and
+    pushers connect to each in turn, so that messages go from any to any.
+
     The measured phase takes ``seconds``, or as long as ``messages`` messages take; the warm-up, ``warm_up``
     seconds of the same before it, is not counted. ``costs`` measures the server meanwhile.
     ``parked`` more polls wait all the time. A message's body has ``size`` bytes. Polls ask to be held for
@@ -72,12 +75,15 @@ def measure(
     if not hasattr(select, "epoll"):
         raise BenchError("The load generator needs Linux: it waits with epoll.")
     allow_files((scenario.readers or READ_BACK) + parked + scenario.pushers)
-    parts = urlsplit(url)
-    dialect = make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token, wait))
+    sites = []
+    for one in [url] if isinstance(url, str) else url:
+        parts = urlsplit(one)
+        sites.append((one, make_dialect(Site(parts.netloc, parts.path.rstrip("/"), token, wait))))
+    dialect = sites[0][1]
     if not (scenario.readers_each or dialect.keeps):
         raise BenchError(f"{dialect.name} keeps nothing for later readers: choose another scenario.")
     show = on_progress or (lambda _line: None)
-    load = Load(url, dialect, scenario, size)
+    load = Load([ServerAddress.find(*site) for site in sites], scenario, size)
     # Nothing here makes cycles, and a collection would show up as the server's latency.
     gc.collect()
     gc.disable()
@@ -101,7 +107,7 @@ def measure(
     return Result(
         scenario=scenario.name,
         dialect=dialect.name,
-        url=url,
+        url=load.where,
         readers=scenario.readers,
         parked=parked,
         mailboxes=scenario.recipients,

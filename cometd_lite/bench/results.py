@@ -19,6 +19,7 @@ class Result:
     scenario: str
     dialect: str
     url: str
+    """Where the server is; its addresses with commas between them, where there were several."""
     readers: int
     parked: int
     """Polls that waited all the time, besides the readers."""
