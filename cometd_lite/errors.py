@@ -1,39 +1,10 @@
 """Every way in which a request can be refused; each knows its HTTP status and how to be retried.
 
-Errors are raised where they happen and become a response in one place (``web.py``). The tree::
-
-    CometError
-    ├── BadRequest 400
-    │   ├── BadRecipient      a name that no mailbox can have
-    │   ├── BadCursor         an ``after`` that this server never gave out
-    │   ├── BadParameter      a query or header that HTTP.md does not allow
-    │   └── BadBody           a body that is not what its type says
-    ├── Unauthorized 401      no token, or not a good one
-    │   └── TokenExpired      one that was good
-    ├── Forbidden 403         a good token that does not cover the recipient
-    │   └── ForbiddenOrigin   a web page that was not allowed by --allow-origin
-    ├── NotFound 404
-    ├── MethodNotAllowed 405
-    ├── ListenerGone 410      not polled for its ttl, or ended
-    ├── BodyTooLarge 413
-    ├── UnsupportedEncoding 415  a body that is compressed
-    ├── Misdirected 421       a Host that this server does not answer to
-    ├── KeyReused 422         an Idempotency-Key with another body
-    ├── UpgradeRequired 426   a WebSocket of another version than 13
-    ├── TooManyRequests 429
-    ├── InternalError 500     ours, never the client's
-    └── Unavailable 503
-        ├── MailboxFull       no reader has fetched what it holds
-        ├── NobodyWaits       queue=no, and no reader waited
-        ├── ServerFull        the bound on memory, mailboxes or parked polls
-        ├── ApplicationDown   the application that decides who may do what has no say
-        ├── StoreDown         what holds the mailboxes does not answer
-        └── Stopping          the server is going away
+Errors are raised where they happen and become a response in one place (``routes/routing.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -58,7 +29,7 @@ MALFORMED: dict[int, str] = {
     503: "Server full",
     505: "HTTP version not supported",
 }
-"""Titles of what is wrong below the routes: ``serving/`` knows only statuses. Not the phrases of ``http``,
+"""Titles of what is wrong below the routes: ``server/`` knows only statuses. Not the phrases of ``http``,
 which change with Python's version, while a problem's type is stable."""
 
 
@@ -74,6 +45,21 @@ class CometError(Exception):
     title: ClassVar[str] = "Internal error"
     retry_after: int | None = None
 
+    def __init_subclass__(
+        cls,
+        status: int | None = None,
+        title: str | None = None,
+        kind: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        """Set what the class says of itself; what it does not say is as in its base."""
+        if status is not None:
+            cls.status = status
+        if title is not None:
+            cls.title, cls.kind = title, kind or kind_of(title)
+        if retry_after is not None:
+            cls.retry_after = retry_after
+
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -88,215 +74,130 @@ class CometError(Exception):
         }
 
 
-def kinds() -> Iterator[str]:
-    """Yield the kinds of all problems that there are; some more than once."""
-    yield from map(kind_of, MALFORMED.values())
+def kinds() -> dict[int, list[str]]:
+    """Return the kinds of all problems that a server answers with, by their status."""
+    found: dict[int, set[str]] = {}
+    for status, title in MALFORMED.items():
+        found.setdefault(status, set()).add(kind_of(title))
     errors = [CometError]
     while errors:
         error = errors.pop()
-        yield error.kind
         errors += error.__subclasses__()
+        if error.__module__ == __name__:  # a client's own are never answered
+            found.setdefault(error.status, set()).add(error.kind)
+    return {status: sorted(names) for status, names in sorted(found.items())}
 
 
 class InternalError(CometError):
     """A fault of the server's own; its detail never says more than that."""
 
 
-class BadRequest(CometError):
+class BadRequest(CometError, status=400, title="Bad request"):
     """The request cannot be understood."""
 
-    status = 400
-    kind = "bad-request"
-    title = "Bad request"
 
-
-class BadRecipient(BadRequest):
+class BadRecipient(BadRequest, title="Bad recipient"):
     """The name of a recipient is missing or not allowed."""
 
-    kind = "bad-recipient"
-    title = "Bad recipient"
 
-
-class BadCursor(BadRequest):
+class BadCursor(BadRequest, title="Bad cursor"):
     """A cursor that no server of this kind gives out."""
 
-    kind = "bad-cursor"
-    title = "Bad cursor"
 
-
-class BadParameter(BadRequest):
+class BadParameter(BadRequest, title="Bad parameter"):
     """A query parameter or header with a value that is not allowed."""
 
-    kind = "bad-parameter"
-    title = "Bad parameter"
 
-
-class BadBody(BadRequest):
+class BadBody(BadRequest, title="Bad body"):
     """A body that is empty, or not what its media type says."""
 
-    kind = "bad-body"
-    title = "Bad body"
 
-
-class Unauthorized(CometError):
+class Unauthorized(CometError, status=401, title="Unauthorized"):
     """No token, or one that does not hold."""
-
-    status = 401
-    kind = "unauthorized"
-    title = "Unauthorized"
 
 
 class TokenExpired(Unauthorized):
     """A token that was good, until its time was over."""
 
 
-class Forbidden(CometError):
+class Forbidden(CometError, status=403, title="Forbidden"):
     """Known, but not allowed."""
 
-    status = 403
-    kind = "forbidden"
-    title = "Forbidden"
 
-
-class ForbiddenOrigin(Forbidden):
+class ForbiddenOrigin(Forbidden, title="Forbidden origin"):
     """A web page of a foreign origin tried to change something."""
 
-    kind = "forbidden-origin"
-    title = "Forbidden origin"
 
-
-class NotFound(CometError):
+class NotFound(CometError, status=404, title="Not found"):
     """Nothing lives at this path."""
 
-    status = 404
-    kind = "not-found"
-    title = "Not found"
 
-
-class MethodNotAllowed(CometError):
+class MethodNotAllowed(CometError, status=405, title="Method not allowed"):
     """The path is known, the method is not; ``allowed`` are those that are."""
-
-    status = 405
-    kind = "method-not-allowed"
-    title = "Method not allowed"
 
     def __init__(self, detail: str, allowed: tuple[str, ...]) -> None:
         super().__init__(detail)
         self.allowed = allowed
 
 
-class ListenerGone(CometError):
+class ListenerGone(CometError, status=410, title="Listener gone"):
     """The listener was not polled in time, or was ended: register again."""
 
-    status = 410
-    kind = "listener-gone"
-    title = "Listener gone"
 
-
-class BodyTooLarge(CometError):
+class BodyTooLarge(CometError, status=413, title="Body too large"):
     """The body is over the bound."""
 
-    status = 413
-    kind = "body-too-large"
-    title = "Body too large"
 
-
-class UnsupportedEncoding(CometError):
+class UnsupportedEncoding(CometError, status=415, title="Unsupported encoding"):
     """The body has a Content-Encoding other than identity."""
 
-    status = 415
-    kind = "unsupported-encoding"
-    title = "Unsupported encoding"
 
-
-class Misdirected(CometError):
+class Misdirected(CometError, status=421, title="Misdirected request", kind="misdirected"):
     """The request's Host is not one that this server answers to (DNS rebinding)."""
 
-    status = 421
-    kind = "misdirected"
-    title = "Misdirected request"
 
-
-class KeyReused(CometError):
+class KeyReused(CometError, status=422, title="Idempotency key reused"):
     """An idempotency key came back with another body."""
 
-    status = 422
-    kind = "idempotency-key-reused"
-    title = "Idempotency key reused"
 
-
-class UpgradeRequired(CometError):
+class UpgradeRequired(CometError, status=426, title="Upgrade required"):
     """A WebSocket was asked for in a version that is not spoken here (RFC 6455 §4.2.2)."""
 
-    status = 426
-    kind = "upgrade-required"
-    title = "Upgrade required"
 
-
-class TooManyRequests(CometError):
+class TooManyRequests(CometError, status=429, title="Too many requests", retry_after=1):
     """One client asks too much; others are still served."""
-
-    status = 429
-    kind = "too-many-requests"
-    title = "Too many requests"
-    retry_after: int | None = 1
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
 
 
-class Unavailable(CometError):
+class Unavailable(CometError, status=503, title="Unavailable", retry_after=1):
     """Not now; the same request may succeed later."""
 
-    status = 503
-    kind = "unavailable"
-    title = "Unavailable"
-    retry_after: int | None = 1
 
-
-class MailboxFull(Unavailable):
+class MailboxFull(Unavailable, title="Mailbox full", retry_after=5):
     """The mailbox holds as much as it may, and no reader has fetched it."""
 
-    kind = "mailbox-full"
-    title = "Mailbox full"
-    retry_after = 5
 
-
-class NobodyWaits(Unavailable):
+class NobodyWaits(Unavailable, title="Nobody waits"):
     """A push that must not be queued found no waiting reader."""
 
-    kind = "nobody-waits"
-    title = "Nobody waits"
 
-
-class ServerFull(Unavailable):
+class ServerFull(Unavailable, title="Server full", retry_after=5):
     """The server's own bound on memory, mailboxes or parked polls is reached."""
 
-    kind = "server-full"
-    title = "Server full"
-    retry_after = 5
 
-
-class ApplicationDown(Unavailable):
+class ApplicationDown(Unavailable, title="Application down"):
     """The application that decides who may do what did not say whether this may be done."""
 
-    kind = "application-down"
-    title = "Application down"
 
-
-class StoreDown(Unavailable):
+class StoreDown(Unavailable, title="Store down"):
     """What holds the mailboxes does not answer."""
-
-    kind = "store-down"
-    title = "Store down"
 
     def __init__(self, detail: str = "The store is not reached now; try again later.") -> None:
         super().__init__(detail)
 
 
-class Stopping(Unavailable):
+class Stopping(Unavailable, title="Server stopping", kind="stopping"):
     """The server is going away; another one, or the next one, will answer."""
-
-    kind = "stopping"
-    title = "Server stopping"

@@ -55,13 +55,5 @@ def test_every_kind_of_error_has_a_type_of_its_own() -> None:
     assert len(kinds) == len(set(kinds))
 
 
-def test_the_modules_opening_draws_the_tree_as_it_is() -> None:
-    drawn = re.findall(r"(?:├──|└──) (\w+)(?: (\d+))?", errors.__doc__ or "")
-    assert {name for name, _ in drawn} == {error.__name__ for error in tree()} - {"CometError"}
-    for name, status in drawn:
-        if status:
-            assert getattr(errors, name).status == int(status)
-
-
 def test_a_wrong_method_is_told_the_right_ones() -> None:
     assert MethodNotAllowed("This path knows GET.", ("GET", "OPTIONS")).allowed == ("GET", "OPTIONS")

@@ -45,20 +45,12 @@ ANSWER_BYTES = 16 * 1024 * 1024
 """An answer, or a line of a stream, of a cometd-lite is never longer than this."""
 
 
-class NoAnswer(CometError):
+class NoAnswer(CometError, status=0, title="No answer"):
     """No whole answer came; whether the request has arrived is not known."""
 
-    status = 0
-    kind = "no-answer"
-    title = "No answer"
 
-
-class NotComet(CometError):
+class NotComet(CometError, status=0, title="Not a cometd-lite", kind="not-comet"):
     """The program that answers at the URL is not a cometd-lite."""
-
-    status = 0
-    kind = "not-comet"
-    title = "Not a cometd-lite"
 
 
 def is_passing(error: CometError) -> bool:

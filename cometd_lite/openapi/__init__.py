@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from importlib.resources import files
@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from .. import __version__
 from .. import limits as bounds
-from ..errors import MALFORMED, CometError, kind_of, problem_type
+from ..errors import kinds, problem_type
 from ..jsontext import dumps, parse
 from ..limits import Limits
 from ..pages import Page, pages
@@ -83,9 +83,9 @@ class Interface:
         components = document["components"]
         if not self.tokens:
             del components["securitySchemes"]
-        for status, kinds in _kinds().items():
-            components["schemas"][f"Problem{status}"] = _problem_schema(status, kinds)
-            components["responses"][f"Problem{status}"] = _problem(status, kinds)
+        for status, found in kinds().items():
+            components["schemas"][f"Problem{status}"] = _problem_schema(status, found)
+            components["responses"][f"Problem{status}"] = _problem(status, found)
         for name, schema in tuple(components["headers"].items()):
             components["headers"][name] = {"schema": schema, "required": True}
             components["headers"][f"{name}.maybe"] = {"schema": schema}
@@ -194,23 +194,6 @@ def _with_problems(responses: Document, refusal: Callable[[str], Document] = _re
             cors = () if status == "101" else _CORS
             made[status] = {**response, "headers": _headers((*response["headers"], *cors))}
     return made
-
-
-def _errors(of: type[CometError] = CometError) -> Iterator[type[CometError]]:
-    for error in of.__subclasses__():
-        if error.__module__ == CometError.__module__:  # a client's own are never answered
-            yield error
-            yield from _errors(error)
-
-
-def _kinds() -> dict[int, list[str]]:
-    """Return the kinds of problem that there are, by their status."""
-    kinds: dict[int, set[str]] = {}
-    for error in _errors():
-        kinds.setdefault(error.status, set()).add(error.kind)
-    for status, title in MALFORMED.items():
-        kinds.setdefault(status, set()).add(kind_of(title))
-    return {status: sorted(found) for status, found in sorted(kinds.items())}
 
 
 def _problem_schema(status: int, kinds: list[str]) -> Document:

@@ -201,7 +201,8 @@ class Served:
         random: Random | None = None,
     ) -> None:
         self.hub = hub
-        hub.counts.refusals.update(dict.fromkeys(kinds(), 0))  # so that each is there before its first one
+        # Each is there before the first refusal of its kind.
+        hub.counts.refusals.update({kind: 0 for found in kinds().values() for kind in found})
         self.limits = limits
         self.policy = policy
         self.metrics = metrics
