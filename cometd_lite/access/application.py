@@ -373,11 +373,7 @@ class Authorizer:
     # -- for tests
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - Each question that is under way is under its own key, and counted for its address.
-        - The bytes of what is remembered are those counted, and bounded.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         pending = self._under_way.values()
         assert all(one.question.key == key for key, one in self._under_way.items()), (
             "a question is under its own key"

@@ -5,62 +5,15 @@ A conversation does no I/O. It yields effects; its caller performs each and send
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
-
-from ..access.quotas import Share
+from ..access.policy import Rights
 from ..core.message import Push
-from ..errors import CometError
 from .sessions import BayeuxSession
 
 Action: TypeAlias = Literal["push", "poll"]
-
-
-class Stoppable(Protocol):
-    """What goes on until it is stopped."""
-
-    def stop(self) -> None:
-        """Stop it."""
-
-
-class PeerRights(Protocol):
-    """What a peer may do."""
-
-    def check(self, action: Action, names: tuple[str, ...]) -> Any:
-        """Return the seconds for which the action on the names is allowed, or a Deferred of them.
-
-        Without names it is about being here at all. Raises, or fails with, a ``CometError`` where it is not.
-        """
-
-    def charge(self, messages: int, size: int) -> None:
-        """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
-
-    def check_room(self) -> None:
-        """Raise ``TooManyRequests`` where the client may not have one more connect held."""
-
-    def count(self, parked: Deferred[Any]) -> None:
-        """Count what is held, until it has come to its end."""
-
-    def watch(self, parked: Deferred[Any], refused: Callable[[CometError], object]) -> Stoppable | None:
-        """Ask again what was asked last, whenever its answer is over, until ``parked`` fires.
-
-        Call ``refused`` with the error where that is refused. None where nothing is to be asked again.
-        """
-
-    @property
-    def admission(self) -> Hashable:
-        """What let the peer in, for ``Registry.revoke``."""
-
-    @property
-    def name(self) -> str | None:
-        """The name under which the peer is present; None where it has none."""
-
-    @property
-    def registrations(self) -> Share | None:
-        """What a session counts against; None where there are no quotas."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +24,7 @@ class Peer:
     """
 
     browser: str | None = None
-    rights: PeerRights | None = None
+    rights: Rights | None = None
     socket: object | None = None
 
 
@@ -79,7 +32,7 @@ class Peer:
 class Ask:
     """Ask whether the peer may do something; the conversation is sent for how many seconds it may."""
 
-    rights: PeerRights
+    rights: Rights
     action: Action
     names: tuple[str, ...] = ()
 

@@ -18,6 +18,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from ..access.application import Watch
+from ..access.policy import Rights
 from ..core.message import Batch
 from ..core.parked import Wake
 from ..core.store import ProcessGone
@@ -30,7 +32,7 @@ from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
 from .answers import BatchAnswer, Connect
 from .connects import SessionReader
 from .delivery import News
-from .effects import Effects, Look, Peer, PeerRights, Stoppable
+from .effects import Effects, Look, Peer
 from .fields import batch_of, refused
 from .http import REPLACED_ANSWER, Asking, browser_of, parsed
 from .sessions import BayeuxSession
@@ -56,7 +58,7 @@ class BayeuxSocket:
         self,
         transport: BayeuxTransport,
         asking: Asking,
-        rights: PeerRights | None = None,
+        rights: Rights | None = None,
         forward: Forward | None = None,
     ) -> None:
         self.transport = transport
@@ -78,7 +80,7 @@ class BayeuxSocket:
     def opened(self, socket: Socket) -> None:
         """Begin: texts may be sent from now on."""
         self.socket = socket
-        self.transport.sockets.add(self)
+        self.transport.sockets.add(self.stop)
         self.transport.hub.counts.sockets += 1
         self._silence = self.transport.hub.clock.callLater(
             BAYEUX_SOCKET_SILENT_SECONDS, self.close, POLICY_VIOLATION, "no handshake came in time"
@@ -100,7 +102,7 @@ class BayeuxSocket:
         for forwarded in tuple(self._forwarded):
             forwarded.cancel()
         self._end_silence()
-        self.transport.sockets.discard(self)
+        self.transport.sockets.discard(self.stop)
         self.transport.hub.counts.sockets -= 1
         if self.reader is not None:
             self.reader.leave()
@@ -143,6 +145,11 @@ class BayeuxSocket:
         """Close the socket."""
         if self.socket is not None:
             self.socket.close(code, reason)
+
+    def stop(self) -> None:
+        """Close a socket that speaks for no session, because the server stops."""
+        if self.reader is None:
+            self.close(SERVICE_RESTART, "the server is stopping")
 
     def _go_on(self) -> None:
         while self._texts and not self._busy:
@@ -291,7 +298,7 @@ class _AtSocket(SessionReader[None]):
         super().__init__(home.transport.delivery, session)
         self.home = home
         self.connect: Connect | None = None
-        self.watch: Stoppable | None = None
+        self.watch: Watch | None = None
         """Asks again whether the client may read, while the answer to its last connect is good."""
         if home.peer.rights is not None:
             self.name = home.peer.rights.name

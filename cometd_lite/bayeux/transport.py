@@ -16,37 +16,27 @@ What the protocol leaves open is done so:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from ..access.policy import Rights
 from ..core.hub import Hub
 from ..core.recipient import readable
 from ..deferreds import MaybeDeferred, chain, shielded
 from ..errors import BadParameter, Stopping
 from ..http.responses import Response
-from ..http.websocket import SERVICE_RESTART
 from ..limits import BAYEUX_SOCKET_BACKLOG_BYTES, Limits
 from .answers import BatchAnswer, Connect
 from .connects import HeldConnect
 from .conversation import Bayeux
 from .delivery import Delivery, Form, News
-from .effects import Effects, Look, Peer, PeerRights, Service
+from .effects import Effects, Look, Peer, Service
 from .fields import batch_of
 from .http import Asking, browser_of, is_callback, json_answer, parsed, posted, script_answer, set_cookie
 from .options import BayeuxOptions
 from .performer import Performer
 from .plain import PlainRoad
-
-
-class SocketOfClient(Protocol):
-    """A WebSocket over which a client speaks Bayeux."""
-
-    @property
-    def reader(self) -> object | None:
-        """Return the reader of the session that the socket speaks for; None while it speaks for none."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Close the socket."""
 
 
 class _Hold(NamedTuple):
@@ -69,7 +59,8 @@ class BayeuxTransport:
         self._plain = PlainRoad(self.performer, self.options, limits)
         self.backlog_bytes = max(BAYEUX_SOCKET_BACKLOG_BYTES, limits.max_batch)
         """Bytes of texts that wait at one socket."""
-        self.sockets: set[SocketOfClient] = set()
+        self.sockets: set[Callable[[], None]] = set()
+        """What ends each socket when the server stops."""
 
     # -- for embedding programs
 
@@ -96,7 +87,7 @@ class BayeuxTransport:
         body: bytes,
         media_type: bytes | None,
         asking: Asking,
-        rights: PeerRights | None = None,
+        rights: Rights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
@@ -113,7 +104,7 @@ class BayeuxTransport:
         self,
         query: dict[str, list[str]],
         asking: Asking,
-        rights: PeerRights | None = None,
+        rights: Rights | None = None,
     ) -> MaybeDeferred[Response]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
 
@@ -142,9 +133,8 @@ class BayeuxTransport:
 
     def stop(self) -> None:
         """Close the sockets that speak for no session; the others are readers, and ended by the hub."""
-        for socket in tuple(self.sockets):
-            if socket.reader is None:
-                socket.close(SERVICE_RESTART, "the server is stopping")
+        for stop in tuple(self.sockets):
+            stop()
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -152,7 +142,7 @@ class BayeuxTransport:
     # -- a request
 
     def _respond(
-        self, batch: list[Any], asking: Asking, form: Form, rights: PeerRights | None
+        self, batch: list[Any], asking: Asking, form: Form, rights: Rights | None
     ) -> MaybeDeferred[Response]:
         peer = Peer(browser_of(asking.head.get(b"cookie")), rights)
         conversation = self._answer(batch, peer, asking, form)
@@ -210,7 +200,7 @@ class BayeuxTransport:
         return True
 
     def _respond_or_hold(
-        self, answer: Response | _Hold, asking: Asking, form: Form, rights: PeerRights | None
+        self, answer: Response | _Hold, asking: Asking, form: Form, rights: Rights | None
     ) -> MaybeDeferred[Response]:
         """Return a response, or hold a connect until there is something for its session."""
         if isinstance(answer, Response):

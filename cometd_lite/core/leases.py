@@ -235,13 +235,7 @@ class Leases:
     # -- for tests
 
     def check_invariants(self, is_kept: Callable[[int], bool], is_untaken: Callable[[int], bool]) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
-
-        - Each reservation is of a message that is kept. ``held`` counts those that are held.
-        - ``exhausted`` has those that are exhausted.
-        - What is reserved is given to no take. An attempt is 1 to ``most``.
-        - The heap of ends begins with its first time, and has the end of each lease that is held.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls."""
         reservations, ends = self.reservations, self._ends
         held = {number for number, one in reservations.items() if one.state == "held"}
         assert all(map(is_kept, reservations)), "a reservation is of a message that is kept"

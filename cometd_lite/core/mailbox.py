@@ -284,16 +284,7 @@ class Mailbox:
             self.leases.forget([message.sequence for message in messages])
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - The messages are for this recipient, and their numbers ascend.
-        - ``size`` is the sum of the bytes of their bodies.
-        - No message expires before ``next_expiry``.
-        - Where ``in_order`` says so, the messages expire in the order of the log.
-        - What was given back is kept, and had been taken.
-        - Where takes have ``missed`` a message, one was ``lost``.
-        - The invariants of its leases hold (``Leases.check_invariants``).
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         messages, of = self.messages, f"the mailbox of {self.recipient!r}:"
         sequences = [message.sequence for message in messages]
         expiries = [message.expires_at for message in messages]

@@ -20,7 +20,6 @@ from .message import Message
 from .parked import ParkedReader
 from .presence import PresenceTracker
 from .recipient import PRESENCE
-from .registry import OnParked
 
 T = TypeVar("T")
 
@@ -67,31 +66,19 @@ def observe(
         registry.on_leave = _both(presence.departed, registry.on_leave)
         registry.on_visit = presence.visited
     if unread is not None:
-        hub.on_push = _each(unread.pushed, hub.on_push)
+        hub.on_push = _both(unread.pushed, hub.on_push)
         registry.on_park = _both(unread.arrived, registry.on_park)
         registry.on_visit = _both(unread.arrived, registry.on_visit)
 
 
-def _each(first: OnPush, second: OnPush | None) -> OnPush:
-    """Return what calls two observers of pushes."""
+def _both(first: Callable[[T], object], second: Callable[[T], object] | None) -> Callable[[T], object]:
+    """Return what calls two observers of the same."""
     if second is None:
         return first
 
-    def call(message: Message) -> None:
-        first(message)
-        second(message)
-
-    return call
-
-
-def _both(first: OnParked, second: OnParked | None) -> OnParked:
-    """Return what calls two observers of readers."""
-    if second is None:
-        return first
-
-    def call(reader: ParkedReader[Any]) -> None:
-        first(reader)
-        second(reader)
+    def call(happened: T) -> None:
+        first(happened)
+        second(happened)
 
     return call
 

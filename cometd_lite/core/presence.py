@@ -17,7 +17,7 @@ from itertools import chain, islice
 from math import ceil
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 
 from ..limits import (
     ONLINE_SECONDS,
@@ -31,7 +31,6 @@ from ..limits import (
     PRESENCE_SWEPT_AT_ONCE,
 )
 from ..sizes import text_size
-from .counts import Counts
 from .hub import Hub
 from .parked import ParkedReader
 from .present import Announcer, Present, PresentMember
@@ -93,6 +92,9 @@ class PresenceTracker:
         most: int = PRESENCE_BYTES,
     ) -> None:
         self.hub = hub
+        self.clock = hub.clock
+        self.counts = hub.counts
+        self.wall = hub.wall
         self.most = most
         self.bytes = 0
         """The memory that the table takes."""
@@ -128,7 +130,7 @@ class PresenceTracker:
     def departed(self, reader: ParkedReader[Any]) -> None:
         """Keep a reader that is parked no longer present for a while."""
         name = reader.name
-        now = self.hub.clock.seconds()
+        now = self.clock.seconds()
         for key in reader.keys:
             place = self._places.get(key)
             member = None if place is None else place.members.get(name)
@@ -205,7 +207,7 @@ class PresenceTracker:
         return place
 
     def _add_member(self, place: _Place, name: str | None) -> _Member:
-        member = place.members[name] = _Member(place, name, self.hub.wall())
+        member = place.members[name] = _Member(place, name, self.wall())
         self.named += name is not None
         self.bytes += _member_size(name)
         return member
@@ -226,7 +228,7 @@ class PresenceTracker:
         """See ``PresentReaders.dismiss``."""
         member = self._member(recipient, name)
         if member is not None:
-            now = self.hub.clock.seconds()
+            now = self.clock.seconds()
             has_just_left = member.ends and member.ends[-1] > now + ONLINE_SECONDS - PRESENCE_FAREWELL_SECONDS
             if member.held and not has_just_left:
                 member.farewell = now + PRESENCE_FAREWELL_SECONDS
@@ -238,7 +240,7 @@ class PresenceTracker:
         if member is None:
             return False
         count = min(most, len(member.ends))
-        has_passed = count < most and member.taken > self.hub.clock.seconds() + ONLINE_SECONDS - _MOMENT
+        has_passed = count < most and member.taken > self.clock.seconds() + ONLINE_SECONDS - _MOMENT
         member.taken = 0.0
         if count:
             del member.ends[-count:]
@@ -281,12 +283,12 @@ class PresenceTracker:
 
     def _set_timer(self) -> None:
         if self._due and not self._is_stopped:
-            clock = self.hub.clock
-            self._timer = clock.callLater(max(0.0, min(self._due) - clock.seconds()), self._sweep)
+            wait = max(0.0, min(self._due) - self.clock.seconds())
+            self._timer = self.clock.callLater(wait, self._sweep)
 
     def _sweep(self) -> None:
         """Forget the readers whose time is over, of ``PRESENCE_SWEPT_AT_ONCE`` members in one turn."""
-        now = self.hub.clock.seconds()
+        now = self.clock.seconds()
         due = chain.from_iterable([self._due[second] for second in sorted(self._due) if second <= now])
         for member in list(islice(due, PRESENCE_SWEPT_AT_ONCE)):
             self._end_looks(member)
@@ -308,20 +310,6 @@ class PresenceTracker:
         self.announcer.stop()
 
     # -- what is said of it
-
-    @property
-    def clock(self) -> IReactorTime:
-        """See ``PresentReaders.clock``."""
-        return self.hub.clock
-
-    @property
-    def counts(self) -> Counts:
-        """See ``PresentReaders.counts``."""
-        return self.hub.counts
-
-    def wall(self) -> float:
-        """See ``PresentReaders.wall``."""
-        return self.hub.wall()
 
     def names(self) -> Iterator[tuple[str, str | None]]:
         """See ``PresentReaders.names``. The table must not change meanwhile."""
@@ -364,13 +352,7 @@ class PresenceTracker:
     # -- for tests
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
-
-        - No place is without a member, and no member without a reader.
-        - The readers of a place are those of its members. Names, patterns and bytes are counted.
-        - A member is looked at no later than the first of its readers is present no more.
-        - There is a timer where a member is to be looked at, until the end.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls."""
         places = self._places.values()
         members = [member for place in places for member in place.members.values()]
         assert all(place.members for place in places), "no place is without a member"

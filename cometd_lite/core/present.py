@@ -68,16 +68,9 @@ class Announcer(Protocol):
 class PresentReaders(Protocol):
     """The readers of this process, as an announcer sees them."""
 
-    @property
-    def clock(self) -> IReactorTime:
-        """The clock that all goes by."""
-
-    @property
-    def counts(self) -> Counts:
-        """What is counted of it."""
-
-    def wall(self) -> float:
-        """Return the date, in seconds since 1970."""
+    clock: IReactorTime
+    counts: Counts
+    wall: Callable[[], float]
 
     def names(self) -> Iterable[tuple[str, str | None]]:
         """Return each recipient or pattern with each name, or None, that reads it."""

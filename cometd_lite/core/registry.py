@@ -433,19 +433,7 @@ class Registry:
     # -- for tests
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls.
-
-        - ``parked`` counts the readers that stand at places, and is at most ``most``. The bytes of the places
-          of those that stand at several are counted.
-        - No place is empty, and each reader at a place has the place's key.
-        - Each parked reader belongs to this registry, has not fired, and stands at each of its keys.
-        - Places whose keys end in ``*`` are counted.
-        - The ends of waits belong to parked readers, one end to each reader. No end is without a reader.
-        - The heap of times begins with its first time, and has each time to come at which a wait ends.
-        - There is one timer if the heap has a time, else none. It is due no later than the first time.
-        - The recipients last seen are at most ``most``, the longest ago first. None was seen in the future.
-        - A wake that has ended is forgotten. One that has more readers is remembered.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests, between two calls."""
         places, ends, times, now = self._places, self._ends, self._times, self.clock.seconds()
         parked = {reader for place in places.values() for reader in place}
         assert self.parked == len(parked), "parked counts the readers that stand at places"

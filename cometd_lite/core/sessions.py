@@ -222,15 +222,7 @@ class Sessions(Generic[S]):
         return bool(self._expiries) and self._expiries[0][0] <= now
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - There are at most ``most`` sessions, each under its own id. None was released more often than held.
-        - ``memory`` is what a recount of the sessions comes to.
-        - The heap begins with its first time, and has one entry for each session.
-        - The entry of a session that is not held is due no later than the session expires.
-        - Only sessions of the table may have an answer on its way.
-        - At most ``2 * most + _SPARE`` entries are in the heap, those of sessions that are gone included.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         sessions, expiries = self._sessions, self._expiries
         due = {id_: at for at, id_ in expiries}
         assert all(sessions.get(one.id) is one for one in self._sending), (

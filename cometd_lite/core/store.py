@@ -17,6 +17,7 @@ from .leases import Ended, LeaseId, Settlement
 from .message import Batch, Cursor, Message, Push
 from .namespaces import Namespaces
 from .present import Announcer, PresentReaders
+from .registry import Registry
 
 T = TypeVar("T")
 
@@ -193,34 +194,6 @@ class Store(Protocol):
         """Return, once, the records of a kind that were there when the store was opened."""
 
 
-class Readers(Protocol):
-    """The readers of this process, as a store sees them that other processes push to."""
-
-    def wake(self, *recipients: str, messages: int = 1) -> int:
-        """Make all readers look again that wait for the recipients; return how many can receive.
-
-        Of those that take, as many are counted as ``messages`` suffice for.
-        """
-
-    def come_back(self, *recipients: str) -> bool:
-        """Let readers of the recipients acknowledge what they were sent; return whether some did."""
-
-    def takers(self, *recipients: str) -> int:
-        """Count the readers that take, and that a push to one of the recipients would wake."""
-
-    def wakes_ended(self) -> MaybeDeferred[None]:
-        """Wait until every reader that was woken before has read what it looked for."""
-
-    def wake_all(self) -> None:
-        """Make every reader look again: what was pushed is not known."""
-
-    def waiting(self, recipient: str) -> int:
-        """Count those who wait for a recipient or pattern."""
-
-    def last_seen(self, recipient: str) -> float | None:
-        """Return how many seconds ago a reader was here; None where that is not known."""
-
-
 class RPCAnswer(NamedTuple):
     """What a process answers another one; ``lost`` is called where it has reached no caller that waits."""
 
@@ -291,8 +264,8 @@ class SharedStore(Store, Protocol):
     def rpc(self) -> RPC:
         """Return what asks the other processes, and answers them."""
 
-    def share(self, readers: Readers) -> None:
-        """Wake these when another process has pushed."""
+    def share(self, registry: Registry) -> None:
+        """Wake the readers of a registry when another process has pushed."""
 
     def announcer(self, readers: PresentReaders) -> Announcer:
         """Return what tells of the presence of readers at all processes, these included."""

@@ -93,12 +93,7 @@ class Log:
         return part[bisect_left(part, created_at, key=_created_at)].sequence
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - The numbers ascend. No part is empty, or has more messages than one may.
-        - Each part begins at or above its entry in the index, and the part before ends below that.
-        - The count is that of the messages.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         parts, firsts = self._parts, self._firsts
         numbers = [message.sequence for message in self]
         assert numbers == sorted(set(numbers)), "the numbers of the log ascend"

@@ -264,17 +264,7 @@ class MemoryStore(TakenMailboxes):
     # -- what always holds
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - Each mailbox is under its recipient's name, is not empty, and its own invariants hold.
-        - The log is the union of the mailboxes, by the numbers of the messages and in their order.
-        - No message, acknowledgement or loss has a number above ``sequence``.
-        - ``memory`` is what a recount of messages and mailboxes comes to.
-        - The heap of expiries begins with its first time, and has the next expiry of each mailbox.
-        - A mailbox with a message that was read may be reclaimed.
-        - Losses and the acknowledgements of patterns are bounded by ``max_recipients``, and in bytes. Neither
-          is kept for a name that has a mailbox.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
         for name, mailbox in mailboxes.items():
             mailbox.check_invariants()

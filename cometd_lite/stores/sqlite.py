@@ -287,13 +287,7 @@ class SQLiteStore:
         return "ok" if is_open and not self._down and not self._wanted else "down"
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - The invariants of the mailboxes hold (``MemoryStore.check_invariants``).
-        - Room is held for each push that waits for its commit. Between commits, it is held for nothing else.
-        - While a push or a flush waits, a commit is called for or under way, unless the last one failed.
-        - A caller waits for each deletion.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         self._kept.check_invariants()
         self._kept.check_room([pending.push for pending in self._pending], exactly=not self._writing)
         idle = self._journal is None or self._down or not (self._pending or self._waiters)

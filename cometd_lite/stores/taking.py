@@ -240,13 +240,7 @@ class TakenMailboxes(Mailboxes):
         return [leases.reservations for leases in boxes if leases is not None]
 
     def _check_leases(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold.
-
-        - The leases that are held are counted.
-        - The heap of ends begins with its first time. Each mailbox with leases that are held has an entry
-          that is no later than the first end. Ends are noted, and messages came back, for mailboxes only.
-        - Those recipients are listed that have exhausted messages.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold."""
         mailboxes, ends, noted = self._mailboxes, self._lease_ends, self._noted_ends
         boxes = {name: box.leases for name, box in mailboxes.items() if box.leases is not None}
         assert self._leased == sum([leases.held for leases in boxes.values()]), "held leases are counted"

@@ -199,11 +199,7 @@ class TrackedMailboxes(MemoryStore):
         return super()._recounted() + sum([memory for _, _, memory in self._pending.values()])
 
     def check_invariants(self) -> None:
-        """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too.
-
-        - No number that readers see is above the last one given.
-        - A mailbox that is to be made is not there yet, and something is to come for it.
-        """
+        """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too."""
         super().check_invariants()
         assert self.sequence <= self.numbered, "no number that readers see is above the last one given"
         assert all(count > 0 for count, *_ in self._pending.values()), "no room is held for nothing"

@@ -28,7 +28,8 @@ from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.present import PresentReaders
-from ...core.store import RPC, Contents, Readers, Shows, State, Usage
+from ...core.registry import Registry
+from ...core.store import RPC, Contents, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
 from ...errors import MailboxFull, ServerFull, StoreDown
 from ...limits import (
@@ -433,14 +434,7 @@ class RedisStore(RedisRecords):
         return "ok" if self._link.is_up and not self._link.refusal else "down"
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold in this process. For tests.
-
-        - The keys that are listened to, and the counts of readers, are in order. See ``Wakes``.
-        - A look that was asked for has readers that wait for it.
-        - What is counted in Redis is not negative.
-
-        What lies in Redis is not looked at.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold in this process. For tests."""
         self._wakes.check_invariants()
         self._backlog.check_invariants()
         assert all(self._reading.values()), "a look has readers that wait for it"
@@ -454,9 +448,9 @@ class RedisStore(RedisRecords):
         """See ``SharedStore.rpc``."""
         return self._wakes.rpc
 
-    def share(self, readers: Readers) -> None:
+    def share(self, registry: Registry) -> None:
         """See ``SharedStore.share``."""
-        self._wakes.readers = readers
+        self._wakes.readers = registry
 
     def announcer(self, readers: PresentReaders) -> RedisAnnouncer:
         """See ``SharedStore.announcer``."""

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from ...core.message import Message
 from ...core.recipient import is_pattern
-from ...core.store import Readers
+from ...core.registry import Registry
 from ...deferreds import MaybeDeferred, chain
 from ...limits import REDIS_COUNT_SECONDS, REDIS_LEFT_AT_ONCE, REDIS_STAND_SECONDS, REDIS_STANDING
 from .entries import unpack_all
@@ -107,7 +107,7 @@ class Wakes:
 
     def __init__(self, link: RedisLink, process: str, clock: IReactorTime) -> None:
         self.process = process
-        self.readers: Readers | None = None
+        self.readers: Registry | None = None
         """The readers of this process, which the pushes of other processes wake."""
         self.rpc = Calls(process, lambda other, said: link.publish(f"process:{other}", said))
         self._process = process.encode()
@@ -129,12 +129,7 @@ class Wakes:
         link.on_lost = self._lost
 
     def check_invariants(self) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - The keys whose wakes are listened to are in order, the longest ago asked for first.
-        - The patterns among them are counted.
-        - A count of readers that is complete is forgotten.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         assert self._patterns == sum(map(is_pattern, self._standing)), "the patterns are counted"
         asked = [window.asked_at for window in self._standing.values()]
         assert asked == sorted(asked), "the keys that are listened to are in order"

@@ -62,12 +62,7 @@ class Windows:
         self._size = 0
 
     def check_invariants(self, windows: Iterable[Window]) -> None:
-        """Raise ``AssertionError`` with the invariant that does not hold. For tests.
-
-        - The messages of all windows, and their bytes, are counted.
-        - The messages of a window are in order, between its floor and its last number.
-        - A window that is closed keeps nothing.
-        """
+        """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
         kept = {message.sequence: window for window in windows for message in window.messages}
         assert kept == self._kept, "each message is counted"
         assert self._size == sum([_size(one) for window in set(kept.values()) for one in window.messages])
