@@ -31,11 +31,11 @@ def lease(server: MemoryServer, seconds: float = 30) -> LeasedMessage:
 
 
 def leased(server: MemoryServer) -> int:
-    return int(server.result(server.client.describe("jobs")).contents.leased)
+    return int(server.result(server.client.describe("jobs")).leased)
 
 
 def queued(server: MemoryServer) -> int:
-    return int(server.result(server.client.describe("jobs")).contents.queued)
+    return int(server.result(server.client.describe("jobs")).queued)
 
 
 # -- lease and ack

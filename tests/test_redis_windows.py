@@ -323,14 +323,14 @@ def test_what_is_acknowledged_is_described_at_once_and_sent_before_the_store_is_
     cluster.push(0, "a", "1")
     place = cluster.ask(there.poll(("a",), place, 10.0)).cursor
     parked = cluster.begin(there.poll(("a",), place, 100.0))
-    assert cluster.ask(there.describe("a")).contents.queued == 0
+    assert cluster.ask(there.describe("a")).queued == 0
     cluster.push(0, "a", "2")
     parked = cluster.begin(there.poll(("a",), parked.value.cursor, 100.0))
-    assert cluster.ask(here.describe("a")).contents.queued == 1
+    assert cluster.ask(here.describe("a")).queued == 1
     parked.cancel()
     cluster.hubs.remove(there)
     cluster.ask(there.store.close())
-    assert cluster.ask(here.describe("a")).contents.queued == 0
+    assert cluster.ask(here.describe("a")).queued == 0
 
 
 def test_a_reader_that_acknowledges_nothing_does_so_without_redis_too(cluster: Cluster) -> None:
@@ -341,7 +341,7 @@ def test_a_reader_that_acknowledges_nothing_does_so_without_redis_too(cluster: C
     parked = cluster.begin(there.poll(("a",), place, 100.0, acks=False))
     cluster.clock.advance(1.0)
     cluster.wires.settle()
-    assert cluster.ask(here.describe("a")).contents.queued == 1
+    assert cluster.ask(here.describe("a")).queued == 1
     parked.cancel()
 
 

@@ -435,10 +435,9 @@ class Core(RuleBasedStateMachine):
         standing = Outcome(self.hub.describe(name)).value
         kept = self.boxes[name].kept
         unread = [one for one in kept if not self.model_is_read(one)]
-        contents = standing.contents
-        assert (contents.queued, contents.bytes) == (len(unread), sum(len(one.body) for one in unread))
-        assert contents.oldest == (Cursor(EPOCH, kept[0].number) if kept else None)
-        assert contents.newest == (Cursor(EPOCH, kept[-1].number) if kept else None)
+        assert (standing.queued, standing.bytes) == (len(unread), sum(len(one.body) for one in unread))
+        assert standing.oldest == (Cursor(EPOCH, kept[0].number) if kept else None)
+        assert standing.newest == (Cursor(EPOCH, kept[-1].number) if kept else None)
         assert standing.waiting == sum(reader.covers(name) for reader in self.waiting)
 
     # -- what always holds

@@ -17,7 +17,7 @@ from ..core.hub import Standing
 from ..core.leases import LeaseState
 from ..core.message import Batch, Content, Cursor, LeasedMessage, Message, Receipt
 from ..core.present import Present, PresentMember
-from ..core.store import Contents, Listing
+from ..core.store import Listing
 from ..jsontext import decode
 from .remote import Answer, NotComet, Query
 
@@ -199,11 +199,15 @@ def _end(text: str | None) -> Cursor | None:
 
 def _stands(answer: _Standing) -> Standing:
     return Standing(
-        answer.recipient,
-        answer.waiting,
-        Contents(answer.queued, answer.size, _end(answer.oldest), _end(answer.newest), answer.leased),
-        None if answer.last_seen is None else answer.last_seen.timestamp(),
-        answer.online,
+        answer.queued,
+        answer.size,
+        _end(answer.oldest),
+        _end(answer.newest),
+        answer.leased,
+        recipient=answer.recipient,
+        waiting=answer.waiting,
+        last_seen=None if answer.last_seen is None else answer.last_seen.timestamp(),
+        online=answer.online,
     )
 
 

@@ -36,43 +36,17 @@ from .store import Contents, SharedStore, Store
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing(Contents):
     """How a recipient stands: what its mailbox holds, and who reads it."""
 
     recipient: str
     waiting: int
     """How many readers wait at this moment."""
-    contents: Contents
     last_seen: float | None
     """When a reader was last connected, in seconds since 1970; None: not within an hour."""
     online: bool
     """Whether a reader waits, or was connected a moment ago."""
-
-    @property
-    def queued(self) -> int:
-        """How many messages no reader has fetched."""
-        return self.contents.queued
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of those messages."""
-        return self.contents.bytes
-
-    @property
-    def leased(self) -> int:
-        """How many of them workers have leased."""
-        return self.contents.leased
-
-    @property
-    def oldest(self) -> Cursor | None:
-        """The id of the oldest message that is kept; None where the mailbox holds nothing."""
-        return self.contents.oldest
-
-    @property
-    def newest(self) -> Cursor | None:
-        """The id of the newest message that is kept; None where the mailbox holds nothing."""
-        return self.contents.newest
 
 
 class Hub:
@@ -465,7 +439,17 @@ class Hub:
         last_seen = None if ago == inf else self.wall() - ago
         online = registry.online(recipient) or waiting_elsewhere > 0 or ago_elsewhere <= ONLINE_SECONDS
         waiting = registry.waiting(recipient) + waiting_elsewhere
-        return Standing(recipient, waiting, contents, last_seen, online)
+        return Standing(
+            contents.queued,
+            contents.bytes,
+            contents.oldest,
+            contents.newest,
+            contents.leased,
+            recipient=recipient,
+            waiting=waiting,
+            last_seen=last_seen,
+            online=online,
+        )
 
     def sweep(self) -> None:
         """Let go of what is too old; to be called every second."""

@@ -29,7 +29,7 @@ async def listing(hub: Hub, prefix: str, after: str, limit: int, shows: Shows) -
                 await deferLater(hub.clock, 0)
             some = names[start : start + DESCRIBED_AT_ONCE]
             described = await gathered([Deferred.fromCoroutine(_described(hub, name)) for name in some])
-            found += [standing for standing in described if standing.contents.newest is not None]
+            found += [standing for standing in described if standing.newest is not None]
         if len(found) > limit:
             return Listing(tuple(found[:limit]), found[limit - 1].recipient)
         if len(names) < wanted:

@@ -27,7 +27,10 @@ State: TypeAlias = Literal["ok", "down"]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a mailbox holds: messages that no reader has fetched, their bytes, and the ends of its log."""
+    """What a mailbox holds: messages that no reader has fetched, their bytes, and the ends of its log.
+
+    ``oldest`` and ``newest`` are ids of messages that are kept; None where the mailbox holds nothing.
+    """
 
     queued: int = 0
     bytes: int = 0

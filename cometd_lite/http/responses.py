@@ -177,15 +177,14 @@ def of_listing(listing: Listing[Standing]) -> Response:
 
 
 def _shown(standing: Standing) -> dict[str, object]:
-    contents = standing.contents
     return {
         "recipient": standing.recipient,
         "waiting": standing.waiting,
-        "queued": contents.queued,
-        "bytes": contents.bytes,
-        "leased": contents.leased,
-        "oldest": contents.oldest and str(contents.oldest),
-        "newest": contents.newest and str(contents.newest),
+        "queued": standing.queued,
+        "bytes": standing.bytes,
+        "leased": standing.leased,
+        "oldest": standing.oldest and str(standing.oldest),
+        "newest": standing.newest and str(standing.newest),
         "last_seen": None if standing.last_seen is None else timestamp(standing.last_seen),
         "online": standing.online,
     }

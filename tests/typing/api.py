@@ -239,7 +239,7 @@ async def outside(treq: Treq) -> None:
                 await working.release()
                 working.end()
         page = await client.recipients("chat/", after="chat/a", limit=10)
-        assert_type(page.recipients[0].contents.queued, int)
+        assert_type(page.recipients[0].queued, int)
         assert_type((page.recipients, page.more), tuple[tuple[Standing, ...], str | None])
         standing = await client.describe("bob")
         assert_type(standing, Standing)
