@@ -103,7 +103,7 @@ def test_a_plain_request_is_answered_as_the_conversation_would(
 def test_a_plain_request_takes_the_plain_road() -> None:
     client = prepared(ack=False, connected=True, subscribed=False)
     transport = client.server.bayeux
-    road = PlainRoad(transport.performer, transport.options, client.server.limits)
+    road = PlainRoad(transport.delivery, transport.options, client.server.limits)
     publication = {"channel": "/a", "clientId": client.id, "data": msgspec.Raw(b"1"), "id": "1"}
     assert road.answer([publication], Asked()) is not None
     assert road.answer(publication, Asked()) is not None

@@ -21,21 +21,20 @@ from ..jsontext import dumps
 from ..limits import RECIPIENT_BYTES, Limits
 from .answers import Connect, Reply
 from .connects import HeldConnect
+from .delivery import Delivery
 from .fields import CONNECTION_TYPES, plain_name, published, refused
 from .http import Asking, json_answer
 from .options import BayeuxOptions
-from .performer import Performer
 from .sessions import BayeuxSession
 from .turn import CONNECT
 
 
 class PlainRoad:
-    """Answers plain requests over the hub of a ``Performer``."""
+    """Answers plain requests over a ``Delivery``."""
 
-    def __init__(self, performer: Performer, options: BayeuxOptions, limits: Limits) -> None:
-        self._performer = performer
-        self._delivery = performer.delivery
-        self._hub = performer.hub
+    def __init__(self, delivery: Delivery, options: BayeuxOptions, limits: Limits) -> None:
+        self._delivery = delivery
+        self._hub = delivery.hub
         self._options = options
         self._limits = limits
 
@@ -108,7 +107,7 @@ class PlainRoad:
         except CometError as error:
             return self._refuse(Failure(error), reply)
         if is_pending(pushed):
-            done = pushed.addErrback(self._performer.translated)
+            done = pushed.addErrback(self._delivery.translated)
             # The client may disconnect; what it published is published nevertheless.
             return shielded(done.addCallbacks(_answer, self._refuse, (reply,), errbackArgs=(reply,)))
         return _answer(pushed, reply)

@@ -158,7 +158,7 @@ class BayeuxSocket:
             if forwarded is not None:
                 self._expect(forwarded, text)
                 continue
-            answered = self.transport.performer.run(self._answer(text))
+            answered = self.transport.delivery.run(self._answer(text))
             if is_pending(answered):
                 self._busy = True
                 answered.addErrback(self._failed).addCallback(self._free)
@@ -199,7 +199,7 @@ class BayeuxSocket:
         if failure.check(CancelledError):
             return None
         if failure.check(ProcessGone):
-            return self.transport.performer.run(self._answer(text))
+            return self.transport.delivery.run(self._answer(text))
         error = failure.value
         if not isinstance(error, CometError):
             failure.raiseException()
@@ -219,7 +219,7 @@ class BayeuxSocket:
             self.socket.hold_backlog(sum(map(getsizeof, self._texts)))
 
     def _failed(self, failure: Failure) -> None:
-        self.transport.performer.log.failure("A Bayeux socket failed", failure)
+        self.transport.delivery.log.failure("A Bayeux socket failed", failure)
         self.close(_INTERNAL_ERROR, "the server failed")
 
     def _refuse(self, error: CometError) -> None:

@@ -35,7 +35,6 @@ from .effects import Effects, Look, Peer, Service
 from .fields import batch_of
 from .http import Asking, browser_of, is_callback, json_answer, parsed, posted, script_answer, set_cookie
 from .options import BayeuxOptions
-from .performer import Performer
 from .plain import PlainRoad
 
 
@@ -54,9 +53,8 @@ class BayeuxTransport:
         self.options = options or BayeuxOptions()
         self.bayeux = Bayeux(self.options, limits)
         self.sessions = self.bayeux.sessions
-        self.delivery = Delivery(hub, self.sessions)
-        self.performer = Performer(self.bayeux, self.delivery)
-        self._plain = PlainRoad(self.performer, self.options, limits)
+        self.delivery = Delivery(hub, self.bayeux)
+        self._plain = PlainRoad(self.delivery, self.options, limits)
         self.backlog_bytes = max(BAYEUX_SOCKET_BACKLOG_BYTES, limits.max_batch)
         """Bytes of texts that wait at one socket."""
         self.sockets: set[Callable[[], None]] = set()
@@ -78,7 +76,7 @@ class BayeuxTransport:
 
         Raises ``BadBody`` where JSON cannot say ``data``, else as a push does.
         """
-        return self.performer.deliver(client_id, {"channel": channel, "data": data})
+        return self.delivery.deliver(client_id, {"channel": channel, "data": data})
 
     # -- what the routes call
 
@@ -120,14 +118,14 @@ class BayeuxTransport:
         return self._respond(batch, asking, form, rights)
 
     def converse(self, batch: list[Any], peer: Peer, answer: BatchAnswer) -> Effects[None]:
-        """Return the conversation about a batch, which fills in the answer; the ``performer`` runs it."""
+        """Return the conversation about a batch, which fills in the answer; ``delivery`` runs it."""
         return self.bayeux.converse(batch, peer, answer, self.hub.clock.seconds(), self.hub.wall())
 
     def sweep(self) -> None:
         """Let go of the sessions that did not connect again in time; to be called every second."""
         now = self.hub.clock.seconds()
         for session in self.sessions.expire(now):
-            self.performer.drop(session)
+            self.delivery.drop(session)
         if self.sessions.is_due(now):
             self.hub.clock.callLater(0, self.sweep)
 
@@ -148,7 +146,7 @@ class BayeuxTransport:
         conversation = self._answer(batch, peer, asking, form)
         # The client may disconnect, and what is returned is cancelled. What the batch asked for is done
         # nevertheless; only a connect is not held then, or no longer.
-        answered: MaybeDeferred[Any] = shielded(self.performer.run(conversation))
+        answered: MaybeDeferred[Any] = shielded(self.delivery.run(conversation))
         return chain(answered, self._respond_or_hold, asking, form, rights)
 
     def _answer(self, batch: list[Any], peer: Peer, asking: Asking, form: Form) -> Effects[Response | _Hold]:
