@@ -212,24 +212,10 @@ class _Counted(Collector):
         yield InfoMetricFamily("cometd_lite", "The program.", value={"version": self._version})
         for name, (sentence, number) in self._gauges().items():
             yield GaugeMetricFamily(f"cometd_lite_{name}", sentence, value=number)
-        for name, sentence, count in (
-            ("pushes", "Messages accepted, one for each recipient.", metrics.pushes),
-            ("deliveries", "Messages given to readers of any kind.", metrics.deliveries),
-            ("takes", "Messages given to takes.", metrics.takes),
-            ("leases", "Messages given to workers by leases, each attempt counted.", metrics.leases),
-            ("dead_letters", "Messages that were leased too often, and were moved.", metrics.dead_letters),
-            ("gaps", "Answers with a gap.", metrics.gaps),
-            ("presence_joins", "Names that joined a recipient.", metrics.presence_joins),
-            ("presence_leaves", "Names that left a recipient.", metrics.presence_leaves),
-            ("presence_untold", "Joins and leaves that could not be told.", metrics.presence_untold),
-        ):
-            yield CounterMetricFamily(f"cometd_lite_{name}", sentence, value=count)
-        refusals = CounterMetricFamily(
-            "cometd_lite_refusals", "Requests refused, by the kind of their problem.", labels=["kind"]
-        )
-        for kind, count in metrics.refusals.items():
-            refusals.add_metric([kind], count)
-        yield refusals
+        for name, sentence, count in metrics.described():
+            yield _counter(name, sentence, {(): count})
+        refusals: dict[tuple[str, ...], int] = {(kind,): count for kind, count in metrics.refusals.items()}
+        yield _counter("refusals", "Requests refused, by the kind of their problem.", refusals, "kind")
         yield from _requests(metrics.requests)
         if metrics.application is not None:
             yield from _answers(metrics.application)
@@ -254,14 +240,12 @@ class _Counted(Collector):
 
 
 def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
-    answers = CounterMetricFamily(
-        "cometd_lite_application_answers",
+    yield _counter(
+        "application_answers",
         "Questions to the application, by what came of them; failed: no answer that says anything.",
-        labels=["outcome"],
+        {(name,): getattr(counts, name) for name in ("allowed", "refused", "failed", "remembered")},
+        "outcome",
     )
-    for outcome in ("allowed", "refused", "failed", "remembered"):
-        answers.add_metric([outcome], getattr(counts, outcome))
-    yield answers
     yield _histogram(
         "application_answer_seconds",
         "Time that the application took to answer.",
@@ -270,36 +254,36 @@ def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
 
 
 def _events(counts: WebhookCounts) -> Iterator[Metric]:
-    events = CounterMetricFamily(
-        "cometd_lite_webhook_events",
+    yield _counter(
+        "webhook_events",
         "Events for the application, by what became of them.",
-        labels=["outcome"],
+        {(name,): getattr(counts, name) for name in ("sent", "refused", "expired", "dropped")},
+        "outcome",
     )
-    for outcome in ("sent", "refused", "expired", "dropped"):
-        events.add_metric([outcome], getattr(counts, outcome))
-    yield events
-    yield CounterMetricFamily(
-        "cometd_lite_webhook_untracked",
+    yield _counter(
+        "webhook_untracked",
         "Recipients whose unread messages are not reported, because too many wait.",
-        value=counts.untracked,
+        {(): counts.untracked},
     )
-    yield CounterMetricFamily(
-        "cometd_lite_webhook_failures",
+    yield _counter(
+        "webhook_failures",
         "Attempts to post events to the application that failed, and are made again.",
-        value=counts.failed,
+        {(): counts.failed},
     )
 
 
 def _requests(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "cometd_lite_requests",
+    yield _counter(
+        "requests",
         "Requests that are over, by route and status; 499: the client disconnected before its answer.",
-        labels=["route", "status"],
+        {
+            (label, str(status)): count
+            for label, tally in tallies.items()
+            for status, count in sorted(tally.statuses.items())
+        },
+        "route",
+        "status",
     )
-    for label, tally in tallies.items():
-        for status, count in sorted(tally.statuses.items()):
-            requests.add_metric([label, str(status)], count)
-    yield requests
     times = {(label,): tally for label, tally in tallies.items() if tally.statuses}
     yield _histogram(
         "request_seconds",
@@ -319,4 +303,11 @@ def _histogram(name: str, sentence: str, by: Mapping[tuple[str, ...], Histogram]
     family = HistogramMetricFamily(f"cometd_lite_{name}", sentence, labels=labels)
     for label, times in by.items():
         family.add_metric(label, *times.shown())
+    return family
+
+
+def _counter(name: str, sentence: str, by: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+    family = CounterMetricFamily(f"cometd_lite_{name}", sentence, labels=labels)
+    for label, count in by.items():
+        family.add_metric(label, count)
     return family

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from itertools import accumulate
+from typing import Any
 
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of what the server itself takes, in seconds: from a wake in memory to a store that stalls."""
@@ -36,33 +38,35 @@ class Histogram:
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True)), self.total
 
 
+def _counted(sentence: str) -> Any:
+    """Return the field of a count; the sentence says what it counts, to Prometheus too."""
+    return field(default=0, metadata={"sentence": sentence})
+
+
 @dataclass(slots=True)
 class Counts:
     """Counts since the process began. Adding to one costs as much as adding two integers."""
 
-    pushes: int = 0
-    """Messages accepted, one for each recipient."""
-    deliveries: int = 0
-    """Messages given to readers of any kind."""
-    takes: int = 0
-    """Messages given to takes."""
-    leases: int = 0
-    """Messages given to workers by leases, each attempt counted."""
-    dead_letters: int = 0
-    """Messages that were leased too often, and were moved to their dead letters."""
-    gaps: int = 0
-    """Readers that were told a gap."""
+    pushes: int = _counted("Messages accepted, one for each recipient.")
+    deliveries: int = _counted("Messages given to readers of any kind.")
+    takes: int = _counted("Messages given to takes.")
+    leases: int = _counted("Messages given to workers by leases, each attempt counted.")
+    dead_letters: int = _counted("Messages that were leased too often, and were moved.")
+    gaps: int = _counted("Answers with a gap.")
+    presence_joins: int = _counted("Names that joined a recipient.")
+    presence_leaves: int = _counted("Names that left a recipient.")
+    presence_untold: int = _counted("Joins and leaves that could not be told.")
     streams: int = 0
     """Streams that are open."""
     sockets: int = 0
     """WebSockets that are open."""
-    presence_joins: int = 0
-    """Names that joined a recipient."""
-    presence_leaves: int = 0
-    """Names that left one."""
-    presence_untold: int = 0
-    """Joins, leaves and counts of which no message could be made."""
     refusals: Counter[str] = field(default_factory=Counter)
     """Requests refused, by the kind of their error."""
     push_to_wake: Histogram = field(default_factory=Histogram)
     """Pushes by the time from their arrival until all who waited were answered."""
+
+    def described(self) -> Iterator[tuple[str, str, int]]:
+        """Yield each count with its name and its sentence."""
+        for one in fields(self):
+            if one.metadata:
+                yield one.name, one.metadata["sentence"], getattr(self, one.name)
