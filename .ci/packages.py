@@ -1,4 +1,4 @@
-"""Builds the sdist and the wheel into a directory, twice: they are complete, and the same bytes each time.
+"""Builds the sdist and the wheel twice: complete, the same bytes each time, and shown whole by an index.
 
     python .ci/packages.py DIRECTORY
 
@@ -8,6 +8,7 @@ The wheel is built from the sdist, and the second pair from a fresh clone elsewh
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -44,6 +45,16 @@ def missing(directory: Path) -> set[str]:
     return (source ^ tracked) | (installed ^ code)
 
 
+def description(directory: Path) -> str:
+    """Return the page of a package index, once an index would render it."""
+    built = sorted(map(str, directory.iterdir()))
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *built], check=True)
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        (name,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+        return packed.read(name).decode()
+
+
 def main(directory: Path) -> str | None:
     """Build and compare; return what is wrong."""
     first = build(ROOT, directory)
@@ -55,6 +66,8 @@ def main(directory: Path) -> str | None:
         return f"built again, they are {again}"
     if lost := missing(directory):
         return f"in one of the repository, the sdist and the wheel only: {', '.join(sorted(lost))}"
+    if links := re.findall(r"\]\((?!https?:)[^)]*\)", description(directory)):
+        return f"on the page of a package index, these links lead nowhere: {', '.join(links)}"
     return None
 
 

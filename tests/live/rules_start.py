@@ -10,13 +10,29 @@ from chromium import Chromium
 from fork_server import ROOT
 from program import eventually
 from rules import under
-from walk import LISTEN, PAGES, SHELL, TWISTD_COMMAND, Walk
+from walk import LISTEN, PAGES, SHELL, TWISTD_COMMAND, Walk, in_order
 from websockets.sync.client import connect
 
 from cometd_lite import errors
 from cometd_lite.errors import CometError
 
 # -- from the top
+
+
+@under("README.md", "cometd-lite")
+def the_request_that_is_held(walk: Walk) -> None:
+    drawn = walk.next("text")
+    polled, pushed = re.search(r"GET (\S+)", drawn), re.search(r"POST (\S+)", drawn)
+    assert polled is not None
+    assert pushed is not None
+    walk.server()
+    reader = walk.start(f"exec curl -si localhost:8080{polled[1]}")
+    pushing = f"curl -sd hello 'localhost:8080{pushed[1]}?queue=no'"
+    eventually(lambda: '"delivered":1' in walk.run(pushing), "the reader waits")
+    reader.says("hello")
+    in_order(reader.said, ("HTTP/1.1 200 OK", "hello"))
+    assert "200 and the message" in drawn
+    assert "201, one reader was woken" in drawn
 
 
 @under("README.md", "Run it")
