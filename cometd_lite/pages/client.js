@@ -1195,7 +1195,7 @@ function retryAfterOf(response) {
 function asCometError(error) {
   if (error instanceof CometError) return error;
   const kind = error instanceof SyntaxError ? "garbled" : "no-answer";
-  return new CometError("The server did not answer, or not to the end.", { kind, cause: error });
+  return new CometError("The server did not answer, or its answer broke off.", { kind, cause: error });
 }
 
 /** @param {number} failures in a row */

@@ -257,9 +257,9 @@ function messageItem(message) {
 
 /** @param {string} after */
 function gapItem(after) {
-  const text = "A gap: messages after this place are no longer kept. ";
-  byId("news").textContent = text;
-  const cell = element("td", { colspan: "5" }, text, element("code", {}, after));
+  const cell = element("td", { colspan: "5" }, "A gap: messages after ");
+  cell.append(element("code", {}, after), " are no longer kept.");
+  byId("news").textContent = cell.textContent;
   return element("tbody", { class: "lost" }, element("tr", {}, cell));
 }
 

@@ -238,8 +238,8 @@ function totals(reading) {
   fill("memory", of("memory_bytes"), of("memory_bytes_max"), bytes);
   byId("kept").textContent = count(of("messages"));
   byId("totals").textContent =
-    `${count(of("pushes_total"))} pushes, ${count(of("deliveries_total"))} deliveries and ` +
-    `${count(of("takes_total"))} takes since the start`;
+    `Since the start: pushes ${count(of("pushes_total"))}, deliveries ${count(of("deliveries_total"))}, ` +
+    `takes ${count(of("takes_total"))}`;
   const kinds = reading.refusals.filter(([, number]) => number > 0).sort(([, a], [, b]) => b - a);
   byId("refused").textContent = count(kinds.reduce((sum, [, number]) => sum + number, 0));
   const lines = [...kinds, /** @type {[string, number]} */ (["gaps in answers", of("gaps_total")])];

@@ -405,7 +405,7 @@ test("the inspector lists mailboxes, opens them, and deletes one after a questio
   await page.getByRole("button", { name: "Keep it" }).click();
   assert.equal(await row("bob").count(), 1);
   await page.getByRole("button", { name: "Delete bob" }).click();
-  assert.match(await page.getByRole("dialog").innerText(), /All messages of bob are lost/);
+  assert.match(await page.getByRole("dialog").innerText(), /All messages of bob are deleted/);
   await page.getByRole("button", { name: "Delete it" }).click();
   await page.getByText("No mailbox holds a message.").waitFor();
   assert.equal((await server.describe("bob")).newest, null);
