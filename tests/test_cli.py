@@ -34,6 +34,7 @@ from cometd_lite.cli import main, status
 from cometd_lite.cli.commands import COMMANDS, Misused, execute, status_of
 from cometd_lite.cli.parser import COMMANDS as NAMES
 from cometd_lite.cli.parser import SHELLS, parse, parser_of
+from cometd_lite.cli.pushing import CommandCall
 from cometd_lite.cli.terminal import RetryNotes, Terminal, escaped
 from cometd_lite.client import Client, NoAnswer
 from cometd_lite.core.message import Content, Cursor, Message, Push
@@ -88,7 +89,7 @@ class Shell:
             source = None
         elif arguments.file not in {None, "-"}:
             source = Piped(Path(arguments.file).read_bytes(), b"")
-        command = COMMANDS[words[0]](arguments, self.server.client, self.terminal, source)
+        command = COMMANDS[words[0]](CommandCall(arguments, self.server.client, self.terminal, source))
         return self.server.run(status_of(command, self.terminal))
 
     def type(self, *words: str, piped: bytes = b"") -> int:

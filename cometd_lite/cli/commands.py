@@ -1,7 +1,7 @@
 """What the commands do: parsed words arrive, a status leaves. All that is sent goes through the client.
 
-Each command is a coroutine over a ``Terminal`` and a ``Client``, so that tests run it in memory; ``run``
-connects it to the process: its descriptors, its signals, its reactor.
+Each command is a coroutine over a ``CommandCall``, so that tests run it in memory; ``run`` connects it to
+the process: its descriptors, its signals, its reactor.
 """
 
 from __future__ import annotations
@@ -24,120 +24,102 @@ from ..client.following import GOODBYE_SECONDS
 from ..core.message import Batch, Cursor, timestamp
 from ..core.store import Listing
 from ..errors import CometError
+from ..http.responses import members_of
 from ..jsontext import dumps
 from . import status
 from .child import CHILD
 from .executing import CommandFailed, Interrupted, execute, work
 from .parser import PATIENCE_SECONDS
-from .pushing import LineSource, push
+from .pushing import CommandCall, push
 from .terminal import Input, OutputMonitor, RetryNotes, Terminal, escaped
 from .wording import reworded
 
-# -- poll, follow, listen
+# -- poll, take, follow, listen
 
 
-async def poll(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
-) -> int:
-    """Print the answer of one poll or take."""
-    words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
+async def poll(call: CommandCall) -> int:
+    """Print what was read, taken or leased."""
+    given, client = call.arguments, call.client
+    words: dict[str, Any] = {"wait": given.wait, "limit": given.limit}
     batch: Batch
-    if arguments.after is None:
-        batch = await client.take(arguments.names, **words)
+    if vars(given).get("after") is not None:
+        batch = await client.poll(given.names, _cursor(given.after), **words)
+    elif vars(given).get("lease") is not None:
+        batch = await client.lease(given.names, given.lease, **words)
     else:
-        batch = await client.poll(arguments.names, _cursor(arguments.after), **words)
-    return _print(batch, arguments, terminal)
-
-
-def _print(batch: Batch, arguments: argparse.Namespace, terminal: Terminal) -> int:
-    if arguments.json:
-        terminal.write(terminal.json_line(batch.json))
+        batch = await client.take(given.names, **words)
+    if given.json:
+        call.terminal.write(call.terminal.json_line(batch.json))
     else:
         if batch.gap:
-            terminal.report("Messages before these are lost: the server no longer keeps them.")
+            call.terminal.report("Messages before these are lost: the server no longer keeps them.")
         for message in batch.messages:
-            terminal.show(message, form=arguments.format, raw=arguments.raw)
+            call.terminal.show(message, form=given.format, raw=given.raw)
     return status.DONE if batch.messages else status.NOTHING
 
 
-async def take(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
-) -> int:
+async def take(call: CommandCall) -> int:
     """Print what was taken or leased, or work on one message after the other by a command."""
-    if arguments.exec is not None:
-        return await work(arguments, client, terminal)
-    words: dict[str, Any] = {"wait": arguments.wait, "limit": arguments.limit}
-    batch: Batch
-    if arguments.lease is None:
-        batch = await client.take(arguments.names, **words)
-    else:
-        batch = await client.lease(arguments.names, arguments.lease, **words)
-    return _print(batch, arguments, terminal)
+    given = call.arguments
+    return await poll(call) if given.exec is None else await work(given, call.client, call.terminal)
 
 
-async def follow(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
-) -> int:
+async def follow(call: CommandCall) -> int:
     """Print messages, or give them to a command, until it is ended."""
-    notes = RetryNotes(terminal)
-    following = client.follow(
-        arguments.names,
-        _cursor(arguments.after),
-        cursor_file=arguments.cursor_file,
-        on_gap=_on_gap(arguments, terminal, notes),
+    given, notes = call.arguments, RetryNotes(call.terminal)
+    following = call.client.follow(
+        given.names,
+        _cursor(given.after),
+        cursor_file=given.cursor_file,
+        on_gap=_on_gap(call, notes),
         on_retry=notes.on_retry,
-        patience=PATIENCE_SECONDS if arguments.patience is None else arguments.patience,
-        stream=arguments.stream,
+        patience=PATIENCE_SECONDS if given.patience is None else given.patience,
+        stream=given.stream,
     )
-    return await handle_all(following, arguments, terminal, notes)
+    return await handle_all(following, call, notes)
 
 
-async def listen(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
-) -> int:
+async def listen(call: CommandCall) -> int:
     """Register a listener, print its id, and print messages until it is ended."""
-    notes = RetryNotes(terminal)
+    given, terminal, notes = call.arguments, call.terminal, RetryNotes(call.terminal)
 
     def announce(listener: Listener) -> None:
-        if arguments.json:
+        if given.json:
             terminal.write(terminal.json_line(dumps({"listener": listener.id})))
         terminal.report(f"Listening as {listener.id}")
 
-    listener: Listener = await client.register(arguments.names, ttl=arguments.ttl)
+    listener: Listener = await call.client.register(given.names, ttl=given.ttl)
     announce(listener)
-    following = listener.follow(
-        on_gap=_on_gap(arguments, terminal, notes), on_retry=notes.on_retry, on_registered=announce
-    )
+    following = listener.follow(on_gap=_on_gap(call, notes), on_retry=notes.on_retry, on_registered=announce)
     try:
-        return await handle_all(following, arguments, terminal, notes)
+        return await handle_all(following, call, notes)
     finally:
         with suppress(CometError):  # the server forgets it anyway, a little later
             await listener.end()
 
 
-def _on_gap(arguments: argparse.Namespace, terminal: Terminal, notes: RetryNotes) -> Callable[[Cursor], None]:
+def _on_gap(call: CommandCall, notes: RetryNotes) -> Callable[[Cursor], None]:
     def gap(after: Cursor) -> None:
-        if arguments.json:
-            terminal.write(b'{"gap":true}\n')
+        if call.arguments.json:
+            call.terminal.write(b'{"gap":true}\n')
         notes.on_gap(after)
 
     return gap
 
 
-async def handle_all(
-    following: Following, arguments: argparse.Namespace, terminal: Terminal, notes: RetryNotes
-) -> int:
+async def handle_all(following: Following, call: CommandCall, notes: RetryNotes) -> int:
     """Print each message, or give it to the command; the cursor moves once that is done."""
+    given, terminal = call.arguments, call.terminal
     handled = 0
     async with following:
         async for message in following:
             notes.recovered()
-            if arguments.exec is None:
-                terminal.show(message, json=arguments.json, form=arguments.format, raw=arguments.raw)
+            if given.exec is None:
+                terminal.show(message, json=given.json, form=given.format, raw=given.raw)
             else:
-                execute(arguments.exec, message, terminal, keep_going=arguments.keep_going)
+                execute(given.exec, message, terminal, keep_going=given.keep_going)
             handled += 1
-            if handled == arguments.count:
+            if handled == given.count:
                 break
     return status.DONE
 
@@ -158,39 +140,40 @@ class Misused(Exception):
 # -- info, ls, delete
 
 
-async def info(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None
-) -> int:
+async def info(call: CommandCall) -> int:
     """Print the state of the server, or of recipients."""
-    if not arguments.names:
-        terminal.write(await _server(arguments, client, terminal))
-    for name in arguments.names:
-        standing: Standing = await client.describe(name)
-        terminal.write(_recipient(arguments, standing, terminal))
+    if not call.arguments.names:
+        call.terminal.write(await _server(call))
+    for name in call.arguments.names:
+        _show_recipient(call, await call.client.describe(name))
     return status.DONE
 
 
-async def _server(arguments: argparse.Namespace, client: Client, terminal: Terminal) -> bytes:
+_FIGURES = {
+    "parked": "readers waiting",
+    "listeners": "listeners registered",
+    "mailboxes": "mailboxes",
+    "messages": "messages kept",
+    "memory_bytes": "bytes of memory for them",
+}
+
+
+async def _server(call: CommandCall) -> bytes:
+    client, terminal = call.client, call.terminal
     health = (await client.request("GET", "healthz")).json()
     try:
         gauges = _gauges((await client.request("GET", "metrics")).body)
     except CometError:
         gauges = {}  # the metrics are turned off, or not for this client
-    if arguments.json:
+    if call.arguments.json:
         return terminal.json_line(dumps({"url": client.url, **health, **gauges}))
-    lines = [f"{client.url}  {terminal.green('takes requests')}"]
-    for name, words in (
-        ("parked", "readers waiting"),
-        ("listeners", "listeners registered"),
-        ("mailboxes", "mailboxes"),
-        ("messages", "messages kept"),
-        ("memory_bytes", "bytes of memory for them"),
-    ):
+    lines = [f"{client.url}  {terminal.green('takes requests')}\n"]
+    for name, words in _FIGURES.items():
         if name in gauges:
             most = gauges.get(f"{name}_max")
             bound = terminal.dim(f" of {most:,}") if most is not None else ""
-            lines.append(f"  {gauges[name]:>13,} {words}{bound}")
-    return "".join([f"{line}\n" for line in lines]).encode()
+            lines.append(f"  {gauges[name]:>13,} {words}{bound}\n")
+    return "".join(lines).encode()
 
 
 _NO_GAUGES = ("_total", "_created", "_sum", "_count")
@@ -207,60 +190,42 @@ def _gauges(text: bytes) -> dict[str, int]:
     return gauges
 
 
-def _recipient(arguments: argparse.Namespace, standing: Standing, terminal: Terminal) -> bytes:
-    seen = None if standing.last_seen is None else timestamp(standing.last_seen)
-    if arguments.json:
-        members = {
-            "recipient": standing.recipient,
-            "waiting": standing.waiting,
-            "queued": standing.queued,
-            "bytes": standing.bytes,
-            "leased": standing.leased,
-            "oldest": standing.oldest and str(standing.oldest),
-            "newest": standing.newest and str(standing.newest),
-            "last_seen": seen,
-            "online": standing.online,
-        }
-        return terminal.json_line(dumps(members))
+def _show_recipient(call: CommandCall, standing: Standing) -> None:
+    terminal = call.terminal
+    if call.arguments.json:
+        terminal.write(terminal.json_line(dumps(members_of(standing))))
+        return
     online = terminal.green("online") if standing.online else terminal.dim("offline")
     place = "" if standing.newest is None else f", newest {standing.newest}"
-    last = "" if seen is None or standing.waiting else f", last seen {seen}"
-    return (
+    seen = None if standing.waiting else standing.last_seen
+    last = "" if seen is None else f", last seen {timestamp(seen)}"
+    line = (
         f"{escaped(standing.recipient)}  {online}: {standing.waiting} waiting, "
         f"{standing.queued} queued ({standing.bytes:,} bytes){place}{last}\n"
-    ).encode()
+    )
+    terminal.write(line.encode())
 
 
-async def ls(arguments: argparse.Namespace, client: Client, terminal: Terminal, _: LineSource | None) -> int:
+async def ls(call: CommandCall) -> int:
     """Print how mailboxes stand, a line for each, by their names."""
-    after = None
+    page: Listing[Standing] = await call.client.recipients(call.arguments.prefix)
     while True:
-        page: Listing[Standing] = await client.recipients(arguments.prefix, after=after)
-        for presence in page.recipients:
-            terminal.write(_recipient(arguments, presence, terminal))
-        after = page.more
-        if after is None:
+        for standing in page.recipients:
+            _show_recipient(call, standing)
+        if page.more is None:
             return status.DONE
+        page = await call.client.recipients(call.arguments.prefix, after=page.more)
 
 
-async def delete(arguments: argparse.Namespace, client: Client, _: Terminal, __: LineSource | None) -> int:
+async def delete(call: CommandCall) -> int:
     """Delete what the mailboxes of recipients hold."""
-    for name in arguments.names:
-        await client.delete(name)
+    for name in call.arguments.names:
+        await call.client.delete(name)
     return status.DONE
 
 
-Command = Callable[[argparse.Namespace, Client, Terminal, LineSource | None], Coroutine[Any, Any, int]]
-
-COMMANDS: Mapping[str, Command] = {
-    "push": push,
-    "poll": poll,
-    "take": take,
-    "follow": follow,
-    "listen": listen,
-    "info": info,
-    "ls": ls,
-    "delete": delete,
+COMMANDS: Mapping[str, Callable[[CommandCall], Coroutine[Any, Any, int]]] = {
+    command.__name__: command for command in (push, poll, take, follow, listen, info, ls, delete)
 }
 
 
@@ -308,7 +273,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
         return status.USAGE
     from twisted.internet import reactor  # noqa: PLC0415  importing it installs one
 
-    return Process(reactor, client, terminal).run(COMMANDS[name], arguments)
+    return Process(reactor, client, terminal).run(name, arguments)
 
 
 class Process:
@@ -322,20 +287,20 @@ class Process:
         self._asked_to_end: int | None = None
         self._work: Deferred[int] | None = None
 
-    def run(self, command: Command, arguments: argparse.Namespace) -> int:
+    def run(self, name: str, arguments: argparse.Namespace) -> int:
         """Run the reactor for as long as the command takes, and return its status."""
         reactor = self._reactor
         try:
-            source = self._input(
-                arguments
-            )  # before the signal handlers are set, because opening a named pipe blocks
+            # Before the signal handlers are set, because opening a named pipe blocks.
+            source = self._input(arguments)
         except OSError as error:
             self._terminal.report(_sentence(error))
             return status.USAGE
         terminated = status.DONE if _has_no_end(arguments) else status.TERMINATED
         for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, terminated)):
             signal.signal(number, self._on_signal(ends_as))
-        work = status_of(command(arguments, self._client, self._terminal, source), self._terminal)
+        call = CommandCall(arguments, self._client, self._terminal, source)
+        work = status_of(COMMANDS[name](call), self._terminal)
         reactor.callWhenRunning(self._begin, work)
         # Twisted's own handlers would end the process by the signal, before a listener was ended.
         reactor.run(installSignalHandlers=False)

@@ -6,7 +6,7 @@ import argparse
 import mimetypes
 import os
 from collections.abc import Awaitable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError
 
@@ -35,11 +35,19 @@ class LineSource(Protocol):
         """Return the bytes that come next; empty ones at the end."""
 
 
-async def push(
-    arguments: argparse.Namespace, client: Client, terminal: Terminal, source: LineSource | None
-) -> int:
+class CommandCall(NamedTuple):
+    """What a command works with. ``source`` is None where the arguments have all that there is."""
+
+    arguments: argparse.Namespace
+    client: Client
+    terminal: Terminal
+    source: LineSource | None
+
+
+async def push(call: CommandCall) -> int:
     """Push the message of the arguments, or what ``source`` has."""
-    pusher = Pusher(arguments, client, terminal)
+    arguments, _, _, source = call
+    pusher = Pusher(call)
     if source is not None and (arguments.lines or arguments.ndjson):
         return await pusher.push_lines(source)
     body, media_type = await _message(arguments, source)
@@ -77,12 +85,11 @@ def _text_or_octets(body: bytes) -> tuple[bytes | str, None]:
 class Pusher:
     """Pushes one message after the other, and reports those that the server refuses."""
 
-    def __init__(self, arguments: argparse.Namespace, client: Client, terminal: Terminal) -> None:
-        self._arguments = arguments
-        self._client = client
-        self._terminal = terminal
-        self._notes = RetryNotes(terminal)
-        self._patience: float = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
+    def __init__(self, call: CommandCall) -> None:
+        self._arguments, self._client, self._terminal, _ = call
+        self._notes = RetryNotes(self._terminal)
+        given: float | None = self._arguments.patience
+        self._patience = PATIENCE_SECONDS if given is None else given
         self._refused = False
         self._pushing: int | None = None
         """The first line of what is being pushed."""

@@ -167,16 +167,17 @@ def of_ack(settled: Sequence[tuple[LeaseId, LeaseState]]) -> Response:
 
 def of_recipient(standing: Standing) -> Response:
     """Return how a recipient stands (HTTP.md, "Everything else")."""
-    return Response(200, JSON, dumped(_shown(standing)))
+    return Response(200, JSON, dumped(members_of(standing)))
 
 
 def of_listing(listing: Listing[Standing]) -> Response:
     """Return a page of how recipients stand (HTTP.md, "Everything else")."""
-    shown = {"recipients": list(map(_shown, listing.recipients)), "more": listing.more}
+    shown = {"recipients": list(map(members_of, listing.recipients)), "more": listing.more}
     return Response(200, JSON, dumped(shown))
 
 
-def _shown(standing: Standing) -> dict[str, object]:
+def members_of(standing: Standing) -> dict[str, object]:
+    """Return the members of a standing in JSON (HTTP.md, "Everything else")."""
     return {
         "recipient": standing.recipient,
         "waiting": standing.waiting,
