@@ -9,25 +9,40 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from ..core.arguments import Recipients
-from ..core.hub import Standing
-from ..core.leases import LeaseState
-from ..core.message import Batch, Cursor, LeasedMessage, Message, Receipt
-from ..core.present import Present
-from ..core.store import Listing
-from ..limits import LISTED, POLL_MESSAGES
+from ..core.message import Cursor, Message
+from ..deferreds import Reply
+from ..limits import POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
 from .following import Following, OnGap, OnRetry
 from .network import CONNECTIONS_KEPT
-from .remote import Answer, Query, Token, server_url
+from .remote import Token, server_url
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(
+    asking: Callable[Concatenate[Client, P], Reply[T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """Make a method that waits for what a method of ``Client`` replies, and returns or raises it."""
+
+    @wraps(asking)
+    def blocking(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(lambda client: asking(client, *args, **kwargs))
+
+    shown = signature(asking)
+    returned = str(shown.return_annotation).removeprefix("Reply[").removesuffix("]")
+    vars(blocking)["__signature__"] = shown.replace(return_annotation=returned)
+    return blocking
 
 
 class SyncClient:
@@ -61,77 +76,17 @@ class SyncClient:
         """The URL of the server, without a slash at the end."""
         return self._url
 
-    def push(
-        self,
-        recipients: Recipients,
-        data: Any,
-        *,
-        type: str | None = None,  # noqa: A002  HTTP.md's word
-        event: str | None = None,
-        ttl: float | None = None,
-        queue: bool = True,
-        overflow: Literal["reject", "drop-oldest"] | None = None,
-        idempotency_key: str | None = None,
-        patience: float | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Receipt:
-        """Push one message, as ``Client.push`` does, and return its receipt."""
-        return self._ask(
-            lambda client: client.push(
-                recipients,
-                data,
-                type=type,
-                event=event,
-                ttl=ttl,
-                queue=queue,
-                overflow=overflow,
-                idempotency_key=idempotency_key,
-                patience=patience,
-                on_retry=on_retry,
-            )
-        )
-
-    def poll(
-        self,
-        recipients: Recipients,
-        after: str | Cursor,
-        *,
-        wait: float | None = None,
-        limit: int = POLL_MESSAGES,
-        name: str | None = None,
-    ) -> Batch:
-        """Return what the recipients hold after a cursor, as ``Client.poll`` does."""
-        return self._ask(lambda client: client.poll(recipients, after, wait=wait, limit=limit, name=name))
-
-    def take(
-        self,
-        recipients: Recipients,
-        *,
-        wait: float | None = None,
-        limit: int = POLL_MESSAGES,
-        name: str | None = None,
-    ) -> Batch:
-        """Return the oldest messages that no take has had, as ``Client.take`` does."""
-        return self._ask(lambda client: client.take(recipients, wait=wait, limit=limit, name=name))
-
-    def lease(
-        self, recipients: Recipients, seconds: float, *, wait: float | None = None, limit: int = 1
-    ) -> Batch:
-        """Return the oldest messages that no take has had, each reserved, as ``Client.lease`` does."""
-        return self._ask(lambda client: client.lease(recipients, seconds, wait=wait, limit=limit))
-
-    def ack(
-        self,
-        message: LeasedMessage,
-        *,
-        extend: float | None = None,
-        release: bool = False,
-        patience: float | None = None,
-    ) -> LeaseState:
-        """Tell what becomes of a leased message, as ``Client.ack`` does, and return what became of it."""
-        return self._ask(
-            lambda client: client.ack(message, extend=extend, release=release, patience=patience)
-        )
+    push = _blocking(Client.push)
+    poll = _blocking(Client.poll)
+    take = _blocking(Client.take)
+    lease = _blocking(Client.lease)
+    ack = _blocking(Client.ack)
+    describe = _blocking(Client.describe)
+    presence = _blocking(Client.presence)
+    leave = _blocking(Client.leave)
+    recipients = _blocking(Client.recipients)
+    delete = _blocking(Client.delete)
+    request = _blocking(Client.request)
 
     def follow(
         self,
@@ -171,39 +126,6 @@ class SyncClient:
             raise
         return SyncFollowing(following, blocking.loop, lambda: self._give_back(blocking))
 
-    def describe(self, recipient: str) -> Standing:
-        """Return what the server knows of a recipient, as ``Client.describe`` does."""
-        return self._ask(lambda client: client.describe(recipient))
-
-    def presence(self, recipient: str) -> Present:
-        """Return who reads a recipient, as ``Client.presence`` does."""
-        return self._ask(lambda client: client.presence(recipient))
-
-    def leave(self, recipient: str, name: str | None = None) -> None:
-        """Say that a name has left a recipient, as ``Client.leave`` does."""
-        self._ask(lambda client: client.leave(recipient, name))
-
-    def recipients(
-        self, prefix: str = "", *, after: str | None = None, limit: int = LISTED
-    ) -> Listing[Standing]:
-        """Return how mailboxes stand, a page of them, as ``Client.recipients`` does."""
-        return self._ask(lambda client: client.recipients(prefix, after=after, limit=limit))
-
-    def delete(self, recipient: str) -> None:
-        """Delete what a recipient's mailbox holds, as ``Client.delete`` does."""
-        self._ask(lambda client: client.delete(recipient))
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        query: Query = (),
-        headers: dict[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> Answer:
-        """Send any request of the interface, once, as ``Client.request`` does."""
-        return self._ask(lambda client: client.request(method, path, query, headers, body))
-
     def close(self) -> None:
         """End the calls and followings of all threads, and close the connections.
 
@@ -221,7 +143,7 @@ class SyncClient:
         self.close()
 
     def _ask(self, ask: Callable[[Client], Deferred[T]]) -> T:
-        """Return what a request of a ``Client`` is answered with."""
+        """Return what a request of a ``Client`` is answered with, or raise its error."""
         blocking = self._take_client()
         try:
             return blocking.loop.run(lambda: ask(blocking.client))

@@ -8,7 +8,8 @@
 - An operation that is ``like`` a path is that path's operation of the same method, but for its own fields.
 - An empty response is the problem of that status. The problems that every request may have are left out.
 - ``"security": true`` says that a token is asked for, where there is a key.
-- HEAD, OPTIONS, the headers of CORS and the pages are left out.
+- HEAD, OPTIONS, the headers of CORS and the pages are left out. ``page.json``, ``preflight.json`` and
+  ``problem.json`` are what is written in their places.
 
 ``tests/test_openapi.py`` holds the document to the routes, and Schemathesis holds the server to it.
 """
@@ -16,8 +17,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -37,7 +39,6 @@ _EVERYWHERE = (400, 405, 408, 414, 417, 421, 429, 431, 503, 505)
 
 _COMMON = ("Cache-Control", "Vary")
 _CORS = tuple(f"Access-Control-{name}?" for name in ("Allow-Origin", "Allow-Credentials", "Expose-Headers"))
-_PREFLIGHT = tuple(f"Access-Control-{name}?" for name in ("Allow-Methods", "Allow-Headers", "Max-Age"))
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
     405: ("Allow",),
@@ -68,7 +69,7 @@ class Interface:
 
     def document(self, under: str = "") -> Document:
         """Return the whole document of an interface that lies under a path."""
-        document = _read(self._values(under))
+        document = _read("interface.json", self._values(under))
         paths = {
             path: {method: self._operation(document["paths"], path, method) for method in item}
             for path, item in document["paths"].items()
@@ -84,8 +85,9 @@ class Interface:
         if not self.tokens:
             del components["securitySchemes"]
         for status, found in kinds().items():
-            components["schemas"][f"Problem{status}"] = _problem_schema(status, found)
-            components["responses"][f"Problem{status}"] = _problem(status, found)
+            problem = _problem(status, found)
+            components["schemas"][f"Problem{status}"] = problem["schema"]
+            components["responses"][f"Problem{status}"] = problem["response"]
         for name, schema in tuple(components["headers"].items()):
             components["headers"][name] = {"schema": schema, "required": True}
             components["headers"][f"{name}.maybe"] = {"schema": schema}
@@ -128,8 +130,8 @@ class Interface:
         return {**operation, "responses": _with_problems(responses, refusal)}
 
 
-def _read(values: dict[str, Any]) -> Document:
-    """Return the document with values in the places of their names."""
+def _read(name: str, values: Mapping[str, Any]) -> Document:
+    """Return a document of this package with values in the places of their names."""
 
     def value(match: re.Match[str]) -> str:
         whole, part = match.groups()
@@ -138,9 +140,13 @@ def _read(values: dict[str, Any]) -> Document:
         shown = values[part]
         return dumps(f"{shown:g}" if isinstance(shown, float) else str(shown)).decode()[1:-1]
 
-    source = files(__name__).joinpath("interface.json").read_text("utf-8")
-    document: Document = parse(_NAMED.sub(value, source).encode())
+    document: Document = parse(_NAMED.sub(value, _text(name)).encode())
     return document
+
+
+@cache
+def _text(name: str) -> str:
+    return files(__name__).joinpath(name).read_text("utf-8")
 
 
 def _segment(not_first: str = "") -> str:
@@ -170,17 +176,22 @@ def _reference(status: str) -> Document:
     return {"$ref": f"#/components/responses/Problem{status}"}
 
 
+def _problem(status: int, found: Sequence[str] = ()) -> Document:
+    """Return the schema of the problems with a status, and the response that has it or a sentence."""
+    values = {
+        "status": status,
+        "phrase": HTTPStatus(status).phrase,
+        "types": list(map(problem_type, found)),
+        "kinds": ", ".join(f"`{kind}`" for kind in found),
+        "headers": _headers((*_COMMON, *_PROBLEM_HEADERS.get(status, ()), *_CORS)),
+    }
+    return _read("problem.json", values)
+
+
 def _sentence(status: str) -> Document:
     """Return the response of a route that refuses by a sentence; what is wrong below it is a problem."""
-    schema = {"$ref": f"#/components/schemas/Problem{status}"}
-    return {
-        "description": f"{HTTPStatus(int(status)).phrase}, as a sentence that says what is right.",
-        "headers": _headers((*_COMMON, *_PROBLEM_HEADERS.get(int(status), ()), *_CORS)),
-        "content": {
-            "text/plain": {"schema": {"type": "string"}},
-            "application/problem+json": {"schema": schema},
-        },
-    }
+    sentence: Document = _problem(int(status))["sentence"]
+    return sentence
 
 
 def _with_problems(responses: Document, refusal: Callable[[str], Document] = _reference) -> Document:
@@ -196,60 +207,18 @@ def _with_problems(responses: Document, refusal: Callable[[str], Document] = _re
     return made
 
 
-def _problem_schema(status: int, kinds: list[str]) -> Document:
-    return {
-        "type": "object",
-        "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": {"type": "string", "enum": list(map(problem_type, kinds))},
-            "title": {"type": "string"},
-            "status": {"const": status},
-            "detail": {"type": "string", "description": "What was wrong, and what is right."},
-        },
-    }
-
-
-def _problem(status: int, kinds: list[str]) -> Document:
-    schema = {"$ref": f"#/components/schemas/Problem{status}"}
-    return {
-        "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{kind}`' for kind in kinds)}.",
-        "headers": _headers((*_COMMON, *_PROBLEM_HEADERS.get(status, ()), *_CORS)),
-        "content": {"application/problem+json": {"schema": schema}},
-    }
-
-
 # -- operations
 
 
 def _shown(name: str, page: Page) -> Document:
     """Return the operation that shows a page."""
     summary = "The console page" if name == "index.html" else f"The file {name}"
-    named = [field for field in page.headers if field not in {"Cache-Control", "Content-Type", "ETag"}]
-    headers = {
-        **_headers((*named, *_CORS)),
-        "Cache-Control": {"required": True, "schema": {"type": "string", "enum": ["no-cache"]}},
-        "ETag": {
-            "required": True,
-            "schema": {"type": "string", "description": "That of the file.", "pattern": '^"[0-9a-f]+"$'},
-        },
-    }
-    content = {page.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
-    condition = {
-        "name": "If-None-Match",
-        "in": "header",
-        "description": "The ETag of what one has.",
-        "schema": {"type": "string"},
-    }
-    return {
-        "summary": summary,
-        "tags": ["pages"],
-        "parameters": [condition],
-        "responses": {
-            **_with_problems({}),
-            "200": {"description": f"{summary}.", "headers": headers, "content": content},
-            "304": {"description": "It has not changed.", "headers": headers},
-        },
-    }
+    media_type = page.media_type.partition(";")[0]
+    operation = _read("page.json", {"summary": summary, "media_type": media_type})
+    own = operation.pop("headers")
+    headers = {**_headers((*(set(page.headers) - {*own, "Content-Type"}), *_CORS)), **own}
+    responses = {status: {**shown, "headers": headers} for status, shown in operation["responses"].items()}
+    return {**operation, "responses": {**_with_problems({}), **responses}}
 
 
 def _with_head_and_options(path: str, item: Document) -> Document:
@@ -261,23 +230,8 @@ def _with_head_and_options(path: str, item: Document) -> Document:
             "summary": f"{item['get']['summary']}: the head alone, at once",
             "responses": {name: value for name, value in item["get"]["responses"].items() if name != "101"},
         }
-    allowed = {
-        "description": "What is allowed here, to pages of allowed origins.",
-        "headers": [*_COMMON, "Allow?", *_PREFLIGHT],
-    }
-    made["options"] = {
-        "summary": "The CORS preflight",
-        "tags": ["server"],
-        "parameters": [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "description": "Whatever it is.",
-                "schema": {"type": "string", "minLength": 1},
-            }
-            for name in re.findall(r"\{(\w+)\}", path)
-        ],
-        "responses": _with_problems({"204": allowed, "404": {}}),
-    }
-    return made
+    options = _read("preflight.json", {})
+    parameter = options.pop("parameter")
+    options["parameters"] = [{"name": name, **parameter} for name in re.findall(r"\{(\w+)\}", path)]
+    options["responses"] = _with_problems(options["responses"])
+    return {**made, "options": options}

@@ -356,7 +356,7 @@ def what_went_wrong(error: errors.CometError) -> str:
             return error.detail
         case errors.BodyTooLarge() | errors.KeyReused() | errors.BadRequest() | errors.InternalError():
             return errors.problem_type(errors.kind_of(error.title))
-    assert error.kind in set(errors.kinds())
+    assert error.kind in errors.kinds()[error.status]
     return error.kind
 
 
