@@ -243,13 +243,9 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         for name, _, default, _, *coerce in self.optParameters:
             if coerce and default is not None:
                 self[name] = coerce[0](default)  # usage shows defaults as they are typed, and keeps them so
-        self["listen"] = []
         self["namespace"] = {}
-        self["allow-origin"] = []
-        self["allow-parameter"] = []
-        self["host"] = []
-        self["key"] = []
-        self["proxied"] = []
+        for name in ("listen", "allow-origin", "allow-parameter", "host", "key", "proxied"):
+            self[name] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen there; may be given again. A Twisted endpoint [default: tcp:8080:interface=127.0.0.1]."""

@@ -120,7 +120,8 @@ class CometService(Service):
         for endpoint in self.listen:
             bound = listening.listen(listener, endpoint, self.factory)
             bound.addCallbacks(self._listens, self._cannot_listen, (endpoint,), errbackArgs=(endpoint,))
-        self._exit_if_failed()
+        if self._failed is not None:
+            self._fail(self._failed)
 
     def _listens(self, port: IListeningPort, endpoint: str) -> None:
         """Note a port. Where all are of this machine only, the server does not answer to every Host."""
@@ -133,10 +134,6 @@ class CometService(Service):
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
         self._failed = listening.refusal(endpoint, failure.value)
-
-    def _exit_if_failed(self) -> None:
-        if self._failed is not None:
-            self._fail(self._failed)
 
     def _fail(self, sentence: str) -> NoReturn:
         """End the program, which has not quite begun."""
@@ -244,22 +241,19 @@ class CometService(Service):
                     file=error.filename,
                     error=error.strerror,
                 )
-        if self.comet.webhooks is not None:
-            try:
-                self.comet.webhooks.signer.reload()
-            except ValueError as error:
-                self.log.error("The key of --notify-key stays as it was: {error}.", error=error)  # noqa: TRY400
-            else:
-                self.log.info("The key of --notify-key was read again.")
-        tokens = self.comet.routes.policy.tokens
-        if tokens is None:
-            return
+        tokens, webhooks = self.comet.routes.policy.tokens, self.comet.webhooks
+        if webhooks is not None:
+            self._read_again("The key of --notify-key", "was", "stays as it was", webhooks.signer.reload)
+        if tokens is not None:
+            self._read_again("The keys", "were", "stay as they were", tokens.reload)
+
+    def _read_again(self, what: str, was: str, stays: str, reload: Callable[[], object]) -> None:
         try:
-            tokens.reload()
+            reload()
         except ValueError as error:
-            self.log.error("The keys stay as they were: {error}.", error=error)  # noqa: TRY400  all is said
+            self.log.error("{what} {stays}: {error}.", what=what, stays=stays, error=error)  # noqa: TRY400
         else:
-            self.log.info("The keys were read again.")
+            self.log.info("{what} {was} read again.", what=what, was=was)
 
     @staticmethod
     def _stop_reactor() -> None:

@@ -196,7 +196,7 @@ class _Treq:
         return response
 
 
-@implementer(IAgentEndpointFactory)
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _MemoryNetwork:
     """The connections between treq's client and ``site``, which refuses them where it is None."""
 
@@ -205,14 +205,14 @@ class _MemoryNetwork:
         self._pumps: list[IOPump] = []
         self._flushing = False
 
-    def endpointForURI(self, _: object) -> _Endpoint:  # noqa: N802  Twisted's name
+    def endpointForURI(self, _: object) -> _MemoryNetwork:  # noqa: N802  Twisted's name
         """Return where any URL leads: here."""
-        return _Endpoint(self)
+        return self
 
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
         """Connect a protocol of the factory's to one of the site's."""
         server = None if self.site is None else self.site.buildProtocol(_CLIENT)
-        client = factory.buildProtocol(_SERVER)
+        client = protocolFactory.buildProtocol(_SERVER)
         if server is None or client is None:
             return fail(ConnectionRefusedError())
         ends = FakeTransport(server, True, _SERVER, _CLIENT), FakeTransport(client, False, _CLIENT, _SERVER)
@@ -240,13 +240,3 @@ class _MemoryNetwork:
                 end.disconnecting = end.disconnected = True
                 end.disconnectReason = ConnectionLost()
                 end.reportDisconnect()
-
-
-@implementer(IStreamClientEndpoint)
-class _Endpoint:
-    def __init__(self, network: _MemoryNetwork) -> None:
-        self._network = network
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
-        """Connect a protocol of the factory's to the server."""
-        return self._network.connect(protocolFactory)

@@ -27,7 +27,6 @@ def test_no_two_classes_have_one_name() -> None:
 def test_the_server_starts_where_twisted_has_moved_its_private_names() -> None:
     # What is public nowhere may be elsewhere in the next version.
     code = (
-        "import twisted.web._newclient as newclient; del newclient.ParseError\n"
         "import twisted.protocols.haproxy._wrapper as wrapper; del wrapper.HAProxyProtocolWrapper\n"
         "from cometd_lite.service import Options, makeService\n"
         "options = Options(); options.parseOptions([]); makeService(options)\n"

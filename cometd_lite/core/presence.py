@@ -119,21 +119,19 @@ class PresenceTracker:
         """Count a reader that is parked from now on, under its name, at each of its keys."""
         name = reader.name
         for key in reader.keys:
-            place = self._places.get(key)
-            member = None if place is None else place.members.get(name)
+            member = self._member(key, name)
             if member is not None and member.ends:
                 member.taken = member.ends.pop()
                 member.held += 1
             else:
-                self._enter(reader, key, place, member)
+                self._enter(reader, key, member)
 
     def departed(self, reader: ParkedReader[Any]) -> None:
         """Keep a reader that is parked no longer present for a while."""
         name = reader.name
         now = self.clock.seconds()
         for key in reader.keys:
-            place = self._places.get(key)
-            member = None if place is None else place.members.get(name)
+            member = self._member(key, name)
             if member is None or key in reader.uncounted:
                 continue
             member.held -= 1
@@ -159,13 +157,10 @@ class PresenceTracker:
         self.departed(reader)
 
     def _are_held(self, key: str, name: str) -> bool:
-        place = self._places.get(key)
-        member = None if place is None else place.members.get(name)
+        member = self._member(key, name)
         return member is not None and member.held > 0 and not member.ends
 
-    def _enter(
-        self, reader: ParkedReader[Any], key: str, place: _Place | None, member: _Member | None
-    ) -> None:
+    def _enter(self, reader: ParkedReader[Any], key: str, member: _Member | None) -> None:
         """Count one reader more under a name, if there is room for it."""
         name = reader.name
         size = PRESENCE_READER_OVERHEAD
@@ -173,7 +168,7 @@ class PresenceTracker:
             if is_hidden(key) or not (self._is_on is None or is_pattern(key) or self._is_on(key)):
                 return
             size += _member_size(name)
-        if place is None:
+        if key not in self._places:
             size += _place_size(key)
         if self.bytes + size > self.most and not self._has_made_room(size):
             self.uncounted += 1

@@ -6,7 +6,6 @@ import builtins
 import socket
 import ssl
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -60,22 +59,6 @@ NETWORK_ERRORS = (
 """The failures of treq's Deferreds for which the network is to blame."""
 
 
-def _parse_error() -> type[BaseException]:
-    """Return what ``ResponseFailed`` holds where an answer is no HTTP. Twisted has it nowhere in public.
-
-    Where it has moved, such an answer is told as any other failure.
-    """
-    try:
-        found: type[BaseException] = import_module("twisted.web._newclient").ParseError
-    except (ImportError, AttributeError):
-        return _Moved
-    return found
-
-
-class _Moved(Exception):
-    """What is never raised."""
-
-
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (DNSLookupError, "No server answers at {url}: there is no such host."),
     (socket.gaierror, "No server answers at {url}: there is no such host."),
@@ -87,7 +70,6 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionClosed, "The connection to {url} was lost before the answer was there."),
     (TLSError, "The certificate of {url} is not trusted here, or TLS failed: {error}."),
     (VerificationError, "The certificate of {url} is for another name."),
-    (_parse_error(), "What answers at {url} does not speak HTTP."),
     (TimeoutError, "The server at {url} did not answer in time."),
     (builtins.TimeoutError, "No server answers at {url}: it did not accept a connection in time."),
     (OSError, "No server answers at {url}: {error.strerror}."),
@@ -99,6 +81,8 @@ def sentence_of(url: str, error: BaseException | None) -> str:
     """Return a network's error as one sentence, with the URL."""
     while isinstance(reasons := getattr(error, "reasons", None), list) and reasons:
         error = reasons[0].value
+    if type(error).__name__ == "ParseError":  # Twisted has it nowhere in public
+        return f"What answers at {url} does not speak HTTP."
     sentences = (sentence for kind, sentence in _SENTENCES if isinstance(error, kind))
     return next(sentences, _SENTENCES[-1][1]).format(url=url, error=error)
 
