@@ -46,12 +46,7 @@ from .core.present import Present
 from .core.recipient import lists, readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Listing, Store
-from .deferreds import (
-    MaybeDeferred,
-    Reply,
-    chain,
-    replied,
-)
+from .deferreds import MaybeDeferred, Reply, chain, replied
 from .http.naming import reader_name
 from .http.params import event_name
 from .limits import (
@@ -384,12 +379,7 @@ class Comet:
         return self._reply(take)
 
     def lease(
-        self,
-        recipients: Recipients,
-        seconds: float,
-        *,
-        wait: float = WAIT_SECONDS,
-        limit: int = 1,
+        self, recipients: Recipients, seconds: float, *, wait: float = WAIT_SECONDS, limit: int = 1
     ) -> Reply[Batch]:
         """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
 

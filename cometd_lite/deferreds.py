@@ -49,9 +49,7 @@ def is_pending(value: MaybeDeferred[T]) -> TypeIs[Deferred[T]]:
 
 
 def chain(
-    result: MaybeDeferred[T],
-    use: Callable[[T, Unpack[Ts]], MaybeDeferred[R]],
-    *args: *Ts,
+    result: MaybeDeferred[T], use: Callable[[T, Unpack[Ts]], MaybeDeferred[R]], *args: *Ts
 ) -> MaybeDeferred[R]:
     """Give ``result`` to ``use``, before ``args``, now or once it is there."""
     if is_pending(result):

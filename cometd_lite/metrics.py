@@ -227,9 +227,7 @@ class _Counted(Collector):
             {(): metrics.push_to_wake},
         )
         yield _histogram(
-            "reactor_lag_seconds",
-            "How late the reactor was, at each look at it.",
-            {(): metrics.reactor_lag},
+            "reactor_lag_seconds", "How late the reactor was, at each look at it.", {(): metrics.reactor_lag}
         )
         yield _histogram(
             "gc_pause_seconds",
@@ -247,9 +245,7 @@ def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
         "outcome",
     )
     yield _histogram(
-        "application_answer_seconds",
-        "Time that the application took to answer.",
-        {(): counts.seconds},
+        "application_answer_seconds", "Time that the application took to answer.", {(): counts.seconds}
     )
 
 

@@ -36,13 +36,7 @@ from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
 from .heap import Heap
-from .limits import (
-    APPLICATION_QUESTIONS,
-    DRAIN_IDLE_SECONDS,
-    DRAIN_SECONDS,
-    FILES_RESERVED,
-    SWEEP_SECONDS,
-)
+from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, SWEEP_SECONDS
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request

@@ -81,11 +81,7 @@ class BayeuxTransport:
     # -- what the routes call
 
     def post(
-        self,
-        body: bytes,
-        media_type: bytes | None,
-        asking: Asking,
-        rights: Rights | None = None,
+        self, body: bytes, media_type: bytes | None, asking: Asking, rights: Rights | None = None
     ) -> MaybeDeferred[Response]:
         """Answer a request of the long-polling transport ("The long-polling request messages").
 
@@ -99,10 +95,7 @@ class BayeuxTransport:
         return answered
 
     def get(
-        self,
-        query: dict[str, list[str]],
-        asking: Asking,
-        rights: Rights | None = None,
+        self, query: dict[str, list[str]], asking: Asking, rights: Rights | None = None
     ) -> MaybeDeferred[Response]:
         """Answer a request of the callback-polling transport ("The callback-polling request messages").
 

@@ -106,10 +106,7 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         "sockets": ("WebSockets that are open.", metrics.sockets),
         "listeners": ("Listeners that are registered.", len(routes.listeners)),
         "bayeux_sessions": ("Bayeux sessions.", 0 if routes.bayeux is None else len(routes.bayeux)),
-        "sessions_max": (
-            "The bound on listeners, and the bound on Bayeux sessions.",
-            limits.max_sessions,
-        ),
+        "sessions_max": ("The bound on listeners, and the bound on Bayeux sessions.", limits.max_sessions),
         "mailboxes": ("Mailboxes that hold messages.", usage.mailboxes),
         "mailboxes_max": ("The bound on mailboxes.", limits.max_recipients),
         "messages": ("Messages that are kept.", usage.messages),

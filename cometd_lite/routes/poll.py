@@ -37,12 +37,7 @@ def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
 
 
 def _poll(
-    grant: Grant,
-    routes: Served,
-    exchange: Exchange,
-    asked: PollAsked,
-    after: Cursor | None,
-    own: str | None,
+    grant: Grant, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None, own: str | None
 ) -> MaybeDeferred[Response]:
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = asked.wait

@@ -42,12 +42,7 @@ class Mailboxes:
     """
 
     def __init__(
-        self,
-        limits: Limits,
-        *,
-        overflow: str = "reject",
-        epoch: str | None = None,
-        soon: Soon | None = None,
+        self, limits: Limits, *, overflow: str = "reject", epoch: str | None = None, soon: Soon | None = None
     ) -> None:
         self.limits = limits
         self.overflow = overflow

@@ -27,12 +27,7 @@ class TakenMailboxes(Mailboxes):
     """Mailboxes from which messages are taken and leased; see ``Mailboxes`` for the arguments."""
 
     def __init__(
-        self,
-        limits: Limits,
-        *,
-        overflow: str = "reject",
-        epoch: str | None = None,
-        soon: Soon | None = None,
+        self, limits: Limits, *, overflow: str = "reject", epoch: str | None = None, soon: Soon | None = None
     ) -> None:
         super().__init__(limits, overflow=overflow, epoch=epoch, soon=soon)
         self._leased = 0
