@@ -43,7 +43,6 @@ class _Head:
         self.memo: Any = None
 
     def get(self, name: bytes) -> bytes | None:
-        """See ``Exchange.head``."""
         lines = self._lines(name)
         return b", ".join(lines) if lines else None
 
@@ -63,16 +62,13 @@ class TwistedWebExchange:
 
     @property
     def client(self) -> str | None:
-        """See ``Exchange``."""
         return getattr(self.request.getClientAddress(), "host", None)
 
     @property
     def is_secure(self) -> bool:
-        """See ``Exchange``."""
         return bool(self.request.isSecure())
 
     def is_disconnected(self) -> bool:
-        """See ``Exchange``."""
         transport = self.request.transport
         if transport is None:
             return True
@@ -89,16 +85,13 @@ class TwistedWebExchange:
     was_disconnected = is_disconnected
 
     def notifyFinish(self) -> Deferred[None]:  # noqa: N802  twisted.web's name
-        """See ``Exchange``."""
         finished: Deferred[None] = self.request.notifyFinish()
         return finished
 
     def park(self, deferred: Deferred[Any]) -> None:
-        """See ``Exchange``."""
         self.notifyFinish().addErrback(lambda _: deferred.cancel())
 
     def respond(self, response: ResponseLike) -> None:
-        """See ``Exchange``."""
         self._set_head(response.status, response.head)
         if response.status not in BODYLESS:
             self.request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(response.body)])
@@ -107,21 +100,17 @@ class TwistedWebExchange:
         self.finish()
 
     def start(self, status: int, head: bytes) -> None:
-        """See ``Exchange``."""
         self._set_head(status, head)
 
     def write(self, data: bytes) -> None:
-        """See ``Exchange``."""
         if not self.request._disconnected:
             self.request.write(data)
 
     def finish(self) -> None:
-        """See ``Exchange``."""
         if not self.request._disconnected:
             self.request.finish()
 
     def abort(self) -> None:
-        """See ``Exchange``."""
         self.request.transport.abortConnection()
 
     def unsent(self) -> int:
@@ -136,11 +125,9 @@ class TwistedWebExchange:
         return False
 
     def register_producer(self, producer: IPushProducer) -> None:
-        """See ``Exchange``."""
         self.request.registerProducer(producer, True)
 
     def unregister_producer(self) -> None:
-        """See ``Exchange``."""
         self.request.unregisterProducer()
 
     def upgrade(self, protocol: IProtocol, head: bytes) -> None:

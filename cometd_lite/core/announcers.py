@@ -56,7 +56,6 @@ class LocalAnnouncer:
     # -- what the tracker reports
 
     def changed(self, recipient: str, name: str | None, before: int) -> None:
-        """See ``Announcer.changed``."""
         if name is None or self._is_stopped or is_pattern(recipient):
             return
         changed = (recipient, name)
@@ -72,11 +71,9 @@ class LocalAnnouncer:
         """See ``Announcer.left``: there is no other process."""
 
     def describe(self, recipient: str) -> Present:
-        """See ``Announcer.describe``."""
         return self._tracker.describe(recipient)
 
     def stop(self) -> None:
-        """See ``Announcer.stop``."""
         self._is_stopped = True
         self._changed.clear()
         self._counting.clear()

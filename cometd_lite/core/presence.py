@@ -220,7 +220,6 @@ class PresenceTracker:
         self.announcer.left(recipient, name)
 
     def dismiss(self, recipient: str, name: str) -> None:
-        """See ``PresentReaders.dismiss``."""
         member = self._member(recipient, name)
         if member is not None:
             now = self.clock.seconds()
@@ -230,7 +229,6 @@ class PresenceTracker:
             self.replaced(recipient, name, len(member.ends))
 
     def replaced(self, recipient: str, name: str | None, most: int) -> bool:
-        """See ``PresentReaders.replaced``."""
         member = self._member(recipient, name)
         if member is None:
             return False
@@ -311,7 +309,6 @@ class PresenceTracker:
         return ((place.name, name) for place in self._places.values() for name in place.members)
 
     def count(self, recipient: str, name: str | None) -> int:
-        """See ``PresentReaders.count``."""
         member = self._member(recipient, name)
         return 0 if member is None else member.readers
 

@@ -69,7 +69,6 @@ class Mailboxes:
         """How far the readers of each pattern came back."""
 
     def use(self, namespaces: Namespaces) -> None:
-        """See ``Store.use``."""
         self._bounds = namespaces.bounds(self._own_bounds)
 
     def _bounds_of(self, recipient: str) -> MailboxBounds:

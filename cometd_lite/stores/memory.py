@@ -36,7 +36,6 @@ class MemoryStore(TakenMailboxes):
     # -- what is pushed
 
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
-        """See ``Store.append``."""
         if self._expiries and self._expiries[0][0] <= now:
             self._expire_soon(now, push.recipients)
         message = self._append_one(push, now, created_at)
@@ -93,7 +92,6 @@ class MemoryStore(TakenMailboxes):
         self.memory += size
 
     def retract(self, messages: Sequence[Message]) -> None:
-        """See ``Store.retract``."""
         for message in messages:
             mailbox = self._mailboxes.get(message.recipient)
             if mailbox is not None and self._log.remove(message):
@@ -184,7 +182,6 @@ class MemoryStore(TakenMailboxes):
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
-        """See ``Store.delete``."""
         self._expire_soon(now)
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
@@ -204,14 +201,12 @@ class MemoryStore(TakenMailboxes):
         return [message for message in oldest if message.sequence <= last]
 
     def expire(self, now: float) -> Ended | None:
-        """See ``Store.expire``."""
         self._expire_soon(now)
         return self._leases_over(now)
 
     # -- what is said of it
 
     def describe(self, recipient: str, now: float) -> Contents:
-        """See ``Store.describe``."""
         self._expire_soon(now, (recipient,))
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
@@ -232,7 +227,6 @@ class MemoryStore(TakenMailboxes):
         return self._slices.run(self._patterns.listed(prefix, after, most, shows))
 
     def usage(self) -> Usage:
-        """See ``Store.usage``."""
         exhausted = self._count_exhausted() if self._exhausted else 0
         return Usage(len(self._mailboxes), len(self._log), self.memory, self._leased, exhausted)
 
@@ -258,7 +252,6 @@ class MemoryStore(TakenMailboxes):
         """See ``Store.forget``."""
 
     def recall(self, kind: str) -> Sequence[Record]:  # noqa: ARG002
-        """See ``Store.recall``."""
         return ()
 
     # -- what always holds

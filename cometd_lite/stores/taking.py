@@ -44,14 +44,12 @@ class TakenMailboxes(Mailboxes):
         """Recipients that have exhausted messages, longest untried first."""
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
-        """See ``Store.take``."""
         messages, more, gap = self._untaken(recipients, limit, now)
         for message in messages:
             self._mailboxes[message.recipient].take(message)
         return self._given(messages, more, gap)
 
     def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Batch:
-        """See ``Store.lease``."""
         messages, more, gap = self._untaken(recipients, limit, now)
         secret = new_secret() if messages else ""
         given: list[Message] = []
@@ -68,7 +66,6 @@ class TakenMailboxes(Mailboxes):
         return Leases(recipient, self.limits.max_attempts)
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """See ``Store.give_back``."""
         for message in messages:
             mailbox = self._mailboxes.get(message.recipient)
             if mailbox is not None:
@@ -80,7 +77,6 @@ class TakenMailboxes(Mailboxes):
     def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Sequence[bool]:
-        """See ``Store.settle_leases``."""
         self._expire_soon(now, (recipient,))
         mailbox = self._mailboxes.get(recipient)
         if mailbox is None:
