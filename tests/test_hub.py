@@ -623,8 +623,8 @@ def test_a_recipient_is_described(here: Here) -> None:
         False,
         None,
     )
-    assert (standing.contents.queued, standing.bytes) == (2, 5)
-    assert (str(standing.contents.oldest), str(standing.contents.newest)) == receipt.ids
+    assert (standing.queued, standing.bytes) == (2, 5)
+    assert (str(standing.oldest), str(standing.newest)) == receipt.ids
     poll = here.poll("bob", after=NOW)
     standing = now(here.hub.describe("bob"))
     assert (standing.waiting, standing.online, standing.last_seen) == (1, True, WALL)
@@ -652,7 +652,7 @@ def test_a_recipient_is_described_once_the_store_has_looked(slow: Here) -> None:
     standing = Outcome(slow.hub.describe("bob"))
     assert standing.parked
     slow.store.next("describe").answer()
-    assert (standing.value.contents.queued, standing.value.waiting, standing.value.online) == (1, 1, True)
+    assert (standing.value.queued, standing.value.waiting, standing.value.online) == (1, 1, True)
     slow.store.settle()
     assert poll.parked
     failing = Outcome(slow.hub.describe("bob"))

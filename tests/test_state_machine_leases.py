@@ -267,7 +267,7 @@ class Leased(machine.Core):
     def describe(self, name: str) -> None:
         super().describe(name)
         held = [one for one in self.boxes[name].kept if self.is_held(one)]
-        assert Outcome(self.hub.describe(name)).value.contents.leased == len(held)
+        assert Outcome(self.hub.describe(name)).value.leased == len(held)
 
     def is_held(self, one: Kept) -> bool:
         return one.number in self.leases and self.leases[one.number].ends_at is not None

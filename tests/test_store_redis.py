@@ -639,7 +639,7 @@ def test_what_a_redis_holds_that_refuses_writes_is_read_and_the_log_says_once_wh
         assert here.store.state() == "down"
         assert data(cluster.ask(here.poll(("bob",), first))) == ["2"]
         assert data(cluster.ask(here.poll(("*",), first))) == ["2"]
-        assert cluster.ask(here.describe("bob")).contents.newest.sequence == 2
+        assert cluster.ask(here.describe("bob")).newest.sequence == 2
     (line,) = told(logged)
     assert "takes no pushes until" in line
     assert f"(Redis says: {refusal.code} " in line
@@ -685,7 +685,7 @@ def test_what_was_acknowledged_while_redis_refused_writes_is_noted_afterwards(
     refusal.heal()
     sweep(cluster)
     cluster.wires.settle()
-    assert cluster.ask(cluster.join().describe("bob")).contents.queued == 0
+    assert cluster.ask(cluster.join().describe("bob")).queued == 0
     cluster.close()
 
 
@@ -720,7 +720,7 @@ def test_what_has_expired_is_not_read_and_told_as_a_gap_though_redis_cannot_let_
     for name in ("bob", "*"):
         batch = cluster.ask(here.poll((name,), before))
         assert (data(batch), batch.gap) == (["2"], True)
-    assert cluster.ask(here.describe("bob")).contents.queued == 1
+    assert cluster.ask(here.describe("bob")).queued == 1
     refusal.heal()
     sweep(cluster)
     assert data(cluster.ask(here.poll(("bob",), OLDEST))) == ["2"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from struct import Struct
 
 from twisted.internet.defer import Deferred
@@ -82,7 +83,8 @@ class Receipts:
         self._count = 0
         self._kept: dict[str | None, dict[bytes, bytes]] = {}
         """What is kept of each receipt, by subject and digest, oldest first."""
-        self._under_way: dict[bytes, _UnderWay] = {}
+        self._under_way: dict[bytes, tuple[bytes, list[Deferred[Receipt]]]] = {}
+        """The fingerprints of pushes that the store has not answered, and those that wait for the answer."""
 
     def __len__(self) -> int:
         return self._count
@@ -101,8 +103,8 @@ class Receipts:
         if not is_pending(receipt):
             self._keep(push.subject, key, _packed(print_, self._until(), receipt))
             return receipt
-        under_way = self._under_way[key] = _UnderWay(print_)
-        mine = under_way.wait()  # before the callbacks, because the store may have answered already
+        mine: Deferred[Receipt] = Deferred()  # before the callbacks: the store may have answered already
+        self._under_way[key] = (print_, [mine])
         if self._is_shared:
             receipt.addErrback(self._repeated, push, print_)
         receipt.addCallback(self._arrived, push, key, print_)
@@ -115,21 +117,7 @@ class Receipts:
             id = record.id  # noqa: A001
             if id.startswith(_OLD_ID):
                 id = _digest([None, *parse(id.encode())])  # noqa: A001
-            known = parse(record.value)
-            first = Cursor.parse(known["first"])
-            self._keep(
-                None,
-                bytes.fromhex(id),
-                _PACKED.pack(
-                    bytes.fromhex(known["fingerprint"]),
-                    record.expires_at,
-                    known["created_at"],
-                    first.epoch.encode(),
-                    first.sequence,
-                    known["ids"],
-                    known["delivered"],
-                ),
-            )
+            self._keep(None, bytes.fromhex(id), _packed_record(record.value, record.expires_at))
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` where more is kept than may be, or the count is not what is kept."""
@@ -142,20 +130,16 @@ class Receipts:
 
     def _find(self, push: Push, key: bytes, print_: bytes) -> MaybeDeferred[Receipt] | None:
         """Return the answer to an earlier push of the key; None where there was none."""
-        under_way = self._under_way.get(key)
-        if under_way is not None:
-            if under_way.fingerprint != print_:
+        if key in self._under_way:
+            earlier, waiting = self._under_way[key]
+            if earlier != print_:
                 raise _reused()
-            return under_way.wait()
+            waiting.append(Deferred())  # cancelling it does not undo the push
+            return waiting[-1]
         packed = self._kept.get(push.subject, {}).get(key) or self._kept.get(None, {}).get(key)
-        if packed is None:
+        if packed is None or _PACKED.unpack(packed)[1] <= self._clock.seconds():
             return None
-        earlier, until, created_at, epoch, first, count, delivered = _PACKED.unpack(packed)
-        if until <= self._clock.seconds():
-            return None
-        if earlier != print_:
-            raise _reused()
-        return _receipt(Cursor(epoch.decode(), first), count, created_at, delivered, push)
+        return _receipt(packed, push, print_)
 
     def _keep(self, subject: str | None, key: bytes, packed: bytes) -> None:
         self._forget(subject, key)
@@ -192,57 +176,39 @@ class Receipts:
 
     def _ended(self, receipt: Receipt | Failure, key: bytes) -> None:
         """Answer all who wait; what was refused may be tried again."""
-        self._under_way.pop(key).arrived(receipt)
+        for mine in self._under_way.pop(key)[1]:
+            if not mine.called:  # else its client has disconnected
+                mine.callback(receipt)  # a Failure makes it an errback
 
     @staticmethod
     def _repeated(failure: Failure, push: Push, print_: bytes) -> Receipt:
         """Return the receipt of a push that another process, or one before this, has taken already."""
-        repeated = failure.value
-        if not isinstance(repeated, Repeated):
+        if not isinstance(failure.value, Repeated):
             failure.raiseException()
-        known = parse(repeated.value)
-        if bytes.fromhex(known["fingerprint"]) != print_:
-            raise _reused()
-        first = Cursor.parse(known["first"])
-        return _receipt(first, known["ids"], known["created_at"], known["delivered"], push)
-
-
-class _UnderWay:
-    """A push with a key whose store has not answered, and the repeats that wait for the same answer."""
-
-    def __init__(self, print_: bytes) -> None:
-        self.fingerprint = print_
-        self._waiting: list[Deferred[Receipt]] = []
-
-    def wait(self) -> Deferred[Receipt]:
-        """Return a Deferred of the answer; cancelling it does not undo the push."""
-        mine: Deferred[Receipt] = Deferred()
-        self._waiting.append(mine)
-        return mine
-
-    def arrived(self, receipt: Receipt | Failure) -> None:
-        """Answer all who wait with the receipt, or with what the push failed with."""
-        waiting, self._waiting = self._waiting, []
-        for mine in waiting:
-            if not mine.called:  # else its client has disconnected
-                mine.callback(receipt)  # a Failure makes it an errback
+        return _receipt(_packed_record(failure.value.value, inf), push, print_)
 
 
 def _packed(print_: bytes, until: float, receipt: Receipt) -> bytes:
-    first = Cursor.parse(receipt.ids[0])
-    return _PACKED.pack(
-        print_,
-        until,
-        receipt.created_at,
-        first.epoch.encode(),
-        first.sequence,
-        len(receipt.ids),
-        receipt.delivered,
-    )
+    return _pack(print_, until, receipt.created_at, receipt.ids[0], len(receipt.ids), receipt.delivered)
 
 
-def _receipt(first: Cursor, count: int, created_at: float, delivered: int, push: Push) -> Receipt:
-    ids = tuple([str(Cursor(first.epoch, first.sequence + place)) for place in range(count)])
+def _packed_record(value: bytes, until: float) -> bytes:
+    known = parse(value)
+    print_ = bytes.fromhex(known["fingerprint"])
+    return _pack(print_, until, known["created_at"], known["first"], known["ids"], known["delivered"])
+
+
+def _pack(print_: bytes, until: float, created_at: float, id: str, count: int, delivered: int) -> bytes:  # noqa: A002
+    first = Cursor.parse(id)
+    return _PACKED.pack(print_, until, created_at, first.epoch.encode(), first.sequence, count, delivered)
+
+
+def _receipt(packed: bytes, push: Push, print_: bytes) -> Receipt:
+    """Return what was packed. Raises ``KeyReused`` where it is of another body."""
+    earlier, _, created_at, epoch, first, count, delivered = _PACKED.unpack(packed)
+    if earlier != print_:
+        raise _reused()
+    ids = tuple([f"{epoch.decode()}-{first + place}" for place in range(count)])
     return Receipt(ids, created_at, delivered, push.recipients)
 
 
