@@ -70,18 +70,19 @@ def shielded(result: MaybeDeferred[T], unwanted: Callable[[T], object] | None = 
     if not is_pending(result):
         return result
     outside: Deferred[T] = ParkedDeferred()
-
-    def finish(value: T | Failure) -> None:
-        if isinstance(value, Failure):
-            if not outside.called:
-                outside.errback(value)
-        elif not outside.called:
-            outside.callback(value)
-        elif unwanted is not None:
-            unwanted(value)
-
-    result.addBoth(finish)
+    args = (outside, unwanted)
+    result.addCallbacks(_fire, _fire, args, errbackArgs=args)
     return outside
+
+
+def _fire(result: T | Failure, outside: Deferred[T], unwanted: Callable[[T], object] | None) -> None:
+    if isinstance(result, Failure):
+        if not outside.called:
+            outside.errback(result)
+    elif not outside.called:
+        outside.callback(result)
+    elif unwanted is not None:
+        unwanted(result)
 
 
 def gathered(asked: Sequence[Deferred[T]]) -> Deferred[list[T]]:

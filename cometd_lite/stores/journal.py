@@ -416,7 +416,9 @@ class Journal:
         self._put("places", changes.places)
         self._put("leases", changes.leases)
         self._put("records", [*changes.records, *pushes.receipts])
-        self._put("messages", [_row(message, offset) for message, offset in pushes.messages])
+        for start in range(0, len(pushes.messages), STORE_ROWS_PER_STATEMENT):
+            part = pushes.messages[start : start + STORE_ROWS_PER_STATEMENT]
+            connection.execute(_insert("messages", len(KeptMessage._fields), len(part)), _values(part))
 
     def _put(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for part in _parts(rows):
@@ -439,18 +441,22 @@ class Journal:
         return self._connection
 
 
-def _row(message: Message, offset: float) -> KeptMessage:
-    content = message.content
-    return KeptMessage(
-        message.sequence,
-        message.recipient,
-        content.form,
-        content.type,
-        content.body,
-        message.event,
-        message.created_at,
-        message.expires_at + offset,
-    )
+def _values(messages: Sequence[tuple[Message, float]]) -> list[Any]:
+    """Return what a row of each message has, one after the other, in the order of ``KeptMessage``."""
+    values: list[Any] = []
+    for message, offset in messages:
+        content = message.content
+        values += (
+            message.sequence,
+            message.recipient,
+            content.form,
+            content.type,
+            content.body,
+            message.event,
+            message.created_at,
+            message.expires_at + offset,
+        )
+    return values
 
 
 def _parts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
@@ -462,7 +468,7 @@ def _parts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]
         start += count
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _insert(table: str, width: int, count: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES {_marks(width, count)}"  # noqa: S608  no value is in it
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import gc
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
@@ -85,7 +84,7 @@ class SQLiteStore:
         self._offset = 0.0
         """What is added to a time of the process's clock to make it seconds since 1970."""
         self._journal: Journal | None = None
-        self._pending: deque[PendingPush] = deque()
+        self._pending: list[PendingPush] = []
         self._records: dict[tuple[str, str], tuple[Callable[[], bytes], float] | None] = {}
         """Records to be written, or, where there is None, forgotten."""
         self._recalled: dict[str, list[Record]] = {}
@@ -187,8 +186,9 @@ class SQLiteStore:
         self._pending.append(pending)
         if self._gathering and len(self._pending) >= self._together:
             self._called = self._gathering = False
-        self._write_soon()
-        return pending.deferred
+        if not self._called:
+            self._write_soon()
+        return pending
 
     def _check_up(self, now: float) -> None:
         if self._journal is None or self._closing is not None:
@@ -347,11 +347,13 @@ class SQLiteStore:
 
     def _next(self) -> list[PendingPush]:
         """Return the pushes of the next commit."""
-        pending: list[PendingPush] = []
         size = 0
-        while self._pending and size < STORE_COMMIT_BYTES:
-            pending.append(self._pending.popleft())
-            size += pending[-1].memory
+        for at, push in enumerate(self._pending):
+            size += push.memory
+            if size >= STORE_COMMIT_BYTES:
+                pending, self._pending = self._pending[: at + 1], self._pending[at + 1 :]
+                return pending
+        pending, self._pending = self._pending, []
         return pending
 
     def _add(self, changes: Changes, pending: Sequence[PendingPush], records: dict[Any, Any]) -> None:
@@ -368,12 +370,9 @@ class SQLiteStore:
             self._clear_at = wall + IDEMPOTENCY_SECONDS
         changes.wanted = sum([push.memory for push in pending]) or self._wanted
         if pending:
-            pushes = changes.pushes = Pushes(pending[-1].messages[-1].sequence)
-            for push in pending:
-                if push.push.queue:
-                    pushes.messages += [(message, push.offset) for message in push.messages]
-                if push.receipt is not None:
-                    pushes.receipts.append(push.receipt)
+            kept = [(one, push.offset) for push in pending if push.push.queue for one in push.messages]
+            receipts = [push.receipt for push in pending if push.receipt is not None]
+            changes.pushes = Pushes(pending[-1].messages[-1].sequence, kept, receipts)
 
     def _written(self, commit: Commit, failure: Failure | None) -> None:
         """Go on after a commit: show what was written and tell who waits, or tell them that it failed."""
@@ -407,7 +406,7 @@ class SQLiteStore:
         if commit.changes.has_room:
             for push in commit.pending:
                 self._kept.show(push)
-                push.deferred.callback(push.messages)
+                push.callback(push.messages)
         else:
             self._refuse(commit.pending, _NO_ROOM)
         for waiter, _ in commit.waiters:
@@ -434,7 +433,7 @@ class SQLiteStore:
             self._refuse_waiters(commit.waiters)
 
     def _refuse_pending(self) -> None:
-        pending, self._pending = self._pending, deque()
+        pending, self._pending = self._pending, []
         self._refuse(pending, _DOWN)
 
     def _refuse(self, pending: Iterable[PendingPush], sentence: str) -> None:
@@ -442,7 +441,7 @@ class SQLiteStore:
         for push in refused:
             self._kept.drop(push)
         for push in refused:
-            push.deferred.errback(StoreDown(sentence))
+            push.errback(StoreDown(sentence))
 
     def _refuse_waiters(self, waiters: Iterable[Waiter]) -> None:
         """Tell these, and all who wait besides, that nothing can be written."""

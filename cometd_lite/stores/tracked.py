@@ -23,30 +23,24 @@ from ..deferreds import MaybeDeferred, ParkedDeferred
 from ..errors import MailboxFull
 from ..limits import LEASE_SECONDS, Limits
 from .journal import Changes, Kept, KeptLease, KeptRecord, Place
-from .mailboxes import cost, mailbox_cost
+from .mailboxes import cost
 from .memory import MemoryStore
 from .slices import Soon, Steps
 
 
-class PendingPush:
-    """A push that has its numbers and its room, and waits for its commit.
+class PendingPush(ParkedDeferred[Sequence[Message]]):
+    """A push that has its numbers and its room, and waits for its commit; it fires with its messages.
 
     ``size`` is the bytes that each of its recipients gets, ``memory`` what all of it is counted with.
     ``offset`` makes its times seconds since 1970. ``crowded``: there may be room only where something goes.
     """
 
-    __slots__ = ("crowded", "deferred", "memory", "messages", "offset", "push", "receipt", "size")
+    __slots__ = ("crowded", "memory", "messages", "offset", "push", "receipt", "size")
 
     def __init__(
-        self,
-        push: Push,
-        messages: list[Message],
-        size: int,
-        memory: int,
-        offset: float,
-        *,
-        crowded: bool,
+        self, push: Push, messages: Sequence[Message], size: int, memory: int, offset: float, crowded: bool
     ) -> None:
+        super().__init__()
         self.push = push
         self.messages = messages
         self.size = size
@@ -54,8 +48,10 @@ class PendingPush:
         self.offset = offset
         self.crowded = crowded
         self.receipt: KeptRecord | None = None
-        self.deferred: Deferred[Sequence[Message]] = ParkedDeferred()
 
+
+_NOTHING = (0, 0)
+"""The messages and bytes for which room is held in most mailboxes."""
 
 Waiter: TypeAlias = tuple[Deferred[None], list[int]]
 """It fires once what ``outstanding`` has told is written."""
@@ -86,8 +82,10 @@ class TrackedMailboxes(MemoryStore):
         """Numbers of messages that are to leave the file; after the places that say so."""
         self.leases_gone: deque[int] = deque()
         """Numbers of messages that are no more, and whose leases are to leave the file."""
-        self._pending: dict[str, list[int]] = {}
-        """By recipient, the messages and bytes that are still to come, and what they are counted with."""
+        self._pending: dict[str, tuple[int, int]] = {}
+        """By recipient, the messages and bytes that are still to come."""
+        self._pending_memory = 0
+        """What they are counted with."""
         self._handed_out = [0, 0, 0]
         """How many names, numbers and leases ``changes`` has handed out, in their order."""
         self._made_soon: dict[str, str] = {}
@@ -98,105 +96,110 @@ class TrackedMailboxes(MemoryStore):
 
     def accept(self, push: Push, now: float, created_at: float) -> PendingPush:
         """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
-        limits = self.limits
         recipients = push.recipients
-        self._expire_soon(now, recipients)
+        if self._expiries and self._expiries[0][0] <= now:
+            self._expire_soon(now, recipients)
         size = sum([len(content.body) for content in push.contents])
-        makes_room = None
-        crowded = push.queue and self._is_crowded(push, size)
-        if crowded:
-            self._check_pending(push, size)
+        messages = self._fitting(push, size, now, created_at)
+        crowded, makes_room = False, None
+        if not messages:
+            crowded = push.queue and self._is_crowded(push, size)
             # What goes for this push is not to be counted for another one, too.
-            if self._check_capacity(push) and self._pending.keys().isdisjoint(recipients):
+            if crowded and self._check_capacity(push) and self._pending.keys().isdisjoint(recipients):
                 makes_room = push
-        messages = self._numbered(push, now, created_at, self.numbered)
-        memory = sum([cost(message) for message in messages])
+            messages = self._numbered(push, now, created_at, self.numbered)
+        memory = sum(map(cost, messages))
         mailboxes, soon = self._mailboxes, self._made_soon
-        made = [name for name in recipients if name not in mailboxes and name not in soon]
-        if (
-            self.memory + memory + sum(map(mailbox_cost, made)) > limits.max_memory
-            or len(mailboxes) + len(soon) + len(made) > limits.max_recipients
-        ):
+        makes = len(recipients) > 1 or recipients[0] not in mailboxes
+        if makes or self.memory + memory > self.limits.max_memory:
             self._check_server(messages, soon, makes_room=makes_room)
-        self.numbered += len(messages)
+            soon.update({one: one for one in recipients if one not in mailboxes and one not in soon})
+        self.numbered = messages[-1].sequence
         self.memory += memory
-        if made:
-            soon.update(zip(made, made, strict=True))
-        count, counted = len(push.contents), memory // len(recipients)
+        self._pending_memory += memory
         for recipient in recipients:
-            held = self._pending.get(recipient)
-            if held is None:
-                self._pending[recipient] = [count, size, counted]
+            held, held_size = self._pending.get(recipient, _NOTHING)
+            self._pending[recipient] = (held + len(push.contents), held_size + size)
+        return PendingPush(push, messages, size, memory, created_at - now, crowded)
+
+    def _fitting(self, push: Push, size: int, now: float, created_at: float) -> Sequence[Message]:
+        """Return the message of a push of one, to a mailbox that is there and has room, as most are."""
+        mailbox = self._mailboxes.get(push.recipients[0])
+        if mailbox is None or len(push.recipients) > 1 or len(push.contents) > 1:
+            return ()
+        name = mailbox.recipient
+        bounds = self._own_bounds if self._bounds is None else self._bounds.of(name)
+        held, held_size = self._pending.get(name, _NOTHING)
+        if len(mailbox.messages) + held >= bounds.capacity:
+            return ()
+        if mailbox.size + held_size + size > bounds.capacity_bytes:
+            return ()
+        expires_at = now + (bounds.ttl if push.ttl is None else min(push.ttl, bounds.ttl))
+        cursor = Cursor(self.epoch, self.numbered + 1)
+        return (Message(cursor, name, push.contents[0], created_at, expires_at, push.event),)
+
+    def _release(self, pending: PendingPush) -> None:
+        """Hold no room in its mailboxes any longer for a push."""
+        self._pending_memory -= pending.memory
+        count = len(pending.push.contents)
+        for recipient in pending.push.recipients:
+            held, size = self._pending[recipient]
+            if held > count:
+                self._pending[recipient] = (held - count, size - pending.size)
             else:
-                held[0] += count
-                held[1] += size
-                held[2] += counted
-        return PendingPush(push, messages, size, memory, created_at - now, crowded=crowded)
+                del self._pending[recipient]
 
     def drop(self, pending: PendingPush) -> None:
         """Give up the room of a push that does not come after all."""
-        push = pending.push
+        self._release(pending)
         self.memory -= pending.memory
-        for recipient in push.recipients:
-            held = self._pending[recipient]
-            held[0] -= len(push.contents)
-            held[1] -= pending.size
-            held[2] -= pending.memory // len(push.recipients)
-            if not held[0]:
-                del self._pending[recipient]
+        for recipient in pending.push.recipients:
+            if recipient not in self._pending:
                 self._made_soon.pop(recipient, None)
 
     def show(self, pending: PendingPush) -> None:
         """Put a push into its mailboxes, where readers see it."""
-        self.drop(pending)
-        push = pending.push
+        self._release(pending)
         if pending.crowded:
             # There was something that may go when it was accepted. A take may have given that back since;
             # then the mailbox holds a little more, until the next push.
             with suppress(MailboxFull):
-                self._make_room(push)
-        for message in pending.messages:
-            self.keep(message)
+                self._make_room(pending.push)
+        mailboxes, messages = self._mailboxes, pending.messages
+        for message in messages:
+            name = message.recipient
+            self._put(mailboxes.get(name) or self._create(name), message, 0)  # it is counted already
         if self._made_soon:
-            for recipient in push.recipients:
+            for recipient in pending.push.recipients:
                 self._made_soon.pop(recipient, None)
-        self.sequence = pending.messages[-1].sequence
+        self.sequence = messages[-1].sequence
 
     def _shared_name(self, recipient: str) -> str:
         return self._made_soon.get(recipient) or super()._shared_name(recipient)
 
     def _is_crowded(self, push: Push, size: int) -> bool:
-        """Whether a mailbox does not hold a push besides all that it has, and that comes already."""
-        for recipient in push.recipients:
-            bounds = self._bounds_of(recipient)
-            count, total = len(push.contents), size
-            mailbox = self._mailboxes.get(recipient)
-            if mailbox is not None:
-                count += len(mailbox.messages)
-                total += mailbox.size
-            held = self._pending.get(recipient)
-            if held is not None:
-                count += held[0]
-                total += held[1]
-            if count > bounds.capacity or total > bounds.capacity_bytes:
-                return True
-        return False
+        """Whether a mailbox does not hold a push besides all that it has, and that comes already.
 
-    def _check_pending(self, push: Push, size: int) -> None:
-        """Raise ``MailboxFull`` where there would be room, were it not for what comes already."""
+        Raises ``MailboxFull`` where there would be room, were it not for what comes already.
+        """
+        crowded = False
         for recipient in push.recipients:
             bounds = self._bounds_of(recipient)
-            held = self._pending.get(recipient)
-            if held is None or not bounds.rejects(push):
-                continue
-            count, total = held[0] + len(push.contents), held[1] + size
-            if count > bounds.capacity or total > bounds.capacity_bytes:
-                raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
+            held, held_size = self._pending.get(recipient, _NOTHING)
+            count, total = held + len(push.contents), held_size + size
             mailbox = self._mailboxes.get(recipient) or Mailbox(recipient)
-            mailbox.in_the_way(count, total, bounds.capacity, bounds.capacity_bytes, reject=True)
+            fits = len(mailbox.messages) + count <= bounds.capacity
+            if fits and mailbox.size + total <= bounds.capacity_bytes:
+                continue
+            crowded = True
+            if held and bounds.rejects(push):
+                if count > bounds.capacity or total > bounds.capacity_bytes:
+                    raise MailboxFull(f"The mailbox of {recipient!r} is full. Push again later.")
+                mailbox.in_the_way(count, total, bounds.capacity, bounds.capacity_bytes, reject=True)
+        return crowded
 
     def _recounted(self) -> int:
-        return super()._recounted() + sum([memory for _, _, memory in self._pending.values()])
+        return super()._recounted() + self._pending_memory
 
     def check_invariants(self) -> None:
         """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too."""
