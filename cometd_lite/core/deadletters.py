@@ -8,6 +8,7 @@ no take, and is tried again at the next sweep.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
@@ -24,24 +25,17 @@ from .store import Store
 _EVENT = "dead"
 
 
+@dataclass(slots=True, eq=False)
 class DeadLetters:
     """Moves exhausted messages. ``push`` is the hub's; ``failed`` is told of what is no refusal."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: IReactorTime,
-        counts: Counts,
-        push: Callable[[Push], MaybeDeferred[Receipt]],
-        failed: Callable[[Failure], object],
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._counts = counts
-        self._push = push
-        self._failed = failed
-        self._moving: set[str] = set()
-        """The leases of messages that are being moved, on a store that waits."""
+    store: Store
+    clock: IReactorTime
+    counts: Counts
+    push: Callable[[Push], MaybeDeferred[Receipt]]
+    failed: Callable[[Failure], object]
+    _moving: set[str] = field(default_factory=set)
+    """The leases of messages that are being moved, on a store that waits."""
 
     def move(self, messages: Sequence[LeasedMessage]) -> None:
         """Move exhausted messages, as far as there is room for them."""
@@ -52,7 +46,7 @@ class DeadLetters:
     def _move(self, message: LeasedMessage) -> None:
         push = Push((f"{DEAD}{message.recipient}",), (message.content,), _EVENT, overflow="reject")
         try:
-            done = chain(self._push(push), partial(self._moved, message))
+            done = chain(self.push(push), partial(self._moved, message))
         except CometError:
             return
         if is_pending(done):
@@ -60,10 +54,10 @@ class DeadLetters:
             done.addErrback(self._refused).addBoth(lambda _: self._moving.discard(message.lease))
 
     def _moved(self, message: LeasedMessage, _: Receipt) -> MaybeDeferred[Sequence[bool]]:
-        self._counts.dead_letters += 1
+        self.counts.dead_letters += 1
         lease = LeaseId.parse(message.lease)
-        return self._store.settle_leases(message.recipient, [lease], "done", 0.0, self._clock.seconds())
+        return self.store.settle_leases(message.recipient, [lease], "done", 0.0, self.clock.seconds())
 
     def _refused(self, failure: Failure) -> None:
         if not failure.check(CometError):
-            self._failed(failure)
+            self.failed(failure)

@@ -6,7 +6,6 @@ The same routes are served by ``server/`` and by any twisted.web site (``site.py
 from __future__ import annotations
 
 from functools import partial
-from random import Random
 from typing import Any
 
 from ..access.policy import Policy
@@ -35,7 +34,6 @@ class Routes(Served):
         policy: Policy | None = None,
         metrics: Metrics,
         bayeux_options: BayeuxOptions | None = None,
-        random: Random | None = None,
         **shown: Any,
     ) -> None:
         transport = None if bayeux_options is None else BayeuxTransport(hub, limits, bayeux_options)
@@ -45,7 +43,6 @@ class Routes(Served):
             policy=policy or Policy(hub.clock, hub.wall),
             metrics=metrics,
             bayeux=transport,
-            random=random,
             **shown,
         )
         if transport is not None and hub.shared is not None:

@@ -198,7 +198,6 @@ class Served:
         allow_parameters: frozenset[str] = frozenset(),
         bayeux: BayeuxTransport | None = None,
         presence: PresenceTracker | None = None,
-        random: Random | None = None,
     ) -> None:
         self.hub = hub
         # Each is there before the first refusal of its kind.
@@ -220,7 +219,7 @@ class Served:
         self.listeners = Listeners(hub, limits.max_sessions)
         self.heartbeats = Heartbeats(hub.clock, bounds.HEARTBEAT_SECONDS)
         self.pings = Heartbeats(hub.clock, bounds.PING_SECONDS)
-        self.random = random or Random()  # noqa: S311  only spreads load; guessing it gains nothing
+        self.random = Random()  # noqa: S311  only spreads load; guessing it gains nothing
         self.endpoints = {
             str(rule.endpoint): Endpoint(
                 self, rule.rule, frozenset(rule.methods or ()), _declared[str(rule.endpoint)]

@@ -53,9 +53,8 @@ class PatternReads:
         self._log = log
         self._slices = slices
         self._lost = lost
-        self._reading: dict[_Asked, list[Deferred[Found]]] = {}
-        """The readers that wait, by what they ask: one read of many steps serves all that ask the same."""
-        self._under_way: dict[_Asked, Deferred[Found]] = {}
+        self._reading: dict[_Asked, tuple[Deferred[Found], list[Deferred[Found]]]] = {}
+        """The reads of many steps that are under way, and who waits for each: all that ask the same."""
 
     def read(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> MaybeDeferred[Found]:
         """Return up to ``limit`` messages above a number, or from a cursor ``LAST`` on.
@@ -63,16 +62,14 @@ class PatternReads:
         Cancelling the Deferred forgets the reader.
         """
         asked = (recipients, place, limit)
-        waiting = self._reading.get(asked)
-        if waiting is None:
+        if asked not in self._reading:
             found = self._slices.run(self._steps(*asked))
             if not is_pending(found):
                 return found
-            waiting = self._reading[asked] = []
-            self._under_way[asked] = found
+            self._reading[asked] = (found, [])
             found.addBoth(self._was_read, asked)
         mine: Deferred[Found] = Deferred(lambda mine: self._forget(asked, mine))
-        waiting.append(mine)
+        self._reading[asked][1].append(mine)
         return mine
 
     def _steps(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> Steps[Found]:
@@ -139,16 +136,15 @@ class PatternReads:
             yield
 
     def _was_read(self, found: Found | Failure, asked: _Asked) -> None:
-        del self._under_way[asked]
-        for reader in self._reading.pop(asked):
+        for reader in self._reading.pop(asked)[1]:
             if not reader.called:
                 reader.callback(found)  # a Failure makes it an errback
 
     def _forget(self, asked: _Asked, reader: Deferred[Found]) -> None:
-        waiting = self._reading[asked]
+        under_way, waiting = self._reading[asked]
         waiting.remove(reader)
         if not waiting:
-            self._under_way[asked].cancel()
+            under_way.cancel()
 
 
 def before_newest(mailboxes: Iterable[Mailbox], count: int, end: int) -> int:
