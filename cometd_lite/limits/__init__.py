@@ -39,12 +39,10 @@ class Limits:
     """The longest that a poll may ask to be held: RFC 6202 §5.5 saw success up to 120 s."""
 
     max_parked: int = 15_000
-    """Parked polls, streams and sockets: below the 20,000 files of a process, with a reserve for pushes. What
-    they name takes 60 MB."""
+    """Parked polls, streams and sockets: fewer than a process' 20,000 files. Their names take 60 MB."""
 
     max_connections: int = 20_000
-    """Connections that are open: those of all parked readers, and some thousands that push or are idle. Fewer
-    where the process may not open as many files."""
+    """Open connections: all parked readers, and thousands that push. Fewer where files do not suffice."""
 
     max_recipients: int = 100_000
     """Mailboxes that exist at once: 50 MB of overhead."""
@@ -63,8 +61,7 @@ class Limits:
     """Parked polls, streams and sockets of one client. None for any number: a benchmark is one client."""
 
     client_pushes: int | None = None
-    """Messages that one client pushes a second, each counted for each recipient. None: a web application is
-    one client, and pushes for all its users."""
+    """Messages that one client pushes a second to each recipient. None: a web application is one client."""
 
     client_bytes: int | None = None
     """Bytes of bodies that one client pushes a second. None for any number, as above."""

@@ -6,8 +6,7 @@ RECIPIENT_BYTES = 256
 """A name is a key in several tables; HTTP.md's bound keeps it shorter than any message."""
 
 RECIPIENT_SEGMENTS = 16
-"""A push looks for readers of as many patterns as its name has segments, and each mailbox is indexed by all
-of them: with 127 segments, 8,700 mailboxes made the poll of a pattern take a second."""
+"""A name has as many patterns: with 127, to poll one of 8,700 mailboxes took a second."""
 
 RECIPIENTS_PER_REQUEST = 100
 """A push to all of them is one step for the reactor, and a reader merges as many logs."""
@@ -38,8 +37,7 @@ MESSAGE_DEPTH = 500
 (Python, Java), a poll's answer adds three, and a reader that cannot parse an answer never gets past it."""
 
 JSON_DEPTH = 1_024
-"""Levels in a whole JSON text: more than MESSAGE_DEPTH, so that the other messages of a Bayeux batch are
-served where one is nested too deeply."""
+"""Levels in a whole JSON text: a Bayeux batch is served where one message is nested too deeply."""
 
 CURSOR_DIGITS = 18
 """Below 2^63, so that every database and every JSON parser with 64 bits can hold it."""
@@ -72,24 +70,20 @@ POLL_BYTES = 1024 * 1024
 """One answer at the most, as it is sent; a single larger message is still delivered."""
 
 RENDERED_MESSAGES = 256
-"""Messages of which it is remembered how they look as JSON, and as many how they look as Bayeux events: those
-that a fan-out is busy with."""
+"""Messages whose JSON is remembered, and as many Bayeux events: those that a fan-out is busy with."""
 
 RENDERED_BYTES = 64 * 1024
-"""Of what looks larger than this it is not remembered: so that takes 16 MB at the most in each form, and as
-much again where the messages themselves are kept no more."""
+"""What looks larger is not remembered: so that takes 16 MB in each form, twice that with its messages."""
 
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
 for each of the request lines that ``server/router`` knows (4,096), so all of them stay below 20 MB."""
 
 MESSAGE_OVERHEAD = 400
-"""What a message costs in memory besides its body, its event and a rare type: objects and table entries, 390
-measured."""
+"""What a message costs in memory besides its body, its event and a rare type: 390 measured."""
 
 MAILBOX_OVERHEAD = 400
-"""What a mailbox costs in memory besides its name and messages, 400 measured; ``tests/test_limits.py`` does
-both."""
+"""What a mailbox costs besides its name and messages: 400 measured by ``tests/test_limits.py``."""
 
 NAME_OVERHEAD = 200
 """What a table that forgets the oldest takes for a name besides its text: 150 to 210 measured."""
@@ -130,8 +124,7 @@ PRESENCE_NAME_BYTES = 64
 """A reader's own name is a nickname or an id, which is told to all who read beside it."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. Where there are more, joins and leaves are not told one by one:
-each would go to all of them."""
+"""Names that are listed of one recipient. Of more, not each is told of each that joins or leaves."""
 
 PRESENCE_COUNT_SECONDS = 1.0
 """Then the count of readers is told no more often than this."""
@@ -181,8 +174,7 @@ HEARTBEAT_SECONDS = 15.0
 """A byte this often keeps proxies from ending a quiet stream (WHATWG HTML §9.2.7; many idle after 30 s)."""
 
 SOCKET_READ_BYTES = 4 * 1024
-"""Bytes that a socket parses before it looks whether its client takes the answers: those are a few times as
-many."""
+"""A socket parses so much before it looks whether its client takes the answers, a few times as many."""
 
 SOCKET_SECONDS = 0.005
 """What a socket's client has sent at once is parsed for so long in one turn of the reactor."""
@@ -206,8 +198,7 @@ CLIENT_BURST_SECONDS = 5.0
 """What a client did not push in the last seconds it may push at once, as it comes back or starts."""
 
 CLIENT_CONNECTIONS_SHARE = 0.25
-"""The part of all connections that one public address may have, unless configured: three of them cannot stop
-the rest."""
+"""The part of all connections that one public address may have: three of them cannot stop the rest."""
 
 FILES_RESERVED = 64
 """Files kept for what is no connection: ports, logs, stores, threads' pipes; a fresh server has a dozen."""
@@ -350,8 +341,7 @@ LARGE_ANSWER_BYTES = 16 * 1024
 the session must not expire. Smaller ones fit into the first packets of a connection."""
 
 SLOW_CLIENT_BYTES_PER_SECOND = 16 * 1024
-"""How fast a client is thought to read a large answer where nothing tells that it has: 64 s for the 1 MiB
-that an answer has at most."""
+"""How fast a client is thought to read a large answer where that is not told: 64 s for 1 MiB."""
 
 SENDING_LOOKS = 2_000
 """Sessions looked at in one turn for whether their answers have left: a system call each."""
@@ -366,8 +356,7 @@ BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
 BAYEUX_BROWSER_SESSIONS = 100
-"""Bayeux sessions of one browser, unless configured. It has fewer tabs, but a page may shake hands in a
-loop."""
+"""Bayeux sessions of one browser. It has fewer tabs, but a page may shake hands in a loop."""
 
 BAYEUX_SOCKET_BACKLOG = 100
 """Texts of one Bayeux socket that wait for the one before: a store that waits must not make them a queue."""
@@ -376,15 +365,13 @@ BAYEUX_SOCKET_BACKLOG_BYTES = 8 * 1024 * 1024
 """And all of those texts together, or one of the largest."""
 
 BAYEUX_SOCKET_SILENT_SECONDS = 30.0
-"""A Bayeux socket that has spoken for no session by then is closed: Faye opens its socket before it shakes
-hands, and the worst networks take some seconds for that."""
+"""A Bayeux socket without a session by then is closed: Faye opens its socket before it shakes hands."""
 
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
 
 REVOKED_SECONDS = 8.0
-"""What a key had let in ends within this time once the key is removed, spread over it: not all of its clients
-come back in one moment."""
+"""What a removed key had let in ends within this time: not all of its clients come back at once."""
 
 ENDED_PER_SECOND = 1_000
 """Waits ended in a second, at the least, when the server stops: few readers do not make it slow."""
@@ -417,8 +404,7 @@ HEAP_FREED_BYTES = (32 * 1024 * 1024, 128 * 1024 * 1024)
 """Freed memory from so much to so much is given back to the system, in 10 to 40 ms; more stays for reuse."""
 
 SLICE_SECONDS = 0.01
-"""Work that is too long for one turn of the reactor goes on for so long in each. With a last step of 3 ms a
-turn stays below 20 ms."""
+"""Long work goes on for so long in each turn: with a last step of 3 ms a turn stays below 20 ms."""
 
 PATTERN_LOOK = 2_000
 """Messages of the log that the reader of a pattern looks through in one step, 1 ms."""

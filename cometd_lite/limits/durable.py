@@ -47,12 +47,10 @@ STORE_NUMBERS_RESERVED = 1_000_000
 """Numbers on which the disk is waited for under ``--sync=normal``: one such wait in a million messages."""
 
 REDIS_MESSAGE_COST = 80
-"""What a message takes in Redis besides its name, type, body and event: 50 measured in a mailbox of many, and
-80 in one of two."""
+"""What a message takes besides its name, type, body and event: 50 measured, 80 in a mailbox of two."""
 
 REDIS_MAILBOX_COST = 600
-"""What a mailbox takes in Redis besides its messages, and its name in four keys: 460 measured, and 130 more
-once something of it was read."""
+"""What a mailbox takes besides its messages, and its name in four keys: 460 to 590 measured."""
 
 REDIS_LEASE_COST = 140
 """What the last lease of a message takes in Redis until the message is done or dropped."""
@@ -67,8 +65,7 @@ REDIS_EXPIRED_AT_ONCE = 100
 """Mailboxes in which messages expire in one step of Redis."""
 
 REDIS_GOING_AT_ONCE = 1_000
-"""Messages of a mailbox that are deleted in one step of Redis, 5 ms. After so many, no other mailbox expires
-in the same step."""
+"""Messages of a mailbox that one step of Redis deletes, 5 ms. Then no other mailbox expires in it."""
 
 REDIS_OOM_BYTES = 256 * 1024
 """Bytes of messages that were read, which one step lets go where Redis has no memory for a push."""
@@ -95,8 +92,7 @@ published, and readers read Redis: each process that listens is sent all that is
 of one that is 32 MB behind."""
 
 REDIS_WINDOW_MESSAGES = 16
-"""Messages of one mailbox that a process keeps of what was published: a reader that comes back at once has
-missed few."""
+"""Published messages of a mailbox that a process keeps: a reader that comes back has missed few."""
 
 REDIS_WINDOWS_BYTES = 8 * 1024 * 1024
 """And those of all mailboxes together, with the table that finds them."""
@@ -105,8 +101,7 @@ REDIS_ACKNOWLEDGE_SECONDS = 0.05
 """What readers acknowledge that were answered without Redis is gathered for so long: one step sends all."""
 
 REDIS_FULL_SECONDS = 0.06
-"""A push that finds a mailbox full asks once more after this long: what readers had acknowledged at any
-process has arrived by then."""
+"""A push to a full mailbox asks again then: what readers had acknowledged elsewhere has arrived."""
 
 REDIS_STAND_SECONDS = 60.0
 """Wakes of a mailbox are listened to this long after its last reader disconnected: most come back at once."""
