@@ -33,6 +33,7 @@ from .fields import (
     CHANNEL,
     CONNECTION_TYPES,
     VERSION,
+    MessageFailed,
     argument,
     content_of,
     is_service,
@@ -80,36 +81,38 @@ class Bayeux:
         for message in batch:
             turn = Turn(message, peer, answer, now)
             answer.replies.append(turn.reply)
-            error = turn.begin(wall)
-            if error is not None:
-                turn.fail(error)
-            elif refusal is not None:
-                turn.refuse(refusal)
-            else:
-                yield from self._answer(turn)
+            try:
+                turn.begin(wall)
+                if refusal is not None:
+                    turn.refuse(refusal)
+                else:
+                    yield from self._answer(turn)
+            except MessageFailed as failed:
+                turn.fail(str(failed))
+            except CometError as error:
+                turn.fail(refused(error, turn.reply.get("subscription", turn.reply["channel"])))
         if peer.rights is not None:
             answer.unreadable = yield from _unreadable(peer, answer)
         if len(batch) > 1:
             answer.wait = 0.0  # the others' answers must not wait (aiocometd subscribes with its connect)
 
     def _answer(self, turn: Turn) -> Effects[None]:
-        """Answer one message of a batch, whose sender may be here."""
+        """Answer one message of a batch, whose sender may be here. Raises what it fails with."""
         message = turn.message
         channel: str = turn.reply["channel"]
         session = self._session(turn)
         if not channel.startswith("/meta/"):
             if session is None and not (self.options.anonymous_publish and "clientId" not in message):
-                turn.fail(unknown(message))
-            else:
-                yield from self._publish(turn, session)
+                raise MessageFailed(unknown(message))
+            yield from self._publish(turn, session)
         elif session is None:
             if channel == CONNECT:
                 turn.reply["advice"] = REHANDSHAKE
-            turn.fail(unknown(message))
+            raise MessageFailed(unknown(message))
         elif channel in self._meta:
             yield from self._meta[channel](turn, session)
         else:
-            turn.fail(f"404:{argument(channel)}:channel_unknown")
+            raise MessageFailed(f"404:{argument(channel)}:channel_unknown")
 
     def _session(self, turn: Turn) -> BayeuxSession | None:
         """Return the session that a message names, which is answered now; None where there is none."""
@@ -125,7 +128,11 @@ class Bayeux:
     def _handshake(self, turn: Turn, wall: float) -> Effects[None]:
         message, reply = turn.message, turn.reply
         turn.answer.replies.append(reply)
-        error = turn.begin(wall) or version_error(message) or types_error(message)
+        try:
+            turn.begin(wall)
+            error = version_error(message) or types_error(message)
+        except MessageFailed as failed:
+            error = str(failed)
         reply["version"] = reply["minimumVersion"] = VERSION
         reply["supportedConnectionTypes"] = CONNECTION_TYPES
         if error is not None:
@@ -165,8 +172,7 @@ class Bayeux:
         message, reply = turn.message, turn.reply
         if message.get("connectionType") not in CONNECTION_TYPES:
             reply["advice"] = {"reconnect": "none"}
-            turn.fail(f"400:{argument(message.get('connectionType'))}:connection_type_invalid")
-            return
+            raise MessageFailed(f"400:{argument(message.get('connectionType'))}:connection_type_invalid")
         try:
             left = yield from _ask(turn.peer, "poll", session.recipients)
         except CometError as error:
@@ -198,22 +204,16 @@ class Bayeux:
     # -- subscribe and unsubscribe ("Subscribe", "Unsubscribe")
 
     def _subscribe(self, turn: Turn, session: BayeuxSession) -> Effects[None]:
-        channels = turn.subscriptions()
-        try:
-            names = [readable(channel[1:]) for channel in channels if not is_service(channel)]
-            new = session.without(names)
-            if not new:
-                return
-            yield from _ask(turn.peer, "poll", new)
-            if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
-                turn.fail(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
-                return
-            here = yield Locate()
-            new = session.without(new)  # a store that waits may have served another request meanwhile
-            self.sessions.subscribe(session, (*session.recipients, *new))
-        except CometError as error:
-            turn.fail(refused(error, turn.message["subscription"]))
+        names = [readable(channel[1:]) for channel in turn.subscriptions() if not is_service(channel)]
+        new = session.without(names)
+        if not new:
             return
+        yield from _ask(turn.peer, "poll", new)
+        if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
+            raise MessageFailed(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
+        here = yield Locate()
+        new = session.without(new)  # a store that waits may have served another request meanwhile
+        self.sessions.subscribe(session, (*session.recipients, *new))
         # They count from now on, though the session may still have to be told what came before.
         if session.place == NOW:
             session.place = here
@@ -224,8 +224,7 @@ class Bayeux:
         names = [channel[1:] for channel in turn.subscriptions() if not is_service(channel)]
         unknown = [name for name in names if name not in session.recipients]
         if unknown:
-            turn.fail(f"404:{argument('/' + unknown[0])}:subscription_unknown")
-            return
+            raise MessageFailed(f"404:{argument('/' + unknown[0])}:subscription_unknown")
         for name in names:
             session.since.pop(name, None)
         self.sessions.subscribe(session, tuple([name for name in session.recipients if name not in names]))
@@ -236,28 +235,23 @@ class Bayeux:
     def _publish(self, turn: Turn, session: BayeuxSession | None) -> Effects[None]:
         channel: str = turn.reply["channel"]
         if not CHANNEL.fullmatch(channel):
-            turn.fail(f"405:{argument(channel)}:channel_invalid")
-            return
+            raise MessageFailed(f"405:{argument(channel)}:channel_invalid")
         if "data" not in turn.message:
-            turn.fail(f"400:{argument(channel)}:data_missing")
+            raise MessageFailed(f"400:{argument(channel)}:data_missing")
+        name = recipient(channel[1:])
+        yield from _ask(turn.peer, "push", (name,))
+        self._check_size(turn.message["data"])
+        rights = turn.peer.rights
+        if is_service(channel):
+            if rights is not None:
+                rights.charge(1, 0)
+            yield from self._serve(turn, channel, session)
             return
-        try:
-            name = recipient(channel[1:])
-            yield from _ask(turn.peer, "push", (name,))
-            self._check_size(turn.message["data"])
-            rights = turn.peer.rights
-            if is_service(channel):
-                if rights is not None:
-                    rights.charge(1, 0)
-                yield from self._serve(turn, channel, session)
-            else:
-                is_binary = isinstance(turn.ext.get("binary"), dict)
-                content = published(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
-                if rights is not None:
-                    rights.charge(1, len(content.body))
-                yield Give(Push((name,), (content,), overflow="drop-oldest"))
-        except CometError as error:
-            turn.fail(refused(error, channel))
+        is_binary = isinstance(turn.ext.get("binary"), dict)
+        content = published(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
+        if rights is not None:
+            rights.charge(1, len(content.body))
+        yield Give(Push((name,), (content,), overflow="drop-oldest"))
 
     def _check_size(self, data: Raw) -> None:
         """Raise ``BodyTooLarge`` where the data of one message is."""

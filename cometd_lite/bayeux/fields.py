@@ -34,6 +34,10 @@ _VERSION = re.compile(r"[0-9]{1,9}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}){0,7}")
 _NOT_IN_ERRORS = re.compile(r"[^A-Za-z0-9\-_!~()$@ /*.]")
 
 
+class MessageFailed(Exception):
+    """A message fails; the text is its error field ("The error field")."""
+
+
 class _Fields(TypedDict, total=False):
     """The fields of a message that mean something; others are dropped. ``data`` is kept as it came."""
 
@@ -140,16 +144,16 @@ def is_service(channel: str) -> bool:
 
 def milliseconds(value: Any) -> float | None:
     """Return a time that a client advises; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        return None
-    return min(value, _LATEST)
+    return min(value, _LATEST) if _is_number(value) and value >= 0 else None
 
 
 def time_of(value: Any) -> float | None:
     """Return a point or a span of time in milliseconds; None where it is none, or beyond all history."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _LATEST:
-        return None
-    return value
+    return value if _is_number(value) and abs(value) <= _LATEST else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def version_error(message: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from ..core.message import timestamp
 from ..errors import CometError
 from .answers import BatchAnswer, Reply
 from .effects import Peer
-from .fields import CHANNEL, PATTERN, argument, is_texts, refused, time_of
+from .fields import CHANNEL, PATTERN, MessageFailed, argument, is_texts, refused, time_of
 
 HANDSHAKE = "/meta/handshake"
 CONNECT = "/meta/connect"
@@ -33,21 +33,21 @@ class Turn:
         self.ext: dict[str, Any] = {}
         self.reply: Reply = {"channel": "", "successful": True}
 
-    def begin(self, wall: float) -> str | None:
-        """Put into the reply what every reply has; return what is wrong with what every message has."""
+    def begin(self, wall: float) -> None:
+        """Put into the reply what every reply has. Raises ``MessageFailed`` for what no message may be."""
         message, reply = self.message, self.reply
         if not isinstance(message, dict):
-            return "400::message_invalid"
+            raise MessageFailed("400::message_invalid")
         channel = message.get("channel")
         if isinstance(channel, str):
             reply["channel"] = channel
         id = message.get("id")  # noqa: A001
         if id is not None:
             if isinstance(id, bool) or not isinstance(id, (str, int, float)):
-                return "405::message_id_invalid"
+                raise MessageFailed("405::message_id_invalid")
             reply["id"] = id
         if not isinstance(channel, str):
-            return "400::channel_missing"
+            raise MessageFailed("400::channel_missing")
         if "timestamp" in message:
             reply["timestamp"] = timestamp(wall)
         ext = message.get("ext")
@@ -58,7 +58,6 @@ class Turn:
         if "subscription" in message and channel in {SUBSCRIBE, UNSUBSCRIBE}:
             subscription = message["subscription"]
             reply["subscription"] = subscription if is_texts(subscription) else ""
-        return None
 
     def fail(self, error: str) -> None:
         """Make the reply say that the message failed ("The error field")."""
@@ -77,24 +76,22 @@ class Turn:
         self.fail(refused(error))
 
     def subscriptions(self) -> list[str]:
-        """Return the channels and patterns of a subscription; none, having failed, where one is wrong."""
+        """Return the channels and patterns of a subscription. Raises ``MessageFailed`` where one is wrong."""
         subscription = self.message.get("subscription")
+        if subscription is None:
+            raise MessageFailed("403::subscription_missing")
+        if not subscription or not is_texts(subscription):
+            raise MessageFailed("403::subscription_invalid")
         channels = [subscription] if isinstance(subscription, str) else subscription
         error = None
-        if subscription is None:
-            error = "403::subscription_missing"
-        elif not channels or not is_texts(channels):
-            error = "403::subscription_invalid"
-        else:
-            for channel in channels:
-                if not (CHANNEL.fullmatch(channel) or PATTERN.fullmatch(channel)):
-                    error = f"405:{argument(channel)}:subscription_invalid"
-                elif channel.startswith("/meta/"):
-                    error = f"403:{argument(channel)}:subscribe_denied"
-        if error is None:
-            return list(channels or ())
-        self.fail(error)
-        return []
+        for channel in channels:
+            if not (CHANNEL.fullmatch(channel) or PATTERN.fullmatch(channel)):
+                error = f"405:{argument(channel)}:subscription_invalid"
+            elif channel.startswith("/meta/"):
+                error = f"403:{argument(channel)}:subscribe_denied"
+        if error is not None:
+            raise MessageFailed(error)
+        return list(channels)
 
     def _synchronise(self, asked: Any, server_time: int) -> None:
         """Answer the time synchronisation extension (CometD's reference, "Timesync Extension")."""
