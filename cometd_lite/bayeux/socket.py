@@ -188,11 +188,12 @@ class BayeuxSocket:
             self._end_silence()
             self.send(answer.body)
         elif answer.status == REPLACED_ANSWER.status:
-            reply = {"channel": "/meta/connect", "successful": False, "error": _REPLACED}
-            self.send(dumps([reply]))
+            self._send_error(_REPLACED, "/meta/connect")
         else:
-            reply = {"channel": "", "successful": False, "error": f"{answer.status}::refused"}
-            self.send(dumps([reply]))
+            self._send_error(f"{answer.status}::refused")
+
+    def _send_error(self, error: str, channel: str = "") -> None:
+        self.send(dumps([{"channel": channel, "successful": False, "error": error}]))
 
     def _not_forwarded(self, failure: Failure, text: str) -> MaybeDeferred[None]:
         """Answer here where the process is no more: the session is not known, and the client is told so."""
@@ -224,8 +225,7 @@ class BayeuxSocket:
 
     def _refuse(self, error: CometError) -> None:
         self.transport.hub.counts.refusals[error.kind] += 1
-        reply = {"channel": "", "successful": False, "error": f"{error.status}::{error.kind}"}
-        self.send(dumps([reply]))
+        self._send_error(refused(error))
 
     def _answer(self, text: str) -> Effects[None]:
         """Answer a text now, or hold its connect."""
