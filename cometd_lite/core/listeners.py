@@ -102,9 +102,14 @@ class Listeners:
             listener = ListenerSession("~" + new_id(), recipients, head.cursor, ttl)
             listener.share = share
             self._sessions.add(listener, now)
-            until = self._expires_at(listener)
-            self._hub.store.remember(LISTENERS, listener.id, partial(ListenerSession.record, listener), until)
-            return chain(self._kept(partial(self._not_registered, listener)), lambda _: listener)
+            store = self._hub.store
+            store.remember(LISTENERS, listener.id, listener.record, self._expires_at(listener))
+
+            def undo() -> None:
+                self._sessions.remove(listener)
+                store.forget(LISTENERS, listener.id)
+
+            return chain(self._kept(undo), lambda _: listener)
 
         return chain(self._hub.store.read(recipients, NOW, 1, now), add)
 
@@ -266,14 +271,12 @@ class Listeners:
     def _kept(self, undo: Callable[[], object]) -> MaybeDeferred[None]:
         """Wait until what was asked of the store is kept; call ``undo`` where it is not."""
         kept = self._hub.store.flush()
-        if is_pending(kept):
-            kept.addErrback(self._undo, undo)
-        return shielded(kept)
 
-    @staticmethod
-    def _undo(failure: Failure, undo: Callable[[], object]) -> Failure:
-        undo()
-        return failure
+        def failed(failure: Failure) -> Failure:
+            undo()
+            return failure
+
+        return shielded(kept.addErrback(failed) if is_pending(kept) else kept)
 
     def sweep(self) -> None:
         """Forget the listeners that were not polled for their time."""
@@ -298,14 +301,12 @@ class Listeners:
 
     def _renew(self, listener: ListenerSession, wait: float = 0.0) -> None:
         """Let the store remember what has changed of the listener, unless it was ended meanwhile."""
-        value, until = partial(ListenerSession.record, listener), self._expires_at(listener, wait)
-        if self._hub.shared is not None:
-            self._hub.shared.renew(LISTENERS, listener.id, value, until)
-        elif listener.id not in self._ending and self._is_registered(listener):
-            self._hub.store.remember(LISTENERS, listener.id, value, until)
-
-    def _is_registered(self, listener: ListenerSession) -> bool:
-        return self._sessions.get(listener.id, self._hub.clock.seconds()) is listener
+        hub, id = self._hub, listener.id  # noqa: A001
+        until = self._expires_at(listener, wait)
+        if hub.shared is not None:
+            hub.shared.renew(LISTENERS, id, listener.record, until)
+        elif id not in self._ending and self._sessions.get(id, hub.clock.seconds()) is listener:
+            hub.store.remember(LISTENERS, id, listener.record, until)
 
     def _expires_at(self, listener: ListenerSession, wait: float = 0.0) -> float:
         """Return when a shared store forgets the listener, if it is not polled after ``wait`` seconds."""
@@ -313,10 +314,6 @@ class Listeners:
             return inf
         until = self._hub.clock.seconds() + wait + listener.ttl
         return until if listener.used else max(until, listener.expires_at)  # a large answer takes its time
-
-    def _not_registered(self, listener: ListenerSession) -> None:
-        self._sessions.remove(listener)
-        self._hub.store.forget(LISTENERS, listener.id)
 
     def _drop_record(self, listener: ListenerSession) -> None:
         self._hub.store.forget(LISTENERS, listener.id)
