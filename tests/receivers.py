@@ -1,10 +1,14 @@
-"""An application in memory that is told of events: it verifies signatures, and answers as a test says."""
+"""Applications that take webhooks, in memory and at a port: they verify signatures, and answer as told."""
 
 from __future__ import annotations
 
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
@@ -71,3 +75,55 @@ class FakeReceiver:
 
     def close(self) -> Deferred[None]:
         return succeed(None)
+
+
+class HTTPReceiver:
+    """The same at a port of this machine, with the times of this machine.
+
+    ``answer`` returns the status of the next answer, and after how many seconds it comes. ``events`` are
+    those of requests that were answered with 2xx, in order; ``attempts`` counts all requests by their status.
+    """
+
+    def __init__(self, port: int = 0, answer: Callable[[], tuple[int, float]] = lambda: (204, 0.0)) -> None:
+        self.port = port
+        self.answer = answer
+        self.webhook = Webhook(KEY)
+        self.events: list[dict[str, Any]] = []
+        self.attempts: list[int] = []
+        self.start()
+
+    @property
+    def options(self) -> tuple[str, str]:
+        return ("--notify-url", f"http://127.0.0.1:{self.port}/events")
+
+    def start(self) -> None:
+        """Listen, again at the same port."""
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                fields = {name.lower(): value for name, value in self.headers.items()}
+                events = receiver.webhook.verify(body, fields)
+                status, seconds = receiver.answer()
+                receiver.attempts.append(status)
+                if status < 300:
+                    receiver.events += events
+                time.sleep(seconds)
+                with suppress(OSError):  # it was not waited for
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._server.shutdown()
+        self._server.server_close()

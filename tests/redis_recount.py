@@ -171,7 +171,7 @@ class Recount:
         assert back.isdisjoint(reserved), f"{name!r}: what is reserved is given to no take"
         assert all(number <= known["taken"] for number in reserved), f"{name!r}: what is reserved is taken"
         free = {lease: score for lease, score in leases.items() if score < 0}
-        assert all(score == -int(lease.split()[0]) for lease, score in free.items()), (
+        assert all(-int(lease.split()[0]) - score in {0, 0.5} for lease, score in free.items()), (
             f"{name!r}: an ended lease is found by its number"
         )
         held = [score for score in leases.values() if 0 < score < SPENT]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import Outcome, check_invariants, data, now
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python import threadable
 from twisted.web.resource import IResource
@@ -19,7 +19,7 @@ from cometd_lite.client import Client
 from cometd_lite.comet import Comet
 from cometd_lite.core.message import Content, Cursor
 from cometd_lite.core.store import Usage
-from cometd_lite.errors import BadParameter, BadRecipient, MailboxFull, NobodyWaits, Stopping
+from cometd_lite.errors import BadParameter, BadRecipient, MailboxFull, NobodyWaits, Stopping, StoreDown
 from cometd_lite.limits import SWEEP_SECONDS, Limits
 from cometd_lite.stores.memory import MemoryStore
 
@@ -389,6 +389,36 @@ def test_a_comet_that_stops_answers_who_waits_and_takes_no_more(comet: Comet, cl
     with pytest.raises(Stopping):
         now(comet.push("bob", "hi"))
     assert clock.getDelayedCalls() == []
+
+
+def test_connections_to_applications_are_closed_though_the_store_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    closed: list[str] = []
+
+    class Post:
+        """What posts to an application."""
+
+        shown = "http://app.example"
+
+        def __init__(self, url: str, seconds: float) -> None:
+            self.url = url
+
+        def close(self) -> Deferred[None]:
+            closed.append(self.url)
+            return succeed(None)
+
+    class Stuck(MemoryStore):
+        """A store that cannot be closed."""
+
+        def close(self) -> Deferred[None]:
+            return fail(StoreDown())
+
+    monkeypatch.setattr("cometd_lite.comet.post_to", Post)
+    comet = Comet(store=Stuck(Limits()), authorize_url="http://app.example", clock=clock)
+    with pytest.raises(StoreDown):
+        now(comet.stop())
+    assert closed == ["http://app.example"]
 
 
 def test_a_comet_is_a_resource_for_any_site(comet: Comet) -> None:

@@ -188,7 +188,8 @@ from cometd_lite.core.registry import Registry
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.webhooks.outbox import WebhookCounts
-from cometd_lite.webhooks.unread import LocalAbsences, UnreadWatch
+from cometd_lite.webhooks.absences import LocalAbsences
+from cometd_lite.webhooks.unread import UnreadWatch
 
 size, clock, content = int(sys.argv[1]), Clock(), Content.of("hi")
 hub = Hub(MemoryStore(Limits()), Registry(clock, 10), clock)

@@ -27,6 +27,7 @@ from cometd_lite.core.registry import Registry
 from cometd_lite.errors import StoreDown
 from cometd_lite.limits import (
     ONLINE_SECONDS,
+    PRESENCE_COUNT_SECONDS,
     PRESENCE_FAREWELL_SECONDS,
     PRESENCE_MEMBER_OVERHEAD,
     PRESENCE_PLACE_OVERHEAD,
@@ -249,6 +250,23 @@ def test_a_store_that_waits_is_given_a_bounded_number_of_messages_and_then_the_o
     assert len([asked for asked in store.asked if asked.verb == "append"]) == 50
     store.settle()
     assert house.hub.counts.presence_joins == PRESENCE_PUSHES + 50
+    house.stop()
+
+
+def test_a_store_that_waits_is_given_a_bounded_number_of_counts_and_the_others_a_second_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cometd_lite.core.announcers.PRESENCE_MEMBERS", 0)
+    store = SlowStore(MemoryStore(Limits()))
+    house = House(store)
+    for number in range(PRESENCE_PUSHES + 50):
+        house.park(f"room{number}", name="alice")
+    store.settle()
+    house.clock.advance(0)
+    for count in (PRESENCE_PUSHES, 50, 0):
+        house.clock.advance(PRESENCE_COUNT_SECONDS)
+        assert len([asked for asked in store.asked if asked.verb == "append"]) == count
+        store.settle()
     house.stop()
 
 

@@ -87,6 +87,24 @@ def test_a_name_that_said_that_it_leaves_is_reported_so_though_redis_refuses_and
     assert "dismissed 0" in reporting.link.runs.pop()[0]
 
 
+@pytest.mark.parametrize("is_reported", [True, False])
+def test_a_name_that_said_that_it_leaves_is_reported_so_over_the_next_connection(
+    reporting: Reporting, is_reported: bool
+) -> None:
+    reporting.announcer.left("lobby", "alice")
+    reporting.announcer.changed("lobby", "bob", 0)
+    if is_reported:
+        reporting.pass_by(1)
+        reporting.link.runs.pop()[1].errback(StoreDown())
+    reporting.announcer.entered()
+    reporting.pass_by(0)
+    reporting.answer()  # all that are there
+    reporting.pass_by(1)
+    (words, _) = reporting.link.runs.pop()
+    assert words[-3:] == ('lobby\n"alice"', "dismissed 0", 1)
+    assert not any("bob" in str(word) for word in words)
+
+
 def test_a_description_reports_before_and_leaves_one_timer(reporting: Reporting) -> None:
     reporting.announcer.changed("lobby", "alice", 0)
     reporting.announcer.describe("lobby").addErrback(lambda _: None)

@@ -590,6 +590,17 @@ def test_who_was_last_seen_is_forgotten_in_time(registry: Registry, clock: Clock
     assert registry.last_seen("eve") is not None
 
 
+def test_ends_that_are_spread_come_at_once_where_all_waits_end(clock: Clock) -> None:
+    registry = Registry(clock, 20_000, Random(1))
+    polls = [park(registry, Reader("bob"), None) for _ in range(1_000)]
+    done = Outcome(registry.end_all_within(60.0))
+    assert done.parked
+    registry.end_all()
+    assert done.value is None
+    assert [poll.value for poll in polls] == ["over"] * 1_000
+    assert timers(registry) == 0
+
+
 def test_who_was_last_seen_is_remembered_within_a_bound(clock: Clock) -> None:
     registry = Registry(clock, 10)
     for number in range(100):

@@ -49,6 +49,7 @@ class Lease:
     attempt: int
     ends_at: float | None
     is_exhausted: bool = False
+    is_released: bool = False
     id: str = ""
 
 
@@ -235,6 +236,8 @@ class Leased(machine.Core):
         is_last = one is not None and lease is not None and lease.id == message.lease and not one.taken
         if is_last and lease is not None and lease.is_exhausted and settlement != "done":
             is_last = False
+        if is_last and lease is not None and lease.is_released and settlement == "extended":
+            is_last = False
         settled = self.hub.settle(name, [LeaseId.parse(message.lease)], settlement, seconds)
         assert Outcome(settled).value == [settlement if is_last else "gone"]
         if not is_last or one is None or lease is None:
@@ -247,8 +250,7 @@ class Leased(machine.Core):
         else:
             if lease.ends_at is not None:
                 self.model_free(lease)
-            if not lease.is_exhausted:
-                lease.id = ""
+            lease.is_released = True
             self.check_answers(self.model_wake((name,)))
 
     @rule(name=names)

@@ -1094,9 +1094,10 @@ def test_a_take_that_gives_back_what_was_for_nobody_missed_nothing(store: Shelf)
 
 def test_a_mailbox_is_described_by_what_nobody_has_fetched(store: Shelf) -> None:
     first, second = store.push("bob", body=["12345", "123"])
-    assert store.describe("bob") == Contents(2, 8, first.cursor, second.cursor)
+    unread = [(message.cursor, message.created_at) for message in (first, second)]
+    assert store.describe("bob") == Contents(2, 8, first.cursor, second.cursor, 0, unread[0])
     store.take("bob", limit=1)
-    assert store.describe("bob") == Contents(1, 3, first.cursor, second.cursor)
+    assert store.describe("bob") == Contents(1, 3, first.cursor, second.cursor, 0, unread[1])
     store.read("bob", after=second.cursor)
     assert store.describe("bob") == Contents(0, 0, first.cursor, second.cursor)
     assert store.describe("eve") == Contents()
@@ -1226,9 +1227,10 @@ def test_what_is_released_is_given_to_the_next_at_once(store: Shelf) -> None:
     store.push("jobs", body=["1", "2"])
     batch = store.lease("jobs")
     assert store.settled(batch, "released") == [True, True]
-    assert store.settled(batch, "released") == [False, False]
+    assert store.settled(batch, "extended") == [False, False]
+    assert store.settled(batch, "released") == [True, True]
     assert data(store.take("jobs", limit=1)) == ["1"]
-    assert store.settled(batch) == [False, False]
+    assert store.settled(batch) == [False, True]
 
 
 def test_a_take_is_given_what_came_back_and_may_give_it_back(store: Shelf) -> None:

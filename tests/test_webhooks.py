@@ -11,7 +11,7 @@ import pytest
 from helpers import TurningClock
 from receivers import KEY, OTHER_KEY, FakeReceiver
 from standardwebhooks import Webhook, WebhookVerificationError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
@@ -20,22 +20,25 @@ from cometd_lite.core.message import Content, Cursor, Push
 from cometd_lite.core.observers import observe
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import Record
+from cometd_lite.errors import StoreDown
 from cometd_lite.limits import (
     EVENT_GATHER_SECONDS,
     EVENT_PAUSE_SECONDS,
     EVENT_SECONDS,
     EVENTS_AT_ONCE,
     EVENTS_WAITING,
+    UNREAD_AGAIN_SECONDS,
     UNREAD_AT_ONCE,
     UNREAD_BYTES,
     Limits,
 )
 from cometd_lite.stores.memory import MemoryStore
+from cometd_lite.webhooks.absences import ABSENCES, LocalAbsences
 from cometd_lite.webhooks.outbox import EVENTS, LocalOutbox, SharedOutbox, WebhookCounts
 from cometd_lite.webhooks.sender import EventSender
 from cometd_lite.webhooks.service import webhook_options
 from cometd_lite.webhooks.signing import Signer, keys_of
-from cometd_lite.webhooks.unread import ABSENCES, LocalAbsences, UnreadWatch
+from cometd_lite.webhooks.unread import UnreadWatch
 
 # -- signatures
 
@@ -547,6 +550,53 @@ def test_a_message_that_came_after_the_reader_left_is_told(watched: Watched) -> 
     assert watched.told == [("bob", late)]
 
 
+def test_a_message_that_was_fetched_at_once_is_not_told_in_the_place_of_the_next_one(
+    watched: Watched,
+) -> None:
+    watched.push()
+    watched.hub.take(("bob",), 0.0)
+    watched.pass_by(1)
+    late = watched.push()
+    watched.pass_by(59)
+    assert watched.told == []
+    watched.pass_by(2)
+    assert watched.told == [("bob", late)]
+
+
+def test_where_it_cannot_be_said_how_a_recipient_stands_it_is_asked_again_and_others_are_told(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, expected_failures: list[type[BaseException]]
+) -> None:
+    expected_failures.append(ValueError)
+    first, second = watched.push("alice"), watched.push("bob")
+    describe, failures = watched.hub.describe, [ValueError("it fails"), StoreDown()]
+
+    def fails_twice(recipient: str) -> Any:
+        if recipient == "alice" and failures:
+            raise failures.pop()
+        return describe(recipient)
+
+    monkeypatch.setattr(watched.hub, "describe", fails_twice)
+    watched.pass_by(60)
+    assert watched.told == [("bob", second)]
+    watched.pass_by(2 * UNREAD_AGAIN_SECONDS)
+    assert watched.told == [("bob", second), ("alice", first)]
+
+
+def test_a_message_is_told_though_its_claim_arrived_and_the_answer_did_not(watched: Watched) -> None:
+    claim, lost = watched.absences.claim, [StoreDown()]
+
+    def loses_the_first_answer(recipient: str) -> Any:
+        is_new = claim(recipient)
+        return fail(lost.pop()) if lost else is_new
+
+    watched.absences.claim = loses_the_first_answer  # type: ignore[method-assign]
+    message = watched.push()
+    watched.pass_by(60)
+    assert watched.told == []
+    watched.pass_by(UNREAD_AGAIN_SECONDS)
+    assert watched.told == [("bob", message)]
+
+
 def test_a_reader_that_was_answered_and_never_came_back_is_away(watched: Watched) -> None:
     poll = watched.poll(wait=100.0)
     message = watched.push()
@@ -604,7 +654,7 @@ def test_what_waits_for_readers_is_bounded_in_bytes(
 def test_the_absences_that_were_told_are_bounded_in_bytes(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cometd_lite.webhooks.unread.UNREAD_BYTES", 10_000)
+    monkeypatch.setattr("cometd_lite.webhooks.absences.UNREAD_BYTES", 10_000)
     for number in range(100):
         watched.push(f"user{number}")
         watched.pass_by(61)
@@ -665,7 +715,7 @@ class NotedAbsences(LocalAbsences):
 
     due: dict[str, float]
 
-    def begun(self, recipient: str, unread: Any, due: float) -> None:
+    def begun(self, recipient: str, message: str, at: float, due: float) -> None:
         self.due[recipient] = due
 
 

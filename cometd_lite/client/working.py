@@ -29,7 +29,7 @@ EXTENDED_PER_LEASE = 3
 """A lease is extended so often while it lasts: two answers may be lost."""
 
 OnGone: TypeAlias = Callable[[LeasedMessage], object]
-"""Called with a message that was not done in time: another worker has it, or it is no more."""
+"""Called with a message whose lease had ended: another worker has it, or it is no more."""
 
 
 async def settle(
@@ -178,7 +178,7 @@ class Working(AsyncIterator[LeasedMessage]):
             state = await settle(self._remote, message, settlement, 0.0, self._patience)
         finally:
             self._stop_extending()
-        if state == "gone" and settlement == "done" and self._on_gone is not None:
+        if state == "gone" and self._on_gone is not None:
             self._on_gone(message)
 
     def _extend(self, message: LeasedMessage) -> Deferred[None]:

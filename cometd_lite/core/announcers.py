@@ -49,7 +49,7 @@ class LocalAnnouncer:
         """Pushes for which a store that waits has no answer yet."""
         self._call: IDelayedCall | None = None
         self._counting: dict[str, None] = {}
-        """Recipients whose count is to be announced."""
+        """Recipients whose count is to be announced, longest ago first."""
         self._count_call: IDelayedCall | None = None
         self._is_stopped = False
 
@@ -113,13 +113,21 @@ class LocalAnnouncer:
             self._push(recipient, event, {"name": name, "readers": readers})
             return
         self._counting[recipient] = None
-        if self._count_call is None:
-            self._count_call = self._hub.clock.callLater(PRESENCE_COUNT_SECONDS, self._announce_counts)
+        self._count_later()
 
     def _announce_counts(self) -> None:
-        counting, self._counting, self._count_call = self._counting, {}, None
-        for recipient in counting:
+        """Announce counts for ``SLICE_SECONDS``, and those that are left a second later."""
+        self._count_call = None
+        until = time.perf_counter() + SLICE_SECONDS
+        while self._counting and self._pushes < PRESENCE_PUSHES and time.perf_counter() < until:
+            recipient = next(iter(self._counting))
+            del self._counting[recipient]
             self._push(recipient, "count", {"readers": self._tracker.readers(recipient)})
+        self._count_later()
+
+    def _count_later(self) -> None:
+        if self._counting and self._count_call is None:
+            self._count_call = self._hub.clock.callLater(PRESENCE_COUNT_SECONDS, self._announce_counts)
 
     def _push(self, recipient: str, event: str, said: dict[str, object]) -> None:
         push = Push(

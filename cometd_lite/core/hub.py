@@ -445,6 +445,7 @@ class Hub:
             contents.oldest,
             contents.newest,
             contents.leased,
+            contents.unread,
             recipient=recipient,
             waiting=waiting,
             last_seen=last_seen,

@@ -26,7 +26,7 @@ Settlement: TypeAlias = Literal["done", "released", "extended"]
 """What is to become of leases."""
 
 LeaseState: TypeAlias = Literal["done", "released", "extended", "gone"]
-"""What became of a lease; ``gone`` where it was settled before, or its message is another's, or no more."""
+"""What became of a lease; ``gone`` where it had ended and its message is another worker's, or no more."""
 
 _LEASE = re.compile(
     rf"([0-9a-z]{{10}})-([1-9][0-9]{{0,{CURSOR_DIGITS - 1}}})\.([1-9][0-9]{{0,8}})\.([0-9A-Za-z_-]{{22}})"
@@ -75,14 +75,14 @@ class Ended(NamedTuple):
 class Reservation(Struct, gc=False):
     """The last lease of one message.
 
-    ``free``: it has ended, and the message is in the mailbox as any other; ``secret`` is empty where its
-    worker gave it back. ``exhausted``: it was the last one that the message may have, and has ended.
+    ``free``: it has ended, and the message is in the mailbox as any other. ``released``: the same, because
+    its worker gave it back. ``exhausted``: it was the last one that the message may have, and has ended.
     """
 
     attempt: int
     secret: str
     ends_at: float
-    state: Literal["held", "free", "exhausted"]
+    state: Literal["held", "free", "released", "exhausted"]
 
 
 class Leases:
@@ -109,7 +109,7 @@ class Leases:
     def reserves(self, number: int) -> bool:
         """Return whether a message is kept from takes: a worker has it, or it is exhausted."""
         reservation = self.reservations.get(number)
-        return reservation is not None and reservation.state != "free"
+        return reservation is not None and reservation.state in {"held", "exhausted"}
 
     def find(self, lease: LeaseId) -> Reservation | None:
         """Return the reservation that a lease names, held or not; None where there was a later one."""
@@ -176,11 +176,11 @@ class Leases:
         return False
 
     def release(self, number: int) -> bool:
-        """End a lease that its worker gives back, and that is gone then; return as ``free`` does."""
+        """End a lease that its worker gives back; return as ``free`` does."""
         reservation = self.reservations[number]
-        is_there = reservation.state == "free" or self.free(number)
+        is_there = reservation.state != "held" or self.free(number)
         if is_there:
-            reservation.secret = ""
+            reservation.state = "released"
             self._note(number)
         return is_there
 

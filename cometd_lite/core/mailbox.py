@@ -139,13 +139,13 @@ class Mailbox:
         """Let a lease end, or go on until ``ends_at``; return whether it was still the message's last one.
 
         A lease whose time was over is settled all the same, as long as no other worker has the message. One
-        that was given back is not. Of an exhausted message it can only be done.
+        that was given back is not extended any more. Of an exhausted message it can only be done.
         """
         leases, number = self.leases, lease.sequence
         reservation = None if leases is None else leases.find(lease)
         if leases is None or reservation is None:
             return False
-        if reservation.state == "free" and number not in self.given_back:
+        if not leases.reserves(number) and number not in self.given_back:
             return False  # a take has had it since
         if settlement == "done":
             self._leave_back((number,))
@@ -153,6 +153,8 @@ class Mailbox:
         elif reservation.state == "exhausted":
             return False
         elif settlement == "extended":
+            if reservation.state == "released":
+                return False
             self._leave_back((number,))
             leases.hold(number, ends_at)
         elif leases.release(number):

@@ -44,7 +44,10 @@ class PresenceChange(Struct, frozen=True, gc=False):
 
 
 OnChange: TypeAlias = Callable[[PresenceChange], object]
-"""Called with each join and leave that this process announces. It must not raise."""
+"""Called with each join and leave that this process announces. It must not raise.
+
+A shared store has then kept the event for webhooks, in the step that found it.
+"""
 
 
 class Announcer(Protocol):

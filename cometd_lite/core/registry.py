@@ -77,6 +77,8 @@ class Registry:
         self._timer: IDelayedCall | None = None
         """The one delayed call, for the first of them: one for each reader would cost 2 µs a poll."""
         self._timer_at = inf
+        self._ending: dict[Deferred[None], IDelayedCall] = {}
+        """What ends waits that are spread over a time, by what fires when that is done."""
         self._seen: NameTable[float] = NameTable(most, SEEN_BYTES)
         """When each recipient was last asked for, longest ago first."""
         self._wakes: deque[Wake] = deque()
@@ -309,6 +311,10 @@ class Registry:
         """End every wait now, as if its time were over."""
         for reader in self._all():
             reader.end()
+        ending, self._ending = self._ending, {}
+        for done, call in ending.items():
+            call.cancel()
+            done.callback(None)
 
     def end_all_within(self, seconds: float) -> Deferred[None]:
         """End every wait, spread over up to ``seconds``; the Deferred fires once all have ended.
@@ -322,23 +328,19 @@ class Registry:
         revoked = [reader for reader in self._all() if reader.admission in admissions]
         return self._each_within(revoked, seconds, methodcaller("revoke"))
 
-    def _each_within(
-        self,
-        readers: list[ParkedReader[Any]],
-        seconds: float,
-        end: Callable[[ParkedReader[Any]], object],
-    ) -> Deferred[None]:
+    def _each_within(self, readers: list[ParkedReader[Any]], seconds: float, end: OnParked) -> Deferred[None]:
         self._random.shuffle(readers)
         at_once = max(ENDED_PER_SECOND, ceil(len(readers) / seconds) if seconds else len(readers)) * _TICK
         done: Deferred[None] = Deferred()
 
         def end_some() -> None:
+            self._ending.pop(done, None)
             for _ in range(min(len(readers), ceil(at_once))):
                 reader = readers.pop()
                 if reader.registry is not None:
                     end(reader)
             if readers and self.parked:
-                self.clock.callLater(_TICK, end_some)
+                self._ending[done] = self.clock.callLater(_TICK, end_some)
             else:
                 done.callback(None)
 

@@ -38,6 +38,8 @@ class Contents:
     newest: Cursor | None = None
     leased: int = 0
     """Messages that workers hold by a lease; they are among those that no reader has fetched."""
+    unread: tuple[Cursor, float] | None = None
+    """The oldest of those, and its date; None where there is none. Clients are not told of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,15 @@ class Place(NamedTuple):
     """Whether the mailbox was leased from."""
 
 
+RELEASED = 0.0
+"""The end of a lease that its worker has given back."""
+
+
 class KeptLease(NamedTuple):
-    """The last lease of a message as it lies in the file; without ``ends_at`` no worker holds it."""
+    """The last lease of a message as it lies in the file.
+
+    Without ``ends_at``, or with ``RELEASED`` in its place, no worker holds it.
+    """
 
     sequence: int
     name: str

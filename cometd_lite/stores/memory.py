@@ -220,6 +220,7 @@ class MemoryStore(TakenMailboxes):
             oldest=mailbox.messages[0].cursor,
             newest=mailbox.messages[-1].cursor,
             leased=0 if mailbox.leases is None else mailbox.leases.held,
+            unread=(unread[0].cursor, unread[0].created_at) if unread else None,
         )
 
     def names(self, prefix: str, after: str, most: int, shows: Shows) -> MaybeDeferred[Sequence[str]]:

@@ -22,7 +22,7 @@ from ..core.recipient import covering, is_pattern
 from ..deferreds import MaybeDeferred, ParkedDeferred
 from ..errors import MailboxFull
 from ..limits import LEASE_SECONDS, Limits
-from .journal import Changes, Kept, KeptLease, KeptRecord, Place
+from .journal import RELEASED, Changes, Kept, KeptLease, KeptRecord, Place
 from .mailboxes import cost
 from .memory import MemoryStore
 from .slices import Soon, Steps
@@ -318,7 +318,8 @@ class TrackedMailboxes(MemoryStore):
                 changes.leases_gone.append(number)
             else:
                 # An exhausted one is written as one whose time is over, and is exhausted again when read.
-                ends_at = None if one.state == "free" else one.ends_at + offset
+                ended = {"free": None, "released": RELEASED}
+                ends_at = ended.get(one.state, one.ends_at + offset)
                 changes.leases.append(KeptLease(number, name, one.attempt, one.secret, ends_at))
 
     def unchange(self, changes: Changes) -> None:
@@ -483,8 +484,9 @@ class TrackedMailboxes(MemoryStore):
             return
         # Were the wall clock set back, a lease would last for too long.
         ends_at = inf if lease.ends_at is None else min(lease.ends_at - offset, now + LEASE_SECONDS[1])
-        is_held = lease.ends_at is not None and number <= mailbox.taken and number not in mailbox.given_back
-        state: Literal["held", "free"] = "held" if is_held else "free"
+        is_held = bool(lease.ends_at) and number <= mailbox.taken and number not in mailbox.given_back
+        state: Literal["held", "free", "released"] = "released" if lease.ends_at == RELEASED else "free"
+        state = "held" if is_held else state
         mailbox.leases.restore(number, Reservation(lease.attempt, lease.secret, ends_at, state))
         if is_held:
             self._note_end(mailbox.recipient, ends_at)

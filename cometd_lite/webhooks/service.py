@@ -32,10 +32,11 @@ from ..limits import (
     UNREAD_TAKEN_OVER_SECONDS,
 )
 from ..outgoing import Posting, post_to
+from .absences import WAITS, Absences, LocalAbsences, SharedAbsences
 from .outbox import EVENTS, LocalOutbox, Outbox, SharedOutbox, WebhookCounts
 from .sender import EventSender
 from .signing import Signer
-from .unread import WAITS, Absences, LocalAbsences, SharedAbsences, UnreadWatch
+from .unread import UnreadWatch
 
 _POSTING = ("posting", "webhooks")
 """The record of the process that posts, by its kind and id."""
@@ -114,6 +115,7 @@ class Webhooks:
                 LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock, after)
             )
             self.unread = UnreadWatch(hub, after, absences, self._on_unread, self.counts)
+        self._is_stopped = False
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = clock
 
@@ -128,6 +130,7 @@ class Webhooks:
 
     def stop(self) -> None:
         """Post nothing more; in a cluster, another process does."""
+        self._is_stopped = True
         if self._renewing.running:
             self._renewing.stop()
         self._sender.stop()
@@ -139,7 +142,11 @@ class Webhooks:
     # -- what happens
 
     def on_change(self, change: PresenceChange) -> None:
-        """Post a join or a leave."""
+        """Post a join or a leave; a shared store has kept it."""
+        if self._shared is not None:
+            self._shared.notify(EVENTS, change.event)
+            self._sender.wake()
+            return
         self._add(
             {
                 "event": change.event,
@@ -175,9 +182,12 @@ class Webhooks:
         claimed.addCallback(self._claimed, began, shared).addErrback(self._failed)
 
     def _claimed(self, is_mine: bool, began: float, shared: SharedStore) -> None:
-        self._posts_until = began + POSTING_CLAIM_SECONDS if is_mine else 0.0
-        if not is_mine:
+        if is_mine and self._is_stopped:
+            shared.forget(*_POSTING)
+        if not is_mine or self._is_stopped:
+            self._posts_until = 0.0
             return
+        self._posts_until = began + POSTING_CLAIM_SECONDS
         self._sender.wake()
         if self.unread is not None:
             # A record ends so long after its recipient is due; those that are overdue were left.

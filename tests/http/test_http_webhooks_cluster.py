@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from cometd_lite.limits import (
     ONLINE_SECONDS,
     POSTING_CLAIM_SECONDS,
     POSTING_RENEWED_SECONDS,
+    REDIS_PRESENCE_BEAT_SECONDS,
     UNREAD_AT_ONCE,
     UNREAD_TAKEN_OVER_SECONDS,
     Limits,
@@ -89,6 +91,34 @@ def test_joins_and_leaves_are_told_once(told: Callable[..., Told]) -> None:
     assert made.taken[1] == []
 
 
+@pytest.mark.parametrize("is_run", [True, False])
+def test_a_join_and_a_leave_whose_report_is_under_way_when_the_connection_breaks_are_told_once(
+    told: Callable[..., Told], is_run: bool
+) -> None:
+    made = told(presence=True)
+    _, other = made.cluster.processes
+
+    def lose_the_next_report() -> None:
+        """Let the connection break once Redis has run what is reported, or before."""
+        wire = [wire for wire in made.cluster.wires.wires if wire.open][-1]
+        if not is_run:
+            wire.write = lambda data: None  # type: ignore[method-assign]
+        made.cluster.clock.advance(REDIS_PRESENCE_BEAT_SECONDS)
+        assert not is_run or select.select([wire.socket], [], [], 10)[0], "Redis has answered"
+        wire.abortConnection()
+        made.wait(10)
+
+    poll = other.park('/poll/room "1"/é?after=now&wait=60&as=alice')
+    lose_the_next_report()
+    poll.hang_up()
+    other.send("DELETE", '/presence/room "1"/é?as=alice')
+    lose_the_next_report()
+    assert made.all == [("join", "alice"), ("leave", "alice")]
+    (event, *_) = made.receivers[0].taken
+    assert (event["recipient"], event["readers"]) == ('room "1"/é', 1)
+    assert event["at"].startswith("2026-")
+
+
 def test_when_the_process_that_posts_stops_another_takes_over_soon(told: Callable[..., Told]) -> None:
     made = told(unread_after=20)
     one, other = made.cluster.processes
@@ -100,6 +130,22 @@ def test_when_the_process_that_posts_stops_another_takes_over_soon(told: Callabl
     made.cluster.processes.remove(one)
     made.wait(POSTING_RENEWED_SECONDS + 2)
     assert made.taken[1] == [("unread", "bob")]
+
+
+def test_a_process_that_stops_while_it_claims_to_post_leaves_the_turn_to_others(
+    told: Callable[..., Told],
+) -> None:
+    made = told(unread_after=1)
+    one, other = made.cluster.processes
+    made.cluster.processes.clear()
+    one.comet.stop()
+    made.cluster.settle()
+    made.cluster.clock.advance(POSTING_RENEWED_SECONDS)
+    other.comet.stop()  # its claim is under way
+    made.cluster.settle()
+    made.cluster.join().push("/bob")
+    made.wait(POSTING_CLAIM_SECONDS - POSTING_RENEWED_SECONDS - 1)
+    assert made.taken == [[], [], [("unread", "bob")]]
 
 
 def test_when_the_process_that_posts_is_lost_another_takes_over(told: Callable[..., Told]) -> None:

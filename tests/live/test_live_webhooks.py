@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 import signal
-import threading
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from program import Program, Run, eventually, ran
+from receivers import KEY, OTHER_KEY, HTTPReceiver
 from standardwebhooks import Webhook
-
-KEY = "whsec_" + b64encode(bytes(range(32))).decode()
-
-
-class Receiver:
-    """An application that verifies what it is told, and keeps the events."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.status = 204
-        self.key = KEY
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                events = Webhook(receiver.key).verify(
-                    body, {name.lower(): value for name, value in self.headers.items()}
-                )
-                if receiver.status < 300:
-                    receiver.events += events
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port: int = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def options(self) -> tuple[str, str]:
-        return ("--notify-url", f"http://127.0.0.1:{self.port}/events")
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    receiver = Receiver(port)
+def receiving(port: int = 0) -> Iterator[HTTPReceiver]:
+    receiver = HTTPReceiver(port)
     try:
         yield receiver
     finally:
@@ -65,7 +23,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver() -> Iterator[HTTPReceiver]:
     with receiving() as made:
         yield made
 
@@ -78,7 +36,7 @@ def key(tmp_path: Path) -> tuple[str, str]:
 
 
 def test_an_application_is_told_of_readers_and_of_unread_messages(
-    run: Run, receiver: Receiver, key: tuple[str, str]
+    run: Run, receiver: HTTPReceiver, key: tuple[str, str]
 ) -> None:
     program = run(*receiver.options, *key, "--presence", "--unread-after", "0.2")
     program.park("/poll/lobby?after=now&wait=60&as=alice", "lobby")
@@ -93,7 +51,7 @@ def test_what_could_not_be_told_is_told_after_a_crash_on_a_durable_store(
     run: Run, key: tuple[str, str], tmp_path: Path
 ) -> None:
     with receiving() as down:
-        down.status = 500
+        down.answer = lambda: (500, 0.0)
         options = (*down.options, *key, "--store", "sqlite:comet.db", "--unread-after", "0.2")
         before = Program(tmp_path, *options)
         waits = before.push("/bob").json["id"]
@@ -111,9 +69,8 @@ def test_what_could_not_be_told_is_told_after_a_crash_on_a_durable_store(
         assert {event["id"] for event in receiver.events} == {waits, late}
 
 
-def test_a_signal_has_the_key_read_again(run: Run, receiver: Receiver, key: tuple[str, str]) -> None:
+def test_a_signal_has_the_key_read_again(run: Run, receiver: HTTPReceiver, key: tuple[str, str]) -> None:
     program = run(*receiver.options, *key, "--unread-after", "0.1")
-    other = "whsec_" + b64encode(bytes(range(40))).decode()
     Path(key[1]).write_text("no key")
     program.process.send_signal(signal.SIGHUP)
     eventually(
@@ -121,8 +78,8 @@ def test_a_signal_has_the_key_read_again(run: Run, receiver: Receiver, key: tupl
     )
     program.push("/bob")
     eventually(lambda: len(receiver.events) == 1, "an event that the first key has signed")
-    receiver.key = other
-    Path(key[1]).write_text(other)
+    receiver.webhook = Webhook(OTHER_KEY)
+    Path(key[1]).write_text(OTHER_KEY)
     program.process.send_signal(signal.SIGHUP)
     eventually(lambda: "The key of --notify-key was read again" in program.log.read_text(), "another line")
     program.push("/carol")

@@ -11,6 +11,7 @@ import soak_coming_and_going
 import soak_delivery
 import soak_parked
 import soak_presence
+import soak_webhooks
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +47,15 @@ def test_those_who_come_and_go_under_names_are_present_as_a_model_says(tmp_path:
     )
     assert house.wrong == []
     assert house.seen["leave"] > 20
+
+
+@pytest.mark.parametrize("redis", [False, True], ids=["SQLite", "two at one Redis"])
+def test_an_application_that_is_slow_fails_and_is_down_is_told_of_everything(
+    tmp_path: Path, redis: bool
+) -> None:
+    town = soak_webhooks.soak(
+        tmp_path, visitors=10, persons=10, seconds=1.5, slow=1, down=3, redis=redis, seed=7
+    )
+    seen = asyncio.run(town)
+    assert seen.wrong == []
+    assert seen.seen["unread"] > 5

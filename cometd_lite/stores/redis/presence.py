@@ -10,6 +10,9 @@ while. The script notifies that process, which lets go of one that has left.
 
 When a process has connected, it reports all of its readers, under a name of its own for that connection. What
 it had reported under the name before, and does not report again, has left.
+
+Where an application is told of joins and leaves, the script also keeps the event for it, which is so neither
+lost nor doubled where the answer to a report is lost.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from ...core.message import timestamp
 from ...core.present import OnChange, PresenceChange, Present, PresentMember, PresentReaders
 from ...errors import StoreDown
 from ...jsontext import dumps, parse
@@ -74,7 +78,7 @@ class RedisAnnouncer:
         self._connections += 1
         self._former, self._name = self._name or self._former, f"{self._process}.{self._connections}"
         self._is_new = True
-        self._changed.clear()
+        self._changed = {changed: what for changed, what in self._changed.items() if what == _LEFT}
         self._unreported = iter(list(self._readers.names()))
         self._report_in(0.0)
 
@@ -136,6 +140,7 @@ class RedisAnnouncer:
             repr(self._readers.wall()),
             int(is_whole),
             int(self._is_new),
+            "" if self.on_change is None else timestamp(self._readers.wall()),
             *[word for recipient, name, what in rows for word in self._row(recipient, name, what)],
         ]
         self._is_reporting = True
@@ -194,12 +199,16 @@ class RedisAnnouncer:
     def _not_reported(
         self, failure: Failure, name: str, rows: list[tuple[str, str | None, str | None]]
     ) -> None:
-        """Report the same later, where Redis takes no writes; where it is away, all is reported anew."""
+        """Report the same later, where Redis takes no writes; where it is away, all is reported anew.
+
+        A name that has said that it leaves is not among those that are there, so that is reported again.
+        """
         self._is_reporting = False
         failure.trap(StoreDown)
         if self._is_stopped:
             return
-        if name == self._name:
+        rows = [row for row in rows if name == self._name or row[2] == _LEFT]
+        if rows:
             changed, self._changed = self._changed, {(one, own): what for one, own, what in rows}
             for (recipient, own), what in changed.items():
                 self._changed[recipient, own] = what or self._changed.get((recipient, own))

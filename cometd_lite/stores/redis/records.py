@@ -16,10 +16,11 @@ from twisted.python.failure import Failure
 from ...core.idempotency import RECEIPTS
 from ...core.store import Record
 from ...errors import StoreDown
-from ...limits import EVENTS_WAITING, IDEMPOTENCY_KEYS, Limits
+from ...limits import IDEMPOTENCY_KEYS, Limits
 from .backlog import Backlog
 from .claims import CLAIMED
 from .link import RedisLink, WritesRefused
+from .script import claimed_most
 
 
 class RedisRecords:
@@ -61,9 +62,7 @@ class RedisRecords:
         if kind == RECEIPTS:
             return IDEMPOTENCY_KEYS
         if kind in CLAIMED:
-            return max(
-                self.limits.max_recipients, 2 * EVENTS_WAITING
-            )  # the outbox counts what it drops before
+            return claimed_most(self.limits)
         return self.limits.max_sessions
 
     def forget(self, kind: str, id: str) -> None:  # noqa: A002

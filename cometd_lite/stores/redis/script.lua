@@ -203,10 +203,11 @@ end
 -- -- leases
 --
 -- The rules are those of leases.py. The score of a lease says what it is: the time at which it ends where a worker
--- holds it; minus the number of the message where it has ended, so that it is found by that; and SPENT plus the time
--- at which to try to move it where the message is exhausted. Of a message that is done or dropped there is none.
+-- holds it; minus the number of the message where it has ended, so that it is found by that, and RELEASED less where its
+-- worker has given it back; and SPENT plus the time at which to try to move it where the message is exhausted. Of a
+-- message that is done or dropped there is none.
 
-local SPENT = 1e15
+local SPENT, RELEASED = 1e15, 0.5
 local TRY_SECONDS = 10  -- a process that moves an exhausted message has so long; then another one tries
 local leases_left = LEASES_ENDED_AT_ONCE
 
@@ -654,10 +655,10 @@ end
 
 -- -- records
 
-local function remember(kind, id, value, seconds, most)  -- rare
+local function remember(kind, id, value, ends_at, most)  -- rare
   local all = PREFIX .. 'records:' .. kind
-  call('SET', PREFIX .. 'record:' .. kind .. ':' .. id, value, 'PX', whole(seconds * 1000))
-  call('ZADD', all, now + seconds, id)
+  call('SET', PREFIX .. 'record:' .. kind .. ':' .. id, value, 'PX', whole((ends_at - now) * 1000))
+  call('ZADD', all, ends_at, id)
   if call('ZCARD', all) > most then
     call('DEL', PREFIX .. 'record:' .. kind .. ':' .. call('ZPOPMIN', all)[1])
   end
@@ -861,7 +862,7 @@ end
 
 -- The lease of a message that has ended; nil or false where there is none.
 local function last_lease(box, number)
-  return box.ends ~= 0 and call('ZRANGEBYSCORE', lease_key(box), -number, -number)[1]
+  return box.ends ~= 0 and call('ZRANGEBYSCORE', lease_key(box), -number - RELEASED, -number)[1]
 end
 
 -- Note that a message came back which is no longer kept: where it was lost, no take has had it.
@@ -1033,7 +1034,7 @@ local function append(ARGV)
   set_log('memory', log.memory + memory)
   if id ~= '' then
     local value = ARGV[10] .. whole(first) .. ARGV[11]
-    remember('receipt', id, value, tonumber(ARGV[12]), tonumber(ARGV[13]))
+    remember('receipt', id, value, now + tonumber(ARGV[12]), tonumber(ARGV[13]))
   end
   local receivers, befores = wake(names, queue and 'pushed' or 'shown', origin, ask), {}
   if receivers > 0 then
@@ -1089,8 +1090,20 @@ local function announce(date, recipient, event, name, readers)
   all[#all + 1] = pack_struct('<dI4HHB', date, #said, #type, #event, 0) .. type .. event .. said
 end
 
+-- Keep an event for the application that is told of them, in the order of the runs that made them; the clocks of
+-- processes differ by a little. ARGV[9] has its date, or '' where no application is told.
+local function keep_event(event, recipient, name, readers)
+  local counted = call('HMGET', LOG, 'events', 'events_end')
+  local number, ends_at = tonumber(counted[1] or 0) + 1, math.max(now + EVENT_SECONDS, tonumber(counted[2] or 0))
+  call('HSET', LOG, 'events', whole(number), 'events_end', string.format('%.17g', ends_at))
+  local said = '{"event":"%s","recipient":%s,"name":%s,"readers":%.0f,"at":"%s"}'
+  said = string.format(said, event, cjson.encode(recipient), name, readers, ARGV[9])
+  remember('event', string.format('%012.0f', number), said, ends_at, EVENTS_MOST)
+end
+
 local function note_presence(date, recipient, event, name)
   local readers, members = present_readers(recipient), call('ZCARD', PREFIX .. 'present:' .. recipient)
+  if ARGV[9] ~= '' then keep_event(event, recipient, name, readers) end
   for _, word in ipairs({event, recipient, name, readers}) do presences[#presences + 1] = word end
   if members + (event == 'leave' and 1 or 0) <= PRESENT_MEMBERS then
     announce(date, recipient, event, name, readers)
@@ -1187,13 +1200,14 @@ if verb == 'append' then
 
 elseif verb == 'attend' then
   -- ARGV: the process, its name before or '', the date, 1 where all of its readers are reported with this, 1 where its
-  -- name is new, then for each name of a reader: the field, what is told to the others, or '', and how many readers there are. The results: 1
-  -- where the process is known, 1 where there is more to do, how many events could not be told, and the events.
+  -- name is new, the date of events as an application is told it, or '', then for each name of a reader: the field, what
+  -- is told to the others, or '', and how many readers there are. The results: 1 where the process is known, 1 where
+  -- there is more to do, how many events could not be told, and the events.
   if not may_write() then return refused() end
   local process, former, date = ARGV[4], ARGV[5], tonumber(ARGV[6])
   if ARGV[8] ~= '1' and not call('ZSCORE', PROCESSES, process) then return answer(0, 1, 0) end
   call('ZADD', PROCESSES, now, process)
-  for at = 9, #ARGV, 3 do count_presence(date, process, former, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])) end
+  for at = 10, #ARGV, 3 do count_presence(date, process, former, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])) end
   if former ~= '' and ARGV[7] == '1' then
     call('ZREM', PROCESSES, former)
     call('ZADD', GONE, now, former)
@@ -1322,14 +1336,11 @@ elseif verb == 'settle' then
     local score = tonumber(call('ZSCORE', lease_key(box), lease))
     local number = lease_words(lease)
     local is_last = score and (score > 0 or is_back(box, number)) and (score < SPENT or settlement == 'done')
+      and (score >= -number or settlement ~= 'extended')
     if is_last and not may_write() then return refused() end
     settled[#settled + 1] = is_last and 1 or 0
     if is_last and settlement == 'released' then
-      if score < 0 or free_lease(box, lease) then
-        local _, attempt = lease_words(lease)
-        remove_lease(box, lease)
-        put_lease(box, whole(number) .. ' ' .. attempt .. ' -', -number)  -- the lease names it no more
-      end
+      if score < 0 or free_lease(box, lease) then put_lease(box, lease, -number - RELEASED) end
     elseif is_last then
       leave_back(box, number)
       if settlement == 'done' then
@@ -1396,17 +1407,20 @@ elseif verb == 'delete' then
 
 elseif verb == 'describe' then
   local box = box_of(ARGV[4])
-  if not box.alive then return answer(0, 0, 0, 0, 0) end
+  if not box.alive then return answer(0, 0, 0, 0, 0, 0, 0) end
   hear_of_patterns(box)
-  local queued, size, oldest, newest = 0, 0, nil, 0
+  local queued, size, oldest, newest, unread = 0, 0, nil, 0, nil
   local leased = box.ends == 0 and 0 or #call('ZRANGEBYSCORE', lease_key(box), '(0', '(' .. whole(SPENT))
   each_message(box, 0, function(one)
     if is_current(one) then
       oldest, newest = oldest or one.number, one.number
-      if not is_read(box, one.number) then queued, size = queued + 1, size + one.size end
+      if not is_read(box, one.number) then
+        queued, size, unread = queued + 1, size + one.size, unread or one
+      end
     end
   end)
-  return answer(queued, size, oldest, newest, leased)
+  local first, date = unread and unread.number or 0, unread and string.format('%.17g', unread.created_at) or '0'
+  return answer(queued, size, oldest, newest, leased, first, date)
 
 elseif verb == 'who' then
   -- ARGV: process, number of the ask, name: those where readers of it stand are asked how many there are.
@@ -1438,7 +1452,7 @@ elseif verb == 'remember' or verb == 'renew' then
   -- process may come between what another one has read of it and writes of it.
   if not may_write() then return refused() end
   if verb == 'renew' and call('EXISTS', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5]) == 0 then return answer() end
-  remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
+  remember(ARGV[4], ARGV[5], ARGV[6], now + tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer()
 
 elseif verb == 'note' or verb == 'hold' then
@@ -1448,7 +1462,7 @@ elseif verb == 'note' or verb == 'hold' then
   local holder = call('GET', PREFIX .. 'record:' .. ARGV[4] .. ':' .. ARGV[5])
   local ends = tonumber(call('ZSCORE', PREFIX .. 'records:' .. ARGV[4], ARGV[5]) or 0)
   if holder and ends > now and (verb == 'note' or holder ~= ARGV[6]) then return answer(0) end
-  remember(ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
+  remember(ARGV[4], ARGV[5], ARGV[6], now + tonumber(ARGV[7]), tonumber(ARGV[8]))
   return answer(1)
 
 elseif verb == 'forget' then

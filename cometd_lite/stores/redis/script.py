@@ -15,6 +15,8 @@ from ...core.namespaces import MailboxBounds
 from ...core.store import Repeated
 from ...errors import MailboxFull, ServerFull
 from ...limits import (
+    EVENT_SECONDS,
+    EVENTS_WAITING,
     EXHAUSTED_AT_ONCE,
     ONLINE_SECONDS,
     POLL_BYTES,
@@ -126,6 +128,11 @@ def _needed(parts: list[Part], users: list[Part], *, through_rare: bool) -> list
     return needed
 
 
+def claimed_most(limits: Limits) -> int:
+    """Return how many records webhooks may have of a kind; the outbox counts events that it drops before."""
+    return max(limits.max_recipients, 2 * EVENTS_WAITING)
+
+
 def _bounds(limits: Limits) -> dict[str, object]:
     return {
         "LAYOUT": f"'{LAYOUT}'",
@@ -144,6 +151,8 @@ def _bounds(limits: Limits) -> dict[str, object]:
         "LEASES_ENDED_AT_ONCE": REDIS_LEASES_ENDED_AT_ONCE,
         "EXHAUSTED_AT_ONCE": EXHAUSTED_AT_ONCE,
         "OOM_BYTES": REDIS_OOM_BYTES,
+        "EVENT_SECONDS": EVENT_SECONDS,
+        "EVENTS_MOST": claimed_most(limits),
         "PRESENT_SECONDS": ONLINE_SECONDS,
         "PRESENT_MEMBERS": PRESENCE_MEMBERS,
         "PRESENT_KEPT_SECONDS": PRESENCE_MESSAGE_SECONDS,

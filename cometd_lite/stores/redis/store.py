@@ -414,10 +414,11 @@ class RedisStore(RedisRecords):
         epoch = self._link.epoch
 
         def described(reply: list[Any]) -> Contents:
-            queued, size, oldest, newest, leased = reply
+            queued, size, oldest, newest, leased, first, date = reply
             if not newest:
                 return Contents()
-            return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest), leased)
+            unread = (Cursor(epoch, first), float(date)) if first else None
+            return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest), leased, unread)
 
         return self._link.run(now, "describe", recipient).addCallback(described)
 

@@ -1,0 +1,176 @@
+"""Who knows whose absence was reported: one process for itself, or the processes at one store together.
+
+``unread`` finds the absences, and reports each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from sys import getsizeof
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from ..core.recipient import is_hidden, is_pattern
+from ..core.store import SharedStore, Store
+from ..deferreds import MaybeDeferred
+from ..jsontext import dumps
+from ..limits import (
+    EVENT_SECONDS,
+    UNREAD_BYTES,
+    UNREAD_HERE_SECONDS,
+    UNREAD_OVERHEAD,
+    UNREAD_REPORTED_SECONDS,
+)
+
+ABSENCES = "absent"
+"""The kind of the records of recipients whose absence was reported."""
+
+WAITS = "unread"
+"""The kind of the records of recipients whose readers a process of a cluster waits for."""
+
+
+class Absences(Protocol):
+    """Knows whose absence was reported."""
+
+    def recall(self) -> None:
+        """Bring back what the store, which is open now, has remembered."""
+
+    def is_reported(self, recipient: str) -> bool:
+        """Return whether it is known here that the absence was reported."""
+
+    def claim(self, recipient: str) -> MaybeDeferred[bool]:
+        """Note that an absence is reported; return whether that was not noted before.
+
+        Fails with ``StoreDown``.
+        """
+
+    def ended(self, keys: tuple[str, ...]) -> None:
+        """Note that a reader of recipients and patterns is there."""
+
+    def begun(self, recipient: str, message: str, at: float, due: float) -> None:
+        """Note that a recipient is waited for until ``due``, on the clock, because of a message of ``at``."""
+
+    def settled(self, recipient: str) -> None:
+        """Note that it is waited for no longer."""
+
+
+class LocalAbsences:
+    """The absences that one process reports. A durable store remembers those that were reported.
+
+    What waits is found in the mailboxes after a restart, so it need not be remembered.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._reported: dict[str, None] = {}
+        self._bytes = 0
+
+    def recall(self) -> None:
+        """See ``Absences.recall``."""
+        for record in self._store.recall(ABSENCES):
+            self._add(record.id)
+
+    def is_reported(self, recipient: str) -> bool:
+        """See ``Absences.is_reported``."""
+        return recipient in self._reported
+
+    def claim(self, recipient: str) -> bool:
+        """See ``Absences.claim``. Of too many, the oldest is forgotten."""
+        if recipient in self._reported:
+            return False
+        self._add(recipient)
+        self._store.remember(ABSENCES, recipient, bytes, inf)
+        while self._bytes > UNREAD_BYTES:
+            self._forget(next(iter(self._reported)))
+        return True
+
+    def ended(self, keys: tuple[str, ...]) -> None:
+        """See ``Absences.ended``."""
+        if self._reported:
+            for key in keys:
+                if key in self._reported:
+                    self._forget(key)
+
+    def begun(self, recipient: str, message: str, at: float, due: float) -> None:
+        """See ``Absences.begun``."""
+
+    def settled(self, recipient: str) -> None:
+        """See ``Absences.settled``."""
+
+    def _add(self, recipient: str) -> None:
+        self._reported[recipient] = None
+        self._bytes += size_of(recipient)
+
+    def _forget(self, recipient: str) -> None:
+        del self._reported[recipient]
+        self._bytes -= size_of(recipient)
+        self._store.forget(ABSENCES, recipient)
+
+
+class SharedAbsences:
+    """The absences that the processes at one store report together: the first that claims one reports it."""
+
+    def __init__(self, store: SharedStore, clock: IReactorTime, after: Callable[[str], float | None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._after = after
+        self._here: dict[str, float] = {}
+        """When readers were last here, by their keys, longest ago first: their absences have ended."""
+        self._bytes = 0
+
+    def recall(self) -> None:
+        """See ``Absences.recall``: what was reported is looked up; notices of others come from now on."""
+        self._store.on_notice(ABSENCES, self._noted)
+
+    def is_reported(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
+        """See ``Absences.is_reported``: only the store knows."""
+        return False
+
+    def claim(self, recipient: str) -> MaybeDeferred[bool]:
+        """See ``Absences.claim``."""
+        return self._store.claims.note(ABSENCES, recipient, UNREAD_REPORTED_SECONDS).addCallback(
+            self._claimed, recipient
+        )
+
+    def _claimed(self, is_new: bool, recipient: str) -> bool:
+        if is_new:
+            self._noted(recipient)
+            self._store.notify(ABSENCES, recipient)
+        return is_new
+
+    def _noted(self, recipient: str) -> None:
+        """Note that the next reader that comes, at whichever process, ends an absence."""
+        if self._here.pop(recipient, None) is not None:
+            self._bytes -= size_of(recipient)
+
+    def ended(self, keys: tuple[str, ...]) -> None:
+        """See ``Absences.ended``. The store is asked once while a reader comes again and again."""
+        now = self._clock.seconds()
+        for key in keys:
+            if is_hidden(key) or is_pattern(key) or self._after(key) is None:
+                continue
+            before = self._here.pop(key, None)
+            self._here[key] = now
+            if before is None:
+                self._bytes += size_of(key)
+            if before is None or now - before > UNREAD_HERE_SECONDS:
+                self._store.forget(ABSENCES, key)
+        while self._bytes > UNREAD_BYTES:
+            oldest = next(iter(self._here))
+            del self._here[oldest]
+            self._bytes -= size_of(oldest)
+
+    def begun(self, recipient: str, message: str, at: float, due: float) -> None:
+        """See ``Absences.begun``: another process takes over what this one leaves."""
+        self._store.remember(WAITS, recipient, lambda: dumps([message, at]), due + EVENT_SECONDS)
+
+    def settled(self, recipient: str) -> None:
+        """See ``Absences.settled``."""
+        self._store.forget(WAITS, recipient)
+
+
+def size_of(recipient: str) -> int:
+    """Return the bytes that a recipient takes in a table of this folder."""
+    return UNREAD_OVERHEAD + getsizeof(recipient)
