@@ -66,6 +66,6 @@ def for_argparse(read: Callable[[str], T]) -> Callable[[str], T]:
         try:
             return read(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {str(error).removeprefix('a ')}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None
 
     return convert

@@ -491,8 +491,8 @@ def test_what_is_no_cursor_is_a_wrong_use(shell: Shell, capsys: pytest.CaptureFi
     for command in ("poll", "follow"):
         assert shell.type(command, "bob", "--after", "yesterday") == status.USAGE
         assert capsys.readouterr().err == (
-            "cometd-lite: --after yesterday: not a cursor that a server gave out, "
-            "or oldest, now, last:50 or since:600.\n"
+            "cometd-lite: --after yesterday: it takes a cursor that a server gave out, "
+            "oldest, now, last:50 or since:600.\n"
         )
 
 
@@ -1153,8 +1153,8 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["poll", "bob", "--wait", "soon"], "'soon' is no time in seconds, or as in 90s, 15m, 12h or 7d"),
-        (["follow", "bob", "--count", "0"], "'0' is no whole number, 1 or more"),
+        (["poll", "bob", "--wait", "soon"], "'soon' is not a time in seconds, or as in 90s, 15m, 12h or 7d"),
+        (["follow", "bob", "--count", "0"], "'0' is not a whole number, 1 or more"),
         (["push", "bob", "hi", "--lines"], "the message is given in words, or comes from a file or a pipe"),
         (["push", "bob", "--lines", "--ndjson"], "one of them is enough"),
         (["push", "bob", "hi", "--json", "--type", "x/y"], "one of them is enough"),
@@ -1195,7 +1195,7 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["token", "--key", "k", "--poll", "$x"], "'$x' is no recipient or pattern: Names that begin with $"),
         (["token", "--key", "k", "--poll", "a", "--ttl", "0"], "--ttl is a time above 0 and at most 36525d."),
         (["token", "--key", "k", "--poll", "a", "--ttl", "99999999d"], "--ttl is a time above 0 and at most"),
-        (["token", "--key", "k", "--poll", "a", "--ttl", "soon"], "'soon' is no time in seconds"),
+        (["token", "--key", "k", "--poll", "a", "--ttl", "soon"], "'soon' is not a time in seconds"),
         (["token", "--key", "k", "--poll", "a", "--url", "x"], "there is no option --url."),
         (["completion", "ksh"], "shell: there is no ksh; there are bash, zsh, fish, tcsh, powershell."),
         (["info", "--url", "http://x/?q=1"], "is no URL of a server"),
@@ -1337,7 +1337,7 @@ def test_the_words_are_read_without_twisted() -> None:
 
 def test_bench_is_given_the_words_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr("cometd_lite.bench.main", lambda words: seen.append(words) or 0)
+    monkeypatch.setattr("cometd_lite.bench.main", lambda words, kind: seen.append(words) or 0)
     monkeypatch.setenv("COMETD_LITE_URL", "http://x")
     assert main(["bench", "fanout", "--json"]) == 0
     assert main(["bench", "--url=http://y"]) == 0

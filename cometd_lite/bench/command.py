@@ -18,6 +18,8 @@ from .measure import Costs, measure
 from .results import Result
 from .scenarios import SCENARIOS
 
+_URL = "http://localhost:8080"
+
 
 def report(result: Result) -> str:
     """Return a result as lines for people."""
@@ -62,79 +64,53 @@ def _url(text: str) -> str:
     return text
 
 
-def parser() -> argparse.ArgumentParser:
+_COUNT = _between(1, 1_000_000, units.count)
+_OPTIONS = (
+    ("--readers", _COUNT, None, "how many read, in the place of the scenario's number"),
+    ("--pushers", _COUNT, None, "how many push at once"),
+    ("--parked", _between(0, 1_000_000, units.whole), 0, "more polls that wait all the time"),
+    ("--mailboxes", _COUNT, None, "how many mailboxes the scenario push has"),
+    ("--size", _between(1, 10_000_000, units.size), 100, "bytes of a message; default: 100"),
+    ("--warm-up", _between(0, 600, units.span), 1.0, "time before measuring; default: 1"),
+    ("--wait", _between(1, 3_600, units.span), 120.0, "how long polls ask to be held; default: 120"),
+    ("--token", str, None, "a JSON Web Token to send with every request"),
+)
+
+
+def parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Return the command's parser."""
     scenarios = "\n".join(f"  {name:<8} {scenario.about}" for name, scenario in SCENARIOS.items())
-    parser = argparse.ArgumentParser(
+    parser = kind(
         prog="cometd-lite bench",
         description="Push messages to a running server, read them over parked polls, check each of them,\n"
-        "and print the rate and the latency.\n\n"
-        f"scenarios:\n{scenarios}",
+        f"and print the rate and the latency.\n\nscenarios:\n{scenarios}",
         epilog="Where the generator's own CPU was full, a line says so: the rate is then its limit.\n\n"
         "exit status: 0 all delivered; 1 a message lost or refused; 2 no server, or used wrongly\n\n"
         "  cometd-lite bench fanout\n"
         "  cometd-lite bench mailbox --parked 10000 --seconds 20 --json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    count = _between(1, 1_000_000, units.count)
     add = parser.add_argument
-    add(
-        "scenario",
-        nargs="?",
-        default="mailbox",
-        choices=tuple(SCENARIOS),
-        metavar="SCENARIO",
-        help="default: mailbox",
-    )
-    add(
-        "--url",
-        type=_url,
-        action="append",
-        help="the server; may be repeated, for several processes that are one server; "
-        "default: http://localhost:8080",
-    )
-    phase = parser.add_mutually_exclusive_group()
-    phase.add_argument(
-        "--seconds",
-        type=_between(0.1, SECONDS_MOST, units.span),
-        help="how long to push and measure; default: 5",
-    )
-    phase.add_argument(
-        "--messages",
-        type=_between(1, MESSAGES_MOST, units.count),
-        help="how many messages to push and measure",
-    )
-    add("--readers", type=count, help="how many read, in the place of the scenario's number")
-    add("--pushers", type=count, help="how many push at once")
-    add(
-        "--parked",
-        type=_between(0, 1_000_000, units.whole),
-        default=0,
-        help="more polls that wait all the time",
-    )
-    add("--mailboxes", type=count, help="how many mailboxes the scenario push has")
-    add(
-        "--size",
-        type=_between(1, 10_000_000, units.size),
-        default=100,
-        help="bytes of a message; default: %(default)s",
-    )
-    add("--warm-up", type=_between(0, 600, units.span), default=1.0, help="time before measuring; default: 1")
-    add(
-        "--wait",
-        type=_between(1, 3_600, units.span),
-        default=120.0,
-        help="how long polls ask to be held; default: 120",
-    )
-    add("--token", help="a JSON Web Token to send with every request")
+    names = tuple(SCENARIOS)
+    add("scenario", nargs="?", default=names[0], choices=names, metavar="SCENARIO", help="default: mailbox")
+    several = f"the server; may be repeated, for several processes that are one server; default: {_URL}"
+    add("--url", type=_url, action="append", help=several)
+    phase = parser.add_mutually_exclusive_group().add_argument
+    seconds, messages = (_between(0.1, SECONDS_MOST, units.span), _between(1, MESSAGES_MOST, units.count))
+    phase("--seconds", type=seconds, help="how long to push and measure; default: 5")
+    phase("--messages", type=messages, help="how many messages to push and measure")
+    for option, read, default, about in _OPTIONS:
+        add(option, type=read, default=default, help=about)
     add("--json", action="store_true", help="print the result as JSON")
     add("--quiet", action="store_true", help="no progress line")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> int:
     """Run the command and return its exit status."""
-    return run(parser().parse_args(argv))
+    return run(parser(kind).parse_args(argv))
 
 
 def run(
@@ -154,7 +130,7 @@ def run(
     progress = _Progress() if sys.stderr.isatty() and not arguments.quiet else None
     try:
         result = measure(
-            [url.rstrip("/") for url in arguments.url or ["http://localhost:8080"]],
+            [url.rstrip("/") for url in arguments.url or [_URL]],
             scenario.sized(arguments.readers, arguments.pushers, arguments.mailboxes),
             make_dialect,
             costs=costs,

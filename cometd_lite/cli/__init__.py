@@ -81,11 +81,12 @@ def _serve(words: list[str]) -> int:
 
 def _bench(words: list[str]) -> int:
     from ..bench import main as bench  # noqa: PLC0415  as above
+    from .mistakes import CommandParser  # noqa: PLC0415  as above
 
     for option, variable in (("--url", "COMETD_LITE_URL"), ("--token", "COMETD_LITE_TOKEN")):
         if variable in os.environ and not any(word.partition("=")[0] == option for word in words):
             words = [option, os.environ[variable], *words]
-    return bench(words)
+    return bench(words, CommandParser)
 
 
 _OWN = {"serve": _serve, "bench": _bench}

@@ -129,7 +129,7 @@ def _cursor(text: str) -> Cursor:
         return Cursor.parse(text)
     except ValueError:
         raise Misused(
-            f"--after {text}: not a cursor that a server gave out, or oldest, now, last:50 or since:600."
+            f"--after {text}: it takes a cursor that a server gave out, oldest, now, last:50 or since:600."
         ) from None
 
 

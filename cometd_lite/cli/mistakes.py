@@ -48,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
         if choice is not None:
             known = re.findall(r"[\w-]+", choice[3])
             return f"{choice[1]}: there is no {choice[2]}; there are {', '.join(known)}."
-        return message.removeprefix("argument ")
+        return message.removeprefix("argument ").removesuffix(".") + "."
 
 
 def check_text(parser: CommandParser, arguments: argparse.Namespace) -> None:
