@@ -91,16 +91,17 @@ class Comet:
     network, that are believed whom they speak for.
 
     ``authorize_url`` is the URL of an application that is asked, by HTTP, about each request without a valid
-    token (HTTP.md, "Who may do what"). ``notify_url`` is that of one that is told of joins, leaves and, after
-    ``unread_after`` seconds, unread messages (HTTP.md, "Webhooks"); ``notify_key`` is the file of the key
-    that signs this, or the key. Raises ``ValueError`` where one of them is wrong.
+    token (HTTP.md, "Who may do what"). ``notify_url`` is that of one that is notified of joins, leaves and,
+    after ``unread_after`` seconds, unread messages (HTTP.md, "Webhooks"); ``notify_key`` is the key that
+    signs this, or its file. Raises ``ValueError`` where one of them is wrong.
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens`` and the
-    application. ``on_push`` is told each message that this process has accepted; ``on_park`` what a reader
-    names that is held from now on, and ``on_leave`` that of one that is held no longer: it was answered, its
-    wait was over, or its client has disconnected. These three are called a moment later, in order; they may
-    return a Deferred or a coroutine, which is not waited for. A failure is logged.
+    application. ``on_push`` is called with each message that this process has accepted; ``on_park`` with
+    what a reader names that is held from now on, and ``on_leave`` with those of one
+    that is held no longer: it was answered, its wait was over, or its client has disconnected. These three
+    are called a moment later, in order; they may return a Deferred or a coroutine, which is not waited for.
+    A failure is logged.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Comet:
         self._outgoing: list[Posting] = []
         """What posts to applications, to be closed at the end."""
         self.webhooks = self._with_webhooks(webhook_options(notify_url, notify_key, unread_after, spaces))
-        """What tells an application of events; None where none is told."""
+        """What notifies an application of events; None where there is none."""
         unread = None if self.webhooks is None else self.webhooks.unread
         observe(
             self.hub,
@@ -207,7 +208,7 @@ class Comet:
         self._sweep.clock = clock
 
     def _with_webhooks(self, options: WebhookOptions | None) -> Webhooks | None:
-        """Return what tells an application of events."""
+        """Return what notifies an application of events."""
         if options is None:
             return None
         webhooks = Webhooks(self.hub, options)
@@ -218,7 +219,7 @@ class Comet:
             self._presence.announcer.on_change = webhooks.on_change
         elif webhooks.unread is None:
             webhooks.log.warn(
-                "Webhooks tell nothing: there is neither presence nor a time for unread messages."
+                "Webhooks have nothing to post: there is neither presence nor a time for unread messages."
             )
         return webhooks
 
@@ -384,7 +385,7 @@ class Comet:
         """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
 
         ``Batch.leased`` has them with their leases. A message comes again, to the next take or lease, unless
-        ``ack`` is told of its lease in time.
+        ``ack`` settles its lease in time.
         """
 
         def lease() -> MaybeDeferred[Batch]:
@@ -397,7 +398,7 @@ class Comet:
     def ack(
         self, message: LeasedMessage, *, extend: float | None = None, release: bool = False
     ) -> Reply[LeaseState]:
-        """Tell that a leased message is done, or that its lease goes on, or that others may have it.
+        """Acknowledge a leased message, or extend its lease, or release it for others.
 
         ``extend`` is in seconds from now. Returns what became of the lease: ``done``, ``extended``,
         ``released``, or ``gone`` where it had ended and the message is another worker's, or no more.

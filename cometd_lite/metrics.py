@@ -107,9 +107,9 @@ class Metrics(Counts):
     application: ApplicationCounts | None = None
     """The answers of the application that is asked who may do what; None where none is asked."""
     webhooks: WebhookCounts | None = None
-    """The events of which an application is told; None where none is."""
+    """The events of which an application is notified; None where none is."""
     waiting_events: Callable[[], int] | None = None
-    """Returns how many events wait to be told; None where none are."""
+    """Returns how many events are pending; None where there are none."""
     unsent: Callable[[], int] | None = None
     """Returns how many bytes are unsent; None over a twisted.web site, which does not count them."""
     received: Callable[[], int] | None = None

@@ -170,7 +170,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         ("no-metrics", None, "Do not show the counts at /metrics."),
         ("no-openapi", None, "Do not describe the interface at /openapi.json."),
         ("no-bayeux", None, "Do not speak Bayeux at /cometd."),
-        ("presence", None, "Tell who reads a recipient, by name, at /presence/NAME."),
+        ("presence", None, "Show who reads a recipient, by name, at /presence/NAME."),
         ("reuse-port", None, "Let several processes listen at the same TCP port (SO_REUSEPORT)."),
     )
     optParameters = (  # noqa: N815  Twisted's name
@@ -230,9 +230,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
             "Ask this application, by POST, about requests without a valid token.",
             application,
         ),
-        _parameter(
-            "notify-url", None, "Tell this application, by POST, of joins, leaves, unread.", application
-        ),
+        _parameter("notify-url", None, "Post joins, leaves and unread messages to this URL.", application),
         ("notify-key", None, None, "Sign webhooks with the key in this file: whsec_ and base64."),
         _parameter("unread-after", None, "Time after which an unread message is reported.", duration),
         ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),

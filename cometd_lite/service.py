@@ -279,7 +279,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
     """
     twistd = options.parent
     if twistd is not None:
-        # Twisted measures its timers on the wall clock unless told otherwise; setting that clock back by an
+        # Twisted measures its timers on the wall clock unless set otherwise; setting that clock back by an
         # hour would hold every poll for an hour more.
         reactor.seconds = time.monotonic
     limits = options.limits

@@ -1,4 +1,4 @@
-"""How a program uses a ``Comet``: wrong arguments and a wrong place are told at once, by a sentence."""
+"""How a program uses a ``Comet``: wrong arguments and a wrong place are refused at once, by a sentence."""
 
 from __future__ import annotations
 

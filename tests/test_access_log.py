@@ -271,7 +271,7 @@ def test_tokens_ids_and_bodies_are_in_no_log(tmp_path: Path, form: str) -> None:
         assert LISTENER[1:] not in line
 
 
-def test_nobody_writes_lines_of_his_own(combined: Logged) -> None:
+def test_no_client_writes_lines_of_its_own(combined: Logged) -> None:
     combined.send(
         'GET /poll/\x80"b\\?wait=0 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a\tb" 200 5 "-" "\\\xff\r\n\r\n'
     )

@@ -150,7 +150,7 @@ def test_wildcards_match_one_segment_or_several(server: Server) -> None:
     assert several.connect().events == [("/foo/bar", "foo/bar"), ("/foo/bar/boo", "foo/bar/boo")]
 
 
-def test_nobody_forges_the_protocols_own_messages_by_a_push_over_http(server: Server) -> None:
+def test_no_client_forges_the_protocols_own_messages_by_a_push_over_http(server: Server) -> None:
     client = server.client("/**")
     held = client.hold()
     server.push("meta/connect", 1)
@@ -311,7 +311,7 @@ def test_a_client_that_has_left_unnoticed_loses_nothing(server: Server) -> None:
     assert client.connect().events == [("/a", 1)]
 
 
-def test_events_do_not_go_with_an_answer_that_nobody_reads(server: Server) -> None:
+def test_events_do_not_go_with_an_answer_that_is_not_read(server: Server) -> None:
     client = server.client("/a")
     client.gone = True
     assert events(client.publish("/a", 1)) == []
@@ -612,7 +612,7 @@ def test_a_service_answers_in_the_same_response(server: Server) -> None:
     assert other.hold()
 
 
-def test_what_is_published_to_a_service_is_broadcast_to_nobody(server: Server) -> None:
+def test_what_is_published_to_a_service_is_broadcast_to_no_client(server: Server) -> None:
     client = server.client("/service/**", "/service/x", "/**", "/*/x")
     held = client.hold()
     assert server.client().publish("/service/x") == [{"channel": "/service/x", "successful": True, "id": "2"}]

@@ -36,7 +36,7 @@ def test_names_and_texts_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("name", ["meta/handshake", "meta/connect", "service/x", "$listeners"])
-def test_nobody_forges_the_protocols_own_messages_by_a_push(name: str) -> None:
+def test_no_client_forges_the_protocols_own_messages_by_a_push(name: str) -> None:
     assert event(at(1, name)) == b""
 
 

@@ -491,7 +491,7 @@ def test_parked_polls_stay_parked_and_get_nothing(server: Server) -> None:
     assert server.connections == 16
 
 
-def test_what_is_pushed_to_nobody_is_read_back(server: Server) -> None:
+def test_what_is_pushed_without_readers_is_read_back(server: Server) -> None:
     result = run(server, few("push"), messages=50)
     assert (result.messages, result.deliveries) == (50, 0)
     assert sorted(map(len, server.boxes.values())) == [11] * 5  # One each before the measured ones.

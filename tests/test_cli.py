@@ -256,7 +256,7 @@ def test_a_key_makes_a_second_push_the_first(shell: Shell) -> None:
     assert pushed(shell.server) == ["hi"]
 
 
-def test_what_nobody_waits_for_is_refused_where_it_must_not_be_kept(
+def test_what_no_reader_waits_for_is_refused_where_it_must_not_be_kept(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert shell.type("push", "bob", "hi", "--no-queue") == status.REFUSED
@@ -291,7 +291,7 @@ def test_a_line_that_cannot_be_a_message_is_told_of_and_the_others_go_on(
     )
 
 
-def test_lines_for_whoever_waits_go_on_where_nobody_does(shell: Shell) -> None:
+def test_lines_for_waiting_readers_go_on_where_no_reader_waits(shell: Shell) -> None:
     assert shell.type("push", "logs", "--lines", "--no-queue", piped=b"a\nb\n") == status.DONE
     assert pushed(shell.server, "logs") == []
 
@@ -983,7 +983,7 @@ def test_a_token_of_any_kind_of_key_is_taken_by_a_server_that_has_the_public_one
     assert jwt.get_unverified_header(token)["alg"] == algorithm
 
 
-def test_a_token_holds_for_its_time_is_for_somebody_and_meant_for_a_server(
+def test_a_token_holds_for_its_time_has_a_subject_and_is_meant_for_a_server(
     signs: Signs, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: NOW)

@@ -379,7 +379,7 @@ def test_a_push_that_is_left_ends_its_connection(server: MemoryServer, between: 
     assert len(between.sent) == 1, "it is not tried again"
 
 
-def test_a_push_may_be_left_by_whoever_is_told_of_a_retry(server: MemoryServer, between: Between) -> None:
+def test_a_push_may_be_cancelled_from_its_on_retry(server: MemoryServer, between: Between) -> None:
     token: Deferred[str] = Deferred()
     client = Client(treq=between, clock=server.clock, token=lambda: token)
     pushing = client.push("bob", "hi", on_retry=lambda *_: pushing.cancel())
@@ -1126,7 +1126,7 @@ def test_a_coroutine_that_follows_is_stopped_by_cancelling_it(server: MemoryServ
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_aclose_ends_the_loop_of_whoever_reads(server: MemoryServer, stream: bool) -> None:
+def test_aclose_ends_the_loop_of_its_reader(server: MemoryServer, stream: bool) -> None:
     reading = Reading(server, stream=stream)
     server.result(reading.following.aclose())
     assert reading.outcome.value is None
@@ -1238,7 +1238,7 @@ def test_a_program_that_ends_in_the_middle_of_a_message_is_given_it_again(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_was_handled_makes_room_also_where_nobody_reads_on(stream: bool) -> None:
+def test_what_was_handled_makes_room_also_where_no_reader_goes_on(stream: bool) -> None:
     server = MemoryServer(limits=Limits(capacity=2))
 
     async def one() -> Any:

@@ -117,7 +117,7 @@ def test_patterns_can_be_polled_but_not_pushed_to_or_taken_from(comet: Comet) ->
 
 
 @pytest.mark.parametrize("nobody", ["", [], (), iter(())])
-def test_whoever_names_nobody_is_told_so(comet: Comet, nobody: Any) -> None:
+def test_a_request_that_names_no_recipient_is_refused_in_a_sentence(comet: Comet, nobody: Any) -> None:
     # A poll of nothing was parked where no push could find it, and where even the server's end did not.
     for refused in (comet.push(nobody, "hi"), comet.poll(nobody, "now"), comet.take(nobody)):
         with pytest.raises(BadRecipient):

@@ -39,7 +39,7 @@ def test_an_error_is_a_problem_of_rfc_9457(error: type[CometError]) -> None:
 
 
 @every_error
-def test_whoever_may_come_back_is_told_when(error: type[CometError]) -> None:
+def test_a_client_that_may_come_back_gets_a_time(error: type[CometError]) -> None:
     # binwiederhier/ntfy#1173 (row 18): a 429 without Retry-After makes clients hammer.
     retry_after = make(error).retry_after
     if error.status in {429, 503}:

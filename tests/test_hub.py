@@ -112,7 +112,7 @@ def slow(clock: Clock) -> Iterator[Here]:
 # -- push
 
 
-def test_a_push_that_somebody_waits_for_says_how_many_it_woke(here: Here) -> None:
+def test_a_push_that_a_reader_waits_for_says_how_many_it_woke(here: Here) -> None:
     polls = [here.poll("bob"), here.poll("bob", "eve"), here.poll("*")]
     receipt = here.push("bob")
     assert receipt == Receipt((f"{EPOCH}-1",), WALL, 3, ("bob",))
@@ -121,7 +121,7 @@ def test_a_push_that_somebody_waits_for_says_how_many_it_woke(here: Here) -> Non
     here.assert_quiet()
 
 
-def test_a_push_that_nobody_waits_for_is_queued(here: Here) -> None:
+def test_a_push_that_no_reader_waits_for_is_queued(here: Here) -> None:
     assert here.push("bob").delivered == 0
     assert data(here.poll("bob").value) == ["hi"]
     here.assert_quiet()
@@ -137,7 +137,7 @@ def test_a_push_to_several_wakes_each_reader_once(here: Here) -> None:
     here.assert_quiet()
 
 
-def test_a_push_for_nobody_but_who_waits_is_kept_for_nobody(here: Here) -> None:
+def test_a_push_for_waiting_readers_only_is_not_kept(here: Here) -> None:
     poll, take = here.poll("bob"), here.take("bob")
     assert here.push("bob", queue=False).delivered == 2
     assert data(poll.value) == data(take.value) == ["hi"]
@@ -153,7 +153,7 @@ def test_a_push_for_nobody_but_who_waits_is_kept_for_nobody(here: Here) -> None:
     here.assert_quiet()
 
 
-def test_a_push_for_nobody_but_who_waits_that_is_made_while_others_look_reaches_who_waits(here: Here) -> None:
+def test_a_push_for_waiting_readers_only_that_is_made_while_others_look_reaches_who_waits(here: Here) -> None:
     bob, eve = here.poll("bob"), here.poll("eve")
     pushed: list[Outcome] = []
     assert bob.deferred is not None
@@ -173,7 +173,7 @@ def test_a_push_is_refused_where_it_makes_too_many_messages(here: Here) -> None:
     assert here.memory.usage() == Usage(0, 0, 0)
 
 
-def test_what_the_store_refuses_wakes_nobody(clock: Clock) -> None:
+def test_what_the_store_refuses_wakes_no_reader(clock: Clock) -> None:
     here = Here(clock, Limits(capacity=1))
     here.push("bob")
     poll = here.poll("bob", after=NOW)
@@ -444,7 +444,7 @@ def test_takes_that_wait_are_served_in_order_one_message_each(here: Here) -> Non
     here.assert_quiet()
 
 
-def test_a_take_that_waits_passes_over_nobody_who_came_before(here: Here) -> None:
+def test_a_take_that_waits_passes_over_no_take_that_came_before(here: Here) -> None:
     several, one = here.take("a", "b"), here.take("b")
     here.push("b", body="1")
     assert data(several.value) == ["1"]
@@ -661,7 +661,7 @@ def test_a_recipient_is_described_once_the_store_has_looked(slow: Here) -> None:
         _ = failing.value
 
 
-def test_a_deletion_is_done_though_whoever_asked_for_it_has_left(slow: Here) -> None:
+def test_a_deletion_is_done_though_its_client_has_disconnected(slow: Here) -> None:
     slow.memory.append(push("bob"), 0.0, 0.0)
     deleted = Outcome(slow.hub.delete("bob"))
     deleted.cancel()
@@ -882,7 +882,7 @@ def test_a_server_that_stops_answers_who_waits_for_the_store(slow: Here) -> None
     slow.assert_quiet()
 
 
-def test_a_push_for_nobody_but_who_waits_reaches_who_waits(slow: Here) -> None:
+def test_a_push_for_waiting_readers_only_reaches_who_waits(slow: Here) -> None:
     # It was retracted before those who waited had looked, and nobody had it.
     poll = slow.poll("bob")
     slow.store.settle()
@@ -972,7 +972,7 @@ def test_repeated_pushes_are_all_told_of_a_failure_and_may_be_tried_again(slow: 
     assert again.value.ids == (f"{EPOCH}-1",)
 
 
-def test_a_push_that_fails_after_all_senders_left_is_nobodys(slow: Here) -> None:
+def test_a_push_that_fails_after_all_senders_left_belongs_to_no_client(slow: Here) -> None:
     for words in ({}, {"key": "k"}):
         slow.pushing("bob", **words).cancel()
         slow.store.next("append").fail(StoreDown("The store is away."))
@@ -998,7 +998,7 @@ def test_a_reader_whose_look_fails_stays_at_its_place(
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
-def test_a_follower_that_cannot_send_what_was_found_is_noted_and_keeps_nobody_else_waiting(
+def test_a_follower_that_cannot_send_what_was_found_is_noted_and_keeps_no_other_reader_waiting(
     clock: Clock, expected_failures: list[type[BaseException]], is_slow: bool
 ) -> None:
     slow = Here(clock, Limits(), slow=is_slow)
@@ -1061,7 +1061,7 @@ def test_a_wait_that_ends_while_the_store_is_away_is_told_its_place(
     slow.assert_quiet()
 
 
-def test_failures_that_nobody_waits_for_are_logged(
+def test_failures_that_no_reader_waits_for_are_logged(
     slow: Here, expected_failures: list[type[BaseException]]
 ) -> None:
     expected_failures.append(StoreDown)
@@ -1132,7 +1132,7 @@ def test_a_follower_of_a_slow_store_reads_a_long_backlog_to_its_end(slow: Here) 
     slow.assert_quiet()
 
 
-def test_one_readers_failure_keeps_nobody_else_from_being_woken(
+def test_one_readers_failure_keeps_no_other_reader_from_being_woken(
     here: Here, expected_failures: list[type[BaseException]]
 ) -> None:
     class Torn(MemoryStore):

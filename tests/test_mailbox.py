@@ -120,7 +120,7 @@ def test_a_reader_before_a_dropped_message_has_a_gap_and_one_behind_it_has_none(
     assert numbers(box.read(0, 100)) == [8]
 
 
-def test_a_message_that_was_for_nobody_leaves_no_gap() -> None:
+def test_a_message_that_was_not_to_be_kept_leaves_no_gap() -> None:
     box = mailbox(1, 2, 3)
     box.retract(box.messages[1])
     assert numbers(box.messages) == [1, 3]
@@ -157,7 +157,7 @@ def test_a_message_lost_after_it_was_given_back_was_missed() -> None:
     assert take(box) == []
 
 
-def test_a_message_that_was_for_nobody_and_is_given_back_was_not_missed() -> None:
+def test_a_message_that_was_not_to_be_kept_and_is_given_back_was_not_missed() -> None:
     box = mailbox(1, 2)
     take(box)
     two = box.messages[1]
@@ -258,7 +258,7 @@ def test_the_size_is_that_of_the_bodies_kept() -> None:
     assert box.size == 0
 
 
-def test_unread_is_what_nobody_has_had() -> None:
+def test_unread_is_what_no_reader_has_had() -> None:
     assert (mailbox().unread, mailbox().read_already(10)) == ([], [])
     box = mailbox(1, 2, 3, 4)
     assert numbers(box.unread) == [1, 2, 3, 4]

@@ -126,7 +126,7 @@ def test_hooks_are_called_in_the_order_in_which_things_happened(clock: Clock) ->
 
 
 @pytest.mark.parametrize("kind", ["raises", "fails", "awaits"])
-def test_a_hook_that_fails_is_logged_and_harms_nobody(
+def test_a_hook_that_fails_is_logged_and_harms_no_client(
     serve: Serve, expected_failures: list[type[BaseException]], kind: str
 ) -> None:
     expected_failures.append(ZeroDivisionError)
@@ -181,7 +181,7 @@ def test_a_program_says_who_may_do_what(serve: Serve) -> None:
             server.result(refused)
 
 
-def test_an_authorize_that_fails_lets_nobody_in(
+def test_an_authorize_that_fails_lets_no_request_in(
     serve: Serve, expected_failures: list[type[BaseException]]
 ) -> None:
     expected_failures.append(ZeroDivisionError)

@@ -29,7 +29,7 @@ def test_a_loopback_server_answers_to_this_machine_and_the_names_it_was_given(ho
     "host",
     ["evil.example", "localhost.evil.example", "notlocalhost", "10.0.0.1", "127.0.0.1.evil", "[::2]", ""],
 )
-def test_a_loopback_server_answers_to_nobody_else(host: str) -> None:
+def test_a_loopback_server_answers_to_no_other_name(host: str) -> None:
     with pytest.raises(Misdirected):
         Hosts(loopback_only=True).check(host.encode())
     Hosts().check(host.encode())

@@ -270,7 +270,7 @@ def test_a_store_that_waits_is_given_a_bounded_number_of_counts_and_the_others_a
     house.stop()
 
 
-def test_what_a_store_refuses_is_counted_and_harms_nobody() -> None:
+def test_what_a_store_refuses_is_counted_and_harms_no_client() -> None:
     limits = Limits()
     store = SlowStore(MemoryStore(limits))
     house = House(store)

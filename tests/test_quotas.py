@@ -49,7 +49,7 @@ def test_no_subject_passes_for_an_address() -> None:
     assert table.of(None, "192.0.2.1") is not table.of("192.0.2.1", None)
 
 
-def test_whoever_has_neither_is_not_counted() -> None:
+def test_a_request_that_has_neither_is_not_counted() -> None:
     assert clients().of(None, None) is None
 
 
@@ -176,7 +176,7 @@ def test_clients_that_hold_nothing_are_forgotten_when_they_become_many() -> None
     assert len(table) <= CLIENTS_KNOWN + 1
 
 
-def test_whoever_was_here_last_is_remembered_longest() -> None:
+def test_the_reader_that_was_here_last_is_remembered_longest() -> None:
     table = clients(client_pushes=1)
     debtor = table.of("192.0.2.1", None)
     for number in range(CLIENTS_KNOWN - 1):

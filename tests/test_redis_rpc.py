@@ -79,7 +79,7 @@ def test_who_leaves_is_known_to_have_left(exchange: Exchange) -> None:
     assert answers[0]() is None
 
 
-def test_without_a_connection_nobody_waits_for_an_answer(exchange: Exchange) -> None:
+def test_without_a_connection_no_request_waits_for_an_answer(exchange: Exchange) -> None:
     left = []
     exchange.calls["two"].answerer = lambda question: Deferred(left.append)
     asked = Outcome(exchange.calls["one"].ask("two", b"x"))
@@ -92,7 +92,7 @@ def test_without_a_connection_nobody_waits_for_an_answer(exchange: Exchange) -> 
     assert len(left) == 1
 
 
-def test_an_answer_that_comes_when_nobody_can_hear_it_is_let_go_of(exchange: Exchange) -> None:
+def test_an_answer_that_comes_when_no_reader_can_hear_it_is_let_go_of(exchange: Exchange) -> None:
     answer: Deferred[RPCAnswer] = Deferred()
     exchange.calls["two"].answerer = lambda question: answer
     asked = Outcome(exchange.calls["one"].ask("two", b"x"))
@@ -102,7 +102,7 @@ def test_an_answer_that_comes_when_nobody_can_hear_it_is_let_go_of(exchange: Exc
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_what_an_answer_failed_with_is_logged_where_that_was_and_whoever_asked_is_told(
+def test_what_an_answer_failed_with_is_logged_where_that_was_and_the_caller_gets_an_error(
     exchange: Exchange, expected_failures: list[type[BaseException]], *, later: bool
 ) -> None:
     expected_failures.append(ZeroDivisionError)

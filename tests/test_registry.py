@@ -62,7 +62,7 @@ def assert_empty(registry: Registry) -> None:
     assert timers(registry) == 0
 
 
-def test_whoever_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
+def test_a_reader_that_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
     registry: Registry, clock: Clock
 ) -> None:
     reader = Reader("bob")
@@ -79,7 +79,7 @@ def test_whoever_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
     assert_empty(registry)
 
 
-def test_whoever_waits_for_good_and_moves_still_does(registry: Registry, clock: Clock) -> None:
+def test_a_reader_that_waits_for_good_and_moves_still_does(registry: Registry, clock: Clock) -> None:
     reader = Reader("bob")
     outcome = park(registry, reader, None)
     registry.move(reader, ("eve",))
@@ -92,7 +92,7 @@ def test_whoever_waits_for_good_and_moves_still_does(registry: Registry, clock: 
 # -- waking
 
 
-def test_whoever_waits_for_a_recipient_is_woken_and_gone(registry: Registry) -> None:
+def test_a_reader_of_a_recipient_is_woken_and_removed(registry: Registry) -> None:
     bob, eve = park(registry, Reader("bob")), park(registry, Reader("eve"))
     assert registry.parked == 2
     assert registry.wake("bob") == 1
@@ -569,7 +569,7 @@ def test_a_poll_that_is_not_held_is_seen_too(registry: Registry) -> None:
     assert registry.last_seen("eve") == 0
 
 
-def test_whoever_waits_for_a_pattern_is_online_for_what_it_covers(registry: Registry) -> None:
+def test_a_reader_of_a_pattern_is_online_for_what_it_covers(registry: Registry) -> None:
     reader = park(registry, Reader("chat/*"))
     assert registry.online("chat/a")
     reader.cancel()

@@ -481,7 +481,7 @@ def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
     assert made.monitor is not None
 
 
-def test_without_metrics_and_access_log_nobody_is_told_of_requests():
+def test_without_metrics_and_access_log_no_observer_is_called():
     made = makeService(parsed("--no-metrics"))
     assert made.factory.on_answer is None
     assert made.monitor is None

@@ -43,7 +43,7 @@ def test_a_session_is_found_by_its_id_until_it_is_removed(sessions: Sessions[Ses
     assert len(sessions) == 0
 
 
-def test_a_session_that_nobody_uses_is_gone_after_its_time(sessions: Sessions[Session]) -> None:
+def test_a_session_that_is_not_used_is_gone_after_its_time(sessions: Sessions[Session]) -> None:
     session = add(sessions, now=5.0)
     assert sessions.get(session.id, 14.9) is session
     assert sessions.expire(14.9) == []
@@ -85,7 +85,7 @@ def test_a_session_that_is_held_again_and_again_takes_one_place_among_the_times(
         sessions.check_invariants()
 
 
-def test_a_session_that_is_held_for_no_time_at_all_holds_nobody_up(sessions: Sessions[Session]) -> None:
+def test_a_session_that_is_held_for_no_time_at_all_holds_no_other_up(sessions: Sessions[Session]) -> None:
     session = add(sessions, ttl=1e-300)
     sessions.hold(session)
     assert sessions.expire(1e6) == []  # it looked again at the same moment, for ever

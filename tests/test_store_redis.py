@@ -195,7 +195,7 @@ def test_an_ended_listener_does_not_come_back_by_a_poll_or_change_that_has_found
                 cluster.ask(listeners.get(listener.id))
 
 
-def test_a_listener_that_nobody_polls_is_gone_after_its_time(cluster: Cluster) -> None:
+def test_a_listener_that_is_not_polled_is_gone_after_its_time(cluster: Cluster) -> None:
     here = Listeners(cluster.join(), 100)
     listener = cluster.ask(here.register(("bob",), ttl=0.001))
     while cluster.server.ask("EXISTS", f"{cluster.prefix}:record:listener:{listener.id}"):
@@ -250,7 +250,7 @@ def test_parked_polls_stay_parked_while_redis_is_away_and_hear_what_is_pushed_af
     assert [data(poll.value) for poll in [*parked, late]] == [["1"]] * 3
 
 
-def test_what_was_confirmed_is_there_when_redis_is_back_and_nobody_is_told_a_gap(kept: RedisServer) -> None:
+def test_what_was_confirmed_is_there_when_redis_is_back_and_no_client_gets_a_gap(kept: RedisServer) -> None:
     cluster = Cluster(kept, "p")
     here, there = cluster.join(), cluster.join()
     before = cluster.end(here)
@@ -265,7 +265,7 @@ def test_what_was_confirmed_is_there_when_redis_is_back_and_nobody_is_told_a_gap
     assert parked.parked
 
 
-def test_a_push_that_redis_kept_though_nobody_heard_is_not_made_twice(kept: RedisServer) -> None:
+def test_a_push_that_redis_kept_though_its_answer_was_lost_is_not_made_twice(kept: RedisServer) -> None:
     cluster = Cluster(kept, "p")
     here, there = cluster.join(), cluster.join()
     cluster.wires.patience = 0.0
@@ -994,7 +994,7 @@ def test_who_asks_the_same_at_the_same_time_is_answered_by_one_look(cluster: Clu
     assert len(batches) == 1
 
 
-def test_names_that_nobody_asks_for_are_not_listened_to_for_long(cluster: Cluster) -> None:
+def test_names_that_are_not_asked_for_are_not_listened_to_for_long(cluster: Cluster) -> None:
     here = cluster.join()
     parked = cluster.begin(here.poll(("bob",), OLDEST, 1_000.0))
     for number in range(50):

@@ -229,7 +229,7 @@ def refused(outcome):
 # -- commits
 
 
-def test_a_push_is_seen_by_nobody_before_its_commit(place):
+def test_a_push_is_seen_by_no_reader_before_its_commit(place):
     worker = Steps()
     store = place.open(worker=worker)
     pushed = place.push(store, "bob")
@@ -336,7 +336,7 @@ def test_a_commit_is_bounded_in_bytes(place, monkeypatch):
     assert [pushed.parked for pushed in pushes] == [False] * 4
 
 
-def test_a_push_for_whoever_waits_keeps_its_place_in_the_order_but_is_in_no_file(place):
+def test_a_push_for_waiting_readers_keeps_its_place_in_the_order_but_is_in_no_file(place):
     worker = Steps()
     store = place.open(worker=worker)
     kept = place.push(store, "bob", body="kept")
@@ -967,7 +967,7 @@ def test_a_mailbox_that_lives_again_remembers_what_was_lost(place, again):
     assert place.take(after, "bob").gap
 
 
-def test_losses_that_were_forgotten_are_gaps_for_whoever_has_no_other_record(place, again):
+def test_losses_that_were_forgotten_are_gaps_for_names_without_another_record(place, again):
     limits = Limits(max_recipients=3)
     store = place.open(limits)
     for name in ("a", "b", "c", "d"):
@@ -1236,7 +1236,7 @@ def test_the_death_of_the_process_alone_is_no_loss_of_power(place, monkeypatch, 
     assert not place.read(after, "bob", after=place.at(store, 0)).gap
 
 
-def test_where_nobody_knows_whether_power_was_lost_it_was(place, monkeypatch):
+def test_where_it_is_not_known_whether_power_was_lost_it_was(place, monkeypatch):
     power(monkeypatch, "")
     store = place.open(sync="normal")
     now(place.push(store, "bob").deferred)
@@ -1321,7 +1321,7 @@ def test_a_key_is_forgotten_in_its_time(place, again):
     assert len(place.rows("records")) == 0
 
 
-def test_a_push_that_nobody_waited_for_leaves_its_key_free(place, again):
+def test_a_push_that_no_reader_waited_for_leaves_its_key_free(place, again):
     before = Server(place, place.open())
     with pytest.raises(NobodyWaits):
         before.push("bob", key="k", queue=False)
@@ -1447,7 +1447,7 @@ def test_a_listener_whose_end_cannot_be_kept_goes_on(place):
         assert data(place.read(server.store, listener.id)) == ["a"]
 
 
-def test_nobody_uses_a_listener_while_its_end_is_under_way(place):
+def test_no_client_uses_a_listener_while_its_end_is_under_way(place):
     worker = Steps()
     before = Server(place, place.open(worker=worker))
     registered = Outcome(before.listeners.register(("bob",)))

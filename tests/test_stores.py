@@ -194,7 +194,7 @@ def fill(store: Shelf, body: str | list[str]) -> None:
 # -- appending and the one order
 
 
-def test_messages_get_numbers_of_one_order_whoever_they_are_for(store: Shelf) -> None:
+def test_messages_to_any_recipients_get_numbers_of_one_order(store: Shelf) -> None:
     # jcuga/golongpoll#19 (row 1), slact/nchan#469 (row 6): an order of numbers, never of times.
     appended = [*store.push("bob"), *store.push("eve"), *store.push("bob", "eve")]
     assert numbers(appended) == list(range(appended[0].sequence, appended[0].sequence + 4))
@@ -530,7 +530,7 @@ def test_a_history_goes_on_by_cursor_where_an_answer_has_not_all_of_it(store: Sh
 
 
 @pytest.mark.parametrize("recipients", [("bob",), ("bob", "eve"), ("*",)])
-def test_a_history_tells_no_gap_and_later_gaps_are_told(
+def test_a_history_has_no_gap_and_later_gaps_are_reported(
     shelves: Shelves, recipients: tuple[str, ...]
 ) -> None:
     store = shelves(capacity=3, overflow="drop-oldest")
@@ -578,7 +578,7 @@ def test_a_cursor_of_another_epoch_reads_as_oldest_with_a_gap(store: Shelf) -> N
     assert not store.read("bob", after=batch.cursor).gap
 
 
-def test_a_cursor_of_another_epoch_is_told_a_gap_even_where_nothing_is_kept(store: Shelf) -> None:
+def test_a_cursor_of_another_epoch_gets_a_gap_even_where_nothing_is_kept(store: Shelf) -> None:
     batch = store.read("bob", after=Cursor("otherepoch", 1))
     assert batch.gap
     assert not batch.messages
@@ -1039,7 +1039,7 @@ def test_a_message_is_kept_for_its_time_and_the_servers_bound_is_the_most(shelve
     assert store.usage == Usage(0, 0, 0)
 
 
-def test_expired_messages_go_though_nobody_asks(store: Shelf) -> None:
+def test_expired_messages_go_though_no_reader_asks(store: Shelf) -> None:
     for number in range(10):
         store.push(f"reader{number}", ttl=number + 1)
     store.now += 5
@@ -1079,7 +1079,7 @@ def test_what_is_not_kept_needs_no_room(shelves: Shelves) -> None:
     assert data(store.read("bob")) == ["1"]
 
 
-def test_a_take_that_gives_back_what_was_for_nobody_missed_nothing(store: Shelf) -> None:
+def test_a_take_that_gives_back_what_was_not_to_be_kept_missed_nothing(store: Shelf) -> None:
     store.push("bob", body="1")
     store.take("bob")
     appended = store.push("bob", queue=False)
@@ -1092,7 +1092,7 @@ def test_a_take_that_gives_back_what_was_for_nobody_missed_nothing(store: Shelf)
 # -- what is said of it
 
 
-def test_a_mailbox_is_described_by_what_nobody_has_fetched(store: Shelf) -> None:
+def test_a_mailbox_is_described_by_what_no_reader_has_fetched(store: Shelf) -> None:
     first, second = store.push("bob", body=["12345", "123"])
     unread = [(message.cursor, message.created_at) for message in (first, second)]
     assert store.describe("bob") == Contents(2, 8, first.cursor, second.cursor, 0, unread[0])
@@ -1289,7 +1289,7 @@ def test_a_lease_is_known_by_its_secret_its_attempt_and_its_log(store: Shelf) ->
 
 
 @pytest.mark.parametrize("lost", ["deleted", "expired", "dropped"])
-def test_the_lease_of_a_message_that_is_no_more_is_gone_and_the_next_take_is_told_a_gap(
+def test_the_lease_of_a_message_that_is_no_more_is_gone_and_the_next_take_gets_a_gap(
     shelves: Shelves, lost: str
 ) -> None:
     store = shelves(capacity=2)

@@ -471,7 +471,7 @@ def watched() -> Watched:
     return Watched()
 
 
-def test_a_message_that_nobody_fetches_is_told_once_its_time_is_over(watched: Watched) -> None:
+def test_a_message_that_no_reader_fetches_is_told_once_its_time_is_over(watched: Watched) -> None:
     message = watched.push()
     watched.pass_by(59)
     assert watched.told == []

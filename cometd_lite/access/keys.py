@@ -139,7 +139,7 @@ def _readings(content: bytes) -> Iterator[bytes]:
 
 
 def _usable_keys(content: bytes, file: Path) -> list[PyJWK]:
-    """Return the keys of a JWKS that can check a token; the others are told of in the log (RFC 7517 §5)."""
+    """Return the keys of a JWKS that can check a token; the others are logged (RFC 7517 §5)."""
     keys, reasons = [], []
     for number, key in enumerate(read_jwks(content), 1):
         try:

@@ -419,7 +419,7 @@ class Rights:
 
 @lru_cache(maxsize=256)  # a subject may have 6 KB
 def presentable(subject: str) -> str:
-    """Return a token's subject as readers are told it: in Unicode, without control characters."""
+    """Return a token's subject as readers see it: in Unicode, without control characters."""
     return _NOT_SHOWN.sub("\ufffd", subject)
 
 

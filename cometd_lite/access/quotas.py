@@ -137,7 +137,7 @@ class ClientUsage:
 class Clients:
     """All clients of one server. Those that hold nothing are forgotten when they become many.
 
-    ``trusted`` tells of an address whether it is that of a proxy, whose connections are many clients'.
+    ``trusted`` returns whether an address is that of a proxy, whose connections are many clients'.
     """
 
     def __init__(

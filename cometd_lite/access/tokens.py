@@ -35,8 +35,8 @@ class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` tells
-    by which key it was verified. ``client`` is what a request with it counts against, None where there are no
+    token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` is
+    the key that verified it. ``client`` is what a request with it counts against, None where there are no
     quotas. ``permission`` is the application's answer, where that was asked in the place of a token.
     """
 
@@ -186,7 +186,7 @@ class Tokens:
 
 
 def _material(key: PyJWK) -> bytes:
-    """Return what is the same for the same key, however it is written, and tells nothing of a secret."""
+    """Return what is the same for the same key, however it is written, and reveals nothing of a secret."""
     material: Any = key.key
     if not isinstance(material, bytes):
         material = material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

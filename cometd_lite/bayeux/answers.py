@@ -65,7 +65,7 @@ class BatchAnswer:
     wait: float = 0.0
     cookie: str | None = None
     unreadable: CometError | None = None
-    """Why the peer may not be told the session's events; None where it may."""
+    """Why the peer may not get the session's events; None where it may."""
 
     def serve(self, session: BayeuxSession) -> None:
         """Be the answer to a request of the session, if it is not to one of another session already."""
@@ -82,7 +82,7 @@ class BatchAnswer:
 
     @property
     def may_read(self) -> bool:
-        """Whether the peer may be told the session's events."""
+        """Whether the peer may get the session's events."""
         return self.unreadable is None
 
     @property

@@ -159,7 +159,7 @@ class Bayeux:
     def _greet(self, turn: Turn) -> BayeuxSession:
         name = turn.peer.browser
         if name is None:
-            # Whether this browser has others is not known yet, but its next handshake will tell.
+            # Whether this browser has others is not known yet, but its next handshake will show it.
             name = turn.answer.cookie = new_id()
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
@@ -214,7 +214,7 @@ class Bayeux:
         here = yield Locate()
         new = session.without(new)  # a store that waits may have served another request meanwhile
         self.sessions.subscribe(session, (*session.recipients, *new))
-        # They count from now on, though the session may still have to be told what came before.
+        # They count from now on, though the session may still have to get what came before.
         if session.place == NOW:
             session.place = here
         elif session.place != here:
@@ -302,7 +302,7 @@ def _refusal(peer: Peer, names: tuple[str, ...] = ()) -> Effects[CometError | No
 
 
 def _unreadable(peer: Peer, answer: BatchAnswer) -> Effects[CometError | None]:
-    """Return why the peer may not be told what its session subscribes to; None where it may."""
+    """Return why the peer may not get what its session subscribes to; None where it may."""
     session = answer.session
     if session is None or any(connect.session is session for connect in answer.connects):
         return None  # a connect was asked about

@@ -97,7 +97,7 @@ class Delivery:
 
         def look(found: Batch) -> MaybeDeferred[News | None]:
             if session.place.epoch == place.epoch and session.place.sequence > found.cursor.sequence:
-                return self.news(session)  # another answer has told it that in the meantime
+                return self.news(session)  # another answer has delivered it in the meantime
             if not found:
                 return None
             events = events_of(found, session)
@@ -269,7 +269,7 @@ class Delivery:
         return None
 
     def translated(self, failure: Failure) -> Failure:
-        """Return a failure with the ``CometError`` that clients are told; what it was is logged."""
+        """Return a failure with the ``CometError`` that clients get; what it was is logged."""
         if isinstance(failure.value, CometError):
             return failure
         self.log.failure("A store failed", failure)

@@ -12,13 +12,13 @@ from .sessions import PRIVATE, BayeuxSession
 BINARY_TYPE = "application/vnd.cometd.binary+json"
 """The type of what a client's binary extension has made JSON of; readers that have it must know.
 
-Nothing else of a publication's ``ext`` is told to others: that is between the client and the server, and may
-well be a password.
+Nothing else of a publication's ``ext`` is delivered to others: it is between the client and the server, and
+may well be a password.
 """
 
 
 def events_of(batch: Batch, session: BayeuxSession) -> bytes:
-    """Return what a batch tells a session: Bayeux messages, each with a comma behind it.
+    """Return what a batch delivers to a session: Bayeux messages, each with a comma behind it.
 
     What all get who read the same is rendered once.
     """

@@ -2,7 +2,7 @@
 
 A session is known by one process, that which greeted it; its name stands in the client's id. So clients may
 send each request to whichever process they like: one that is another's is handed on, as it came, and held
-there. Where that process is no more, neither is the session, and the client is told to shake hands again.
+there. Where that process is no more, neither is the session, and the client is advised to shake hands again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ForwardedRequest:
     was_disconnected = is_disconnected
 
     def is_sending(self) -> bool:
-        """Return False: the other process does not tell."""
+        """Return False: the other process does not report it."""
         return False
 
 
@@ -108,7 +108,7 @@ class Forwarding:
 
         def failed(failure: Failure) -> MaybeDeferred[Response]:
             failure.trap(ProcessGone)
-            return here()  # where the session is not known either, and the client is told so
+            return here()  # where the session is not known either, and the answer says so
 
         return answer.addCallbacks(_unpacked, failed)
 

@@ -62,13 +62,13 @@ class BayeuxSession(Session):
         self.connected = False
         """Whether a first connect was answered."""
         self.gap = False
-        """Whether it is still to be told that it missed something."""
+        """Whether the notice that it missed something is still to be delivered."""
         self.private = False
         """Whether there may be something for it alone."""
         self.answering = 0
         """How many answers to its requests are being made, which may carry its events."""
         self.throttled = False
-        """Whether it was told that its browser has several clients."""
+        """Whether it was advised that its browser has several clients."""
         self.since: dict[str, int] = {}
         self.reader: Any = None
         """Its parked connect, or its socket."""

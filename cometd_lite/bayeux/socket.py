@@ -45,7 +45,7 @@ _REPLACED = "409::connect_replaced"
 
 
 Forward: TypeAlias = Callable[[str, Callable[[], bool]], Deferred[Response] | None]
-"""Forwards a text, and is given what tells whether the socket is gone; None where it is answered here."""
+"""Forwards a text, given a check for its disconnect; None where it is answered here."""
 
 
 class BayeuxSocket:
@@ -69,11 +69,11 @@ class BayeuxSocket:
         self.socket: Socket | None = None
         self.reader: _AtSocket | None = None
         self.ended: Deferred[None] = Deferred()
-        """Fires when the socket is gone."""
+        """Fires when the socket is disconnected."""
         self._texts: deque[str] = deque()
         self._busy = False
         self._has_expired = False
-        """Whether the token is over, so that nothing is told any more."""
+        """Whether the token is over, so that nothing is delivered any more."""
         self._silence: IDelayedCall | None = None
         """The end of the time in which it must have spoken for a session."""
 
@@ -109,7 +109,7 @@ class BayeuxSocket:
         self.ended.callback(None)
 
     def token_expired(self) -> None:
-        """Leave the session, and tell the client to shake hands again."""
+        """Leave the session, and advise the client to shake hands again."""
         self._has_expired = True
         self.refused(TokenExpired("The token has expired; get a new one."))
 
@@ -196,7 +196,7 @@ class BayeuxSocket:
         self.send(dumps([{"channel": channel, "successful": False, "error": error}]))
 
     def _not_forwarded(self, failure: Failure, text: str) -> MaybeDeferred[None]:
-        """Answer here where the process is no more: the session is not known, and the client is told so."""
+        """Answer here where the process is no more: the session is not known, and the answer says so."""
         if failure.check(CancelledError):
             return None
         if failure.check(ProcessGone):
@@ -286,10 +286,10 @@ class BayeuxSocket:
 
 
 class _AtSocket(SessionReader[None]):
-    """A session at its socket: parked as long as the socket is there, and told whatever comes.
+    """A session at its socket: parked as long as the socket is connected, and sent whatever comes.
 
-    Under the acknowledgement extension it is told only in answers to its connects. The connect that is held
-    is ``connect``; the end of its wait is the reader's.
+    Under the acknowledgement extension it gets events only in answers to its connects. The connect that is
+    held is ``connect``; the end of its wait is the reader's.
     """
 
     __slots__ = ("connect", "home", "watch")

@@ -4,9 +4,9 @@ What the protocol leaves open is done so:
 
 - An event's ``data`` is the JSON that was pushed, a text as a string, and for other types
   ``{"data_base64": "…", "type": "image/png"}``. It has neither an ``id`` nor, but for CometD's binary
-  extension, an ``ext``: what a publisher says to the server, a password perhaps, is not told to others.
-- A client that missed something, because it was dropped, expired or deleted before it could be told, finds
-  ``ext.gap: true`` in the reply to its next connect, which is then not held.
+  extension, an ``ext``: what a publisher says to the server, a password perhaps, is not delivered to others.
+- A client that missed something, because it was dropped, expired or deleted before it could be notified,
+  finds ``ext.gap: true`` in the reply to its next connect, which is then not held.
 - Events of a client's own request come with its answer, in preference to waking its connect.
 - A connect that a later one of the same client replaced ends with 409 over HTTP and
   ``409::connect_replaced`` over a socket, without advice. One that cannot be held, because as many are as may

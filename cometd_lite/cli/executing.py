@@ -1,4 +1,4 @@
-"""The COMMAND of ``--exec``: what it is told of a message, and what its end means."""
+"""The COMMAND of ``--exec``: what it gets of a message, and what its end means."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ async def work(arguments: argparse.Namespace, client: Client, terminal: Terminal
     notes = RetryNotes(terminal)
     worked = 0
 
-    def gone(message: LeasedMessage) -> None:
+    def on_gone(message: LeasedMessage) -> None:
         terminal.report(
             f"The lease of message {message.id} had ended: another worker has it, or it is no more."
         )
 
-    working = client.work(arguments.names, arguments.lease, on_gone=gone, on_retry=notes.on_retry)
+    working = client.work(arguments.names, arguments.lease, on_gone=on_gone, on_retry=notes.on_retry)
     async with working:
         async for message in working:
             notes.recovered()

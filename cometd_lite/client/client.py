@@ -181,7 +181,7 @@ class Client:
     ) -> Reply[Batch]:
         """Return the oldest messages that no take has had, each reserved for so many seconds, 1 to 3,600.
 
-        ``Batch.leased`` has them with their leases. Each comes again, to any worker, unless ``ack`` tells of
+        ``Batch.leased`` has them with their leases. Each comes again, to any worker, unless ``ack`` settles
         it in time; so delivery is at least once. ``work`` does this again and again, and better.
         """
         check_read(wait, limit)
@@ -196,7 +196,7 @@ class Client:
         release: bool = False,
         patience: float | None = None,
     ) -> Reply[LeaseState]:
-        """Tell that a leased message is done, or that its lease goes on, or that others may have it.
+        """Acknowledge a leased message, or extend its lease, or release it for others.
 
         ``extend`` is in seconds from now. Returns what became of the lease: ``done``, ``extended``,
         ``released``, or ``gone`` where it had ended and the message is another worker's, or no more. Where no

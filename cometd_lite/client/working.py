@@ -168,7 +168,7 @@ class Working(AsyncIterator[LeasedMessage]):
         await self._remote.pause(delay)
 
     async def _settle(self, settlement: Settlement) -> None:
-        """Tell the server what becomes of the present message, if there is one."""
+        """Settle the lease of the present message, if there is one."""
         message, self._current = self._current, None
         if message is None:
             return

@@ -55,7 +55,7 @@ class Counts:
     gaps: int = _counted("Answers with a gap.")
     presence_joins: int = _counted("Names that joined a recipient.")
     presence_leaves: int = _counted("Names that left a recipient.")
-    presence_untold: int = _counted("Joins and leaves that could not be told.")
+    presence_untold: int = _counted("Joins and leaves that could not be published.")
     streams: int = 0
     """Streams that are open."""
     sockets: int = 0

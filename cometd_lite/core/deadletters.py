@@ -27,7 +27,7 @@ _EVENT = "dead"
 
 @dataclass(slots=True, eq=False)
 class DeadLetters:
-    """Moves exhausted messages. ``push`` is the hub's; ``failed`` is told of what is no refusal."""
+    """Moves exhausted messages. ``push`` is the hub's; ``failed`` is called with what is no refusal."""
 
     store: Store
     clock: IReactorTime

@@ -52,7 +52,7 @@ class Standing(Contents):
 class Hub:
     """Push, poll, take and describe: everything that routes and embedding programs do with mailboxes.
 
-    ``clock`` is where waits and ages are measured; ``wall`` tells people when a message was accepted.
+    ``clock`` is where waits and ages are measured; ``wall`` is the clock for times that people see.
     ``on_push`` is called with each message that was accepted, once it has woken the readers that wait.
     ``max_body`` is how many bytes a push may have that goes to a recipient of no namespace, where there are
     ``namespaces``.
@@ -402,7 +402,7 @@ class Hub:
         return batch
 
     def store_failed(self, failure: Failure) -> None:
-        """Note a failure of the store that no client is told."""
+        """Log a failure of the store that no client gets as an answer."""
         if not failure.check(StoreDown):  # the store says itself that it is away
             self.log.failure("The store failed", failure)
 

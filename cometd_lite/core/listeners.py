@@ -153,8 +153,8 @@ class Listeners:
     ) -> MaybeDeferred[Batch]:
         """Return what there is for the listener from where it stood, or after an earlier cursor.
 
-        Of two polls at once the newer wins; the older ends with no messages. ``written`` tells whether the
-        answer can be written; where it cannot, the same is sent again. ``is_sending`` tells whether it is
+        Of two polls at once the newer wins; the older ends with no messages. ``written`` returns whether the
+        answer can be written; where it cannot, the same is sent again. ``is_sending`` returns whether it is
         on its way still. ``name`` is that under which the reader is present. Raises ``ServerFull``.
         """
         self._end_poll(listener)

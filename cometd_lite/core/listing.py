@@ -22,7 +22,7 @@ async def listing(hub: Hub, prefix: str, after: str, limit: int, shows: Shows) -
     """
     found: list[Standing] = []
     while True:
-        wanted = limit + 1 - len(found)  # one more tells whether there is another page
+        wanted = limit + 1 - len(found)  # one more shows whether there is another page
         names = await value_of(hub.store.names(prefix, after, wanted, shows))
         for start in range(0, len(names), DESCRIBED_AT_ONCE):
             if start:
@@ -34,7 +34,7 @@ async def listing(hub: Hub, prefix: str, after: str, limit: int, shows: Shows) -
             return Listing(tuple(found[:limit]), found[limit - 1].recipient)
         if len(names) < wanted:
             return Listing(tuple(found), None)
-        after = names[-1]  # some have gone while they were described
+        after = names[-1]  # some were deleted while they were described
 
 
 async def _described(hub: Hub, name: str) -> Standing:

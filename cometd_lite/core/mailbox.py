@@ -91,7 +91,7 @@ class Mailbox:
             self.taken = message.sequence
 
     def give_back(self, message: Message) -> None:
-        """Leave a message where it was, because its take or lease was gone before it was answered."""
+        """Leave a message where it was, because its reader had disconnected before it was answered."""
         if not self.holds(message.sequence):
             if message.sequence <= self.lost:  # else it was not to be queued
                 self.missed = True

@@ -149,7 +149,7 @@ Form: TypeAlias = Literal["json", "text", "octets"]
 class Content(Struct, frozen=True, gc=False):
     """A body and its media type, checked to be what the type says.
 
-    ``form`` tells how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
+    ``form`` says how it is shown inside JSON: as the JSON that it is, as a string, or as base64.
     """
 
     body: bytes
@@ -352,7 +352,7 @@ class Batch(Struct, eq=False, gc=False):
         return f"<Batch {list(self.messages)} up to {self.cursor}{flags}>"
 
     def __bool__(self) -> bool:
-        """Whether there is something to tell a waiting reader."""
+        """Whether there is something to deliver to a waiting reader."""
         return bool(self.messages) or self.gap
 
     def once(self, form: str, render: Callable[[Batch], R]) -> R:
@@ -467,7 +467,7 @@ def timestamp(seconds: float) -> str:
     return _moment(round(seconds * 1000))
 
 
-@lru_cache(maxsize=64)  # a message and its receipt tell the same moment
+@lru_cache(maxsize=64)  # a message and its receipt have the same moment
 def _moment(milliseconds: int) -> str:
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 

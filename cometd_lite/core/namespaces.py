@@ -1,6 +1,6 @@
 """Namespaces: what holds for the mailboxes of a pattern, in the place of the server's own bounds.
 
-``Namespaces.of`` tells what was set for a recipient. A store makes ``bounds`` of them once, and asks those
+``Namespaces.of`` returns what was set for a recipient. A store makes ``bounds`` of them once, and asks those
 for each push. Where there are no namespaces nothing is looked up.
 """
 
@@ -55,7 +55,7 @@ class Namespace:
     presence: bool | None = None
     """Whether it is known who reads."""
     unread_after: float | None = None
-    """After how long it is told that no reader has fetched a message."""
+    """After how long a message that no reader has fetched is reported."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -142,7 +142,7 @@ class Namespaces:
 
     @property
     def have_unread(self) -> bool:
-        """Whether one of them says after how long an unread message is told of."""
+        """Whether one of them says after how long an unread message is reported."""
         return any(one.unread_after is not None for one in self._given.values())
 
     def has_presence(self, recipient: str, own: bool) -> bool:

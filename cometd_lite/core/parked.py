@@ -198,4 +198,4 @@ class Wake:
 
 
 def _handled(_: Failure) -> None:
-    """Drop a failure of which each reader that shared the read was told."""
+    """Drop a failure that each reader which shared the read has got."""

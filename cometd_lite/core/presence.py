@@ -174,7 +174,7 @@ class PresenceTracker:
             self.uncounted += 1
             reader.uncounted = (*reader.uncounted, key)
             return
-        # Where room was made, the place and the member may be gone.
+        # Where room was made, the place and the member may have been removed.
         place = self._places.get(key) or self._add_place(key)
         member = place.members.get(name) or self._add_member(place, name)
         before = member.readers

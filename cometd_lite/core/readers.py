@@ -58,7 +58,7 @@ class Source(Protocol):
         """Count what a reader is given, and return it."""
 
     def store_failed(self, failure: Failure) -> None:
-        """Note a failure of the store that no client is told."""
+        """Log a failure of the store that no client gets as an answer."""
 
 
 class Reader(ParkedReader[T]):
@@ -271,7 +271,7 @@ class Poll(Reader[T]):
 class Take(Reader[Batch]):
     """A parked take: it waits for what no take has had.
 
-    ``is_disconnected`` tells whether its client has closed, even if the reactor has not reported it.
+    ``is_disconnected`` returns whether its client has closed, even if the reactor has not reported it.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ DEAD = "$dead/"
 often."""
 
 PRESENCE = "$presence/"
-"""What the names begin with of mailboxes that tell who joins and leaves: ``$presence/lobby`` is about
+"""What the names begin with of mailboxes that hold who joins and leaves: ``$presence/lobby`` is about
 ``lobby``."""
 
 READABLE = (DEAD, PRESENCE)
@@ -63,7 +63,7 @@ def stored(name: str) -> str:
 
 
 def plain(name: str) -> str:
-    """Return the recipient of whose messages, or of whose readers, a name of the server's own tells.
+    """Return the recipient of whose messages, or of whose readers, a name of the server's own is.
 
     That is the name itself for any other. Who may read the one may read the other.
     """
@@ -148,7 +148,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def matcher(recipients: Iterable[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether one of these readable names covers a recipient.
+    """Return a function that returns whether one of these readable names covers a recipient.
 
     It is for many recipients, of which each is asked about once: ``covering`` would make all of their keys.
     """

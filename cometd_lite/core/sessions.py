@@ -30,7 +30,7 @@ from .message import Cursor
 S = TypeVar("S", bound="Session")
 
 _SPARE = 100
-"""Entries of sessions that are gone, which are not yet worth looking for."""
+"""Entries of sessions that have ended, which are not yet worth looking for."""
 
 
 def new_id() -> str:
@@ -84,9 +84,9 @@ class Sessions(Generic[S]):
         """The bytes of all sessions, with the names that they read."""
         self._sessions: dict[str, S] = {}
         self._expiries: list[tuple[float, str]] = []
-        """A heap with an entry for each session, and some that are gone; its time is never too late."""
+        """A heap with an entry for each session, and some of ended ones; its time is never too late."""
         self._sending: dict[S, Callable[[], bool]] = {}
-        """The sessions whose last answer may be on its way, and what tells whether it still is."""
+        """The sessions whose last answer may be on its way, and what returns whether it still is."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -110,7 +110,7 @@ class Sessions(Generic[S]):
         session.expires_at = now + session.ttl
         heappush(self._expiries, (session.expires_at, session.id))
         if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
-            # Most are of sessions that are gone. Clients that register and leave must not fill the heap.
+            # Most are of sessions that have ended. Clients that register and leave must not fill the heap.
             self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
             heapify(self._expiries)
 
@@ -159,7 +159,7 @@ class Sessions(Generic[S]):
         """Note that an answer of ``size`` bytes was written just now.
 
         A slow client needs time to read a large one. The session does not expire meanwhile: ``is_sending``
-        tells whether bytes are on their way, and where that cannot be known the size allows for a time.
+        returns whether bytes are on their way, and where that cannot be known the size allows for a time.
         """
         if size > LARGE_ANSWER_BYTES:
             until = now + session.ttl + size / SLOW_CLIENT_BYTES_PER_SECOND
@@ -192,7 +192,7 @@ class Sessions(Generic[S]):
     def expire(self, now: float) -> list[S]:
         """Forget, and return, sessions whose time is over; to be called every second.
 
-        It looks at up to ``SESSIONS_AT_ONCE`` of them. Where ``is_due`` tells that there are more, call it
+        It looks at up to ``SESSIONS_AT_ONCE`` of them. Where ``is_due`` says that there are more, call it
         again in the next turn of the reactor.
         """
         self._look_at_sending(now)
@@ -240,4 +240,4 @@ class Sessions(Generic[S]):
         assert all(one.used or due[id_] <= one.expires_at for id_, one in sessions.items()), (
             "the entry of a session that is not held is due no later than the session expires"
         )
-        assert len(expiries) <= 2 * self.most + _SPARE, "the heap has few entries of sessions that are gone"
+        assert len(expiries) <= 2 * self.most + _SPARE, "the heap has few entries of ended sessions"

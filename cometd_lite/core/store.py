@@ -131,7 +131,7 @@ class Store(Protocol):
         """Return what the recipients hold after a cursor; where ``acks``, coming with it acknowledges it.
 
         Without messages the batch's cursor is the place to wait at: ``after`` itself, or the end of the
-        log where ``after`` is ``now``, ``oldest``, or tells a gap.
+        log where ``after`` is ``now``, ``oldest``, or a cursor with a gap.
         """
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> MaybeDeferred[Batch]:
@@ -155,9 +155,9 @@ class Store(Protocol):
         """
 
     def give_back(self, messages: Sequence[Message]) -> MaybeDeferred[None]:
-        """Undo a take or a lease whose reader was gone before it was answered.
+        """Undo a take or a lease whose reader disconnected before it was answered.
 
-        The message of a lease is told apart by its type; the attempt then does not count.
+        The message of a lease is recognised by its type; the attempt then does not count.
         """
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
@@ -273,7 +273,7 @@ class SharedStore(Store, Protocol):
         """Wake the readers of a registry when another process has pushed."""
 
     def announcer(self, readers: PresentReaders) -> Announcer:
-        """Return what tells of the presence of readers at all processes, these included."""
+        """Return what announces the presence of readers at all processes, these included."""
 
     def recent(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool

@@ -66,7 +66,7 @@ def retry_after(seconds: int) -> bytes:
 
 
 def problem(error: CometError, seconds: int | None) -> Response:
-    """Return the response that tells a client of an error (RFC 9457), and to come back in so many seconds."""
+    """Return the response for an error (RFC 9457), which asks the client to come back in so many seconds."""
     return Response(error.status, _error_head(PROBLEM, error, seconds), dumped(error.problem()))
 
 
@@ -159,7 +159,7 @@ def of_push(receipt: Receipt) -> Response:
 
 
 def of_ack(settled: Sequence[tuple[LeaseId, LeaseState]]) -> Response:
-    """Return what became of leases: 410 where there is one and it is gone (HTTP.md, "Leases")."""
+    """Return what became of leases: 410 where there is one and it has ended (HTTP.md, "Leases")."""
     status = 410 if len(settled) == 1 and settled[0][1] == "gone" else 200
     leases = [{"lease": str(lease), "state": state} for lease, state in settled]
     return Response(status, JSON, dumped({"leases": leases}))

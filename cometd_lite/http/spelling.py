@@ -1,4 +1,4 @@
-"""How near two names are, to tell a mistyped parameter from an unknown one."""
+"""How near two names are: it distinguishes a mistyped parameter from an unknown one."""
 
 from __future__ import annotations
 

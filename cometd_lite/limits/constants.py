@@ -121,13 +121,13 @@ PRESENCE_SECONDS = 3600.0
 """How long it is remembered when a recipient was last seen."""
 
 PRESENCE_NAME_BYTES = 64
-"""A reader's own name is a nickname or an id, which is told to all who read beside it."""
+"""A reader's own name is a nickname or an id, which is shown to all other readers of the recipient."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. Of more, not each is told of each that joins or leaves."""
+"""Names that are listed of one recipient. Of more, joins and leaves are not published one by one."""
 
 PRESENCE_COUNT_SECONDS = 1.0
-"""Then the count of readers is told no more often than this."""
+"""Then the count of readers is published no more often than this."""
 
 PRESENCE_MESSAGE_SECONDS = 60.0
 """A join or leave is kept for so long: longer than a client needs to come back with its cursor."""
@@ -154,7 +154,7 @@ PRESENCE_SWEPT_AT_ONCE = 500
 """Names whose readers are looked at in one turn for whether their time is over, some 2 ms."""
 
 PRESENCE_CHANGES = 50_000
-"""Joins and leaves that are still to be told, 300 bytes each: nearly all of a full table."""
+"""Joins and leaves that are still to be published, 300 bytes each: nearly all of a full table."""
 
 PRESENCE_PUSHES = 100
 """Messages of joins and leaves that a store which waits is given at once."""
@@ -183,7 +183,7 @@ PING_SECONDS = 25.0
 """A WebSocket ping this often: below the 30 s of the strictest proxies."""
 
 RETRY_MILLISECONDS = (1_000, 3_000)
-"""A stream tells its reader to come back after a time drawn from this range, against lock-step."""
+"""A stream asks its reader to come back after a time drawn from this range, against lock-step."""
 
 SOCKET_MESSAGE_BYTES_OVER_BODY = 2_048
 """What a push over a WebSocket may have around its data: a recipient, a ref and JSON's own signs."""
@@ -277,7 +277,7 @@ EVENT_POST_SECONDS = 15.0
 """An application has so long to take events: the Standard Webhooks ask for 15 to 30 s."""
 
 EVENT_PAUSE_SECONDS = (1.0, 60.0)
-"""The first pause after an attempt that failed, and the longest: an application that is back is told soon."""
+"""The first pause after an attempt that failed, and the longest: an application that is back gets it soon."""
 
 POSTING_CLAIM_SECONDS = 15.0
 """Another process of a cluster posts the events this long after the one that did has ended."""
@@ -301,7 +301,7 @@ UNREAD_GHOST_SECONDS = 2.0
 """A reader that left so soon after a push, and has not come back, may never have got the message."""
 
 UNREAD_REPORTED_SECONDS = 86_400.0
-"""An absence in a cluster is told again after this time: messages are gone then, unless kept for longer."""
+"""An absence in a cluster is announced again after this time: by then its messages have expired."""
 
 UNREAD_HERE_SECONDS = 60.0
 """A reader that polls says no more often than this that it is there: each time costs Redis a command."""
@@ -341,7 +341,7 @@ LARGE_ANSWER_BYTES = 16 * 1024
 the session must not expire. Smaller ones fit into the first packets of a connection."""
 
 SLOW_CLIENT_BYTES_PER_SECOND = 16 * 1024
-"""How fast a client is thought to read a large answer where that is not told: 64 s for 1 MiB."""
+"""How fast a client is thought to read a large answer where that is not known: 64 s for 1 MiB."""
 
 SENDING_LOOKS = 2_000
 """Sessions looked at in one turn for whether their answers have left: a system call each."""

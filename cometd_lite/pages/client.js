@@ -346,7 +346,7 @@ export class Comet {
   async poll(recipients, { after, wait, limit, ack, as, signal } = {}) {
     const response = await this.request("poll", listOf(recipients), {
       query: { after, wait, limit, ack: ack === false ? "no" : undefined, as },
-      // Over plain HTTP nothing else may tell the server that it is no foreign page that takes.
+      // Over plain HTTP nothing else may show the server that it is no foreign page that takes.
       headers: after === undefined ? { "X-Requested-With": "cometd-lite" } : {},
       signal,
     });
@@ -549,7 +549,7 @@ export class Comet {
 
 /** A reader at work. `Comet.follow` makes it; it runs until it is stopped. */
 export class Following {
-  /** @type {State | undefined} what was told last */
+  /** @type {State | undefined} the last state that was reported */
   #state;
   /** @type {string} */
   #cursor;
@@ -642,7 +642,7 @@ export class Following {
 
   /** @returns {Promise<CometError | undefined>} */
   async #run() {
-    // The caller has the object in its hands before anything is told about it.
+    // The caller has the object in its hands before anything is reported about it.
     await undefined;
     while (!this.#ended) {
       const attempt = (this.#attempt = new Attempt());
@@ -660,7 +660,7 @@ export class Following {
       }
     }
     for (const remove of this.#removals) remove();
-    this.#tell("closed", this.#error && { error: this.#error });
+    this.#report("closed", this.#error && { error: this.#error });
     return this.#error;
   }
 
@@ -687,7 +687,7 @@ export class Following {
         else if (event.kind === "message") await this.#deliver(event.message, true);
         else if (event.kind === "state") {
           const { error, delay } = event.detail;
-          this.#tell(event.state, { error: error && new CometError(error.message, error), delay });
+          this.#report(event.state, { error: error && new CometError(error.message, error), delay });
         } else {
           this.#alone = true;
           return;
@@ -713,7 +713,7 @@ export class Following {
    * @param {number} wait in seconds
    */
   async #ask(attempt, wait) {
-    if (wait === 0) this.#tell("connecting");
+    if (wait === 0) this.#report("connecting");
     const asked = Date.now();
     attempt.limit(wait * 1000 + LATE);
     const answer = await this.#comet.poll(this.recipients, {
@@ -738,7 +738,7 @@ export class Following {
       throw new CometError("The server did not hold the poll.", { kind: "hasty" });
     }
     if (wait > 0) this.#failures = 0;
-    if (!this.#comet.streams && this.#alone) this.#tell("polling");
+    if (!this.#comet.streams && this.#alone) this.#report("polling");
     return answer.more;
   }
 
@@ -749,7 +749,7 @@ export class Following {
    * @param {Attempt} attempt
    */
   async #stream(attempt) {
-    this.#tell("connecting");
+    this.#report("connecting");
     attempt.limit(this.#comet.patience);
     let opened = 0;
     try {
@@ -769,7 +769,7 @@ export class Following {
         const object = JSON.parse(line);
         if (!opened) {
           opened = Date.now();
-          this.#tell("streaming");
+          this.#report("streaming");
         }
         await this.#read(object);
         if (this.#ended) return;
@@ -851,17 +851,17 @@ export class Following {
     const offline = globalThis.navigator?.onLine === false;
     const delay = Math.max(backOff(this.#failures), jittered((error.retryAfter ?? 0) * 1000));
     const rest = (this.#attempt = new Attempt());
-    this.#tell(offline ? "offline" : "waiting", { error, delay: delay / 1000 });
+    this.#report(offline ? "offline" : "waiting", { error, delay: delay / 1000 });
     await pause(delay, rest.signal);
   }
 
   /** @param {Attempt} attempt */
   async #untilShown(attempt) {
-    this.#tell("paused");
+    this.#report("paused");
     await new Promise((resolve) => attempt.signal.addEventListener("abort", resolve, { once: true }));
   }
 
-  /** Hear what the caller, the network and the page have to say. Whatever it is, it ends the attempt. */
+  /** Listen to the caller, the network and the page. Each event ends the attempt. */
   #heed() {
     const { signal } = this.#options;
     if (signal?.aborted) this.#ended = true;
@@ -915,7 +915,7 @@ export class Following {
    * @param {State} state
    * @param {StateDetail} [detail]
    */
-  #tell(state, detail = {}) {
+  #report(state, detail = {}) {
     if (state === this.#state && state !== "waiting") return;
     this.#state = state;
     call(this.#options.onState, state, detail);
@@ -925,13 +925,13 @@ export class Following {
 /**
  * Who reads a recipient, by name. `Comet.presence` makes it; it is kept up to date until it is stopped.
  *
- * It asks for the list, and follows what is told from there on. Where something may have been missed,
- * because the server was away or no longer keeps what was told, it asks again.
+ * It asks for the list, and follows the changes from there on. Where something may have been missed,
+ * because the server was away or no longer keeps the changes, it asks again.
  */
 export class Presence {
   /** How many readers there are, those without a name too. */
   readers = 0;
-  /** There are more than 1,000 names: only the first are listed, and changes are told by the count. */
+  /** There are more than 1,000 names: only the first are listed, and changes are reported by the count. */
   more = false;
 
   /** @type {Map<string, Member>} */
@@ -1008,7 +1008,7 @@ export class Presence {
     return undefined;
   }
 
-  /** @returns {Promise<string>} the cursor after which changes are told */
+  /** @returns {Promise<string>} the cursor after which changes are published */
   async #look() {
     const { signal } = this.#ended;
     const response = await this.#comet.request(`presence/${pathOf(this.recipient)}`, [], { signal });
@@ -1020,7 +1020,7 @@ export class Presence {
     return response.headers.get("Comet-Cursor") ?? "now";
   }
 
-  /** What is followed goes on meanwhile: what it tells twice changes nothing. */
+  /** What is followed goes on meanwhile: a change that comes twice changes nothing. */
   #lookAgain() {
     this.#look().catch(() => {}); // Where it fails, the reader of the changes fails too, and comes back.
   }
@@ -1203,7 +1203,7 @@ function backOff(failures) {
   return Math.min(PAUSE_MOST, PAUSE_FIRST * 2 ** Math.min(failures - 1, 16)) * (0.5 + Math.random() / 2);
 }
 
-/** Up to a tenth later, so that a thousand pages that were told the same do not come in one second.
+/** Up to a tenth later, so that a thousand pages that got the same answer do not come in one second.
  * @param {number} milliseconds
  */
 function jittered(milliseconds) {

@@ -169,7 +169,7 @@ class Room {
    */
   #follow(as) {
     // What is shown is lost with the page, so a reload reads it again: nothing is remembered.
-    return this.#comet.follow(this.#recipient, (message) => this.#hear(message), {
+    return this.#comet.follow(this.#recipient, (message) => this.#show(message), {
       after: BEGIN,
       storageKey: null,
       as: this.#named ? as : undefined,
@@ -207,7 +207,7 @@ class Room {
     }
   }
 
-  /** A server keeps the name of a reader that was disconnected for a while, unless it is told. */
+  /** A server keeps the name of a reader that was disconnected for a while, unless the page says that it leaves. */
   #closed = () => {
     if (!this.#named) return;
     this.#comet.leave(this.#recipient, { as: fitting(this.#name), keepalive: true }).catch(() => {});
@@ -223,7 +223,7 @@ class Room {
   }
 
   /** @param {import("./client.js").Message} message */
-  #hear({ event, data, created_at }) {
+  #show({ event, data, created_at }) {
     if (typeof data?.from === "string" && typeof data.text === "string") {
       this.#talk.say({ name: data.from, own: data.from === this.#name, text: data.text }, created_at);
       return;

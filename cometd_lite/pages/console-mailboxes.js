@@ -82,8 +82,8 @@ function row({ recipient, waiting, queued, bytes: size, leased, online }, open, 
   const name = element("button", { type: "button", class: "name clip", title }, recipient);
   name.addEventListener("click", () => open(recipient));
   const label = `Delete ${recipient}`;
-  const gone = element("button", { type: "button", class: "quiet", "aria-label": label }, "Delete");
-  gone.addEventListener("click", remove);
+  const remover = element("button", { type: "button", class: "quiet", "aria-label": label }, "Delete");
+  remover.addEventListener("click", remove);
   const readers = waiting > 0 ? count(waiting) : online ? "a moment ago" : "0";
   const held = leased > 0 ? `${count(leased)} of them are leased` : undefined;
   return element(
@@ -93,7 +93,7 @@ function row({ recipient, waiting, queued, bytes: size, leased, online }, open, 
     element("td", { class: "number", title: held }, count(queued)),
     element("td", { class: "number size" }, bytes(size)),
     element("td", { class: "number" }, readers),
-    element("td", {}, gone),
+    element("td", {}, remover),
   );
 }
 

@@ -21,14 +21,14 @@ const SHORTEST = 60_000;
  * @typedef {object} Line
  * @property {string} label
  * @property {string} ink one of the stylesheet's: `ink-1`. Each has its own dashes, so that lines that
- *   coincide are told apart
+ *   coincide are distinguished
  */
 
 /**
  * @typedef {object} Sample
  * @property {number} at in milliseconds
  * @property {boolean} isKnown false where the server did not answer
- * @property {(number | null)[]} values one for each line; null: nothing to tell
+ * @property {(number | null)[]} values one for each line; null: no value
  */
 
 export class Plot {
@@ -222,7 +222,7 @@ export class Plot {
 }
 
 /**
- * The stretches of a line that have something to tell.
+ * The stretches of a line that have values.
  *
  * @param {Sample[]} samples
  * @param {number} index

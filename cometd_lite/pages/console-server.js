@@ -32,7 +32,7 @@ const AGAIN_AFTER = 10_000;
 
 /**
  * @param {import("./console.js").Session} session
- * @returns {(shown: boolean) => void} to be told whether the part is looked at
+ * @returns {(shown: boolean) => void} to be called with whether the part is looked at
  */
 export function server(session) {
   const comet = session.comet();

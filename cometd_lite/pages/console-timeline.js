@@ -47,7 +47,7 @@ export class Timeline {
   /** @type {import("./console-figures.js").Reading | undefined} */
   #before;
   /** Whether the server shows its figures. */
-  #tells = true;
+  #shows = true;
   #measured = 0;
   #measuring = 0;
   #redraw = 0;
@@ -128,11 +128,11 @@ export class Timeline {
     this.#measuring = 0;
     this.#measured = Date.now();
     const answered = this.#held.filter(({ kind, messages, woken }) => kind === "poll" && messages && !woken);
-    if (!this.#tells) return;
+    if (!this.#shows) return;
     const text = await this.#comet.request("metrics", []).then(
       (response) => response.text(),
       (refusal) => {
-        this.#tells = Boolean(refusal.passing);
+        this.#shows = Boolean(refusal.passing);
         return "";
       },
     );

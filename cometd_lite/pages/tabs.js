@@ -52,7 +52,7 @@ const LEADER_SILENCE = 5_000;
 /** A page asks this often whether the leader is there. */
 const PING = 1_000;
 
-/** A page that a worker has not heard for this long has ended; timers of hidden pages run once a minute. */
+/** A page that a worker has not heard from for this long has ended; timers of hidden pages run once a minute. */
 const PAGE_SILENCE = 150_000;
 
 /** Events that a member may leave unread; beyond, it asks the server when it comes to them. */
@@ -212,7 +212,7 @@ class Group {
   #campaign(options) {
     const lead = () => {
       if (this.#ended) return undefined;
-      const leader = (this.#leader = new Leader(this.#shared, this.#token, (data) => this.#tell(data), this.#page));
+      const leader = (this.#leader = new Leader(this.#shared, this.#token, (data) => this.#send(data), this.#page));
       leader.begin();
       return new Promise((resolve) => {
         this.#resign = () => {
@@ -253,8 +253,8 @@ class Group {
     else this.#channel.postMessage(data);
   }
 
-  /** Tell all pages something, as their leader. @param {any} data */
-  #tell(data) {
+  /** Send data to all pages, as their leader. @param {any} data */
+  #send(data) {
     if (this.#ended) return;
     this.#channel.postMessage(data);
     this.#hear(data);
@@ -287,9 +287,9 @@ const FOR_LEADERS = new Set(["want", "drop", "ping", "token"]);
 class Leader {
   /** What each member wants. @type {Map<string, {page: string, recipients: string[]}>} */
   #wants = new Map();
-  /** Members that were not told yet that they are heard. @type {Set<string>} */
+  /** Members that were not confirmed yet. @type {Set<string>} */
   #joining = new Set();
-  /** When each page was heard last. @type {Map<string, number>} */
+  /** When each page was last active. @type {Map<string, number>} */
   #pages = new Map();
   /** @type {Following | undefined} */
   #following;
@@ -300,7 +300,7 @@ class Leader {
   /** What is wanted has changed. */
   #changed = false;
   #shared;
-  #tell;
+  #send;
   #comet;
   #page;
   /** Ends the wait for the ends of pages. */
@@ -309,18 +309,18 @@ class Leader {
   /**
    * @param {Shared} shared
    * @param {TokenSource} token
-   * @param {(data: any) => void} tell sends to all pages
+   * @param {(data: any) => void} send sends to all pages
    * @param {string} [page] the leader's own, which does not end before it
    */
-  constructor(shared, token, tell, page) {
+  constructor(shared, token, send, page) {
     this.#shared = shared;
-    this.#tell = tell;
+    this.#send = send;
     this.#page = page;
     this.#comet = new Comet(shared.url, { ...shared, token, share: false });
   }
 
   begin() {
-    this.#tell({ kind: "who" });
+    this.#send({ kind: "who" });
   }
 
   end() {
@@ -332,7 +332,7 @@ class Leader {
   /** @param {any} data */
   hear({ kind, member, page, recipients }) {
     if (page && page !== this.#page) this.#know(page);
-    if (kind === "ping") this.#tell({ kind: "pong" });
+    if (kind === "ping") this.#send({ kind: "pong" });
     else if (kind === "drop") {
       this.#wants.delete(member);
       void this.#change();
@@ -389,7 +389,7 @@ class Leader {
       else {
         this.#wants.delete(member);
         this.#joining.delete(member);
-        this.#tell({ kind: "for", member, what: "alone" });
+        this.#send({ kind: "for", member, what: "alone" });
       }
     }
     return [...union].sort();
@@ -407,11 +407,11 @@ class Leader {
       if (this.#ended) return;
       this.#begin(recipients, after);
     }
-    const told = [...this.#joining];
+    const joining = [...this.#joining];
     this.#joining.clear();
-    for (const member of told) {
-      this.#tell({ kind: "for", member, what: "look" });
-      if (this.#state) this.#tell({ ...this.#state, kind: "for", what: "state", member });
+    for (const member of joining) {
+      this.#send({ kind: "for", member, what: "look" });
+      if (this.#state) this.#send({ ...this.#state, kind: "for", what: "state", member });
     }
   }
 
@@ -420,7 +420,7 @@ class Leader {
    * @param {string} after
    */
   #begin(recipients, after) {
-    const following = this.#comet.follow(recipients, (message) => this.#tell({ kind: "message", message }), {
+    const following = this.#comet.follow(recipients, (message) => this.#send({ kind: "message", message }), {
       after,
       ack: this.#shared.ack,
       as: this.#shared.as,
@@ -435,7 +435,7 @@ class Leader {
       onState: (state, { error, delay }) => {
         if (following !== this.#following || state === "closed") return;
         this.#state = { kind: "state", state, detail: { delay, error: error && plain(error) } };
-        this.#tell(this.#state);
+        this.#send(this.#state);
       },
     });
     this.#following = following;
@@ -450,7 +450,7 @@ class Leader {
     this.#following = undefined;
     this.#wants.clear();
     this.#joining.clear();
-    this.#tell({ kind: "alone" });
+    this.#send({ kind: "alone" });
   }
 }
 

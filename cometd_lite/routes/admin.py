@@ -129,7 +129,7 @@ def gauges(routes: Served) -> dict[str, tuple[str, float]]:
         found["application_questions"] = ("Questions to the application under way.", application.under_way)
         found["application_questions_max"] = ("The bound on those.", bounds.APPLICATION_QUESTIONS)
     if metrics.waiting_events is not None:
-        found["webhook_events_waiting"] = ("Events that wait to be told.", metrics.waiting_events())
+        found["webhook_events_waiting"] = ("Events that wait to be posted.", metrics.waiting_events())
         found["webhook_events_waiting_max"] = ("The bound on those.", bounds.EVENTS_WAITING)
     if metrics.connections is not None:
         found["connections"] = ("Connections that are open.", metrics.connections())

@@ -64,7 +64,7 @@ def _get(routes: Served, asking: Asking) -> MaybeDeferred[Response]:
 def _grant(routes: Served, exchange: Exchange) -> MaybeDeferred[Grant]:
     """Return what a socket is granted; nothing for a token that has expired.
 
-    The refused messages then tell the client to shake hands again; many cannot act on a refused upgrade.
+    The refused messages then advise the client to shake hands again; many cannot act on a refused upgrade.
     """
     try:
         return routes.policy.require_bayeux(exchange, "poll", ())

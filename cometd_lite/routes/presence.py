@@ -17,7 +17,7 @@ async def show(routes: Served, exchange: Exchange, name: str) -> Response:
     """Say who reads a recipient, and from where on to read what changes."""
     tracker = _kept(routes, recipient(name))
     await value_of(routes.policy.require(exchange, "poll", (name,)))
-    # The cursor comes first: what changes after it is told again, and no change is missed.
+    # The cursor comes first: what changes after it comes again, and no change is missed.
     cursor = await value_of(routes.hub.place((PRESENCE + name,)))
     return responses.of_presence(await value_of(tracker.announcer.describe(name)), cursor)
 

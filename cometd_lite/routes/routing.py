@@ -298,7 +298,7 @@ class Served:
     # -- problems
 
     def problem(self, error: CometError, refusal: Refusal = responses.problem) -> Response:
-        """Return the response that tells a client of an error: as RFC 9457 has it, or made by ``refusal``."""
+        """Return the response for an error: as RFC 9457 has it, or made by ``refusal``."""
         self.hub.counts.refusals[error.kind] += 1
         seconds = None if error.retry_after is None else self.spread(error.retry_after)
         return refusal(error, seconds)

@@ -91,7 +91,7 @@ class Bounds:
     take 30 MB at the most."""
 
     refused: int = 64
-    """The connections over a bound that are told why, at one time. More are closed without a response."""
+    """The connections over a bound that are answered why, at one time. More are closed without a response."""
 
     heads_known: int = 512
     """The header blocks that are remembered as checked: a client sends the same one with each poll."""

@@ -256,7 +256,7 @@ class SocketWire(Wire):
         return more
 
     def lose(self, reason: Failure) -> None:
-        """Close the socket, and tell the producer and the owner."""
+        """Close the socket, and notify the producer and the owner."""
         if self._socket is None:
             return
         self._life = DEAD
@@ -287,7 +287,7 @@ class SocketWire(Wire):
         self._watch()
 
     def _watch(self) -> None:
-        """Tell the epoll which events to report."""
+        """Set which events the epoll reports."""
         if self._socket is not None:
             events = (_IN if self._reading else 0) | (_OUT if self.queue is not None else 0)
             self._poller.watch(self._socket.fileno(), events)
@@ -321,7 +321,7 @@ class SocketWire(Wire):
         except BlockingIOError:
             sent = 0
         except OSError:
-            sent = len(data)  # the epoll reports it as well, and then the owner is told
+            sent = len(data)  # the epoll reports it as well, and then the owner is notified
         if sent < len(data):
             self._enqueue(data, sent)
             self._watch()
@@ -371,13 +371,13 @@ class SocketWire(Wire):
             super()._close_if_sent()
 
     def _end(self) -> None:
-        """Shut the connection down; the epoll reports when it has ended, and then the owner is told."""
+        """Shut the connection down; the epoll reports when it has ended, and then the owner is notified."""
         self._life = SHUT
         with contextlib.suppress(OSError):
             self._socket.shutdown(self._shuts)
 
     def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Reset the connection; the owner is told in the next turn. See ``Wire``."""
+        """Reset the connection; the owner is notified in the next turn. See ``Wire``."""
         if self._life == DEAD:
             return
         self._life = DEAD

@@ -38,7 +38,7 @@ _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b
 class Refused(Exception):
     """A request that cannot be served: it is answered with ``status``, and the connection is closed.
 
-    ``sentence`` tells the client what is wrong.
+    ``sentence`` says what is wrong.
     """
 
     def __init__(self, status: int, sentence: str) -> None:

@@ -145,7 +145,7 @@ class Shared:
         return None
 
     def may_answer_refusal(self, connection: ServedConnection) -> bool:
-        """Return whether a connection that is refused may be told why; not too many are at one time."""
+        """Return whether a connection that is refused may be answered; not too many are at one time."""
         if len(self._refused) >= self.bounds.refused:
             return False
         self._refused.add(connection)

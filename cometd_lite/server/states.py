@@ -9,7 +9,7 @@ State       Event      Next       When
 PROXIED     identify   HEAD       the PROXY protocol has named the client
 PROXIED     refuse     REFUSED    there are too many connections, or that client has
 PROXIED     close      CLOSING    nothing arrives, or the server stops
-REFUSED     linger     LINGERING  a request has begun, or does not come in time, and is told why
+REFUSED     linger     LINGERING  a request has begun, or does not come in time, and is answered why
 REFUSED     close      CLOSING    the server stops
 HEAD        refuse     REFUSED    there are too many connections, or its client has
 HEAD        await      BODY       a head is complete, and its body is not

@@ -23,7 +23,7 @@ from .unsent import SendQueue
 if sys.platform == "linux":
     import fcntl
     import termios
-else:  # TIOCOUTQ tells something else there, or nothing
+else:  # TIOCOUTQ has another meaning there, or none
     fcntl = None
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Wire:
         return self.queue is not None
 
     def lost(self) -> None:
-        """Forget the owner, which was told that the connection is lost."""
+        """Forget the owner, which was notified that the connection is lost."""
 
     # -- for the wires
 
@@ -293,7 +293,7 @@ class TwistedWire(Wire):
             self._transport.abortConnection()
 
     def lost(self) -> None:
-        """Forget the owner: the transport has told it that the connection is lost."""
+        """Forget the owner: the transport has notified it that the connection is lost."""
         self._life = DEAD
         self._owner = None
         self._transport = None  # it may know the owner: a cycle would live until old garbage is collected
@@ -347,7 +347,7 @@ class _Pacer:
         self._wire.emptied()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Do nothing: the owner is told that the connection is lost."""
+        """Do nothing: the owner is notified that the connection is lost."""
 
 
 def peer_has_closed(sock: socket.socket, *, tls: bool = False) -> bool:
@@ -365,7 +365,7 @@ def peer_has_closed(sock: socket.socket, *, tls: bool = False) -> bool:
 
 
 def has_unacknowledged(sock: socket.socket) -> bool:
-    """Return whether the kernel holds bytes that the peer has not acknowledged, where it tells."""
+    """Return whether the kernel holds bytes that the peer has not acknowledged, where it reports this."""
     if fcntl is None:
         return False
     try:

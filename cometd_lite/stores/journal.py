@@ -40,7 +40,7 @@ from ..limits import (
 Sync: TypeAlias = Literal["full", "normal"]
 
 APPLICATION = 0x636F6D65
-"""``come``: what SQLite keeps in a file's head to tell whose it is (https://sqlite.org/pragma.html)."""
+"""``come``: what SQLite keeps in a file's head to identify its owner (https://sqlite.org/pragma.html)."""
 
 SCHEMA: tuple[tuple[str, ...], ...] = (
     (
@@ -169,14 +169,14 @@ class Changes:
     pushes: Pushes | None = None
     wanted: int = 0
     has_room: bool = True
-    gone: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
     """The numbers of messages that memory holds no longer."""
     deleted: list[int] = field(default_factory=list)
     """The numbers of messages that it still holds, until the file does not."""
     places: list[Place] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     leases: list[KeptLease] = field(default_factory=list)
-    leases_gone: list[int] = field(default_factory=list)
+    ended_leases: list[int] = field(default_factory=list)
     records: list[KeptRecord] = field(default_factory=list)
     records_gone: list[tuple[str, str]] = field(default_factory=list)
     expired: float | None = None
@@ -209,7 +209,7 @@ class Journal:
         """What the file is to say before anything else is written to it; None once it does."""
         self._log_path = Path(f"{path.resolve()}-wal")
         self._files: tuple[tuple[int, int], ...] = ()
-        """What tells the file and its log from any others at their paths."""
+        """What distinguishes the file and its log from any others at their paths."""
         self._size = 0
         """The bytes that the file had when it was last looked at: it never shrinks."""
 
@@ -261,7 +261,7 @@ class Journal:
 
     def _open(self) -> Kept:
         if not self.path.exists():
-            # Others on this machine are not to read what people tell each other.
+            # Other users of this machine must not read the messages.
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = self._connection = sqlite3.connect(
             self.path,
@@ -372,7 +372,7 @@ class Journal:
         return bool(room >= (STORE_RESERVE_BYTES // 2 + size if fits else STORE_RESERVE_BYTES + 2 * size))
 
     def _look(self) -> tuple[tuple[int, int], ...]:
-        """Return what tells the file and its log from others. Raises ``OSError``."""
+        """Return what distinguishes the file and its log from others. Raises ``OSError``."""
         file, log = self.path.stat(), self._log_path.stat()
         if file.st_size < self._size:
             raise FileNotFoundError(self.path)  # another one was copied over it
@@ -414,9 +414,9 @@ class Journal:
         connection = self._connected()
         pushes = changes.pushes or Pushes(changes.sequence)
         connection.execute("UPDATE log SET sequence = ?, floor = ?", (pushes.sequence, changes.floor))
-        self._delete("messages", "sequence", [(number,) for number in (*changes.gone, *changes.deleted)])
+        self._delete("messages", "sequence", [(number,) for number in (*changes.removed, *changes.deleted)])
         self._delete("places", "name", [(name,) for name in changes.forgotten])
-        self._delete("leases", "sequence", [(number,) for number in changes.leases_gone])
+        self._delete("leases", "sequence", [(number,) for number in changes.ended_leases])
         self._delete("records", "kind, id", changes.records_gone)
         if changes.expired is not None:
             connection.execute("DELETE FROM records WHERE expires_at <= ?", (changes.expired,))

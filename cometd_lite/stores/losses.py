@@ -1,4 +1,4 @@
-"""What a store remembers of messages that it no longer keeps, so that their readers are told a gap."""
+"""What a store remembers of messages that it no longer keeps, so that their readers get a gap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Losses:
 
     Bounded: beyond ``most`` entries, and ``LOSSES_BYTES``, the oldest is forgotten. A name without an entry
     then has a gap below the highest number that was forgotten: sometimes one gap too many, never one too few.
-    Only takes, which have no cursor to tell it by, are not told what was forgotten.
+    Only takes, which have no cursor to compare, get no gap for what was forgotten.
     """
 
     def __init__(self, most: int) -> None:
@@ -28,7 +28,7 @@ class Losses:
         """Note that a message was lost, and whether a take ``missed`` it."""
         known = self._entries.get(name, _NOTHING)
         if known is _NOTHING and sequence <= self.floor and not missed:
-            return  # that is told of every name that has no entry
+            return  # every name without an entry gets a gap
         for forgotten, (lost, _) in self._entries.set(name, (max(known[0], sequence), missed)):
             self.floor = max(self.floor, lost)
             if self.on_forget is not None:
@@ -53,7 +53,7 @@ class Losses:
         return after < self._entries.get(name, (self.floor, False))[0]
 
     def forgive(self, name: str) -> bool:
-        """Return whether a take missed something, and forget it: the next one is not told again."""
+        """Return whether a take missed something, and forget it: the next one gets no gap."""
         sequence, missed = self.entry(name)
         if missed:
             self._entries.change(name, (sequence, False))

@@ -134,7 +134,7 @@ class Mailboxes:
     def _expire_some(self, now: float) -> bool:
         """Let go of ``GOING_AT_ONCE`` messages that have expired; return whether there are more.
 
-        Of a deep name as many patterns are told of the loss as it has segments: that counts as messages do.
+        Of a deep name as many patterns note the loss as it has segments: that counts as messages do.
         """
         expiries = self._expiries
         left = GOING_AT_ONCE
@@ -202,7 +202,7 @@ class Mailboxes:
     def _check_server(
         self, messages: Sequence[Message], coming: Collection[str] = (), makes_room: Push | None = None
     ) -> None:
-        """Raise ``ServerFull`` where there is no room, even after what was read has gone.
+        """Raise ``ServerFull`` where there is no room, even after what was read was removed.
 
         ``coming`` are mailboxes about to be made; ``makes_room`` is a push before which old messages go.
         """

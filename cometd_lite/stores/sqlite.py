@@ -61,7 +61,7 @@ class SQLiteStore:
 
     ``sync`` is what a commit waits for: ``full`` for the disk, so that a loss of power loses nothing,
     ``normal`` for the operating system, so that the death of the process does not. ``open`` reads the whole
-    file, and blocks while it does. ``wall`` tells the time that outlives the process.
+    file, and blocks while it does. ``wall`` is the clock that outlives the process.
     """
 
     log = Logger()
@@ -313,7 +313,7 @@ class SQLiteStore:
     def _has_work(self) -> bool:
         kept = self._kept
         waits = self._pending or self._waiters or self._deletions
-        return bool(waits or self._records or kept.changed or kept.gone or kept.leases_gone)
+        return bool(waits or self._records or kept.changed or kept.removed or kept.ended_leases)
 
     def _write_soon(self, seconds: float = 0.0) -> None:
         """Call for a commit of all that comes in this turn, unless one is under way and will see to it."""
@@ -375,7 +375,7 @@ class SQLiteStore:
             changes.pushes = Pushes(pending[-1].messages[-1].sequence, kept, receipts)
 
     def _written(self, commit: Commit, failure: Failure | None) -> None:
-        """Go on after a commit: show what was written and tell who waits, or tell them that it failed."""
+        """Go on after a commit: show what was written and answer the pending requests, or fail them."""
         took = time.perf_counter() - self._began
         self._waits_since = None
         self._together = len(commit.pending) + len(self._pending)
@@ -383,14 +383,14 @@ class SQLiteStore:
             self._succeeded(commit)
         else:
             self._failed(commit, failure)
-        # Not before all were told: what one of them pushes in turn comes after what the others did.
+        # Not before all were answered: what one of them pushes in turn comes after what the others did.
         self._writing = False
         kept = self._kept
         if self._closing is not None or self._waiters:
             self._write_soon()
         elif self._down:
             return  # until the next push, or time passes
-        elif self._pending or len(kept.changed) + len(kept.gone) > STORE_ROWS_PER_COMMIT:
+        elif self._pending or len(kept.changed) + len(kept.removed) > STORE_ROWS_PER_COMMIT:
             # A client that was answered just now is about to push again: two halves of the clients that take
             # turns would each wait for two commits. What else changed goes along with the next push.
             self._gathering = len(self._pending) < self._together
@@ -418,7 +418,7 @@ class SQLiteStore:
         self._records = {**commit.records, **self._records}
         # The disk may have kept what it said that it did not.
         for push in commit.pending:
-            self._kept.gone.extend([message.sequence for message in push.messages])
+            self._kept.removed.extend([message.sequence for message in push.messages])
             if push.receipt is not None:
                 self._records.setdefault((push.receipt.kind, push.receipt.id), None)
         if commit.pending:
@@ -444,7 +444,7 @@ class SQLiteStore:
             push.errback(StoreDown(sentence))
 
     def _refuse_waiters(self, waiters: Iterable[Waiter]) -> None:
-        """Tell these, and all who wait besides, that nothing can be written."""
+        """Fail these requests, and all pending ones besides: nothing can be written."""
         refused, self._waiters = [*waiters, *self._waiters], []
         self._deletions.clear()
         for waiter, _ in refused:

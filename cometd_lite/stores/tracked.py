@@ -54,7 +54,7 @@ _NOTHING = (0, 0)
 """The messages and bytes for which room is held in most mailboxes."""
 
 Waiter: TypeAlias = tuple[Deferred[None], list[int]]
-"""It fires once what ``outstanding`` has told is written."""
+"""It fires once what ``outstanding`` has returned is written."""
 
 
 class Commit(NamedTuple):
@@ -78,9 +78,9 @@ class TrackedMailboxes(MemoryStore):
         self.numbered = 0
         self.changed: dict[str, None] = {}
         """Recipients and patterns whose place in the file is out of date, longest ago first."""
-        self.gone: deque[int] = deque()
+        self.removed: deque[int] = deque()
         """Numbers of messages that are to leave the file; after the places that say so."""
-        self.leases_gone: deque[int] = deque()
+        self.ended_leases: deque[int] = deque()
         """Numbers of messages that are no more, and whose leases are to leave the file."""
         self._pending: dict[str, tuple[int, int]] = {}
         """By recipient, the messages and bytes that are still to come."""
@@ -260,10 +260,10 @@ class TrackedMailboxes(MemoryStore):
     def _apply_deletions(self, ends: dict[str, int]) -> Steps[None]:
         for recipient, last in ends.items():
             while going := self._oldest(recipient, last):
-                noted = len(self.gone)
+                noted = len(self.removed)
                 self._drop(self._mailboxes[recipient], going)
-                while len(self.gone) > noted:
-                    self.gone.pop()
+                while len(self.removed) > noted:
+                    self.removed.pop()
                 yield
 
     # -- what changed
@@ -286,23 +286,23 @@ class TrackedMailboxes(MemoryStore):
             self._add_leases(changes, name, offset)
             if most is not None and len(changes.leases) >= most:
                 break
-        ended = len(self.leases_gone) if most is None else min(most, len(self.leases_gone))
-        changes.leases_gone += [self.leases_gone.popleft() for _ in range(ended)]
-        # A message that is gone from the file, while its place does not say so, would be lost unseen.
+        ended = len(self.ended_leases) if most is None else min(most, len(self.ended_leases))
+        changes.ended_leases += [self.ended_leases.popleft() for _ in range(ended)]
+        # A message that is deleted from the file while its place does not say so would leave no gap.
         if not self.changed:
-            going = len(self.gone) if most is None else min(most, len(self.gone))
-            changes.gone = [self.gone.popleft() for _ in range(going)]
-        self._handed_out[1] += len(changes.gone)
+            going = len(self.removed) if most is None else min(most, len(self.removed))
+            changes.removed = [self.removed.popleft() for _ in range(going)]
+        self._handed_out[1] += len(changes.removed)
         self._handed_out[2] += ended
         return changes
 
     def outstanding(self) -> list[int]:
         """Return what ``changes`` will have handed out when all is that has changed by now."""
-        left = (len(self.changed), len(self.gone), len(self.leases_gone))
+        left = (len(self.changed), len(self.removed), len(self.ended_leases))
         return [done + more for done, more in zip(self._handed_out, left, strict=True)]
 
     def was_handed_out(self, until: list[int]) -> bool:
-        """Return whether ``changes`` has handed out what ``outstanding`` had told of."""
+        """Return whether ``changes`` has handed out what ``outstanding`` had returned."""
         return all(done >= wanted for done, wanted in zip(self._handed_out, until, strict=True))
 
     def _add_leases(self, changes: Changes, name: str, offset: float) -> None:
@@ -315,7 +315,7 @@ class TrackedMailboxes(MemoryStore):
         for number in changed:
             one = leases.reservations.get(number)
             if one is None:
-                changes.leases_gone.append(number)
+                changes.ended_leases.append(number)
             else:
                 # An exhausted one is written as one whose time is over, and is exhausted again when read.
                 ended = {"free": None, "released": RELEASED}
@@ -329,11 +329,11 @@ class TrackedMailboxes(MemoryStore):
             if mailbox is not None and mailbox.leases is not None and mailbox.leases.changed is not None:
                 mailbox.leases.changed.add(lease.sequence)
             else:
-                self.leases_gone.append(lease.sequence)
-        self.leases_gone.extendleft(reversed(changes.leases_gone))
+                self.ended_leases.append(lease.sequence)
+        self.ended_leases.extendleft(reversed(changes.ended_leases))
         names = [*[place.name for place in changes.places], *changes.forgotten]
         self.changed.update(dict.fromkeys(names))
-        self.gone.extendleft(reversed(changes.gone))
+        self.removed.extendleft(reversed(changes.removed))
 
     def _place(self, name: str) -> Place | None:
         """Return what the file has to know of a name; None where that is nothing."""
@@ -359,7 +359,7 @@ class TrackedMailboxes(MemoryStore):
     def _lose(self, mailbox: Mailbox, messages: Sequence[Message]) -> None:
         super()._lose(mailbox, messages)
         if messages:
-            self.gone.extend([message.sequence for message in messages])
+            self.removed.extend([message.sequence for message in messages])
             self.changed.update(dict.fromkeys(covering(mailbox.recipient)))
 
     def _note_reader(self, name: str, after: Cursor) -> None:
@@ -431,7 +431,7 @@ class TrackedMailboxes(MemoryStore):
     def _discard_if_empty(self, mailbox: Mailbox) -> None:
         super()._discard_if_empty(mailbox)
         if not mailbox.messages and mailbox.leases is not None:
-            self.leases_gone.extend(mailbox.leases.changed or ())
+            self.ended_leases.extend(mailbox.leases.changed or ())
 
     # -- what was kept
 
@@ -480,7 +480,7 @@ class TrackedMailboxes(MemoryStore):
         mailbox = self._mailboxes.get(lease.name)
         number = lease.sequence
         if mailbox is None or mailbox.leases is None or not mailbox.holds(number):
-            self.leases_gone.append(number)
+            self.ended_leases.append(number)
             return
         # Were the wall clock set back, a lease would last for too long.
         ends_at = inf if lease.ends_at is None else min(lease.ends_at - offset, now + LEASE_SECONDS[1])

@@ -19,7 +19,7 @@ comet = Comet()
 @flask.post("/say/<room>")
 def say(room: str) -> str:
     receipt = blockingCallFromThread(reactor, comet.push, f"chat/{room}", request.get_data(as_text=True))
-    return f"{receipt.delivered} heard it at once\n"
+    return f"{receipt.delivered} got it at once\n"
 
 
 if __name__ == "__main__":

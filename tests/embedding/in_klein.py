@@ -27,7 +27,7 @@ class Shop:
     @app.route("/orders/<int:number>/paid", methods=["POST"])
     async def paid(self, request: IRequest, number: int) -> str:
         receipt = await self.comet.push(f"orders/{number}", {"state": "paid"})
-        return f"{receipt.delivered} were told at once\n"
+        return f"{receipt.delivered} got it at once\n"
 
 
 if __name__ == "__main__":

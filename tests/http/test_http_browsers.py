@@ -243,7 +243,7 @@ def test_a_server_on_loopback_answers_to_its_own_names(serve, host):
         "",
     ],
 )
-def test_a_server_on_loopback_answers_to_nobody_elses_name(serve, host):
+def test_a_server_on_loopback_answers_to_no_other_name(serve, host):
     # DNS rebinding: the page's own name, pointed at the reader's machine.
     server = serve(hosts=Hosts(frozenset({"comet.example"}), loopback_only=True))
     for method, target in (

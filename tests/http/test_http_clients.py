@@ -201,7 +201,7 @@ def test_behind_a_trusted_proxy_each_client_is_counted_by_itself(serve):
     assert kind(server.get("/poll/a?after=now", {"Forwarded": 'for="[2001:db8::2]"'})) == TOO_MANY
 
 
-def test_who_comes_without_a_trusted_proxy_cannot_be_somebody_else(serve):
+def test_a_client_that_comes_without_a_trusted_proxy_cannot_be_another_one(serve):
     server = serve(Limits(client_parked=1))
     server.park("/poll/a?after=now", {"X-Forwarded-For": "192.0.2.1"})
     assert kind(server.get("/poll/a?after=now", {"X-Forwarded-For": "192.0.2.2"})) == TOO_MANY
@@ -219,7 +219,7 @@ def test_behind_a_proxy_that_ends_tls_the_secure_origin_is_ones_own(serve):
     )
 
 
-def test_a_scheme_that_nobody_trusted_has_said_changes_nothing(serve):
+def test_a_scheme_that_no_trusted_proxy_has_named_changes_nothing(serve):
     server = serve()
     http = {"Origin": "http://localhost:8080", "X-Forwarded-Proto": "https", "Forwarded": "proto=https"}
     assert server.ask("POST", "/push/a", "hi", http).status == 202

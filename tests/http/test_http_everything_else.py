@@ -14,7 +14,7 @@ from cometd_lite.pages import pages
 # -- GET /recipients/{recipient}
 
 
-def test_a_recipient_that_nobody_knows_has_nothing_and_is_offline(server):
+def test_an_unknown_recipient_has_nothing_and_is_offline(server):
     answer = server.get("/recipients/bob")
     assert answer.status == 200
     assert answer.json == {
@@ -68,7 +68,7 @@ def test_who_polled_within_45_seconds_is_online(server):
     assert (standing["online"], standing["last_seen"]) == (False, "2026-11-20T10:15:58.123Z")
 
 
-def test_who_was_held_and_left_was_seen_when_he_left(server):
+def test_a_reader_that_was_held_and_left_was_seen_when_it_left(server):
     poll = server.park("/poll/bob")
     server.advance(10)
     poll.hang_up()
@@ -77,7 +77,7 @@ def test_who_was_held_and_left_was_seen_when_he_left(server):
     assert (standing["online"], standing["last_seen"]) == (True, "2026-11-20T10:16:08.123Z")
 
 
-def test_a_push_makes_nobody_online(server):
+def test_a_push_makes_no_recipient_online(server):
     server.push("/bob")
     server.get("/recipients/bob")
     standing = server.get("/recipients/bob").json
@@ -286,7 +286,7 @@ def test_odd_queries_are_taken_as_they_are_or_refused(server, query):
     assert answer.status in {200, 400}
 
 
-def test_parameters_that_nobody_knows_are_passed_over(server):
+def test_unknown_parameters_are_passed_over(server):
     server.push("/bob?utm_source=x&_=123")
     assert server.read("/poll/bob?_=456&after=oldest") == ["hello"]
 

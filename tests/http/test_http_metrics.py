@@ -26,7 +26,7 @@ def scrape(server, headers=None):
     }
 
 
-def test_they_are_prometheus_text_that_nobody_keeps(server):
+def test_they_are_prometheus_text_that_no_cache_keeps(server):
     answer = server.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
@@ -126,7 +126,7 @@ def test_refusals_are_counted_by_kind(server, method, target, kind):
     assert scrape(server)[f"refusals_total[{kind}]"] == 1
 
 
-def test_connections_are_shown_beside_their_bound_where_somebody_knows_them(serve):
+def test_connections_are_shown_beside_their_bound_where_they_are_known(serve):
     server = serve(Limits(max_connections=9))
     assert "connections" not in scrape(server)
     server.comet.metrics.connections = lambda: 7
@@ -179,7 +179,7 @@ def test_the_time_for_which_a_poll_was_held_is_no_slowness(server):
     assert "request_seconds_count[/poll]" not in found
 
 
-def test_labels_tell_of_nobody(serve, tmp_path: Path):
+def test_labels_name_no_client(serve, tmp_path: Path):
     secret = b"a secret of at least thirty-two bytes"
     (tmp_path / "key").write_bytes(secret)
     server = serve()

@@ -119,7 +119,7 @@ def test_who_reads_is_shown_by_name_with_its_readers(server):
     assert present(server, "bob") == {"bob": 1}
 
 
-def test_a_recipient_that_nobody_reads_has_no_members(server):
+def test_a_recipient_that_is_not_read_has_no_members(server):
     assert server.get("/presence/lobby").json == {"recipient": "lobby", "readers": 0, "members": []}
 
 
@@ -318,7 +318,7 @@ def test_to_leave_needs_a_name_and_tells_a_mistyped_parameter(server):
     assert "did you mean" in server.ask("DELETE", "/presence/lobby?az=alice").json["detail"]
 
 
-def test_a_foreign_page_lets_nobody_leave(server):
+def test_a_foreign_page_lets_no_name_leave(server):
     server.park("/poll/lobby?after=now&as=alice").hang_up()
     foreign = {"Origin": "https://evil.example"}
     assert server.ask("DELETE", "/presence/lobby?as=alice", b"", foreign).status == 403
@@ -388,7 +388,7 @@ def test_a_full_mailbox_drops_the_oldest_of_it(serve):
     assert [name for _, name, _ in told(server)] == ["c", "d", "e"]
 
 
-def test_nobody_pushes_what_is_told_and_no_pattern_reads_it(server):
+def test_no_client_pushes_what_is_published_and_no_pattern_reads_it(server):
     assert server.ask("POST", "/push/$presence/lobby", "join").status == 400
     server.park("/poll/lobby?after=now&as=alice")
     assert told(server) == [("join", "alice", 1)]

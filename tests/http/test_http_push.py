@@ -25,7 +25,7 @@ def only(server, recipient="bob"):
 # -- what it is answered with
 
 
-def test_a_push_that_nobody_waits_for_is_202_and_waits_in_the_mailbox(server):
+def test_a_push_that_no_reader_waits_for_is_202_and_waits_in_the_mailbox(server):
     answer = server.push("/bob")
     assert answer.status == 202
     assert answer.json == {
@@ -38,7 +38,7 @@ def test_a_push_that_nobody_waits_for_is_202_and_waits_in_the_mailbox(server):
     assert server.read("/poll/bob") == ["hello"]
 
 
-def test_a_push_that_someone_waits_for_is_201_and_answers_him_at_once(server):
+def test_a_push_that_a_reader_waits_for_is_201_and_answers_it_at_once(server):
     poll = server.park("/poll/bob?after=now")
     answer = server.push("/bob")
     assert (answer.status, answer.json["delivered"]) == (201, 1)
@@ -110,7 +110,7 @@ def test_a_push_to_several_is_for_all_or_none(serve):
     assert server.read("/poll/free?wait=0") == []
 
 
-def test_a_push_to_nobody_is_a_400_that_says_how_to_name_one(server):
+def test_a_push_to_no_recipient_is_a_400_that_says_how_to_name_one(server):
     for target in ("/push", "/push/", "/push?rcpt="):
         answer = server.ask("POST", target, "hello")
         assert answer.status == 400
@@ -334,7 +334,7 @@ def test_a_ttl_that_is_no_time_is_a_400(server, ttl):
     assert "ttl" in answer.json["detail"]
 
 
-def test_queue_no_is_for_whoever_waits_and_kept_for_nobody(server):
+def test_queue_no_is_for_waiting_readers_and_is_not_kept(server):
     poll = server.park("/poll/bob?after=now")
     answer = server.push("/bob?queue=no")
     assert (answer.status, answer.json["delivered"]) == (201, 1)
@@ -352,7 +352,7 @@ def test_queue_no_reaches_a_waiting_take(server):
     assert [message["data"] for message in take.answer.json["messages"]] == ["hello"]
 
 
-def test_queue_no_with_nobody_there_is_a_503_that_leaves_nothing(server):
+def test_queue_no_without_a_reader_is_a_503_that_leaves_nothing(server):
     answer = server.ask("POST", "/push/bob?queue=no", "hello")
     assert answer.status == 503
     assert answer.json["type"].endswith("nobody-waits")
@@ -400,7 +400,7 @@ def test_a_parameter_with_another_value_or_given_twice_is_a_400_that_says_which(
 # -- full mailboxes
 
 
-def test_a_full_mailbox_that_nobody_has_fetched_refuses_the_push(serve):
+def test_a_full_mailbox_that_no_reader_has_fetched_refuses_the_push(serve):
     server = serve(Limits(capacity=2))
     server.push("/bob", "1")
     server.push("/bob", "2")

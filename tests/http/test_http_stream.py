@@ -41,7 +41,7 @@ def test_it_is_a_stream_of_events_unless_ndjson_is_accepted(server):
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
-def test_its_head_is_stored_by_nobody_buffered_by_nobody_and_says_what_it_depends_on(server, accept):
+def test_its_head_lets_no_proxy_store_or_buffer_it_and_says_what_it_depends_on(server, accept):
     status, headers = Stream(server, "/stream/bob", {"Accept": accept}).head()
     assert status == 200
     assert headers["cache-control"] == "no-store"
@@ -455,7 +455,7 @@ def test_a_backlog_larger_than_the_buffer_is_paced_and_never_disconnects(serve, 
     assert server.parked == 1
 
 
-def test_a_message_larger_than_the_buffer_reaches_a_reader_who_takes_his_time(serve):
+def test_a_message_larger_than_the_buffer_reaches_a_slow_reader(serve):
     server = serve(Limits(max_body=3_000_000, capacity_bytes=4_000_000))
     stream = Stream(server, "/stream/bob", room=1_000)
     server.push("/bob", "x" * 3_000_000)
@@ -492,7 +492,7 @@ def test_a_reader_that_takes_nothing_for_a_minute_is_disconnected(server):
     assert server.parked == 0
 
 
-def test_a_slow_reader_keeps_nobody_else_waiting(server):
+def test_a_slow_reader_keeps_no_other_reader_waiting(server):
     slow = Stream(server, "/stream/bob", room=0)
     quick = Stream(server, "/stream/bob")
     for number in range(5):
@@ -502,7 +502,7 @@ def test_a_slow_reader_keeps_nobody_else_waiting(server):
     assert slow.data == ["0", "1", "2", "3", "4"]
 
 
-def test_a_reset_in_the_middle_of_a_fan_out_harms_nobody(server):
+def test_a_reset_in_the_middle_of_a_fan_out_harms_no_client(server):
     streams = [Stream(server, "/stream/bob") for _ in range(3)]
     server.push("/bob", "1")
     streams[1].hang_up()

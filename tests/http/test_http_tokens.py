@@ -517,7 +517,7 @@ def test_an_embedding_program_judges_what_bayeux_clients_do_too(serve):
         assert [reply["successful"] for reply in replies] == [is_allowed] * 2
 
 
-def test_a_judge_that_fails_lets_nobody_in(serve, expected_failures):
+def test_a_judge_that_fails_lets_no_request_in(serve, expected_failures):
     expected_failures.append(ZeroDivisionError)
     server = serve(authorize=lambda request, action, name: fail(ZeroDivisionError()))
     assert server.ask("POST", "/push/bob", "hi").status == 500

@@ -317,7 +317,7 @@ def test_a_text_that_is_no_json_object_is_answered_with_a_problem(server, text):
 
 
 @pytest.mark.parametrize("ref", ["[" * 300 + "]" * 300, '{"a":1}'])
-def test_a_ref_that_nobody_needs_is_refused(server, ref):
+def test_a_ref_that_is_not_needed_is_refused(server, ref):
     socket = WebSocket(server, "/ws/bob")
     socket.text(f'{{"push": "alice", "data": "hi", "ref": {ref}}}')
     (answer,) = socket.texts

@@ -143,7 +143,7 @@ def webhooks(walk: Walk) -> None:
     application.says("tell bob of the message ")
 
 
-@under("docs/howto/webhooks.md", "What is told")
+@under("docs/howto/webhooks.md", "What is posted")
 def what_is_told(walk: Walk) -> None:
     shown = json.loads(walk.next("json"))
     (walk.directory / "notify.key").write_text(KEY)

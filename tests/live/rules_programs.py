@@ -73,11 +73,11 @@ def in_your_own_program(walk: Walk) -> None:
     walk.shell('{"seconds":')
     site.stop()
     klein = walk.program_that_serves("shop.py")
-    walk.run("curl -s -X POST localhost:8000/orders/7/paid", "0 were told at once")
+    walk.run("curl -s -X POST localhost:8000/orders/7/paid", "0 got it at once")
     walk.run("curl -s 'localhost:8000/comet/poll/orders/7?after=oldest'", '{"state":"paid"}')
     klein.stop()
     flask = walk.program_that_serves("beside.py")
-    walk.run("curl -s -d hello localhost:8000/say/lobby", "0 heard it at once")
+    walk.run("curl -s -d hello localhost:8000/say/lobby", "0 got it at once")
     walk.run("curl -s 'localhost:8000/comet/poll/chat/lobby?after=oldest'", '"data":"hello"')
     flask.stop()
     walk.write("ticking.py", walk.next("python"))
@@ -88,9 +88,9 @@ def in_your_own_program(walk: Walk) -> None:
 @under("docs/embedding.md", "Hooks")
 def hooks(walk: Walk) -> None:
     walk.python(
-        "somebody waits for ('bob',)",
-        "nobody waits for ('bob',) any more",
-        "bob was told 'hi'",
+        "a reader waits for ('bob',)",
+        "a reader of ('bob',) left",
+        "bob got 'hi'",
         name="hooks.py",
     )
 

@@ -83,7 +83,7 @@ def chat(walk: Walk) -> None:
 # -- recipes
 
 
-@under("docs/howto/recipes.md", "Tell a person something, now or later")
+@under("docs/howto/recipes.md", "Notify a person, now or later")
 def tell_someone(walk: Walk) -> None:
     walk.server()
     walk.shell("201 Created", '"delivered":1')

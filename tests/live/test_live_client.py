@@ -296,7 +296,7 @@ def test_a_request_that_was_begun_elsewhere_says_so_when_it_is_awaited(program: 
     assert "In another thread use SyncClient" in thread
 
 
-def test_a_stream_that_nobody_reads_from_is_paused_and_then_goes_on(program: Program) -> None:
+def test_a_stream_that_is_not_read_is_paused_and_then_goes_on(program: Program) -> None:
     # More than STREAM_AHEAD, and more than sockets hold: the server must not have to cut it off.
     body = """
 from twisted.internet.task import deferLater

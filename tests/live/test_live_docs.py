@@ -57,7 +57,7 @@ def test_a_block_is_found_where_it_is_and_its_language_is_known() -> None:
     }
 
 
-def test_what_sphinx_makes_of_a_directive_holds_no_block_that_nobody_runs() -> None:
+def test_what_sphinx_makes_of_a_directive_holds_no_block_that_no_test_runs() -> None:
     for text in PAGES.values():
         for directive in re.findall(r"^```\{eval-rst\}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             assert re.fullmatch(r"(?:(?:\.\. auto\w+:: [\w.]+|   :[\w-]+:.*)?\n)*", directive), directive

@@ -89,7 +89,7 @@ def test_a_site(start: Start) -> None:
 def test_a_klein_application(start: Start) -> None:
     port = start(str(PROGRAMS / "in_klein.py"), "LISTEN")
     with park(port, "orders/7") as poll:
-        assert b"1 were told at once\n" in unframed(port, "POST", "/orders/7/paid")
+        assert b"1 got it at once\n" in unframed(port, "POST", "/orders/7/paid")
         assert poll.answer().data == [{"state": "paid"}]
 
 
@@ -102,7 +102,7 @@ def test_beside_flask(start: Start) -> None:
     needs_package("flask")
     port = start(str(PROGRAMS / "beside_flask.py"), "LISTEN")
     with park(port, "chat/lobby") as poll:
-        assert b"1 heard it at once\n" in unframed(port, "POST", "/say/lobby", b"hello")
+        assert b"1 got it at once\n" in unframed(port, "POST", "/say/lobby", b"hello")
         assert poll.answer().data == ["hello"]
 
 

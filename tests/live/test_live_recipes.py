@@ -23,7 +23,7 @@ def test_a_message_is_delivered_at_once_to_who_waits_for_it(program):
     assert time.monotonic() - pushed < 2
 
 
-def test_messages_for_one_who_is_away_are_queued_for_his_next_poll(program):
+def test_messages_for_a_reader_that_is_away_are_queued_for_its_next_poll(program):
     for text in ("one", "two"):
         answer = program.push("/a-away", text)
         assert (answer.status, answer.json["delivered"]) == (202, 0)
@@ -48,7 +48,7 @@ def test_a_full_mailbox_is_unavailable_until_someone_reads_it(run):
     assert program.push("/bob", "3").status == 202
 
 
-def test_a_push_that_must_not_be_queued_is_unavailable_where_nobody_listens(program):
+def test_a_push_that_must_not_be_queued_is_unavailable_where_no_reader_listens(program):
     refused = program.ask("POST", "/push/a-live?queue=no", "hello")
     assert refused.status == 503
     assert refused.json["type"].endswith("nobody-waits")

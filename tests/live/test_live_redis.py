@@ -82,7 +82,7 @@ def test_a_stream_at_one_tells_what_is_pushed_at_the_other(pair):
     assert b'"recipient":"bob"' in stream.until(b'"data":"hello"')
 
 
-def test_only_for_whoever_waits_counts_those_of_both(pair):
+def test_only_for_waiting_readers_counts_those_of_both(pair):
     here, there = pair
     assert here.ask("POST", "/push/bob?queue=no", "x").status == 503
     parked = there.park("/poll/bob", "bob")

@@ -190,7 +190,7 @@ def test_a_second_signal_changes_nothing(run):
     assert program.process.wait(PATIENCE) == 0
 
 
-def test_after_the_end_nobody_listens(run):
+def test_after_the_end_nothing_listens(run):
     program = run()
     assert program.stop() == 0
     with pytest.raises(ConnectionRefusedError):

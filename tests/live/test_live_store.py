@@ -237,7 +237,7 @@ def test_a_daemon_that_cannot_begin_says_so_to_its_shell(tmp_path):
 
 
 @pytest.mark.parametrize("store", ["sqlite", "sqlite:", "postgres:x", "Memory"])
-def test_a_store_that_nobody_knows_is_one_sentence_and_a_failure(tmp_path, store):
+def test_a_store_that_is_not_known_is_one_sentence_and_a_failure(tmp_path, store):
     assert refusal(tmp_path, "--store", store).startswith(f"cometd-lite: --store {store}: it takes memory, ")
 
 

@@ -90,7 +90,7 @@ def test_there_is_room_again_when_one_has_ended():
     assert served.connect().ask(head()).status == 200
 
 
-def test_those_who_read_why_they_are_refused_take_nobodys_place():
+def test_those_who_read_why_they_are_refused_take_no_clients_place():
     served = Served(max_connections=1)
     first = served.connection
     served.connect().connect()
@@ -178,7 +178,7 @@ def test_the_second_version_and_ipv6_are_understood_too():
     assert served.routes.requests[-1].client == "2001:db8:0:0:0:0:0:1"
 
 
-def test_whom_a_proxy_speaks_for_is_refused_where_he_has_too_many():
+def test_a_client_behind_a_proxy_is_refused_where_it_has_too_many():
     served = proxied(Counted(0)).send(b"PROXY TCP4 192.0.2.1 10.0.0.9 5555 80\r\n" + head())
     assert status(served) == 429
     again = proxied(Counted(0), bounds=Bounds(refused=0))

@@ -381,7 +381,7 @@ def test_a_reader_that_does_not_read_its_answer_is_given_up():
     assert served.closed
 
 
-def test_a_stream_that_nobody_reads_is_cut_off_at_its_bound():
+def test_a_stream_that_is_not_read_is_cut_off_at_its_bound():
     served = Served(bounds=Bounds(write_buffer=10_000)).send(head("GET", "/stream"))
     (request,) = served.routes.requests
     served.connection.wire.filled()

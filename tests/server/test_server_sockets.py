@@ -371,7 +371,7 @@ def test_what_is_closed_in_anothers_turn_is_not_read_any_more(line):
 
 
 @pytest.mark.parametrize("farewell", [b"", b"and goodbye"])
-def test_who_closed_before_another_spoke_seems_gone_while_the_other_is_served(line, farewell):
+def test_who_closed_before_another_spoke_is_disconnected_while_the_other_is_served(line, farewell):
     seemed: list[bool] = []
     ours, peer = pair()
     owner = Owner()
@@ -411,7 +411,7 @@ def test_a_wire_is_sending_until_its_peer_has_everything(family):
     assert not line.wire.is_sending()
 
 
-def test_outside_of_a_turn_a_wire_looks_whether_its_peer_seems_gone(line):
+def test_outside_of_a_turn_a_wire_looks_whether_its_peer_is_disconnected(line):
     assert not line.wire.was_disconnected()
     line.peer.close()
     assert line.wire.was_disconnected()

@@ -33,7 +33,7 @@ def test_those_who_come_and_go_hear_everything_and_leave_nothing_behind(tmp_path
     assert crowd.seen["left"] > 100
 
 
-def test_one_address_that_takes_all_it_gets_harms_nobody_else(tmp_path: Path) -> None:
+def test_one_address_that_takes_all_it_gets_harms_no_other_client(tmp_path: Path) -> None:
     # A quarter of a second: the tests' machine has other things to do than to measure latencies.
     attack = soak_attack.soak(tmp_path, clients=20, seconds=2.5, rate=500, bound=50, floor=0.25)
     assert asyncio.run(attack) == []

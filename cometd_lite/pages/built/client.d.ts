@@ -409,8 +409,8 @@ export declare class Following {
 /**
  * Who reads a recipient, by name. `Comet.presence` makes it; it is kept up to date until it is stopped.
  *
- * It asks for the list, and follows what is told from there on. Where something may have been missed,
- * because the server was away or no longer keeps what was told, it asks again.
+ * It asks for the list, and follows the changes from there on. Where something may have been missed,
+ * because the server was away or no longer keeps the changes, it asks again.
  */
 export declare class Presence {
     #private;
@@ -419,7 +419,7 @@ export declare class Presence {
     closed: Promise<CometError | undefined>;
     /** How many readers there are, those without a name too. */
     readers: number;
-    /** There are more than 1,000 names: only the first are listed, and changes are told by the count. */
+    /** There are more than 1,000 names: only the first are listed, and changes are reported by the count. */
     more: boolean;
     /**
      * @param {Comet} comet

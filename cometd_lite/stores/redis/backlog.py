@@ -60,7 +60,7 @@ class Backlog:
         value: Callable[[], bytes] | None,
         write: Callable[[], object],
     ) -> None:
-        """Call ``write`` later. Until then the record is what ``value`` returns; None: it is gone."""
+        """Call ``write`` later. Until then the record is what ``value`` returns; None: it is deleted."""
         self._put((f"record {kind}", id), (value, write))
 
     def record(self, kind: str, id: str) -> tuple[Callable[[], bytes] | None] | None:  # noqa: A002

@@ -113,7 +113,7 @@ class RedisConnection(Protocol):
             self._asked.popleft().callback(reply)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002, N802  Twisted's
-        """Tell everyone who waits that no answer comes."""
+        """Fail every pending request: no answer comes."""
         self._ended = True
         asked, self._asked = self._asked, deque()
         for one in asked:

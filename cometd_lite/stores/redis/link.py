@@ -2,8 +2,8 @@
 
 A link connects again whenever it has lost its connection, for as long as it is open. It knows from what Redis
 answers whether writes are refused. Each start and failover of Redis is noted in the log. A process that has
-heard of a number beyond the end of the run in which it heard of it knows that messages were lost; the log
-then goes on far behind, and every reader is told a gap.
+knows a number beyond the end of the run that the number belongs to sees that messages were lost; the log
+then goes on far behind, and every reader gets a gap.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class RedisLink:
         self._run = ""
         """The run of Redis, by its own name."""
         self._heard = ("", "", 0)
-        """The epoch, the run by the log's name, and the last number that this process has heard of in it."""
+        """The epoch, the run by the log's name, and the last number in it that this process knows."""
 
     # -- the start and the end
 
@@ -169,7 +169,7 @@ class RedisLink:
 
     @property
     def newest(self) -> int:
-        """The last number that this process has heard of."""
+        """The last number that this process knows."""
         return self._heard[2]
 
     @property
@@ -316,7 +316,7 @@ class RedisLink:
         return self._connection.ask(*words).addErrback(self._refused)
 
     def publish(self, channel: str, said: str | bytes) -> Deferred[int]:
-        """Publish on a channel; fires with how many have heard it. Fails with ``StoreDown``."""
+        """Publish on a channel; fires with how many subscribers received it. Fails with ``StoreDown``."""
         return self.ask("PUBLISH", self.prefix + channel, said)
 
     def subscribe(self, verb: str, channels: list[str]) -> None:

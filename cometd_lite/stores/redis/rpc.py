@@ -1,8 +1,8 @@
 """Questions that processes ask each other: bytes arrive for another process, its answer comes back.
 
 What is sent goes through a channel that each process listens to, by ``publish``: it is given a process' name
-and bytes, and returns a Deferred of how many heard it. A question is answered, or fails with ``ProcessGone``
-or ``StoreDown``; cancelling it tells the other process that the answer is not needed.
+and bytes, and returns a Deferred of how many processes received it. A question is answered, or fails with
+``ProcessGone`` or ``StoreDown``; cancelling it notifies the other process that the answer is not needed.
 
 The caller confirms an answer for whose loss something is to be done, or says that it has no use for it. What
 is neither, because a process or a connection has ended in between, counts as lost.

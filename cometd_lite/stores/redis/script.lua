@@ -1474,7 +1474,7 @@ elseif verb == 'forget' then
 elseif verb == 'attach' then
   -- A process has connected. ARGV: the run of Redis that it found; the epoch, run and last number that it heard of
   -- before; a name for the log's life if it is new. Where a run ended before a number that some process has heard of
-  -- in it, messages were lost: the log then goes on far behind, and every reader is told a gap.
+  -- in it, messages were lost: the log then goes on far behind, and every reader gets a gap.
   -- Where that cannot be written, the process may read, and attaches again as soon as it can.
   local lacks = lacking()
   if #lacks > 0 then return {'lacks', {}, table.concat(lacks, ' ')} end

@@ -358,7 +358,7 @@ class Wakes:
         ended: MaybeDeferred[None] = None
         if head != self._last_wake or process == _NONE:
             # It comes once for each key at which readers stand here, and the first finds all of them. What
-            # comes back to takes has no number by which one time would be told from the next.
+            # comes back to takes has no number that distinguishes one time from the next.
             self._last_wake = head
             epoch, before, lost, name = about.split(b" ", 3)
             recipient = name.decode()

@@ -1,7 +1,7 @@
 """What a process knows of the newest messages of the keys that it listens to, from what was published.
 
 A push publishes its messages with the number that the mailbox's newest message had before. So a process that
-has read a mailbox once, while it listened, can tell whether it has missed a publication: a number that does
+has read a mailbox once, while it listened, knows whether it has missed a publication: a number that does
 not follow the last one closes the window, and so does every other doubt. A reader whose cursor lies in an
 open window is answered without Redis. Where it reads several mailboxes, a window only answers that there is
 nothing: a message of one of them could else take it past what was missed of another.
