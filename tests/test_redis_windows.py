@@ -22,6 +22,7 @@ from cometd_lite.errors import CometError, MailboxFull
 from cometd_lite.limits import (
     POLL_BYTES,
     REDIS_ACKNOWLEDGE_SECONDS,
+    REDIS_CHECK_SECONDS,
     REDIS_FULL_SECONDS,
     REDIS_STAND_SECONDS,
     REDIS_WAKE_BYTES,
@@ -252,6 +253,137 @@ def test_a_lost_last_wake_costs_a_reader_its_wait_at_most(cluster: Cluster) -> N
     cluster.clock.advance(10.0)
     cluster.wires.settle()
     assert (data(again.value), again.value.cursor) == ([], poll.value.cursor)
+
+
+def passed(cluster: Cluster, seconds: float) -> None:
+    """Let time pass, in which each process sweeps once a second."""
+    for _ in range(int(seconds)):
+        cluster.clock.advance(1.0)
+        for hub in cluster.hubs:
+            hub.sweep()
+        cluster.wires.settle()
+
+
+@pytest.mark.parametrize("keys", [("a",), ("a", "b"), ("*",), ("a", "*")])
+def test_a_lost_last_wake_costs_a_stream_as_long_as_it_takes_to_compare(
+    cluster: Cluster, keys: tuple[str, ...]
+) -> None:
+    cluster.join()
+    losing = LosesWakes(f"{cluster.prefix}:", Random(1), 1.0)
+    cluster.wires.changes = lambda: losing
+    there = cluster.join()
+    heard: list[str] = []
+    stream = there.follow(keys, NOW, lambda batch: heard.extend(data(batch)) is None)
+    ended = Outcome(stream)
+    stream.go_on()
+    cluster.wires.settle()
+    passed(cluster, REDIS_CHECK_SECONDS)
+    for number in range(3):
+        cluster.begin(cluster.hubs[0].push(push("a", body=str(number))))
+        assert len(heard) == number
+        passed(cluster, 2 * REDIS_CHECK_SECONDS)
+        assert heard == list(map(str, range(number + 1)))
+    assert losing.lost
+    ended.cancel()
+
+
+def test_a_lost_last_wake_of_a_take_is_found_while_it_waits(cluster: Cluster) -> None:
+    cluster.join()
+    losing = LosesWakes(f"{cluster.prefix}:", Random(1), 1.0)
+    cluster.wires.changes = lambda: losing
+    there = cluster.join()
+    take = cluster.begin(there.take(("a",), 100.0))
+    cluster.begin(cluster.hubs[0].push(push("a", body="1")))
+    assert take.parked
+    passed(cluster, 2 * REDIS_CHECK_SECONDS)
+    assert data(take.value) == ["1"]
+
+
+class Timed:
+    """A reader that reads on and on, and notes what it has read, and how late each message came.
+
+    A poll waits for ten seconds each time; a stream for ever.
+    """
+
+    def __init__(self, cluster: Cluster, hub: Hub, keys: tuple[str, ...], *, streams: bool) -> None:
+        self.cluster, self.hub, self.keys = cluster, hub, keys
+        self.read: list[str] = []
+        self.latest = 0.0
+        self.place = cluster.end(cluster.hubs[0])
+        self.most = REDIS_CHECK_SECONDS + 1 if streams else 10.0
+        if streams:
+            follower = hub.follow(keys, self.place, self.note)
+            self.waiting = Outcome(follower)
+            follower.go_on()
+        else:
+            self.waiting = cluster.begin(hub.poll(keys, self.place, 10.0))
+
+    def note(self, found: Batch) -> bool:
+        now = self.cluster.clock.seconds()
+        self.read += data(found)
+        self.latest = max([self.latest, *[now - one.created_at for one in found.messages]])
+        assert not found.gap
+        return True
+
+    def go_on(self) -> None:
+        while not self.waiting.parked:
+            self.note(self.waiting.value)
+            self.place = self.waiting.value.cursor
+            self.waiting = self.cluster.begin(self.hub.poll(self.keys, self.place, 10.0))
+
+
+def test_where_a_fifth_of_all_wakes_is_lost_all_is_read_in_order_and_in_time(cluster: Cluster) -> None:
+    cluster.join()
+    random = Random(1)
+    filters: list[LosesWakes] = []
+
+    def lossy() -> LosesWakes:
+        filters.append(LosesWakes(f"{cluster.prefix}:", random, 0.2))
+        return filters[-1]
+
+    cluster.wires.changes = lossy
+    hubs = cluster.join(), cluster.join()
+    readers = [
+        Timed(cluster, hub, keys, streams=streams)
+        for hub in hubs
+        for keys in (("a",), ("b",), ("a", "b"), ("*",), ("c", "*"))
+        for streams in (False, True)
+    ]
+    pushed: list[tuple[str, str]] = []
+    for second in range(240):
+        if second < 220:
+            for _ in range(random.choice([0] * 11 + [3])):
+                pushed.append((random.choice("aabc"), str(len(pushed))))
+                cluster.begin(cluster.hubs[0].push(push(pushed[-1][0], body=pushed[-1][1])))
+        passed(cluster, 1)
+        for reader in readers:
+            reader.go_on()
+    assert sum(one.lost for one in filters) > len(pushed) / 10
+    for reader in readers:
+        assert reader.read == [body for name, body in pushed if name in reader.keys or "*" in reader.keys]
+        assert reader.latest <= reader.most
+    # Some were found at the end of a wait, or because they were looked for.
+    assert max(reader.latest for reader in readers) > 5.0
+    for reader in readers:
+        reader.waiting.cancel()
+
+
+def test_where_readers_wait_and_nothing_was_lost_redis_is_asked_once_a_round(cluster: Cluster) -> None:
+    here = cluster.join()
+    streams = [here.follow((name,), NOW, lambda _: True) for name in ("a", "b", "c/d", "c/d", "c/*")]
+    ended = [Outcome(stream) for stream in streams]
+    for stream in streams:
+        stream.go_on()
+    cluster.wires.settle()
+    cluster.push(0, "a", "1")
+    passed(cluster, REDIS_CHECK_SECONDS)
+
+    before = scripts(cluster)
+    passed(cluster, REDIS_CHECK_SECONDS)
+    # One a second sweeps, and each of four keys is compared once.
+    assert scripts(cluster) - before == REDIS_CHECK_SECONDS + 4
+    for one in ended:
+        one.cancel()
 
 
 def test_a_poll_that_does_not_wait_asks_redis(cluster: Cluster) -> None:

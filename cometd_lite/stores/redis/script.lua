@@ -1274,6 +1274,10 @@ elseif verb == 'read' then
   if #messages > 0 then looked = messages[#messages].number end
   return answer(looked, gap and 1 or 0, more, shown(messages), patterned and {} or numbers)
 
+elseif verb == 'newest' then
+  -- ARGV: names. The log's last number, and of each mailbox that of its newest message and the last one that is lost.
+  return answer(log.sequence, ends(names_from(4)))
+
 elseif verb == 'history' then
   -- ARGV: 'last' or 'accepted', how many messages or since when, where to go on looking back ('+' at first) and the
   -- place that was found so far ('' at first), names. The results: where to go on ('' where that is nowhere), the place

@@ -383,6 +383,7 @@ class RedisStore(RedisRecords):
             return None
         self._wakes.leave_old(now)
         self._wakes.look_for_processes()
+        self._wakes.look_for_lost(now)
         epoch = self._link.epoch
         expired = self._link.run(now, "expire", RECEIPTS, *CLAIMED)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect, "it does not answer")

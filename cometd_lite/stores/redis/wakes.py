@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice, takewhile
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,7 +21,14 @@ from ...core.message import Message
 from ...core.recipient import is_pattern
 from ...core.registry import Registry
 from ...deferreds import MaybeDeferred, chain
-from ...limits import REDIS_COUNT_SECONDS, REDIS_LEFT_AT_ONCE, REDIS_STAND_SECONDS, REDIS_STANDING
+from ...limits import (
+    REDIS_CHECK_SECONDS,
+    REDIS_CHECKED_AT_ONCE,
+    REDIS_COUNT_SECONDS,
+    REDIS_LEFT_AT_ONCE,
+    REDIS_STAND_SECONDS,
+    REDIS_STANDING,
+)
 from .entries import unpack_all
 from .link import RedisLink, unheard
 from .rpc import Calls
@@ -118,6 +125,10 @@ class Wakes:
         """The keys whose wakes are listened to, longest ago asked for first, with what is known of each."""
         self._patterns = 0
         """How many of these keys are patterns."""
+        self._unchecked: list[str] = []
+        """The keys that are still to be compared with Redis in this round."""
+        self._checks_at = 0.0
+        """When the next round begins."""
         self._asks = 0
         self._counts: dict[int, ReaderCount] = {}
         self._last_wake: tuple[bytes, ...] = ()
@@ -278,6 +289,7 @@ class Wakes:
     def _close_windows(self) -> None:
         for window in self._standing.values():
             self.windows.close(window)
+            window.notified = 0
 
     def _subscribe(self, verb: str, keys: list[str], *, patterns: bool) -> None:
         channels = [f"wake:{key}" for key in keys]
@@ -291,6 +303,42 @@ class Wakes:
         """Know nothing of what is published from now on; the connection is lost."""
         self._close_windows()
         self.rpc.cut_off()
+
+    # -- what was published and lost
+
+    def look_for_lost(self, now: float) -> None:
+        """Look again where Redis holds more than this process was notified of: a publication may be lost.
+
+        To be called every second. A round takes the keys of this moment in equal parts.
+        """
+        if not self._unchecked and now >= self._checks_at:
+            self._checks_at = now + REDIS_CHECK_SECONDS
+            self._unchecked = list(self._standing)
+        count = ceil(len(self._unchecked) / max(1.0, self._checks_at - now))
+        left = max(0, len(self._unchecked) - min(count, REDIS_CHECKED_AT_ONCE))
+        keys = [
+            key for key in self._unchecked[left:] if self.readers is not None and self.readers.waiting(key)
+        ]
+        del self._unchecked[left:]
+        if keys:
+            windows = [self._standing.get(key) for key in keys]
+            self._link.run(now, "newest", *keys).addCallbacks(self._checked, unheard, (keys, windows))
+
+    def _checked(self, reply: list[Any], keys: list[str], windows: list[Window | None]) -> None:
+        """Wake the readers of keys at which a message is newer than any that it was notified of.
+
+        Of a pattern that may be any message.
+        """
+        last, ends = reply
+        for key, window, newest in zip(keys, windows, ends[::2], strict=True):
+            number = last if is_pattern(key) else newest
+            if window is None or self._standing.get(key) is not window or number <= window.notified:
+                continue
+            window.notified = number
+            if window.last < number:
+                self.windows.close(window)
+            if self.readers is not None:
+                self.readers.wake(key, messages=0)
 
     # -- what is said
 

@@ -7,7 +7,8 @@ open window is answered without Redis. Where it reads several mailboxes, a windo
 nothing: a message of one of them could else take it past what was missed of another.
 
 A window is a hint and never the truth, which is the mailbox in Redis. A reader reads that at the end of every
-wait, so that a publication that was lost, and that none followed, costs a wait at most.
+wait, and the keys at which readers stand are compared with it now and then (``Wakes.look_for_lost``): so a
+publication that was lost, and that none followed, costs a wait at most, and a stream ``REDIS_CHECK_SECONDS``.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ class Window:
     """What is known of one key: everything behind ``floor``, as long as it is open.
 
     ``asked_at`` is when the key was last asked for. ``last`` is the number of the mailbox's newest message,
-    and ``messages`` are those behind the floor, the oldest first.
+    ``notified`` that of the newest one for which all readers at the key are known to have been woken.
+    ``messages`` are those behind the floor, the oldest first.
     """
 
-    __slots__ = ("acknowledged", "asked_at", "floor", "is_open", "last", "messages")
+    __slots__ = ("acknowledged", "asked_at", "floor", "is_open", "last", "messages", "notified")
 
     def __init__(self, asked_at: float) -> None:
         self.asked_at = asked_at
         self.is_open = False
         self.floor = 0
         self.last = 0
+        self.notified = 0
         self.acknowledged = 0
         """Up to where readers of this process have acknowledged since the window was opened."""
         self.messages: list[Message] = []
@@ -98,7 +101,7 @@ class Windows:
         if not messages:
             self.close(window)
             return
-        newest = messages[-1].sequence
+        newest = window.notified = messages[-1].sequence
         if newest <= window.last:
             return
         if before != window.last:
