@@ -11,6 +11,20 @@ from twisted.internet.defer import Deferred
 from cometd_lite.client.blocking import BlockingLoop
 
 
+def test_ctrl_c_while_a_request_begins_is_raised_and_cancels_it() -> None:
+    loop = BlockingLoop()
+    cancelled: list[Deferred[None]] = []
+
+    async def ask() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await Deferred(cancelled.append)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(lambda: Deferred.fromCoroutine(ask()).addErrback(lambda _: None))
+    assert len(cancelled) == 1
+    loop.close()
+
+
 def test_ctrl_c_during_a_callback_is_raised_where_the_loop_was_called() -> None:
     # In the callback, Twisted took it for the failure of one request, and the call went on.
     loop = BlockingLoop()

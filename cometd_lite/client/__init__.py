@@ -27,7 +27,7 @@ from .following import CursorFile, Following
 from .listener import Listener
 from .network import Treq
 from .remote import Answer, NoAnswer, NotComet, is_passing
-from .sync import SyncClient, SyncFollowing
+from .sync import SyncClient, SyncFollowing, SyncWorking
 from .working import Working
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Standing",
     "SyncClient",
     "SyncFollowing",
+    "SyncWorking",
     "Treq",
     "WholeBody",
     "Working",

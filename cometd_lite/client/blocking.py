@@ -51,7 +51,7 @@ class MonotonicClock(Clock):
 class BlockingLoop:
     """Sockets and timers of one thread at a time. ``network`` sends requests over them.
 
-    Only ``stop`` may be called by another thread than the one that waits.
+    Only ``stop`` and ``wake`` may be called by another thread than the one that waits.
     """
 
     def __init__(self) -> None:
@@ -72,13 +72,15 @@ class BlockingLoop:
         while self._turn(0.0):
             pass
         results: list[T | Failure] = []
-        deferred = begin()
-        deferred.addBoth(results.append)
+        begun: list[Deferred[T]] = []
         try:
+            _uninterrupted(lambda: begun.append(begin()))
+            begun[0].addBoth(results.append)
             while not results:
                 self._turn()
         except BaseException:
-            deferred.cancel()
+            for deferred in begun:
+                deferred.cancel()
             raise
         (result,) = results
         if isinstance(result, Failure):
@@ -88,6 +90,10 @@ class BlockingLoop:
     def stop(self) -> None:
         """End a wait under way in another thread, and every later one, with ``LoopStopped``."""
         self._stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a wait under way in another thread look whether its request was answered."""
         with suppress(OSError):  # it was closed meanwhile
             self._waker.send(b"\0")
 
@@ -118,6 +124,8 @@ class BlockingLoop:
         for descriptor, _ in ready:
             if descriptor in self.connections:
                 self.connections[descriptor].read()
+            else:
+                self._awakened.recv(READ_BYTES)
         due = bool(calls) and calls[0].getTime() <= time.monotonic()
         self.clock.advance(0)
         return due or bool(ready)

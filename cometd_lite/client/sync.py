@@ -1,23 +1,26 @@
 """``SyncClient``: pushes and reads in plain blocking calls, for views, task queues and scripts.
 
 Each call runs a ``Client`` on a ``BlockingLoop`` in the thread that calls. So retries, idempotency, time-outs
-and values are the same, and no reactor, event loop or further thread is needed.
+and values are the same, and no reactor or event loop is needed. ``work`` alone has a thread besides, which
+extends leases.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from inspect import signature
+from threading import Thread, current_thread
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from ..core.arguments import Recipients
-from ..core.message import Cursor, Message
+from ..core.message import Cursor, LeasedMessage, Message
 from ..deferreds import Reply
 from ..limits import POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
@@ -25,9 +28,23 @@ from .client import PATIENCE_SECONDS, Client
 from .following import Following, OnGap, OnRetry
 from .network import CONNECTIONS_KEPT
 from .remote import Token, server_url
+from .working import OnGone, Working
 
 P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+class _Source(Protocol[M]):
+    """What ``Following`` and ``Working`` have in common."""
+
+    def __anext__(self) -> Reply[M]: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def end(self) -> None: ...
 
 
 def _blocking(
@@ -107,9 +124,9 @@ class SyncClient:
         Iterate over it in one thread at a time, and end it by ``with`` or ``close``. ``close`` of the client
         ends it from any thread.
         """
-        blocking = self._take_client()
-        try:
-            following = blocking.client.follow(
+
+        def follow(client: Client) -> Following:
+            return client.follow(
                 recipients,
                 after,
                 cursor_file=cursor_file,
@@ -121,15 +138,30 @@ class SyncClient:
                 stream=stream,
                 name=name,
             )
-        except BaseException:
-            self._give_back(blocking)
-            raise
-        return SyncFollowing(following, blocking.loop, lambda: self._give_back(blocking))
+
+        return SyncFollowing(*self._begin(follow))
+
+    def work(
+        self,
+        recipients: Recipients,
+        seconds: float = 30.0,
+        *,
+        on_gone: OnGone | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> SyncWorking:
+        """Yield messages to be worked on, one at a time, each leased, as ``Client.work`` does.
+
+        A thread extends the lease while the program works. Iterate over it in one thread at a time, and end
+        it by ``with`` or ``close``. ``close`` of the client ends it from any thread.
+        """
+        return SyncWorking(
+            *self._begin(lambda client: client.work(recipients, seconds, on_gone=on_gone, on_retry=on_retry))
+        )
 
     def close(self) -> None:
-        """End the calls and followings of all threads, and close the connections.
+        """End the calls, followings and workers of all threads, and close the connections.
 
-        A following ends as if there were no more messages; any other call raises ``RuntimeError``.
+        A following or worker ends as if there were no more messages; any other call raises ``RuntimeError``.
         """
         self._closed = True
         for used in list(self._used):
@@ -151,6 +183,15 @@ class SyncClient:
             raise RuntimeError("This SyncClient was closed by another thread during the call.") from None
         finally:
             self._give_back(blocking)
+
+    def _begin(self, begin: Callable[[Client], T]) -> tuple[T, BlockingLoop, Callable[[], None]]:
+        """Return what a method of a ``Client`` makes, the loop that it runs on, and what gives that back."""
+        blocking = self._take_client()
+        try:
+            return begin(blocking.client), blocking.loop, lambda: self._give_back(blocking)
+        except BaseException:
+            self._give_back(blocking)
+            raise
 
     def _take_client(self) -> _BlockingClient:
         blocking = self._idle_client() or _BlockingClient(self._url, self._token, self._patience)
@@ -197,40 +238,28 @@ class _BlockingClient:
         )
 
 
-class SyncFollowing:
-    """The messages after a cursor as they come, in a ``for`` loop; ``SyncClient.follow`` makes it.
+class _SyncMessages(Iterator[M], Generic[M]):
+    """The messages of an asynchronous iterator, in a ``for`` loop that waits for each."""
 
-    A message counts as handled when the next one is asked for. Leaving it by ``with`` counts the last one.
-    """
-
-    def __init__(self, following: Following, loop: BlockingLoop, ended: Callable[[], None]) -> None:
-        self._following = following
+    def __init__(self, source: _Source[M], loop: BlockingLoop, ended: Callable[[], None]) -> None:
+        self._source = source
         self._loop = loop
         self._on_ended: Callable[[], None] | None = ended
 
-    @property
-    def cursor(self) -> Cursor:
-        """The cursor up to which messages were handled: where another reader would go on."""
-        return self._following.cursor
-
-    def acknowledge(self) -> None:
-        """Count the last message as handled, without asking for the next one."""
-        self._following.acknowledge()
-
     def close(self) -> None:
         """End it, and close its connection where it has one of its own."""
-        self._following.end()
+        self._source.end()
         self._end()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Message:
+    def __next__(self) -> M:
         """Return the next message once it is there. Raises a ``CometError`` that no retry can change."""
         if self._on_ended is None:
             raise StopIteration
         try:
-            return self._loop.run(lambda: anext(self._following))
+            return self._run(lambda: anext(self._source))
         except (StopAsyncIteration, LoopStopped):
             self._end()
             raise StopIteration from None
@@ -244,9 +273,9 @@ class SyncFollowing:
         if self._on_ended is None:
             return
         try:
-            self._loop.run(lambda: Deferred.fromCoroutine(self._following.__aexit__(kind, error, trace)))
+            self._run(lambda: Deferred.fromCoroutine(self._source.__aexit__(kind, error, trace)))
         except LoopStopped:
-            pass  # what was handled is acknowledged by the next reader's cursor
+            pass  # the next reader's cursor acknowledges what was handled, and a lease ends by itself
         finally:
             self._end()
 
@@ -254,7 +283,86 @@ class SyncFollowing:
         """Give the connection back, as after a ``break``."""
         self.close()
 
+    def _run(self, begin: Callable[[], Deferred[T]]) -> T:
+        return self._loop.run(begin)
+
     def _end(self) -> None:
         ended, self._on_ended = self._on_ended, None
         if ended is not None:
             ended()
+
+
+class SyncFollowing(_SyncMessages[Message]):
+    """The messages after a cursor as they come, in a ``for`` loop; ``SyncClient.follow`` makes it.
+
+    A message counts as handled when the next one is asked for. Leaving it by ``with`` counts the last one.
+    """
+
+    _source: Following
+
+    @property
+    def cursor(self) -> Cursor:
+        """The cursor up to which messages were handled: where another reader would go on."""
+        return self._source.cursor
+
+    def acknowledge(self) -> None:
+        """Count the last message as handled, without asking for the next one."""
+        self._source.acknowledge()
+
+
+class SyncWorking(_SyncMessages[LeasedMessage]):
+    """The messages that a worker leases, in a ``for`` loop; ``SyncClient.work`` makes it.
+
+    A message is acknowledged when the next one is asked for, or released by ``release``. A thread extends its
+    lease until then. Where a ``with`` ends without an error, the last message is acknowledged, and where it
+    ends with one, it is released.
+    """
+
+    _source: Working
+    _extending: tuple[Thread, Deferred[None]] | None = None
+    """The thread that runs the loop while the program works, and what ends that when it fires."""
+
+    def release(self) -> None:
+        """Give the present message back: others may have it at once. The next one is leased after a pause."""
+        if self._on_ended is None:
+            return
+        try:
+            self._run(self._source.release)
+        except LoopStopped:
+            self._end()
+
+    def close(self) -> None:
+        """End it, and let the lease of the present message end by itself."""
+        self._stop_extending()
+        super().close()
+
+    def __next__(self) -> LeasedMessage:
+        """Return the next message once it is there. Raises a ``CometError`` that no retry can change."""
+        message = super().__next__()
+        ended: Deferred[None] = Deferred()
+        thread = Thread(target=_turn, args=(self._loop, ended), name="cometd-lite lease", daemon=True)
+        self._extending = thread, ended
+        thread.start()
+        return message
+
+    def _run(self, begin: Callable[[], Deferred[T]]) -> T:
+        self._stop_extending()
+        return super()._run(begin)
+
+    def _stop_extending(self) -> None:
+        """Have the loop for this thread alone."""
+        if self._extending is None:
+            return
+        thread, ended = self._extending
+        if not ended.called:
+            ended.callback(None)
+        self._loop.wake()
+        if thread is not current_thread():  # else it collects garbage, this among it
+            thread.join()
+        self._extending = None
+
+
+def _turn(loop: BlockingLoop, ended: Deferred[None]) -> None:
+    """Run a loop until ``ended`` fires, or the loop is stopped."""
+    with suppress(LoopStopped):
+        loop.run(lambda: ended)

@@ -29,6 +29,8 @@ def in_python(walk: Walk) -> None:
     walk.server()
     walk.python("a mail to ann@example.org attempt 1")
     walk.run("curl -s localhost:8080/recipients/mails", '"queued":0')
+    walk.python("a letter to 12 Some Street attempt 1")
+    walk.run("curl -s localhost:8080/recipients/letters", '"queued":0')
 
 
 @under(PAGE, "What fails again and again")

@@ -61,6 +61,76 @@ def test_a_worker_leases_and_acknowledges(client: SyncClient) -> None:
     assert client.lease("sync/jobs", 30, wait=0).leased == ()
 
 
+def test_a_lease_is_extended_while_the_program_works(client: SyncClient) -> None:
+    for number in (1, 2):
+        client.push("sync/long", number)
+    with client.work("sync/long", 1) as jobs:
+        for job in jobs:
+            if job.data == 2:
+                break
+            other = client.lease("sync/long", 1, limit=10, wait=0).leased
+            assert [one.data for one in other] == [2]
+            assert client.ack(other[0], release=True) == "released"
+            # So long does the work take: two leases after each other.
+            assert client.lease("sync/none", 1, wait=2.5).leased == ()
+    assert job.attempt == 2
+    assert client.describe("sync/long").queued == 0
+
+
+def test_a_worker_that_fails_gives_its_message_back_and_so_does_one_that_says_so(client: SyncClient) -> None:
+    client.push("sync/fails", 1)
+
+    def work() -> None:
+        with client.work("sync/fails") as jobs:
+            for job in jobs:
+                if job.attempt == 2:
+                    jobs.release()
+                else:
+                    assert 1 / (1 - job.data)
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    with pytest.raises(ZeroDivisionError):
+        work()
+    (job,) = client.lease("sync/fails", 30, wait=0).leased
+    assert job.attempt == 4
+
+
+def test_a_worker_is_told_where_its_message_is_another_ones(client: SyncClient) -> None:
+    client.push("sync/gone", 1)
+    gone = []
+    with client.work("sync/gone", on_gone=gone.append) as jobs:
+        job = next(jobs)
+        client.delete("sync/gone")
+    assert gone == [job]
+
+
+def test_closing_the_client_ends_a_worker_that_works_and_one_that_waits(program: Program) -> None:
+    client = SyncClient(f"http://localhost:{program.port}")
+    client.push("sync/closed", 1)
+    before = threading.active_count()
+    working = client.work("sync/closed")
+    assert next(working).attempt == 1
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(list, client.work("sync/none"))
+        eventually(lambda: program.waiting("sync/none") == 1)
+        client.close()
+        assert waiting.result(PATIENCE) == []
+    assert list(working) == []
+    assert threading.active_count() == before
+
+
+def test_a_loop_over_jobs_that_is_left_by_break_extends_no_lease(client: SyncClient) -> None:
+    client.push("sync/left", 1)
+    before = threading.active_count()
+    for job in client.work("sync/left", 1):
+        assert job.attempt == 1
+        break
+    assert threading.active_count() == before
+    (again,) = client.lease("sync/left", 1, wait=10).leased
+    assert again.attempt == 2
+
+
 def test_a_script_pushes_polls_takes_and_follows_and_installs_no_reactor(program: Program) -> None:
     code = """if True:
         import sys

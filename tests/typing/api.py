@@ -42,6 +42,7 @@ from cometd_lite.client import (
     Reply,
     Standing,
     SyncFollowing,
+    SyncWorking,
     Treq,
     WholeBody,
     Working,
@@ -324,6 +325,12 @@ def blocking() -> None:
             messages.acknowledge()
             assert_type(messages.cursor, Cursor)
         messages.close()
+        with client.work("jobs", 30, on_gone=lambda job: None, on_retry=told) as jobs:
+            assert_type(jobs, SyncWorking)
+            for job in jobs:
+                assert_type(job, LeasedMessage)
+                jobs.release()
+        jobs.close()
     client.close()
 
 
