@@ -13,15 +13,13 @@ from .sessions import BayeuxSession
 Reply: TypeAlias = dict[str, Any]
 
 
+@dataclass(slots=True, eq=False)
 class Connect:
     """A connect that is still to be answered: its reply, and what must be known to complete it."""
 
-    __slots__ = ("received_at", "reply", "session")
-
-    def __init__(self, session: BayeuxSession, reply: Reply, received_at: float) -> None:
-        self.session = session
-        self.reply = reply
-        self.received_at = received_at
+    session: BayeuxSession
+    reply: Reply
+    received_at: float
 
     def complete(self, place: Cursor, now: float, *, gap: bool) -> None:
         """Complete the reply, which carries, or follows, the session's events up to ``place``.

@@ -7,6 +7,7 @@ place was delivered; under the acknowledgement extension, was confirmed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.message import NOW, Cursor, Message
@@ -26,15 +27,13 @@ class BrowserFull(ServerFull):
     """A browser has as many sessions as it may."""
 
 
+@dataclass(slots=True, eq=False)
 class Browser:
     """What is known of a browser: how many sessions it has, and how many of their connects are held."""
 
-    __slots__ = ("held", "name", "sessions")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.sessions = 0
-        self.held = 0
+    name: str
+    sessions: int = 0
+    held: int = 0
 
 
 class BayeuxSession(Session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.message import timestamp
@@ -20,18 +21,16 @@ REHANDSHAKE = {"reconnect": "handshake", "interval": 0}
 """What a client is advised that has no session, or no token for it."""
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """One message of a batch while it is answered. None of its fields is trusted to be what it should."""
 
-    __slots__ = ("answer", "ext", "message", "now", "peer", "reply")
-
-    def __init__(self, message: Any, peer: Peer, answer: BatchAnswer, now: float) -> None:
-        self.message = message
-        self.peer = peer
-        self.answer = answer
-        self.now = now
-        self.ext: dict[str, Any] = {}
-        self.reply: Reply = {"channel": "", "successful": True}
+    message: Any
+    peer: Peer
+    answer: BatchAnswer
+    now: float
+    ext: dict[str, Any] = field(default_factory=dict)
+    reply: Reply = field(default_factory=lambda: {"channel": "", "successful": True})
 
     def begin(self, wall: float) -> None:
         """Put into the reply what every reply has. Raises ``MessageFailed`` for what no message may be."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from math import ceil
 from typing import Any
@@ -40,40 +41,36 @@ _MOMENT = 0.5
 """A reader that changes process comes at the other one within so many seconds, and that is reported."""
 
 
+@dataclass(slots=True, eq=False)
 class _Member:
     """The readers of one name at one recipient or pattern; ``name`` is None for those that have none."""
 
-    __slots__ = ("due", "ends", "farewell", "held", "name", "place", "since", "taken")
-
-    def __init__(self, place: _Place, name: str | None, since: float) -> None:
-        self.place = place
-        self.name = name
-        self.since = since
-        self.held = 0
-        """Readers that are parked."""
-        self.ends: list[float] = []
-        """When those that have left are present no more, soonest first."""
-        self.due: int | None = None
-        """The second in which it is looked at."""
-        self.taken = 0.0
-        """The end of the one that has left whose place was taken last."""
-        self.farewell = 0.0
-        """The next reader that leaves before then is present no more."""
+    place: _Place
+    name: str | None
+    since: float
+    held: int = 0
+    """Readers that are parked."""
+    ends: list[float] = field(default_factory=list)
+    """When those that have left are present no more, soonest first."""
+    due: int | None = None
+    """The second in which it is looked at."""
+    taken: float = 0.0
+    """The end of the one that has left whose place was taken last."""
+    farewell: float = 0.0
+    """The next reader that leaves before then is present no more."""
 
     @property
     def readers(self) -> int:
         return self.held + len(self.ends)
 
 
+@dataclass(slots=True, eq=False)
 class _Place:
     """A recipient or pattern that has readers; they are counted, and listed by their names."""
 
-    __slots__ = ("members", "name", "readers")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.members: dict[str | None, _Member] = {}
-        self.readers = 0
+    name: str
+    members: dict[str | None, _Member] = field(default_factory=dict)
+    readers: int = 0
 
 
 class PresenceTracker:
