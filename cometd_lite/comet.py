@@ -237,7 +237,7 @@ class Comet:
         return chain(self.hub.store.open(self.hub.clock.seconds()), self._opened)
 
     def _opened(self, _: None) -> None:
-        self.hub.recall()
+        self.hub.receipts.recall()
         self.routes.listeners.recall()
         if self.webhooks is not None:
             self.webhooks.start()

@@ -1283,7 +1283,7 @@ class Server:
         self.clock.advance(place.now)
         self.hub = Hub(store, Registry(self.clock, 100), self.clock, wall=place.wall)
         self.listeners = Listeners(self.hub, 2)
-        self.hub.recall()
+        self.hub.receipts.recall()
         self.listeners.recall()
 
     def push(self, *recipients: str, **words: Any) -> Any:

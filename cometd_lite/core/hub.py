@@ -91,10 +91,6 @@ class Hub:
         if self.shared is not None:
             self.shared.share(registry)
 
-    def recall(self) -> None:
-        """Bring back what the store, which is open now, has remembered of pushes."""
-        self.receipts.recall()
-
     # -- push
 
     def push(self, push: Push) -> MaybeDeferred[Receipt]:

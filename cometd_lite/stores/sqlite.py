@@ -32,9 +32,8 @@ from twisted.python.failure import Failure
 
 from ..core.idempotency import RECEIPTS, fingerprint, receipt_id, receipt_value
 from ..core.leases import Ended, LeaseId, Settlement
-from ..core.message import Batch, Cursor, Message, Push, Receipt
-from ..core.namespaces import Namespaces
-from ..core.store import Contents, Record, Shows, State, Usage
+from ..core.message import Batch, Message, Push, Receipt
+from ..core.store import Record, State
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import StoreDown
 from ..limits import (
@@ -80,7 +79,15 @@ class SQLiteStore:
         self._sync = sync
         self._worker = worker or ThreadWorker()
         self._wall = wall
-        self._kept = TrackedMailboxes(limits or Limits(), overflow=overflow, soon=self._worker.soon)
+        self._kept = kept = TrackedMailboxes(limits or Limits(), overflow=overflow, soon=self._worker.soon)
+        # What the file need not be asked or told at once is done in memory.
+        self.use, self.read, self.take, self.give_back = kept.use, kept.read, kept.take, kept.give_back
+        self.retract, self.describe, self.names, self.usage = (
+            kept.retract,
+            kept.describe,
+            kept.names,
+            kept.usage,
+        )
         self._offset = 0.0
         """What is added to a time of the process's clock to make it seconds since 1970."""
         self._journal: Journal | None = None
@@ -121,10 +128,6 @@ class SQLiteStore:
         return self._kept.sequence
 
     # -- the start and the end
-
-    def use(self, namespaces: Namespaces) -> None:
-        """See ``Store.use``."""
-        self._kept.use(namespaces)
 
     def open(self, now: float) -> None:
         """See ``Store.open``."""
@@ -199,21 +202,7 @@ class SQLiteStore:
             elif now - self._waits_since > STORE_STALLED_SECONDS:
                 raise StoreDown("The disk does not answer; push again later.")
 
-    def retract(self, messages: Sequence[Message]) -> None:
-        """See ``Store.retract``."""
-        self._kept.retract(messages)  # it never was in the file
-
-    # -- what is read
-
-    def read(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
-    ) -> MaybeDeferred[Batch]:
-        """See ``Store.read``."""
-        return self._kept.read(recipients, after, limit, now, acks)
-
-    def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
-        """See ``Store.take``."""
-        return self._kept.take(recipients, limit, now)
+    # -- what is leased
 
     def lease(
         self, recipients: tuple[str, ...], limit: int, seconds: float, now: float
@@ -247,10 +236,6 @@ class SQLiteStore:
 
         return kept.addCallbacks(lambda _: settled, later)
 
-    def give_back(self, messages: Sequence[Message]) -> None:
-        """See ``Store.give_back``."""
-        self._kept.give_back(messages)
-
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> MaybeDeferred[None]:
@@ -268,18 +253,6 @@ class SQLiteStore:
         return ended
 
     # -- what is said of it
-
-    def describe(self, recipient: str, now: float) -> Contents:
-        """See ``Store.describe``."""
-        return self._kept.describe(recipient, now)
-
-    def names(self, prefix: str, after: str, most: int, shows: Shows) -> MaybeDeferred[Sequence[str]]:
-        """See ``Store.names``."""
-        return self._kept.names(prefix, after, most, shows)
-
-    def usage(self) -> Usage:
-        """See ``Store.usage``; memory counts what waits for its commit, too."""
-        return self._kept.usage()
 
     def state(self) -> State:
         """See ``Store.state``; it is down where it is closed, and where pushes could not be written."""
