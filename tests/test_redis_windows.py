@@ -355,6 +355,8 @@ def test_where_a_fifth_of_all_wakes_is_lost_all_is_read_in_order_and_in_time(clu
             for _ in range(random.choice([0] * 11 + [3])):
                 pushed.append((random.choice("aabc"), str(len(pushed))))
                 cluster.begin(cluster.hubs[0].push(push(pushed[-1][0], body=pushed[-1][1])))
+                for reader in readers:
+                    reader.go_on()
         passed(cluster, 1)
         for reader in readers:
             reader.go_on()

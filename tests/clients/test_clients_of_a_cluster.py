@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import Make, eventually
+from foreign import PATIENCE, Make, eventually
 from program import Program
 from redis_server import RedisServer, free_port
-from tools import needs
+from tools import needs, needs_package
 
-EACH = 2
-"""Clients of each kind, over each of its transports."""
 MESSAGES = 20
 KINDS = [("faye", "long-polling"), ("faye", "websocket"), ("cometd", "long-polling"), ("cometd", "websocket")]
 NGINX = """
@@ -102,20 +100,39 @@ def streamed(port: int, count: int) -> list[Any]:
     return found
 
 
-def test_all_hear_all_in_order_whichever_process_a_connection_comes_to(proxy: int, foreign: Make) -> None:
+@pytest.mark.parametrize("each", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_all_hear_all_in_order_whichever_process_a_connection_comes_to(
+    proxy: int, foreign: Make, each: int
+) -> None:
+    # So many clients of Faye and of CometD, half of them over each transport, and so many sockets.
+    needs_package("websockets")
+    from websockets.sync.client import connect  # noqa: PLC0415  it is only there where it was installed
+
     eventually(lambda: is_up(proxy), "nginx")
-    clients = [foreign(kind, proxy, transport) for kind, transport in KINDS for _ in range(EACH)]
-    for client in clients:
-        client.do("open")
-        client.do("subscribe", "/room")
-    for number in range(MESSAGES):
-        assert ask(proxy, "POST", "/push/room", b"%d" % number) == 201
-    for client in clients:
-        assert client.hears(MESSAGES) == [("/room", number) for number in range(MESSAGES)]
-    for client in clients:
-        client.do("publish", "/room", client.transport)
-    for client in clients:
-        heard = [data for _, data in client.hears(len(clients))]
-        assert sorted(heard) == sorted([other.transport for other in clients])
+    with ExitStack() as stack:
+        url = f"ws://127.0.0.1:{proxy}/ws/room?after=oldest"
+        sockets = [stack.enter_context(connect(url)) for _ in range(each)]
+
+        def received(count: int) -> list[list[Any]]:
+            return [[json.loads(one.recv(PATIENCE))["data"] for _ in range(count)] for one in sockets]
+
+        clients = [foreign(kind, proxy, transport) for kind, transport in KINDS for _ in range(each // 2)]
+        for deed in (("open",), ("subscribe", "/room")):
+            told = [client.tell(*deed) for client in clients]
+            for client, number in zip(clients, told, strict=True):
+                client.answer(number)
+        for number in range(MESSAGES):
+            assert ask(proxy, "POST", "/push/room", b"%d" % number) == 201
+        for client in clients:
+            assert client.hears(MESSAGES) == [("/room", number) for number in range(MESSAGES)]
+        assert received(MESSAGES) == [list(range(MESSAGES))] * each
+        for client in clients:
+            client.do("publish", "/room", client.transport)
+        published = sorted([client.transport for client in clients])
+        for client in clients:
+            assert sorted([data for _, data in client.hears(len(clients))]) == published
+        first, *others = received(len(clients))
+        assert sorted(first) == published
+        assert others == [first] * (each - 1)
     for _ in range(3):
         assert streamed(proxy, MESSAGES) == list(range(MESSAGES))
