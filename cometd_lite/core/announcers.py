@@ -28,7 +28,7 @@ from .hub import Hub
 from .message import JSON_TYPE, Content, Push
 from .namespaces import Namespaces
 from .presence import PresenceTracker
-from .present import OnChange, PresenceChange, Present
+from .present import OnChange, PresenceChange
 from .recipient import PRESENCE, is_pattern
 
 
@@ -42,6 +42,7 @@ class LocalAnnouncer:
     def __init__(self, tracker: PresenceTracker) -> None:
         self.on_change: OnChange | None = None
         self._tracker = tracker
+        self.describe = tracker.describe
         self._hub = tracker.hub
         self._changed: dict[tuple[str, str], int] = {}
         """Names that have changed, each with its readers at its last announcement, longest ago first."""
@@ -69,9 +70,6 @@ class LocalAnnouncer:
 
     def left(self, recipient: str, name: str) -> None:
         """See ``Announcer.left``: there is no other process."""
-
-    def describe(self, recipient: str) -> Present:
-        return self._tracker.describe(recipient)
 
     def stop(self) -> None:
         self._is_stopped = True

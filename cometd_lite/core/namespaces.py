@@ -129,11 +129,8 @@ class Namespaces:
             if not isinstance(namespace, Namespace):
                 raise TypeError(f"A namespace is a Namespace, as in {_EXAMPLE}, not {namespace!r}.")
         self._given = dict(namespaces)
-        self._table = MostSpecific(self._given, _NOTHING_SET)
-
-    def of(self, recipient: str) -> Namespace:
-        """Return what is set for a recipient."""
-        return self._table.of(recipient)
+        self.of = MostSpecific(self._given, _NOTHING_SET).of
+        """Returns what is set for a recipient."""
 
     @property
     def have_presence(self) -> bool:

@@ -381,15 +381,13 @@ class TrackedMailboxes(MemoryStore):
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
         """See ``Store.take``."""
-        batch = super().take(recipients, limit, now)
-        self.changed.update(dict.fromkeys([message.recipient for message in batch.messages]))
-        if batch.gap:
-            self.changed.update(dict.fromkeys(recipients))
-        return batch
+        return self._note_taken(super().take(recipients, limit, now), recipients)
 
     def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Batch:
         """See ``Store.lease``."""
-        batch = super().lease(recipients, limit, seconds, now)
+        return self._note_taken(super().lease(recipients, limit, seconds, now), recipients)
+
+    def _note_taken(self, batch: Batch, recipients: tuple[str, ...]) -> Batch:
         self.changed.update(dict.fromkeys([message.recipient for message in batch.messages]))
         if batch.gap:
             self.changed.update(dict.fromkeys(recipients))
