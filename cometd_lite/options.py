@@ -26,7 +26,7 @@ from .bayeux.options import BayeuxOptions
 from .core.namespaces import Namespace, check_pattern
 from .core.store import Store
 from .http.spelling import nearest
-from .limits import Limits
+from .limits import DRAIN_SECONDS, Limits
 from .server import Proxies
 from .units import count, duration, size, whole
 from .webhooks.signing import Signer
@@ -206,7 +206,12 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
             "What a push to sqlite: waits for: full survives a loss of power, normal a crash.",
             one_of("full", "normal"),
         ),
-        _parameter("drain", "10", "Time in which clients are let go of when the server stops.", duration),
+        _parameter(
+            "drain",
+            f"{DRAIN_SECONDS:g}",
+            "Time in which clients are let go of when the server stops.",
+            duration,
+        ),
         ("access-log", None, None, "Write a line for each request into this file."),
         _parameter(
             "access-log-format",

@@ -36,7 +36,7 @@ from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
 from .heap import Heap
-from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, DRAIN_SECONDS, FILES_RESERVED, SWEEP_SECONDS
+from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, SWEEP_SECONDS
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -64,12 +64,9 @@ class CannotStartError(Exception):
 class CometService(Service):
     """Listens while it runs; when it stops, every parked reader is answered before the program ends.
 
-    ``drain`` is the seconds within which it stops, even if a client or a disk is slow. ``alone``: the process
-    has no other service, so this one handles the signals, configures the garbage collector, and returns freed
-    memory to the system. ``daemon``: twistd detaches from the shell once the service has started.
-    ``access_log`` is given each request that is over, and ``monitor`` measures the process; None for neither.
-    ``reuse_port``: other processes listen at the same ports. ``mount`` is the path under which the interface
-    lies. ``warnings`` are logged once it has started.
+    Where twistd has parsed the ``options``, the process has no other service, so this one handles signals,
+    configures the garbage collector, and returns freed memory to the system. ``access_log`` is given each
+    request that is over. ``warnings`` are logged once it has started.
     """
 
     log = Logger()
@@ -79,29 +76,19 @@ class CometService(Service):
         self,
         comet: Comet,
         factory: HTTPFactory,
-        listen: list[str],
-        drain: float = DRAIN_SECONDS,
-        *,
-        alone: bool = False,
-        daemon: bool = False,
-        reuse_port: bool = False,
-        access_log: AccessLog | None = None,
-        monitor: ReactorMonitor | None = None,
-        mount: str = "/",
-        warnings: Sequence[str] = (),
+        options: Options,
+        access_log: AccessLog | None,
+        warnings: Sequence[str],
     ) -> None:
         self.comet = comet
         self.factory = factory
-        self.listen = listen
-        self.drain = drain
-        self.alone = alone
-        self.heap = LoopingCall(Heap().trim)
-        self.daemon = daemon
-        self.reuse_port = reuse_port
+        self.options = options
+        self.listen: list[str] = options["listen"]
+        self.drain: float = options["drain"]
         self.access_log = access_log
-        self.monitor = monitor
-        self.mount = mount
         self.warnings = warnings
+        self.heap = LoopingCall(Heap().trim)
+        self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)
         self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
         self.addresses: list[str] = []
@@ -110,7 +97,7 @@ class CometService(Service):
     def privilegedStartService(self) -> None:  # noqa: N802  Twisted's name
         """Bind every endpoint, while a low port may still be bound; a taken one ends the program."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        listener = ReusingReactor(reactor) if self.reuse_port else reactor
+        listener = ReusingReactor(reactor) if self.options["reuse-port"] else reactor
         for endpoint in self.listen:
             bound = listening.listen(listener, endpoint, self.factory)
             bound.addCallbacks(self._listens, self._cannot_listen, (endpoint,), errbackArgs=(endpoint,))
@@ -120,7 +107,7 @@ class CometService(Service):
     def _listens(self, port: IListeningPort, endpoint: str) -> None:
         """Note a port. Where all are of this machine only, the server does not answer to every Host."""
         self.ports.append(port)
-        self.addresses.append(listening.address(endpoint, port.getHost(), self.mount))
+        self.addresses.append(listening.address(endpoint, port.getHost(), self.options["mount"]))
         policy = self.comet.routes.policy
         policy.hosts = replace(policy.hosts, loopback_only=all(map(_is_local, self.ports)))
 
@@ -131,7 +118,8 @@ class CometService(Service):
 
     def _fail(self, sentence: str) -> NoReturn:
         """End the program, which has not quite begun."""
-        if self.daemon:
+        twistd = self.options.parent
+        if twistd is not None and not twistd.get("nodaemon", True):
             # The shell waits at a pipe. There, twistd reports exceptions, but not SystemExit.
             raise CannotStartError(sentence)
         raise SystemExit(f"cometd-lite: {sentence}")
@@ -164,7 +152,7 @@ class CometService(Service):
             )
         for warning in self.warnings:
             self.log.warn("{warning}", warning=warning)
-        if self.alone:
+        if self.options.parent is not None:
             reactor.callWhenRunning(self._handle_signals)
             reactor.callWhenRunning(settle_collector)
             self.heap.start(SWEEP_SECONDS, now=False)
@@ -338,20 +326,7 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
         comet.metrics.connections = lambda: len(factory.connections)
         comet.metrics.unsent = lambda: factory.unsent
         comet.metrics.received = lambda: factory.received.size
-    daemon = twistd is not None and not twistd.get("nodaemon", True)
-    return CometService(
-        comet,
-        factory,
-        options["listen"],
-        options["drain"],
-        alone=twistd is not None,
-        daemon=daemon,
-        reuse_port=options["reuse-port"],
-        access_log=access_log,
-        monitor=None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor),
-        mount=options["mount"],
-        warnings=warnings,
-    )
+    return CometService(comet, factory, options, access_log, warnings)
 
 
 def _observing(observers: list[Callable[[Request], None]]) -> Callable[[Request], None] | None:
