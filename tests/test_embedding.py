@@ -62,7 +62,7 @@ def test_a_klein_application_pushes_from_its_routes(serving: list[MemoryServer])
     serving.append(server)
     waiting = server.run(server.client.poll("orders/7", "now"))
     response = server.result(server.treq.request("POST", "http://localhost/orders/7/paid"))
-    assert server.result(response.content()) == b"1 were told at once\n"
+    assert server.result(response.content()) == b"1 got it at once\n"
     assert waiting.value.messages[0].data == {"state": "paid"}
 
 
