@@ -3,17 +3,19 @@
 Latency: a poll is parked, a push is sent, and the time until the poll is answered is taken: within one
 process that keeps its mailboxes in memory, within one on Redis, and from one to the other of two. Rate: 64
 pushers, all at one process or half of them at each of two, push to 100 mailboxes as fast as they are
-answered; besides, the CPU time that a push costs the servers and Redis, which holds on a machine where all of
-them share the cores. At the end stands what a delivery costs both, and what a message and a mailbox take in
-Redis. The rounds are
-interleaved; what is printed is the median.
+answered; besides, the CPU time that a push costs the servers and Redis, which holds on a machine where
+all of them share the cores.
+
+At the end stands what each thing that is asked costs a process and Redis, what takes memory, and what a
+delivery costs nchan. The rounds are interleaved; what is printed is the median. ``--json FILE`` writes all of
+it for ``tables.py`` and ``scale.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
+import json
 import shutil
 import statistics
 import subprocess
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 
 from dialects import Nchan  # noqa: E402
+from processes import Processes  # noqa: E402
 from redis_server import RedisServer, free_port  # noqa: E402
 from server import Server  # noqa: E402
 
@@ -41,8 +44,8 @@ MAILBOXES = 100
 BODY = b"x" * 100
 PARK_SECONDS = 0.01
 PARKED = 5_000
-DELIVERIES = {"mailbox": 5_000, "fanout": 20}
-"""Messages that are pushed in each of these scenarios; a message of the second has a thousand deliveries."""
+DELIVERIES = {"mailbox": 5_000, "fanout": 20, "stream": 50}
+"""Messages that are pushed in each of these scenarios; one of the latter two has a thousand deliveries."""
 NGINX = """
 load_module {module};
 daemon off;
@@ -119,6 +122,17 @@ class Wire(asyncio.Protocol):
         self.transport.close()
 
 
+class Sink(asyncio.Protocol):
+    """A connection whose answer is not looked at."""
+
+
+async def stream_of(name: str, port: int) -> asyncio.BaseTransport:
+    """Open a stream of a recipient."""
+    transport, _ = await asyncio.get_running_loop().create_connection(Sink, "127.0.0.1", port)
+    transport.write(f"GET /stream/{name}?after=now HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return transport
+
+
 async def connect(port: int) -> Wire:
     _, wire = await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
     return wire
@@ -145,11 +159,7 @@ class Site:
 
 def cpu(pids: list[int]) -> float:
     """Return the seconds of CPU that processes have used."""
-    used = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        used += int(fields[11]) + int(fields[12])
-    return used / os.sysconf("SC_CLK_TCK")
+    return sum(map(Processes.cpu_of, pids))
 
 
 # -- what is started
@@ -256,14 +266,14 @@ async def rate(site: Site, pushes: int) -> tuple[float, float, float]:
             status = await wire.ask(push_of(f"many{left % MAILBOXES}"))
             assert status in {201, 202}, status
 
-    servers, redis = cpu(site.servers), cpu(site.redis)
+    before = spent(site)
     began = time.perf_counter()
     await asyncio.gather(*map(write, wires))
     took = time.perf_counter() - began
-    spent = (cpu(site.servers) - servers, cpu(site.redis) - redis)
+    own, its = each(site, before, pushes)
     for wire in wires:
         wire.close()
-    return pushes / took, spent[0] / pushes * 1e6, spent[1] / pushes * 1e6
+    return pushes / took, own, its
 
 
 KEPT_NOWHERE = ("--save", "")
@@ -300,7 +310,7 @@ def resident(pid: int) -> int:
 
 
 class Costs:
-    """What deliveries, polls, messages, mailboxes and waiting readers cost one process and its Redis."""
+    """What each thing that is asked costs one process and its Redis, and what waits takes in memory."""
 
     def __init__(self, stack: ExitStack) -> None:
         work = Path(stack.enter_context(TemporaryDirectory()))
@@ -311,34 +321,32 @@ class Costs:
         assert self.server.process is not None
         assert self.redis.process is not None
         self.pids = self.server.process.pid, self.redis.process.pid
+        self.site = Site([self.server.port], "", [self.pids[0]], [self.pids[1]])
+        self.found: dict[str, tuple[float, float]] = {}
+        """µs or bytes of the process, and of Redis."""
         asyncio.run(reached(self.server))
+        self.say("a process that nobody asks", "process_bytes", resident(self.pids[0]), self.used())
 
-    def run(self) -> None:
-        """Say all of it."""
+    def run(self) -> dict[str, tuple[float, float]]:
+        """Measure all of it, and return it."""
         for name in DELIVERIES:
-            self.deliver(name)
+            self.found[name] = deliver(name, self.site, CometLite)
         asyncio.run(self.poll(10_000))
-        before = self.used()
-        asyncio.run(self.fill(5_000, 1))
-        between = self.used()
-        asyncio.run(self.fill(100, 500))
-        behind = self.used()
-        say(f"a mailbox with one message of {len(BODY)} bytes: {(between - before) / 5_000:,.0f} of Redis")
-        say(f"a message of {len(BODY)} bytes more: {(behind - between) / 50_000:,.0f} of Redis")
+        one, more = filled(self.server.port, self.used)
+        self.say("a mailbox with one message of 100 bytes", "mailbox_bytes", 0, one)
+        self.say("a message of 100 bytes more", "message_bytes", 0, more)
         allow_files(PARKED)
         asyncio.run(self.park(PARKED))
+        return self.found
+
+    def say(self, what: str, name: str, own: float, its: float, unit: str = "bytes") -> None:
+        """Note what something takes of the process and of Redis, and say it."""
+        self.found[name] = own, its
+        say(f"{what}: {own:,.0f} {unit}, and {its:,.0f} of Redis")
 
     def used(self) -> int:
         """Return the bytes that Redis uses."""
         return int(self.redis.ask("INFO", "memory").partition(b"used_memory:")[2].split()[0])
-
-    def spent(self) -> tuple[float, float]:
-        """Return the seconds of CPU of the process and of Redis."""
-        return cpu([self.pids[0]]), cpu([self.pids[1]])
-
-    def deliver(self, name: str) -> None:
-        """Say what a delivery costs in a scenario of the load generator."""
-        deliver(name, Site([self.server.port], "", [self.pids[0]], [self.pids[1]]), CometLite)
 
     async def poll(self, times: int) -> None:
         """Say what a poll costs that finds nothing."""
@@ -349,43 +357,127 @@ class Costs:
                 request = poll_of(f"empty{number}", "?after=oldest&wait=0")
                 assert await wires[number].ask(request) == 200
 
-        before = self.spent()
+        before = spent(self.site)
         await asyncio.gather(*map(ask, range(PUSHERS)))
-        own, its = [(now - then) / times * 1e6 for now, then in pairs(self.spent(), before)]
-        say(f"a poll that finds nothing: {own:.0f} µs of CPU, and {its:.0f} of Redis")
+        self.say("a poll that finds nothing", "poll", *each(self.site, before, times), "µs of CPU")
         for wire in wires:
             wire.close()
 
-    async def fill(self, names: int, each: int) -> None:
-        """Push so many messages to each of so many mailboxes."""
-        wire = await connect(self.server.port)
-        for number in range(names):
-            for _ in range(each):
-                assert await wire.ask(push_of(f"{each}.{number}")) == 202
-        wire.close()
-
     async def park(self, count: int) -> None:
-        """Say what a poll takes that waits."""
-        before = resident(self.pids[0]), self.used()
+        """Say what a client costs that connects and polls, and what it takes while its poll waits."""
+        before, cpu_before = (resident(self.pids[0]), self.used()), spent(self.site)
+        kernel = kernel_memory()
         wires = [await connect(self.server.port) for _ in range(count)]
         for number, wire in enumerate(wires):
             wire.ask(poll_of(f"waits{number}", "?after=oldest&wait=100")).add_done_callback(ignored)
         while self.redis.ask("PUBSUB", "NUMSUB", f"cometd-lite:wake:waits{count - 1}")[1] == 0:
             await asyncio.sleep(PARK_SECONDS)
-        grown = [(now - then) / count for now, then in pairs((resident(self.pids[0]), self.used()), before)]
-        say(f"a poll that waits: {grown[0]:,.0f} bytes, and {grown[1]:,.0f} of Redis")
+        self.say("a client that connects", "connect", *each(self.site, cpu_before, count), "µs of CPU")
+        own, its = [now - then for now, then in pairs((resident(self.pids[0]), self.used()), before)]
+        self.say("a poll that waits", "parked_bytes", own / count, its / count)
+        if kernel is not None:
+            # The client's end is on this machine too, and takes as much.
+            self.say("its connection", "kernel_bytes", ((kernel_memory() or 0) - kernel) / count / 2, 0)
         for wire in wires:
             wire.close()
 
 
-def deliver(name: str, site: Site, dialect: Callable[[Any], Dialect]) -> None:
-    """Say what a delivery costs a server and its Redis in a scenario of the load generator."""
-    before = cpu(site.servers), cpu(site.redis)
-    url = f"http://localhost:{site.ports[0]}"
-    result = measure(url, SCENARIOS[name], dialect, messages=DELIVERIES[name], warm_up=0)
-    now = cpu(site.servers), cpu(site.redis)
-    own, its = [(there - then) / result.deliveries * 1e6 for there, then in pairs(now, before)]
-    say(f"{result.dialect}, {name}: {own:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+async def fill(port: int, names: int, each: int) -> None:
+    """Push so many messages to each of so many mailboxes."""
+    wire = await connect(port)
+    for number in range(names):
+        for _ in range(each):
+            assert await wire.ask(push_of(f"{each}.{number}")) == 202
+    wire.close()
+
+
+def filled(port: int, used: Callable[[], int]) -> tuple[float, float]:
+    """Return the bytes that a mailbox with one message takes, and each further message."""
+    before = used()
+    asyncio.run(fill(port, 5_000, 1))
+    between = used()
+    asyncio.run(fill(port, 100, 500))
+    return (between - before) / 5_000, (used() - between) / 50_000
+
+
+def kept_in_memory() -> dict[str, tuple[float, float]]:
+    """Return and say what mailboxes take of a process that keeps them in memory."""
+    with ExitStack() as stack:
+        site = ours(stack, Path(stack.enter_context(TemporaryDirectory())), 1)
+        one, more = filled(site.ports[0], lambda: resident(site.servers[0]))
+    say(f"in memory, a mailbox with one message takes {one:,.0f} bytes, and a message more {more:,.0f}")
+    return {"memory_mailbox_bytes": (one, 0), "memory_message_bytes": (more, 0)}
+
+
+def kernel_memory() -> int | None:
+    """Return the bytes that the kernel's tables take for sockets and their files, where it says so."""
+    try:
+        lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
+    except PermissionError:  # only root may know
+        return None
+    tables = {"TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq"}
+    fields = [line.split() for line in lines]
+    return sum(int(count) * int(size) for name, count, _, size, *_ in fields if name in tables)
+
+
+async def across(pushes: int, site: Site, reader: int | None) -> tuple[float, float]:
+    """Return what a push costs where a stream reads each mailbox at that process, or where none does."""
+    names = [f"many{number}" for number in range(MAILBOXES)] if reader is not None else []
+    streams = [await stream_of(name, site.ports[reader or 0]) for name in names]
+    await asyncio.sleep(50 * PARK_SECONDS)  # until all listen
+    _, *costs = await rate(Site(site.ports[:1], site.query, site.servers, site.redis), pushes)
+    for stream in streams:
+        stream.close()
+    return costs[0], costs[1]
+
+
+def wakes(pushes: int) -> dict[str, tuple[float, float]]:
+    """Return what a push costs more where a stream reads at its process, and where one reads at another."""
+    with ExitStack() as stack:
+        site = ours(stack, Path(stack.enter_context(TemporaryDirectory())), 2, *KEPT_NOWHERE)
+        alone, here, there = [asyncio.run(across(pushes, site, reader)) for reader in (None, 0, 1)]
+    found = {}
+    for name, costs in (("here", here), ("there", there)):
+        found[f"wake_{name}"] = own, its = costs[0] - alone[0], costs[1] - alone[1]
+        say(f"a stream that reads {name}: {own:.0f} µs of CPU for a push more, and {its:.0f} of Redis")
+    return found
+
+
+def spent(site: Site) -> tuple[float, float]:
+    """Return the seconds of CPU of the processes and of Redis."""
+    return cpu(site.servers), cpu(site.redis)
+
+
+def each(site: Site, before: tuple[float, float], count: int) -> list[float]:
+    """Return the µs of CPU since then that each of so many has cost the processes and Redis."""
+    return [(now - then) / count * 1e6 for now, then in pairs(spent(site), before)]
+
+
+class Spending:
+    """The CPU time of a site, for the load generator: it asks at the beginning and the end of what counts."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.redis: list[float] = []
+
+    def cpu(self) -> float:
+        own, its = spent(self.site)
+        self.redis.append(its)
+        return own
+
+    def idle_memory(self) -> int:
+        return 0
+
+
+def deliver(name: str, site: Site, dialect: Callable[[Any], Dialect]) -> tuple[float, float]:
+    """Return and say what a delivery costs a server and its Redis in a scenario of the load generator."""
+    costs = Spending(site)
+    urls = [f"http://localhost:{port}" for port in site.ports]
+    result = measure(urls, SCENARIOS[name], dialect, costs=costs, messages=DELIVERIES[name], warm_up=0.1)
+    assert result.cpu_us is not None
+    its = (costs.redis[-1] - costs.redis[0]) / result.deliveries * 1e6
+    say(f"{result.dialect}, {name}: {result.cpu_us:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+    return result.cpu_us, its
 
 
 def pairs(now: tuple[float, float], then: tuple[float, float]) -> list[tuple[float, float]]:
@@ -403,6 +495,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latencies", type=int, default=200)
     parser.add_argument("--pushes", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, help="write what was found there")
     asked = parser.parse_args()
     settings = [name for name in SETTINGS if not name.startswith("nchan") or shutil.which("nginx")]
     found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in settings}
@@ -410,16 +503,32 @@ def main() -> int:
         for name in settings:
             found[name].append(run(name, asked.latencies, asked.pushes))
     say(f"{'':<32} {'p50, ms':>8} {'pushes/s':>9} {'CPU, µs':>8} {'of Redis, µs':>13}")
+    settings_found = {}
     for name, runs in found.items():
-        latency_ms, pushes, servers, redis = [statistics.median(values) for values in zip(*runs, strict=True)]
+        settings_found[name] = medians = [statistics.median(values) for values in zip(*runs, strict=True)]
+        latency_ms, pushes, servers, redis = medians
         say(f"{name:<32} {latency_ms:8.2f} {pushes:9,.0f} {servers:8.0f} {redis:13.0f}")
+    several = [costs(asked.pushes) for _ in range(asked.rounds)]
+    medians_of = {
+        name: [statistics.median([one[name][part] for one in several if name in one]) for part in (0, 1)]
+        for name in several[0]
+    }
+    if asked.json is not None:
+        document = {"settings": settings_found, "costs": medians_of}
+        asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 0
+
+
+def costs(pushes: int) -> dict[str, tuple[float, float]]:
+    """Measure what each thing costs, once."""
     with ExitStack() as stack:
-        Costs(stack).run()
+        found = Costs(stack).run()
+    found |= kept_in_memory() | wakes(pushes)
     if shutil.which("nginx"):
         with ExitStack() as stack:
             work = Path(stack.enter_context(TemporaryDirectory()))
-            deliver("mailbox", nchan(stack, work, 1, *KEPT_NOWHERE), Nchan)
-    return 0
+            found["nchan"] = deliver("mailbox", nchan(stack, work, 1, *KEPT_NOWHERE), Nchan)
+    return found
 
 
 if __name__ == "__main__":

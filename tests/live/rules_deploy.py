@@ -167,3 +167,22 @@ def alerts(walk: Walk) -> None:
     walk.shell()
     assert b'"uid": "cometd-lite"' in (walk.directory / "grafana.json").read_bytes()
     walk.write("alerts.yml", walk.next("yaml"))  # tests/test_metrics.py holds it to what there is
+
+
+@under("docs/performance.md", "Performance")
+def load_generator(walk: Walk) -> None:
+    walk.server()
+    walk.shell(
+        "fanout at http://localhost:", "deliveries", "mailbox at http://localhost:", ", http://127.0.0.1:"
+    )
+
+
+@under("docs/scale.md", "Your own numbers")
+def a_plan_of_ones_own(walk: Walk) -> None:
+    (walk.directory / "tests").symlink_to(ROOT / "tests")
+    assert walk.shell() == walk.next("text")
+
+
+@under("docs/scale.md", "Several Redis")
+def a_picture_of_shards(walk: Walk) -> None:
+    assert "GET /poll/alice,bob" in walk.next("text")
