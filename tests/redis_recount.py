@@ -1,6 +1,6 @@
 """A recount of what lies in a Redis below a prefix: whether its keys agree with each other.
 
-``script.lua`` says what each key is. It counts as it goes; here everything is counted from the lists.
+``lua/log.lua`` says what each key is. It counts as it goes; here everything is counted from the lists.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ FIELDS = (
 BOX = Struct(f"<{len(FIELDS)}d")
 HEAD_BYTES = 33
 NUMBER = Struct("<d")
-COUNTED = ("sequence", "floor", "torn", "memory", "messages", "mailboxes", "turn", "runs")
+COUNTED = (
+    "sequence", "floor", "torn", "memory", "messages", "mailboxes", "turn", "runs", "leased", "exhausted",
+)  # fmt: skip
 COUNTS = Struct(f"<{len(COUNTED)}d")
 SPENT = 1e15
-"""The score of a lease whose message is exhausted is above this; see ``script.lua``."""
+"""The score of a lease whose message is exhausted is above this; see ``lua/leases.lua``."""
 
 
 class Recount:
@@ -41,9 +43,6 @@ class Recount:
 
     def ask(self, *words: Any) -> Any:
         return ask(self.connection, *words)
-
-    def hash(self, key: str) -> dict[str, bytes]:
-        return {name.decode(): value for name, value in pairs(self.ask("HGETALL", self.prefix + key))}
 
     def scores(self, key: str) -> dict[str, float]:
         found = self.ask("ZRANGE", self.prefix + key, 0, -1, "WITHSCORES")
@@ -62,8 +61,8 @@ class Recount:
 
     def check(self) -> None:
         """Raise ``AssertionError`` with what does not agree."""
-        log = self.hash("log")
-        counts = dict(zip(COUNTED, COUNTS.unpack(log.get("counts", bytes(COUNTS.size))), strict=True))
+        packed = self.ask("GET", f"{self.prefix}counts") or bytes(COUNTS.size)
+        counts = dict(zip(COUNTED, COUNTS.unpack_from(packed), strict=True))
         sequence = counts["sequence"]
         keys = [key.decode().removeprefix(self.prefix) for key in self.ask("KEYS", f"{self.prefix}*")]
         names = {key.removeprefix("box:") for key in keys if key.startswith("box:")}
@@ -90,7 +89,7 @@ class Recount:
         counted = [counts[field] for field in ("mailboxes", "messages", "memory")]
         assert counted == [len(names), len(order), memory], "what is counted is what a recount comes to"
         leases = [score for name in names for score in self.scores(f"leases:{name}").values()]
-        counted = [int(log.get(field, 0)) for field in ("leased", "exhausted")]
+        counted = [counts[field] for field in ("leased", "exhausted")]
         assert counted == [sum(0 < one < SPENT for one in leases), sum(one >= SPENT for one in leases)], (
             "leases are counted"
         )

@@ -15,7 +15,7 @@ QUOTED = re.findall(r"^### `(.*)`$", PAGE, re.MULTILINE)
 def said() -> str:
     """Return the product's code with strings that stand beside each other joined."""
     code = "\n".join(path.read_text() for path in sorted((ROOT / "cometd_lite").rglob("*.py")))
-    code += (ROOT / "cometd_lite" / "stores" / "redis" / "script.lua").read_text()
+    code += "".join(path.read_text() for path in sorted((ROOT / "cometd_lite").rglob("*.lua")))
     return re.sub(r"\"\s*\n\s*f?\"", "", code)
 
 

@@ -67,4 +67,4 @@ def test_what_is_left_of_them_waits_where_redis_refuses_writes_again(link: Link)
     asked: list[Any] = []
     link.run = lambda *words: asked.append(words) or Deferred()  # type: ignore[attr-defined]
     waiting.write()
-    assert asked == [(0.0, "acknowledge", 7, "bob")]
+    assert asked == [(0.0, "acknowledge", ["bob"], 7)]

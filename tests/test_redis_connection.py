@@ -8,7 +8,7 @@ import pytest
 from helpers import Outcome
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReadWriteDescriptor, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -45,6 +45,38 @@ def test_what_is_published_comes_in_between_and_answers_nothing(connection: Redi
     )
     assert heard == [(b"c", b"hi")]
     assert asked.value == b"PONG"
+
+
+@implementer(IReadWriteDescriptor)
+class Socket:
+    """A transport of Twisted's that sends when its reactor asks it to."""
+
+    def __init__(self) -> None:
+        self.reactor = Clock()
+        self.connected = 1
+        self.unsent = b""
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.unsent += data
+
+    def doWrite(self) -> None:
+        self.sent.append(self.unsent)
+        self.unsent = b""
+
+
+def test_the_commands_of_one_turn_leave_together_at_its_end() -> None:
+    connection, transport = RedisConnection(), Socket()
+    connection.makeConnection(transport)
+    for word in ("ONE", "TWO"):
+        connection.ask(word)
+    assert transport.sent == []
+    transport.reactor.advance(0)
+    assert transport.sent == [b"*1\r\n$3\r\nONE\r\n*1\r\n$3\r\nTWO\r\n"]
+    connection.ask("LOST").addErrback(lambda _: None)
+    transport.connected = 0
+    transport.reactor.advance(0)
+    assert len(transport.sent) == 1
 
 
 @pytest.mark.parametrize(

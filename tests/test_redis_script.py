@@ -1,4 +1,4 @@
-"""The scripts of the verbs: each has what it uses of ``script.lua``; what is rare is made at its call."""
+"""The scripts of the verbs: each has what it uses of ``lua/``; what is rare is made at its call."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ def test_each_verb_has_what_it_uses_and_no_more() -> None:
     assert "append" not in functions(MADE["read"])
     assert "count_presence" not in functions(MADE["append"])
     assert "merged" not in functions(MADE["forget"])
-    assert "local CAPACITY = 123" in MADE["append"].splitlines()
-    assert "CAPACITY" not in MADE["acknowledge"]
+
+
+def test_constants_and_bounds_stand_in_the_place_of_their_names() -> None:
+    assert "box.count + count > 123 or" in MADE["append"]
+    assert not any(re.search(r"\b[A-Z]{3,}_[A-Z]+\b", text) for text in MADE.values())
 
 
 def test_what_is_rare_is_made_where_it_is_called() -> None:
     common, _, rare = MADE["append"].partition("function rare()")
-    assert "box_of" in functions(common)
-    assert "rare().expire(box)" in common
+    assert "box_from" in functions(common)
+    assert "rare().box_of(name)" in common
     assert {"expire", "drop", "remove"} <= functions(rare)
     assert "drop" not in functions(common)

@@ -390,12 +390,12 @@ def test_an_error_of_redis_that_is_not_expected_is_noted_and_fails_what_was_aske
     cluster = Cluster(kept, "p")
     here = cluster.join()
     cluster.ask(here.push(push("bob")))
-    kept.ask("RENAME", "p:log", "p:kept")
-    kept.ask("SET", "p:log", "another program's")
+    kept.ask("RENAME", "p:messages:bob", "p:kept")
+    kept.ask("SET", "p:messages:bob", "another program's")
     with capturedLogs() as logged, pytest.raises(StoreDown):
         cluster.ask(here.push(push("bob")))
     assert any("says: " in line and "WRONGTYPE" in line for line in told(logged))
-    kept.ask("RENAME", "p:kept", "p:log")
+    kept.ask("RENAME", "p:kept", "p:messages:bob")
     cluster.find_again()
     cluster.ask(here.push(push("bob")))
     assert len(cluster.ask(here.poll(("bob",), OLDEST)).messages) == 2
@@ -1084,6 +1084,33 @@ def test_a_push_publishes_only_where_readers_stand(cluster: Cluster) -> None:
     cluster.push(0, "a/b/c", "2")
     assert data(poll.value) == ["2"]
     assert published(cluster) == before + 2  # the name, and the report of how many it woke
+
+
+def test_what_a_process_alone_listens_to_is_not_published_when_it_pushes_itself(cluster: Cluster) -> None:
+    here = cluster.join()
+    cluster.join()
+    poll = cluster.begin(here.poll(("a",), NOW, 100.0))
+    before = published(cluster)
+    receipt = cluster.ask(here.push(push("a", body="1")))
+    assert (receipt.delivered, data(poll.value)) == (1, ["1"])
+    again = cluster.begin(here.poll(("a",), poll.value.cursor, 100.0))
+    assert cluster.ask(here.push(push("a", body="2", queue=False))).delivered == 1
+    assert data(again.value) == ["2"]
+    assert published(cluster) == before
+
+
+def test_readers_that_come_while_their_process_enters_the_log_are_listened_to(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here, there = cluster.join(), cluster.join()
+    before = kept.ask("PUBSUB", "NUMSUB", "p:all")[1]
+    cluster.wires.wires[1].abortConnection()
+    while kept.ask("PUBSUB", "NUMSUB", "p:all")[1] < before:
+        cluster.wires.wires[-1].look(1.0)  # it listens, and has not entered the log
+    come = Outcome(there.poll(("come",), OLDEST, 100.0))
+    cluster.wires.settle()
+    assert come.parked
+    assert cluster.ask(here.push(push("come", body="1"))).delivered == 1
+    assert data(come.value) == ["1"]
 
 
 def test_patterns_are_published_to_for_as_long_as_a_process_has_readers_of_one(cluster: Cluster) -> None:

@@ -73,8 +73,9 @@ class Acknowledgements:
             return  # Redis was emptied, and the mailboxes with it
         for first in range(0, len(places), REDIS_WRITTEN_AT_ONCE):
             some = places[first : first + REDIS_WRITTEN_AT_ONCE]
-            words = [word for name, number in some for word in (number, name)]
-            self._link.run(0.0, "acknowledge", *words).addErrback(self._refused, some, self._epoch)
+            names, numbers = zip(*some, strict=True)
+            acknowledged = self._link.run(0.0, "acknowledge", names, *numbers)
+            acknowledged.addErrback(self._refused, some, self._epoch)
 
     def _refused(self, failure: Failure, places: list[tuple[str, int]], epoch: str) -> None:
         failure.trap(StoreDown)

@@ -84,7 +84,8 @@ class Backlog:
                 while keys := [key for key in self._entries if key[0] == verb][:REDIS_WRITTEN_AT_ONCE]:
                     places: list[Place] = [self._entries[key] for key in keys]
                     here = [place for place in places if place[0] == self._link.epoch]
-                    await self._link.run(0.0, verb, *[word for _, *pair in here for word in pair])
+                    words = [word for place in here for word in (place[1], *place[3:])]
+                    await self._link.run(0.0, verb, [place[2] for place in here], *words)
                     for key, place in zip(keys, places, strict=True):
                         if self._entries.get(key) == place:
                             self._drop(key)

@@ -30,15 +30,15 @@ class RedisClaims:
 
     def note(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
         """See ``Claims.note``."""
-        return self._claim("note", kind, id, seconds)
+        return self._claim(kind, id, seconds, 0)
 
     def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
         """See ``Claims.hold``."""
-        return self._claim("hold", kind, id, seconds)
+        return self._claim(kind, id, seconds, 1)
 
-    def _claim(self, verb: str, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        words = (kind, id, self._process, seconds, self._most)
-        answer = self._link.run(self._clock.seconds(), verb, *words)
+    def _claim(self, kind: str, id: str, seconds: float, keeps: int) -> Deferred[bool]:  # noqa: A002
+        words = (kind, id, self._process, seconds, self._most, keeps)
+        answer = self._link.run(self._clock.seconds(), "claim", (), *words)
         return answer.addCallback(lambda said: said[0] == 1)
 
     def count(self, kind: str) -> Deferred[int]:

@@ -19,7 +19,7 @@ import hiredis
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IReadWriteDescriptor, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
@@ -52,14 +52,18 @@ class RedisConnection(Protocol):
     def __init__(self) -> None:
         self.published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
         self.ended: Deferred[None] = Deferred()
+        self._write: Callable[[bytes], object]
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
         self._asked: deque[Deferred[Any]] = deque()
         self._ended = False
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
-        """Let small commands leave at once; Twisted gathers those of one turn by itself."""
+        """Let small commands leave at once, those of one turn of the reactor together."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        self._write = self.transport.write
+        if IReadWriteDescriptor.providedBy(self.transport):
+            self._write = TurnWriter(self.transport).write
 
     @property
     def waiting(self) -> int:
@@ -77,14 +81,14 @@ class RedisConnection(Protocol):
             return asked
         command = hiredis.pack_command(words)
         self._asked.append(asked)
-        self.transport.write(command)
+        self._write(command)
         return asked
 
     def subscribe(self, verb: str, *channels: str) -> None:
         """``SUBSCRIBE`` or ``UNSUBSCRIBE``; Redis confirms it as what is published comes, by no reply."""
         if not self._ended:
             words: tuple[Any, ...] = (verb, *channels)
-            self.transport.write(hiredis.pack_command(words))
+            self._write(hiredis.pack_command(words))
 
     def end(self) -> None:
         """Let go of the connection at once."""
@@ -119,6 +123,26 @@ class RedisConnection(Protocol):
         for one in asked:
             one.errback(StoreDown())
         self.ended.callback(None)
+
+
+class TurnWriter:
+    """Sends what is written in one turn of the reactor at its end; Twisted's sockets send in the next."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._unsent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, in order, with what is written after them."""
+        if not self._unsent:
+            self._transport.reactor.callLater(0, self._send)
+        self._unsent.append(data)
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._transport.connected:
+            self._transport.write(b"".join(unsent))
+            self._transport.doWrite()  # an error is reported again when the reactor looks at the socket
 
 
 @dataclass(frozen=True, slots=True)

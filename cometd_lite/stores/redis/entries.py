@@ -1,6 +1,6 @@
 """Messages as they lie in Redis: one string each, a head of fixed size and then the type, event and body.
 
-A process packs everything but the number and the expiry, which ``script.lua`` puts in front. It stores,
+A process packs everything but the number and the expiry, which ``lua/pushing.lua`` puts in front. It stores,
 publishes and answers the string as it is, so that nothing in Redis takes a message apart.
 """
 
@@ -15,6 +15,8 @@ _HEAD = Struct("<dddIHHB")
 """The number, when the message expires on Redis' clock, when it was accepted in seconds since 1970, the bytes
 of its body, type and event, and the place of its form in ``_FORMS``."""
 _PACKED = Struct("<dIHHB")
+DOUBLE = Struct("<d")
+"""Times, as they are sent to the script."""
 _FORMS: tuple[Form, ...] = ("json", "text", "octets")
 
 

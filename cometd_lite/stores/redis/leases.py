@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...core.leases import LeaseId
 from ...core.message import LeasedMessage, Message
@@ -13,14 +14,11 @@ def lease_word(lease: LeaseId) -> str:
     return f"{lease.sequence} {lease.attempt} {lease.secret}"
 
 
-def undo_words(messages: Iterable[Message]) -> list[str]:
-    """Return what the script needs to undo leases: the number, name and lease of each message."""
-    return [
-        str(word)
-        for message in messages
-        if isinstance(message, LeasedMessage)
-        for word in (message.sequence, message.recipient, lease_word(LeaseId.parse(message.lease)))
-    ]
+def undo_words(messages: Iterable[Message]) -> tuple[list[str], list[Any]]:
+    """Return what undoes leases: the recipients of messages, and the number and lease of each."""
+    found = [message for message in messages if isinstance(message, LeasedMessage)]
+    words = [word for one in found for word in (one.sequence, lease_word(LeaseId.parse(one.lease)))]
+    return [one.recipient for one in found], words
 
 
 def leased(messages: Sequence[Message], leases: Iterable[tuple[int, str]]) -> tuple[LeasedMessage, ...]:

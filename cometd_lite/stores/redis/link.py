@@ -9,7 +9,7 @@ then goes on far behind, and every reader gets a gap.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -28,6 +28,7 @@ from ...errors import StoreDown
 from ...limits import REDIS_RETRY_SECONDS, REDIS_SAID_SECONDS, STORE_STALLED_SECONDS, Limits
 from ..mailboxes import new_epoch
 from .connection import Address, CommandRefused, RedisConnection
+from .entries import DOUBLE
 from .script import LAYOUT, refusal, scripts
 
 _TRANSIENT = frozenset({"LOADING", "MASTERDOWN", "READONLY", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
@@ -77,11 +78,13 @@ class RedisLink:
     ) -> None:
         self.address = Address.parse(address)
         self.prefix = self.address.prefix
+        self._counts, self._box = f"{self.prefix}counts", f"{self.prefix}box:"
         self.epoch = ""
+        self._epoch = b""
         self.offset = 0.0
         """What is added to a time of this process's clock to make it one of Redis' clock."""
-        self.usage = Usage()
-        """What the mailboxes held at the last answer."""
+        self._held = (0, 0, 0)
+        """The mailboxes, messages and bytes that the log held at the last answer."""
         self.leases = [0, 0]
         """How many messages are leased, and exhausted, as of the last expiry."""
         self.channels: Callable[[], list[str]] = list
@@ -115,8 +118,10 @@ class RedisLink:
         """Whether Redis has noted that this process entered the log in the present run of Redis."""
         self._run = ""
         """The run of Redis, by its own name."""
-        self._heard = ("", "", 0)
-        """The epoch, the run by the log's name, and the last number in it that this process knows."""
+        self._heard = ("", "")
+        """The epoch, and the run by the log's name, that this process knows."""
+        self.newest = 0
+        """The last number in it that this process knows."""
 
     # -- the start and the end
 
@@ -168,9 +173,9 @@ class RedisLink:
     # -- the connection
 
     @property
-    def newest(self) -> int:
-        """The last number that this process knows."""
-        return self._heard[2]
+    def usage(self) -> Usage:
+        """What the mailboxes held at the last answer."""
+        return Usage(*self._held, *self.leases)
 
     @property
     def is_up(self) -> bool:
@@ -235,7 +240,8 @@ class RedisLink:
         for verb, text in self._scripts.items():
             self._shas[verb] = (await connection.ask("SCRIPT", "LOAD", text)).decode()
         connection.published = self.on_published
-        connection.subscribe("SUBSCRIBE", *[self.prefix + channel for channel in self.channels()])
+        channels = [self.prefix + channel for channel in self.channels()]
+        connection.subscribe("SUBSCRIBE", *channels)
         # What is forbidden is to be known now, because Redis names the command. UNSUBSCRIBE has no reply, so
         # its error is that of the next command.
         connection.subscribe("UNSUBSCRIBE", f"{self.prefix}none")
@@ -244,28 +250,37 @@ class RedisLink:
         await connection.ask("ZCOUNT", f"{self.prefix}records:none", 1, 2)
         await connection.ask("ZSCAN", f"{self.prefix}records:none", 0)
         await connection.ask("PUBSUB", "NUMSUB", f"{self.prefix}none")
+        lacks = await connection.ask("EVALSHA", self._shas["lacks"], 1, self._counts)
+        if lacks:
+            raise CommandRefused(f"its user lacks the ACL rules {lacks.decode()} (docs/redis.md lists all)")
         await self._attach(connection)
         self._connection = connection
+        # Readers may have come and gone meanwhile.
+        now = [self.prefix + channel for channel in self.channels()]
+        for verb, some in (
+            ("SUBSCRIBE", [channel for channel in now if channel not in set(channels)]),
+            ("UNSUBSCRIBE", [channel for channel in channels if channel not in set(now)]),
+        ):
+            if some:
+                connection.subscribe(verb, *some)
         self._entered()
 
     async def _attach(self, connection: RedisConnection) -> None:
         """Enter the log. Where that cannot be written, it is to be done again before anything is pushed."""
-        words = ["attach", "", "0", self._run, *self._heard, new_epoch()]
+        words = [DOUBLE.pack(0.0), self._run, *self._heard, self.newest, new_epoch()]
         asked = self._clock.seconds()
-        status, state, *rest = await connection.ask("EVALSHA", self._shas["attach"], 1, self.prefix, *words)
-        if status == b"lacks":
-            raise CommandRefused(f"its user lacks the ACL rules {rest[0].decode()} (docs/redis.md lists all)")
-        if status == b"layout":
-            raise CommandRefused(_LAYOUT.format(prefix=self.prefix, theirs=rest[0].decode(), ours=LAYOUT))
-        if status != b"ok":
-            raise StoreDown(_said(rest[0]))
-        epoch, run, time = (word.decode() for word in rest)
-        self.epoch = epoch
+        reply = await connection.ask("EVALSHA", self._shas["attach"], 1, self._counts, *words)
+        if reply[0] == b"layout":
+            raise CommandRefused(_LAYOUT.format(prefix=self.prefix, theirs=reply[1].decode(), ours=LAYOUT))
+        if reply[0] != b"ok":
+            raise StoreDown(_said(reply[1]))
+        epoch, run, time = (word.decode() for word in reply[6:])
+        self.epoch, self._epoch = epoch, epoch.encode()
         self.offset = float(time) - (asked + self._clock.seconds()) / 2  # half of the time was the way back
-        self._has_attached = not state[-1]
+        self._has_attached = not reply[5]
         if self._has_attached:
-            self._heard = (epoch, run, 0)
-        self._learn(state)
+            self._heard, self.newest = (epoch, run), 0
+        self._learn(reply)
 
     def _entered(self) -> None:
         self.log.info("The store {address} is there.", address=self.address)
@@ -300,13 +315,19 @@ class RedisLink:
 
     # -- what is asked
 
-    def run(self, now: float, verb: str, *words: Any) -> Deferred[list[Any]]:
-        """Run the script; fires with what it answers. Fails with ``StoreDown`` and what the verbs say."""
+    def run(self, now: float, verb: str, names: Sequence[str], *words: Any) -> Deferred[list[Any]]:
+        """Run the script of a verb, which is about the mailboxes of ``names``; fires with what it answers.
+
+        Fails with ``StoreDown`` and what the verbs say.
+        """
         connection = self._connection
         if connection is None:
             return fail(StoreDown())
-        time = repr(now + self.offset)
-        asked = connection.ask("EVALSHA", self._shas[verb], 1, self.prefix, verb, self.epoch, time, *words)
+        boxes = [self._box + name for name in names]
+        keys = (len(boxes) + 1, self._counts, *boxes)
+        asked = connection.ask(
+            "EVALSHA", self._shas[verb], *keys, DOUBLE.pack(now + self.offset) + self._epoch, *words
+        )
         return asked.addCallbacks(self._answered, self._refused)
 
     def ask(self, *words: Any) -> Deferred[Any]:
@@ -325,10 +346,11 @@ class RedisLink:
             self._connection.subscribe(verb, *[self.prefix + channel for channel in channels])
 
     def _answered(self, reply: list[Any]) -> list[Any]:
-        status, state, *rest = reply
+        status = reply[0]
         if status == b"ok":
-            self._learn(state)
-            return rest
+            self._learn(reply)
+            return reply[6:]
+        rest = reply[1:]
         if status == b"refused":
             said, freed = rest
             if not freed:
@@ -351,13 +373,13 @@ class RedisLink:
         self.reconnect()
         return Failure(StoreDown())
 
-    def _learn(self, state: list[Any]) -> None:
-        sequence, mailboxes, messages, memory, said = state
-        if self._has_attached:
-            epoch, run, newest = self._heard
-            self._heard = (epoch, run, max(newest, sequence))
-        self.usage = Usage(mailboxes, messages, memory, *self.leases)
-        if said:
+    def _learn(self, reply: list[Any]) -> None:
+        """Take in what stands in front of each answer; see ``answer`` in ``lua/keeping.lua``."""
+        _, sequence, mailboxes, messages, memory, said = reply[:6]
+        self._held = (mailboxes, messages, memory)
+        if sequence > self.newest and self._has_attached:
+            self.newest = sequence
+        if said and (self.refusal or said != b"ok"):
             self._hear(said)
 
     def _hear(self, said: bytes) -> None:

@@ -144,7 +144,7 @@ class RedisAnnouncer:
             *[word for recipient, name, what in rows for word in self._row(recipient, name, what)],
         ]
         self._is_reporting = True
-        asked = self._link.run(self._readers.clock.seconds(), "attend", *words)
+        asked = self._link.run(self._readers.clock.seconds(), "attend", (), *words)
         asked.addCallback(self._reported, self._name, is_whole)
         asked.addErrback(self._not_reported, self._name, rows)
 
@@ -233,7 +233,7 @@ class RedisAnnouncer:
             ]
             return Present(recipient, readers, tuple(members), bool(more))
 
-        asked: Deferred[list[Any]] = self._link.run(self._readers.clock.seconds(), "present", recipient)
+        asked: Deferred[list[Any]] = self._link.run(self._readers.clock.seconds(), "present", (), recipient)
         return asked.addCallback(described)
 
     def stop(self) -> None:

@@ -91,7 +91,7 @@ class RedisRecords:
             if failure.check(WritesRefused) or kind in CLAIMED:
                 self._backlog.put_record(kind, id, value, write)
 
-        self._link.run(self._clock.seconds(), verb, kind, id, *words).addErrback(refused)
+        self._link.run(self._clock.seconds(), verb, (), kind, id, *words).addErrback(refused)
 
     def recall(self, kind: str) -> Sequence[Record]:  # noqa: ARG002
         """See ``Store.recall``: nothing is brought back, all of it is looked up."""

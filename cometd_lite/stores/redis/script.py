@@ -1,6 +1,6 @@
-"""The scripts that Redis runs, one for each verb, with the bounds in front of them; and what they refuse.
+"""The scripts that Redis runs, one for each verb; and what they refuse.
 
-What they do stands in ``script.lua``.
+What they do stands in ``lua/``, see ``log.lua``. Each script is put together of the parts that its verb uses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from ...core.namespaces import MailboxBounds
 from ...core.store import Repeated
@@ -37,83 +36,80 @@ from ...limits import (
     Limits,
 )
 
-LAYOUT = 4
-"""The version of what lies in Redis; ``script.lua`` says what that is."""
+LAYOUT = 5
+"""The version of what lies in Redis; ``lua/log.lua`` says what that is."""
+
+LUA = Path(__file__).with_name("lua")
+_FILES = (
+    "log", "mailboxes", "wakes", "leases", "keeping", "records", "pushing", "reading", "histories", "taking",
+    "upkeep", "presence", "attaching",
+)  # fmt: skip
+"""The files in the order in which their parts stand in a script: what is used stands above."""
+
+_BEGIN = re.compile(r"^(?=[a-z])(?!end\b)", re.MULTILINE)
+_COMMENT = re.compile(r"\s*(?<!\S)--.*$", re.MULTILINE)
+_CONSTANT = re.compile(r"local ([A-Z_]+) = (.*)")
+_VERB = re.compile(r"function verbs\.(\w+)\(\)\n(.*)\nend", re.DOTALL)
+_DEFINED = re.compile(r"local (?:function )?(\w+(?:, \w+)*)")
+_NAME = re.compile(r"(?<![.\w'])[A-Za-z_]\w*")
 
 
-_VERBS = re.compile(r"^(?:else)?if verb == .* then$")
-_QUOTED = re.compile(r"'(\w+)'")
-_DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)")
-_USED = re.compile(r"(?<![.\w'])[A-Za-z_]\w*")
-
-
-class Part(NamedTuple):
-    """A part of ``script.lua``: the names that it defines at the top level, those that it uses, and its text.
+class Part:
+    """A part of a script: the names that it defines at the top level, those that it uses, and its text.
 
     A part that defines nothing is a statement that each verb runs. A function that is rare is made only in
     runs that call it.
     """
 
-    defines: frozenset[str]
-    uses: frozenset[str]
-    text: str
-    is_rare: bool
-
-
-def _part(lines: list[str]) -> Part:
-    defined = _DEFINED.match(lines[0]) if lines else None
-    code = "\n".join([line.partition("--")[0].rstrip() for line in lines])
-    names = frozenset(defined[1].split(", ")) if defined else frozenset()
-    return Part(names, frozenset(_USED.findall(code)), code, lines[0].endswith("-- rare"))
+    def __init__(self, text: str, *, is_rare: bool = False) -> None:
+        self.text = text
+        self.uses = frozenset(_NAME.findall(text))
+        defined = _DEFINED.match(text)
+        self.defines = frozenset(defined[1].split(", ")) if defined else frozenset()
+        self.is_rare = is_rare
 
 
 @cache
-def _parts() -> tuple[list[Part], dict[str, Part]]:
-    """Return the parts of ``script.lua`` in order, and what each verb does."""
-    parts: list[list[str]] = []
-    verbs: dict[str, list[str]] = {}
-    is_verb = False
-    for line in Path(__file__).with_name("script.lua").read_text().splitlines():
-        if _VERBS.match(line):
-            is_verb = True
-            parts.append([])
-            verbs |= dict.fromkeys(_QUOTED.findall(line), parts[-1])
-        elif is_verb and line == "end":
-            break
-        elif not is_verb and line[:1].isalpha() and line != "end":
-            parts.append([line])
-        elif parts and not line.startswith("--"):
-            parts[-1].append(line)
-    bodies = {id(body) for body in verbs.values()}
-    common = [_part(lines) for lines in parts if id(lines) not in bodies]
-    return common, {verb: _part(body) for verb, body in verbs.items()}
+def _texts() -> list[tuple[str, bool]]:
+    """Return the text of each part without comments, in order, and whether it is rare."""
+    parts = [part for name in _FILES for part in _BEGIN.split((LUA / f"{name}.lua").read_text())[1:]]
+    return [(_COMMENT.sub("", part).strip(), part.partition("\n")[0].endswith("-- rare")) for part in parts]
 
 
 def scripts(limits: Limits) -> dict[str, str]:
-    """Return the script of each verb, with the bounds that it uses in front of it."""
-    bounds = _bounds(limits)
-    parts, verbs = _parts()
-    return {verb: _script(parts, body, bounds) for verb, body in verbs.items()}
+    """Return the script of each verb, with the bounds that it uses; and ``lacks``, which stands alone."""
+    constants = {name: str(value) for name, value in _bounds(limits).items()}
+    for text, _ in _texts():
+        if constant := _CONSTANT.fullmatch(text):
+            constants[constant[1]] = f"({constant[2]})"
+    named = re.compile(rf"\b({'|'.join(constants)})\b")
+    parts: list[Part] = []
+    verbs: dict[str, str] = {}
+    for text, is_rare in _texts():
+        text_ = named.sub(lambda name: constants[name[1]], text)
+        if verb := _VERB.match(text_):
+            verbs[verb[1]] = verb[2]
+        elif not _CONSTANT.fullmatch(text):
+            parts.append(Part(text_, is_rare=is_rare))
+    made = {verb: _script(parts, Part(body)).replace("VERB", f"'{verb}'") for verb, body in verbs.items()}
+    return {"lacks": (LUA / "lacks.lua").read_text(), **made}
 
 
-def _script(parts: list[Part], body: Part, bounds: dict[str, object]) -> str:
-    """Return a script with a body, and those of the parts and bounds that it uses."""
+def _script(parts: list[Part], body: Part) -> str:
+    """Return a script with a body and the parts that it uses."""
     steps = [part for part in parts if not part.defines]
     common = _needed(parts, [body, *steps], through_rare=False)
     rare = [part for part in _needed(parts, [body, *steps], through_rare=True) if part not in common]
-    wanted = frozenset().union(body.uses, *[part.uses for part in (*steps, *common, *rare)])
-    texts = [f"local {name} = {value}" for name, value in bounds.items() if name in wanted]
-    run = [*[part.text for part in common], *[part.text for part in steps], body.text]
     names = [name for part in rare if part.is_rare for name in part.defines]
-    if not names:
-        return "\n".join([*texts, *run])
     # They are local to one function, which makes them once, at the first call of one.
     calls = re.compile(rf"(?<![.\w:])({'|'.join(names)})(?=\()")
-    run = [calls.sub(r"rare().\1", text) for text in run]
-    texts += ["local rare, made", *run[: len(common)], "function rare()", "if not made then"]
-    texts += [part.text for part in rare]
-    texts += [f"made = {{{', '.join([f'{name} = {name}' for name in names])}}}", "end", "return made", "end"]
-    return "\n".join([*texts, *run[len(common) :]])
+    run = [calls.sub(r"rare().\1", part.text) for part in (*common, *steps, body)]
+    lazily = [
+        "function rare()\nif not made then",
+        *[part.text for part in rare],
+        f"made = {{{', '.join([f'{name} = {name}' for name in names])}}}\nend\nreturn made\nend",
+    ]
+    return "\n".join(["local rare, made", *run[: len(common)], *lazily, *run[len(common) :]])
 
 
 def _needed(parts: list[Part], users: list[Part], *, through_rare: bool) -> list[Part]:

@@ -1,6 +1,6 @@
 """Mailboxes in Redis, which any number of processes on any number of machines serve together.
 
-Each thing that is asked is one run of one script (``script.lua``), so that it is done in full or not at all,
+Each thing that is asked is one run of one script (``lua/``), so that it is done in full or not at all,
 and in one order for all processes. Mailboxes are lists of messages, each with its number of the one order. A
 push publishes the names it was for; each process listens where readers of its own stand. All of that goes
 over one connection, in order: a reader that is parked, listens, and then looks, has missed nothing.
@@ -8,7 +8,7 @@ over one connection, in order: a reader that is parked, listens, and then looks,
 What a process keeps is only what it waits for. While Redis is away its readers stay parked and pushes are
 refused; when it is back, every reader looks again.
 
-Read ``link.py`` next, then ``wakes.py`` and ``script.lua``.
+Read ``link.py`` next, then ``wakes.py`` and ``lua/log.lua``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ...core.leases import Ended, LeaseId, Settlement, new_secret
 from ...core.message import Batch, Cursor, Message, Push, Receipt
 from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
 from ...core.present import PresentReaders
+from ...core.recipient import is_pattern
 from ...core.registry import Registry
 from ...core.store import RPC, Contents, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
@@ -42,13 +43,13 @@ from ..patterns import bounded
 from .acknowledgements import Acknowledgements
 from .backlog import Backlog
 from .claims import CLAIMED, RedisClaims
-from .entries import pack, unpack
+from .entries import DOUBLE, pack, unpack
 from .leases import lease_word, leased, undo_words
 from .link import RedisLink, WritesRefused
 from .names import listed
 from .presence import RedisAnnouncer
 from .records import RedisRecords
-from .wakes import Appended, ReaderCount, Wakes
+from .wakes import Appended, Wakes
 from .windows import Window
 
 
@@ -59,8 +60,10 @@ class Appending(NamedTuple):
     epoch: str
     created_at: float
     expiries: list[float]
-    readers: ReaderCount
     ask: int
+    """The number to which other processes report how many readers they woke."""
+    own: int
+    """How many of the wakes that are published come back to this process."""
 
 
 class RedisStore(RedisRecords):
@@ -134,25 +137,22 @@ class RedisStore(RedisRecords):
         # What is not to be kept is retracted, but by a process that may die before.
         most = inf if push.queue else STORE_STALLED_SECONDS
         if self._bounds is None:
-            rules = "1" if own.rejects(push) else "0"
+            rejects, rules = "1" if own.rejects(push) else "0", []
             expiries = [now + min(own.kept_for(push), most)] * len(push.recipients)
         else:
             each = [self._bounds.of(recipient) for recipient in push.recipients]
             expiries = [now + min(one.kept_for(push), most) for one in each]
-            rules = self._rules(push, each, expiries)
-        ask, count = self._wakes.begin_count()
+            rejects, rules = "n", [self._rules(push, each, expiries)]
+        ask, stands, own_wakes = self._wakes.begin(push.recipients)
+        options = f"{'k' if push.queue else 's'}{rejects}{0 if push.key is None else 1}{stands}"
         words = (
-            self.process,
-            ask,
-            repr(expiries[0] + self._link.offset),
-            rules,
-            int(push.queue),
-            *self._receipt(push, created_at),
-            len(push.recipients),
-            *push.recipients,
+            DOUBLE.pack(expiries[0] + self._link.offset) + options.encode(),
+            f"{self.process} {ask}",
             *[pack(content, push.event, created_at) for content in push.contents],
+            *rules,
+            *(() if push.key is None else self._receipt(push, created_at)),
         )
-        appending = Appending(push, self._link.epoch, created_at, expiries, count, ask)
+        appending = Appending(push, self._link.epoch, created_at, expiries, ask, own_wakes)
         return self._append(now, words, appending, again=True)
 
     def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
@@ -166,7 +166,7 @@ class RedisStore(RedisRecords):
     def _append(
         self, now: float, words: tuple[Any, ...], appending: Appending, *, again: bool
     ) -> Deferred[Sequence[Message]]:
-        return self._link.run(now, "append", *words).addCallbacks(
+        return self._link.run(now, "append", appending.push.recipients, *words).addCallbacks(
             self._appended, self._not_appended, (appending,), errbackArgs=(now, words, appending, again)
         )
 
@@ -186,41 +186,36 @@ class RedisStore(RedisRecords):
             return self._acknowledgements.arrived().addCallback(
                 lambda _: self._append(now, words, appending, again=False)
             )
-        self._wakes.end_count(appending.ask)
         return failure
 
     def _receipt(self, push: Push, created_at: float) -> tuple[Any, ...]:
         """Return what the script needs to remember the receipt of an idempotency key."""
-        if push.key is None:
-            return "", "", "", 0, 0
         first = f"{self._link.epoch}-0"
         ids = (first,) * (len(push.contents) * len(push.recipients))
         value = receipt_value(fingerprint(push), Receipt(ids, created_at, 0, push.recipients))
         before, _, behind = value.partition(first.encode())
-        key = receipt_id(push)
-        return key, before + first[:-1].encode(), behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
+        before += first[:-1].encode()
+        return receipt_id(push), before, behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
     def _appended(self, reply: list[Any], appending: Appending) -> Sequence[Message]:
-        first, receivers, ends = reply
-        push, epoch, created_at, expiries, count, ask = appending
-        addressed = [
-            (content, recipient, expires_at)
-            for content in push.contents
-            for recipient, expires_at in zip(push.recipients, expiries, strict=True)
-        ]
-        messages = [
-            Message(Cursor(epoch, number), recipient, content, created_at, expires_at, push.event)
-            for number, (content, recipient, expires_at) in enumerate(addressed, first)
-        ]
+        number, receivers, ends = reply
+        push, epoch, created_at, expiries, ask, own = appending
+        messages = Appended(self._wakes.counted(receivers - own, ask))
+        for content in push.contents:
+            for recipient, expires_at in zip(push.recipients, expiries, strict=True):
+                cursor = Cursor(epoch, number)
+                messages.append(Message(cursor, recipient, content, created_at, expires_at, push.event))
+                number += 1
         if not push.queue:
             self._wakes.not_kept(messages)
         elif receivers:
             self._wakes.pushed(messages, ends)
-        return Appended(messages, self._wakes.counted(receivers, count, ask))
+        return messages
 
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:
         """See ``Store.retract``."""
-        return self._link.run(0.0, "retract", *_named(messages)).addCallback(_nothing)
+        names, numbers = _named(messages)
+        return self._link.run(0.0, "retract", names, *numbers).addCallback(_nothing)
 
     # -- what is read
 
@@ -257,15 +252,16 @@ class RedisStore(RedisRecords):
             at, place, left = reply
             return self._beginning(recipients, word, left, at, place, now) if at else place
 
-        return self._link.run(now, "history", word, count, at, place, *recipients).addCallback(looked)
+        words = (word, count, at, place, _patterned(recipients))
+        return self._link.run(now, "history", recipients, *words).addCallback(looked)
 
     def _read(
         self, asked: tuple[tuple[str, ...], Cursor, int, bool], looked: int, now: float
     ) -> Deferred[Batch]:
         recipients, after, limit, acks = asked
-        words = (after.epoch, after.sequence, looked, limit, int(acks), *recipients)
+        words = (after.epoch, after.sequence, looked, limit, int(acks), _patterned(recipients))
         windows = list(map(self._wakes.window, recipients))
-        found = self._link.run(now, "read", *words)
+        found = self._link.run(now, "read", recipients, *words)
         return found.addCallback(self._found, asked, windows, self._link.epoch, now)
 
     def _found(
@@ -319,7 +315,7 @@ class RedisStore(RedisRecords):
             end, gap, more, rows = reply
             return Batch(self._messages(rows, epoch), Cursor(epoch, end), bool(gap), bool(more))
 
-        return self._link.run(now, "take", limit, *recipients).addCallback(taken)
+        return self._link.run(now, "take", recipients, limit).addCallback(taken)
 
     def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Deferred[Batch]:
         """See ``Store.lease``."""
@@ -331,7 +327,7 @@ class RedisStore(RedisRecords):
             messages = leased(self._messages(rows, epoch), [(attempt, secret) for attempt in attempts])
             return Batch(messages, Cursor(epoch, end), bool(gap), bool(more))
 
-        return self._link.run(now, "lease", limit, repr(seconds), secret, *recipients).addCallback(given)
+        return self._link.run(now, "lease", recipients, limit, repr(seconds), secret).addCallback(given)
 
     def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
@@ -343,8 +339,8 @@ class RedisStore(RedisRecords):
             found = dict(zip(here, reply[0], strict=True))
             return [bool(found.get(lease)) for lease in leases]
 
-        words = (settlement, repr(seconds), recipient, *map(lease_word, here))
-        return self._link.run(now, "settle", *words).addCallback(settled)
+        words = (settlement, repr(seconds), *map(lease_word, here))
+        return self._link.run(now, "settle", (recipient,), *words).addCallback(settled)
 
     def _messages(self, rows: list[bytes], epoch: str) -> tuple[Message, ...]:
         offset = self._link.offset
@@ -359,22 +355,24 @@ class RedisStore(RedisRecords):
                 self._backlog.give_back(messages)
             return failure
 
-        leases = undo_words(messages)
-        verb, words = ("undo", leases) if leases else ("give_back", _named(messages))
-        return self._link.run(0.0, verb, *words).addCallbacks(_nothing, later)
+        names, words = undo_words(messages)
+        verb = "undo"
+        if not names:
+            verb, (names, words) = "give_back", _named(messages)
+        return self._link.run(0.0, verb, names, *words).addCallbacks(_nothing, later)
 
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> Deferred[None]:
         """See ``Store.delete``."""
-        return self._link.run(now, "delete", recipient).addCallback(self._deleted, recipient, now)
+        return self._link.run(now, "delete", (recipient,)).addCallback(self._deleted, recipient, now)
 
     def _deleted(self, reply: list[Any], recipient: str, now: float) -> Deferred[None] | None:
         """Go on with a deletion of which there is more than one step of Redis."""
         last, more = reply
         if not more:
             return None
-        deleting = self._link.run(now, "delete", recipient, last)
+        deleting = self._link.run(now, "delete", (recipient,), last)
         return deleting.addCallback(self._deleted, recipient, now)
 
     def expire(self, now: float) -> MaybeDeferred[Ended | None]:
@@ -385,7 +383,7 @@ class RedisStore(RedisRecords):
         self._wakes.look_for_processes()
         self._wakes.look_for_lost(now)
         epoch = self._link.epoch
-        expired = self._link.run(now, "expire", RECEIPTS, *CLAIMED)
+        expired = self._link.run(now, "expire", (), RECEIPTS, *CLAIMED)
         stalled = self._clock.callLater(STORE_STALLED_SECONDS, self._link.reconnect, "it does not answer")
 
         def answered(result: Any) -> Any:
@@ -421,7 +419,7 @@ class RedisStore(RedisRecords):
             unread = (Cursor(epoch, first), float(date)) if first else None
             return Contents(queued, size, Cursor(epoch, oldest), Cursor(epoch, newest), leased, unread)
 
-        return self._link.run(now, "describe", recipient).addCallback(described)
+        return self._link.run(now, "describe", (recipient,)).addCallback(described)
 
     def names(self, prefix: str, after: str, most: int, shows: Shows) -> Deferred[Sequence[str]]:
         """See ``Store.names``."""
@@ -476,8 +474,13 @@ class RedisStore(RedisRecords):
         self._wakes.on_notice(kind, call)
 
 
-def _named(messages: Sequence[Message]) -> list[Any]:
-    return [word for message in messages for word in (message.sequence, message.recipient)]
+def _named(messages: Sequence[Message]) -> tuple[list[str], list[Any]]:
+    """Return the recipient and the number of each message."""
+    return [message.recipient for message in messages], [message.sequence for message in messages]
+
+
+def _patterned(recipients: tuple[str, ...]) -> int:
+    return int(any(map(is_pattern, recipients)))
 
 
 def _nothing(_: object) -> None:

@@ -14,11 +14,10 @@ from math import ceil, inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IReactorTime
 
 from ...core.message import Message
-from ...core.recipient import is_pattern
+from ...core.recipient import covering, is_pattern
 from ...core.registry import Registry
 from ...deferreds import MaybeDeferred, chain
 from ...limits import (
@@ -39,9 +38,10 @@ _PATTERNS = "patterns"
 
 _PUSHED, _NOT_KEPT, _DROPPED, _WHO = b"pushed", b"shown", b"dropped", b"who"
 """What is published to a key: a push that is kept, one that is only for readers that wait, a loss, and the
-question who waits. See ``wake`` in ``script.lua``."""
+question who waits. See ``wake`` in ``lua/wakes.lua``."""
 _STAND_AGAIN_SECONDS = REDIS_STAND_SECONDS / 4
 """A key need not be noted as asked for more often than this."""
+_NONE_WOKEN = (0, 0)
 _NONE = b"-"
 """In the place of a process: none wants a report."""
 
@@ -51,62 +51,44 @@ class Appended(list[Message]):
 
     __slots__ = ("elsewhere",)
 
-    def __init__(self, messages: Iterable[Message], elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
-        super().__init__(messages)
+    def __init__(self, elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
         self.elsewhere = elsewhere
 
 
 class ReaderCount:
-    """Counts the readers that a push wakes in other processes, each of which reports once for each wake.
+    """Counts the readers that other processes report: how many they woke, or how many wait there.
 
-    Or those who wait there, and how many seconds ago the last one was there: ``ago``.
+    ``done`` fires with the count when each process has reported, or too much time has passed.
     """
 
-    __slots__ = ("_done", "_heard", "_timer", "ago", "expected", "takers", "woken")
+    __slots__ = ("_left", "_timer", "ago", "done", "takers", "woken")
 
-    def __init__(self) -> None:
-        self.expected: int | None = None
+    def __init__(self, reports: int, clock: IReactorTime, given_up: Callable[[], object]) -> None:
         self.woken = 0
         """Those that read by cursor, or all that wait."""
         self.takers = 0
         self.ago = inf
-        self._heard = 0
-        self._done: Deferred[tuple[int, int]] | None = None
-        self._timer: IDelayedCall | None = None
+        """How many seconds ago the last one was there."""
+        self.done: Deferred[ReaderCount] = Deferred()
+        self._left = reports
 
-    @property
-    def complete(self) -> bool:
-        """Whether all have reported."""
-        return self.expected is not None and self._heard >= self.expected
+        def give_up() -> None:
+            given_up()
+            self.done.callback(self)
 
-    def report(self, woken: int, takers: int = 0, ago: float = inf) -> None:
-        """Take in what one process reports."""
-        self._heard += 1
+        self._timer = clock.callLater(REDIS_COUNT_SECONDS, give_up)
+
+    def report(self, woken: int, takers: int, ago: float) -> bool:
+        """Take in what one process reports; return whether it was the last one."""
         self.woken += woken
         self.takers += takers
         self.ago = min(self.ago, ago)
-        if self.complete:
-            self._finish()
-
-    def wait(self, clock: IReactorTime, given_up: Callable[[], object]) -> Deferred[tuple[int, int]]:
-        """Return what fires with the count when it is complete, or has taken too long."""
-        done = self._done = Deferred()
-
-        def give_up() -> None:
-            self._timer = None
-            given_up()
-            self._finish()
-
-        self._timer = clock.callLater(REDIS_COUNT_SECONDS, give_up)
-        return done
-
-    def _finish(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        done, self._done = self._done, None
-        if done is not None:
-            done.callback((self.woken, self.takers))
+        self._left -= 1
+        if self._left:
+            return False
+        self._timer.cancel()
+        self.done.callback(self)
+        return True
 
 
 class Wakes:
@@ -145,39 +127,48 @@ class Wakes:
         asked = [window.asked_at for window in self._standing.values()]
         assert asked == sorted(asked), "the keys that are listened to are in order"
         self.windows.check_invariants(self._standing.values())
-        assert not any(count.complete for count in self._counts.values()), "a complete count is forgotten"
+        assert not any(count.done.called for count in self._counts.values()), "a complete count is forgotten"
 
     # -- counting the readers of other processes
 
-    def begin_count(self) -> tuple[int, ReaderCount]:
-        """Begin to count what the other processes report; return the number that they report it to."""
-        self._asks += 1
-        count = self._counts[self._asks] = ReaderCount()
-        return self._asks, count
+    def begin(self, recipients: tuple[str, ...]) -> tuple[int, str, int]:
+        """Return what a push needs to know of this process.
 
-    def counted(self, receivers: int, count: ReaderCount, ask: int) -> MaybeDeferred[tuple[int, int]]:
-        """Return what so many processes report: readers by cursor, and readers that take."""
-        count.expected = receivers
-        if count.complete:
-            del self._counts[ask]
-            return count.woken, count.takers
-        return count.wait(self._clock, lambda: self.end_count(ask))
+        That is the number to which others report, for each recipient ``1`` where this process listens to it,
+        else ``0``, and how many of the wakes that are published come to this process.
+        """
+        self._asks += 1
+        standing = self._standing
+        stands = "".join(["1" if name in standing else "0" for name in recipients])
+        if not self._patterns:
+            return self._asks, stands, stands.count("1")
+        keys = [key for name in recipients for key in covering(name)]
+        return self._asks, stands, sum(key in standing for key in keys)
+
+    def counted(self, reports: int, ask: int) -> MaybeDeferred[tuple[int, int]]:
+        """Return what so many other processes report: readers by cursor, and readers that take.
+
+        A process that was woken reports after Redis has answered the push, so none has reported yet.
+        """
+        if reports <= 0:
+            return _NONE_WOKEN
+        return self._count(reports, ask).addCallback(lambda count: (count.woken, count.takers))
+
+    def _count(self, reports: int, ask: int) -> Deferred[ReaderCount]:
+        count = self._counts[ask] = ReaderCount(reports, self._clock, lambda: self._counts.pop(ask))
+        return count.done
 
     def who(self, recipient: str) -> Deferred[tuple[int, float]]:
         """Return how many wait at other processes, and how long ago a reader was there."""
-        ask, count = self.begin_count()
+        ask, stands, own = self.begin((recipient,))
 
-        def failed(failure: Failure) -> Failure:
-            self.end_count(ask)
-            return failure
+        def asked(reply: list[Any]) -> MaybeDeferred[tuple[int, float]]:
+            if reply[0] <= own:
+                return 0, inf
+            return self._count(reply[0] - own, ask).addCallback(lambda count: (count.woken, count.ago))
 
-        asked = self._link.run(self._clock.seconds(), "who", self.process, ask, recipient)
-        counted = asked.addCallback(lambda reply: self.counted(reply[0], count, ask))
-        return counted.addCallbacks(lambda waiting: (waiting[0], count.ago), failed)
-
-    def end_count(self, ask: int) -> None:
-        """Forget a count of which no process was asked, or that has taken too long."""
-        self._counts.pop(ask, None)
+        words = (f"{self.process} {ask}", stands)
+        return self._link.run(self._clock.seconds(), "who", (recipient,), *words).addCallback(asked)
 
     # -- where readers of this process stand
 
@@ -322,7 +313,7 @@ class Wakes:
         del self._unchecked[left:]
         if keys:
             windows = [self._standing.get(key) for key in keys]
-            self._link.run(now, "newest", *keys).addCallbacks(self._checked, unheard, (keys, windows))
+            self._link.run(now, "newest", keys).addCallbacks(self._checked, unheard, (keys, windows))
 
     def _checked(self, reply: list[Any], keys: list[str], windows: list[Window | None]) -> None:
         """Wake the readers of keys at which a message is newer than any that it was notified of.
@@ -397,8 +388,7 @@ class Wakes:
         kind, process, ask, rest = said.split(b" ", 3)
         number = int(ask)
         if process == self._process:
-            self._reported(number, 0)  # the hub sees to its own readers
-            return
+            return  # the hub wakes its own readers, and what was pushed comes with the answer
         about, _, entries = rest.partition(b"\n")
         head = (kind, process, ask, about)
         woken = takers = 0
@@ -444,12 +434,10 @@ class Wakes:
         elif kind == _DROPPED:
             self.windows.drop(window, lost)
 
-    def _reported(self, ask: int, woken: int, takers: int = 0, ago: float = inf) -> None:
+    def _reported(self, ask: int, woken: int, takers: int, ago: float) -> None:
         count = self._counts.get(ask)
-        if count is not None:
-            count.report(woken, takers, ago)
-            if count.complete:
-                del self._counts[ask]
+        if count is not None and count.report(woken, takers, ago):
+            del self._counts[ask]
 
     def _report(self, process: str, ask: int, woken: int, takers: int, ago: float) -> None:
         self._publish(f"process:{process}", f"woken {ask} {woken} {takers} {ago}")

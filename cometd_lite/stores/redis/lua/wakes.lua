@@ -1,0 +1,63 @@
+-- Who waits: what is published to readers.
+
+-- The keys at which readers of a name stand: itself first, then its patterns; see recipient.py.
+local function covering(name)  -- rare
+  local keys = {name}
+  if string.sub(name, 1, 1) == '$' or (#name == 41 and string.find(name, '^~[0-9a-f]+$')) then return keys end
+  local parent = string.match(name, '^(.*/)[^/]*$') or ''
+  keys[2] = parent .. '*'
+  while parent ~= '' do
+    keys[#keys + 1] = parent .. '**'
+    parent = string.match(parent, '^(.*/)[^/]*/$') or ''
+  end
+  keys[#keys + 1] = '**'
+  return keys
+end
+
+local function is_pattern(name)  -- rare
+  local last = string.match(name, '[^/]*$')
+  return last == '*' or last == '**'
+end
+
+-- Publish to the channels of names; see wake.
+local function publish_to(patterns, here, name, kind, origin)  -- rare
+  local box, receivers = boxes[name], 0
+  local said = string.format('%s %s %s %.0f %.0f %s', kind, origin, epoch, box and box.before or 0,
+    box and box.alive and math.max(box.lost, log.torn) or 0, name)
+  if here then
+    local entries = kind == 'pushed' and table.concat(box.pushed) or ''
+    local with_entries = #entries <= WAKE_BYTES and said .. '\n' .. entries or said
+    receivers = call('PUBLISH', prefix .. 'wake:' .. name, with_entries)
+  end
+  if patterns then
+    local keys = covering(name)
+    for at = 2, #keys do receivers = receivers + call('PUBLISH', prefix .. 'wake:' .. keys[at], said) end
+  end
+  return receivers
+end
+
+-- Publish to names, where readers stand, and return how many processes it has reached. What is said is its kind (see
+-- wakes.py), the process that wants a report, or -, and its number for it; then, for windows.py, the epoch, the number
+-- of the mailbox's newest message before, and that of the last one that is lost; then the name. On a channel of the name
+-- itself the messages of the push follow in a second line, unless they are too large.
+-- Processes that have a reader of any pattern listen to one more channel: while it has no listener, no channel of a
+-- pattern has one. own says for each name by 1 whether the process that asks listens to it: what it alone would hear is
+-- not published, as it has the answer.
+local function wake(names, kind, origin, own)
+  local receivers = 0
+  for first = 1, #names, CHUNK do
+    local words = {'PUBSUB', 'NUMSUB', prefix .. 'patterns'}
+    for at = first, math.min(first + CHUNK - 1, #names) do words[#words + 1] = prefix .. 'wake:' .. names[at] end
+    local listening = call(unpack(words))
+    local patterns = listening[2] > 0
+    for at = 4, #listening, 2 do
+      local here, index = listening[at], first + at / 2 - 2
+      local is_own = here == 1 and string.byte(own, index) == 49
+      if patterns or (here > 0 and not is_own) then
+        receivers = receivers + publish_to(patterns, here > 0 and not is_own, names[index], kind, origin)
+      end
+      if is_own then receivers = receivers + 1 end
+    end
+  end
+  return receivers
+end
