@@ -24,18 +24,11 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from ..limits import OUTGOING_CONNECTIONS_KEPT, OUTGOING_KEPT_SECONDS
 from ..outgoing.http import WholeBody
-
-# Bounds, each with its reason; seconds.
 
 CONNECT_SECONDS = 10.0
 """The longest time in which a server accepts a connection."""
-
-CONNECTIONS_KEPT = 20
-"""Idle connections that are kept for the next request."""
-
-KEPT_SECONDS = 30.0
-"""An idle connection is kept this long: shorter than servers and proxies keep theirs."""
 
 
 class Treq(Protocol):
@@ -55,8 +48,8 @@ class Network:
     def __init__(self, clock: Any, endpoints: IAgentEndpointFactory | None = None) -> None:
         self.clock = IReactorTime(clock)
         self._pool = HTTPConnectionPool(clock)
-        self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
-        self._pool.cachedConnectionTimeout = KEPT_SECONDS  # type: ignore[assignment]  # any number will do
+        self._pool.maxPersistentPerHost = OUTGOING_CONNECTIONS_KEPT
+        self._pool.cachedConnectionTimeout = OUTGOING_KEPT_SECONDS  # type: ignore[assignment]  # any number will do
         if endpoints is None:
             agent = Agent(clock, connectTimeout=CONNECT_SECONDS, pool=self._pool)
         else:

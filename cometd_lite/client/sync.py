@@ -22,11 +22,10 @@ from twisted.internet.defer import Deferred
 from ..core.arguments import Recipients
 from ..core.message import Cursor, LeasedMessage, Message
 from ..deferreds import Reply
-from ..limits import POLL_MESSAGES
+from ..limits import OUTGOING_CONNECTIONS_KEPT, POLL_MESSAGES
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
 from .following import Following, OnGap, OnRetry
-from .network import CONNECTIONS_KEPT
 from .remote import Token, server_url
 from .working import OnGone, Working
 
@@ -215,7 +214,7 @@ class SyncClient:
 
     def _give_back(self, blocking: _BlockingClient) -> None:
         self._used.discard(blocking)
-        if blocking.process != os.getpid() or len(self._idle) >= CONNECTIONS_KEPT:
+        if blocking.process != os.getpid() or len(self._idle) >= OUTGOING_CONNECTIONS_KEPT:
             blocking.loop.close()
         else:
             self._idle.append(blocking)

@@ -130,7 +130,6 @@ class SQLiteStore:
     # -- the start and the end
 
     def open(self, now: float) -> None:
-        """See ``Store.open``."""
         self._offset = self._wall() - now  # before the file is opened, which takes its time
         journal = Journal(self._path, self._sync, new_epoch())
         kept = journal.open()
@@ -161,7 +160,6 @@ class SQLiteStore:
         return closed
 
     def flush(self) -> MaybeDeferred[None]:
-        """See ``Store.flush``."""
         if self._journal is None:
             raise StoreDown("The store is closed.")
         if not self._writing and not self._has_work():
@@ -174,7 +172,6 @@ class SQLiteStore:
     # -- what is pushed
 
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
-        """See ``Store.append``."""
         self._check_up(now)
         pending = self._kept.accept(push, now, created_at)
         self._offset = pending.offset
@@ -270,15 +267,12 @@ class SQLiteStore:
     # -- what is remembered for others
 
     def remember(self, kind: str, id: str, value: Callable[[], bytes], expires_at: float) -> None:  # noqa: A002
-        """See ``Store.remember``."""
         self._records[kind, id] = (value, expires_at)
 
     def forget(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``Store.forget``."""
         self._records[kind, id] = None
 
     def recall(self, kind: str) -> Sequence[Record]:
-        """See ``Store.recall``."""
         return self._recalled.pop(kind, ())
 
     # -- how it is written

@@ -373,18 +373,15 @@ class TrackedMailboxes(MemoryStore):
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
     ) -> MaybeDeferred[Batch]:
-        """See ``Store.read``."""
         if acks:
             for name in recipients:
                 self._note_reader(name, after)
         return super().read(recipients, after, limit, now, acks)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Batch:
-        """See ``Store.take``."""
         return self._note_taken(super().take(recipients, limit, now), recipients)
 
     def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Batch:
-        """See ``Store.lease``."""
         return self._note_taken(super().lease(recipients, limit, seconds, now), recipients)
 
     def _note_taken(self, batch: Batch, recipients: tuple[str, ...]) -> Batch:
@@ -396,19 +393,16 @@ class TrackedMailboxes(MemoryStore):
     def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Sequence[bool]:
-        """See ``Store.settle_leases``."""
         settled = super().settle_leases(recipient, leases, settlement, seconds, now)
         if any(settled):
             self._note(recipient)
         return settled
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """See ``Store.give_back``."""
         super().give_back(messages)
         self.changed.update(dict.fromkeys([message.recipient for message in messages]))
 
     def retract(self, messages: Sequence[Message]) -> None:
-        """See ``Store.retract``."""
         super().retract(messages)
         for name in {message.recipient for message in messages}:
             mailbox = self._mailboxes.get(name)

@@ -35,11 +35,9 @@ class ThreadWorker:
         self._thread: Thread | None = None
 
     def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
-        """See ``Worker.soon``."""
         self._reactor().callLater(seconds, call)
 
     def run(self, work: Work, done: Done) -> None:
-        """See ``Worker.run``."""
         if self._thread is None:
             # A daemon: what must be written is waited for by ``SQLiteStore.close``, not at the exit.
             self._thread = Thread(target=self._work, name="cometd-lite-store", daemon=True)
@@ -47,7 +45,6 @@ class ThreadWorker:
         self._works.put((work, done))
 
     def stop(self) -> None:
-        """See ``Worker.stop``."""
         self._works.put(None)
 
     def _work(self) -> None:
