@@ -240,7 +240,7 @@ class _Counted(Collector):
 def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
     yield _counter(
         "application_answers",
-        "Questions to the application, by what came of them; failed: no answer that says anything.",
+        "Questions to the application, by outcome; failed: no answer that decides.",
         {(name,): getattr(counts, name) for name in ("allowed", "refused", "failed", "remembered")},
         "outcome",
     )
@@ -252,7 +252,7 @@ def _answers(counts: ApplicationCounts) -> Iterator[Metric]:
 def _events(counts: WebhookCounts) -> Iterator[Metric]:
     yield _counter(
         "webhook_events",
-        "Events for the application, by what became of them.",
+        "Events for the application, by outcome.",
         {(name,): getattr(counts, name) for name in ("sent", "refused", "expired", "dropped")},
         "outcome",
     )
@@ -271,7 +271,7 @@ def _events(counts: WebhookCounts) -> Iterator[Metric]:
 def _requests(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
     yield _counter(
         "requests",
-        "Requests that are over, by route and status; 499: the client disconnected before its answer.",
+        "Requests that have ended, by route and status; 499: the client disconnected before its answer.",
         {
             (label, str(status)): count
             for label, tally in tallies.items()

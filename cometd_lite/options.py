@@ -275,12 +275,12 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         pattern, _, settings = text.rpartition(" ")
         if not pattern.strip() or "=" not in settings:
             raise UsageError(
-                f"--namespace {text}: it takes a pattern and what holds for it, "
+                f"--namespace {text}: it takes a pattern and its settings, "
                 "as in 'chat/**' capacity=50,ttl=1h."
             )
         pattern = pattern.strip()
         if pattern in self["namespace"]:
-            raise UsageError(f"--namespace {pattern} is given twice; join what holds for it by commas.")
+            raise UsageError(f"--namespace {pattern} is given twice; join its settings by commas.")
         try:
             check_pattern(pattern)
             self["namespace"][pattern] = namespace(settings)

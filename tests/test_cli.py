@@ -171,7 +171,7 @@ def test_an_option_keeps_no_value_that_comes_after_two_hyphens(
 ) -> None:
     with pytest.raises(SystemExit):
         parse("push", ["bob", "--event", "--", "hi"])
-    assert "--event comes before the --, and its value with it." in capsys.readouterr().err
+    assert "--event and its value come before the --." in capsys.readouterr().err
 
 
 def test_json_is_pushed_as_json_and_what_is_none_is_refused(
@@ -1163,8 +1163,8 @@ def test_a_time_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         (["poll"], "NAME is missing. cometd-lite poll --help says what it takes."),
         (["push"], "NAME is missing."),
         (["push", ""], "a NAME is empty; it has 1 to 256 bytes of UTF-8, as in bob or chat/lobby."),
-        (["poll", "bob", "\udcff"], r"b'\xff' is no UTF-8, as names and options are."),
-        (["push", "bob", "hi", "--event", "\udcff"], r"b'\xff' is no UTF-8, as names and options are."),
+        (["poll", "bob", "\udcff"], r"b'\xff' is not UTF-8; names and options are."),
+        (["push", "bob", "hi", "--event", "\udcff"], r"b'\xff' is not UTF-8; names and options are."),
         (
             ["push", "bob", "hi", "--overflow", "drop"],
             "--overflow: there is no drop; there are reject",

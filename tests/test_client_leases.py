@@ -235,7 +235,7 @@ def test_a_worker_that_is_ended_leaves_its_lease_to_time(server: MemoryServer) -
 def test_two_may_not_wait_for_one_workers_next_message(server: MemoryServer) -> None:
     worker = Worker(server)
     worker.next()
-    with pytest.raises(RuntimeError, match="waited for already"):
+    with pytest.raises(RuntimeError, match="awaited already"):
         anext(worker.working)
     worker.working.end()
     assert isinstance(worker.working, Working)

@@ -56,4 +56,4 @@ def test_every_kind_of_error_has_a_type_of_its_own() -> None:
 
 
 def test_a_wrong_method_is_told_the_right_ones() -> None:
-    assert MethodNotAllowed("This path knows GET.", ("GET", "OPTIONS")).allowed == ("GET", "OPTIONS")
+    assert MethodNotAllowed("This path takes GET.", ("GET", "OPTIONS")).allowed == ("GET", "OPTIONS")

@@ -157,9 +157,9 @@ def test_namespaces_are_given_as_a_pattern_and_settings() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("a/**",), "a/**: it takes a pattern and what holds for it, as in 'chat/**' capacity=50,ttl=1h."),
-        (("ttl=1h",), "ttl=1h: it takes a pattern and what holds for it, as in 'chat/**' capacity="),
-        (("chat/**", "--reuse-port"), "chat/**: it takes a pattern and what holds for it"),
+        (("a/**",), "a/**: it takes a pattern and its settings, as in 'chat/**' capacity=50,ttl=1h."),
+        (("ttl=1h",), "ttl=1h: it takes a pattern and its settings, as in 'chat/**' capacity="),
+        (("chat/**", "--reuse-port"), "chat/**: it takes a pattern and its settings"),
         (("a/**", "size=5"), "a/** size=5: there is no setting 'size'; there are capacity, capacity-bytes,"),
         (("a/**", "ttl=0"), "a/** ttl=0: ttl takes a time above 0, in seconds or as in 90s, 15m, 12h or 7d."),
         (("a/**", "overflow=x"), "a/** overflow=x: overflow takes reject or drop-oldest."),
@@ -170,7 +170,7 @@ def test_namespaces_are_given_as_a_pattern_and_settings() -> None:
         (("$x", "ttl=1"), "$x ttl=1: '$x' is no recipient or pattern: "),
         (
             ("a", "ttl=1", "--namespace", "a", "capacity=1"),
-            "a is given twice; join what holds for it by commas.",
+            "a is given twice; join its settings by commas.",
         ),
     ],
 )

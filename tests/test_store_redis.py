@@ -346,8 +346,8 @@ def test_a_redis_that_follows_another_one_is_waited_for_until_it_is_the_master(k
         cluster.find_again()
     assert opened.parked
     (line,) = told(logged)
-    assert "is not reached yet" in line
-    assert "follows another one" in line
+    assert "is not connected yet" in line
+    assert "is a replica" in line
     kept.ask("REPLICAOF", "NO", "ONE")
     cluster.find_again()
     assert opened.value is None

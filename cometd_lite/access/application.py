@@ -290,7 +290,7 @@ class Authorizer:
         return allowed
 
     def _failed(self, failure: Failure) -> CometError:
-        """Say once a minute why the application has no say, and let nothing in."""
+        """Say once a minute why the application did not decide, and refuse the requests."""
         self.counts.failed += 1
         if self._is_stopping:
             return ApplicationDown(_CLOSED)
@@ -300,7 +300,7 @@ class Authorizer:
         elif self._quiet_until is None or now >= self._quiet_until:
             self._quiet_until = now + FAILURES_LOGGED_SECONDS
             self.log.error(
-                "The application at {url} has no say, and lets nothing in: {why}",
+                "The application at {url} did not decide, so requests are refused: {why}",
                 url=self._url,
                 why=str(failure.value),
             )
@@ -411,7 +411,7 @@ class Permission:
     def watch(self, parked: Deferred[Any], end: Callable[[CometError], object]) -> Watch | None:
         """Ask again whenever the answer's time is over, until ``parked`` fires; None where it holds for good.
 
-        Where the application refuses then, or has no say, ``end`` is called with the error.
+        Where the application refuses then, or does not decide, ``end`` is called with the error.
         """
         if self.allowance.expires_at is None:
             return None

@@ -151,7 +151,7 @@ def _usable_keys(content: bytes, file: Path) -> list[PyJWK]:
     if not keys:
         raise ValueError("; ".join(reasons))
     for reason in reasons:
-        log.warn("A key in {file} is passed over: {reason}.", file=str(file), reason=reason)
+        log.warn("A key in {file} is not used: {reason}.", file=str(file), reason=reason)
     return keys
 
 

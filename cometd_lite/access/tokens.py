@@ -162,7 +162,7 @@ class Tokens:
                 except jwt.InvalidSignatureError:
                     continue
                 except jwt.PyJWTError as error:
-                    raise Unauthorized(f"The token does not hold: {error}.") from None
+                    raise Unauthorized(f"The token is not valid: {error}.") from None
                 return self._granted(claims, _material(key))
         raise Unauthorized("The token is not signed by a key of this server.")
 

@@ -252,7 +252,7 @@ class Delivery:
             raise
         except Exception:  # noqa: BLE001  whatever a program's handler raises, its caller is answered
             self.log.failure("The service {channel} failed", channel=call.channel)
-            raise InternalError("The service failed, and the server has noted why.") from None
+            raise InternalError("The service failed; the server's log says why.") from None
         if iscoroutine(answer):
             answer = Deferred.fromCoroutine(answer)
         if not is_pending(answer):
@@ -273,4 +273,4 @@ class Delivery:
         if isinstance(failure.value, CometError):
             return failure
         self.log.failure("A store failed", failure)
-        return Failure(InternalError("The server failed at this message, and has noted why."))
+        return Failure(InternalError("The server failed to handle this message; its log says why."))

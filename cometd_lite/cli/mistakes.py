@@ -58,7 +58,7 @@ def check_text(parser: CommandParser, arguments: argparse.Namespace) -> None:
             continue
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and _is_no_text(word):
-                parser.error(f"{os.fsencode(word)!r} is no UTF-8, as names and options are.")
+                parser.error(f"{os.fsencode(word)!r} is not UTF-8; names and options are.")
             if word == "" and option in {"name", "names", "rcpt"}:
                 parser.error("a NAME is empty; it has 1 to 256 bytes of UTF-8, as in bob or chat/lobby.")
 

@@ -87,7 +87,7 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
         given = value if isinstance(value, list) else [value]
         marked = [word for word in given if isinstance(word, str) and word.startswith(_MARK)]
         if marked and option not in _POSITIONAL:
-            parser.error(f"--{option} comes before the --, and its value with it.")
+            parser.error(f"--{option} and its value come before the --.")
         if marked:
             words = [word.removeprefix(_MARK) for word in given]
             setattr(arguments, option, words if isinstance(value, list) else words[0])

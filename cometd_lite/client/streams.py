@@ -136,7 +136,7 @@ class _Lines(TwistedProtocol):
                 if line.strip() and (decoded := codec.stream_line(line)) is not None:
                     self._arrived.append(decoded)
         except ValueError:
-            self._end(NotComet(f"What {self._url} streams is not what a cometd-lite does."))
+            self._end(NotComet(f"The stream from {self._url} is not one of a cometd-lite."))
         if len(self._rest) > ANSWER_BYTES:
             self._end(NotComet(f"{self._url} streamed a line of more than {ANSWER_BYTES} bytes."))
         if self._error is None:

@@ -98,7 +98,7 @@ class Working(AsyncIterator[LeasedMessage]):
         change. Raises ``RuntimeError`` while an earlier call has not returned.
         """
         if self._call is not None and not self._call.reply.called:
-            raise RuntimeError("The next message of this worker is waited for already.")
+            raise RuntimeError("The next message of this worker is awaited already.")
         return CancellableCall(self._next).reply
 
     @replying

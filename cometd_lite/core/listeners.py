@@ -341,4 +341,4 @@ class Listeners:
 
 
 def _gone() -> ListenerGone:
-    return ListenerGone("There is no such listener (any more); register again by POST /register.")
+    return ListenerGone("This listener is not known, or has ended; register again by POST /register.")

@@ -110,7 +110,7 @@ class Registry:
         if len(reader.keys) > 1:
             size = self._places_size + _places_size(reader)
             if size > self.most * PLACES_BYTES:
-                raise ServerFull("The names that readers wait for take as much memory as they may.")
+                raise ServerFull("The names of waiting readers take as much memory as they may.")
             self._places_size = size
         self._park(reader, wait)
         return reader

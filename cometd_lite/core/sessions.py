@@ -125,7 +125,7 @@ class Sessions(Generic[S]):
 
     def _check_memory(self, size: int) -> None:
         if self.memory + size > self.most * SESSION_BYTES:
-            raise ServerFull("The names that readers are registered for take as much memory as they may.")
+            raise ServerFull("The names of registered readers take as much memory as they may.")
 
     def get(self, id: str, now: float) -> S | None:  # noqa: A002
         """Return the session with this id, None where there is none (any more)."""

@@ -47,4 +47,4 @@ def ack(exchange: Exchange, name: str, allowed: frozenset[str]) -> AckAsked:
 def check_no_lease(query: Query) -> None:
     """Raise ``BadParameter`` where a stream or socket asks for leases."""
     if "lease" in query:
-        raise BadParameter("A stream or socket reads by cursor, and has no leases; poll with lease.")
+        raise BadParameter("A stream or socket has no leases; poll with lease.")

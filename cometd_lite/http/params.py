@@ -185,9 +185,9 @@ def poll_asked(
         if name is not None or "rcpt" in query:
             raise BadParameter("A listener has its recipients; name it alone.")
         if lease is not None:
-            raise BadParameter("A listener reads by its place, and has no leases; lease from recipients.")
+            raise BadParameter("A listener has no leases; lease from recipients.")
         if not acks:
-            raise BadParameter("A listener acknowledges what it was answered; ack=no is for polls by cursor.")
+            raise BadParameter("A listener's poll acknowledges the last one; ack=no is for polls by cursor.")
     conditional = given.if_none_match is not None and "after" not in query
     asked = PollAsked(
         recipients_of(name, query) if listener is None else (),
@@ -397,7 +397,7 @@ def _check_take(query: Query, asked: PollAsked, allowed: frozenset[str]) -> None
             "as in ?after=oldest."
         )
     if not asked.acks:
-        raise BadParameter("A take counts as read; ack=no needs a cursor, as in ?after=oldest.")
+        raise BadParameter("A take acknowledges its messages; ack=no needs a cursor, as in ?after=oldest.")
     if any(map(is_pattern, asked.recipients)):
         raise BadRecipient(
             "A pattern is read with a cursor, as in ?after=oldest; a take or lease needs names."

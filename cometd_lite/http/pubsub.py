@@ -201,7 +201,7 @@ class PubSubSocket(Generic[G]):
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A push over a WebSocket failed", failure)
-            error = InternalError("The server failed at this push, and has noted why.")
+            error = InternalError("The server failed to handle this push; its log says why.")
         self._refuse(ref, error)
 
     def _refuse(self, ref: bytes, error: CometError) -> None:

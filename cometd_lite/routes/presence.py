@@ -32,7 +32,7 @@ async def leave(routes: Served, exchange: Exchange, name: str) -> Response:
     grant = await value_of(routes.policy.require(exchange, "poll", (name,)))
     reader = routes.policy.reader_name(grant, own)
     if reader is None:
-        raise BadParameter("It is not said who leaves: name the reader, as in ?as=alice.")
+        raise BadParameter("The reader that leaves is not named; name it, as in ?as=alice.")
     tracker.leave(name, reader)
     return Response(204, responses.COMMON)
 
@@ -42,5 +42,5 @@ def _kept(routes: Served, name: str) -> PresenceTracker:
     if routes.presence is None:
         raise NotFound("Presence is turned off; the server is to be started with --presence.")
     if not routes.presence.is_kept(name):
-        raise NotFound(f"Presence is not kept of {name!r}.")
+        raise NotFound(f"Presence is not kept for {name!r}.")
     return routes.presence

@@ -262,7 +262,7 @@ class Served:
     ) -> None:
         """Answer a request whose method is not among the ``methods`` of its path; ``route`` serves one."""
         allowed = _with_options(methods)
-        error = MethodNotAllowed(f"This path knows {', '.join(allowed)}.", allowed)
+        error = MethodNotAllowed(f"This path takes {', '.join(allowed)}.", allowed)
         self._answer(exchange, error, refusal if route is None else route.refusal)
 
     def too_large(self, exchange: Exchange, route: Endpoint) -> None:
@@ -279,7 +279,7 @@ class Served:
         error = failure.value
         if not isinstance(error, CometError):
             self.log.failure("A request failed", failure)
-            error = InternalError("The server failed at this request; its log says why.")
+            error = InternalError("The server failed to handle this request; its log says why.")
         self.respond(self.problem(error, refusal or refusal_at(path)), exchange)
 
     def _answer(

@@ -178,7 +178,7 @@ class Shared:
             connection.overdue()
         if self._unsent.aborted:
             self.log.warn(
-                "Aborted {aborted} connections that left the most unread: {bound} bytes were unsent in all.",
+                "Aborted {aborted} connections with the most unsent bytes: {bound} bytes were unsent in all.",
                 aborted=self._unsent.aborted,
                 bound=self._unsent.bound,
             )

@@ -140,7 +140,7 @@ def webhooks(walk: Walk) -> None:
     walk.serve(f"exec {walk.next(SHELL).strip()} --listen {LISTEN}")
     walk.shell('"messages":[]', '"delivered":0')
     application.says("alice join chat/lobby")
-    application.says("tell bob of the message ")
+    application.says("remind bob of the message ")
 
 
 @under("docs/howto/webhooks.md", "What is posted")

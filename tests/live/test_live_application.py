@@ -73,7 +73,7 @@ def test_an_application_that_is_down_lets_nothing_in_and_is_asked_again(run: Run
     assert (answer.status, answer.json["type"]) == (503, "urn:cometd-lite:problem:application-down")
     assert "retry-after" in answer.headers
     log = program.log.read_text()
-    assert f"The application at http://127.0.0.1:{port}/may has no say" in log
+    assert f"The application at http://127.0.0.1:{port}/may did not decide" in log
     assert "The connection was refused" in log.replace("the connection", "The connection")
     assert "secret" not in log
 

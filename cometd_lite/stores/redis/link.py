@@ -52,7 +52,7 @@ _LAYOUT = (
     "what lies below the prefix {prefix} has layout {theirs}, and this version of cometd-lite has layout "
     "{ours} (docs/redis.md says how to move)"
 )
-_NOT_YET = "The store {address} is not reached yet ({error}); it is tried until it is there."
+_NOT_YET = "The store {address} is not connected yet ({error}); it is tried again until it is."
 
 
 class WritesRefused(StoreDown):
@@ -230,7 +230,7 @@ class RedisLink:
             words += ["AUTH", address.username or "default", address.password]
         hello = await connection.ask(*words)
         if hello.get(b"role") != b"master":
-            raise StoreDown(f"The Redis at {address} follows another one.")
+            raise StoreDown(f"The Redis at {address} is a replica, and not the master.")
         if address.database:
             await connection.ask("SELECT", address.database)
         if _version(hello[b"version"]) < _OLDEST:
@@ -283,7 +283,7 @@ class RedisLink:
         self._learn(reply)
 
     def _entered(self) -> None:
-        self.log.info("The store {address} is there.", address=self.address)
+        self.log.info("The store {address} is connected.", address=self.address)
         self._unusable_said = ""
         opened, self._opened = self._opened, None
         if opened is not None:

@@ -73,7 +73,7 @@ class Calls:
         elif kind == b"lost":
             self._lose(said)
         elif kind == b"failed":
-            self._fail(int(said), InternalError("The server failed at this request, and has noted why."))
+            self._fail(int(said), InternalError("The server failed at this request; its log says why."))
 
     def process_ended(self, process: str) -> None:
         """Let go of what a process was asked that is no more, and of what it has not confirmed."""
