@@ -27,8 +27,7 @@ from ..errors import CometError
 from ..http.responses import members_of
 from ..jsontext import dumps
 from . import status
-from .child import CHILD
-from .executing import CommandFailed, Interrupted, execute, work
+from .executing import CHILD, CommandFailed, Interrupted, execute, work
 from .parser import PATIENCE_SECONDS
 from .pushing import CommandCall, push
 from .terminal import Input, OutputMonitor, RetryNotes, Terminal, escaped

@@ -151,17 +151,29 @@ def _colours() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-@implementer(IReadDescriptor)
-class Input:
-    """A descriptor that is read on request. It stays blocking, because other processes may share it.
-
-    ``name`` is its name in errors.
-    """
+class Descriptor:
+    """A descriptor of this process, in the reactor. ``name`` is its name in errors and in Twisted's log."""
 
     def __init__(self, reactor: Any, descriptor: int, name: str) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._name = name
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
+        """Return the name for Twisted's log."""
+        return self._name
+
+
+@implementer(IReadDescriptor)
+class Input(Descriptor):
+    """A descriptor that is read on request. It stays blocking, because other processes may share it."""
+
+    def __init__(self, reactor: Any, descriptor: int, name: str) -> None:
+        super().__init__(reactor, descriptor, name)
         self._waiting: Deferred[bytes] | None = None
 
     def chunk(self) -> Deferred[bytes]:
@@ -169,10 +181,6 @@ class Input:
         self._waiting = Deferred(lambda _: self._reactor.removeReader(self))
         self._reactor.addReader(self)
         return self._waiting
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._descriptor
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Read what has arrived."""
@@ -190,10 +198,6 @@ class Input:
         """Deliver the end of a pipe whose other end was closed."""
         self._deliver(b"")
 
-    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
-        """Return the name for Twisted's log."""
-        return "input"
-
     def _deliver(self, data: bytes | Failure) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.called:
@@ -201,22 +205,18 @@ class Input:
 
 
 @implementer(IReadDescriptor)
-class OutputMonitor:
+class OutputMonitor(Descriptor):
     """Calls ``on_closed`` when the reader of a pipe closes it, even while there is nothing to write.
 
     Without it ``cometd-lite follow builds | grep -m1 done`` would end one message too late.
     """
 
     def __init__(self, reactor: Any, descriptor: int, on_closed: Callable[[], object]) -> None:
-        self._descriptor = descriptor
+        super().__init__(reactor, descriptor, "standard output")
         self._on_closed = on_closed
         kind = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(kind):  # a writing end is never readable: an event on it is its end
             reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._descriptor
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Do nothing: nothing is read from an output."""
@@ -224,7 +224,3 @@ class OutputMonitor:
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
         """Call ``on_closed``."""
         self._on_closed()
-
-    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
-        """Return the name for Twisted's log."""
-        return "output"

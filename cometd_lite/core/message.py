@@ -110,7 +110,7 @@ class Cursor(Struct, frozen=True, gc=False):
             if seconds is not None:
                 return cls(SINCE, round(float(seconds) * 1000))
         raise ValueError(
-            f"{text[:100]!r} is not a cursor: that is one that a server gave out, "
+            f"{text[:100]!r} is not a cursor: it is one that a server gave out, "
             "or oldest, now, last:50 or since:600."
         )
 
