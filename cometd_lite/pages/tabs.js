@@ -90,6 +90,8 @@ export class Member {
   #events = [];
   #wake = () => {};
   #left = false;
+  /** Whether the leader knows this member: it says so by `look`, which is what it may have missed until then. */
+  #isKnown = false;
 
   /**
    * @param {Group} group
@@ -104,10 +106,19 @@ export class Member {
 
   /** @param {TabEvent} event */
   give(event) {
+    if (event.kind === "look") this.#isKnown = true;
+    if (event.kind === "message") {
+      // Before it has looked, a message would move its cursor past those that it has missed.
+      if (!this.#isKnown || !this.recipients.some((one) => covers(one, event.message.recipient))) return;
+    }
     if (this.#events.length >= BACKLOG) this.#events = [{ kind: "look" }];
-    if (event.kind === "message" && !this.recipients.some((one) => covers(one, event.message.recipient))) return;
     this.#events.push(event);
     this.#wake();
+  }
+
+  /** Wait for a `look` of the next leader. */
+  forget() {
+    this.#isKnown = false;
   }
 
   /** The events, as they come, until the member leaves. */
@@ -243,6 +254,7 @@ class Group {
 
   /** @param {Member} member */
   async #want(member) {
+    member.forget();
     await this.#ready;
     if (this.#members.has(member.id)) this.#say({ kind: "want", member: member.id, page: this.#page, recipients: member.recipients });
   }

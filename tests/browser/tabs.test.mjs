@@ -125,6 +125,34 @@ for (const end of ["close", "crash", "freeze", "hang"]) {
   });
 }
 
+test("a page that the next leader knows late loses nothing", { timeout: 120_000 }, async (t) => {
+  const server = await Server.start(t);
+  const pages = await tabs(t, server.url, 3, () => ["lobby"]);
+  await server.push("lobby", "0");
+  for (const page of pages) await heard(page, 1);
+  const leader = await leaderOf(pages);
+  const others = pages.filter((page) => page !== leader);
+  for (const page of others) {
+    await page.evaluate(() => {
+      const post = BroadcastChannel.prototype.postMessage;
+      BroadcastChannel.prototype.postMessage = function (data) {
+        setTimeout(() => post.call(this, data), data.kind === "want" ? 700 : 0);
+      };
+    });
+  }
+  // The next leader begins after some messages, too.
+  await leader.context().route(/after=now/, (route) => void setTimeout(() => route.continue(), 300));
+  await leader.close();
+  for (let number = 1; number <= 40; number++) {
+    await server.push("lobby", String(number));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  for (const page of others) {
+    const expected = Array.from({ length: 41 }, (_, number) => String(number));
+    assert.deepEqual(await heard(page, expected.length), expected);
+  }
+});
+
 test("tabs share across a restart of the server, and each is told of its gap", async (t) => {
   const server = await Server.start(t);
   const pages = await tabs(t, server.url, 3, () => ["lobby"], {}, { expected: NOBODY_THERE });
