@@ -91,7 +91,9 @@ class TwistedWebExchange:
     def park(self, deferred: Deferred[Any]) -> None:
         self.notifyFinish().addErrback(lambda _: deferred.cancel())
 
-    def respond(self, response: ResponseLike) -> None:
+    def respond(self, response: ResponseLike | None) -> None:
+        if response is None:
+            return
         self._set_head(response.status, response.head)
         if response.status not in BODYLESS:
             self.request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(response.body)])

@@ -32,7 +32,7 @@ from .tokens import Action, Grant, Tokens
 Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
 """An embedding program's own word on who may do what: called with the request, the action and a recipient."""
 
-_EVERYTHING = Grant()
+EVERYTHING = Grant()
 """What is granted where neither tokens nor quotas are configured."""
 
 _SCHEMES = frozenset({b"bearer"})
@@ -176,9 +176,10 @@ class Policy:
         is asked, if there is one. Raises, or fails with, ``Unauthorized``, ``Forbidden``, ``ApplicationDown``
         or ``ServerFull``.
         """
-        grant = _EVERYTHING
-        if self.tokens is not None or self.application is not None or self.authorize is not None:
-            names = tuple(dict.fromkeys(map(plain, names)))
+        grant = EVERYTHING
+        if self.tokens is None and self.application is None and self.authorize is None:
+            return grant if self.clients is None else self._count_and_judge(grant, exchange, action, names)
+        names = tuple(dict.fromkeys(map(plain, names)))
         if self.tokens is not None:
             try:
                 grant = self.tokens.grant(_token(exchange, schemes))

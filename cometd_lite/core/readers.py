@@ -123,7 +123,13 @@ class Reader(ParkedReader[T]):
             self._woken = [*(self._woken or ()), wake]
             return
         try:
-            found = self.read() if wake.shared is None else self._read_shared(wake.shared)
+            shared = wake.shared
+            if shared is None:
+                found = self.read()
+            elif (known := shared.get(question := self.question())) is not None:
+                found = known  # another reader of the same wake has asked the same
+            else:
+                found = shared[question] = self.read()
             if is_pending(found):
                 wake.pending += 1
                 self.expect(found, wake)
@@ -158,14 +164,6 @@ class Reader(ParkedReader[T]):
         else:
             self.deliver(found)
             self._go_on(None)
-
-    def _read_shared(self, shared: dict[Hashable, MaybeDeferred[Batch]]) -> MaybeDeferred[Batch]:
-        """Read, unless another reader of the same wake has read the same."""
-        question = self.question()
-        found = shared.get(question)
-        if found is None:
-            found = shared[question] = self.read()
-        return found
 
     def _arrived(self, found: Batch, wake: Wake | None) -> Batch:
         self.is_reading = False

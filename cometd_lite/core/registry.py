@@ -99,37 +99,35 @@ class Registry:
         """Return what a reader is refused with where as many are parked as may be."""
         return ServerFull(f"{self.most} readers are waiting already, which is the server's bound.")
 
-    def park(self, reader: ParkedReader[T], wait: float | None) -> ParkedReader[T]:
+    def park(self, reader: ParkedReader[T], wait: float | None, moves: bool = False) -> ParkedReader[T]:
         """Park ``reader`` for up to ``wait`` seconds, None for as long as it likes; return it.
 
         Cancelling it forgets it. Raises ``ServerFull`` where as many are parked as may be, or all together
-        name too much.
+        name too much; a reader that ``moves`` may.
         """
         if self.parked >= self.most:
             raise self.refusal()
-        if len(reader.keys) > 1:
+        keys, places = reader.keys, self._places
+        if len(keys) > 1:
             size = self._places_size + _places_size(reader)
-            if size > self.most * PLACES_BYTES:
+            if size > self.most * PLACES_BYTES and not moves:
                 raise ServerFull("The names of waiting readers take as much memory as they may.")
             self._places_size = size
-        self._park(reader, wait)
-        return reader
-
-    def _park(self, reader: ParkedReader[T], wait: float | None) -> None:
         self.parked += 1
         reader.registry = self
-        for key in reader.keys:
-            place = self._places.get(key)
+        for key in keys:
+            place = places.get(key)
             if place is not None:
                 place[reader] = None
                 continue
-            self._places[key] = {reader: None}
+            places[key] = {reader: None}
             if key[-1] == "*":
                 self._patterns += 1
         if wait is not None:
             self._end_after(reader, wait)
         if self.on_park is not None:
             self.on_park(reader)
+        return reader
 
     def forget(self, reader: ParkedReader[T]) -> None:
         """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
@@ -137,10 +135,10 @@ class Registry:
             return
         reader.registry = None
         self.parked -= 1
-        if len(reader.keys) > 1:
+        keys, places = reader.keys, self._places
+        if len(keys) > 1:
             self._places_size -= _places_size(reader)
-        places = self._places
-        for key in reader.keys:
+        for key in keys:
             place = places.get(key)
             if place is not None:  # else the key was named twice
                 place.pop(reader, None)
@@ -149,8 +147,9 @@ class Registry:
                     if key[-1] == "*":
                         self._patterns -= 1
                     self._seen.set(key, self.clock.seconds())
-        if reader._ends_at is not None:
-            self._forget_end(reader, reader._ends_at)
+        at = reader._ends_at
+        if at is not None:
+            self._forget_end(reader, at)
         if self.on_leave is not None:
             self.on_leave(reader)
 
@@ -162,9 +161,7 @@ class Registry:
         wait = None if reader._ends_at is None else max(0.0, reader._ends_at - self.clock.seconds())
         self.forget(reader)
         reader.keys = keys
-        if len(keys) > 1:
-            self._places_size += _places_size(reader)
-        self._park(reader, wait)
+        self.park(reader, wait, moves=True)
 
     def set_wait(self, reader: ParkedReader[T], wait: float | None) -> None:
         """Let a parked reader wait for another ``wait`` seconds, None for as long as it likes."""
@@ -349,11 +346,11 @@ class Registry:
 
     def _end_after(self, reader: ParkedReader[T], wait: float) -> None:
         """Remember when a reader's wait ends: within ``wait`` seconds, at a time of its own."""
-        latest = self.clock.seconds() + wait
         spread = wait * WAIT_SPREAD
-        at = latest - spread * (1 - self._random.random())
+        earliest = self.clock.seconds() + wait - spread
+        at = earliest + spread * self._random.random()
         tick = at // _TICK * _TICK
-        if tick >= latest - spread:
+        if tick >= earliest:
             at = tick
         reader._ends_at = at
         ends = self._ends.get(at)

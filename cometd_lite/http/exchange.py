@@ -84,8 +84,11 @@ class Exchange(Asker, Protocol):
         It is defined by ``notifyFinish().addErrback(lambda _: deferred.cancel())``.
         """
 
-    def respond(self, response: ResponseLike) -> None:
-        """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before."""
+    def respond(self, response: ResponseLike | None) -> None:
+        """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before.
+
+        None sends nothing: the handler has answered itself.
+        """
 
     def start(self, status: int, head: bytes) -> None:
         """Send the head of a stream; ``write`` and ``finish`` follow."""

@@ -46,7 +46,7 @@ _PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.I
 _VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
-_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
+_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10})-[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
 _ZERO = 0x30
 _OTHERS = (
@@ -228,22 +228,22 @@ class LastPoll:
         self.after = after
         plain = _PLAIN_CURSOR(text)
         # Without one it is asked by a field, or by a word.
-        self._before, self._behind = (b"", b"") if plain is None else plain.groups()
+        self._before: bytes | None = None if plain is None else plain[1]
+        self._behind: bytes = b"" if plain is None else plain[2]
 
     def matches(self, text: bytes, given: Fields) -> bool:
         """Whether a poll asks the same; then ``after`` is its cursor."""
-        if given is not self.given or len(text) > len(self.text) + 4:  # as "&as=x", which is cut off then
+        if given is not self.given:
             return False
         if text == self.text:
             return True
-        before, behind, last = self._before, self._behind, self.after
-        number = text[len(before) : len(text) - len(behind)]
-        if (
-            not before
-            or last is None
-            or not (text.startswith(before) and text.endswith(behind))
-            or not (number.isdigit() and len(number) <= bounds.CURSOR_DIGITS and number[0] != _ZERO)
-        ):
+        behind, last = self._behind, self.after
+        if behind and not text.endswith(behind):
+            return False
+        before, _, number = (text[: -len(behind)] if behind else text).rpartition(b"-")
+        if before != self._before or not number.isdigit() or last is None:
+            return False
+        if len(number) > bounds.CURSOR_DIGITS or number[0] == _ZERO:
             return False
         self.text, self.after = text, Cursor(last.epoch, int(number))
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ..access.policy import check_room, count_parked
+from ..access.policy import EVERYTHING, check_room, count_parked
 from ..access.tokens import Grant
 from ..core.listeners import ListenerSession
 from ..core.message import SINCE, Batch, Cursor
@@ -41,10 +41,10 @@ def _poll(
 ) -> MaybeDeferred[Response]:
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = asked.wait
-    if grant.expires_at is not None:
+    if grant is not EVERYTHING:
         wait = min(wait, routes.policy.time_left(grant))
-    if wait > 0:
-        check_room(grant)
+        if wait > 0:
+            check_room(grant)
     present = responses.of_plain_poll if asked.is_plain else _presenter(routes, exchange, asked)
     if after is not None:
         if after.epoch == SINCE:
@@ -53,7 +53,8 @@ def _poll(
         if name is not None:
             poll.name = name
         answer = routes.hub.park(poll, wait)
-        count_parked(grant, answer)
+        if grant is not EVERYTHING:
+            count_parked(grant, answer)
         return answer
     routes.policy.check_taker(exchange)
     taken: MaybeDeferred[Batch]

@@ -9,6 +9,7 @@ of RFC 9457. Each section of HTTP.md has its handlers in a file of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from http import HTTPStatus
 from inspect import iscoroutine, iscoroutinefunction, signature
 from random import Random
@@ -147,9 +148,9 @@ class Endpoint:
         self._handler = declared.handler
         self._changes = declared.changes
         self._probed = declared.probed
-        # Bound once: a parked request would keep a pair of its own, of 160 bytes.
+        # Bound once: a parked request would keep one of its own, of 80 bytes.
         self.call = self.serve
-        self._respond, self._refuse = routes.respond, self._failed
+        self._refuse = self._failed
 
     def serve(self, exchange: Exchange, name: str | None = None) -> Deferred[None] | None:
         """Serve a request; ``name`` is what its path names, None where the rule has no name.
@@ -162,14 +163,14 @@ class Endpoint:
             routes.policy.admit(exchange, given.host, given.origin, self._changes, self._probed)
             answer = self._handler(routes, exchange, name)
         except CometError as error:
-            routes.respond(routes.problem(error, self.refusal), exchange)
+            routes.respond_to_page(exchange, routes.problem(error, self.refusal))
             return None
+        respond = exchange.respond if given.origin is None else partial(routes.respond_to_page, exchange)
         if not is_pending(answer):
-            routes.respond(answer, exchange)
+            respond(answer)
             return None
         exchange.park(answer)
-        args = (exchange,)
-        sent: Deferred[None] = answer.addCallbacks(self._respond, self._refuse, args, _NO_KEYWORDS, args)
+        sent: Deferred[None] = answer.addCallbacks(respond, self._refuse, (), _NO_KEYWORDS, (exchange,))
         return sent
 
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
@@ -235,13 +236,9 @@ class Served:
         """All routes, for ``server.HTTPFactory``."""
         return list(self.endpoints.values())
 
-    def respond(self, response: Response | None, exchange: Exchange) -> None:
+    def respond_to_page(self, exchange: Exchange, response: Response | None) -> None:
         """Send a response, with what the request's origin needs to read it; nothing where it is None."""
-        if response is None:
-            return
-        if fields(exchange).origin is not None:
-            response = response.with_head(self.policy.cors(exchange))
-        exchange.respond(response)
+        exchange.respond(response and response.with_head(self.policy.cors(exchange)))
 
     def preflight(self, exchange: Exchange, methods: tuple[str, ...]) -> None:
         """Answer OPTIONS; ``methods`` are those of the path, none where the path is unknown."""
@@ -280,7 +277,7 @@ class Served:
         if not isinstance(error, CometError):
             self.log.failure("A request failed", failure)
             error = InternalError("The server failed to handle this request; its log says why.")
-        self.respond(self.problem(error, refusal or refusal_at(path)), exchange)
+        self.respond_to_page(exchange, self.problem(error, refusal or refusal_at(path)))
 
     def _answer(
         self, exchange: Exchange, answer: Response | CometError, refusal: Refusal = responses.problem
@@ -293,7 +290,7 @@ class Served:
                 raise answer
         except CometError as error:
             answer = self.problem(error, refusal)
-        self.respond(answer, exchange)
+        self.respond_to_page(exchange, answer)
 
     # -- problems
 

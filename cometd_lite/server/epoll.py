@@ -103,8 +103,10 @@ class Poller:
     def __init__(self, reactor: Any, total: UnsentTotal) -> None:
         self.reactor = reactor
         self.total = total
-        self.together: list[SocketWire] | None = None
-        """The wires that have written in this turn; None outside of ``doRead``."""
+        self.is_reading = False
+        """Whether ``doRead`` is running."""
+        self._together: list[SocketWire] = []
+        """The wires that have written in this turn."""
         self._epoll = select.epoll()
         self._wires: dict[int, SocketWire] = {}
 
@@ -142,7 +144,7 @@ class Poller:
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Handle the events of all sockets."""
         wires, poll = self._wires, self._epoll.poll
-        self.together = []
+        self.is_reading = True
         try:
             for _ in range(_ROUNDS):
                 events = poll(0, _EVENTS)
@@ -163,19 +165,29 @@ class Poller:
                         wire.abortConnection()
                 self.send_together()
         finally:
+            self.is_reading = False
             self.send_together()
-            self.together = None
+
+    def send_soon(self, wire: SocketWire) -> None:
+        """Send what a wire has kept together with what others keep in this turn."""
+        together = self._together
+        together.append(wire)
+        if len(together) >= _TOGETHER:
+            self.send_together()
+        elif len(together) == 1 and not self.is_reading:
+            self.reactor.callLater(0, self.send_together)
 
     def send_together(self) -> None:
         """Send what the wires have kept."""
-        together = self.together
+        together = self._together
         if together:
-            self.together = []
+            self._together = []
             for wire in together:
                 wire.send_kept()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         """End all connections: the reactor stops."""
+        self.send_together()
         for wire in list(self._wires.values()):
             wire.lose(reason)
 
@@ -298,18 +310,15 @@ class SocketWire(Wire):
         """Send ``data`` with what the other connections send in this turn; see ``Wire``."""
         if self._life != OPEN:
             return
-        together, kept = self._poller.together, self._kept
-        size = len(data) if kept is None else len(kept) + len(data)
-        if together is None or size > _SMALL or self.queue is not None:
-            self.send_kept()
-            Wire.write(self, data)
-        elif kept is not None:
+        kept = self._kept
+        if kept is None and self.queue is None and len(data) <= _SMALL:
+            self._kept = data
+            self._poller.send_soon(self)
+        elif kept is not None and len(kept) + len(data) <= _SMALL:
             self._kept = kept + data
         else:
-            self._kept = data
-            together.append(self)
-            if len(together) >= _TOGETHER:
-                self._poller.send_together()
+            self.send_kept()
+            Wire.write(self, data)
 
     def send_kept(self) -> None:
         """Send what was kept, queue what is not taken, and close the connection if that is due."""
@@ -343,14 +352,14 @@ class SocketWire(Wire):
         sent the request that is now served has been noted.
         """
         return (
-            self._hung_up
-            or self._socket is None
-            or (self._poller.together is None and self.is_disconnected())
+            self._hung_up or self._socket is None or (not self._poller.is_reading and self.is_disconnected())
         )
 
     def is_sending(self) -> bool:
         """Look at the queue and the socket; see ``Wire``."""
-        return self._socket is not None and (self.queue is not None or has_unacknowledged(self._socket))
+        if self._socket is None:
+            return False
+        return self._kept is not None or self.queue is not None or has_unacknowledged(self._socket)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close once all is sent; see ``Wire``."""

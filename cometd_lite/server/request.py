@@ -176,8 +176,13 @@ class Request:
 
     # -- the response
 
-    def respond(self, response: ServedResponse) -> None:
-        """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before."""
+    def respond(self, response: ServedResponse | None) -> None:
+        """Send a whole response. Raises ``RuntimeError`` where the exchange was answered before.
+
+        None sends nothing: the route has answered itself.
+        """
+        if response is None:
+            return
         if self._phase != PENDING:
             self._check_lost()
             return

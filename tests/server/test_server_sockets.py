@@ -166,12 +166,13 @@ def test_a_socket_is_taken_over_from_twisted(line):
     assert verifyObject(ITransport, line.wire)
 
 
-def test_what_comes_is_given_to_the_owner_and_what_is_written_goes_out_at_once(line):
+def test_what_comes_is_given_to_the_owner_and_what_is_written_goes_out_in_the_next_turn(line):
     line.peer.sendall(b"hello")
     line.reactor.turn()
     assert line.owner.received == b"hello"
     line.wire.write(b"good")
     line.wire.writeSequence([b" ", b"day"])
+    line.reactor.turn()
     assert line.peer.recv(100) == b"good day"
     assert unsent(line.wire) == 0
 
@@ -197,6 +198,7 @@ def test_what_the_socket_does_not_take_is_sent_when_it_does(line):
     assert unsent(line.wire) == 0
     assert line.owner.drains == 1
     line.wire.write(b"z")
+    line.reactor.turn()
     assert line.peer.recv(10) == b"z"
 
 
@@ -227,6 +229,7 @@ def test_the_owner_is_not_told_of_a_close_in_the_same_turn(line):
 def test_half_a_close_still_listens(line):
     line.wire.write(b"last")
     line.wire.half_close()
+    line.reactor.turn()
     assert (line.peer.recv(10), line.peer.recv(10)) == (b"last", b"")
     line.peer.sendall(b"still here")
     line.reactor.turn()
@@ -535,6 +538,25 @@ def test_answers_are_sent_in_the_turn_in_which_they_are_written_and_in_order(lin
     line.poller.connectionLost(Failure(ConnectionLost()))
 
 
+def test_what_is_written_when_nothing_has_come_is_sent_together_in_the_next_turn(line):
+    others = crowd(line, 3)
+    for number in range(3):
+        for wire, _ in others:
+            wire.write(b"%d" % number)
+    assert readable(others) == 0
+    assert all(wire.is_sending() for wire, _ in others)
+    assert len(line.reactor.getDelayedCalls()) == 1
+    line.reactor.turn()
+    assert [peer.recv(10) for _, peer in others] == [b"012"] * 3
+    line.poller.connectionLost(Failure(ConnectionLost()))
+
+
+def test_what_is_written_right_before_the_reactor_stops_is_sent(line):
+    line.wire.write(b"good bye")
+    line.poller.connectionLost(Failure(ConnectionLost()))
+    assert (line.peer.recv(10), line.peer.recv(10)) == (b"good bye", b"")
+
+
 def test_the_first_of_many_need_not_wait_for_the_last(line):
     others = crowd(line, 200)
     most = 0
@@ -612,6 +634,7 @@ def test_no_fault_keeps_the_answers_of_others_from_being_sent(line, fault, expec
             line.reactor.turn()
     assert peer.recv(10) == b"x"
     wire.write(b"later")
+    line.reactor.turn()
     assert peer.recv(10) == b"later"
     wire.abortConnection()
     line.reactor.turn()
