@@ -65,6 +65,8 @@ class Costs:
     empty_poll: Both
     """A poll that ends without a message, and the next one."""
     connect: Both
+    look: Both
+    """A reader that looks again, because Redis was away."""
     client: Both
     """Bytes of a client that waits, with the kernel's for its connection."""
     mailbox: Both
@@ -90,6 +92,7 @@ class Costs:
             poll=Both(seconds["fanout"].own),
             empty_poll=seconds["poll"],
             connect=seconds["connect"],
+            look=seconds["look"],
             client=found["parked_bytes"].plus(found.get("kernel_bytes", Both(0))),  # only root may read it
             mailbox=found["mailbox_bytes"],
             message=found["message_bytes"],
@@ -268,8 +271,8 @@ class Plan(NamedTuple):
 
     @property
     def redis_restarts(self) -> float:
-        """Seconds until all readers have looked again, each of which takes what an empty poll takes."""
-        return self.storm(self.workload.clients, self.processes, self.costs.empty_poll)
+        """Seconds until all readers have looked again."""
+        return self.storm(self.workload.clients, self.processes, self.costs.look)
 
     @property
     def all_connect(self) -> float:
@@ -296,7 +299,7 @@ def least(holds: Callable[[int], bool]) -> int:
 
 def process_limits(costs: Costs, workload: Workload, machine: Machines, room: float) -> dict[str, int]:
     """Return how many processes each limit asks for, where each may take so many bytes."""
-    coming = workload.clients * costs.connect.own / machine.back_within
+    coming = workload.clients * max(costs.connect.own, costs.look.own) / machine.back_within
     return {
         "CPU": least(lambda number: in_a_second(costs, workload, number).own <= machine.busy * number),
         "memory": ceil(kept(costs, workload).own / max(1.0, room - costs.process.own)),
@@ -320,10 +323,11 @@ def plan(
     limits = process_limits(shared, workload, machine, machine.memory / machine.cores)
     processes = max(limits.values())
     used = in_a_second(shared, workload, processes).redis
+    coming = workload.clients * max(shared.connect.redis, shared.look.redis)
     redis_limits = {
         "CPU": ceil(used / machine.busy),
         "memory": ceil(kept(shared, workload).redis / machine.redis_memory),
-        "reconnecting": ceil(used + workload.clients * shared.empty_poll.redis / machine.back_within),
+        "reconnecting": ceil(used + coming / machine.back_within),
     }
     return Plan(
         workload, machine, shared, processes, max(redis, *redis_limits.values()), limits, redis_limits

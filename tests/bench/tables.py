@@ -32,6 +32,7 @@ import compare  # noqa: E402  they lie beside this file
 import scale  # noqa: E402
 from scale import Both, Costs, Machines, Workload  # noqa: E402
 
+PARTS = ("compare", "two_processes", "shards")
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md")
 PERFORMANCE = {
     "mailbox": "mailbox, µs",
@@ -71,18 +72,35 @@ COMMAND = "--clients 10_000_000 --pushes-per-second 5000 --fan-out 200"
 # -- measuring
 
 
-def measure(rounds: int, seconds: float) -> dict[str, Any]:
-    """Measure all of it, and return what ``measured.json`` holds."""
+def measured_anew(rounds: int, seconds: float, parts: Sequence[str]) -> dict[str, Any]:
+    """Measure the parts, and return what ``measured.json`` is to hold."""
+    found = json.loads(scale.MEASURED.read_text()) if scale.MEASURED.exists() else {}
+    if "compare" in parts:
+        found |= compared(rounds, seconds)
+    for script in parts:
+        if script != "compare":
+            with tempfile.TemporaryDirectory() as directory:
+                said = Path(directory) / "said.json"
+                words = [HERE / f"{script}.py", "--rounds", str(rounds), "--json", said]
+                subprocess.run([sys.executable, *words], check=True)
+                document = json.loads(said.read_text())
+            found |= document if script == "two_processes" else {script: document}
+    return found
+
+
+def compared(rounds: int, seconds: float) -> dict[str, Any]:
+    """Measure our costs beside our peers'."""
     peers = [peer for peer in compare.PEERS if peer.name in PEERS and peer.needs() is None]
     runs = [compare.RUNS[name] for name in (*PERFORMANCE, *[run for pair in GROWTH.values() for run in pair])]
     others, began = compare.others_cpu(), time.monotonic()
     measured = compare.compare(peers, runs, rounds, seconds, quiet=False)
     busy = (compare.others_cpu() - others) / (time.monotonic() - began)
-    found: dict[str, Any] = {
+    return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": compare.machine(),
         "versions": {peer.name: peer.version() for peer in peers},
         "rounds": rounds,
+        "others": round(max(0.0, busy), 2),
         "performance": {
             peer.name: {
                 run.name: value for run in runs if (value := measured.median(peer.name, run.name)) is not None
@@ -91,15 +109,6 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         },
         "failures": {f"{peer}/{run}": why for (peer, run), why in measured.failures.items()},
     }
-    for script in ("two_processes.py", "shards.py"):
-        with tempfile.TemporaryDirectory() as directory:
-            said = Path(directory) / "said.json"
-            subprocess.run(
-                [sys.executable, HERE / script, "--rounds", str(rounds), "--json", said], check=True
-            )
-            document = json.loads(said.read_text())
-        found |= document if "costs" in document else {"shards": document}
-    return found | {"others": round(max(0.0, busy), 2)}
 
 
 # -- the tables
@@ -160,13 +169,16 @@ def cluster(measured: Mapping[str, Any]) -> str:
 
 WHAT_COSTS = {
     "mailbox": "a message to one poll that waits, and the next poll",
-    "nchan": "the same of nchan",
+    "mailbox_two": "the same where readers and pushers are at any of two processes",
+    "nchan": "the first of nchan",
+    "nchan_two": "the second of nchan",
     "fanout": "a delivery of 1,000 to polls, and the next poll",
     "stream": "a delivery of 1,000 to streams",
     "wake_here": "what a push costs more where a stream reads at its process",
     "wake_there": "what it costs more where one reads at another process",
     "poll": "a poll that ends with nothing, and the next",
     "connect": "a client that connects and polls",
+    "look": "a reader that looks again, because Redis was away",
 }
 WHAT_TAKES = {
     "process_bytes": "a process without clients",
@@ -233,7 +245,8 @@ def _reach(costs: Costs, processes: int, redis: int) -> list[str]:
         ),
         "`--max-parked`": float(processes * machine.max_parked),
     }
-    back = most(Both(costs.connect.own, costs.empty_poll.redis), Both(60.0 * processes, 60.0 * redis))
+    coming = Both(max(costs.connect.own, costs.look.own), max(costs.connect.redis, costs.look.redis))
+    back = most(coming, Both(60.0 * processes, 60.0 * redis))
     polls = most(costs.empty_poll.times(1 / 120)) | waiting
     one = scale.in_a_second(costs, Workload(1, 1, 1), processes)
     rooms = [
@@ -322,12 +335,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--measure", action="store_true", help="measure all anew first")
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        choices=PARTS,
+        metavar="PART",
+        help=f"measure first: {', '.join(PARTS)}; or all",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each measurement; %(default)s")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each of compare.py; %(default)s")
     asked = parser.parse_args()
-    if asked.measure:
-        found = measure(asked.rounds, asked.seconds)
+    if asked.measure is not None:
+        found = measured_anew(asked.rounds, asked.seconds, asked.measure or PARTS)
         scale.MEASURED.write_text(json.dumps(found, indent=1) + "\n")
     measured = json.loads(scale.MEASURED.read_text())
     for page in PAGES:

@@ -44,6 +44,8 @@ MAILBOXES = 100
 BODY = b"x" * 100
 PARK_SECONDS = 0.01
 PARKED = 5_000
+QUIET_SECONDS = 0.005
+"""Of CPU in 0.3 s: more than a server takes that has nothing to do."""
 DELIVERIES = {"mailbox": 5_000, "fanout": 20, "stream": 50}
 """Messages that are pushed in each of these scenarios; one of the latter two has a thousand deliveries."""
 NGINX = """
@@ -378,8 +380,21 @@ class Costs:
         if kernel is not None:
             # The client's end is on this machine too, and takes as much.
             self.say("its connection", "kernel_bytes", ((kernel_memory() or 0) - kernel) / count / 2, 0)
+        cpu_before = spent(self.site)
+        for kind in ("normal", "pubsub"):
+            self.redis.ask("CLIENT", "KILL", "TYPE", kind)
+        await self.quiet()
+        self.say("a reader that looks again", "look", *each(self.site, cpu_before, count), "µs of CPU")
         for wire in wires:
             wire.close()
+
+    async def quiet(self) -> None:
+        """Wait until neither the process nor Redis has anything to do."""
+        for _ in range(3):  # a busy machine may let them wait for a moment
+            used, before = sum(spent(self.site)), -1.0
+            while used - before > QUIET_SECONDS:
+                await asyncio.sleep(30 * PARK_SECONDS)
+                used, before = sum(spent(self.site)), used
 
 
 async def fill(port: int, names: int, each: int) -> None:
@@ -524,10 +539,14 @@ def costs(pushes: int) -> dict[str, tuple[float, float]]:
     with ExitStack() as stack:
         found = Costs(stack).run()
     found |= kept_in_memory() | wakes(pushes)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(TemporaryDirectory()))
+        found["mailbox_two"] = deliver("mailbox", ours(stack, work, 2, *KEPT_NOWHERE), CometLite)
     if shutil.which("nginx"):
         with ExitStack() as stack:
             work = Path(stack.enter_context(TemporaryDirectory()))
-            found["nchan"] = deliver("mailbox", nchan(stack, work, 1, *KEPT_NOWHERE), Nchan)
+            for name, count in (("nchan", 1), ("nchan_two", 2)):
+                found[name] = deliver("mailbox", nchan(stack, work, count, *KEPT_NOWHERE), Nchan)
     return found
 
 
