@@ -76,8 +76,12 @@ class Cursor(Struct, frozen=True, gc=False):
     sequence: int
 
     def __str__(self) -> str:
-        epoch = self.epoch
-        return f"{epoch}-{self.sequence}" if epoch not in _SAID else _SAID[epoch](self.sequence)
+        epoch, number = self.epoch, self.sequence
+        if epoch not in _WORDS and epoch not in _HISTORIES:
+            return f"{epoch}-{number}"
+        if epoch == SINCE:
+            return "since:" + f"{number / 1000:.3f}".rstrip("0").rstrip(".")
+        return epoch if epoch in _WORDS else f"{epoch}:{number}"
 
     @property
     def is_history(self) -> bool:
@@ -97,11 +101,6 @@ class Cursor(Struct, frozen=True, gc=False):
             return cls(match[1], int(match[2]))
         if text in _WORDS:
             return _WORDS[text]
-        return cls._history(text)
-
-    @classmethod
-    def _history(cls, text: str) -> Cursor:
-        """Return ``last:N`` or ``since:SECONDS``. Raises ``ValueError``."""
         match = _HISTORY.fullmatch(text)
         if match is not None:
             count, seconds = match.groups()
@@ -133,15 +132,6 @@ it of ``SINCE``; no request says it."""
 
 _WORDS = {"oldest": OLDEST, "now": NOW}
 _HISTORIES = frozenset({LAST, SINCE, ACCEPTED})
-_SAID: dict[str, Callable[[int], str]] = {
-    "oldest": lambda _: "oldest",
-    "now": lambda _: "now",
-    LAST: lambda count: f"last:{count}",
-    SINCE: lambda milliseconds: "since:" + f"{milliseconds / 1000:.3f}".rstrip("0").rstrip("."),
-    ACCEPTED: lambda milliseconds: f"accepted:{milliseconds}",
-}
-"""How each word is written, with its number."""
-
 
 Form: TypeAlias = Literal["json", "text", "octets"]
 
