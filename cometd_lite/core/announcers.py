@@ -161,6 +161,6 @@ def tracker_of(hub: Hub, namespaces: Namespaces | None, default: bool) -> Presen
     of no recipient.
     """
     announcer = LocalAnnouncer if hub.shared is None else hub.shared.announcer
-    if namespaces is None or not namespaces.have_presence:
+    if namespaces is None or not namespaces.sets("presence"):
         return PresenceTracker(hub, announcer) if default else None
     return PresenceTracker(hub, announcer, lambda name: namespaces.has_presence(name, default))

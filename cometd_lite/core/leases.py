@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from ..limits import CURSOR_DIGITS
 from .message import LeasedMessage, Message
-from .recipient import is_dead
+from .recipient import DEAD
 
 Settlement: TypeAlias = Literal["done", "released", "extended"]
 """What is to become of leases."""
@@ -92,7 +92,9 @@ class Leases:
     """
 
     def __init__(self, recipient: str, most: int) -> None:
-        self.most = inf if is_dead(recipient) else most  # dead letters of dead letters would have no end
+        self.most = (
+            inf if recipient.startswith(DEAD) else most
+        )  # dead letters of dead letters would have no end
         self.reservations: dict[int, Reservation] = {}
         self.held = 0
         """How many are held by a worker."""

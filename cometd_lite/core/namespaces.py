@@ -132,15 +132,9 @@ class Namespaces:
         self.of = MostSpecific(self._given, _NOTHING_SET).of
         """Returns what is set for a recipient."""
 
-    @property
-    def have_presence(self) -> bool:
-        """Whether one of them says whether it is known who reads."""
-        return any(one.presence is not None for one in self._given.values())
-
-    @property
-    def have_unread(self) -> bool:
-        """Whether one of them says after how long an unread message is reported."""
-        return any(one.unread_after is not None for one in self._given.values())
+    def sets(self, name: str) -> bool:
+        """Return whether one of them sets what has this name."""
+        return any(getattr(one, name) is not None for one in self._given.values())
 
     def has_presence(self, recipient: str, own: bool) -> bool:
         """Return whether it is known who reads a recipient; ``own`` is so of those in no namespace."""
@@ -149,7 +143,16 @@ class Namespaces:
 
     def bounds(self, own: MailboxBounds) -> MostSpecific[MailboxBounds]:
         """Return the bounds of mailboxes, where ``own`` are those of a mailbox in no namespace."""
-        return MostSpecific({pattern: _bounds(one, own) for pattern, one in self._given.items()}, own)
+        given = {
+            pattern: MailboxBounds(
+                one.capacity or own.capacity,
+                one.capacity_bytes or own.capacity_bytes,
+                one.ttl or own.ttl,
+                one.overflow or own.overflow,
+            )
+            for pattern, one in self._given.items()
+        }
+        return MostSpecific(given, own)
 
     def largest_body(self, own: int) -> int:
         """Return the bytes of the largest body that any recipient takes; ``own`` is that of most."""
@@ -182,12 +185,3 @@ def check_pattern(pattern: str) -> None:
         readable(pattern)
     except BadRecipient as error:
         raise ValueError(f"{pattern!r} is no recipient or pattern: {error.detail}") from None
-
-
-def _bounds(given: Namespace, own: MailboxBounds) -> MailboxBounds:
-    return MailboxBounds(
-        given.capacity or own.capacity,
-        given.capacity_bytes or own.capacity_bytes,
-        given.ttl or own.ttl,
-        given.overflow or own.overflow,
-    )

@@ -72,11 +72,6 @@ def plain(name: str) -> str:
     return name
 
 
-def is_dead(name: str) -> bool:
-    """Return whether a recipient holds dead letters."""
-    return name.startswith(DEAD)
-
-
 def _named(name: str) -> str:
     if len(name) <= RECIPIENT_BYTES and _PLAIN(name):
         return name
@@ -140,11 +135,6 @@ def covering(name: str) -> tuple[str, ...]:
     keys = [name, "/".join([*parents, "*"])]
     keys += ["/".join([*parents[:depth], "**"]) for depth in range(len(parents), -1, -1)]
     return tuple(keys)
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether the readable name ``pattern`` covers the recipient ``name``."""
-    return pattern in covering(name)
 
 
 def matcher(recipients: Iterable[str]) -> Callable[[str], bool]:

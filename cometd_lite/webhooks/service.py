@@ -72,7 +72,7 @@ def webhook_options(
         raise ValueError("unread_after is a number of seconds above 0")
     signer = Signer(key)
     after: Callable[[str], float | None] | None = None
-    if namespaces is not None and namespaces.have_unread:
+    if namespaces is not None and namespaces.sets("unread_after"):
         spaces = namespaces
 
         def after(recipient: str) -> float | None:
