@@ -364,9 +364,15 @@ class Comet:
             cursor = after if isinstance(after, Cursor) else Cursor.parse(after)
             check_read(wait, limit)
             own = None if name is None else reader_name(name)
-            return self.hub.poll(checked_names(recipients, readable), cursor, wait, limit, name=own)
+            return self.hub.poll(self._read_names(recipients, readable), cursor, wait, limit, name=own)
 
         return self._reply(poll)
+
+    def _read_names(self, recipients: Recipients, check: Callable[[str], str]) -> tuple[str, ...]:
+        """Return the names of what a reader asks for. Raises ``BadRecipient`` or ``NotFound``."""
+        names = checked_names(recipients, check)
+        self.hub.check_presence(names)
+        return names
 
     def take(
         self, recipients: Recipients, *, wait: float = WAIT_SECONDS, limit: int = POLL_MESSAGES
@@ -375,7 +381,7 @@ class Comet:
 
         def take() -> MaybeDeferred[Batch]:
             check_read(wait, limit)
-            return self.hub.take(checked_names(recipients, stored), wait, limit)
+            return self.hub.take(self._read_names(recipients, stored), wait, limit)
 
         return self._reply(take)
 
@@ -390,7 +396,7 @@ class Comet:
 
         def lease() -> MaybeDeferred[Batch]:
             check_read(wait, limit)
-            names = checked_names(recipients, stored)
+            names = self._read_names(recipients, stored)
             return self.hub.lease(names, check_lease(seconds), wait, limit)
 
         return self._reply(lease)

@@ -51,6 +51,16 @@ def test_what_a_binary_extension_has_made_says_so() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "ext"),
+    [("application/json", {"event": "join"}), (BINARY_TYPE, {"binary": {}, "event": "join"})],
+)
+def test_the_name_of_an_event_is_in_its_ext(kind: str, ext: Any) -> None:
+    content = Content(b'{"name":"alice"}', kind, "json")
+    message = Message(Cursor(EPOCH, 1), "$presence/chat/lobby", content, 0.0, 1e9, "join")
+    assert told(message) == [{"channel": "/$presence/chat/lobby", "data": {"name": "alice"}, "ext": ext}]
+
+
 def test_what_all_are_told_is_rendered_once() -> None:
     one, other = (BayeuxSession(name, 10.0, Browser("some"), ack=False) for name in ("one", "other"))
     for session in (one, other):

@@ -15,7 +15,7 @@ the module together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from msgspec import Raw
@@ -60,6 +60,8 @@ class Bayeux:
         self.limits = limits
         self.sessions = BayeuxSessions(limits.max_sessions, options)
         self.services: dict[str, Service] = {}
+        self.check_names: Callable[[Iterable[str]], object] = tuple
+        """Called with the recipients of a subscription; raises a ``CometError`` where one cannot be read."""
         self._meta: dict[str, Callable[[Turn, BayeuxSession], Effects[None]]] = {
             CONNECT: self._connect,
             SUBSCRIBE: self._subscribe,
@@ -208,6 +210,7 @@ class Bayeux:
         new = session.without(names)
         if not new:
             return
+        self.check_names(new)
         yield from _ask(turn.peer, "poll", new)
         if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
             raise MessageFailed(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from ..core.message import Batch, Message, rendered_once
+from ..core.recipient import READABLE
 from ..jsontext import dumps
 from .sessions import PRIVATE, BayeuxSession
 
@@ -38,19 +40,23 @@ def _events(messages: Iterable[Message]) -> bytes:
 def event(message: Message) -> bytes:
     """Return a message as a Bayeux event and a comma; nothing for one that must not become an event.
 
-    JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. It
-    has no id, because clients would take it for a reply (BAYEUX.md, rule 4).
+    JSON comes as it is, text as a string, and other types as an object with ``data_base64`` and ``type``. The
+    name of the event, where it has one, is ``event`` in ``ext``. It has no id, because clients would take it
+    for a reply (BAYEUX.md, rule 4).
     """
     name = message.recipient
     content = message.content
-    if name.startswith("$"):
+    if name.startswith("$") and not name.startswith(READABLE):
         return content.body + b"," if name.startswith(PRIVATE) else b""
     channel = _quoted_channel(name)
     data = content.data()
     if content.form == "octets":
         data = b'{"data_base64":%b,"type":%b}' % (data, dumps(content.type))
-    elif content.type == BINARY_TYPE:
-        data += b',"ext":{"binary":{}}'
+    ext: dict[str, Any] = {} if content.type != BINARY_TYPE else {"binary": {}}
+    if message.event is not None:
+        ext["event"] = message.event
+    if ext:
+        data += b',"ext":' + dumps(ext)
     return channel and b'{"channel":%b,"data":%b},' % (channel, data)
 
 

@@ -52,6 +52,7 @@ class BayeuxTransport:
         self.hub = hub
         self.options = options or BayeuxOptions()
         self.bayeux = Bayeux(self.options, limits)
+        self.bayeux.check_names = hub.check_presence
         self.sessions = self.bayeux.sessions
         self.delivery = Delivery(hub, self.bayeux)
         self._plain = PlainRoad(self.delivery, self.options, limits)

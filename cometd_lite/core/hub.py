@@ -10,7 +10,7 @@ message that is pushed between a look and a park would otherwise come only at th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, chain, is_pending, shielded
-from ..errors import BodyTooLarge, MailboxFull, NobodyWaits, Stopping, StoreDown
+from ..errors import BodyTooLarge, MailboxFull, NobodyWaits, NotFound, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
 from .deadletters import DeadLetters
@@ -30,6 +30,7 @@ from .leases import Ended, LeaseId, LeaseState, Settlement
 from .message import ACCEPTED, NOW, SINCE, Batch, Cursor, Message, Push, Receipt
 from .namespaces import Namespaces
 from .readers import Follower, Lease, Poll, Reader, Take, as_read
+from .recipient import PRESENCE, plain
 from .registry import Registry
 from .store import Contents, SharedStore, Store
 
@@ -86,10 +87,21 @@ class Hub:
         self.stopping = False
         self.began_at = clock.seconds()
         self.on_push: Callable[[Message], object] | None = None
+        self.keeps_presence: Callable[[str], bool] = lambda _: False
+        """Returns whether presence is kept of a recipient; a ``PresenceTracker`` sets it."""
         self.dead_letters = DeadLetters(store, clock, self.counts, self._push, self.store_failed)
         self.receipts = Receipts(store, clock, is_shared=self.shared is not None)
         if self.shared is not None:
             self.shared.share(registry)
+
+    def check_presence(self, names: Iterable[str]) -> None:
+        """Raise ``NotFound`` where a reader asks for joins and leaves that are not announced."""
+        for name in names:
+            if name.startswith(PRESENCE) and not self.keeps_presence(plain(name)):
+                raise NotFound(
+                    f"Presence is not kept for {plain(name)!r}: start the server with --presence, or set "
+                    "presence=yes in its namespace."
+                )
 
     # -- push
 
@@ -108,6 +120,11 @@ class Hub:
         if self.namespaces is not None:
             self.namespaces.check_body(push, self._max_body)
         return self._push(push) if push.key is None else self.receipts.push(push, self._push)
+
+    def body_bound(self, recipients: Iterable[str]) -> int:
+        """Return the bytes of a body that each of the recipients takes, where there are namespaces."""
+        assert self.namespaces is not None
+        return self.namespaces.body_bound(recipients, self._max_body)
 
     def discard(self, push: Push) -> MaybeDeferred[Receipt]:
         """Return the receipt of a push that no reader can ever read, and keep nothing of it.

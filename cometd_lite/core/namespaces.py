@@ -6,7 +6,7 @@ for each push. Where there are no namespaces nothing is looked up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -157,6 +157,10 @@ class Namespaces:
     def largest_body(self, own: int) -> int:
         """Return the bytes of the largest body that any recipient takes; ``own`` is that of most."""
         return max([own, *[one.max_body for one in self._given.values() if one.max_body is not None]])
+
+    def body_bound(self, recipients: Iterable[str], own: int) -> int:
+        """Return the bytes of a body that each of the recipients takes."""
+        return min([self.of(recipient).max_body or own for recipient in recipients], default=own)
 
     def check_body(self, push: Push, own: int) -> None:
         """Raise ``BodyTooLarge`` where a push has more than one of its recipients takes."""

@@ -109,6 +109,7 @@ class PresenceTracker:
         """The one delayed call, for the first of these seconds."""
         self._is_stopped = False
         self.announcer = announcer(self)
+        hub.keeps_presence = self.is_kept
 
     # -- what the registry reports
 

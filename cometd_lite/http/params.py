@@ -48,7 +48,6 @@ _VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
 _PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10})-[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
-_ZERO = 0x30
 _OTHERS = (
     "oldest, or now",
     f"oldest, now, last: with a number of messages from 1 to {bounds.HISTORY_MESSAGES_MOST:,}, "
@@ -105,6 +104,7 @@ class PollAsked(Struct, frozen=True, gc=False):
     is_plain: bool
     """Whether the response is JSON, and depends on nothing else of this."""
     name: str | None = None
+    of_server: bool = False  # whether a name of the server's own is among the recipients
 
 
 class PushAsked(Struct, frozen=True, gc=False):
@@ -189,8 +189,9 @@ def poll_asked(
         if not acks:
             raise BadParameter("A listener's poll acknowledges the last one; ack=no is for polls by cursor.")
     conditional = given.if_none_match is not None and "after" not in query
+    recipients = recipients_of(name, query) if listener is None else ()
     asked = PollAsked(
-        recipients_of(name, query) if listener is None else (),
+        recipients,
         listener,
         conditional,
         0.0 if look else wait,
@@ -202,6 +203,7 @@ def poll_asked(
         lease,
         form == "json" and not conditional and not preferred,
         own_name(query),
+        any(one.startswith("$") for one in recipients),
     )
     after = place(query, given)
     if after is not None and lease is not None:
@@ -243,7 +245,7 @@ class LastPoll:
         before, _, number = (text[: -len(behind)] if behind else text).rpartition(b"-")
         if before != self._before or not number.isdigit() or last is None:
             return False
-        if len(number) > bounds.CURSOR_DIGITS or number[0] == _ZERO:
+        if len(number) > bounds.CURSOR_DIGITS or number[:1] == b"0":
             return False
         self.text, self.after = text, Cursor(last.epoch, int(number))
         return True
@@ -311,8 +313,7 @@ def start(query: Query, given: Fields) -> Cursor:
     if given.last_event_id is not None:
         return cursor(given.last_event_id.decode("latin-1"), "Last-Event-ID")
     for name in LAST_EVENT_ID:
-        last = one(query, name)
-        if last is not None:
+        if (last := one(query, name)) is not None:
             return cursor(last, name)
     return after or NOW
 
@@ -334,8 +335,7 @@ def _wait(query: Query, prefer: bytes | None, most: float) -> tuple[float, bool]
             raise BadParameter(f"wait is a number of seconds from 0 to {most:g}.")
         return float(text), False
     for preference in (prefer or b"").decode("latin-1").split(","):
-        match = _PREFER_WAIT.fullmatch(preference.strip())
-        if match:
+        if match := _PREFER_WAIT.fullmatch(preference.strip()):
             return min(float(match[1] or match[2]), int(most)), True
     return min(bounds.WAIT_SECONDS, most), False
 

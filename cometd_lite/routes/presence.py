@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.presence import PresenceTracker
 from ..core.recipient import PRESENCE, recipient
 from ..deferreds import value_of
-from ..errors import BadParameter, NotFound
+from ..errors import BadParameter
 from ..http import params, responses
 from ..http.exchange import Exchange
 from ..http.responses import Response
@@ -39,8 +39,6 @@ async def leave(routes: Served, exchange: Exchange, name: str) -> Response:
 
 def _kept(routes: Served, name: str) -> PresenceTracker:
     """Return the tracker of a recipient's readers."""
-    if routes.presence is None:
-        raise NotFound("Presence is turned off; the server is to be started with --presence.")
-    if not routes.presence.is_kept(name):
-        raise NotFound(f"Presence is not kept for {name!r}.")
+    routes.hub.check_presence((PRESENCE + name,))
+    assert routes.presence is not None, "it is kept"
     return routes.presence

@@ -7,6 +7,7 @@ from ..access.tokens import Grant
 from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
+from ..errors import CometError
 from ..http import bodies, params, responses
 from ..http.exchange import Exchange
 from ..http.params import PushAsked
@@ -14,8 +15,16 @@ from ..http.responses import Response
 from .routing import Served, route
 
 
-@route("/push", "POST", changes=True)
-@route("/push/<path:name>", "POST", changes=True)
+def _body_bound(routes: Served, exchange: Exchange, name: str | None) -> int:
+    """Return the bytes that each of the recipients takes; where they cannot be read, the handler says why."""
+    try:
+        return routes.hub.body_bound(params.push(exchange, name, routes.allow_parameters).recipients)
+    except CometError:
+        return routes.limits.max_body
+
+
+@route("/push", "POST", changes=True, body_bound=_body_bound)
+@route("/push/<path:name>", "POST", changes=True, body_bound=_body_bound)
 def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[Response]:
     """Give the body to the recipients."""
     asked = params.push(exchange, name, routes.allow_parameters)
@@ -26,7 +35,8 @@ def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
     bodies.check_encoding(given.content_encoding)
-    contents = bodies.contents(routes.body(exchange), given.content_type)
+    most = None if routes.hub.namespaces is None else routes.hub.body_bound(asked.recipients)
+    contents = bodies.contents(routes.body(exchange, most), given.content_type)
     key = params.idempotency_key(given.idempotency_key)
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject

@@ -63,6 +63,10 @@ klein = Klein()
 """All routes, as Klein knows them; ``Routes.app`` is bound to its instance."""
 
 
+BodyBound: TypeAlias = Callable[["Served", Exchange, str | None], int]
+"""Returns the bytes that the body of one request may have, by its head."""
+
+
 class _Declared(Struct, frozen=True):
     """A handler, and what must be known to serve it."""
 
@@ -70,6 +74,7 @@ class _Declared(Struct, frozen=True):
     changes: bool
     probed: bool
     max_body: Callable[[Limits], int]
+    body_bound: BodyBound | None
     refusal: Refusal
 
 
@@ -87,17 +92,18 @@ def route(
     changes: bool = False,
     probed: bool = False,
     max_body: Callable[[Limits], int] = _max_body,
+    body_bound: BodyBound | None = None,
     refusal: Refusal = responses.problem,
 ) -> Callable[[T], T]:
     """Declare a handler: its rule, its methods, and whether it ``changes`` something or is ``probed``.
 
     A route that changes something is closed to web pages of foreign origins. Probes ask by address.
-    ``max_body`` returns the bytes that a body may have, and ``refusal`` makes the responses to refused
-    requests.
+    ``max_body`` returns the bytes that a body may have, ``body_bound`` those of one request where there are
+    namespaces, and ``refusal`` makes the responses to refused requests.
     """
 
     def declare(handler: T) -> T:
-        declared = _Declared(_as_called(handler), changes, probed, max_body, refusal)
+        declared = _Declared(_as_called(handler), changes, probed, max_body, body_bound, refusal)
         name = f"{'+'.join(methods)} {rule}"
         _declared[name] = declared
 
@@ -143,6 +149,9 @@ class Endpoint:
         self.rule = rule
         self.methods = methods
         self.max_body = declared.max_body(routes.limits)
+        self.body_bound: Callable[[Exchange, str | None], int] | None = None
+        if declared.body_bound is not None and routes.hub.namespaces is not None:
+            self.body_bound = partial(declared.body_bound, routes)
         self.refusal = declared.refusal
         self._routes = routes
         self._handler = declared.handler
@@ -262,9 +271,9 @@ class Served:
         error = MethodNotAllowed(f"This path takes {', '.join(allowed)}.", allowed)
         self._answer(exchange, error, refusal if route is None else route.refusal)
 
-    def too_large(self, exchange: Exchange, route: Endpoint) -> None:
-        """Answer a request whose body is longer than its route allows."""
-        self._answer(exchange, self.body_too_large(route.max_body), route.refusal)
+    def too_large(self, exchange: Exchange, route: Endpoint, most: int) -> None:
+        """Answer a request whose body has more than ``most`` bytes."""
+        self._answer(exchange, self.body_too_large(most), route.refusal)
 
     def failed(
         self, exchange: Exchange, failure: Failure, path: bytes = b"", refusal: Refusal | None = None

@@ -22,6 +22,7 @@ def socket(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
+    routes.hub.check_presence(recipients)
     after = params.start(asked, params.fields(exchange))
     acks = params.acknowledges(asked)
     own = params.own_name(asked)

@@ -24,6 +24,7 @@ def stream(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
+    routes.hub.check_presence(recipients)
     after = params.start(asked, given)
     acks = params.acknowledges(asked)
     accept = (given.accept or b"").lower()

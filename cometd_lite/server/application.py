@@ -26,6 +26,13 @@ class ServedRoute(Protocol):
         """The bytes that a body may have; None for ``Bounds.body``."""
 
     @property
+    def body_bound(self) -> Callable[[Any, str | None], int] | None:
+        """Return the bytes that the body of one request may have, where that is asked before it is read.
+
+        It is called as ``call`` is, once the head is there. None where ``max_body`` is all there is to say.
+        """
+
+    @property
     def call(self) -> Callable[[Any, str | None], object]:
         """Serve a request: called with the exchange, and with the name, None where the rule has none.
 
@@ -65,8 +72,8 @@ class Application(Protocol[Exchange_contra]):
     def not_allowed(self, exchange: Exchange_contra, methods: tuple[str, ...], route: Any) -> Any:
         """Answer a request whose method is not among the ``methods`` of its path; ``route`` serves one."""
 
-    def too_large(self, exchange: Exchange_contra, route: Any) -> Any:
-        """Answer a request whose body is longer than its ``route`` allows; the body was not read."""
+    def too_large(self, exchange: Exchange_contra, route: Any, most: int) -> Any:
+        """Answer a request whose body has more than ``most`` bytes for its ``route``; it was not read."""
 
     def failed(self, exchange: Exchange_contra, failure: Failure, path: bytes) -> Any:
         """Log an exception that a route did not handle, and answer; ``path`` is the one below the prefix."""

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
 
 class ArrivingBody:
-    """The body of ``request``, for ``target``, of at most ``most`` bytes. It began to arrive at ``tick``."""
+    """The body of ``request``, for ``target``, of at most ``most`` bytes. It began to arrive at ``tick``.
 
-    __slots__ = ("_body", "_bounds", "_chunked", "_received", "_tick", "request", "target")
+    ``most`` is less where the route says so of this request.
+    """
+
+    __slots__ = ("_body", "_bounds", "_chunked", "_received", "_tick", "most", "request", "target")
 
     def __init__(self, request: Request, target: Target, most: int, bounds: Bounds, tick: int) -> None:
         self.request = request
         self.target = target
+        if target.route.body_bound is not None:
+            most = min(most, target.route.body_bound(request, target.name))
+        self.most = most
         self._bounds = bounds
         self._chunked = Chunked(most, bounds) if request.head.chunked else None
         self._body = bytearray()  # and no list: what comes byte by byte would take fifty times as much

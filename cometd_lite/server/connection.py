@@ -351,9 +351,9 @@ class HTTPConnection:
             self.request_size += head.length
             self._call(request, target)
             return
-        self._arriving = ArrivingBody(request, target, most, factory.bounds, factory.tick)
+        arriving = self._arriving = ArrivingBody(request, target, most, factory.bounds, factory.tick)
         awaits_100 = head.expects_continue and request.minor and not rest
-        if head.length > most or (awaits_100 and not route.rule):
+        if head.length > arriving.most or (awaits_100 and not route.rule):
             # RFC 9110 §10.1.1: a client that waits for a 100 need not send the body to an error.
             self._reject_body()
             return
@@ -398,8 +398,8 @@ class HTTPConnection:
         assert arriving is not None
         target = arriving.target
         if target.route.rule:
-            too_large = Unrouted(partial(self.factory.application.too_large, route=target.route))
-            target = Target(target.method, target.path, too_large)
+            refuse = partial(self.factory.application.too_large, route=target.route, most=arriving.most)
+            target = Target(target.method, target.path, Unrouted(refuse))
         self.closing = True
         self._call(arriving.request, target)
 

@@ -37,6 +37,7 @@ class Unrouted:
     rule = ""
     methods: Collection[str] = ()
     max_body = None
+    body_bound = None
 
     def __init__(self, answer: Callable[[Any], object]) -> None:
         self._answer = answer

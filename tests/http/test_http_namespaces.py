@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from exchanges import by_serving
 from wires import WebSocket, leave
 
+from cometd_lite.comet import Comet
 from cometd_lite.core.namespaces import Namespace
 from cometd_lite.limits import Limits
 
@@ -74,8 +76,30 @@ def test_a_body_is_bounded_by_its_namespace(server, recipients, most):
 
 def test_the_lines_of_a_body_are_bounded_together(server):
     lines = {"Content-Type": "application/x-ndjson"}
-    assert server.ask("POST", "/push/chat/a", "123456\n12345", lines).status == 413
-    assert server.ask("POST", "/push/chat/a", "12345\n12345", lines).status == 202
+    assert server.ask("POST", "/push/chat/a", "12345\n12345", lines).status == 413
+    assert server.ask("POST", "/push/chat/a", "1234\n12345", lines).status == 202
+
+
+@pytest.mark.parametrize(
+    ("recipients", "most"), [("/chat/a", 10), ("/bob", 100), ("?rcpt=chat/a&rcpt=uploads/a", 10)]
+)
+@pytest.mark.parametrize("expects", ["", "Expect: 100-continue\r\n"])
+def test_a_body_over_the_bound_of_its_namespace_is_refused_before_it_comes(clock, recipients, most, expects):
+    # Only by the project's own server: twisted.web reads a body before it asks what to do with it.
+    spaces = {"chat/**": Namespace(max_body=10), "uploads/*": Namespace(max_body=5_000)}
+    driver = by_serving(Comet(clock=clock, limits=Limits(max_body=100), namespaces=spaces))
+    head = f"POST /push{recipients} HTTP/1.1\r\nHost: localhost\r\n{expects}"
+    for length in (f"Content-Length: {most + 1}\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"):
+        exchange = driver.connect("POST")
+        exchange.write(f"{head}{length}".encode())
+        if "chunked" in length:
+            exchange.write(f"{most + 1:x}\r\n".encode() + b"x" * most + b"x")
+        assert exchange.answer.status == 413
+        assert f"at most {most} bytes" in exchange.answer.json["detail"]
+    exchange = driver.connect("POST")
+    exchange.write(f"{head}Content-Length: {most}\r\n\r\n".encode())
+    exchange.write(b"x" * most)
+    assert exchange.answer.status == 202
 
 
 def test_what_is_pushed_over_a_socket_is_bounded_by_its_namespace(server):

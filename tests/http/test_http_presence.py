@@ -16,7 +16,7 @@ from wires import Stream, WebSocket, leave
 from cometd_lite.access.tokens import Tokens
 from cometd_lite.core.message import timestamp
 from cometd_lite.core.namespaces import Namespace
-from cometd_lite.errors import BadParameter
+from cometd_lite.errors import BadParameter, NotFound
 from cometd_lite.limits import ONLINE_SECONDS, PRESENCE_COUNT_SECONDS, PRESENCE_MEMBERS, PRESENCE_NAME_BYTES
 
 SECRET = b"a secret of at least thirty-two bytes"
@@ -395,6 +395,54 @@ def test_no_client_pushes_what_is_published_and_no_pattern_reads_it(server):
     assert server.read("/poll/**?after=oldest&wait=0") == []
     for wrong in ("$presence/*", "$presence/a//b", "$presence/", "$presence", "$presence/$presence/lobby"):
         assert server.get(f"/poll/{wrong}?after=now&wait=0").status == 400
+
+
+def test_a_bayeux_client_is_told_of_joins_and_leaves(server):
+    def say(**message: object) -> list[dict]:
+        return server.ask("POST", "/cometd", msgspec.json.encode([message]), JSON).json
+
+    words = {"version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+    client = say(channel="/meta/handshake", **words)[0]["clientId"]
+    say(channel="/meta/connect", clientId=client, connectionType="long-polling")
+    (reply,) = say(channel="/meta/subscribe", clientId=client, subscription="/$presence/chat/lobby")
+    assert reply["successful"]
+    server.get("/poll/chat/lobby?after=now&wait=0&as=alice")
+    server.advance(0)
+    server.ask("DELETE", "/presence/chat/lobby?as=alice")
+    server.advance(0)
+    said = say(channel="/meta/connect", clientId=client, connectionType="long-polling")
+    assert [(one["channel"], one["data"], one["ext"]) for one in said if "data" in one] == [
+        ("/$presence/chat/lobby", {"name": "alice", "readers": 1}, {"event": "join"}),
+        ("/$presence/chat/lobby", {"name": "alice", "readers": 0}, {"event": "leave"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [{}, {"presence": True, "namespaces": {"chat/**": Namespace(presence=False)}}]
+)
+def test_where_presence_is_not_kept_its_messages_cannot_be_read(serve, words):
+    server = serve(**words)
+    name = "$presence/chat/lobby"
+    listener = server.ask("POST", "/register", "", JSON).json["id"]
+    listed = msgspec.json.encode({"recipients": ["bob", name]})
+    for answer in (
+        server.get(f"/poll/{name}?after=now"),
+        server.get(f"/poll?rcpt=bob&rcpt={name}"),
+        server.get(f"/stream/{name}"),
+        server.get(f"/ws/{name}"),
+        server.ask("POST", "/register", listed, JSON),
+        server.ask("PUT", f"/listeners/{listener}", listed, JSON),
+    ):
+        assert (answer.status, answer.json["type"]) == (404, "urn:cometd-lite:problem:not-found")
+        assert "'chat/lobby': start the server with --presence" in answer.json["detail"]
+    for read in (server.comet.poll(name, "now"), server.comet.take(name)):
+        with pytest.raises(NotFound, match="Presence is not kept for"):
+            now(read)
+    message = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+    (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([message]), JSON).json
+    message = {"channel": "/meta/subscribe", "clientId": reply["clientId"], "subscription": f"/{name}"}
+    (reply,) = server.ask("POST", "/cometd", msgspec.json.encode([message]), JSON).json
+    assert reply["error"].startswith("404:")
 
 
 def test_who_only_reads_what_is_told_is_not_present(server):

@@ -152,6 +152,6 @@ def test_webhooks_that_tell_nothing_are_warned_of(told: Told) -> None:
         with capturedLogs() as events:
             told(**words)
         assert (
-            len([event for event in events if "Webhooks tell nothing" in str(event["log_format"])])
+            len([event for event in events if "Webhooks have nothing to post" in str(event["log_format"])])
             == warnings
         )

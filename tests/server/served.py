@@ -49,6 +49,7 @@ class Rule(NamedTuple):
     methods: tuple[str, ...]
     handler: Callable[..., object]
     max_body: int | None = None
+    body_bound: Callable[[Request, str | None], int] | None = None
 
     def call(self, request: Request, name: str | None) -> None:
         self.handler(request) if name is None else self.handler(request, name)
@@ -114,7 +115,7 @@ class App:
     def not_allowed(self, request: Request, methods: tuple[str, ...], route: object) -> None:
         request.respond(Reply(405, TEXT + allow(methods), b"NotAllowed"))
 
-    def too_large(self, request: Request, route: object) -> None:
+    def too_large(self, request: Request, route: object, most: int) -> None:
         request.respond(Reply(413, TEXT, b"TooLarge"))
 
     def failed(self, request: Request, failure: Failure, path: bytes) -> None:
