@@ -30,7 +30,7 @@ from cometd_lite.core.leases import LeaseId
 from cometd_lite.core.listeners import Listeners
 from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, LeasedMessage, Push
 from cometd_lite.core.namespaces import Namespace, Namespaces
-from cometd_lite.core.recipient import matches
+from cometd_lite.core.recipient import covering
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable, Usage
 from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits, ServerFull, StoreDown
@@ -1780,7 +1780,7 @@ class Crashes(RuleBasedStateMachine):
             missed = [
                 number
                 for number, (recipient, _) in self.confirmed.items()
-                if after.sequence < number and any(matches(name, recipient) for name in names)
+                if after.sequence < number and any(name in covering(recipient) for name in names)
             ]
             assert set(missed) <= set(sequences)
         self.cursors[names] = found.cursor

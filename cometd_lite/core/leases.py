@@ -92,9 +92,8 @@ class Leases:
     """
 
     def __init__(self, recipient: str, most: int) -> None:
-        self.most = (
-            inf if recipient.startswith(DEAD) else most
-        )  # dead letters of dead letters would have no end
+        # Dead letters of dead letters would have no end.
+        self.most = inf if recipient.startswith(DEAD) else most
         self.reservations: dict[int, Reservation] = {}
         self.held = 0
         """How many are held by a worker."""

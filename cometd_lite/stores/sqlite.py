@@ -49,7 +49,7 @@ from ..limits import (
 from .journal import Changes, Journal, KeptRecord, Pushes, Sync, Unwritable
 from .mailboxes import new_epoch
 from .tracked import Commit, PendingPush, TrackedMailboxes, Waiter
-from .worker import ThreadWorker, Worker
+from .worker import ThreadWorker
 
 _DOWN = "The store cannot be written now; push again later."
 _NO_ROOM = "The disk is nearly full; push again later, or once messages were deleted."
@@ -72,7 +72,7 @@ class SQLiteStore:
         *,
         overflow: str = "reject",
         sync: Sync = "full",
-        worker: Worker | None = None,
+        worker: ThreadWorker | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._path = Path(path).absolute()

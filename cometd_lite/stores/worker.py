@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.python.failure import Failure
 
@@ -13,21 +13,11 @@ Work = Callable[[], None]
 Done = Callable[[Failure | None], None]
 
 
-class Worker(Protocol):
-    """Does what waits for the disk: one thing after the other, and away from the reactor."""
-
-    def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
-        """Call in the reactor's thread, once all that has arrived by now, or in so long, was looked at."""
-
-    def run(self, work: Work, done: Done) -> None:
-        """Do ``work`` elsewhere, then call ``done`` in the reactor's thread with None or what it raised."""
-
-    def stop(self) -> None:
-        """Let go of the thread, after what it was given."""
-
-
 class ThreadWorker:
-    """A ``Worker`` with one thread, which begins with the first work. ``reactor`` is Twisted's."""
+    """Does what waits for the disk, one thing after the other, in a thread that begins with the first work.
+
+    ``reactor`` is Twisted's.
+    """
 
     def __init__(self, reactor: Any = None) -> None:
         self._given = reactor
@@ -35,9 +25,11 @@ class ThreadWorker:
         self._thread: Thread | None = None
 
     def soon(self, call: Callable[[], None], seconds: float = 0.0) -> None:
+        """Call in the reactor's thread, once all that has arrived by now, or in so long, was looked at."""
         self._reactor().callLater(seconds, call)
 
     def run(self, work: Work, done: Done) -> None:
+        """Do ``work`` in the thread, then call ``done`` in the reactor's with None or what it raised."""
         if self._thread is None:
             # A daemon: what must be written is waited for by ``SQLiteStore.close``, not at the exit.
             self._thread = Thread(target=self._work, name="cometd-lite-store", daemon=True)
@@ -45,6 +37,7 @@ class ThreadWorker:
         self._works.put((work, done))
 
     def stop(self) -> None:
+        """Let go of the thread, after what it was given."""
         self._works.put(None)
 
     def _work(self) -> None:
