@@ -130,7 +130,7 @@ def a_job(walk: Walk) -> None:
         walk.shell()
         for page in (early, browser.open(walk.here("http://localhost:8000/job.html"))):
             page.until("globalThis.state?.textContent === 'done' && bar.value === 100")
-    assert '"event":"done"' in walk.run("cometd-lite poll jobs/7 --json --after oldest")
+    assert '"event":"done"' in walk.run(".venv/bin/cometd-lite poll jobs/7 --json --after oldest")
 
 
 @under("docs/howto/webhooks.md", "Webhooks")
@@ -148,7 +148,7 @@ def what_is_told(walk: Walk) -> None:
     shown = json.loads(walk.next("json"))
     (walk.directory / "notify.key").write_text(KEY)
     walk.write("prints.py", walk.here(PRINTS_WHAT_IT_IS_ASKED))
-    printed = walk.serve("exec python prints.py", port="8001")
+    printed = walk.serve("exec .venv/bin/python prints.py", port="8001")
     walk.server("--presence --unread-after 0.2s --notify-url http://localhost:8001/ --notify-key notify.key")
     walk.run("curl -s -d hi localhost:8080/push/bob")
     walk.run("curl -s 'localhost:8080/poll/chat/lobby?after=now&wait=1&as=alice'")

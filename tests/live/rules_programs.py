@@ -19,7 +19,7 @@ def from_the_shell(walk: Walk) -> None:
     log = walk.write("log", "first\n")
     walk.start()
     follow = walk.start()
-    walk.run("until cometd-lite info logs | grep -q 'waiting'; do sleep 0.1; done")
+    walk.run("until .venv/bin/cometd-lite info logs | grep -q 'waiting'; do sleep 0.1; done")
     eventually(lambda: '"waiting":1' in walk.run("curl -s localhost:8080/recipients/logs"))
     with log.open("a") as file:
         file.write("second\n")
@@ -27,7 +27,7 @@ def from_the_shell(walk: Walk) -> None:
     walk.shell()
     assert (walk.directory / "totals").read_text() == '{"total": 7}'
     walk.shell("1000\n")
-    walk.run("cometd-lite push builds/7 compiling; cometd-lite push builds/7 done")
+    walk.run(".venv/bin/cometd-lite push builds/7 compiling; .venv/bin/cometd-lite push builds/7 done")
     walk.shell("build 7 is there")
     token = walk.shell().split()[-1]
     assert token.count(".") == 2
@@ -53,7 +53,7 @@ def from_coroutines(walk: Walk) -> None:
 def a_bot_that_remembers(walk: Walk) -> None:
     walk.server()
     walk.write("bot.py", walk.next("python"))
-    bot = walk.start("exec python bot.py")
+    bot = walk.start("exec .venv/bin/python bot.py")
     eventually((walk.directory / "bot.cursor").exists, "the bot's place")
     walk.run("curl -s -d hello localhost:8080/push/chat/lobby")
     said = eventually(lambda: "to you" in walk.run("curl -s 'localhost:8080/poll/chat/lobby?after=oldest'"))
@@ -64,7 +64,7 @@ def a_bot_that_remembers(walk: Walk) -> None:
 @under("docs/python.md", "In your tests")
 def in_your_tests(walk: Walk) -> None:
     walk.write("test_bob.py", walk.next("python"))
-    walk.run("python -m pytest -q -p no:cacheprovider test_bob.py", "1 passed")
+    walk.run(".venv/bin/python -m pytest -q -p no:cacheprovider test_bob.py", "1 passed")
 
 
 @under("docs/embedding.md", "Embedding and hooks")
@@ -81,7 +81,7 @@ def in_your_own_program(walk: Walk) -> None:
     walk.run("curl -s 'localhost:8000/comet/poll/chat/lobby?after=oldest'", '"data":"hello"')
     flask.stop()
     walk.write("ticking.py", walk.next("python"))
-    walk.serve("exec twistd -n --pidfile= -y ticking.py", port="8000")
+    walk.serve("exec .venv/bin/twistd -n --pidfile= -y ticking.py", port="8000")
     walk.run("curl -s 'localhost:8000/poll/ticks?after=oldest'", '"data":"tick"')
 
 

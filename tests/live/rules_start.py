@@ -145,7 +145,7 @@ def your_application_decides(walk: Walk) -> None:
 def what_is_asked(walk: Walk) -> None:
     shown = json.loads(walk.next("json"))
     walk.write("prints.py", walk.here(PRINTS_WHAT_IT_IS_ASKED))
-    printed = walk.serve("exec python prints.py", port="8001")
+    printed = walk.serve("exec .venv/bin/python prints.py", port="8001")
     walk.server(walk.here("--authorize-url http://localhost:8001/"))
     walk.run("curl -s -b session=5d1f 'localhost:8080/poll/alice?wait=0'")
     asked = json.loads(printed.said)

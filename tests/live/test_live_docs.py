@@ -28,9 +28,14 @@ SECTIONS = {
 }
 
 
+ACTIVATED = {f"docs/{name}.md" for name in ("cli", "monitoring", "performance", "scale")}
+"""The pages that are read with the virtual environment on the PATH; the others name it."""
+
+
 @pytest.fixture
 def walk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Walk]:
-    yield from walked(tmp_path, SECTIONS[request.param])
+    section = request.param
+    yield from walked(tmp_path, SECTIONS[section], activated=section.page in ACTIVATED)
 
 
 @pytest.mark.parametrize(

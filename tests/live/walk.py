@@ -124,19 +124,28 @@ class Walk:
     """One section's blocks, to be run one after the other.
 
     ``installed`` is a virtual environment with the package, as the README's first command makes it. Without
-    one the commands that it would have run this checkout, and nothing is to be installed.
+    one the commands that it would have run this checkout, and nothing is to be installed. It is on the PATH
+    where it is ``activated``; elsewhere the blocks name it.
     """
 
-    def __init__(self, directory: Path, blocks: Sequence[Block], installed: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        blocks: Sequence[Block],
+        installed: Path | None = None,
+        *,
+        activated: bool = False,
+    ) -> None:
         self.directory = directory
         self.installed = installed
         self.blocks = iter(blocks)
         self.ports: dict[str, int] = {}
         self.running: list[Running] = []
         self.environment = os.environ | {
-            "PATH": f"{directory}/.venv/bin:{os.environ['PATH']}",
             "COMETD_LITE_URL": f"http://localhost:{self.port('8080')}",
         }
+        if activated:
+            self.environment["PATH"] = f"{directory}/.venv/bin:{os.environ['PATH']}"
         if installed is not None:
             self.environment.pop("PYTHONPATH", None)
             (directory / ".venv").symlink_to(installed)
@@ -232,12 +241,12 @@ class Walk:
     def python(self, *shows: str, name: str = "program.py") -> str:
         """Run the next block as a program to its end."""
         self.write(name, self.next("python"))
-        return self.run(f"python {name}", *shows)
+        return self.run(f".venv/bin/python {name}", *shows)
 
     def program_that_serves(self, name: str, port: str = "8000") -> Running:
         """Start the next block as a program, which serves on the port."""
         self.write(name, self.next("python"))
-        return self.serve(f"exec python {name}", port=port)
+        return self.serve(f"exec .venv/bin/python {name}", port=port)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file into the directory."""
@@ -260,9 +269,11 @@ def in_order(said: str, shows: Sequence[str]) -> None:
         rest = rest.partition(text)[2]
 
 
-def walked(directory: Path, blocks: Sequence[Block], installed: Path | None = None) -> Iterator[Walk]:
+def walked(
+    directory: Path, blocks: Sequence[Block], installed: Path | None = None, *, activated: bool = False
+) -> Iterator[Walk]:
     """Yield a walk, and end what it has started."""
-    walk = Walk(directory, blocks, installed)
+    walk = Walk(directory, blocks, installed, activated=activated)
     try:
         yield walk
     finally:
