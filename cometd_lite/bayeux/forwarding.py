@@ -8,14 +8,15 @@ there. Where that process is no more, neither is the session, and the client is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..core.store import RPC, ProcessGone, RPCAnswer
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from ..jsontext import dumps, parse
@@ -87,7 +88,7 @@ class Forwarding:
     """
 
     def __init__(
-        self, process: str, calls: RPC, answer: Callable[[ForwardedRequest], MaybeDeferred[Response]]
+        self, process: str, calls: RPC, answer: Callable[[ForwardedRequest], Coroutine[Any, Any, Response]]
     ) -> None:
         self.prefix = process
         """What the ids of this process' sessions begin with."""
@@ -126,20 +127,16 @@ class Forwarding:
         question = _question(exchange, body, is_text=True)
         return self._calls.ask(found[1].decode(), question, is_disconnected).addCallback(_unpacked)
 
-    def _answered(self, question: bytes) -> MaybeDeferred[RPCAnswer]:
+    def _answered(self, question: bytes) -> Deferred[RPCAnswer]:
         request = ForwardedRequest(question)
-        answer = chain(self._answer(request), _packed)
-        if not is_pending(answer):
-            return answer
-        pending = answer
+        answering = Deferred.fromCoroutine(self._answer(request))
 
         def leave(_: Deferred[RPCAnswer]) -> None:
             request.has_left = True
-            pending.cancel()
+            answering.cancel()
 
         forwarded: Deferred[RPCAnswer] = Deferred(leave)
-
-        pending.addBoth(forwarded.callback)  # a Failure makes it an errback
+        answering.addCallback(_packed).addBoth(forwarded.callback)  # a Failure makes it an errback
         return forwarded
 
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from twisted.python.failure import Failure
-
 from ..access.policy import check_room
 from ..access.tokens import Grant
 from ..bayeux.forwarding import ForwardedRequest
 from ..bayeux.http import Asking
 from ..bayeux.socket import BayeuxSocket
 from ..bayeux.transport import BayeuxTransport
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred, chain, value_of
 from ..errors import CometError, NotFound, TokenExpired
 from ..http import params, responses, websocket
 from ..http.exchange import Exchange
@@ -86,21 +84,14 @@ def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
     websocket.accept(exchange, converse, routes.pings, routes.limits.max_batch)
 
 
-def answer_forwarded(routes: Served, request: ForwardedRequest) -> MaybeDeferred[Response]:
+async def answer_forwarded(routes: Served, request: ForwardedRequest) -> Response:
     """Answer a request that another process received, and has let in."""
-
-    def refused(failure: Failure) -> Response:
-        error = failure.value
-        if not isinstance(error, CometError):
-            failure.raiseException()
-        return routes.problem(error, responses.sentence)
-
     try:
-        is_get = request.method == b"GET"
-        answer = _get(routes, request) if is_get else _post(routes, request, request.body)
+        if request.method == b"GET":
+            return await value_of(_get(routes, request))
+        return await value_of(_post(routes, request, request.body))
     except CometError as error:
         return routes.problem(error, responses.sentence)
-    return answer.addErrback(refused) if is_pending(answer) else answer
 
 
 def _bayeux(routes: Served) -> BayeuxTransport:
