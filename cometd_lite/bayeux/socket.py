@@ -23,7 +23,7 @@ from ..access.policy import Rights
 from ..core.message import Batch
 from ..core.parked import Wake
 from ..core.store import ProcessGone
-from ..deferreds import MaybeDeferred, is_pending
+from ..deferreds import is_pending, value_of
 from ..errors import CometError, ServerFull, TokenExpired
 from ..http.responses import Response
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
@@ -173,9 +173,8 @@ class BayeuxSocket:
             self.close(POLICY_VIOLATION, "too many messages wait for their answers")
             return
         self._forwarded.add(forwarded)
-        waits = "/meta/connect" not in text
-        self._busy = waits
-        answered = forwarded.addCallbacks(self._forwarded_answer, self._not_forwarded, errbackArgs=(text,))
+        self._busy = waits = "/meta/connect" not in text
+        answered = Deferred.fromCoroutine(self._answer_forwarded(forwarded, text))
         answered.addErrback(self._failed).addCallback(self._arrived, forwarded, waits)
 
     def _arrived(self, _: object, forwarded: Deferred[Any], waits: bool) -> None:
@@ -183,7 +182,17 @@ class BayeuxSocket:
         if waits:
             self._free(None)
 
-    def _forwarded_answer(self, answer: Response) -> None:
+    async def _answer_forwarded(self, forwarded: Deferred[Response], text: str) -> None:
+        try:
+            answer = await forwarded
+        except CancelledError:
+            return
+        except ProcessGone:  # the session is not known here either, and the answer says so
+            await value_of(self.transport.delivery.run(self._answer(text)))
+            return
+        except CometError as error:
+            self._refuse(error)
+            return
         if answer.status == 200:
             self._end_silence()
             self.send(answer.body)
@@ -194,18 +203,6 @@ class BayeuxSocket:
 
     def _send_error(self, error: str, channel: str = "") -> None:
         self.send(dumps([{"channel": channel, "successful": False, "error": error}]))
-
-    def _not_forwarded(self, failure: Failure, text: str) -> MaybeDeferred[None]:
-        """Answer here where the process is no more: the session is not known, and the answer says so."""
-        if failure.check(CancelledError):
-            return None
-        if failure.check(ProcessGone):
-            return self.transport.delivery.run(self._answer(text))
-        error = failure.value
-        if not isinstance(error, CometError):
-            failure.raiseException()
-        self._refuse(error)
-        return None
 
     def _end_silence(self) -> None:
         if self._silence is not None and self._silence.active():
