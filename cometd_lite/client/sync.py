@@ -19,19 +19,20 @@ from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from ..core.arguments import Recipients
 from ..core.message import Cursor, LeasedMessage, Message
 from ..deferreds import Reply
-from ..limits import OUTGOING_CONNECTIONS_KEPT, POLL_MESSAGES
+from ..limits import OUTGOING_CONNECTIONS_KEPT
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
-from .following import Following, OnGap, OnRetry
+from .following import Following
 from .remote import Token, server_url
-from .working import OnGone, Working
+from .working import Working
 
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+S = TypeVar("S")
+Method = TypeVar("Method", bound=Callable[..., object])
 
 
 class _Source(Protocol[M]):
@@ -44,197 +45,6 @@ class _Source(Protocol[M]):
     ) -> None: ...
 
     def end(self) -> None: ...
-
-
-def _blocking(
-    asking: Callable[Concatenate[Client, P], Reply[T]],
-) -> Callable[Concatenate[SyncClient, P], T]:
-    """Make a method that waits for what a method of ``Client`` replies, and returns or raises it."""
-
-    @wraps(asking)
-    def blocking(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._ask(lambda client: asking(client, *args, **kwargs))
-
-    shown = signature(asking)
-    returned = str(shown.return_annotation).removeprefix("Reply[").removesuffix("]")
-    vars(blocking)["__signature__"] = shown.replace(return_annotation=returned)
-    return blocking
-
-
-class SyncClient:
-    """A client of a cometd-lite server whose calls return when they are answered.
-
-    Any number of threads may call it at the same time; each call has a connection of its own, and idle ones
-    are kept. It may be made while a module is imported, and before a process forks. It also works in a thread
-    in which an event loop runs, which stands still during a call.
-
-    ``url``, ``token`` and ``patience`` are those of ``Client``, and so are the words and errors of each
-    method. A function given as ``token`` returns a string. Raises ``ValueError`` for a malformed URL.
-    """
-
-    def __init__(
-        self,
-        url: str = "http://localhost:8080",
-        *,
-        token: str | Callable[[], str] | None = None,
-        patience: float = PATIENCE_SECONDS,
-    ) -> None:
-        self._url = server_url(url)
-        self._token = token
-        self._patience = patience
-        # Sets and deques do each of these operations at once. A lock might be held while a process forks.
-        self._idle: deque[_BlockingClient] = deque()
-        self._used: set[_BlockingClient] = set()
-        self._closed = False
-
-    @property
-    def url(self) -> str:
-        """The URL of the server, without a slash at the end."""
-        return self._url
-
-    push = _blocking(Client.push)
-    poll = _blocking(Client.poll)
-    take = _blocking(Client.take)
-    lease = _blocking(Client.lease)
-    ack = _blocking(Client.ack)
-    describe = _blocking(Client.describe)
-    presence = _blocking(Client.presence)
-    leave = _blocking(Client.leave)
-    recipients = _blocking(Client.recipients)
-    delete = _blocking(Client.delete)
-    request = _blocking(Client.request)
-
-    def follow(
-        self,
-        recipients: Recipients,
-        after: str | Cursor = "now",
-        *,
-        cursor_file: str | os.PathLike[str] | None = None,
-        on_gap: OnGap | None = None,
-        on_retry: OnRetry | None = None,
-        patience: float | None = None,
-        wait: float | None = None,
-        limit: int = POLL_MESSAGES,
-        stream: bool = False,
-        name: str | None = None,
-    ) -> SyncFollowing:
-        """Yield the recipients' messages as they come, from a cursor on, as ``Client.follow`` does.
-
-        Iterate over it in one thread at a time, and end it by ``with`` or ``close``. ``close`` of the client
-        ends it from any thread.
-        """
-
-        def follow(client: Client) -> Following:
-            return client.follow(
-                recipients,
-                after,
-                cursor_file=cursor_file,
-                on_gap=on_gap,
-                on_retry=on_retry,
-                patience=patience,
-                wait=wait,
-                limit=limit,
-                stream=stream,
-                name=name,
-            )
-
-        return SyncFollowing(*self._begin(follow))
-
-    def work(
-        self,
-        recipients: Recipients,
-        seconds: float = 30.0,
-        *,
-        on_gone: OnGone | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> SyncWorking:
-        """Yield messages to be worked on, one at a time, each leased, as ``Client.work`` does.
-
-        A thread extends the lease while the program works. Iterate over it in one thread at a time, and end
-        it by ``with`` or ``close``. ``close`` of the client ends it from any thread.
-        """
-        return SyncWorking(
-            *self._begin(lambda client: client.work(recipients, seconds, on_gone=on_gone, on_retry=on_retry))
-        )
-
-    def close(self) -> None:
-        """End the calls, followings and workers of all threads, and close the connections.
-
-        A following or worker ends as if there were no more messages; any other call raises ``RuntimeError``.
-        """
-        self._closed = True
-        for used in list(self._used):
-            used.loop.stop()
-        self._close_idle()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _ask(self, ask: Callable[[Client], Deferred[T]]) -> T:
-        """Return what a request of a ``Client`` is answered with, or raise its error."""
-        blocking = self._take_client()
-        try:
-            return blocking.loop.run(lambda: ask(blocking.client))
-        except LoopStopped:
-            raise RuntimeError("This SyncClient was closed by another thread during the call.") from None
-        finally:
-            self._give_back(blocking)
-
-    def _begin(self, begin: Callable[[Client], T]) -> tuple[T, BlockingLoop, Callable[[], None]]:
-        """Return what a method of a ``Client`` makes, the loop that it runs on, and what gives that back."""
-        blocking = self._take_client()
-        try:
-            return begin(blocking.client), blocking.loop, lambda: self._give_back(blocking)
-        except BaseException:
-            self._give_back(blocking)
-            raise
-
-    def _take_client(self) -> _BlockingClient:
-        blocking = self._idle_client() or _BlockingClient(self._url, self._token, self._patience)
-        self._used.add(blocking)
-        if self._closed:
-            self._give_back(blocking)
-            raise RuntimeError("This SyncClient is closed; make another one.")
-        return blocking
-
-    def _idle_client(self) -> _BlockingClient | None:
-        """Return an idle client of this process; close the sockets that are the parent's since a fork."""
-        while self._idle:
-            try:
-                blocking = self._idle.pop()
-            except IndexError:  # another thread took it
-                break
-            if blocking.process == os.getpid():
-                return blocking
-            blocking.loop.close()
-        return None
-
-    def _give_back(self, blocking: _BlockingClient) -> None:
-        self._used.discard(blocking)
-        if blocking.process != os.getpid() or len(self._idle) >= OUTGOING_CONNECTIONS_KEPT:
-            blocking.loop.close()
-        else:
-            self._idle.append(blocking)
-        if self._closed:
-            self._close_idle()
-
-    def _close_idle(self) -> None:
-        while (blocking := self._idle_client()) is not None:
-            blocking.loop.close()
-
-
-class _BlockingClient:
-    """A loop, and a client on it: what one call, or one following, has for itself."""
-
-    def __init__(self, url: str, token: Token | None, patience: float) -> None:
-        self.process = os.getpid()
-        self.loop = BlockingLoop()
-        self.client = Client(
-            url, token=token, patience=patience, treq=self.loop.network, clock=self.loop.clock
-        )
 
 
 class _SyncMessages(Iterator[M], Generic[M]):
@@ -365,3 +175,179 @@ def _turn(loop: BlockingLoop, ended: Deferred[None]) -> None:
     """Run a loop until ``ended`` fires, or the loop is stopped."""
     with suppress(LoopStopped):
         loop.run(lambda: ended)
+
+
+def _blocking(
+    asking: Callable[Concatenate[Client, P], Reply[T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """Make a method that waits for what a method of ``Client`` replies, and returns or raises it."""
+
+    @wraps(asking)
+    def blocking(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(lambda client: asking(client, *args, **kwargs))
+
+    return _shown_as(blocking, asking, signature(asking).return_annotation)
+
+
+def _iterating(
+    begin: Callable[Concatenate[Client, P], S],
+    kind: Callable[[S, BlockingLoop, Callable[[], None]], T],
+    about: str,
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """Make a method that iterates, by an object of ``kind``, over what a method of ``Client`` yields."""
+
+    @wraps(begin)
+    def iterating(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return kind(*self._begin(lambda client: begin(client, *args, **kwargs)))
+
+    iterating.__doc__ = about
+    return _shown_as(iterating, begin, kind)
+
+
+def _shown_as(made: Method, method: Callable[..., object], returned: object) -> Method:
+    """Let help show the parameters of a method of ``Client`` with what this one returns."""
+    name = str(getattr(returned, "__name__", returned)).removeprefix("Reply[").removesuffix("]")
+    vars(made)["__signature__"] = signature(method).replace(return_annotation=name)
+    return made
+
+
+class SyncClient:
+    """A client of a cometd-lite server whose calls return when they are answered.
+
+    Any number of threads may call it at the same time; each call has a connection of its own, and idle ones
+    are kept. It may be made while a module is imported, and before a process forks. It also works in a thread
+    in which an event loop runs, which stands still during a call.
+
+    ``url``, ``token`` and ``patience`` are those of ``Client``, and so are the words and errors of each
+    method. A function given as ``token`` returns a string. Raises ``ValueError`` for a malformed URL.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8080",
+        *,
+        token: str | Callable[[], str] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._url = server_url(url)
+        self._token = token
+        self._patience = patience
+        # Sets and deques do each of these operations at once. A lock might be held while a process forks.
+        self._idle: deque[_BlockingClient] = deque()
+        self._used: set[_BlockingClient] = set()
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """The URL of the server, without a slash at the end."""
+        return self._url
+
+    push = _blocking(Client.push)
+    poll = _blocking(Client.poll)
+    take = _blocking(Client.take)
+    lease = _blocking(Client.lease)
+    ack = _blocking(Client.ack)
+    describe = _blocking(Client.describe)
+    presence = _blocking(Client.presence)
+    leave = _blocking(Client.leave)
+    recipients = _blocking(Client.recipients)
+    delete = _blocking(Client.delete)
+    request = _blocking(Client.request)
+
+    follow = _iterating(
+        Client.follow,
+        SyncFollowing,
+        """Yield the recipients' messages as they come, from a cursor on, as ``Client.follow`` does.
+
+        Iterate over it in one thread at a time, and end it by ``with`` or ``close``. ``close`` of the client
+        ends it from any thread.
+        """,
+    )
+    work = _iterating(
+        Client.work,
+        SyncWorking,
+        """Yield messages to be worked on, one at a time, each leased, as ``Client.work`` does.
+
+        A thread extends the lease while the program works. Iterate over it in one thread at a time, and end
+        it by ``with`` or ``close``. ``close`` of the client ends it from any thread.
+        """,
+    )
+
+    def close(self) -> None:
+        """End the calls, followings and workers of all threads, and close the connections.
+
+        A following or worker ends as if there were no more messages; any other call raises ``RuntimeError``.
+        """
+        self._closed = True
+        for used in list(self._used):
+            used.loop.stop()
+        self._close_idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, ask: Callable[[Client], Deferred[T]]) -> T:
+        """Return what a request of a ``Client`` is answered with, or raise its error."""
+        blocking = self._take_client()
+        try:
+            return blocking.loop.run(lambda: ask(blocking.client))
+        except LoopStopped:
+            raise RuntimeError("This SyncClient was closed by another thread during the call.") from None
+        finally:
+            self._give_back(blocking)
+
+    def _begin(self, begin: Callable[[Client], T]) -> tuple[T, BlockingLoop, Callable[[], None]]:
+        """Return what a method of a ``Client`` makes, the loop that it runs on, and what gives that back."""
+        blocking = self._take_client()
+        try:
+            return begin(blocking.client), blocking.loop, lambda: self._give_back(blocking)
+        except BaseException:
+            self._give_back(blocking)
+            raise
+
+    def _take_client(self) -> _BlockingClient:
+        blocking = self._idle_client() or _BlockingClient(self._url, self._token, self._patience)
+        self._used.add(blocking)
+        if self._closed:
+            self._give_back(blocking)
+            raise RuntimeError("This SyncClient is closed; make another one.")
+        return blocking
+
+    def _idle_client(self) -> _BlockingClient | None:
+        """Return an idle client of this process; close the sockets that are the parent's since a fork."""
+        while self._idle:
+            try:
+                blocking = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if blocking.process == os.getpid():
+                return blocking
+            blocking.loop.close()
+        return None
+
+    def _give_back(self, blocking: _BlockingClient) -> None:
+        self._used.discard(blocking)
+        if blocking.process != os.getpid() or len(self._idle) >= OUTGOING_CONNECTIONS_KEPT:
+            blocking.loop.close()
+        else:
+            self._idle.append(blocking)
+        if self._closed:
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        while (blocking := self._idle_client()) is not None:
+            blocking.loop.close()
+
+
+class _BlockingClient:
+    """A loop, and a client on it: what one call, or one following, has for itself."""
+
+    def __init__(self, url: str, token: Token | None, patience: float) -> None:
+        self.process = os.getpid()
+        self.loop = BlockingLoop()
+        self.client = Client(
+            url, token=token, patience=patience, treq=self.loop.network, clock=self.loop.clock
+        )
