@@ -144,7 +144,8 @@ MEASURE_ANSWERS = """
 import gc, json, os, sys
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
-from cometd_lite.access.application import Authorizer, Question
+from cometd_lite.access.application import Authorizer
+from cometd_lite.access.questions import Question
 from cometd_lite.limits import APPLICATION_ANSWER_OVERHEAD
 from cometd_lite.outgoing import PostReply
 

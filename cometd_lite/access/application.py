@@ -5,20 +5,19 @@ time, lets nothing in. An answer that names ``expires_in`` is remembered. Identi
 way are asked once. How many are under way is bounded, in all and for each address: an application that is
 slow holds up the requests that need its answer, and no others.
 
-``Authorizer`` decides; what posts the question is given to it (``outgoing``). ``policy`` asks it.
+``Authorizer`` decides; what posts the question is given to it (``outgoing``). ``policy`` asks it, and
+``permission`` asks again about readers that were let in.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from math import inf, isfinite
 from random import Random
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
 from msgspec.json import Decoder
@@ -28,36 +27,23 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.counts import Histogram
-from ..deferreds import MaybeDeferred, is_pending
+from ..deferreds import MaybeDeferred
 from ..errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
-from ..jsontext import decode, dumps
+from ..jsontext import decode
 from ..limits import (
     ADMITTED_AT_ONCE,
     APPLICATION_ANSWER_OVERHEAD,
-    APPLICATION_ASKED_AGAIN_SECONDS,
     APPLICATION_ASKED_AGAIN_SECONDS_MOST,
     APPLICATION_QUESTIONS,
     APPLICATION_QUESTIONS_SHARE,
     APPLICATION_REMEMBERED_BYTES,
     APPLICATION_REMEMBERED_SECONDS,
-    APPLICATION_SECONDS,
     APPLICATION_SUBJECT_BYTES,
     FAILURES_LOGGED_SECONDS,
-    WAIT_SPREAD,
 )
 from ..outgoing import NoReply, Post, PostReply
 from ..sizes import text_size
-from .asker import Asker
-from .quotas import address_key
-
-_NOT_OF_A_CLIENT = frozenset(
-    {
-        *("ack", "after", "event", "extend", "format", "lastEventId", "Last-Event-ID", "lease", "limit"),
-        *("listener", "overflow", "queue", "rcpt", "release", "to", "ttl", "wait"),
-        *("jsonp", "message"),
-    }
-)
-"""Query parameters that say what is asked for, and nothing of who asks. An answer holds whatever they are."""
+from .questions import Question
 
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the time that an answer of the application takes."""
@@ -68,58 +54,11 @@ _REFUSALS: dict[int, Callable[[], CometError]] = {
 }
 """What makes a refusal, one for each answer: an exception keeps the frames of each request that raises it."""
 
-_RETRY_SECONDS = 1.0
-"""The pause until a reader is asked about again where as many questions are under way as may be."""
-
 _JSON = frozenset({"application/json", "text/json"})
 
 _SHAPE = 'A JSON body of a 2xx is an object as {"subject": "alice", "expires_in": 60}, both optional:'
 
 _CLOSED = "Whether this is allowed is not known: the application did not say. Try again later."
-
-
-class Question(NamedTuple):
-    """What the application is asked. Questions with the same ``key`` have the same answer."""
-
-    key: bytes
-    body: bytes
-    address: str | None
-
-
-def question_of(asker: Asker, action: str, names: tuple[str, ...]) -> Question:
-    """Return the question whether a client may do something with names; with none, whether it may be here.
-
-    The key is made of the action, the names, the client's address, its ``Cookie``, ``Authorization`` and
-    ``Origin``, and those parameters of the query that may say who asks. A token in the query is left out.
-    """
-    head = asker.head
-    who = {
-        "action": action,
-        "recipients": names,
-        "address": asker.client,
-        "cookie": _text(head.get(b"cookie")),
-        "authorization": _text(head.get(b"authorization")),
-        "origin": _text(head.get(b"origin")),
-    }
-    pairs = [(_name_of(pair), _text(pair)) for pair in asker.query.split(b"&") if pair]
-    shown = [(name, pair) for name, pair in pairs if name != "token"]
-    identifying = sorted([pair for name, pair in shown if name not in _NOT_OF_A_CLIENT])
-    body = {
-        **who,
-        "user_agent": _text(head.get(b"user-agent")),
-        "path": _text(asker.path),
-        "query": "&".join([pair for _, pair in shown]),
-    }
-    return Question(sha256(dumps([*who.values(), identifying])).digest(), dumps(body), asker.client)
-
-
-def _text(value: bytes | None) -> Any:
-    return None if value is None else value.decode("latin-1")
-
-
-def _name_of(pair: bytes) -> str:
-    name = pair.partition(b"=")[0]
-    return unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
 
 
 class _Said(Struct):
@@ -196,13 +135,11 @@ class Authorizer:
         self._post = post
         self._url = url
         self._under_way: dict[bytes, _PendingQuestion] = {}
-        self._by_address: Counter[str] = Counter()
-        """Questions that are under way, by the address of the client that caused them."""
         self._remembered: dict[bytes, tuple[Allowance, float]] = {}
         """Answers and until when they are remembered, by the keys of their questions, the oldest first."""
         self._remembered_bytes = 0
-        self._admitting: list[tuple[list[Deferred[Allowance]], Allowance | CometError]] = []
-        """Requests whose answers have come, which go on in slices."""
+        self._admitting: deque[tuple[Deferred[Allowance], Allowance | CometError]] = deque()
+        """Requests whose answers have come, which go on in slices, in order."""
         self._slice: IDelayedCall | None = None
         self._is_admitting = False
         self._is_stopping = False
@@ -260,15 +197,12 @@ class Authorizer:
             raise ServerFull(
                 f"{APPLICATION_QUESTIONS} questions wait for the application's answers, which is the bound."
             )
-        if question.address is not None:
-            held = self._by_address[address_key(question.address)]
+        if question.source is not None:
+            held = [one.question.source for one in self._under_way.values()].count(question.source)
             if held >= APPLICATION_QUESTIONS * APPLICATION_QUESTIONS_SHARE:
                 raise ServerFull(f"{held} questions about this address wait for the application's answers.")
 
     def _begin(self, under_way: _PendingQuestion) -> None:
-        address = under_way.question.address
-        if address is not None:
-            self._by_address[address_key(address)] += 1
         under_way.reply = maybeDeferred(self._post, under_way.question.body)
         outcome: Deferred[Any] = under_way.reply.addCallback(self._judged, under_way)
         outcome.addErrback(self._failed).addCallback(self._end, under_way)
@@ -308,30 +242,18 @@ class Authorizer:
 
     def _end(self, outcome: Allowance | CometError, under_way: _PendingQuestion) -> None:
         """Let the requests go on that wait for the answer."""
-        question = under_way.question
-        del self._under_way[question.key]
-        if question.address is not None:
-            key = address_key(question.address)
-            self._by_address[key] -= 1
-            if not self._by_address[key]:
-                del self._by_address[key]
+        del self._under_way[under_way.question.key]
         self.counts.seconds.observe(self.clock.seconds() - under_way.began)
-        waiting = list(under_way.waiting)
-        waiting.reverse()  # the first of them is the last
         under_way.reply = None
-        if waiting:
-            self._admitting.append((waiting, outcome))
-            if self._slice is None and not self._is_admitting:
-                self._admit(ADMITTED_AT_ONCE)
+        self._admitting += [(answer, outcome) for answer in under_way.waiting]
+        if self._slice is None and not self._is_admitting:
+            self._admit(ADMITTED_AT_ONCE)
 
     def _admit(self, most: float) -> None:
         """Let ``most`` requests go on, in the order in which their answers came, and the others later."""
         self._is_admitting = True  # a request that goes on may cause an answer
         while self._admitting and most > 0:
-            waiting, outcome = self._admitting[0]
-            answer = waiting.pop()
-            if not waiting:
-                del self._admitting[0]
+            answer, outcome = self._admitting.popleft()
             if answer.called:
                 continue  # its client has disconnected
             most -= 1
@@ -374,13 +296,9 @@ class Authorizer:
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
-        pending = self._under_way.values()
         assert all(one.question.key == key for key, one in self._under_way.items()), (
             "a question is under its own key"
         )
-        addresses = [one.question.address for one in pending if one.question.address is not None]
-        counted = Counter(map(address_key, addresses))
-        assert dict(self._by_address) == dict(counted), "questions are counted for each address"
         costs = [_cost(allowed) for allowed, _ in self._remembered.values()]
         assert self._remembered_bytes == sum(costs), "the bytes of what is remembered are those counted"
         assert self._remembered_bytes <= APPLICATION_REMEMBERED_BYTES, "what is remembered is bounded"
@@ -388,97 +306,3 @@ class Authorizer:
 
 def _cost(allowed: Allowance) -> int:
     return APPLICATION_ANSWER_OVERHEAD + (0 if allowed.subject is None else text_size(allowed.subject))
-
-
-@dataclass(frozen=True, slots=True)
-class Permission:
-    """What the application has answered to one question, for the readers that it has let in.
-
-    The question itself is not kept, because a parked request has what it is made of.
-    """
-
-    application: Authorizer
-    asker: Asker
-    action: str
-    names: tuple[str, ...]
-    allowance: Allowance
-
-    def ask_again(self) -> MaybeDeferred[Allowance]:
-        """Return what the application allows from now on; see ``Authorizer.ask``."""
-        question = question_of(self.asker, self.action, self.names)
-        return self.application.ask(question, self.allowance.expires_at)
-
-    def watch(self, parked: Deferred[Any], end: Callable[[CometError], object]) -> Watch | None:
-        """Ask again whenever the answer's time is over, until ``parked`` fires; None where it holds for good.
-
-        Where the application refuses then, or does not decide, ``end`` is called with the error.
-        """
-        if self.allowance.expires_at is None:
-            return None
-        watch = Watch(self, end)
-
-        def stop(result: Any) -> Any:
-            watch.stop()
-            return result
-
-        parked.addBoth(stop)
-        return watch
-
-
-class Watch:
-    """Asks the application again and again, whenever the time of its answer is over, until it is stopped."""
-
-    def __init__(self, permission: Permission, end: Callable[[CometError], object]) -> None:
-        self._permission = permission
-        self._end: Callable[[CometError], object] | None = end
-        self._timer: IDelayedCall | None = None
-        self._asked: Deferred[Allowance] | None = None
-        self._allowed(permission.allowance)
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._end = None
-        timer, self._timer = self._timer, None
-        asked, self._asked = self._asked, None
-        if timer is not None and timer.active():
-            timer.cancel()
-        if asked is not None:
-            asked.cancel()
-
-    def _allowed(self, allowance: Allowance) -> None:
-        """Wait until the time is over; readers that came together are not asked about in one moment."""
-        self._asked = None
-        if self._end is None or allowance.expires_at is None:
-            return
-        self._permission = replace(self._permission, allowance=allowance)
-        application = self._permission.application
-        left = allowance.expires_at - application.clock.seconds()
-        left *= 1 - WAIT_SPREAD * application.random.random()
-        self._timer = application.clock.callLater(max(APPLICATION_ASKED_AGAIN_SECONDS, left), self._ask)
-
-    def _ask(self) -> None:
-        self._timer = None
-        application, allowance = self._permission.application, self._permission.allowance
-        try:
-            answer = self._permission.ask_again()
-        except CometError as error:
-            last = (allowance.expires_at or 0.0) + APPLICATION_SECONDS
-            if isinstance(error, ServerFull) and application.clock.seconds() < last:
-                pause = _RETRY_SECONDS * (1 + application.random.random())
-                self._timer = application.clock.callLater(pause, self._ask)
-            else:
-                self._refused(Failure(error))
-            return
-        if is_pending(answer):
-            self._asked = answer
-            answer.addCallbacks(self._allowed, self._refused)
-        else:
-            self._allowed(answer)
-
-    def _refused(self, failure: Failure) -> None:
-        self._asked = None
-        end, self._end = self._end, None
-        if end is not None:
-            error = failure.value
-            assert isinstance(error, CometError), "an application fails with nothing else"
-            end(error)

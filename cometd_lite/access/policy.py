@@ -23,9 +23,11 @@ from ..core.parked import ParkedReader
 from ..core.recipient import below, lists, plain, reaches
 from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
-from .application import Allowance, Authorizer, Permission, Watch, question_of
+from .application import Allowance, Authorizer
 from .asker import Asker
 from .origins import Hosts, Origins, host_name, is_loopback
+from .permission import Permission, Watch
+from .questions import question_of
 from .quotas import Clients, Share
 from .tokens import Action, Grant, Tokens
 

@@ -19,8 +19,8 @@ from jwt import PyJWK
 
 from ..errors import Forbidden, TokenExpired, Unauthorized
 from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
-from .application import Permission
 from .keys import read_keys
+from .permission import Permission
 from .quotas import ClientUsage
 
 _LATEST = 1e11
