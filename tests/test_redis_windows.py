@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -206,6 +207,21 @@ def test_after_a_reconnect_nothing_is_known_until_the_next_read(cluster: Cluster
     cluster.push(0, "a", "1")
     cluster.find_again()
     assert data(poll.value) == ["1"]
+
+
+def test_a_process_with_many_readers_listens_again_in_a_moment(cluster: Cluster) -> None:
+    _, there = cluster.join(), cluster.join()
+    names = [f"user/{number}" for number in range(20_000)]
+    for first in range(0, len(names), 1_000):
+        stored(cluster, there, *names[first : first + 1_000], after=NOW)
+    began = time.process_time()
+    cluster.wires.wires[1].abortConnection()
+    cluster.find_again()
+    assert time.process_time() - began < 3.0  # where each channel is looked for among all: 10 s and more
+    for name in (names[0], names[-1]):
+        poll = cluster.begin(there.poll((name,), OLDEST, 100.0))
+        cluster.push(0, name, "1")
+        assert data(poll.value) == ["1"]
 
 
 def test_a_key_that_was_let_go_of_and_is_read_again_has_a_window_from_then_on(cluster: Cluster) -> None:

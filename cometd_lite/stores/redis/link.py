@@ -256,11 +256,8 @@ class RedisLink:
         await self._attach(connection)
         self._connection = connection
         # Readers may have come and gone meanwhile.
-        now = [self.prefix + channel for channel in self.channels()]
-        for verb, some in (
-            ("SUBSCRIBE", [channel for channel in now if channel not in set(channels)]),
-            ("UNSUBSCRIBE", [channel for channel in channels if channel not in set(now)]),
-        ):
+        before, now = set(channels), {self.prefix + channel for channel in self.channels()}
+        for verb, some in (("SUBSCRIBE", now - before), ("UNSUBSCRIBE", before - now)):
             if some:
                 connection.subscribe(verb, *some)
         self._entered()
