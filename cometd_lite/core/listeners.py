@@ -161,8 +161,7 @@ class Listeners:
         listener.place = self._hub.dated(after or listener.answered or listener.place)
         listener.answered = None
         self._notify(listener, wait)
-        keys = listener.keys(broadcasts)
-        poll = Poll(self._hub, keys, listener.place, limit, True, as_read)
+        poll = Poll(self._hub, listener.keys(broadcasts), listener.place, limit, True, as_read)
         poll.name = name
         self._sessions.hold(listener)
         listener.parked = poll
@@ -187,10 +186,7 @@ class Listeners:
             return failure
 
         try:
-            if wait > 0 and not self._hub.stopping:
-                found = self._hub.park(poll, wait)
-            else:
-                found = self._hub.poll(keys, listener.place, 0.0, limit, name=name)
+            found = self._hub.park(poll, wait)
         except BaseException:
             release()
             raise
