@@ -103,8 +103,6 @@ class SessionReader(Reader[T]):
 class HeldConnect(SessionReader[Response]):
     """A connect that is held over HTTP: a poll of its session."""
 
-    is_held = False
-
     def __init__(self, delivery: Delivery, connect: Connect, asking: Asking, form: Form) -> None:
         SessionReader.__init__(self, delivery, connect.session)
         self.connect = connect
@@ -115,7 +113,6 @@ class HeldConnect(SessionReader[Response]):
         """Hold the session and wait, unless there is something already. Raises ``ServerFull``."""
         session = self.session
         self.delivery.hub.registry.park(self, wait)
-        self.is_held = True
         session.reader = self
         session.browser.held += 1
         self.delivery.sessions.hold(session)
@@ -146,8 +143,7 @@ class HeldConnect(SessionReader[Response]):
 
     def leave(self) -> None:
         """Leave the registry and the session, whose time runs from now on (BAYEUX.md, rule 5)."""
-        if self.is_held:
-            self.is_held = False
+        if self.registry is not None:
             session, delivery = self.session, self.delivery
             if session.reader is self:
                 session.reader = None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from ..access.policy import Rights
 from ..core.hub import Hub
@@ -37,12 +37,8 @@ from .http import Asking, browser_of, is_callback, json_answer, parsed, posted, 
 from .options import BayeuxOptions
 from .plain import PlainRoad
 
-
-class _Hold(NamedTuple):
-    """An answer that is not due yet: its connect is to be held for ``wait`` seconds at the most."""
-
-    connect: Connect
-    wait: float
+Held: TypeAlias = tuple[Connect, float]
+"""A connect that is to be held, and for how many seconds at the most."""
 
 
 class BayeuxTransport:
@@ -143,7 +139,7 @@ class BayeuxTransport:
         answered: MaybeDeferred[Any] = shielded(self.delivery.run(conversation))
         return chain(answered, self._respond_or_hold, asking, form, rights)
 
-    def _answer(self, batch: list[Any], peer: Peer, asking: Asking, form: Form) -> Effects[Response | _Hold]:
+    def _answer(self, batch: list[Any], peer: Peer, asking: Asking, form: Form) -> Effects[Response | Held]:
         """Return the answer to a batch, or the connect that is to be held."""
         with BatchAnswer() as answer:
             yield from self.converse(batch, peer, answer)
@@ -153,7 +149,7 @@ class BayeuxTransport:
                 if peer.rights is not None:
                     peer.rights.check_room()
                 if self._may_hold(answer.connects[0]):
-                    return _Hold(answer.connects[0], answer.wait)
+                    return answer.connects[0], answer.wait
             session = answer.session
             news = None
             if session is not None and answer.may_carry:
@@ -192,15 +188,16 @@ class BayeuxTransport:
         return True
 
     def _respond_or_hold(
-        self, answer: Response | _Hold, asking: Asking, form: Form, rights: Rights | None
+        self, answer: Response | Held, asking: Asking, form: Form, rights: Rights | None
     ) -> MaybeDeferred[Response]:
         """Return a response, or hold a connect until there is something for its session."""
         if isinstance(answer, Response):
             return answer
-        held = HeldConnect(self.delivery, answer.connect, asking, form)
+        connect, wait = answer
+        held = HeldConnect(self.delivery, connect, asking, form)
         if rights is not None:
             held.name = rights.name
-        held.begin(answer.wait)
+        held.begin(wait)
         if rights is not None:
             rights.count(held)
             held.admission = rights.admission
