@@ -61,7 +61,8 @@ class Limits:
     """Parked polls, streams and sockets of one client. None for any number: a benchmark is one client."""
 
     client_pushes: int | None = None
-    """Messages that one client pushes a second to each recipient. None: a web application is one client."""
+    """Messages that one client pushes a second, each counted for each recipient. None: a web application is
+    one client, and pushes for all its users."""
 
     client_bytes: int | None = None
     """Bytes of bodies that one client pushes a second. None for any number, as above."""

@@ -6,7 +6,8 @@ RECIPIENT_BYTES = 256
 """A name is a key in several tables; HTTP.md's bound keeps it shorter than any message."""
 
 RECIPIENT_SEGMENTS = 16
-"""A name has as many patterns: with 127, to poll one of 8,700 mailboxes took a second."""
+"""A push looks for readers of as many patterns as its name has segments, and each mailbox is indexed by all
+of them: with 127 segments, 8,700 mailboxes made the poll of a pattern take a second."""
 
 RECIPIENTS_PER_REQUEST = 100
 """A push to all of them is one step for the reactor, and a reader merges as many logs."""
@@ -37,7 +38,8 @@ MESSAGE_DEPTH = 500
 (Python, Java), a poll's answer adds three, and a reader that cannot parse an answer never gets past it."""
 
 JSON_DEPTH = 1_024
-"""Levels in a whole JSON text: a Bayeux batch is served where one message is nested too deeply."""
+"""Levels in a whole JSON text: more than MESSAGE_DEPTH, so that the other messages of a Bayeux batch are
+served where one is nested too deeply."""
 
 CURSOR_DIGITS = 18
 """Below 2^63, so that every database and every JSON parser with 64 bits can hold it."""
@@ -73,7 +75,7 @@ RENDERED_MESSAGES = 256
 """Messages whose JSON is remembered, and as many Bayeux events: those that a fan-out is busy with."""
 
 RENDERED_BYTES = 64 * 1024
-"""What looks larger is not remembered: so that takes 16 MB in each form, twice that with its messages."""
+"""A larger rendering is not remembered: all take 16 MB in each form, and 32 MB with their messages."""
 
 REMEMBERED_BYTES = 1_024
 """Of a request up to this size it is remembered what it asked, as most ask the same again. There is one
@@ -124,7 +126,7 @@ PRESENCE_NAME_BYTES = 64
 """A reader's own name is a nickname or an id, which is shown to all other readers of the recipient."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. Of more, joins and leaves are not published one by one."""
+"""Names that are listed of one recipient. Where there are more, single joins and leaves are not announced."""
 
 PRESENCE_COUNT_SECONDS = 1.0
 """Then the count of readers is published no more often than this."""
@@ -174,7 +176,7 @@ HEARTBEAT_SECONDS = 15.0
 """A byte this often keeps proxies from ending a quiet stream (WHATWG HTML §9.2.7; many idle after 30 s)."""
 
 SOCKET_READ_BYTES = 4 * 1024
-"""A socket parses so much before it looks whether its client takes the answers, a few times as many."""
+"""Bytes that a socket parses before it looks whether its client takes the answers, which are larger."""
 
 SOCKET_SECONDS = 0.005
 """What a socket's client has sent at once is parsed for so long in one turn of the reactor."""
@@ -341,7 +343,7 @@ LARGE_ANSWER_BYTES = 16 * 1024
 the session must not expire. Smaller ones fit into the first packets of a connection."""
 
 SLOW_CLIENT_BYTES_PER_SECOND = 16 * 1024
-"""How fast a client is thought to read a large answer where that is not known: 64 s for 1 MiB."""
+"""The rate at which a client is assumed to read a large answer, where it is not known: 64 s for 1 MiB."""
 
 SENDING_LOOKS = 2_000
 """Sessions looked at in one turn for whether their answers have left: a system call each."""
@@ -371,7 +373,7 @@ BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
 
 REVOKED_SECONDS = 8.0
-"""What a removed key had let in ends within this time: not all of its clients come back at once."""
+"""Readers that a removed key had let in end within this time, so that not all come back at once."""
 
 ENDED_PER_SECOND = 1_000
 """Waits ended in a second, at the least, when the server stops: few readers do not make it slow."""

@@ -65,7 +65,7 @@ REDIS_EXPIRED_AT_ONCE = 100
 """Mailboxes in which messages expire in one step of Redis."""
 
 REDIS_GOING_AT_ONCE = 1_000
-"""Messages of a mailbox that one step of Redis deletes, 5 ms. Then no other mailbox expires in it."""
+"""Messages of a mailbox that one step of Redis deletes, 5 ms; after so many it expires no other mailbox."""
 
 REDIS_OOM_BYTES = 256 * 1024
 """Bytes of messages that were read, which one step lets go where Redis has no memory for a push."""
@@ -101,7 +101,8 @@ REDIS_ACKNOWLEDGE_SECONDS = 0.05
 """What readers acknowledge that were answered without Redis is gathered for so long: one step sends all."""
 
 REDIS_FULL_SECONDS = 0.06
-"""A push to a full mailbox asks again then: what readers had acknowledged elsewhere has arrived."""
+"""A push that finds a mailbox full asks once more after this long: what readers had acknowledged at any
+process has arrived by then."""
 
 REDIS_CHECK_SECONDS = 15.0
 """Where readers wait, a process compares what it was notified of with what Redis holds this often. What is
