@@ -68,12 +68,10 @@ class LocalAbsences:
         self._bytes = 0
 
     def recall(self) -> None:
-        """See ``Absences.recall``."""
         for record in self._store.recall(ABSENCES):
             self._add(record.id)
 
     def is_reported(self, recipient: str) -> bool:
-        """See ``Absences.is_reported``."""
         return recipient in self._reported
 
     def claim(self, recipient: str) -> bool:
@@ -87,7 +85,6 @@ class LocalAbsences:
         return True
 
     def ended(self, keys: tuple[str, ...]) -> None:
-        """See ``Absences.ended``."""
         if self._reported:
             for key in keys:
                 if key in self._reported:
@@ -129,7 +126,6 @@ class SharedAbsences:
         return False
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
-        """See ``Absences.claim``."""
         return self._store.claims.note(ABSENCES, recipient, UNREAD_REPORTED_SECONDS).addCallback(
             self._claimed, recipient
         )
@@ -167,7 +163,6 @@ class SharedAbsences:
         self._store.remember(WAITS, recipient, lambda: dumps([message, at]), due + EVENT_SECONDS)
 
     def settled(self, recipient: str) -> None:
-        """See ``Absences.settled``."""
         self._store.forget(WAITS, recipient)
 
 

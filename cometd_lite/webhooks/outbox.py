@@ -104,18 +104,15 @@ class LocalOutbox:
 
     @property
     def waiting(self) -> int:
-        """See ``Outbox.waiting``."""
         return len(self._events)
 
     def add(self, event: dict[str, Any]) -> None:
-        """See ``Outbox.add``."""
         now = self._clock.seconds()
         made = Event(self._ids.next(), now, dumps(event))
         self._keep(made)
         self._store.remember(EVENTS, made.id, lambda: made.body, now + EVENT_SECONDS)
 
     def recall(self) -> None:
-        """See ``Outbox.recall``."""
         before, self._events, self._bytes = self._events, {}, 0
         for record in sorted(self._store.recall(EVENTS), key=lambda one: (one.expires_at, one.id)):
             self._keep(Event(record.id, record.expires_at - EVENT_SECONDS, record.value))
@@ -126,11 +123,9 @@ class LocalOutbox:
         """See ``Outbox.write``: the store is here."""
 
     def first(self, most: int) -> Sequence[Event]:
-        """See ``Outbox.first``."""
         return list(islice(self._events.values(), most))
 
     def done(self, events: Sequence[Event]) -> None:
-        """See ``Outbox.done``."""
         for event in events:
             if self._events.pop(event.id, None) is not None:
                 self._bytes -= len(event.body)
@@ -171,7 +166,6 @@ class SharedOutbox:
         return self._waiting + len(self._late)
 
     def add(self, event: dict[str, Any]) -> None:
-        """See ``Outbox.add``."""
         # Events of one moment are kept in the order of their ids.
         late = Event(self._ids.next(), self._clock.seconds(), dumps(event))
         self._late.append(late)
@@ -197,7 +191,6 @@ class SharedOutbox:
         """See ``Outbox.recall``: all of them are looked up."""
 
     def first(self, most: int) -> Deferred[Sequence[Event]]:
-        """See ``Outbox.first``."""
         return Deferred.fromCoroutine(self._first(most))
 
     async def _first(self, most: int) -> Sequence[Event]:
@@ -220,7 +213,6 @@ class SharedOutbox:
             self._store.forget(EVENTS, record.id)
 
     def done(self, events: Sequence[Event]) -> None:
-        """See ``Outbox.done``."""
         for event in events:
             self._store.forget(EVENTS, event.id)
         self._waiting = max(0, self._waiting - len(events))
