@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
+from cometd_lite.access.grants import Grant
 from cometd_lite.bayeux import BayeuxOptions, Call
 from cometd_lite.core.message import Content, Push
 from cometd_lite.errors import (
@@ -1070,15 +1071,7 @@ class Denied:
     def check(self, action: str, names: tuple[str, ...]) -> Any:
         return fail(Unauthorized("no"))
 
-    registrations = None
-    admission = None
-    name = None
-
-    def charge(self, messages: int, size: int) -> None:
-        raise AssertionError("nothing is published")
-
-    def hold(self, act: Callable[[], Any]) -> Any:
-        raise AssertionError("nothing is held")
+    grant = Grant()
 
 
 def test_rights_that_are_told_later_are_waited_for(server: Server) -> None:
@@ -1131,9 +1124,7 @@ def test_a_session_whose_answer_has_left_ends_after_its_time(server: Server) -> 
 class Pondered:
     """Rights that are told when the test says so."""
 
-    registrations = None
-    admission = None
-    name = None
+    grant = Grant()
 
     def __init__(self) -> None:
         self.asked: list[Deferred[float]] = []
@@ -1141,12 +1132,6 @@ class Pondered:
     def check(self, action: str, names: tuple[str, ...]) -> Deferred[float]:
         self.asked.append(Deferred())
         return self.asked[-1]
-
-    def charge(self, messages: int, size: int) -> None: ...
-
-    def check_room(self) -> None: ...
-
-    def count(self, parked: Deferred[Any]) -> None: ...
 
     def allow(self) -> None:
         while self.asked:

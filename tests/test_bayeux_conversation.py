@@ -13,6 +13,7 @@ from helpers import message as at
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cometd_lite.access.grants import Grant
 from cometd_lite.bayeux import BayeuxOptions
 from cometd_lite.bayeux.answers import BatchAnswer
 from cometd_lite.bayeux.conversation import Bayeux
@@ -805,14 +806,7 @@ class Some:
                 raise Forbidden("not this one")
         return 60.0
 
-    registrations = None
-    admission = None
-
-    def charge(self, messages: int, size: int) -> None:
-        """Nobody counts."""
-
-    def hold(self, act: Callable[[], Any]) -> Any:
-        return act()
+    grant = Grant()
 
 
 def test_rights_are_asked_for_at_handshake_subscribe_connect_and_publish(world: World) -> None:

@@ -10,27 +10,19 @@ from bayeux_clients import Asked, Client, Late, Request, Server, arrived
 from helpers import Outcome
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from cometd_lite.access.grants import Grant
 from cometd_lite.bayeux.plain import PlainRoad
 
 
 class Everything:
     """The rights of a peer that may do everything. A request with rights takes no plain road."""
 
-    registrations = None
-    admission = None
-    name = None
+    grant = Grant()
 
     def check(self, action: str, names: tuple[str, ...]) -> float:
         return inf
-
-    def charge(self, messages: int, size: int) -> None: ...
-
-    def check_room(self) -> None: ...
-
-    def count(self, parked: Deferred[Any]) -> None: ...
 
 
 def prepared(ack: bool, connected: bool, subscribed: bool) -> Client:

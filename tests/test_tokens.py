@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from twisted.logger import capturedLogs, formatEvent
 
+from cometd_lite.access.grants import Grant, covers
 from cometd_lite.access.keys import check_secret
-from cometd_lite.access.tokens import Grant, Tokens, covers
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.core.recipient import covering
 from cometd_lite.errors import Forbidden, Unauthorized
 from cometd_lite.limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN

@@ -7,10 +7,9 @@ word, and by what one client may hold.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -18,24 +17,21 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from ..core.message import Push
 from ..core.parked import ParkedReader
 from ..core.recipient import below, lists, plain, reaches
 from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
 from .application import Allowance, Authorizer
 from .asker import Asker
+from .grants import EVERYTHING, Action, Grant
 from .origins import Hosts, Origins, host_name, is_loopback
-from .permission import Permission, Watch
+from .permission import Permission
 from .questions import question_of
-from .quotas import Clients, Share
-from .tokens import Action, Grant, Tokens
+from .quotas import Clients
+from .tokens import Tokens
 
 Authorize: TypeAlias = Callable[[Any, Action, str], bool | Deferred[bool]]
 """An embedding program's own word on who may do what: called with the request, the action and a recipient."""
-
-EVERYTHING = Grant()
-"""What is granted where neither tokens nor quotas are configured."""
 
 _SCHEMES = frozenset({b"bearer"})
 _BAYEUX_SCHEMES = frozenset({b"bearer", b"oauth"})
@@ -48,8 +44,6 @@ _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 
 _BROWSERS = b"Mozilla/"
 """What the User-Agent of every browser begins with."""
-
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _ALLOWED_ORIGIN = (
     b"Access-Control-Allow-Credentials: true\r\n"
@@ -295,8 +289,8 @@ class Policy:
 
         Raises ``Forbidden`` where its token does not let it name itself.
         """
-        if grant.subject:
-            return presentable(grant.subject)
+        if grant.name is not None:
+            return grant.name
         if own is not None and self.tokens is not None and not grant.names:
             raise Forbidden(
                 "The token does not let its reader name itself by as=: it needs a sub, which is the name, "
@@ -343,8 +337,7 @@ class Policy:
         if grant.key is not None and isinstance(parked, ParkedReader):
             parked.admission = grant.key
             parked.on_revoked = end if refused is None else partial(refused, Unauthorized(_KEY_REMOVED))
-        if grant.permission is not None:
-            grant.permission.watch(parked, refused or (lambda _: end()))
+        grant.watch(parked, refused or (lambda _: end()))
         if grant.expires_at is None:
             return
         timer = self.clock.callLater(self.time_left(grant), end)
@@ -369,13 +362,15 @@ class Policy:
 
 
 class Rights:
-    """What the sender of a Bayeux request may do, by its token and the embedding program."""
+    """What the sender of a Bayeux request may do, by its token and the embedding program.
+
+    ``grant`` is what was granted at the last check. A client is checked before it is counted.
+    """
 
     def __init__(self, policy: Policy, exchange: Asker) -> None:
         self._policy = policy
         self._exchange = exchange
-        self._grant = Grant()
-        """What was granted at the last check. A client is checked before it is counted."""
+        self.grant = Grant()
 
     def check(self, action: Action, names: tuple[str, ...]) -> MaybeDeferred[float]:
         """Return for how many seconds the action on the names is allowed. Raises where it is not."""
@@ -383,86 +378,8 @@ class Rights:
         return grant.addCallback(self._granted) if is_pending(grant) else self._granted(grant)
 
     def _granted(self, grant: Grant) -> float:
-        self._grant = grant
+        self.grant = grant
         return self._policy.time_left(grant)
-
-    def charge(self, messages: int, size: int) -> None:
-        """Count what is published, in messages and bytes. Raises ``TooManyRequests``."""
-        if self._grant.client is not None:
-            self._grant.client.charge(messages, size)
-
-    def check_room(self) -> None:
-        """Raise ``TooManyRequests`` where the client may not have one more connect held."""
-        check_room(self._grant)
-
-    def count(self, parked: Deferred[Any]) -> None:
-        """Count what is held, until it has come to its end."""
-        count_parked(self._grant, parked)
-
-    def watch(self, parked: Deferred[Any], refused: Callable[[CometError], object]) -> Watch | None:
-        """Ask the application again, if it let the sender in, until ``parked`` fires; see ``Permission``."""
-        permission = self._grant.permission
-        return None if permission is None else permission.watch(parked, refused)
-
-    @property
-    def admission(self) -> bytes | None:
-        """The key that let the sender in; None where no key has."""
-        return self._grant.key
-
-    @property
-    def name(self) -> str | None:
-        """The name under which the sender is present; None where its token has no subject."""
-        return presentable(self._grant.subject) if self._grant.subject else None
-
-    @property
-    def registrations(self) -> Share | None:
-        """What a session counts against; None where nothing is counted."""
-        return registrations_of(self._grant)
-
-
-@lru_cache(maxsize=256)  # a subject may have 6 KB
-def presentable(subject: str) -> str:
-    """Return a token's subject as readers see it: in Unicode, without control characters."""
-    return _NOT_SHOWN.sub("\ufffd", subject)
-
-
-# -- what clients may hold and push
-
-
-def charge(grant: Grant, push: Push) -> None:
-    """Count a push. Raises ``TooManyRequests``."""
-    if grant.client is not None:
-        size = sum([len(content.body) for content in push.contents])
-        grant.client.charge(len(push.contents) * len(push.recipients), size)
-
-
-def check_room(grant: Grant) -> None:
-    """Raise ``TooManyRequests`` where a client may not have one parked poll, stream or socket more."""
-    if grant.client is not None:
-        grant.client.parked.check()
-
-
-def count_parked(grant: Grant, parked: MaybeDeferred[Any]) -> None:
-    """Count a parked poll against its client, until it fires.
-
-    It ends where its token's key is removed, or where the application refuses it when it is asked again.
-    """
-    if (grant.client is None and grant.key is None and grant.permission is None) or not is_pending(parked):
-        return
-    if grant.client is not None:
-        grant.client.parked.hold_until(parked)
-    if not isinstance(parked, ParkedReader):
-        return
-    if grant.key is not None:
-        parked.admission = grant.key
-    if grant.permission is not None:
-        reader: ParkedReader[Any] = parked
-        grant.permission.watch(reader, lambda _: reader.end())
-
-
-def registrations_of(grant: Grant) -> Share | None:
-    """Return what a listener or session counts against; None where nothing is counted."""
-    return None if grant.client is None else grant.client.registrations
 
 
 def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:

@@ -16,7 +16,7 @@ from math import ceil, inf
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from ..deferreds import MaybeDeferred, T, is_pending
+from ..deferreds import T
 from ..errors import TooManyRequests
 from ..limits import CLIENT_BURST_SECONDS, CLIENT_CONNECTIONS_SHARE, CLIENTS_KNOWN, Limits
 
@@ -57,14 +57,6 @@ class Share:
         """Count one less."""
         self.held -= 1
         self._client.table._let_go(self._client)
-
-    def hold(self, act: Callable[[], MaybeDeferred[T]]) -> MaybeDeferred[T]:
-        """Do ``act``, and count one more until it has come to its end. Raises ``TooManyRequests``."""
-        self.check()
-        result = act()
-        if is_pending(result):
-            self.hold_until(result)
-        return result
 
     def hold_until(self, ended: Deferred[T]) -> None:
         """Count one more until ``ended`` fires. Raises ``TooManyRequests``."""

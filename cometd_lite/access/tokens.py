@@ -1,86 +1,24 @@
-"""Who may do what: the Host, Origin and token of a request arrive; a refusal is raised.
-
-Browsers are the reason for the first two. Any web page can make its reader's browser send requests to a
-server on the reader's own machine, and by rebinding its name in DNS even read the answers.
-"""
+"""Tokens: a JSON Web Token (RFC 7519) becomes what it grants, where a key of this server has signed it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
-from ..errors import Forbidden, TokenExpired, Unauthorized
+from ..errors import TokenExpired, Unauthorized
 from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
+from .grants import Grant
 from .keys import read_keys
-from .permission import Permission
-from .quotas import ClientUsage
 
 _LATEST = 1e11
 """Seconds since 1970, in the year 5138; a time in milliseconds lies beyond it, and is a mistake."""
-
-
-Action = Literal["push", "poll", "manage"]
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a good token allows: for each action the recipients and patterns that it covers.
-
-    ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` is
-    the key that verified it. ``client`` is what a request with it counts against, None where there are no
-    quotas. ``permission`` is the application's answer, where that was asked in the place of a token.
-    """
-
-    push: tuple[str, ...] = ()
-    poll: tuple[str, ...] = ()
-    manage: tuple[str, ...] = ()
-    expires_at: float | None = None
-    subject: str | None = None
-    names: bool = False
-    key: bytes | None = field(default=None, compare=False)
-    client: ClientUsage | None = None
-    permission: Permission | None = field(default=None, compare=False)
-
-    def covers(self, action: Action, name: str) -> bool:
-        """Whether the token allows the action on a recipient, or on everything that a pattern stands for."""
-        return any(covers(claim, name) for claim in getattr(self, action))
-
-    def check(self, action: Action, names: Iterable[str]) -> None:
-        """Raise ``Forbidden`` where the action on one of the names is not covered."""
-        for name in names:
-            if not self.covers(action, name):
-                raise Forbidden(f"The token's claim {action!r} does not cover {name!r}.")
-
-
-def covers(claim: str, name: str) -> bool:
-    """Whether a token's claim, a recipient or pattern, covers a name or pattern that a request asks for.
-
-    ``chat/*`` covers ``chat/a`` and ``chat/*``, but not ``chat/a/b``; ``chat/**`` covers all of them. Names
-    are compared as they are: neither case nor Unicode forms are folded. No pattern covers the names that
-    begin with ``$``, which are the server's.
-    """
-    if claim == name:
-        return True
-    if name.startswith("$"):
-        return False
-    if claim == "**":
-        return True
-    prefix, _, last = claim.rpartition("/")
-    if last == "**":
-        return name.startswith(prefix + "/")
-    if last == "*":
-        parent, _, segment = name.rpartition("/")
-        return parent == prefix and segment != "**"
-    return False
 
 
 class Tokens:

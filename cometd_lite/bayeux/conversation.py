@@ -165,7 +165,7 @@ class Bayeux:
             name = turn.answer.cookie = new_id()
         ack = turn.ext.get("ack")
         acks = ack is True or (isinstance(ack, dict) and ack.get("enabled") is True)
-        share = None if turn.peer.rights is None else turn.peer.rights.registrations
+        share = None if turn.peer.rights is None else turn.peer.rights.grant.registrations
         return self.sessions.greet(name, turn.now, share, ack=acks)
 
     # -- connect ("Connect") and disconnect ("Disconnect")
@@ -247,13 +247,13 @@ class Bayeux:
         rights = turn.peer.rights
         if is_service(channel):
             if rights is not None:
-                rights.charge(1, 0)
+                rights.grant.charge(1, 0)
             yield from self._serve(turn, channel, session)
             return
         is_binary = isinstance(turn.ext.get("binary"), dict)
         content = published(turn.message["data"], BINARY_TYPE if is_binary else JSON_TYPE)
         if rights is not None:
-            rights.charge(1, len(content.body))
+            rights.grant.charge(1, len(content.body))
         yield Give(Push((name,), (content,), overflow="drop-oldest"))
 
     def _check_size(self, data: Raw) -> None:

@@ -298,8 +298,8 @@ class _AtSocket(SessionReader[None]):
         self.watch: Watch | None = None
         """Asks again whether the client may read, while the answer to its last connect is good."""
         if home.peer.rights is not None:
-            self.name = home.peer.rights.name
-            self.admission = home.peer.rights.admission
+            self.name = home.peer.rights.grant.name
+            self.admission = home.peer.rights.grant.key
             self.on_revoked = home.token_expired
         self.delivery.hub.registry.park(self, None)
         session.reader = self
@@ -309,7 +309,7 @@ class _AtSocket(SessionReader[None]):
         self.connect = connect
         self._end_watch()
         if self.home.peer.rights is not None:
-            self.watch = self.home.peer.rights.watch(self, self.home.refused)
+            self.watch = self.home.peer.rights.grant.watch(self, self.home.refused)
         self.delivery.sessions.hold(self.session)
         self._stay(wait)
 

@@ -147,7 +147,7 @@ class BayeuxTransport:
                 return form(answer.json()).with_head(set_cookie(answer.cookie, asking.is_secure))
             if answer.wait > 0:
                 if peer.rights is not None:
-                    peer.rights.check_room()
+                    peer.rights.grant.check_room()
                 if self._may_hold(answer.connects[0]):
                     return answer.connects[0], answer.wait
             session = answer.session
@@ -196,9 +196,9 @@ class BayeuxTransport:
         connect, wait = answer
         held = HeldConnect(self.delivery, connect, asking, form)
         if rights is not None:
-            held.name = rights.name
+            held.name = rights.grant.name
         held.begin(wait)
         if rights is not None:
-            rights.count(held)
-            held.admission = rights.admission
+            rights.grant.hold(held)
+            held.admission = rights.grant.key
         return held

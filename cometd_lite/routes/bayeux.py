@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..access.policy import check_room
-from ..access.tokens import Grant
+from ..access.grants import Grant
 from ..bayeux.forwarding import ForwardedRequest
 from ..bayeux.http import Asking
 from ..bayeux.socket import BayeuxSocket
@@ -74,7 +73,7 @@ def _open(grant: Grant, routes: Served, exchange: Exchange) -> None:
     bayeux = _bayeux(routes)
 
     def converse() -> BayeuxSocket:
-        check_room(grant)
+        grant.check_room()
         forwarding = routes.forwarding
         forward = None if forwarding is None else partial(forwarding.forward_text, exchange)
         socket = BayeuxSocket(bayeux, exchange, routes.policy.rights(exchange), forward)

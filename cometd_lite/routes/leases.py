@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..access.tokens import Grant
+from ..access.grants import Grant
 from ..core.leases import LeaseState
 from ..deferreds import MaybeDeferred, chain
 from ..http import acks, responses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .. import limits as bounds
-from ..access.policy import registrations_of
 from ..core.listeners import ListenerSession
 from ..deferreds import value_of
 from ..errors import BadParameter
@@ -28,7 +27,7 @@ async def register(routes: Served, exchange: Exchange) -> Response:
     names = bodies.listed(asked)
     routes.hub.check_presence(names)
     grant = await value_of(routes.policy.require(exchange, "poll", names))
-    listener = await value_of(routes.listeners.register(names, float(ttl), registrations_of(grant)))
+    listener = await value_of(routes.listeners.register(names, float(ttl), grant.registrations))
     return responses.registered(listener, exchange.path.removesuffix(b"/register"))
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ..access.policy import EVERYTHING, check_room, count_parked
-from ..access.tokens import Grant
+from ..access.grants import EVERYTHING, Grant
 from ..core.listeners import ListenerSession
 from ..core.message import SINCE, Batch, Cursor
 from ..core.readers import Poll
@@ -46,7 +45,7 @@ def _poll(
     if grant is not EVERYTHING:
         wait = min(wait, routes.policy.time_left(grant))
         if wait > 0:
-            check_room(grant)
+            grant.check_room()
     present = responses.of_plain_poll if asked.is_plain else _presenter(routes, exchange, asked)
     if after is not None:
         if after.epoch == SINCE:
@@ -56,7 +55,7 @@ def _poll(
             poll.name = name
         answer = routes.hub.park(poll, wait)
         if grant is not EVERYTHING:
-            count_parked(grant, answer)
+            grant.hold(answer)
         return answer
     routes.policy.check_taker(exchange)
     taken: MaybeDeferred[Batch]
@@ -66,7 +65,7 @@ def _poll(
         taken = routes.hub.lease(
             asked.recipients, asked.lease, wait, asked.limit, exchange.is_disconnected, name
         )
-    count_parked(grant, taken)
+    grant.hold(taken)
     return chain(taken, _deliver_taken, routes, exchange, present)
 
 
@@ -128,7 +127,7 @@ def _poll_admitted(
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = min(asked.wait, routes.policy.time_left(grant))
     if wait > 0:
-        check_room(grant)
+        grant.check_room()
     found = routes.listeners.poll(
         listener,
         after,
@@ -139,5 +138,5 @@ def _poll_admitted(
         broadcasts,
         name,
     )
-    count_parked(grant, found)
+    grant.hold(found)
     return chain(found, _presenter(routes, exchange, asked))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..access.policy import charge
-from ..access.tokens import Grant
+from ..access.grants import Grant
 from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain
@@ -41,7 +40,7 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
-    charge(grant, push)
+    grant.charge_push(push)
     if push.recipients == (ALL_LISTENERS,) and push.queue:
         return chain(chain(routes.listeners.are_none(), _push_to_listeners, routes, push), responses.of_push)
     return chain(routes.hub.push(push), responses.of_push)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..access.policy import charge, check_room
-from ..access.tokens import Grant
+from ..access.grants import Grant
 from ..core.message import Cursor, Push, Receipt
 from ..deferreds import MaybeDeferred, chain
 from ..http import params, websocket
@@ -48,11 +47,11 @@ def _open(
         return routes.policy.require(exchange, "push", asked.recipients)
 
     def push(granted: Grant, asked: Push) -> MaybeDeferred[Receipt]:
-        charge(granted, asked)
+        granted.charge_push(asked)
         return routes.hub.push(asked)
 
     def converse() -> PubSubSocket[Grant]:
-        check_room(grant)
+        grant.check_room()
         conversation = PubSubSocket(routes.hub, recipients, after, admit, push, acks, name)
         assert conversation.reader is not None, "it is parked now"
         routes.policy.end_with(grant, conversation.reader, conversation.token_expired, conversation.refused)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..access.policy import check_room
-from ..access.tokens import Grant
+from ..access.grants import Grant
 from ..core.message import Cursor
 from ..deferreds import MaybeDeferred, chain
 from ..http import params
@@ -50,7 +49,7 @@ def _begin(
         exchange.finish()
         return None
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
-    check_room(grant)
+    grant.check_room()
     stream = Stream(exchange, routes.hub, form, routes.heartbeats, routes.random)
     reader = stream.begin(recipients, after, head, acks, name)
     routes.policy.end_with(grant, reader, stream.end)

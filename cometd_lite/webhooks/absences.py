@@ -75,7 +75,7 @@ class LocalAbsences:
         return recipient in self._reported
 
     def claim(self, recipient: str) -> bool:
-        """See ``Absences.claim``. Of too many, the oldest is forgotten."""
+        """Forget the oldest of too many."""
         if recipient in self._reported:
             return False
         self._add(recipient)
@@ -118,11 +118,11 @@ class SharedAbsences:
         self._bytes = 0
 
     def recall(self) -> None:
-        """See ``Absences.recall``: what was reported is looked up; notices of others come from now on."""
+        """Take notices of others from now on. What was reported is looked up."""
         self._store.on_notice(ABSENCES, self._noted)
 
     def is_reported(self, recipient: str) -> bool:  # noqa: ARG002  as in one process
-        """See ``Absences.is_reported``: only the store knows."""
+        """Return False: only the store knows."""
         return False
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
@@ -142,7 +142,7 @@ class SharedAbsences:
             self._bytes -= size_of(recipient)
 
     def ended(self, keys: tuple[str, ...]) -> None:
-        """See ``Absences.ended``. The store is asked once while a reader comes again and again."""
+        """Ask the store once while a reader comes again and again."""
         now = self._clock.seconds()
         for key in keys:
             if is_hidden(key) or is_pattern(key) or self._after(key) is None:
@@ -159,7 +159,7 @@ class SharedAbsences:
             self._bytes -= size_of(oldest)
 
     def begun(self, recipient: str, message: str, at: float, due: float) -> None:
-        """See ``Absences.begun``: another process takes over what this one leaves."""
+        """Let another process take over what this one leaves."""
         self._store.remember(WAITS, recipient, lambda: dumps([message, at]), due + EVENT_SECONDS)
 
     def settled(self, recipient: str) -> None:

@@ -120,7 +120,7 @@ class LocalOutbox:
             self._keep(event)
 
     def write(self) -> None:
-        """See ``Outbox.write``: the store is here."""
+        """Do nothing: the store is here."""
 
     def first(self, most: int) -> Sequence[Event]:
         return list(islice(self._events.values(), most))
@@ -162,7 +162,7 @@ class SharedOutbox:
 
     @property
     def waiting(self) -> int:
-        """See ``Outbox.waiting``: those that were there when this process looked last."""
+        """Those that were there when this process looked last."""
         return self._waiting + len(self._late)
 
     def add(self, event: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class SharedOutbox:
         return event
 
     def recall(self) -> None:
-        """See ``Outbox.recall``: all of them are looked up."""
+        """Do nothing: all of them are looked up."""
 
     def first(self, most: int) -> Deferred[Sequence[Event]]:
         return Deferred.fromCoroutine(self._first(most))
