@@ -158,20 +158,13 @@ class Hub:
         self, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> MaybeDeferred[Receipt]:
         self.counts.pushes += len(messages)
-        left = 0 if self.shared is None else len(messages) - self.registry.takers(*push.recipients)
+        elsewhere = None if self.shared is None else self.shared.elsewhere(messages)
+        left = 0 if elsewhere is None else len(messages) - self.registry.takers(*push.recipients)
         woken = self.registry.wake(*push.recipients, messages=len(messages))
         self.counts.push_to_wake.observe(time.perf_counter() - began)
-        if self.shared is not None:
-            return chain(
-                self.shared.elsewhere(messages),
-                self._woken_elsewhere,
-                woken,
-                left,
-                messages,
-                push,
-                created_at,
-            )
-        return self._woken(woken, messages, push, created_at)
+        if elsewhere is None:
+            return self._woken(woken, messages, push, created_at)
+        return elsewhere.addCallback(self._woken_elsewhere, woken, left, messages, push, created_at)
 
     def _woken_elsewhere(
         self,

@@ -283,10 +283,10 @@ class SharedStore(Store, Protocol):
         What is known may lack what was pushed last, so a reader asks the store at the end of its wait.
         """
 
-    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
+    def elsewhere(self, messages: Sequence[Message]) -> Deferred[tuple[int, int]] | None:
         """Return how many readers of other processes were woken by what ``append`` has returned.
 
-        Those that read by cursor, and those that take.
+        Those that read by cursor, and those that take. None where no other process has readers of it.
         """
 
     def presence(self, recipient: str) -> MaybeDeferred[tuple[int, float]]:

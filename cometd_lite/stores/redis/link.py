@@ -83,7 +83,7 @@ class RedisLink:
         self._epoch = b""
         self.offset = 0.0
         """What is added to a time of this process's clock to make it one of Redis' clock."""
-        self._held = (0, 0, 0)
+        self._held: Sequence[int] = (0, 0, 0)
         """The mailboxes, messages and bytes that the log held at the last answer."""
         self.leases = [0, 0]
         """How many messages are leased, and exhausted, as of the last expiry."""
@@ -372,8 +372,8 @@ class RedisLink:
 
     def _learn(self, reply: list[Any]) -> None:
         """Take in what stands in front of each answer; see ``answer`` in ``lua/keeping.lua``."""
-        _, sequence, mailboxes, messages, memory, said = reply[:6]
-        self._held = (mailboxes, messages, memory)
+        sequence, said = reply[1], reply[5]
+        self._held = reply[2:5]
         if sequence > self.newest and self._has_attached:
             self.newest = sequence
         if said and (self.refusal or said != b"ok"):

@@ -58,7 +58,7 @@ class Part:
     """A part of a script: the names that it defines at the top level, those that it uses, and its text.
 
     A part that defines nothing is a statement that each verb runs. A function that is rare is made only in
-    runs that call it.
+    runs that call it, but for the verbs that call it themselves.
     """
 
     def __init__(self, text: str, *, is_rare: bool = False) -> None:
@@ -98,8 +98,8 @@ def scripts(limits: Limits) -> dict[str, str]:
 def _script(parts: list[Part], body: Part) -> str:
     """Return a script with a body and the parts that it uses."""
     steps = [part for part in parts if not part.defines]
-    common = _needed(parts, [body, *steps], through_rare=False)
-    rare = [part for part in _needed(parts, [body, *steps], through_rare=True) if part not in common]
+    common = _needed([part for part in parts if not part.is_rare or part.defines & body.uses], [body, *steps])
+    rare = [part for part in _needed(parts, [body, *steps]) if part not in common]
     names = [name for part in rare if part.is_rare for name in part.defines]
     # They are local to one function, which makes them once, at the first call of one.
     calls = re.compile(rf"(?<![.\w:])({'|'.join(names)})(?=\()")
@@ -112,12 +112,12 @@ def _script(parts: list[Part], body: Part) -> str:
     return "\n".join(["local rare, made", *run[: len(common)], *lazily, *run[len(common) :]])
 
 
-def _needed(parts: list[Part], users: list[Part], *, through_rare: bool) -> list[Part]:
-    """Return the definitions that are used, in order; rare ones, and what only those use, where asked."""
+def _needed(parts: list[Part], users: list[Part]) -> list[Part]:
+    """Return those of the parts that define what is used, in order."""
     wanted: set[str] = set().union(*[part.uses for part in users])
     needed = []
     for part in reversed(parts):
-        if part.defines & wanted and (through_rare or not part.is_rare):
+        if part.defines & wanted:
             needed.append(part)
             wanted |= part.uses
     needed.reverse()

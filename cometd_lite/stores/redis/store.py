@@ -17,8 +17,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from math import inf
 from sys import intern
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -53,7 +54,7 @@ from .wakes import Appended, Wakes
 from .windows import Window
 
 
-class Appending(NamedTuple):
+class Appending(Struct, frozen=True):
     """A push that is on its way: what of it the script does not answer."""
 
     push: Push
@@ -199,12 +200,13 @@ class RedisStore(RedisRecords):
 
     def _appended(self, reply: list[Any], appending: Appending) -> Sequence[Message]:
         number, receivers, ends = reply
-        push, epoch, created_at, expiries, ask, own = appending
-        messages = Appended(self._wakes.counted(receivers - own, ask))
+        push, epoch = appending.push, appending.epoch
+        messages = Appended(self._wakes.counted(receivers - appending.own, appending.ask))
         for content in push.contents:
-            for recipient, expires_at in zip(push.recipients, expiries, strict=True):
+            for recipient, expires_at in zip(push.recipients, appending.expiries, strict=True):
                 cursor = Cursor(epoch, number)
-                messages.append(Message(cursor, recipient, content, created_at, expires_at, push.event))
+                message = Message(cursor, recipient, content, appending.created_at, expires_at, push.event)
+                messages.append(message)
                 number += 1
         if not push.queue:
             self._wakes.not_kept(messages)
@@ -303,7 +305,7 @@ class RedisStore(RedisRecords):
                     self._acknowledgements.add(name, after)
         if not found:
             return Batch((), after)
-        messages, more = bounded(found, limit)
+        messages, more = bounded(found, limit) if len(found) > 1 else (tuple(found), False)
         return Batch(messages, messages[-1].cursor, False, more)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
@@ -456,7 +458,7 @@ class RedisStore(RedisRecords):
         """See ``SharedStore.announcer``."""
         return RedisAnnouncer(self._link, self._wakes, readers)
 
-    def elsewhere(self, messages: Sequence[Message]) -> MaybeDeferred[tuple[int, int]]:
+    def elsewhere(self, messages: Sequence[Message]) -> Deferred[tuple[int, int]] | None:
         """See ``SharedStore.elsewhere``."""
         assert isinstance(messages, Appended), "they come from append"
         return messages.elsewhere

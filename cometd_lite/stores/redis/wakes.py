@@ -41,7 +41,6 @@ _PUSHED, _NOT_KEPT, _DROPPED, _WHO = b"pushed", b"shown", b"dropped", b"who"
 question who waits. See ``wake`` in ``lua/wakes.lua``."""
 _STAND_AGAIN_SECONDS = REDIS_STAND_SECONDS / 4
 """A key need not be noted as asked for more often than this."""
-_NONE_WOKEN = (0, 0)
 _NONE = b"-"
 """In the place of a process: none wants a report."""
 
@@ -51,7 +50,7 @@ class Appended(list[Message]):
 
     __slots__ = ("elsewhere",)
 
-    def __init__(self, elsewhere: MaybeDeferred[tuple[int, int]]) -> None:
+    def __init__(self, elsewhere: Deferred[tuple[int, int]] | None) -> None:
         self.elsewhere = elsewhere
 
 
@@ -145,13 +144,13 @@ class Wakes:
         keys = [key for name in recipients for key in covering(name)]
         return self._asks, stands, sum(key in standing for key in keys)
 
-    def counted(self, reports: int, ask: int) -> MaybeDeferred[tuple[int, int]]:
+    def counted(self, reports: int, ask: int) -> Deferred[tuple[int, int]] | None:
         """Return what so many other processes report: readers by cursor, and readers that take.
 
         A process that was woken reports after Redis has answered the push, so none has reported yet.
         """
         if reports <= 0:
-            return _NONE_WOKEN
+            return None
         return self._count(reports, ask).addCallback(lambda count: (count.woken, count.takers))
 
     def _count(self, reports: int, ask: int) -> Deferred[ReaderCount]:
@@ -224,20 +223,22 @@ class Wakes:
 
         ``newest`` is the last number that is known: a number beyond it may be of what Redis has lost.
         """
-        found: Sequence[Message] = ()
-        is_old = False
+        found: Sequence[Message] | None = ()
+        asked_at = now
         for name in recipients:
             window = self._standing.get(name)
-            messages = None if window is None else window.after(number, now)
-            if window is None or messages is None:
+            if window is None or not window.is_open or number < window.floor:
                 return None
-            if messages:
-                found = messages
-            newest = max(newest, window.last)
-            is_old = is_old or window.asked_at < now - _STAND_AGAIN_SECONDS
-        if number > newest or (found and len(recipients) > 1):
+            last = window.last
+            if last > number:
+                found = window.after(number, now)
+                if found is None or len(recipients) > 1:
+                    return None
+            newest = max(newest, last)
+            asked_at = min(asked_at, window.asked_at)
+        if number > newest:
             return None
-        if is_old:
+        if asked_at < now - _STAND_AGAIN_SECONDS:
             self.stand(recipients, now)
         return found
 

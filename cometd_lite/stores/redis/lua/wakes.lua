@@ -19,44 +19,38 @@ local function is_pattern(name)  -- rare
   return last == '*' or last == '**'
 end
 
--- Publish to the channels of names; see wake.
-local function publish_to(patterns, here, name, kind, origin)  -- rare
-  local box, receivers = boxes[name], 0
-  local said = string.format('%s %s %s %.0f %.0f %s', kind, origin, epoch, box and box.before or 0,
-    box and box.alive and math.max(box.lost, log.torn) or 0, name)
-  if here then
-    local entries = kind == 'pushed' and table.concat(box.pushed) or ''
-    local with_entries = #entries <= WAKE_BYTES and said .. '\n' .. entries or said
-    receivers = call('PUBLISH', prefix .. 'wake:' .. name, with_entries)
-  end
-  if patterns then
-    local keys = covering(name)
-    for at = 2, #keys do receivers = receivers + call('PUBLISH', prefix .. 'wake:' .. keys[at], said) end
-  end
-  return receivers
-end
-
 -- Publish to names, where readers stand, and return how many processes it has reached. What is said is its kind (see
 -- wakes.py), the process that wants a report, or -, and its number for it; then, for windows.py, the epoch, the number
 -- of the mailbox's newest message before, and that of the last one that is lost; then the name. On a channel of the name
 -- itself the messages of the push follow in a second line, unless they are too large.
 -- Processes that have a reader of any pattern listen to one more channel: while it has no listener, no channel of a
 -- pattern has one. own says for each name by 1 whether the process that asks listens to it: what it alone would hear is
--- not published, as it has the answer.
+-- counted, but not published, as it has the answer.
 local function wake(names, kind, origin, own)
   local receivers = 0
   for first = 1, #names, CHUNK do
     local words = {'PUBSUB', 'NUMSUB', prefix .. 'patterns'}
     for at = first, math.min(first + CHUNK - 1, #names) do words[#words + 1] = prefix .. 'wake:' .. names[at] end
     local listening = call(unpack(words))
-    local patterns = listening[2] > 0
-    for at = 4, #listening, 2 do
-      local here, index = listening[at], first + at / 2 - 2
-      local is_own = here == 1 and string.byte(own, index) == 49
-      if patterns or (here > 0 and not is_own) then
-        receivers = receivers + publish_to(patterns, here > 0 and not is_own, names[index], kind, origin)
+    local has_patterns = listening[2] > 0
+    for at = 3, #listening, 2 do
+      local index, channel, count = first + (at - 3) / 2, listening[at], listening[at + 1]
+      if count == 1 and string.byte(own, index) == 49 then count, receivers = 0, receivers + 1 end
+      if count > 0 or has_patterns then
+        local name = names[index]
+        local box = boxes[name]
+        local said = string.format('%s %s %s %.0f %.0f %s', kind, origin, epoch, box and box.before or 0,
+          box and box.alive and math.max(box.lost, log.torn) or 0, name)
+        if count > 0 then
+          local entries = kind == 'pushed' and table.concat(box.pushed) or ''
+          local whole_said = #entries <= WAKE_BYTES and said .. '\n' .. entries or said
+          receivers = receivers + call('PUBLISH', channel, whole_said)
+        end
+        if has_patterns then
+          local keys = covering(name)
+          for key = 2, #keys do receivers = receivers + call('PUBLISH', prefix .. 'wake:' .. keys[key], said) end
+        end
       end
-      if is_own then receivers = receivers + 1 end
     end
   end
   return receivers
