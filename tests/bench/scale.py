@@ -81,12 +81,15 @@ class Costs:
         """Return the costs of one of several processes on Redis."""
         found = {name: Both(*pair) for name, pair in measured["costs"].items()}
         seconds = {name: both.times(1e-6) for name, both in found.items()}
-        push = Both(*measured["settings"]["cometd-lite, two on Redis"][2:]).times(1e-6)
+        alone, push = [
+            Both(*measured["settings"][f"cometd-lite, {number} on Redis"][2:]).times(1e-6)
+            for number in ("one", "two")
+        ]
         across = seconds["wake_there"].minus(seconds["wake_here"])
         return cls(
             push=push,
             first_stream=seconds["wake_there"],
-            first_poll=seconds["mailbox"].minus(push).plus(across),
+            first_poll=seconds["mailbox"].minus(alone).plus(across),
             # What a push costs Redis does not depend on how many readers a process has.
             stream=Both(seconds["stream"].own),
             poll=Both(seconds["fanout"].own),

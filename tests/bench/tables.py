@@ -207,6 +207,22 @@ def _whole(number: float) -> str:
     return f"{number:,.0f}" if number >= 0.5 else ""
 
 
+def model(measured: dict[str, Any]) -> str:
+    """Return what pushes to readers at two processes cost, by measurement and by the model."""
+    of = Costs.on_redis(measured)
+    lines = []
+    for name, (own, redis) in measured["costs"].items():
+        found = re.fullmatch(r"push to (\d+) (streams|polls)", name)
+        if found is not None:
+            workload = Workload(1, 1, int(found[1]), 0 if found[2] == "streams" else 1e12)
+            its = scale.in_a_second(of, workload, 2).times(1e6)
+            readers = f"{found[1]} {found[2] if found[1] != '1' else found[2][:-1]}"
+            lines.append(
+                [f"a push to {readers}", f"{own:.0f} + {redis:.0f}", f"{its.own:.0f} + {its.redis:.0f}"]
+            )
+    return rows(["CPU time of processes and of Redis, µs", "measured", "by the model"], *lines)
+
+
 def steps(measured: dict[str, Any]) -> str:
     """Return how far each step reaches, and what ends it."""
     lines = []
@@ -320,7 +336,7 @@ def example(measured: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__: table
-    for table in (performance, growth, cluster, costs, steps, populations, shards, example)
+    for table in (performance, growth, cluster, costs, model, steps, populations, shards, example)
 }
 _PLACE = re.compile(r"(<!-- (\w+): tests/bench/tables\.py -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 

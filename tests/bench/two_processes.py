@@ -36,13 +36,15 @@ from processes import Processes  # noqa: E402
 from redis_server import RedisServer, free_port  # noqa: E402
 from server import Server  # noqa: E402
 
-from cometd_lite.bench import SCENARIOS, CometLite, Dialect, measure  # noqa: E402  they lie above this file
+from cometd_lite.bench import SCENARIOS, CometLite, Dialect, Scenario, measure  # noqa: E402  they lie above this file
 from cometd_lite.bench.measure import allow_files  # noqa: E402  they lie above this file
 
 PUSHERS = 64
 MAILBOXES = 100
 BODY = b"x" * 100
 PARK_SECONDS = 0.01
+ROOMS = (1, 10, 50)
+"""Readers of a recipient, each at any of two processes: the model of ``scale.py`` is compared with these."""
 PARKED = 5_000
 QUIET_SECONDS = 0.005
 """Of CPU in 0.3 s: more than a server takes that has nothing to do."""
@@ -484,15 +486,36 @@ class Spending:
         return 0
 
 
-def deliver(name: str, site: Site, dialect: Callable[[Any], Dialect]) -> tuple[float, float]:
+def deliver(name: str, site: Site, dialect: type[Dialect]) -> tuple[float, float]:
     """Return and say what a delivery costs a server and its Redis in a scenario of the load generator."""
+    own, its, each = run_scenario(SCENARIOS[name], site, dialect, DELIVERIES[name])
+    own, its = own / each, its / each
+    say(f"{dialect.__name__}, {name}: {own:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
+    return own, its
+
+
+def run_scenario(
+    scenario: Scenario, site: Site, dialect: Callable[[Any], Dialect], messages: int
+) -> tuple[float, float, float]:
+    """Return the µs of servers and of Redis for each message of a scenario, and its deliveries."""
     costs = Spending(site)
     urls = [f"http://localhost:{port}" for port in site.ports]
-    result = measure(urls, SCENARIOS[name], dialect, costs=costs, messages=DELIVERIES[name], warm_up=0.1)
+    result = measure(urls, scenario, dialect, costs=costs, messages=messages, warm_up=0.1)
     assert result.cpu_us is not None
-    its = (costs.redis[-1] - costs.redis[0]) / result.deliveries * 1e6
-    say(f"{result.dialect}, {name}: {result.cpu_us:.0f} µs of CPU for a delivery, and {its:.0f} of Redis")
-    return result.cpu_us, its
+    each = result.deliveries / result.messages
+    return result.cpu_us * each, (costs.redis[-1] - costs.redis[0]) / result.messages * 1e6, each
+
+
+def rooms(site: Site) -> dict[str, tuple[float, float]]:
+    """Return and say what a push costs to recipients whose readers are at all processes."""
+    found = {}
+    for by in ("streams", "polls"):
+        for readers in ROOMS:
+            scenario = Scenario("rooms", "", 20, readers, 1, 16, streams=by == "streams")
+            own, its, _ = run_scenario(scenario, site, CometLite, 40_000 // (readers + 20))
+            found[f"push to {readers} {by}"] = own, its
+            say(f"a push to {readers} {by} at two processes: {own:.0f} µs of CPU, and {its:.0f} of Redis")
+    return found
 
 
 def pairs(now: tuple[float, float], then: tuple[float, float]) -> list[tuple[float, float]]:
@@ -541,7 +564,9 @@ def costs(pushes: int) -> dict[str, tuple[float, float]]:
     found |= kept_in_memory() | wakes(pushes)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory()))
-        found["mailbox_two"] = deliver("mailbox", ours(stack, work, 2, *KEPT_NOWHERE), CometLite)
+        two = ours(stack, work, 2, *KEPT_NOWHERE)
+        found["mailbox_two"] = deliver("mailbox", two, CometLite)
+        found |= rooms(two)
     if shutil.which("nginx"):
         with ExitStack() as stack:
             work = Path(stack.enter_context(TemporaryDirectory()))
