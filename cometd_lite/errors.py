@@ -52,7 +52,7 @@ class CometError(Exception):
         kind: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """Set what the class says of itself; what it does not say is as in its base."""
+        """Set the attributes that the header of the class gives; the others are inherited."""
         if status is not None:
             cls.status = status
         if title is not None:

@@ -99,7 +99,7 @@ class Bayeux:
             answer.wait = 0.0  # the others' answers must not wait (aiocometd subscribes with its connect)
 
     def _answer(self, turn: Turn) -> Effects[None]:
-        """Answer one message of a batch, whose sender may be here. Raises what it fails with."""
+        """Answer one message of a batch. Raises ``MessageFailed`` or a ``CometError``."""
         message = turn.message
         channel: str = turn.reply["channel"]
         session = self._session(turn)

@@ -35,7 +35,7 @@ _NOT_IN_ERRORS = re.compile(r"[^A-Za-z0-9\-_!~()$@ /*.]")
 
 
 class MessageFailed(Exception):
-    """A message fails; the text is its error field ("The error field")."""
+    """Fails one message of a batch; its text is the error of the reply ("The error field")."""
 
 
 class _Fields(TypedDict, total=False):

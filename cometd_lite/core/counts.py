@@ -39,7 +39,7 @@ class Histogram:
 
 
 def _counted(sentence: str) -> Any:
-    """Return the field of a count; the sentence says what it counts, to Prometheus too."""
+    """Return the field of a count, which Prometheus shows with the sentence."""
     return field(default=0, metadata={"sentence": sentence})
 
 

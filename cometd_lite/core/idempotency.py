@@ -84,7 +84,7 @@ class Receipts:
         self._kept: dict[str | None, dict[bytes, bytes]] = {}
         """What is kept of each receipt, by subject and digest, oldest first."""
         self._under_way: dict[bytes, tuple[bytes, list[Deferred[Receipt]]]] = {}
-        """The fingerprints of pushes that the store has not answered, and those that wait for the answer."""
+        """By key, pushes that the store has not answered: their fingerprint, and who waits for the answer."""
 
     def __len__(self) -> int:
         return self._count

@@ -133,7 +133,7 @@ class Namespaces:
         """Returns what is set for a recipient."""
 
     def sets(self, name: str) -> bool:
-        """Return whether one of them sets what has this name."""
+        """Return whether one of them sets the field of this name."""
         return any(getattr(one, name) is not None for one in self._given.values())
 
     def has_presence(self, recipient: str, own: bool) -> bool:

@@ -72,7 +72,7 @@ def observe(
 
 
 def _both(first: Callable[[T], object], second: Callable[[T], object] | None) -> Callable[[T], object]:
-    """Return what calls two observers of the same."""
+    """Return a function that calls both observers."""
     if second is None:
         return first
 

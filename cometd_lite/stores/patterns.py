@@ -54,7 +54,7 @@ class PatternReads:
         self._slices = slices
         self._lost = lost
         self._reading: dict[_Asked, tuple[Deferred[Found], list[Deferred[Found]]]] = {}
-        """The reads of many steps that are under way, and who waits for each: all that ask the same."""
+        """The reads that take several steps, by what they ask, each with the readers that wait for it."""
 
     def read(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> MaybeDeferred[Found]:
         """Return up to ``limit`` messages above a number, or from a cursor ``LAST`` on.

@@ -80,7 +80,7 @@ class SQLiteStore:
         self._worker = worker or ThreadWorker()
         self._wall = wall
         self._kept = kept = TrackedMailboxes(limits or Limits(), overflow=overflow, soon=self._worker.soon)
-        # What the file need not be asked or told at once is done in memory.
+        # These touch the mailboxes in memory alone; what they change is written with the next commit.
         self.use, self.read, self.take, self.give_back = kept.use, kept.read, kept.take, kept.give_back
         self.retract, self.describe, self.names, self.usage = (
             kept.retract,
