@@ -7,10 +7,10 @@ several processes use: each adds to it, and one of them posts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from math import inf
 from secrets import token_hex
 from typing import Any, NamedTuple, Protocol
@@ -76,16 +76,11 @@ class Outbox(Protocol):
         """Forget events."""
 
 
-class _Ids:
-    """Makes ids of one process, which sort in the order in which they are made."""
-
-    def __init__(self) -> None:
-        self._run = token_hex(8)
-        self._count = 0
-
-    def next(self) -> str:
-        self._count += 1
-        return f"{self._count:012d}.{self._run}"
+def _ids() -> Iterator[str]:
+    """Yield ids of one process, which sort in the order in which they are made."""
+    run = token_hex(8)
+    for number in count(1):
+        yield f"{number:012d}.{run}"
 
 
 class LocalOutbox:
@@ -97,7 +92,7 @@ class LocalOutbox:
         self._store = store
         self._clock = clock
         self._counts = counts
-        self._ids = _Ids()
+        self._ids = _ids()
         self._events: dict[str, Event] = {}
         self._bytes = 0
         self._is_full = False
@@ -108,7 +103,7 @@ class LocalOutbox:
 
     def add(self, event: dict[str, Any]) -> None:
         now = self._clock.seconds()
-        made = Event(self._ids.next(), now, dumps(event))
+        made = Event(next(self._ids), now, dumps(event))
         self._keep(made)
         self._store.remember(EVENTS, made.id, lambda: made.body, now + EVENT_SECONDS)
 
@@ -154,7 +149,7 @@ class SharedOutbox:
         self._store = store
         self._clock = clock
         self._counts = counts
-        self._ids = _Ids()
+        self._ids = _ids()
         self._late: deque[Event] = deque()
         """Events that the store, which is away, has not been given."""
         self._late_bytes = 0
@@ -167,7 +162,7 @@ class SharedOutbox:
 
     def add(self, event: dict[str, Any]) -> None:
         # Events of one moment are kept in the order of their ids.
-        late = Event(self._ids.next(), self._clock.seconds(), dumps(event))
+        late = Event(next(self._ids), self._clock.seconds(), dumps(event))
         self._late.append(late)
         self._late_bytes += len(late.body)
         while len(self._late) > EVENTS_WAITING or self._late_bytes > EVENTS_BYTES:

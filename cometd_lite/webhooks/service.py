@@ -71,19 +71,12 @@ def webhook_options(
     if unread_after is not None and not 0 < unread_after < inf:
         raise ValueError("unread_after is a number of seconds above 0")
     signer = Signer(key)
-    after: Callable[[str], float | None] | None = None
-    if namespaces is not None and namespaces.sets("unread_after"):
-        spaces = namespaces
 
-        def after(recipient: str) -> float | None:
-            return spaces.of(recipient).unread_after or unread_after
+    def after(recipient: str) -> float | None:
+        return (namespaces.of(recipient).unread_after if namespaces else None) or unread_after
 
-    elif unread_after is not None:
-
-        def after(recipient: str) -> float | None:  # noqa: ARG001  it is the same for all
-            return unread_after
-
-    return WebhookOptions(post_to(url, EVENT_POST_SECONDS), signer, after)
+    is_reported = unread_after is not None or bool(namespaces and namespaces.sets("unread_after"))
+    return WebhookOptions(post_to(url, EVENT_POST_SECONDS), signer, after if is_reported else None)
 
 
 class Webhooks:
