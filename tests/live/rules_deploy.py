@@ -183,6 +183,11 @@ def a_plan_of_ones_own(walk: Walk) -> None:
     assert walk.shell() == walk.next("text")
 
 
+@under("docs/scale.md", "The steps")
+def a_picture_of_the_steps(walk: Walk) -> None:
+    assert "several servers" in walk.next("text")
+
+
 @under("docs/scale.md", "Several Redis")
 def a_picture_of_shards(walk: Walk) -> None:
-    assert "GET /poll/alice,bob" in walk.next("text")
+    assert "GET /poll?rcpt=alice&rcpt=bob" in walk.next("text")
