@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, fail, gatherResults, succeed
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
@@ -313,12 +313,8 @@ def replied(call: Callable[[], MaybeDeferred[T]]) -> Reply[T]:
         result = call()
     except Exception:  # noqa: BLE001  every failure goes to the reply
         result = fail()
-    if not is_pending(result):
-        made: Reply[T] = Reply()
-        made.callback(result)
-        return made
-    pending = result
-    made = Reply(lambda _: pending.cancel())
+    pending = result if is_pending(result) else succeed(result)
+    made: Reply[T] = Reply(lambda _: pending.cancel())
     pending.addBoth(made.callback)
     return made
 
