@@ -29,11 +29,9 @@ class RedisClaims:
         self._process = process
 
     def note(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        """See ``Claims.note``."""
         return self._claim(kind, id, seconds, 0)
 
     def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        """See ``Claims.hold``."""
         return self._claim(kind, id, seconds, 1)
 
     def _claim(self, kind: str, id: str, seconds: float, keeps: int) -> Deferred[bool]:  # noqa: A002
@@ -42,12 +40,10 @@ class RedisClaims:
         return answer.addCallback(lambda said: said[0] == 1)
 
     def count(self, kind: str) -> Deferred[int]:
-        """See ``Claims.count``."""
         counted: Deferred[int] = self._link.ask("ZCOUNT", self._all(kind), self._now(), "+inf")
         return counted
 
     def records(self, kind: str, until: float, most: int) -> Deferred[Sequence[Record]]:
-        """See ``Claims.records``."""
         return Deferred.fromCoroutine(self._records(kind, until, most))
 
     async def _records(self, kind: str, until: float, most: int) -> Sequence[Record]:

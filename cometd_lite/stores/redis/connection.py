@@ -253,7 +253,6 @@ class Sentinels:
         self._reactor = reactor
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        """See ``IStreamClientEndpoint``."""
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: Any) -> Any:

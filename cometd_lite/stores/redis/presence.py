@@ -97,12 +97,10 @@ class RedisAnnouncer:
     # -- what the tracker reports
 
     def changed(self, recipient: str, name: str | None, before: int) -> None:
-        """See ``Announcer.changed``."""
         del before  # the script knows
         self._note(recipient, name, None)
 
     def left(self, recipient: str, name: str) -> None:
-        """See ``Announcer.left``."""
         self._note(recipient, name, _LEFT)
 
     def _note(self, recipient: str, name: str | None, what: str | None) -> None:

@@ -110,6 +110,5 @@ class RedisRecords:
         return self._link.ask("GET", f"{self._link.prefix}record:{kind}:{id}").addCallback(newest)
 
     def has_records(self, kind: str) -> Deferred[bool]:
-        """See ``SharedStore.has_records``."""
         now = repr(self._clock.seconds() + self._link.offset)
         return self._link.ask("ZCOUNT", f"{self._link.prefix}records:{kind}", now, "+inf").addCallback(bool)

@@ -14,7 +14,7 @@ Read ``link.py`` next, then ``wakes.py`` and ``lua/log.lua``.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from sys import intern
 from typing import Any
@@ -31,7 +31,7 @@ from ...core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_boun
 from ...core.present import PresentReaders
 from ...core.recipient import is_pattern
 from ...core.registry import Registry
-from ...core.store import RPC, Contents, Shows, State, Usage
+from ...core.store import Contents, Shows, State, Usage
 from ...deferreds import MaybeDeferred, chain
 from ...errors import MailboxFull, ServerFull, StoreDown
 from ...limits import (
@@ -98,7 +98,9 @@ class RedisStore(RedisRecords):
         """The name of this process among all that serve these mailboxes."""
         self.address = link.address
         link.on_entered = link.on_writable = self._writable
-        self._wakes = Wakes(link, self.process, clock)
+        self._wakes = wakes = Wakes(link, self.process, clock)
+        self.rpc, self.presence = wakes.rpc, wakes.who
+        self.notify, self.on_notice = wakes.notify, wakes.on_notice
         self.claims = RedisClaims(link, clock, self.process, limits.max_recipients)
         self._acknowledgements = Acknowledgements(link, clock, self._backlog.acknowledge)
         self._reading: dict[tuple[tuple[str, ...], Cursor, int, bool], list[Deferred[Batch]]] = {}
@@ -107,7 +109,6 @@ class RedisStore(RedisRecords):
     # -- the start and the end
 
     def use(self, namespaces: Namespaces) -> None:
-        """See ``Store.use``."""
         bounds = self._bounds = namespaces.bounds(self._own_bounds)
         self._link.bounds_of = bounds.of
 
@@ -116,12 +117,10 @@ class RedisStore(RedisRecords):
         return self._link.open()
 
     def close(self) -> Deferred[None]:
-        """See ``Store.close``."""
         self._acknowledgements.end()
         return self._link.close()
 
     def flush(self) -> MaybeDeferred[None]:
-        """See ``Store.flush``."""
         self._acknowledgements.send()
         return self._link.flush()
 
@@ -215,7 +214,6 @@ class RedisStore(RedisRecords):
         return messages
 
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:
-        """See ``Store.retract``."""
         names, numbers = _named(messages)
         return self._link.run(0.0, "retract", names, *numbers).addCallback(_nothing)
 
@@ -224,7 +222,6 @@ class RedisStore(RedisRecords):
     def read(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
     ) -> Deferred[Batch]:
-        """See ``Store.read``."""
         self._wakes.stand(recipients, now)
         mine: Deferred[Batch] = Deferred()
         asked = (recipients, after, limit, acks)
@@ -292,7 +289,6 @@ class RedisStore(RedisRecords):
     def recent(
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool
     ) -> Batch | None:
-        """See ``SharedStore.recent``."""
         link, wakes = self._link, self._wakes
         if after.epoch != link.epoch:
             return None
@@ -309,7 +305,6 @@ class RedisStore(RedisRecords):
         return Batch(messages, messages[-1].cursor, False, more)
 
     def take(self, recipients: tuple[str, ...], limit: int, now: float) -> Deferred[Batch]:
-        """See ``Store.take``."""
         self._wakes.stand(recipients, now)
         epoch = self._link.epoch
 
@@ -320,7 +315,6 @@ class RedisStore(RedisRecords):
         return self._link.run(now, "take", recipients, limit).addCallback(taken)
 
     def lease(self, recipients: tuple[str, ...], limit: int, seconds: float, now: float) -> Deferred[Batch]:
-        """See ``Store.lease``."""
         self._wakes.stand(recipients, now)
         epoch, secret = self._link.epoch, new_secret()
 
@@ -334,7 +328,6 @@ class RedisStore(RedisRecords):
     def settle_leases(
         self, recipient: str, leases: Sequence[LeaseId], settlement: Settlement, seconds: float, now: float
     ) -> Deferred[Sequence[bool]]:
-        """See ``Store.settle_leases``."""
         here = [lease for lease in leases if lease.epoch == self._link.epoch]
 
         def settled(reply: list[Any]) -> Sequence[bool]:
@@ -366,7 +359,6 @@ class RedisStore(RedisRecords):
     # -- what is let go
 
     def delete(self, recipient: str, now: float) -> Deferred[None]:
-        """See ``Store.delete``."""
         return self._link.run(now, "delete", (recipient,)).addCallback(self._deleted, recipient, now)
 
     def _deleted(self, reply: list[Any], recipient: str, now: float) -> Deferred[None] | None:
@@ -410,7 +402,6 @@ class RedisStore(RedisRecords):
     # -- what is said of it
 
     def describe(self, recipient: str, now: float) -> Deferred[Contents]:
-        """See ``Store.describe``."""
         self._acknowledgements.send()
         epoch = self._link.epoch
 
@@ -424,7 +415,6 @@ class RedisStore(RedisRecords):
         return self._link.run(now, "describe", (recipient,)).addCallback(described)
 
     def names(self, prefix: str, after: str, most: int, shows: Shows) -> Deferred[Sequence[str]]:
-        """See ``Store.names``."""
         return listed(self._link, prefix, after, most, shows)
 
     def usage(self) -> Usage:
@@ -445,35 +435,15 @@ class RedisStore(RedisRecords):
 
     # -- the other processes
 
-    @property
-    def rpc(self) -> RPC:
-        """See ``SharedStore.rpc``."""
-        return self._wakes.rpc
-
     def share(self, registry: Registry) -> None:
-        """See ``SharedStore.share``."""
         self._wakes.readers = registry
 
     def announcer(self, readers: PresentReaders) -> RedisAnnouncer:
-        """See ``SharedStore.announcer``."""
         return RedisAnnouncer(self._link, self._wakes, readers)
 
     def elsewhere(self, messages: Sequence[Message]) -> Deferred[tuple[int, int]] | None:
-        """See ``SharedStore.elsewhere``."""
         assert isinstance(messages, Appended), "they come from append"
         return messages.elsewhere
-
-    def presence(self, recipient: str) -> Deferred[tuple[int, float]]:
-        """See ``SharedStore.presence``."""
-        return self._wakes.who(recipient)
-
-    def notify(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``SharedStore.notify``."""
-        self._wakes.notify(kind, id)
-
-    def on_notice(self, kind: str, call: Callable[[str], None]) -> None:
-        """See ``SharedStore.on_notice``."""
-        self._wakes.on_notice(kind, call)
 
 
 def _named(messages: Sequence[Message]) -> tuple[list[str], list[Any]]:

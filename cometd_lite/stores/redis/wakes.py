@@ -335,11 +335,9 @@ class Wakes:
     # -- what is said
 
     def notify(self, kind: str, id: str) -> None:  # noqa: A002
-        """See ``SharedStore.notify``."""
         self._publish("told", f"{self.process} {kind} {id}")
 
     def on_notice(self, kind: str, call: Callable[[str], None]) -> None:
-        """See ``SharedStore.on_notice``."""
         self._on_notice[kind] = call
 
     def look_for_processes(self) -> None:
