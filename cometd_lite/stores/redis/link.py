@@ -105,6 +105,8 @@ class RedisLink:
         self._running: Deferred[None] | None = None
         """What keeps the connection up; fires when that is over."""
         self._connection: RedisConnection | None = None
+        self._listening: RedisConnection | None = None
+        """The connection that listens to the channels; it may still be entering the log."""
         self._opened: Deferred[None] | None = None
         self._closing = False
         self._said = False
@@ -209,7 +211,7 @@ class RedisLink:
             else:
                 failures = 0
                 await connection.ended
-                self._connection = None
+                self._connection = self._listening = None
                 self.on_lost()
                 why, self._why_lost = self._why_lost, ""
                 if not self._closing:
@@ -220,6 +222,7 @@ class RedisLink:
         try:
             await self._greet(connection)
         except BaseException:
+            self._listening = None
             connection.end()
             raise
 
@@ -240,8 +243,8 @@ class RedisLink:
         for verb, text in self._scripts.items():
             self._shas[verb] = (await connection.ask("SCRIPT", "LOAD", text)).decode()
         connection.published = self.on_published
-        channels = [self.prefix + channel for channel in self.channels()]
-        connection.subscribe("SUBSCRIBE", *channels)
+        connection.subscribe("SUBSCRIBE", *[self.prefix + channel for channel in self.channels()])
+        self._listening = connection
         # What is forbidden is to be known now, because Redis names the command. UNSUBSCRIBE has no reply, so
         # its error is that of the next command.
         connection.subscribe("UNSUBSCRIBE", f"{self.prefix}none")
@@ -255,11 +258,6 @@ class RedisLink:
             raise CommandRefused(f"its user lacks the ACL rules {lacks.decode()} (docs/redis.md lists all)")
         await self._attach(connection)
         self._connection = connection
-        # Readers may have come and gone meanwhile.
-        before, now = set(channels), {self.prefix + channel for channel in self.channels()}
-        for verb, some in (("SUBSCRIBE", now - before), ("UNSUBSCRIBE", before - now)):
-            if some:
-                connection.subscribe(verb, *some)
         self._entered()
 
     async def _attach(self, connection: RedisConnection) -> None:
@@ -339,8 +337,8 @@ class RedisLink:
 
     def subscribe(self, verb: str, channels: list[str]) -> None:
         """``SUBSCRIBE`` or ``UNSUBSCRIBE``, if Redis is reached."""
-        if channels and self._connection is not None:
-            self._connection.subscribe(verb, *[self.prefix + channel for channel in channels])
+        if channels and self._listening is not None:
+            self._listening.subscribe(verb, *[self.prefix + channel for channel in channels])
 
     def _answered(self, reply: list[Any]) -> list[Any]:
         status = reply[0]
