@@ -47,7 +47,7 @@ export function chat(session) {
     const named = showError(
       nameField,
       byId("name-error"),
-      nameField.value.trim() ? "" : "Enter a name: the others see it beside what you say.",
+      nameField.value.trim() ? "" : "Enter a name, which the others see.",
     );
     if (!inRoom) return roomField.focus();
     if (!named) return nameField.focus();

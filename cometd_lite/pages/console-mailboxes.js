@@ -33,7 +33,7 @@ export function mailboxes(session, open) {
     try {
       const page = await session.comet().recipients(prefix, { after, limit: PAGE });
       const shown = page.recipients.map((mailbox) => row(mailbox, open, () => ask(mailbox)));
-      if (after === null) rows.replaceChildren(...shown);
+      if (after === null) replace(rows, shown);
       else rows.append(...shown);
       next = page.more;
       isRefused = false;
@@ -58,10 +58,9 @@ export function mailboxes(session, open) {
     void load();
   });
   more.addEventListener("click", () => void load(next));
-  // Neither what has the focus, nor further pages that were asked for, are taken away.
+  // Further pages that were asked for are not taken away.
   const again = () => {
-    const isInUse = rows.contains(document.activeElement) || rows.childElementCount > PAGE;
-    if (!document.hidden && !isInUse && !isRefused) void load();
+    if (!document.hidden && rows.childElementCount <= PAGE && !isRefused) void load();
   };
   let timer = 0;
   return (shown) => {
@@ -70,6 +69,23 @@ export function mailboxes(session, open) {
     void load();
     timer = setInterval(again, LISTED_EVERY);
   };
+}
+
+/**
+ * Show other rows where they differ; the button that has the focus keeps it.
+ *
+ * @param {HTMLElement} rows
+ * @param {HTMLElement[]} shown
+ */
+function replace(rows, shown) {
+  const shapes = (/** @type {Iterable<Element>} */ all) => Array.from(all, (one) => one.outerHTML).join();
+  if (shapes(rows.children) === shapes(shown)) return;
+  const nameOf = (/** @type {Element | null} */ button) => button?.getAttribute("aria-label") ?? button?.textContent;
+  const focused = rows.contains(document.activeElement) ? nameOf(document.activeElement) : undefined;
+  rows.replaceChildren(...shown);
+  if (focused === undefined) return;
+  const same = [...rows.querySelectorAll("button")].find((button) => nameOf(button) === focused);
+  (same ?? byId("prefix")).focus({ preventScroll: true });
 }
 
 /**

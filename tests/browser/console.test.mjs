@@ -404,6 +404,11 @@ test("the inspector lists mailboxes, opens them, and deletes one after a questio
   await page.getByRole("button", { name: "Delete bob" }).click();
   await page.getByRole("button", { name: "Keep it" }).click();
   assert.equal(await row("bob").count(), 1);
+  // The list is renewed while a button of it has the focus, and that button keeps it.
+  await server.push("bob", "three");
+  await row("bob").locator("td").nth(0).getByText("3").waitFor();
+  const held = await page.evaluate(() => document.activeElement?.getAttribute("aria-label"));
+  assert.equal(held, "Delete bob");
   await page.getByRole("button", { name: "Delete bob" }).click();
   assert.match(await page.getByRole("dialog").innerText(), /All messages of bob are deleted/);
   await page.getByRole("button", { name: "Delete it" }).click();
