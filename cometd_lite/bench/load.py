@@ -94,15 +94,12 @@ class _Link:
 
     __slots__ = ("is_open", "load", "sock", "target", "unsent")
 
-    def __init__(self, load: Load, target: ServerAddress) -> None:
+    def __init__(self, load: Load, target: ServerAddress, opening: bytes) -> None:
         self.load = load
         self.target = target
         self.is_open = False
-        self.unsent = b""
+        self.unsent = opening
         self.sock: socket.socket
-
-    def opening(self) -> bytes:
-        raise NotImplementedError
 
     def received(self, data: bytes) -> None:
         raise NotImplementedError
@@ -117,7 +114,6 @@ class _Link:
         refused = self.sock.connect_ex(target.address)
         if refused not in {0, errno.EINPROGRESS}:
             raise NotThere(f"{target.url} does not take another connection: {os.strerror(refused)}.")
-        self.unsent = self.opening()
         load.epoll.register(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def send(self, data: bytes) -> None:
@@ -177,16 +173,13 @@ class _ReaderLink(_Link):
     __slots__ = ("memo", "place", "reading", "recipient", "request")
 
     def __init__(self, load: Load, target: ServerAddress, recipient: Recipient, reading: Reading) -> None:
-        super().__init__(load, target)
+        super().__init__(load, target, reading.opening())
         self.recipient = recipient
         self.reading = reading
         self.memo = recipient.memos.setdefault(target.url, _Memo())
         self.place = recipient.first
         self.request: bytes = b""
         recipient.readers += 1
-
-    def opening(self) -> bytes:
-        return self.reading.opening()
 
     def received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -224,14 +217,11 @@ class _PusherLink(_Link):
     __slots__ = ("messages_each", "pushing", "recipient", "requests")
 
     def __init__(self, load: Load, target: ServerAddress, pushing: Pushing) -> None:
-        super().__init__(load, target)
+        super().__init__(load, target, pushing.opening())
         self.pushing = pushing
         self.recipient: Recipient | None = None
         self.requests: deque[bytes] = deque()
         self.messages_each = 1
-
-    def opening(self) -> bytes:
-        return self.pushing.opening()
 
     def push(self, recipient: Recipient, bodies: Sequence[bytes]) -> None:
         """Push ``bodies`` to ``recipient``; this pusher is free again when all are answered."""
