@@ -154,25 +154,19 @@ class Writer(BackpressuredWriter):
     """A writer whose test says what is unsent, and what time it is."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.clock = Clock()
+        super().__init__(Heartbeats(self.clock, 15.0), lambda: self.unsent)
         self._open = True
         self.resumed = 0
         self.unsent = 0
-        self.now = 0.0
 
     def pause(self, unsent: int) -> None:
         self.unsent = unsent
         self.pauseProducing()
 
     def is_stalled_at(self, now: float) -> bool:
-        self.now = now
+        self.clock.advance(now - self.clock.seconds())
         return self._is_stalled()
-
-    def _seconds(self) -> float:
-        return self.now
-
-    def _unsent(self) -> int:
-        return self.unsent
 
     def _resume(self) -> None:
         self.resumed += 1
@@ -200,7 +194,7 @@ def test_a_writer_whose_connection_is_lost_does_not_go_on():
 
 def test_a_client_that_takes_nothing_for_a_minute_has_stalled():
     writer = Writer()
-    writer.now = 5.0
+    writer.clock.advance(5.0)
     writer.pause(10)
     assert not writer.is_stalled_at(5.0 + STALLED_SECONDS)
     assert writer.is_stalled_at(5.1 + STALLED_SECONDS)

@@ -113,12 +113,16 @@ class BackpressuredWriter:
     """Writes at the pace at which the client reads, and buffers nothing.
 
     The transport pauses it while bytes are unsent, and resumes it once there are none. A subclass writes no
-    batch while it is ``congested``, and goes on in ``_resume``.
+    batch while it is ``congested``, and goes on in ``_resume``. ``unsent`` returns how many bytes are unsent,
+    as far as the transport knows.
     """
 
-    __slots__ = ("_open", "_paused_at", "_unsent_before")
+    __slots__ = ("_heartbeats", "_number", "_open", "_paused_at", "_unsent", "_unsent_before")
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeats: Heartbeats, unsent: Callable[[], int]) -> None:
+        self._heartbeats = heartbeats
+        self._number = 0
+        self._unsent = unsent
         self._open = False
         """Whether anything may still be written."""
         self._paused_at: float | None = None
@@ -131,14 +135,6 @@ class BackpressuredWriter:
         """Whether the transport has unsent bytes, so that the next batch has to wait."""
         return self._paused_at is not None
 
-    def _seconds(self) -> float:
-        """Return the time."""
-        raise NotImplementedError
-
-    def _unsent(self) -> int:
-        """Return how many bytes are unsent, as far as the transport knows."""
-        raise NotImplementedError
-
     def _resume(self) -> None:
         """Go on: everything is sent."""
         raise NotImplementedError
@@ -147,7 +143,8 @@ class BackpressuredWriter:
         """Return whether the client has taken nothing for too long; to be asked at each heartbeat."""
         if self._paused_at is None:
             return False
-        now, before, self._unsent_before = self._seconds(), self._unsent_before, self._unsent()
+        now, before = self._heartbeats.seconds(), self._unsent_before
+        self._unsent_before = self._unsent()
         if self._unsent_before < before:
             self._paused_at = now
         return now - self._paused_at > STALLED_SECONDS
@@ -157,7 +154,7 @@ class BackpressuredWriter:
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
         """Wait: bytes are unsent."""
         if self._paused_at is None:
-            self._paused_at, self._unsent_before = self._seconds(), self._unsent()
+            self._paused_at, self._unsent_before = self._heartbeats.seconds(), self._unsent()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
         """Go on: everything is sent."""
@@ -176,7 +173,7 @@ class Stream(BackpressuredWriter):
     A heartbeat is written where nothing else is.
     """
 
-    __slots__ = ("_exchange", "_follower", "_format", "_heartbeats", "_hub", "_number", "_random")
+    __slots__ = ("_exchange", "_follower", "_format", "_hub", "_random")
 
     def __init__(
         self,
@@ -186,14 +183,12 @@ class Stream(BackpressuredWriter):
         heartbeats: Heartbeats,
         random: Random,
     ) -> None:
-        super().__init__()
+        super().__init__(heartbeats, exchange.unsent)
         self._exchange = exchange
         self._hub = hub
         self._format = form
-        self._heartbeats = heartbeats
         self._random = random
         self._follower: Follower | None = None
-        self._number = 0
 
     def begin(
         self,
@@ -274,14 +269,6 @@ class Stream(BackpressuredWriter):
 
     def _retry(self) -> int:
         return self._random.randint(*RETRY_MILLISECONDS)
-
-    # -- what BackpressuredWriter needs
-
-    def _seconds(self) -> float:
-        return self._hub.clock.seconds()
-
-    def _unsent(self) -> int:
-        return self._exchange.unsent()
 
     def _resume(self) -> None:
         if self._follower is not None:

@@ -152,12 +152,9 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         is_sending: Callable[[], bool],
         hold: Callable[[int], object] = lambda _: None,
     ) -> None:
-        super().__init__()
+        super().__init__(heartbeats, unsent)
         self._conversation = conversation
-        self._number = 0
-        self._heartbeats = heartbeats
         self._max_bytes = max_bytes
-        self._count_unsent = unsent
         self.is_sending = is_sending
         """Returns whether bytes are on their way to the client; see ``Exchange``."""
         self._hold = hold
@@ -323,14 +320,6 @@ class Socket(BackpressuredWriter, TwistedProtocol):
         self._open = False
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]  # ITCPTransport's
-
-    # -- what BackpressuredWriter needs
-
-    def _seconds(self) -> float:
-        return self._heartbeats.seconds()
-
-    def _unsent(self) -> int:
-        return self._count_unsent()
 
     def _resume(self) -> None:
         self._read_on()
