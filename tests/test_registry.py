@@ -70,7 +70,7 @@ def test_a_reader_that_moves_is_woken_at_the_new_keys_only_and_waits_no_longer(
     clock.advance(5.0)
     registry.move(reader, ("eve", "chat/**"))
     assert registry.parked == 1
-    assert registry.wake("bob") == 0
+    assert registry.wake(("bob",)) == 0
     assert (registry.waiting("bob"), registry.waiting("eve"), registry.waiting("chat/a")) == (0, 1, 1)
     clock.advance(15.0)
     assert outcome.parked
@@ -85,7 +85,7 @@ def test_a_reader_that_waits_for_good_and_moves_still_does(registry: Registry, c
     registry.move(reader, ("eve",))
     clock.advance(1e6)
     assert outcome.parked
-    assert registry.wake("eve") == 1
+    assert registry.wake(("eve",)) == 1
     assert outcome.value == "mail"
 
 
@@ -95,11 +95,11 @@ def test_a_reader_that_waits_for_good_and_moves_still_does(registry: Registry, c
 def test_a_reader_of_a_recipient_is_woken_and_removed(registry: Registry) -> None:
     bob, eve = park(registry, Reader("bob")), park(registry, Reader("eve"))
     assert registry.parked == 2
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert bob.value == "mail"
     assert eve.parked
-    assert registry.wake("bob") == 0
-    assert registry.wake("eve") == 1
+    assert registry.wake(("bob",)) == 0
+    assert registry.wake(("eve",)) == 1
     assert_empty(registry)
 
 
@@ -107,16 +107,16 @@ def test_readers_are_woken_in_the_order_in_which_they_came(registry: Registry) -
     order: list[int] = []
     for number in range(5):
         registry.park(Reader("bob"), 25.0).addCallback(lambda _, number=number: order.append(number))
-    assert registry.wake("bob") == 5
+    assert registry.wake(("bob",)) == 5
     assert order == [0, 1, 2, 3, 4]
 
 
 def test_a_reader_of_several_recipients_is_woken_once_by_any_of_them(registry: Registry) -> None:
     reader = park(registry, Reader("a", "b", "c"))
     assert registry.waiting("b") == 1
-    assert registry.wake("b") == 1
+    assert registry.wake(("b",)) == 1
     assert reader.value == "mail"
-    assert registry.wake("a") == registry.wake("c") == 0
+    assert registry.wake(("a",)) == registry.wake(("c",)) == 0
     assert_empty(registry)
 
 
@@ -125,23 +125,23 @@ def test_readers_of_patterns_are_woken_by_every_recipient_that_these_cover(regis
     deep = park(registry, Reader("chat/**"))
     everything = park(registry, Reader("**"))
     other = park(registry, Reader("news/*"))
-    assert registry.wake("chat/a/b") == 2
+    assert registry.wake(("chat/a/b",)) == 2
     assert (one.parked, deep.parked, everything.parked, other.parked) == (True, False, False, True)
-    assert registry.wake("chat/a") == 1
-    assert registry.wake("news/x") == 1
+    assert registry.wake(("chat/a",)) == 1
+    assert registry.wake(("news/x",)) == 1
     assert_empty(registry)
 
 
 def test_who_is_called_like_a_pattern_hides_none(registry: Registry) -> None:
     star = park(registry, Reader("a*"))
     pattern = park(registry, Reader("chat/*", "chat/*"))
-    assert registry.wake("a*") == 1
+    assert registry.wake(("a*",)) == 1
     assert not star.parked
-    assert registry.wake("chat/a") == 1
+    assert registry.wake(("chat/a",)) == 1
     assert not pattern.parked
     again = park(registry, Reader("**"))
     assert registry.waiting("bob") == 1
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert not again.parked
     assert_empty(registry)
 
@@ -149,7 +149,7 @@ def test_who_is_called_like_a_pattern_hides_none(registry: Registry) -> None:
 def test_a_reader_that_finds_nothing_stays_parked(registry: Registry, clock: Clock) -> None:
     reader = Reader("bob", finds=None)
     outcome = park(registry, reader)
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert reader.looked == 1
     assert outcome.parked
     clock.advance(25)
@@ -161,9 +161,9 @@ def test_a_reader_that_comes_back_while_others_are_woken_is_not_woken_again(regi
     # slact/nchan#367 (row 3): swap, then fire: whoever parks in a callback waits for the next push.
     again: list[Outcome] = []
     registry.park(Reader("bob"), 25.0).addCallback(lambda _: again.append(park(registry, Reader("bob"))))
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert again[0].parked
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert_empty(registry)
 
 
@@ -171,7 +171,7 @@ def test_a_reader_that_leaves_while_others_are_woken_is_not_answered(registry: R
     first, second = Reader("bob"), Reader("bob")
     one, two = park(registry, first), park(registry, second)
     first.on_look = two.cancel
-    assert registry.wake("bob") == 2
+    assert registry.wake(("bob",)) == 2
     assert one.value == "mail"
     assert second.looked == 0
     with pytest.raises(CancelledError):
@@ -189,7 +189,7 @@ def test_a_wake_counts_readers_that_can_receive_and_takes_up_to_the_messages(reg
 
     for reader in (Reader("bob"), Take("bob"), Take("bob"), Take("bob"), Congested("bob")):
         park(registry, reader)
-    assert registry.wake("bob", messages=2) == 3
+    assert registry.wake(("bob",), messages=2) == 3
 
 
 def test_a_wake_of_many_readers_goes_in_slices() -> None:
@@ -198,7 +198,7 @@ def test_a_wake_of_many_readers_goes_in_slices() -> None:
     readers = [park(registry, Reader("bob")) for _ in range(3 * WOKEN_AT_ONCE)]
     ended = Outcome(chain(registry.wakes_ended(), lambda _: "ended"))
     assert ended.value == "ended"
-    assert registry.wake("bob") == 3 * WOKEN_AT_ONCE
+    assert registry.wake(("bob",)) == 3 * WOKEN_AT_ONCE
     ended = Outcome(registry.wakes_ended())
     for turn in (1, 2, 3):
         assert sum(not reader.parked for reader in readers) == turn * WOKEN_AT_ONCE
@@ -234,7 +234,7 @@ def test_few_readers_look_in_one_turn_where_each_takes_long() -> None:
     outcomes = [park(registry, reader) for reader in readers]
     for reader in readers:
         reader.on_look = busy
-    assert registry.wake("bob") == 50
+    assert registry.wake(("bob",)) == 50
     assert sum([reader.looked for reader in readers]) == 8  # for so many, the clock is not asked
     turns = 0
     while any(outcome.parked for outcome in outcomes):
@@ -259,13 +259,13 @@ def test_readers_that_have_always_more_leave_turns_to_others() -> None:
 
     for reader in readers:
         reader.on_look = partial(more, reader)
-    registry.wake("stream")
+    registry.wake(("stream",))
     for turn in range(1, 5):
         clock.turn()
         assert sum([reader.looked for reader in readers]) <= 16 * (turn + 1)
     looked = sum([reader.looked for reader in readers])
     bob = park(registry, Reader("bob"))
-    registry.wake("bob")
+    registry.wake(("bob",))
     assert bob.value == "mail"
     assert sum([reader.looked for reader in readers]) == looked
     registry.end_all()
@@ -276,9 +276,9 @@ def test_readers_that_have_always_more_leave_turns_to_others() -> None:
 def test_a_small_wake_goes_before_the_later_slices_of_a_large_one(registry: Registry, clock: Clock) -> None:
     registry.most = 10_000
     many = [park(registry, Reader("crowd")) for _ in range(3 * WOKEN_AT_ONCE)]
-    registry.wake("crowd")
+    registry.wake(("crowd",))
     bob = park(registry, Reader("bob"))
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert bob.value == "mail"
     for _ in range(3):
         clock.advance(0)
@@ -289,10 +289,10 @@ def test_a_small_wake_goes_before_the_later_slices_of_a_large_one(registry: Regi
 def test_a_wake_from_within_a_wake_comes_right_after_it(registry: Registry) -> None:
     order: list[str] = []
     first, second, third = [registry.park(Reader(name), 25.0) for name in ("bob", "bob", "eve")]
-    first.addCallback(lambda _: (registry.wake("eve"), order.append("first")))
+    first.addCallback(lambda _: (registry.wake(("eve",)), order.append("first")))
     second.addCallback(lambda _: order.append("second"))
     third.addCallback(lambda _: order.append("third"))
-    registry.wake("bob")
+    registry.wake(("bob",))
     assert order == ["first", "second", "third"]
 
 
@@ -311,7 +311,7 @@ def test_the_waits_of_many_end_in_slices() -> None:
 def test_a_name_given_twice_is_parked_once(registry: Registry) -> None:
     reader = park(registry, Reader("bob", "bob"))
     assert registry.waiting("bob") == 1
-    assert registry.wake("bob") == 1
+    assert registry.wake(("bob",)) == 1
     assert reader.value == "mail"
     assert_empty(registry)
 
@@ -374,13 +374,13 @@ def test_a_reader_that_leaves_is_forgotten_at_once(registry: Registry) -> None:
     reader.cancel()
     with pytest.raises(CancelledError):
         _ = reader.value
-    assert registry.wake("a") == 0
+    assert registry.wake(("a",)) == 0
     assert_empty(registry)
 
 
 def test_a_reader_that_was_answered_may_still_be_cancelled(registry: Registry) -> None:
     outcome = park(registry, Reader("bob"))
-    registry.wake("bob")
+    registry.wake(("bob",))
     outcome.cancel()
     assert outcome.value == "mail"
     assert_empty(registry)

@@ -157,11 +157,12 @@ class Hub:
     def _appended(
         self, messages: Sequence[Message], push: Push, created_at: float, began: float
     ) -> MaybeDeferred[Receipt]:
-        self.counts.pushes += len(messages)
+        count, counts = len(messages), self.counts
+        counts.pushes += count
         elsewhere = None if self.shared is None else self.shared.elsewhere(messages)
-        left = 0 if elsewhere is None else len(messages) - self.registry.takers(*push.recipients)
-        woken = self.registry.wake(*push.recipients, messages=len(messages))
-        self.counts.push_to_wake.observe(time.perf_counter() - began)
+        left = 0 if elsewhere is None else count - self.registry.takers(*push.recipients)
+        woken = self.registry.wake(push.recipients, count)
+        counts.push_to_wake.observe(time.perf_counter() - began)
         if elsewhere is None:
             return self._woken(woken, messages, push, created_at)
         return elsewhere.addCallback(self._woken_elsewhere, woken, left, messages, push, created_at)
@@ -273,7 +274,7 @@ class Hub:
 
         def settled(found: Sequence[bool]) -> Sequence[LeaseState]:
             if settlement == "released" and any(found):
-                self.registry.wake(recipient)
+                self.registry.wake((recipient,))
             return [settlement if was_last else "gone" for was_last in found]
 
         asked = self.store.settle_leases(recipient, leases, settlement, seconds, self.clock.seconds())
@@ -397,7 +398,7 @@ class Hub:
             self.counts.takes -= len(batch.messages) - leased
             recipients = {message.recipient: None for message in batch.messages}
             given = self.store.give_back(batch.messages)
-            self._note_failure(chain(given, lambda _: self.registry.wake(*recipients)))
+            self._note_failure(chain(given, lambda _: self.registry.wake(recipients)))
 
     def counted(self, batch: Batch) -> Batch:
         """Count what a reader is given, and return it."""
@@ -466,7 +467,7 @@ class Hub:
     def _leases_ended(self, ended: Ended | None) -> None:
         if ended is not None and not self.stopping:
             self.dead_letters.move(ended.exhausted)
-            self.registry.wake(*ended.recipients)
+            self.registry.wake(ended.recipients)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Refuse pushes from now on, and answer parked readers, spread over up to ``seconds``.

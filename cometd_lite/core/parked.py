@@ -150,16 +150,12 @@ class Wake:
 
     def run(self, most: int) -> int:
         """Let up to ``most`` further readers look, fewer where they take long; return how many did."""
-        count = min(most, self.left)
-        turn = TurnSlice() if count > _UNTIMED else None
+        turn = TurnSlice() if self.left > _UNTIMED else None
         done = 0
-        while done < count:
-            some = min(_UNTIMED, count - done)
-            for reader in islice(self._readers, some):
-                if reader.registry is not None:  # else it was answered, or its client disconnected
-                    reader.look(self)
-            done += some
-            if turn is not None and turn.is_over():
+        for done, reader in enumerate(islice(self._readers, most), 1):
+            if reader.registry is not None:  # else it was answered, or its client disconnected
+                reader.look(self)
+            if turn is not None and not done % _UNTIMED and turn.is_over():
                 break
         self.left -= done
         if self.shared:

@@ -172,7 +172,7 @@ class Registry:
 
     # -- waking
 
-    def wake(self, *recipients: str, messages: int = 1) -> int:
+    def wake(self, recipients: Iterable[str], messages: int = 1) -> int:
         """Make all readers look again that wait for one of the recipients; return how many can receive.
 
         Those are all readers by cursor, and as many of the readers that take as ``messages`` suffice for. The
@@ -212,7 +212,9 @@ class Registry:
 
     def wake_all(self) -> None:
         """Make all readers look again: what was pushed meanwhile is not known."""
-        self._start(self._all())
+        readers = self._all()
+        if readers:
+            self._start(readers)
 
     def look_soon(self, reader: ParkedReader[Any]) -> None:
         """Make one reader look again in the next turn of the reactor: there is more for it."""
@@ -240,8 +242,6 @@ class Registry:
 
     def _start(self, readers: list[ParkedReader[Any]]) -> None:
         """Let the first readers look now, unless this is called while others look: then right after them."""
-        if not readers:
-            return
         wake = Wake(readers)
         if self._is_waking:
             self._wakes.append(wake)
@@ -258,7 +258,9 @@ class Registry:
             self._wakes.append(wake)
         if wake.left or wake.pending:
             self._track(wake)
-        if self._wakes and may_go_on and not wake.left:  # else this turn has had its slice
+        if not self._wakes:
+            return
+        if may_go_on and not wake.left:  # else this turn has had its slice
             self._run_wakes(left)
         else:
             self._schedule_wakes()

@@ -16,10 +16,8 @@ _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-
 """It sees a client's bytes and is linear in them, as those of ``params`` are."""
 
 
-def check_encoding(content_encoding: bytes | None) -> None:
+def check_encoding(content_encoding: bytes) -> None:
     """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
-    if content_encoding is None:
-        return
     codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
     if any(coding not in {b"", b"identity"} for coding in codings):
         raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
@@ -28,17 +26,19 @@ def check_encoding(content_encoding: bytes | None) -> None:
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
     """Return the messages of a push's body: one, or one for each line of NDJSON."""
     media_type, is_lines = (None, False) if content_type is None else _media_type(content_type)
+    if not is_lines:
+        try:
+            return (Content.parse(body, media_type),)
+        except ValueError as error:
+            raise BadBody(str(error)) from None
     found = []
-    for number, line in enumerate(map(bytes.strip, body.split(b"\n") if is_lines else ()), 1):
+    for number, line in enumerate(map(bytes.strip, body.split(b"\n")), 1):
         if line:
             try:
                 found.append(Content.parse(line, JSON_TYPE))
             except ValueError as error:
                 raise BadBody(f"Line {number}: {error}") from None
-    try:
-        return tuple(found) or (Content.parse(b"" if is_lines else body, media_type),)
-    except ValueError as error:
-        raise BadBody(str(error)) from None
+    return tuple(found) or contents(b"", None)
 
 
 @lru_cache(maxsize=256)  # 0.2 µs in the place of 1.4, of the 31 that a push costs

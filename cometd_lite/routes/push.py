@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..access.grants import Grant
 from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
-from ..deferreds import MaybeDeferred, chain
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
 from ..http import bodies, params, responses
 from ..http.exchange import Exchange
@@ -28,12 +28,15 @@ def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
     """Give the body to the recipients."""
     asked = params.push(exchange, name, routes.allow_parameters)
     grant = routes.policy.require(exchange, "push", asked.recipients)
-    return chain(grant, _push, routes, exchange, asked)
+    if is_pending(grant):
+        return grant.addCallback(_push, routes, exchange, asked)
+    return _push(grant, routes, exchange, asked)
 
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
-    bodies.check_encoding(given.content_encoding)
+    if given.content_encoding is not None:
+        bodies.check_encoding(given.content_encoding)
     most = None if routes.hub.namespaces is None else routes.hub.body_bound(asked.recipients)
     contents = bodies.contents(routes.body(exchange, most), given.content_type)
     key = params.idempotency_key(given.idempotency_key)
@@ -41,9 +44,11 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
     grant.charge_push(push)
-    if push.recipients == (ALL_LISTENERS,) and push.queue:
-        return chain(chain(routes.listeners.are_none(), _push_to_listeners, routes, push), responses.of_push)
-    return chain(routes.hub.push(push), responses.of_push)
+    if ALL_LISTENERS in push.recipients and push.queue:
+        receipt = chain(routes.listeners.are_none(), _push_to_listeners, routes, push)
+    else:
+        receipt = routes.hub.push(push)
+    return receipt.addCallback(responses.of_push) if is_pending(receipt) else responses.of_push(receipt)
 
 
 def _push_to_listeners(are_none: bool, routes: Served, push: Push) -> MaybeDeferred[Receipt]:

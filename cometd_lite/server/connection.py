@@ -12,7 +12,7 @@ ticks of its factory, which is 0 while a route may take its time.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
@@ -21,20 +21,19 @@ from zope.interface import implementer
 from .arriving import ArrivingBody
 from .body import TooLarge
 from .epoll import refuse
-from .head import Head, Refused, asked_path, check_unfinished, without_empty_lines
+from .head import Refused, asked_path, check_unfinished, without_empty_lines
 from .proxies import Origin
 from .render import PlainResponse
 from .request import Request
 from .router import Target, Unrouted
+from .shared import NO_HEAD, NO_TARGET
 from .states import TRANSITIONS, State
 from .wire import learns_peer_later
 
 if TYPE_CHECKING:
+    from .head import Head
     from .shared import Shared
     from .wire import Wire
-
-_NO_HEAD: Final = Head(b"\r\n")
-_NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
 
 
 @implementer(IProtocol)
@@ -270,23 +269,25 @@ class HTTPConnection:
 
     def _begin(self, data: bytes) -> None:
         """Begin with the request that has the head ``data``. Raises ``Refused``."""
-        factory = self.factory
-        line, _, block = data.partition(b"\r\n")
-        if not line:
-            self._buffer = without_empty_lines(data + self._buffer)
-            return
-        head = self._head
-        if head is None or head.block != block:
-            head = factory.heads.get(block)
-            self._head = head if len(block) <= factory.bounds.head_kept else None
-        known = factory.router.recognise(line)
-        if known is None or head.host is None:
-            head, target, query, minor = factory.router.parse(line, head)
-            self.closing = head.close or not (minor or head.keep_alive)
+        factory, minor = self.factory, 1
+        if data != factory.last_data:
+            line, _, block = data.partition(b"\r\n")
+            if not line:
+                self._buffer = without_empty_lines(data + self._buffer)
+                return
+            head = self._head
+            if head is None or head.block != block:
+                head = factory.heads.get(block)
+                self._head = head if len(block) <= factory.bounds.head_kept else None
+            known = factory.router.recognise(line)
+            if known is None or head.host is None:
+                head, target, query, minor = factory.router.parse(line, head)
+            else:
+                target, query = known
+                factory.last_data, factory.last_begun = data, (head, target, query)
         else:
-            target, query = known
-            minor = 1
-            self.closing = head.close
+            head, target, query = factory.last_begun
+        self.closing = head.close or not (minor or head.keep_alive)
         self.request = request = Request(self, head, target, query, minor)
         self.request_size = len(data)
         if head.has_body:
@@ -329,9 +330,8 @@ class HTTPConnection:
         """Answer what is not a request, or the current request in the place of the application."""
         path = self.request.path if self.request is not None else asked_path(head)
         if self.request is None:
-            self.request = Request(self, _NO_HEAD, _NO_TARGET, b"", 1)
-        factory = self.factory
-        malformed = factory.application.malformed(status, sentence, factory.router.below(path))
+            self.request = Request(self, NO_HEAD, NO_TARGET, b"", 1)
+        malformed = self.factory.application.malformed(status, sentence, self.factory.router.below(path))
         self.request.respond(PlainResponse(status, *malformed))
 
     def _refuse(self, refusal: Refused, head: bytes = b"") -> None:
@@ -345,15 +345,15 @@ class HTTPConnection:
         """Take the body of a request, as far as it has arrived. Raises ``Refused``."""
         factory, head, route = self.factory, request.head, target.route
         rest, self._buffer = self._buffer, b""
-        most = factory.bounds.body if route.max_body is None else route.max_body
-        if head.length <= len(rest) and head.length <= most and not head.chunked:
-            request.body, self._buffer = rest[: head.length], rest[head.length :]
-            self.request_size += head.length
+        length, most = head.length, factory.bounds.body if route.max_body is None else route.max_body
+        if length <= len(rest) and length <= most and not head.chunked:
+            request.body, self._buffer = rest[:length], rest[length:]
+            self.request_size += length
             self._call(request, target)
             return
         arriving = self._arriving = ArrivingBody(request, target, most, factory.bounds, factory.tick)
         awaits_100 = head.expects_continue and request.minor and not rest
-        if head.length > arriving.most or (awaits_100 and not route.rule):
+        if length > arriving.most or (awaits_100 and not route.rule):
             # RFC 9110 §10.1.1: a client that waits for a 100 need not send the body to an error.
             self._reject_body()
             return

@@ -55,6 +55,11 @@ _NO_MEMO: Final = _NoMemo()
 class Request:
     """One request; see ``Exchange`` for what routes use of it. The rest is for metrics and the access log."""
 
+    code: int
+    """The status of the response, once it has begun; 499 where the client disconnected before it."""
+    sent: int
+    """The bytes of the response's body, as above."""
+
     __slots__ = (
         "_connection",
         "_finish_waiters",
@@ -88,10 +93,6 @@ class Request:
         self.minor = minor
         """0 or 1, for HTTP/1.0 or HTTP/1.1."""
         self.received_at = connection.factory.seconds()
-        self.code = 200
-        """The status of the response; 499 where the client disconnected before it."""
-        self.sent = 0
-        """The bytes of the response's body."""
         self.rule = target.route.rule
         """The rule of the route; empty where none matches."""
         self._phase = PENDING
@@ -233,7 +234,7 @@ class Request:
         connection = self._connection
         self._phase = STREAMING
         self._framing = BODILESS
-        self.code = status
+        self.code, self.sent = status, 0
         framing = b""
         if status not in BODYLESS and self.method != b"HEAD":
             if self.minor:
@@ -328,7 +329,7 @@ class Request:
         if self._phase != PENDING:
             self._check_lost()
             return
-        self.code = 101
+        self.code, self.sent = 101, 0
         self._phase = COMPLETE
         self._connection.wire.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head)
         self._parked = None
@@ -348,7 +349,7 @@ class Request:
     def lost(self, reason: Failure) -> None:
         """Cancel what is parked, and fail what waits for the end: the connection is lost."""
         if self._phase == PENDING:
-            self.code = 499
+            self.code, self.sent = 499, 0
         self._phase = LOST
         self._view = None
         parked, self._parked = self._parked, None

@@ -115,11 +115,9 @@ class Router:
         target = self._targets.get(start) or self._find_plain(start)
         if target is None or len(line) > self._bounds.target:
             return None
-        query = b""
-        if mark:
-            query = line[mark:-9]
-            if line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE):
-                return None
+        query = line[mark:-9] if mark else b""
+        if mark and (line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE)):
+            return None
         self._last_line = line
         self._last_found = found = target, query
         return found

@@ -6,16 +6,16 @@ This is the part of the factory that connections and requests use; it imports ne
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
 from .bounds import TICK, Bounds
 from .epoll import Poller, adoptable
-from .head import Heads, Refused
+from .head import Head, Heads, Refused
 from .received import ReceivedTotal
 from .render import Renderer
-from .router import Router
+from .router import Router, Target, Unrouted
 from .unsent import UnsentTotal
 from .wire import TwistedWire
 
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from .application import Application
-    from .head import Head
     from .proxies import Origin, Proxies
     from .wire import Owner, Wire
+
+
+NO_HEAD: Final = Head(b"\r\n")
+NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
+"""The head and the target of what is no request."""
 
 
 class Admitted(Protocol):
@@ -99,6 +103,11 @@ class Shared:
         self.proxies = proxies
         self.max_connections = max_connections
         self.connections: set[ServedConnection] = set()
+        self.last_data = b""
+        """The last head that was recognised: the readers that a push has woken come back with the same one.
+        This is 3 % of a fan-out."""
+        self.last_begun = (NO_HEAD, NO_TARGET, b"")
+        """What it was recognised as: the head, the target and the query."""
         self.stopping = False
         """Every response is the last one of its connection."""
         self.tick = 1

@@ -80,9 +80,9 @@ class MemoryStore(TakenMailboxes):
         self._put(mailbox, message, cost(message))
 
     def _put(self, mailbox: Mailbox, message: Message, size: int) -> None:
-        expiry = mailbox.next_expiry
+        expires_first = message.expires_at < mailbox.next_expiry
         mailbox.append(message)
-        if message.expires_at < expiry:
+        if expires_first:
             heappush(self._expiries, (message.expires_at, message.recipient))
             if len(self._expiries) > 2 * len(self._mailboxes) + _STALE:
                 # Most are of mailboxes that came and went before their time.

@@ -329,7 +329,7 @@ class Wakes:
             if window.last < number:
                 self.windows.close(window)
             if self.readers is not None:
-                self.readers.wake(key, messages=0)
+                self.readers.wake((key,), messages=0)
 
     # -- what is said
 
@@ -406,7 +406,7 @@ class Wakes:
                 woken, ago = readers.waiting(recipient), readers.last_seen(recipient)
             else:
                 takers = readers.takers(recipient)
-                woken = readers.wake(recipient, messages=0)
+                woken = readers.wake((recipient,), messages=0)
                 if kind == _NOT_KEPT:
                     ended = readers.wakes_ended()
         if process != _NONE:
