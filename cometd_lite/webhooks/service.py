@@ -12,6 +12,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
+from msgspec.structs import asdict
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -140,15 +141,7 @@ class Webhooks:
             self._shared.notify(EVENTS, change.event)
             self._sender.wake()
             return
-        self._add(
-            {
-                "event": change.event,
-                "recipient": change.recipient,
-                "name": change.name,
-                "readers": change.readers,
-                "at": timestamp(change.at),
-            }
-        )
+        self._add({**asdict(change), "at": timestamp(change.at)})
 
     def _on_unread(self, recipient: str, message: str) -> None:
         now = self._hub.wall()
