@@ -25,7 +25,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .network import CONNECT_SECONDS, Endpoints, Network, Transport
+from .network import CONNECT_SECONDS, Network, Transport
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class BlockingLoop:
 
     def __init__(self) -> None:
         self.clock = MonotonicClock()
-        self.network = Network(self.clock, Endpoints(self._connecting))
+        self.network = Network(self.clock, self._connecting)
         self.connections: dict[int, BlockingConnection] = {}
         """The open connections, by the descriptors of their sockets."""
         self._stopped = False

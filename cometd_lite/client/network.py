@@ -1,25 +1,21 @@
 """What sends requests: treq with a pool of connections, on a reactor, an asyncio loop or a thread's own loop.
 
-A ``Network`` is made of a clock and of endpoints. ``reactor_network`` has those of Twisted's reactor;
-``on_asyncio`` and ``blocking`` have the others. treq, the pool and every time-out are the same on all three.
+A ``Network`` is made of a clock and of what opens connections: ``reactor_network`` makes that of Twisted's
+reactor; ``on_asyncio`` and ``blocking`` make the others. treq, the pool and every time-out are the same.
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
 
 from treq.client import HTTPClient
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -31,6 +27,10 @@ CONNECT_SECONDS = 10.0
 """The longest time in which a server accepts a connection."""
 
 
+Connecting = Callable[[str, int, ssl.SSLContext | None, IProtocol], Deferred[IProtocol]]
+"""Connects a Twisted protocol to a host and port, by TLS where there is a context."""
+
+
 class Treq(Protocol):
     """What the client needs of treq: the module itself has it, an ``HTTPClient``, and a ``StubTreq``."""
 
@@ -40,20 +40,20 @@ class Treq(Protocol):
 
 
 class Network:
-    """A clock, and a ``Treq`` with a pool of connections that ``endpoints`` make.
+    """A clock, and a ``Treq`` with a pool of connections that ``connecting`` opens.
 
-    Without endpoints the clock is a reactor, which makes connections itself.
+    Without that the clock is a reactor, which opens connections itself.
     """
 
-    def __init__(self, clock: Any, endpoints: IAgentEndpointFactory | None = None) -> None:
+    def __init__(self, clock: Any, connecting: Connecting | None = None) -> None:
         self.clock = IReactorTime(clock)
         self._pool = HTTPConnectionPool(clock)
         self._pool.maxPersistentPerHost = OUTGOING_CONNECTIONS_KEPT
         self._pool.cachedConnectionTimeout = OUTGOING_KEPT_SECONDS  # type: ignore[assignment]  # any number will do
-        if endpoints is None:
+        if connecting is None:
             agent = Agent(clock, connectTimeout=CONNECT_SECONDS, pool=self._pool)
         else:
-            agent = Agent.usingEndpointFactory(clock, endpoints, self._pool)
+            agent = Agent.usingEndpointFactory(clock, Endpoints(connecting), self._pool)
         client = HTTPClient(agent, data_to_body_producer=WholeBody)
         # treq takes any clock for a reactor; without one it would install the default reactor.
         self.request: Callable[..., Deferred[Any]] = partial(client.request, reactor=clock)
@@ -105,43 +105,32 @@ class Transport:
 _NOWHERE = IPv4Address("TCP", "0.0.0.0", 0)  # noqa: S104  an address of nothing, on which nothing listens
 
 
-class Connecting(Protocol):
-    """Opens a connection to a host and port for a Twisted protocol, by TLS where there is a context."""
-
-    def __call__(
-        self, host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
-    ) -> Deferred[IProtocol]:
-        """Return a Deferred of the protocol, once it is connected."""
-
-
 @implementer(IAgentEndpointFactory)
+@dataclass(frozen=True)
 class Endpoints:
     """The endpoints of a network that opens its connections by a function."""
 
-    def __init__(self, connecting: Connecting) -> None:
-        self._connecting = connecting
+    connecting: Connecting
 
     def endpointForURI(self, uri: URI) -> ConnectingEndpoint:  # noqa: N802  Twisted's name
         """Return the endpoint of a URL's host and port."""
-        tls = _trusting() if uri.scheme == b"https" else None
-        return ConnectingEndpoint(self._connecting, uri.host.decode("ascii"), uri.port, tls)
+        return ConnectingEndpoint(self.connecting, uri)
 
 
 @implementer(IStreamClientEndpoint)
+@dataclass(frozen=True)
 class ConnectingEndpoint:
-    """A host and port, and the function that opens connections there."""
+    """The host and port of a URL, and the function that opens connections there."""
 
-    def __init__(self, connecting: Connecting, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        self._connecting = connecting
-        self._host = host
-        self._port = port
-        self._tls = tls
+    connecting: Connecting
+    uri: URI
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's
         """Return a Deferred of a connected protocol of the factory's."""
         protocol = protocolFactory.buildProtocol(_NOWHERE)
         assert protocol is not None, "Agent's factory always builds one"
-        return self._connecting(self._host, self._port, self._tls, protocol)
+        tls = _trusting() if self.uri.scheme == b"https" else None
+        return self.connecting(self.uri.host.decode("ascii"), self.uri.port, tls, protocol)
 
 
 @cache

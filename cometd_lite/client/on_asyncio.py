@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,18 +20,12 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, 
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .network import CONNECT_SECONDS, Endpoints, Network, Transport
+from .network import CONNECT_SECONDS, Network, Transport
 
 
 def asyncio_network(loop: asyncio.AbstractEventLoop) -> Network:
     """Return a network on a loop."""
-
-    def connecting(
-        host: str, port: int, tls: ssl.SSLContext | None, protocol: IProtocol
-    ) -> Deferred[IProtocol]:
-        return _connected(loop, host, port, tls, protocol)
-
-    return Network(LoopClock(loop), Endpoints(connecting))
+    return Network(LoopClock(loop), partial(_connected, loop))
 
 
 def _connected(

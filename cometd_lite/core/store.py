@@ -39,7 +39,7 @@ class Contents:
     leased: int = 0
     """Messages that workers hold by a lease; they are among those that no reader has fetched."""
     unread: tuple[Cursor, float] | None = None
-    """The oldest of those, and its date; None where there is none. Clients are not told of it."""
+    """The oldest of those, and its date; None where there is none. No answer shows it."""
 
 
 @dataclass(frozen=True, slots=True)

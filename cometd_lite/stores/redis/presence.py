@@ -11,8 +11,8 @@ while. The script notifies that process, which lets go of one that has left.
 When a process has connected, it reports all of its readers, under a name of its own for that connection. What
 it had reported under the name before, and does not report again, has left.
 
-Where an application is told of joins and leaves, the script also keeps the event for it, which is so neither
-lost nor doubled where the answer to a report is lost.
+Where an application is notified of joins and leaves, the script also keeps the event for it. So no event is
+lost or doubled where the answer to a report is lost.
 """
 
 from __future__ import annotations
