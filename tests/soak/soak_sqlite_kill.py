@@ -132,10 +132,14 @@ class Reader:
             return False
         batch = answer.json
         if batch["gap"]:
-            truth.faults.append(f"{self.rooms} was told a gap at {self.cursor}")
+            self.gap(truth)
         self.read += [(number(m["id"]), m["recipient"], m["data"]) for m in batch["messages"]]
         self.cursor = batch["cursor"]
         return bool(batch["more"])
+
+    def gap(self, truth: Truth) -> None:
+        """Take in that messages were lost before the next ones."""
+        truth.faults.append(f"{self.rooms} was told a gap at {self.cursor}")
 
     def faults(self, truth: Truth) -> Iterator[str]:
         """Say what is wrong with what was read."""

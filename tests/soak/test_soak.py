@@ -11,6 +11,7 @@ import soak_coming_and_going
 import soak_delivery
 import soak_parked
 import soak_presence
+import soak_redis_failover
 import soak_webhooks
 
 pytestmark = pytest.mark.slow
@@ -59,3 +60,11 @@ def test_an_application_that_is_slow_fails_and_is_down_is_told_of_everything(
     seen = asyncio.run(town)
     assert seen.wrong == []
     assert seen.seen["unread"] > 5
+
+
+def test_a_failover_loses_nothing_that_the_replica_had_and_readers_are_told_of_the_rest(
+    tmp_path: Path,
+) -> None:
+    truth = asyncio.run(soak_redis_failover.soak(tmp_path, turns=1))
+    assert truth.faults == []
+    assert len(truth.replicated) > 10

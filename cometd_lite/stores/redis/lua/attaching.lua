@@ -24,7 +24,11 @@ function verbs.attach()
   if not layout then call('HSET', LOG, 'layout', LAYOUT) end
   if string.match(log_run, '[^ ]*$') ~= run then
     -- With a number, because a failover may lead back to where one has led away from.
-    if log_run ~= '' then call('ZADD', RUNS, log.sequence, log_run) end
+    if log_run ~= '' then
+      call('ZADD', RUNS, log.sequence, log_run)
+      -- Readers may have read numbers that this run does not know. What gets such a number again, they would miss.
+      set_log('sequence', log.sequence + NUMBERS_RESERVED)
+    end
     call('ZREMRANGEBYRANK', RUNS, 0, -RUNS_KNOWN - 1)
     set_log('runs', log.runs + 1)
     log_run = whole(log.runs) .. ' ' .. run
