@@ -199,7 +199,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         ),
         _parameter("bayeux-browser-sessions", "100", "Bayeux clients of one browser, by its cookie.", count),
         _parameter("mount", "/", "Path under which the interface lies, as in /comet.", mount),
-        _parameter("store", "memory", "Where messages live: memory, sqlite:PATH or redis://HOST.", store),
+        _parameter("store", "memory", "Where messages are kept: memory, sqlite:PATH or redis://HOST.", store),
         _parameter(
             "sync",
             "full",
@@ -209,14 +209,14 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         _parameter(
             "drain",
             f"{DRAIN_SECONDS:g}",
-            "Time in which clients are let go of when the server stops.",
+            "Time that clients have to end when the server stops.",
             duration,
         ),
         ("access-log", None, None, "Write a line for each request into this file."),
         _parameter(
             "access-log-format",
             "combined",
-            "What a line is: combined, as of nginx and Apache, or json, with the time it took.",
+            "The form of a line: combined, as nginx and Apache have it, or json, with times.",
             one_of(*FORMATS),
         ),
         _parameter(
@@ -238,7 +238,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         _parameter("notify-url", None, "Post joins, leaves and unread messages to this URL.", application),
         ("notify-key", None, None, "Sign webhooks with the key in this file: whsec_ and base64."),
         _parameter("unread-after", None, "Time after which an unread message is reported.", duration),
-        ("audience", None, None, "Whom tokens must be meant for: they need an aud that names it."),
+        ("audience", None, None, "The audience: tokens need an aud that names it."),
     )
 
     def __init__(self) -> None:
@@ -271,7 +271,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
         self["key"].append(file)
 
     def opt_namespace(self, text: str) -> None:
-        """Let other bounds hold for a pattern, as in 'chat/**' capacity=50,ttl=1h; may be given again."""
+        """Set the bounds of a pattern's names, as in 'chat/**' capacity=50,ttl=1h; may be given again."""
         pattern, _, settings = text.rpartition(" ")
         if not pattern.strip() or "=" not in settings:
             raise UsageError(
@@ -288,7 +288,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
             raise UsageError(f"--namespace {text}: {error}") from None
 
     def opt_proxied(self, network: str) -> None:
-        """Believe this proxy whom it speaks for: an address, a network or unix; may be given again."""
+        """Trust this proxy to name the client: an address, a network or unix; may be given again."""
         self["proxied"].append(network)
 
     def opt_version(self) -> None:

@@ -36,7 +36,7 @@ COMMANDS = {
     "push": "push a message, or each line of what is piped in",
     "poll": "wait for the next messages and print them",
     "take": "take messages, or lease them and work on each by a command",
-    "follow": "print messages as they come, until it is ended",
+    "follow": "print messages as they come, without end",
     "listen": "register a listener with an address of its own, and follow it",
     "info": "show the state of the server, or of recipients",
     "ls": "list mailboxes: what they hold, and who reads them",
@@ -230,7 +230,7 @@ _OPTIONS: Mapping[str, tuple[Option, ...]] = {
     "take": (
         _RECIPIENTS,
         ("--lease TIME", "how long they are reserved for you, from 1s to 1h", _SPAN),
-        ("--exec COMMAND", "work on one message after the other by a shell command", {}),
+        ("--exec COMMAND", "give one message after the other to a shell command", {}),
         ("--count N", "with --exec: end after so many messages", _COUNT),
         _WAIT,
         ("--limit N", f"{_AT_MOST}1", {**_COUNT, "default": 1}),
