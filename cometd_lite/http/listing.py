@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from ..core.recipient import has_control_characters, plain
 from ..errors import BadParameter
@@ -16,16 +15,11 @@ LISTING_PARAMETERS = frozenset({"prefix", "after", "limit", "token"})
 _LIMIT = re.compile(r"[0-9]{1,9}")
 
 
-class ListingAsked(NamedTuple):
-    """Which mailboxes are asked for: those of a prefix, after a name, and how many of them."""
+def listing_asked(exchange: Exchange, allowed: frozenset[str]) -> tuple[str, str, int]:
+    """Return the prefix of the mailboxes, the name after which they come, and how many are asked for.
 
-    prefix: str
-    after: str
-    limit: int
-
-
-def listing_asked(exchange: Exchange, allowed: frozenset[str]) -> ListingAsked:
-    """Return what is asked for; ``allowed`` are further names that parameters may have."""
+    ``allowed`` are further names that parameters may have.
+    """
     query = parsed(exchange.query)
     check_names(query, LISTING_PARAMETERS, allowed)
     text = one(query, "limit")
@@ -35,7 +29,7 @@ def listing_asked(exchange: Exchange, allowed: frozenset[str]) -> ListingAsked:
         limit = int(text)
     else:
         raise BadParameter(f"limit is a number of mailboxes from 1 to {LISTED_MOST}.")
-    return ListingAsked(_beginning(query, "prefix"), _beginning(query, "after"), limit)
+    return _beginning(query, "prefix"), _beginning(query, "after"), limit
 
 
 def _beginning(query: Query, name: str) -> str:
