@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadHost, HTTPException
 
 from .core.recipient import recipient
 from .errors import BadRecipient, BadRequest
-from .http.exchange import Exchange, ResponseLike
+from .http.exchange import ResponseLike
 from .metrics import label_of
 from .pages import pages
 from .routes.app import Routes
@@ -178,7 +178,7 @@ class RoutesResource(KleinResource):
     """
 
     def __init__(self, routes: Routes, proxies: Proxies | None) -> None:
-        routes.exchange_of = self._exchange_of
+        routes.exchange_of = lambda request: TwistedWebExchange(request, routes)
         super().__init__(routes.app)
         self._routes = routes
         self._proxies = proxies
@@ -202,9 +202,6 @@ class RoutesResource(KleinResource):
             exchange = self._routes.exchange_of(request)
             self._routes.failed(exchange, Failure(BadRequest(sentence)), refusal=_refusal(request))
             return NOT_DONE_YET
-
-    def _exchange_of(self, request: Any) -> Exchange:
-        return TwistedWebExchange(request, self._routes)
 
     def _count(self, request: Any) -> None:
         """Count the request when it is over."""

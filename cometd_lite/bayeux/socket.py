@@ -154,7 +154,7 @@ class BayeuxSocket:
     def _go_on(self) -> None:
         while self._texts and not self._busy:
             text = self._texts.popleft()
-            forwarded = None if self._forward is None else self._forward(text, self._is_gone)
+            forwarded = None if self._forward is None else self._forward(text, lambda: self.socket is None)
             if forwarded is not None:
                 self._expect(forwarded, text)
                 continue
@@ -162,9 +162,6 @@ class BayeuxSocket:
             if is_pending(answered):
                 self._busy = True
                 answered.addErrback(self._failed).addCallback(self._free)
-
-    def _is_gone(self) -> bool:
-        return self.socket is None
 
     def _expect(self, forwarded: Deferred[Response], text: str) -> None:
         """Send the answer of another process; texts behind it wait, unless it may hold a connect."""

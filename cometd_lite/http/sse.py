@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 
-from ..core.message import Batch, Content, Cursor, Message
+from ..core.message import Batch, Content, Message
 from .stream import Format
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -39,28 +39,16 @@ def _data(content: Content) -> bytes:
     return b"\n".join([b"data: " + line for line in _LINE_END.split(body)])
 
 
-def _opening(retry: int) -> bytes:
-    return b": cometd-lite\nretry: %d\n\n" % retry
-
-
-def _place(cursor: Cursor) -> bytes:
-    # Without data no event is dispatched, but the client keeps the id.
-    return b"id: %b\n\n" % str(cursor).encode()
-
-
-def _closing(retry: int) -> bytes:
-    return b"retry: %d\n\n" % retry
-
-
 SSE = Format(
     name="sse",
     head=(
         b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-store\r\n"
         b"Vary: Accept, Origin\r\nX-Accel-Buffering: no\r\n"
     ),
-    opening=_opening,
-    place=_place,
+    opening=lambda retry: b": cometd-lite\nretry: %d\n\n" % retry,
+    # Without data no event is dispatched, but the client keeps the id.
+    place=lambda cursor: b"id: %b\n\n" % str(cursor).encode(),
     render=render,
     heartbeat=b":\n\n",
-    closing=_closing,
+    closing=lambda retry: b"retry: %d\n\n" % retry,
 )

@@ -6,6 +6,7 @@ A refused request is answered in plain text: Faye and aiocometd take any JSON fo
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 
 from ..access.grants import Grant
 from ..bayeux.forwarding import ForwardedRequest
@@ -17,12 +18,9 @@ from ..errors import CometError, NotFound, TokenExpired
 from ..http import params, responses, websocket
 from ..http.exchange import Exchange
 from ..http.responses import Response
-from ..limits import Limits
 from .routing import Served, route
 
-
-def _max_batch(limits: Limits) -> int:
-    return limits.max_batch
+_max_batch = attrgetter("max_batch")
 
 
 @route("/cometd", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)

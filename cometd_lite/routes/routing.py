@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from inspect import iscoroutine, iscoroutinefunction, signature
+from operator import attrgetter
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -82,16 +83,12 @@ _declared: dict[str, _Declared] = {}
 """The handlers by the names of their endpoints in Klein's map."""
 
 
-def _max_body(limits: Limits) -> int:
-    return limits.max_body
-
-
 def route(
     rule: str,
     *methods: str,
     changes: bool = False,
     probed: bool = False,
-    max_body: Callable[[Limits], int] = _max_body,
+    max_body: Callable[[Limits], int] = attrgetter("max_body"),
     body_bound: BodyBound | None = None,
     refusal: Refusal = responses.problem,
 ) -> Callable[[T], T]:
