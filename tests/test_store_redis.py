@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.leases import LeaseId
 from cometd_lite.core.listeners import Listeners, ListenerSession
-from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
+from cometd_lite.core.message import NOW, OLDEST, Batch, Content, Cursor, Push
 from cometd_lite.core.readers import Poll
 from cometd_lite.core.registry import Registry
 from cometd_lite.core.store import StoreUnusable
@@ -26,6 +26,7 @@ from cometd_lite.deferreds import MaybeDeferred
 from cometd_lite.errors import KeyReused, ListenerGone, NobodyWaits, StoreDown
 from cometd_lite.limits import (
     ONLINE_SECONDS,
+    PUSH_MESSAGES,
     REDIS_COUNT_SECONDS,
     REDIS_STAND_SECONDS,
     STORE_STALLED_SECONDS,
@@ -1114,6 +1115,20 @@ def test_readers_that_come_while_their_process_enters_the_log_are_listened_to(ke
     assert come.parked
     assert cluster.ask(here.push(push("come", body="1"))).delivered == 1
     assert data(come.value) == ["1"]
+
+
+def test_as_many_messages_as_a_push_may_make_go_to_many_mailboxes_and_are_taken_back(
+    cluster: Cluster,
+) -> None:
+    here = cluster.join()
+    names = tuple([f"name{number}" for number in range(PUSH_MESSAGES)])
+    poll = cluster.begin(here.poll((names[-1],), OLDEST, 100.0))
+    assert cluster.ask(here.push(push(*names, body="1"))).delivered == 1
+    assert data(poll.value) == ["1"]
+    lines = tuple([Content(b"2", "text/plain", "text")] * PUSH_MESSAGES)
+    with pytest.raises(NobodyWaits):
+        cluster.ask(here.push(Push(("bob",), lines, queue=False)))
+    assert cluster.ask(here.describe("bob")).newest is None
 
 
 def test_patterns_are_published_to_for_as_long_as_a_process_has_readers_of_one(cluster: Cluster) -> None:

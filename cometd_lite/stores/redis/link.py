@@ -318,11 +318,9 @@ class RedisLink:
         connection = self._connection
         if connection is None:
             return fail(StoreDown())
-        boxes = [self._box + name for name in names]
-        keys = (len(boxes) + 1, self._counts, *boxes)
-        asked = connection.ask(
-            "EVALSHA", self._shas[verb], *keys, DOUBLE.pack(now + self.offset) + self._epoch, *words
-        )
+        keys = [self._counts, *[self._box + name for name in names]]
+        stamp = DOUBLE.pack(now + self.offset) + self._epoch
+        asked = connection.ask("EVALSHA", self._shas[verb], len(keys), *keys, stamp, *words)
         return asked.addCallbacks(self._answered, self._refused)
 
     def ask(self, *words: Any) -> Deferred[Any]:

@@ -59,12 +59,15 @@ class Appending(Struct, frozen=True):
 
     push: Push
     epoch: str
+    now: float
     created_at: float
     expiries: list[float]
     ask: int
     """The number to which other processes report how many readers they woke."""
     own: int
     """How many of the wakes that are published come back to this process."""
+    words: tuple[Any, ...]
+    """What the script is given."""
 
 
 class RedisStore(RedisRecords):
@@ -152,8 +155,8 @@ class RedisStore(RedisRecords):
             *rules,
             *(() if push.key is None else self._receipt(push, created_at)),
         )
-        appending = Appending(push, self._link.epoch, created_at, expiries, ask, own_wakes)
-        return self._append(now, words, appending, again=True)
+        appending = Appending(push, self._link.epoch, now, created_at, expiries, ask, own_wakes, words)
+        return self._append(appending, again=True)
 
     def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
         """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
@@ -163,15 +166,13 @@ class RedisStore(RedisRecords):
         ]
         return " ".join([",".join(map(str, rule)) for rule in rules])
 
-    def _append(
-        self, now: float, words: tuple[Any, ...], appending: Appending, *, again: bool
-    ) -> Deferred[Sequence[Message]]:
-        return self._link.run(now, "append", appending.push.recipients, *words).addCallbacks(
-            self._appended, self._not_appended, (appending,), errbackArgs=(now, words, appending, again)
-        )
+    def _append(self, appending: Appending, *, again: bool) -> Deferred[Sequence[Message]]:
+        asked = self._link.run(appending.now, "append", appending.push.recipients, *appending.words)
+        args = (appending, again)
+        return asked.addCallbacks(self._appended, self._not_appended, args, errbackArgs=args)
 
     def _not_appended(
-        self, failure: Failure, now: float, words: tuple[Any, ...], appending: Appending, again: bool
+        self, failure: Failure, appending: Appending, again: bool
     ) -> Failure | Deferred[Sequence[Message]]:
         """Append again where Redis has no memory, for as long as there is something read that can go.
 
@@ -179,12 +180,12 @@ class RedisStore(RedisRecords):
         """
         error = failure.value
         if isinstance(error, WritesRefused) and error.freed:
-            return self._append(now, words, appending, again=again)
+            return self._append(appending, again=again)
         if again and failure.check(MailboxFull, ServerFull):
             if self._wakes.readers is not None:
                 self._wakes.readers.come_back(*appending.push.recipients)
             return self._acknowledgements.arrived().addCallback(
-                lambda _: self._append(now, words, appending, again=False)
+                lambda _: self._append(appending, again=False)
             )
         return failure
 
@@ -197,8 +198,8 @@ class RedisStore(RedisRecords):
         before += first[:-1].encode()
         return receipt_id(push), before, behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
-    def _appended(self, reply: list[Any], appending: Appending) -> Sequence[Message]:
-        number, receivers, ends = reply
+    def _appended(self, reply: list[Any], appending: Appending, _: bool) -> Sequence[Message]:
+        number, receivers, *ends = reply
         push, epoch = appending.push, appending.epoch
         messages = Appended(self._wakes.counted(receivers - appending.own, appending.ask))
         for content in push.contents:
@@ -210,7 +211,7 @@ class RedisStore(RedisRecords):
         if not push.queue:
             self._wakes.not_kept(messages)
         elif receivers:
-            self._wakes.pushed(messages, ends)
+            self._wakes.pushed(messages, ends[0])
         return messages
 
     def retract(self, messages: Sequence[Message]) -> Deferred[None]:

@@ -58,7 +58,7 @@ local prefix = string.sub(COUNTS, 1, -7)
 local now, epoch_at = unpack_struct('<d', ARGV[1])
 local epoch = string.sub(ARGV[1], epoch_at)
 local boxes, names = {}, {}  -- the mailboxes that this run has looked at, by their names; the names of KEYS
-local stored = call('MGET', unpack(KEYS))
+local stored  -- the values of KEYS
 
 -- What is counted, and of this run:
 --   counts      what is counted as it was read, packed
@@ -68,7 +68,19 @@ local stored = call('MGET', unpack(KEYS))
 --   is_push     whether the first thing that is written is to take memory
 local log
 
+-- The values of more keys than Lua unpacks at once.
+local function values_of_many()  -- rare
+  local values = {}
+  for first = 1, #KEYS, 1000 do
+    for _, value in ipairs(call('MGET', unpack(KEYS, first, math.min(first + 999, #KEYS)))) do
+      values[#values + 1] = value
+    end
+  end
+  return values
+end
+
 do
+  stored = #KEYS <= 1000 and call('MGET', unpack(KEYS)) or values_of_many()
   local counts = stored[1] or pack_struct(COUNTED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
   local sequence, floor, torn, memory, messages, mailboxes, turn, runs, leased, exhausted, behind =
     unpack_struct(COUNTED, counts)

@@ -201,12 +201,12 @@ local function append(names, words)
     local ends_at = now + tonumber(words[receipt + 4])
     remember('receipt', words[receipt + 1], value, ends_at, tonumber(words[receipt + 5]))
   end
-  local receivers, numbers = wake(names, is_kept and 'pushed' or 'shown', words[3], string.sub(words[2], 12)), {}
-  if receivers > 0 then
-    for at, name in ipairs(names) do
-      local box = boxes[name]
-      numbers[2 * at - 1], numbers[2 * at] = box.before, math.max(box.lost, log.torn)
-    end
+  local receivers = wake(names, is_kept and 'pushed' or 'shown', words[3], string.sub(words[2], 12))
+  if receivers == 0 then return answer(first, 0) end
+  local numbers = {}
+  for at, name in ipairs(names) do
+    local box = boxes[name]
+    numbers[2 * at - 1], numbers[2 * at] = box.before, math.max(box.lost, log.torn)
   end
   return answer(first, receivers, numbers)
 end
