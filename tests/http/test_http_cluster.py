@@ -663,6 +663,19 @@ def test_a_lease_of_one_process_is_known_to_the_other_which_may_settle_it(cluste
     assert one.ask("POST", f"/ack/jobs?lease={message['lease']}").status == 410
 
 
+def test_a_lease_that_ends_at_a_push_which_was_there_before_brings_its_message_back(cluster: Cluster) -> None:
+    one, other = cluster.processes
+    key = {"Idempotency-Key": "once"}
+    receipt = one.push("/jobs", "1", key).json
+    cluster.advance(SWEEP_SECONDS / 2)
+    assert leases(one.get("/poll/jobs?lease=1")) == [("1", 1)]
+    cluster.advance(SWEEP_SECONDS / 2)
+    cluster.clock.advance(SWEEP_SECONDS * 0.75)  # after the lease, and before the next sweep
+    assert other.push("/jobs", "1", key).json["id"] == receipt["id"]
+    assert leases(other.get("/poll/jobs?lease=30&wait=0")) == [("1", 2)]
+    assert one.get("/recipients/jobs").json["leased"] == 1
+
+
 def test_a_worker_of_another_process_is_woken_by_what_is_released_and_by_a_lease_that_ends(
     cluster: Cluster,
 ) -> None:

@@ -135,7 +135,10 @@ local function append(names, words)
   if has_receipt == 49 then
     last = last - 5
     local value = call('GET', prefix .. 'record:receipt:' .. words[last + 1])
-    if value then return {'repeated', value} end
+    if value then
+      save()  -- of what has ended
+      return {'repeated', value}
+    end
   end
   local receipt = last
   if rejects == 110 then
