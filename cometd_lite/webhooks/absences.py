@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from sys import getsizeof
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from ..core.nametable import NameTable
 from ..core.recipient import is_hidden, is_pattern
 from ..core.store import SharedStore, Store
 from ..deferreds import MaybeDeferred
@@ -20,7 +20,6 @@ from ..limits import (
     EVENT_SECONDS,
     UNREAD_BYTES,
     UNREAD_HERE_SECONDS,
-    UNREAD_OVERHEAD,
     UNREAD_REPORTED_SECONDS,
 )
 
@@ -59,13 +58,13 @@ class Absences(Protocol):
 class LocalAbsences:
     """The absences that one process reports. A durable store remembers those that were reported.
 
-    What waits is found in the mailboxes after a restart, so it need not be remembered.
+    Of too many, the oldest is forgotten. What waits is found in the mailboxes after a restart, so it need not
+    be remembered.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._reported: dict[str, None] = {}
-        self._bytes = 0
+        self._reported: NameTable[bool] = NameTable(UNREAD_BYTES, UNREAD_BYTES)
 
     def recall(self) -> None:
         for record in self._store.recall(ABSENCES):
@@ -75,35 +74,27 @@ class LocalAbsences:
         return recipient in self._reported
 
     def claim(self, recipient: str) -> bool:
-        """Forget the oldest of too many."""
         if recipient in self._reported:
             return False
-        self._add(recipient)
         self._store.remember(ABSENCES, recipient, bytes, inf)
-        while self._bytes > UNREAD_BYTES:
-            self._forget(next(iter(self._reported)))
+        self._add(recipient)
         return True
+
+    def _add(self, recipient: str) -> None:
+        for forgotten, _ in self._reported.set(recipient, True):
+            self._store.forget(ABSENCES, forgotten)
 
     def ended(self, keys: tuple[str, ...]) -> None:
         if self._reported:
             for key in keys:
-                if key in self._reported:
-                    self._forget(key)
+                if self._reported.pop(key, False):
+                    self._store.forget(ABSENCES, key)
 
     def begun(self, recipient: str, message: str, at: float, due: float) -> None:
-        """See ``Absences.begun``."""
+        """Do nothing."""
 
     def settled(self, recipient: str) -> None:
-        """See ``Absences.settled``."""
-
-    def _add(self, recipient: str) -> None:
-        self._reported[recipient] = None
-        self._bytes += size_of(recipient)
-
-    def _forget(self, recipient: str) -> None:
-        del self._reported[recipient]
-        self._bytes -= size_of(recipient)
-        self._store.forget(ABSENCES, recipient)
+        """Do nothing."""
 
 
 class SharedAbsences:
@@ -113,9 +104,8 @@ class SharedAbsences:
         self._store = store
         self._clock = clock
         self._after = after
-        self._here: dict[str, float] = {}
-        """When readers were last here, by their keys, longest ago first: their absences have ended."""
-        self._bytes = 0
+        self._here: NameTable[float] = NameTable(UNREAD_BYTES, UNREAD_BYTES)
+        """When readers were last here, by their keys: their absences have ended."""
 
     def recall(self) -> None:
         """Take notices of others from now on. What was reported is looked up."""
@@ -138,8 +128,7 @@ class SharedAbsences:
 
     def _noted(self, recipient: str) -> None:
         """Note that the next reader that comes, at whichever process, ends an absence."""
-        if self._here.pop(recipient, None) is not None:
-            self._bytes -= size_of(recipient)
+        self._here.pop(recipient, 0.0)
 
     def ended(self, keys: tuple[str, ...]) -> None:
         """Ask the store once while a reader comes again and again."""
@@ -147,16 +136,9 @@ class SharedAbsences:
         for key in keys:
             if is_hidden(key) or is_pattern(key) or self._after(key) is None:
                 continue
-            before = self._here.pop(key, None)
-            self._here[key] = now
-            if before is None:
-                self._bytes += size_of(key)
-            if before is None or now - before > UNREAD_HERE_SECONDS:
+            if now - self._here.get(key, -inf) > UNREAD_HERE_SECONDS:
                 self._store.forget(ABSENCES, key)
-        while self._bytes > UNREAD_BYTES:
-            oldest = next(iter(self._here))
-            del self._here[oldest]
-            self._bytes -= size_of(oldest)
+            self._here.set(key, now)
 
     def begun(self, recipient: str, message: str, at: float, due: float) -> None:
         """Let another process take over what this one leaves."""
@@ -164,8 +146,3 @@ class SharedAbsences:
 
     def settled(self, recipient: str) -> None:
         self._store.forget(WAITS, recipient)
-
-
-def size_of(recipient: str) -> int:
-    """Return the bytes that a recipient takes in a table of this folder."""
-    return UNREAD_OVERHEAD + getsizeof(recipient)

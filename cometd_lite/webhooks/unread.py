@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from math import inf
+from sys import getsizeof
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -44,8 +45,8 @@ from ..core.recipient import is_hidden
 from ..core.store import Contents
 from ..deferreds import MaybeDeferred, chain
 from ..errors import CometError
-from ..limits import UNREAD_AGAIN_SECONDS, UNREAD_AT_ONCE, UNREAD_BYTES, UNREAD_GHOST_SECONDS
-from .absences import Absences, size_of
+from ..limits import UNREAD_AGAIN_SECONDS, UNREAD_AT_ONCE, UNREAD_BYTES, UNREAD_GHOST_SECONDS, UNREAD_OVERHEAD
+from .absences import Absences
 from .outbox import WebhookCounts
 
 _SOON = 0.001
@@ -170,19 +171,19 @@ class UnreadWatch:
             self._absences.begun(recipient, unread.message, unread.at, due)
 
     def _has_room(self, recipient: str) -> bool:
-        if self.bytes + size_of(recipient) <= UNREAD_BYTES:
+        if self.bytes + _size(recipient) <= UNREAD_BYTES:
             return True
         self._counts.untracked += 1
         return False
 
     def _enter(self, recipient: str, unread: Unread, due: float) -> None:
         self._waiting[recipient] = unread
-        self.bytes += size_of(recipient)
+        self.bytes += _size(recipient)
         self._look_at(recipient, due)
 
     def _settle(self, recipient: str) -> None:
         del self._waiting[recipient]
-        self.bytes -= size_of(recipient)
+        self.bytes -= _size(recipient)
         self._absences.settled(recipient)
 
     def _look_at(self, recipient: str, due: float) -> None:
@@ -270,3 +271,7 @@ class UnreadWatch:
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CometError):
             self.log.failure("It is not known whether messages were read", failure)
+
+
+def _size(recipient: str) -> int:
+    return UNREAD_OVERHEAD + getsizeof(recipient)
