@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from ..core.message import NOW, Batch, Cursor, Message
 from ..deferreds import Reply
@@ -24,6 +24,8 @@ from ..limits import WAIT_SECONDS
 from . import codec
 from .remote import NotComet, Query, Remote, is_passing
 from .replies import CancellableCall, reply, replying
+
+M = TypeVar("M", bound=Message)
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""
@@ -122,7 +124,67 @@ class Polls:
         """Do nothing: nothing is open between two polls."""
 
 
-class Following(AsyncIterator[Message]):
+class MessageLoop(AsyncIterator[M]):
+    """Messages that a program handles one after the other, by ``async for``; a subclass reads them."""
+
+    def __init__(self, remote: Remote, on_retry: OnRetry | None) -> None:
+        self._remote = remote
+        self._on_retry = on_retry
+        self._messages: deque[M] = deque()
+        self._call: CancellableCall[M] | None = None
+        self._failures = 0
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __anext__(self) -> Reply[M]:
+        """Return the next message once it is there; the one before counts as handled.
+
+        Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
+        change. Raises ``RuntimeError`` while an earlier call has not returned.
+        """
+        if self._call is not None and not self._call.reply.called:
+            raise RuntimeError("The next message is awaited already.")
+        return CancellableCall(self._begin).reply
+
+    def end(self) -> None:
+        """End it now: a pending call for the next message fails with ``StopAsyncIteration``."""
+        self._ended = True
+        self._messages.clear()
+        if self._call is not None:
+            self._call.cancel(StopAsyncIteration())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def _begin(self, call: CancellableCall[M]) -> M:
+        self._call = call
+        return await self._next(call)
+
+    async def _next(self, call: CancellableCall[M]) -> M:
+        raise NotImplementedError
+
+    async def _retry(self, call: CancellableCall[M], error: CometError) -> None:
+        """Pause after an error that may pass; raise any other."""
+        call.check_cancelled()
+        self._failures += 1
+        delay = self._remote.delay(error, self._failures)
+        if not self._may_pass(error, delay):
+            raise error
+        if self._on_retry is not None:
+            self._on_retry(error, delay)
+            call.check_cancelled()
+        await self._remote.pause(delay)
+
+    def _may_pass(self, error: CometError, delay: float) -> bool:
+        """Return whether it is tried again after ``delay`` seconds."""
+        del delay
+        return is_passing(error)
+
+
+class Following(MessageLoop[Message]):
     """The messages of a reader, made by ``Client.follow`` and ``Listener.follow``, for ``async for``.
 
     Waiting for the next message may be cancelled and begun again: nothing is lost. ``aclose`` ends it. Where
@@ -140,40 +202,21 @@ class Following(AsyncIterator[Message]):
         on_retry: OnRetry | None = None,
         patience: float | None = None,
     ) -> None:
+        super().__init__(remote, on_retry)
         self._source = source
-        self._remote = remote
         self._file = None if cursor_file is None else CursorFile(cursor_file)
         remembered = None if self._file is None else self._file.load()
         self._cursor = self._place = self._acknowledged = remembered or codec.place(after)
         self._on_gap = on_gap
-        self._on_retry = on_retry
         self._patience = patience
         self._deadline: float | None = None
-        self._messages: deque[Message] = deque()
         self._given: Message | None = None
-        self._call: CancellableCall[Message] | None = None
-        self._failures = 0
         self._met = False
-        self._ended = False
 
     @property
     def cursor(self) -> Cursor:
         """The cursor up to which messages were handled: where another reader would go on."""
         return self._cursor
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __anext__(self) -> Reply[Message]:
-        """Return the next message once it is there; the one before counts as handled.
-
-        Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
-        change, which ends it. Raises ``RuntimeError`` while an earlier call has not returned.
-        """
-        if self._call is not None and not self._call.reply.called:
-            raise RuntimeError("The next message of this following is awaited already.")
-        return CancellableCall(self._next).reply
 
     def acknowledge(self) -> None:
         """Count the last message as handled, without asking for the next one."""
@@ -183,10 +226,7 @@ class Following(AsyncIterator[Message]):
 
     def end(self) -> None:
         """End it now: a pending call for the next message fails with ``StopAsyncIteration``."""
-        self._ended = True
-        self._messages.clear()
-        if self._call is not None:
-            self._call.cancel(StopAsyncIteration())
+        super().end()
         self._source.close()
 
     @replying
@@ -197,9 +237,6 @@ class Following(AsyncIterator[Message]):
     def __del__(self) -> None:
         """Close a stream that is read no more, as after a ``break``."""
         self._source.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -212,7 +249,6 @@ class Following(AsyncIterator[Message]):
             await reply(self._source.acknowledge(self._cursor))
 
     async def _next(self, call: CancellableCall[Message]) -> Message:
-        self._call = call
         self.acknowledge()
         while not self._messages:
             if self._ended:
@@ -228,7 +264,7 @@ class Following(AsyncIterator[Message]):
         except CometError as error:
             call.check_cancelled()
             self._source.failed()
-            await self._retry(error, call)
+            await self._retry(call, error)
             return
         self._failures = 0
         self._met = True
@@ -249,24 +285,18 @@ class Following(AsyncIterator[Message]):
             # The next poll acknowledges these; before it, the place must be on the disk.
             self._file.save(cursor, sync=not self._messages)
 
-    async def _retry(self, error: CometError, call: CancellableCall[Message]) -> None:
-        """Pause after an error that may pass; raise any other."""
+    def _may_pass(self, error: CometError, delay: float) -> bool:
         now = self._remote.clock.seconds()
         if self._deadline is None and self._patience is not None:
             self._deadline = now + self._patience
-        self._failures += 1
-        delay = self._remote.delay(error, self._failures)
         # Where the server was a moment ago, any other program that answers now is there for a while only.
         passing = is_passing(error) or (self._met and isinstance(error, NotComet))
         impatient = not self._met and self._deadline is not None and now + delay > self._deadline
-        if not passing or impatient:
-            self._ended = True
-            self._source.close()
-            raise error
-        if self._on_retry is not None:
-            self._on_retry(error, delay)
-            call.check_cancelled()
-        await self._remote.pause(delay)
+        if passing and not impatient:
+            return True
+        self._ended = True
+        self._source.close()
+        return False
 
 
 class CursorFile:

@@ -6,11 +6,10 @@ A settlement that gets no answer is sent again. Where the first one had arrived,
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
@@ -18,10 +17,9 @@ from twisted.internet.task import LoopingCall
 
 from ..core.leases import LeaseState, Settlement
 from ..core.message import LeasedMessage
-from ..deferreds import Reply
 from ..errors import CometError
 from . import codec
-from .following import OnRetry, poll
+from .following import MessageLoop, OnRetry, poll
 from .remote import PAUSE_FIRST, PAUSE_MOST, Query, Remote, is_passing
 from .replies import CancellableCall, reply, replying
 
@@ -55,7 +53,7 @@ async def settle(
         await remote.pause(delay)
 
 
-class Working(AsyncIterator[LeasedMessage]):
+class Working(MessageLoop[LeasedMessage]):
     """The messages that a worker leases, one after the other, made by ``Client.work``, for ``async for``.
 
     A message is acknowledged when the next one is asked for, or released by ``release``. Its lease is
@@ -73,33 +71,15 @@ class Working(AsyncIterator[LeasedMessage]):
         on_gone: OnGone | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
-        self._remote = remote
+        super().__init__(remote, on_retry)
         self._query = [*query, ("lease", codec.seconds(seconds))]
         self._seconds = seconds
         self._patience = patience
         self._on_gone = on_gone
-        self._on_retry = on_retry
-        self._messages: deque[LeasedMessage] = deque()
         self._current: LeasedMessage | None = None
         self._extending: LoopingCall | None = None
-        self._call: CancellableCall[LeasedMessage] | None = None
         self._released = 0
         """How many messages in a row were released: what fails now may do so again in a moment."""
-        self._ended = False
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __anext__(self) -> Reply[LeasedMessage]:
-        """Return the next message once it is there; the one before is acknowledged.
-
-        Fails with ``StopAsyncIteration`` once it was ended, and with a ``CometError`` that no retry can
-        change. Raises ``RuntimeError`` while an earlier call has not returned.
-        """
-        if self._call is not None and not self._call.reply.called:
-            raise RuntimeError("The next message of this worker is awaited already.")
-        return CancellableCall(self._next).reply
 
     @replying
     async def release(self) -> None:
@@ -109,15 +89,9 @@ class Working(AsyncIterator[LeasedMessage]):
 
     def end(self) -> None:
         """End it now, and let the lease of the present message end by itself."""
-        self._ended = True
         self._current = None
-        self._messages.clear()
         self._stop_extending()
-        if self._call is not None:
-            self._call.cancel(StopAsyncIteration())
-
-    async def __aenter__(self) -> Self:
-        return self
+        super().end()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -131,41 +105,28 @@ class Working(AsyncIterator[LeasedMessage]):
             self.end()
 
     async def _next(self, call: CancellableCall[LeasedMessage]) -> LeasedMessage:
-        self._call = call
         if self._current is not None:
             self._released = 0
             await self._settle("done")
         if self._released:
             pause = min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self._released - 1, 16))
             await self._remote.pause(pause * self._remote.random.uniform(0.5, 1.0))
-        failures = 0
+        self._failures = 0
         while not self._messages:
             if self._ended:
                 raise StopAsyncIteration
             try:
                 batch = await poll(self._remote, self._query, None, None, 1)
             except CometError as error:
-                call.check_cancelled()
-                failures += 1
-                await self._retry(call, error, failures)
+                await self._retry(call, error)
             else:
-                failures = 0
+                self._failures = 0
                 self._messages.extend(batch.leased)
         message = self._current = self._messages.popleft()
         self._extending = LoopingCall(self._extend, message)
         self._extending.clock = self._remote.clock
         self._extending.start(self._seconds / EXTENDED_PER_LEASE, now=False)
         return message
-
-    async def _retry(self, call: CancellableCall[LeasedMessage], error: CometError, failures: int) -> None:
-        """Pause after an error that may pass; raise any other."""
-        if not is_passing(error):
-            raise error
-        delay = self._remote.delay(error, failures)
-        if self._on_retry is not None:
-            self._on_retry(error, delay)
-            call.check_cancelled()
-        await self._remote.pause(delay)
 
     async def _settle(self, settlement: Settlement) -> None:
         """Settle the lease of the present message, if there is one."""
