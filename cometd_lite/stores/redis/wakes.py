@@ -8,7 +8,6 @@ to the process that pushed how many it woke.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import islice, takewhile
 from math import ceil, inf
 from typing import Any
@@ -410,10 +409,7 @@ class Wakes:
                 if kind == _NOT_KEPT:
                     ended = readers.wakes_ended()
         if process != _NONE:
-            report = partial(
-                self._report, process.decode(), number, woken, takers, inf if ago is None else ago
-            )
-            chain(ended, lambda _: report())
+            chain(ended, self._report, process.decode(), number, woken, takers, inf if ago is None else ago)
 
     def _take_in(
         self, kind: bytes, epoch: str, before: int, lost: int, recipient: str, entries: bytes
@@ -437,5 +433,5 @@ class Wakes:
         if count is not None and count.report(woken, takers, ago):
             del self._counts[ask]
 
-    def _report(self, process: str, ask: int, woken: int, takers: int, ago: float) -> None:
+    def _report(self, _: None, process: str, ask: int, woken: int, takers: int, ago: float) -> None:
         self._publish(f"process:{process}", f"woken {ask} {woken} {takers} {ago}")

@@ -123,8 +123,9 @@ end
 
 -- -- what is lost
 
--- Note what was lost of a name that has no mailbox.
 local lost_here = {}  -- what this run has noted as lost and could not write
+
+-- Note what was lost of a name that has no mailbox.
 local function note(name, number, missed)  -- rare
   if number <= log.floor and not missed and not call('ZSCORE', LOST, name) then return end
   if not may_write() then
