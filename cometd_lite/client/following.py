@@ -159,6 +159,11 @@ class MessageLoop(AsyncIterator[M]):
     async def __aenter__(self) -> Self:
         return self
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        raise NotImplementedError
+
     async def _begin(self, call: CancellableCall[M]) -> M:
         self._call = call
         return await self._next(call)

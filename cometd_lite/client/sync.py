@@ -15,7 +15,7 @@ from functools import wraps
 from inspect import signature
 from threading import Thread, current_thread
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -24,7 +24,7 @@ from ..deferreds import Reply
 from ..limits import OUTGOING_CONNECTIONS_KEPT
 from .blocking import BlockingLoop, LoopStopped
 from .client import PATIENCE_SECONDS, Client
-from .following import Following
+from .following import Following, MessageLoop
 from .remote import Token, server_url
 from .working import Working
 
@@ -35,22 +35,10 @@ S = TypeVar("S")
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
-class _Source(Protocol[M]):
-    """What ``Following`` and ``Working`` have in common."""
-
-    def __anext__(self) -> Reply[M]: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def end(self) -> None: ...
-
-
 class _SyncMessages(Iterator[M], Generic[M]):
     """The messages of an asynchronous iterator, in a ``for`` loop that waits for each."""
 
-    def __init__(self, source: _Source[M], loop: BlockingLoop, ended: Callable[[], None]) -> None:
+    def __init__(self, source: MessageLoop[M], loop: BlockingLoop, ended: Callable[[], None]) -> None:
         self._source = source
         self._loop = loop
         self._on_ended: Callable[[], None] | None = ended
