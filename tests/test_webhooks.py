@@ -582,6 +582,23 @@ def test_where_it_cannot_be_said_how_a_recipient_stands_it_is_asked_again_and_ot
     assert watched.told == [("bob", second), ("alice", first)]
 
 
+def test_an_absence_that_another_process_has_reported_is_not_told_again_after_a_failure(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, failures = watched.hub.describe, [StoreDown()]
+
+    def fails_once(recipient: str) -> Any:
+        if failures:
+            watched.absences.claim(recipient)  # as the other process does
+            raise failures.pop()
+        return describe(recipient)
+
+    monkeypatch.setattr(watched.hub, "describe", fails_once)
+    watched.push()
+    watched.pass_by(100)
+    assert watched.told == []
+
+
 def test_a_message_is_told_though_its_claim_arrived_and_the_answer_did_not(watched: Watched) -> None:
     claim, lost = watched.absences.claim, [StoreDown()]
 

@@ -9,16 +9,16 @@ A recipient is in one of four states:
 | asked | ``_waiting`` alone | the answer: it waits longer, is reported, or is quiet; no answer: it waits |
 | reported | ``Absences`` (``absences.py``) | a reader that comes lets it be quiet |
 
-An answer is judged by the message that counts: the oldest one that no reader has fetched, unless a reader
-that came later was sent it and has not said that it has it; then it is the newest one, if that came after
-the reader left.
+An answer is judged by one message: the oldest one that no reader has acknowledged. Where a reader was there
+after that message, it was sent the message. Then the newest message is the one, if it came after the reader
+left, else there is none.
 
 | how the recipient stands | what follows |
 |---|---|
-| nothing is unread, a reader waits, or no message counts | it is quiet |
-| the message that counts has not been there for ``unread_after`` | it waits for the rest of that time |
-| it has, and the absence was reported by another process | it is quiet |
-| it has | its absence is reported |
+| a reader waits, or there is no such message | it is quiet |
+| the message is younger than ``unread_after`` | the recipient waits for the rest of that time |
+| it is older, and another process has reported the absence | it is quiet |
+| it is older | the absence is reported |
 
 Nothing is looked up but the recipients whose time has come, a few in one turn. After a restart on a durable
 store, its mailboxes are looked through for messages that wait, in slices. In a cluster each process waits for
@@ -43,7 +43,7 @@ from ..core.message import Message
 from ..core.parked import ParkedReader
 from ..core.recipient import is_hidden
 from ..core.store import Contents
-from ..deferreds import MaybeDeferred, chain
+from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
 from ..limits import UNREAD_AGAIN_SECONDS, UNREAD_AT_ONCE, UNREAD_BYTES, UNREAD_GHOST_SECONDS, UNREAD_OVERHEAD
 from .absences import Absences
@@ -227,30 +227,31 @@ class UnreadWatch:
         self._set_timer()
 
     def _not_known(self, failure: Failure, recipient: str) -> None:
-        """Look again later. What failed may have been a claim that has arrived."""
+        """Look again later."""
         self._failed(failure)
-        unread = self._waiting.get(recipient)
-        if unread is not None:
-            unread.is_unsure = True
+        if recipient in self._waiting:
             self._look_at(recipient, self._hub.clock.seconds() + UNREAD_AGAIN_SECONDS)
 
     def _judge(self, standing: Standing, recipient: str) -> MaybeDeferred[None]:
         """Report the absence of a reader, wait for it longer, or wait no more."""
         after = self._after(recipient)
-        counts = self._message_that_counts(standing, self._waiting[recipient])
-        if counts is None or after is None:
+        found = self._unread_message(standing, self._waiting[recipient])
+        if found is None or after is None:
             self._settle(recipient)
             return None
-        message, at = counts
+        message, at = found
         left = min(after, at + after - self._hub.wall())  # the date may have been set back
         if left < _SOON:
-            return chain(self._absences.claim(recipient), self._report, recipient, message)
+            claimed = self._absences.claim(recipient)
+            if is_pending(claimed):
+                claimed.addErrback(self._claim_failed, recipient)
+            return chain(claimed, self._report, recipient, message)
         due = self._hub.clock.seconds() + left
         self._look_at(recipient, due)
         self._absences.begun(recipient, message, at, due)
         return None
 
-    def _message_that_counts(self, standing: Standing, unread: Unread) -> tuple[str, float] | None:
+    def _unread_message(self, standing: Standing, unread: Unread) -> tuple[str, float] | None:
         """Return the id and the date of the message that a reader is away from; None where none is."""
         oldest = standing.unread
         # A console that watches everything is no reader who might fetch it.
@@ -262,6 +263,11 @@ class UnreadWatch:
         if seen <= at + UNREAD_GHOST_SECONDS:
             return message, at
         return (unread.message, unread.at) if unread.at > seen else None
+
+    def _claim_failed(self, failure: Failure, recipient: str) -> Failure:
+        """Note that the claim may have arrived, and only its answer been lost."""
+        self._waiting[recipient].is_unsure = True
+        return failure
 
     def _report(self, is_new: bool, recipient: str, message: str) -> None:
         if is_new or self._waiting[recipient].is_unsure:
