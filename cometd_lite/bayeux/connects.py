@@ -72,7 +72,7 @@ class SessionReader(Reader[T]):
 
     def rekey(self) -> None:
         """Wait at what the session reads now."""
-        if self.registry is not None:
+        if self.registry is not None and self.keys is not self.session.keys:
             self.registry.move(self, self.session.keys)
 
     def deliver(self, found: Batch) -> None:

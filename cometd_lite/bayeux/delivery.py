@@ -112,8 +112,7 @@ class Delivery:
         """Make the session's reader look again, at what the session reads now."""
         reader = session.reader
         if reader is not None:
-            if reader.keys is not session.keys:
-                reader.rekey()
+            reader.rekey()
             Wake([reader]).run(1)
 
     # -- answers

@@ -402,11 +402,9 @@ class _AtSocket(SessionReader[None]):
 
     def _stay(self, wait: float | None) -> None:
         """Wait at what the session reads now, for another ``wait`` seconds; None: until it leaves."""
-        registry = self.registry
-        if registry is not None:
-            if self.keys is not self.session.keys:
-                registry.move(self, self.session.keys)
-            registry.set_wait(self, wait)
+        self.rekey()
+        if self.registry is not None:
+            self.registry.set_wait(self, wait)
 
 
 def _frame(found: Batch, events: bytes, *, shared: bool) -> bytes:
