@@ -83,11 +83,14 @@ class RedisServer:
 
 
 def ask(connection: socket.socket, *words: Any) -> Any:
-    """Return the reply to one command on a connection to a Redis or a Sentinel."""
+    """Return the reply to one command on a connection to a Redis or a Sentinel. Raises ``OSError``."""
     connection.sendall(hiredis.pack_command(words))
     reader = hiredis.Reader()
     while (reply := reader.gets()) is False:
-        reader.feed(connection.recv(65_536))
+        data = connection.recv(65_536)
+        if not data:
+            raise ConnectionResetError("It ended before it had answered.")
+        reader.feed(data)
     return reply
 
 

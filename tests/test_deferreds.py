@@ -14,7 +14,7 @@ from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.test import test_defer as cases
 
-from cometd_lite.deferreds import ParkedDeferred
+from cometd_lite.deferreds import ParkedDeferred, ShieldedDeferred, shielded_chain
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +153,80 @@ def test_it_leaves_nothing_for_the_garbage_collector_once_it_has_fired() -> None
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+# -- work that goes on where it is cancelled
+
+
+@pytest.fixture(params=[ParkedDeferred, ShieldedDeferred])
+def work(request: pytest.FixtureRequest) -> Deferred[Any]:
+    """Return what fires when the work is done."""
+    made: Deferred[Any] = request.param()
+    return made
+
+
+def test_a_shielded_chain_fires_with_what_becomes_of_the_result(work: Deferred[Any]) -> None:
+    outcome = Outcome(shielded_chain(work, lambda value, more: value + more, 2))
+    assert outcome.parked
+    work.callback(1)
+    assert outcome.value == 3
+
+
+def test_a_shielded_chain_of_work_that_is_done_fires_at_once(work: Deferred[Any]) -> None:
+    work.callback(1)
+    assert Outcome(shielded_chain(work, lambda value, more: value + more, 2)).value == 3
+
+
+def test_a_shielded_chain_that_is_cancelled_gives_on_its_result_all_the_same(work: Deferred[Any]) -> None:
+    used: list[int] = []
+    outcome = Outcome(shielded_chain(work, used.append))
+    outcome.cancel()
+    with pytest.raises(CancelledError):
+        _ = outcome.value
+    work.callback(1)
+    assert used == [1]
+
+
+def test_a_shielded_chain_fails_as_the_work_does_or_what_it_is_given_to(work: Deferred[Any]) -> None:
+    outcome = Outcome(shielded_chain(work, lambda value: 1 / value))
+    work.callback(0)
+    with pytest.raises(ZeroDivisionError):
+        _ = outcome.value
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_shielded_chain_whose_work_fails_gives_on_nothing(work: Deferred[Any], cancels: bool) -> None:
+    used: list[int] = []
+    outcome = Outcome(shielded_chain(work, used.append))
+    if cancels:
+        outcome.cancel()
+    work.errback(KeyError())
+    assert used == []
+    with pytest.raises(CancelledError if cancels else KeyError):
+        _ = outcome.value
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_shielded_chain_waits_for_what_waits(work: Deferred[Any], cancels: bool) -> None:
+    later: Deferred[int] = Deferred()
+    outcome = Outcome(shielded_chain(work, lambda _: later))
+    work.callback(1)
+    assert outcome.parked
+    if cancels:
+        outcome.cancel()
+    assert not later.called
+    later.callback(2)
+    if cancels:
+        with pytest.raises(CancelledError):
+            _ = outcome.value
+    else:
+        assert outcome.value == 2
+
+
+def test_a_shielded_chain_fails_as_what_waits_does(work: Deferred[Any]) -> None:
+    later: Deferred[int] = Deferred()
+    outcome = Outcome(shielded_chain(work, lambda _: later))
+    work.callback(1)
+    later.errback(KeyError())
+    with pytest.raises(KeyError):
+        _ = outcome.value

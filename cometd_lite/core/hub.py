@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..deferreds import MaybeDeferred, chain, is_pending, shielded
+from ..deferreds import MaybeDeferred, chain, is_pending, shielded, shielded_chain
 from ..errors import BodyTooLarge, MailboxFull, NobodyWaits, NotFound, Stopping, StoreDown
 from ..limits import ONLINE_SECONDS, POLL_MESSAGES, PUSH_MESSAGES, WAIT_SECONDS
 from .counts import Counts
@@ -151,7 +151,7 @@ class Hub:
                 raise
             appended = self.store.append(push, self.clock.seconds(), created_at)
         if is_pending(appended):
-            return shielded(appended.addCallback(self._appended, push, created_at, began))
+            return shielded_chain(appended, self._appended, push, created_at, began)
         return self._appended(appended, push, created_at, began)
 
     def _appended(

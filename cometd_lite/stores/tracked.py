@@ -19,7 +19,7 @@ from ..core.leases import LeaseId, Leases, Reservation, Settlement
 from ..core.mailbox import Mailbox
 from ..core.message import COMMON_TYPES, Batch, Content, Cursor, Message, Push
 from ..core.recipient import covering, is_pattern
-from ..deferreds import MaybeDeferred, ParkedDeferred
+from ..deferreds import MaybeDeferred, ShieldedDeferred
 from ..errors import MailboxFull
 from ..limits import LEASE_SECONDS, Limits
 from .journal import RELEASED, Changes, Kept, KeptLease, KeptRecord, Place
@@ -28,7 +28,7 @@ from .memory import MemoryStore
 from .slices import Soon, Steps
 
 
-class PendingPush(ParkedDeferred[Sequence[Message]]):
+class PendingPush(ShieldedDeferred[Sequence[Message]]):
     """A push that has its numbers and its room, and waits for its commit; it fires with its messages.
 
     ``size`` is the bytes that each of its recipients gets, ``memory`` what all of it is counted with.
@@ -40,7 +40,7 @@ class PendingPush(ParkedDeferred[Sequence[Message]]):
     def __init__(
         self, push: Push, messages: Sequence[Message], size: int, memory: int, offset: float, crowded: bool
     ) -> None:
-        super().__init__()
+        ShieldedDeferred.__init__(self)
         self.push = push
         self.messages = messages
         self.size = size
