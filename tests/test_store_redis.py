@@ -1161,6 +1161,25 @@ def test_readers_of_patterns_are_woken_after_a_reconnect(kept: RedisServer) -> N
 # -- what it takes in Redis
 
 
+def commands(server: RedisServer) -> dict[str, int]:
+    """Return how often each command was run, by scripts too."""
+    found = re.findall(r"cmdstat_(\S+):calls=(\d+)", server.ask("INFO", "commandstats").decode())
+    return {name: int(calls) for name, calls in found}
+
+
+def test_a_push_to_a_mailbox_that_is_there_takes_five_commands(kept: RedisServer) -> None:
+    cluster = Cluster(kept, "p")
+    here = cluster.join()
+    cluster.ask(here.push(push("bob")))
+    before = commands(kept)
+    for _ in range(10):
+        cluster.ask(here.push(push("bob")))
+    taken = {name: calls - before.get(name, 0) for name, calls in commands(kept).items()}
+    counted = {name.partition("|")[0]: calls for name, calls in taken.items() if calls}
+    del counted["echo"], counted["info"]  # those of the test
+    assert counted == dict.fromkeys(("evalsha", "mget", "rpush", "xadd", "pubsub", "mset"), 10)
+
+
 def sent_by(server: RedisServer) -> int:
     """Return the bytes that Redis has sent to all of its clients."""
     found = re.search(rb"total_net_output_bytes:(\d+)", server.ask("INFO", "stats"))
