@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -29,23 +30,19 @@ LISTENERS = "listener"
 """The kind of their records in a store."""
 
 
+@dataclass(slots=True, eq=False)
 class ListenerSession(Session):
     """A registered reader. ``answered`` is the cursor of its last answer, None once that was confirmed."""
 
-    __slots__ = ("answered", "parked")
-
-    def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
-        super().__init__(id, recipients, place, ttl)
-        self.answered: Cursor | None = None
-        self.parked: Poll[Batch] | None = None
+    answered: Cursor | None = None
+    parked: Poll[Batch] | None = None
 
     @classmethod
     def recalled(cls, record: Record) -> ListenerSession:
         """Return the listener that a store has remembered."""
         known = parse(record.value)
-        listener = cls(record.id, tuple(known["recipients"]), Cursor.parse(known["place"]), known["ttl"])
-        listener.answered = None if known["answered"] is None else Cursor.parse(known["answered"])
-        return listener
+        place, answered = [known[one] and Cursor.parse(known[one]) for one in ("place", "answered")]
+        return cls(record.id, tuple(known["recipients"]), place, known["ttl"], answered=answered)
 
     def record(self) -> bytes:
         """Return what a store is to remember of the listener."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import ServerFull
@@ -48,6 +50,7 @@ class Quota(Protocol):
         """Count one session less."""
 
 
+@dataclass(slots=True, eq=False)
 class Session:
     """One remembered reader: its id, what it reads, and its place.
 
@@ -55,16 +58,13 @@ class Session:
     the quota of the client that it counts against; None where sessions are not counted by client.
     """
 
-    __slots__ = ("expires_at", "id", "place", "recipients", "share", "ttl", "used")
-
-    def __init__(self, id: str, recipients: tuple[str, ...], place: Cursor, ttl: float) -> None:  # noqa: A002
-        self.id = id
-        self.recipients = recipients
-        self.place = place
-        self.ttl = ttl
-        self.share: Quota | None = None
-        self.used = 0
-        self.expires_at = float("inf")
+    id: str
+    recipients: tuple[str, ...]
+    place: Cursor
+    ttl: float
+    share: Quota | None = None
+    used: int = 0
+    expires_at: float = inf
 
 
 def session_size(recipients: tuple[str, ...]) -> int:
