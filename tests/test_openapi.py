@@ -16,6 +16,7 @@ from cometd_lite.comet import Comet
 from cometd_lite.errors import CometError, MethodNotAllowed, problem_type
 from cometd_lite.limits import Limits
 from cometd_lite.openapi import Interface
+from cometd_lite.pages import pages
 from cometd_lite.routes.admin import interface
 from cometd_lite.routes.app import Routes
 
@@ -23,9 +24,6 @@ DOCUMENT = Interface(Limits(), tokens=True, presence=True).document()
 OPERATIONS = [
     (method, path) for path, item in DOCUMENT["paths"].items() for method in item if method != "options"
 ]
-
-GUARDED = {"push", "poll", "stream", "ws", "register", "listeners", "presence", "recipients"}
-"""The first segments of the paths that ask for a token."""
 
 GUARDED = {"push", "poll", "ack", "stream", "ws", "register", "listeners", "presence", "recipients"}
 """The first segments of the paths that ask for a token."""
@@ -329,3 +327,10 @@ def test_problems_say_what_to_do() -> None:
         for status, header in needed.items():
             if status in operation(method, path)["responses"]:
                 assert header in required_headers(method, path, int(status)), (method, path, status)
+
+
+def test_the_headers_of_a_page_stand_in_the_order_in_which_they_are_sent() -> None:
+    shown = Interface(Limits()).document()["paths"]["/client.js"]["get"]["responses"]["200"]["headers"]
+    sent = pages()["client.js"].headers
+    own = [name for name in sent if name not in {"Content-Type", "Cache-Control", "ETag"}]
+    assert [name for name in shown if name in own] == own

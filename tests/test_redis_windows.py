@@ -436,6 +436,28 @@ def test_what_readers_acknowledge_without_redis_makes_room_soon(redis: RedisServ
     cluster.close()
 
 
+def test_a_push_that_asks_again_wakes_others_though_its_own_process_listens_no_more(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    cluster = Cluster(redis, tmp_path.name, capacity=1)
+    here, there = cluster.join(), cluster.join()
+    place = stored(cluster, here, "a", after=NOW).cursor
+    cluster.push(0, "a", "1")
+    cluster.clock.advance(REDIS_STAND_SECONDS - REDIS_ACKNOWLEDGE_SECONDS)
+    place = cluster.ask(there.poll(("a",), place, 100.0)).cursor
+    parked = cluster.begin(there.poll(("a",), place, 100.0))
+    pushed = cluster.begin(here.push(push("a", body="2")))
+    assert pushed.parked
+    cluster.clock.advance(REDIS_ACKNOWLEDGE_SECONDS)
+    here.sweep()
+    cluster.wires.settle()
+    cluster.clock.advance(REDIS_FULL_SECONDS - REDIS_ACKNOWLEDGE_SECONDS)
+    cluster.wires.settle()
+    assert data(parked.value) == ["2"]
+    assert pushed.value.delivered == 1
+    cluster.close()
+
+
 def test_a_push_to_a_mailbox_that_stays_full_is_refused_after_it_has_asked_once_more(
     redis: RedisServer, tmp_path: Path
 ) -> None:

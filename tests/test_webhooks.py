@@ -486,6 +486,20 @@ def test_who_only_watches_everything_fetches_nothing(watched: Watched) -> None:
     assert watched.told == [("bob", message)]
 
 
+def test_a_timer_that_is_early_by_a_rounding_is_set_again() -> None:
+    clock = Clock()
+    watched = Watched(clock=clock)
+    clock.rightNow = 0.1
+    message = watched.push()
+    clock.rightNow = 8.3  # where the timer is set for 8.3 + (60.1 - 8.3), which is less than 60.1
+    watched.watch.adopt("alice", "1", 1e9)
+    clock.advance(0)
+    clock.advance(clock.getDelayedCalls()[0].getTime() - clock.seconds())
+    assert watched.told == []
+    clock.advance(0.1)
+    assert watched.told == [("bob", message)]
+
+
 def test_an_absence_is_told_once(watched: Watched) -> None:
     first = watched.push()
     for _ in range(5):

@@ -210,8 +210,8 @@ class Bayeux:
         new = session.without(names)
         if not new:
             return
-        self.check_names(new)
         yield from _ask(turn.peer, "poll", new)
+        self.check_names(new)
         if len(session.recipients) + len(new) > BAYEUX_SUBSCRIPTIONS:
             raise MessageFailed(f"403:{BAYEUX_SUBSCRIPTIONS}:too_many_subscriptions")
         here = yield Locate()

@@ -3,8 +3,9 @@
 What the protocol leaves open is done so:
 
 - An event's ``data`` is the JSON that was pushed, a text as a string, and for other types
-  ``{"data_base64": "…", "type": "image/png"}``. It has neither an ``id`` nor, but for CometD's binary
-  extension, an ``ext``: what a publisher says to the server, a password perhaps, is not delivered to others.
+  ``{"data_base64": "…", "type": "image/png"}``. It has no ``id``. Its ``ext`` has the name of the pushed
+  event and the mark of CometD's binary extension, and nothing else: what a publisher says to the server, a
+  password perhaps, is not delivered to others.
 - A client that missed something, because it was dropped, expired or deleted before it could be notified,
   finds ``ext.gap: true`` in the reply to its next connect, which is then not held.
 - Events of a client's own request come with its answer, in preference to waking its connect.

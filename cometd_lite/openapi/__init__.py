@@ -216,7 +216,8 @@ def _shown(name: str, page: Page) -> Document:
     media_type = page.media_type.partition(";")[0]
     operation = _read("page.json", {"summary": summary, "media_type": media_type})
     own = operation.pop("headers")
-    headers = {**_headers((*(set(page.headers) - {*own, "Content-Type"}), *_CORS)), **own}
+    named = [field for field in page.headers if field not in {*own, "Content-Type"}]
+    headers = {**_headers((*named, *_CORS)), **own}
     responses = {status: {**shown, "headers": headers} for status, shown in operation["responses"].items()}
     return {**operation, "responses": {**_with_problems({}), **responses}}
 

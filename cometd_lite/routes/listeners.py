@@ -25,8 +25,8 @@ async def register(routes: Served, exchange: Exchange) -> Response:
     ):
         raise BadParameter(f"ttl is a number of seconds up to {bounds.LISTENER_SECONDS_MOST:g}.")
     names = bodies.listed(asked)
-    routes.hub.check_presence(names)
     grant = await value_of(routes.policy.require(exchange, "poll", names))
+    routes.hub.check_presence(names)
     listener = await value_of(routes.listeners.register(names, float(ttl), grant.registrations))
     return responses.registered(listener, exchange.path.removesuffix(b"/register"))
 
@@ -42,8 +42,8 @@ async def change(routes: Served, exchange: Exchange, id: str) -> Response:  # no
     """Set the recipients of a listener."""
     listener = await _found(routes, exchange, id)
     names = bodies.listed(bodies.json_object(routes.body(exchange), {"recipients"}))
-    routes.hub.check_presence(names)
     await value_of(routes.policy.require(exchange, "poll", names))
+    routes.hub.check_presence(names)
     await value_of(routes.listeners.change(listener, names))
     return responses.of_listener(listener)
 

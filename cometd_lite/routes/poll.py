@@ -29,8 +29,6 @@ def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
     asked, after, own = params.poll(exchange, name, routes.limits.max_wait, routes.allow_parameters)
     if asked.listener is not None:
         return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after, own)
-    if asked.of_server:
-        routes.hub.check_presence(asked.recipients)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
     if is_pending(grant):
         return grant.addCallback(_poll, routes, exchange, asked, after, own)
@@ -40,6 +38,8 @@ def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
 def _poll(
     grant: Grant, routes: Served, exchange: Exchange, asked: PollAsked, after: Cursor | None, own: str | None
 ) -> MaybeDeferred[Response]:
+    if asked.of_server:
+        routes.hub.check_presence(asked.recipients)
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = asked.wait
     if grant is not EVERYTHING:

@@ -15,8 +15,8 @@ from .routing import Served, route
 @route("/presence/<path:name>", "GET")
 async def show(routes: Served, exchange: Exchange, name: str) -> Response:
     """Say who reads a recipient, and from where on to read what changes."""
-    tracker = _kept(routes, recipient(name))
-    await value_of(routes.policy.require(exchange, "poll", (name,)))
+    await value_of(routes.policy.require(exchange, "poll", (recipient(name),)))
+    tracker = _kept(routes, name)
     # The cursor comes first: what changes after it comes again, and no change is missed.
     cursor = await value_of(routes.hub.place((PRESENCE + name,)))
     return responses.of_presence(await value_of(tracker.announcer.describe(name)), cursor)
@@ -25,11 +25,11 @@ async def show(routes: Served, exchange: Exchange, name: str) -> Response:
 @route("/presence/<path:name>", "DELETE", changes=True)
 async def leave(routes: Served, exchange: Exchange, name: str) -> Response:
     """Let a name leave a recipient at once."""
-    tracker = _kept(routes, recipient(name))
     asked = params.parsed(exchange.query)
     params.check_names(asked, params.PRESENCE_PARAMETERS, routes.allow_parameters)
     own = params.own_name(asked)
-    grant = await value_of(routes.policy.require(exchange, "poll", (name,)))
+    grant = await value_of(routes.policy.require(exchange, "poll", (recipient(name),)))
+    tracker = _kept(routes, name)
     reader = routes.policy.reader_name(grant, own)
     if reader is None:
         raise BadParameter("The reader that leaves is not named; name it, as in ?as=alice.")

@@ -21,7 +21,6 @@ def socket(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
-    routes.hub.check_presence(recipients)
     after = params.start(asked, params.fields(exchange))
     acks = params.acknowledges(asked)
     own = params.own_name(asked)
@@ -38,6 +37,7 @@ def _open(
     acks: bool,
     own: str | None,
 ) -> None:
+    routes.hub.check_presence(recipients)
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
 
     def admit(asked: Push) -> MaybeDeferred[Grant]:

@@ -23,7 +23,6 @@ def stream(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferre
     params.check_names(asked, params.STREAM_PARAMETERS, routes.allow_parameters)
     check_no_lease(asked)
     recipients = params.recipients_of(name, asked)
-    routes.hub.check_presence(recipients)
     after = params.start(asked, given)
     acks = params.acknowledges(asked)
     accept = (given.accept or b"").lower()
@@ -43,6 +42,7 @@ def _begin(
     own: str | None,
     form: Format,
 ) -> MaybeDeferred[None]:
+    routes.hub.check_presence(recipients)
     head = form.head + routes.policy.cors(exchange)
     if exchange.method == b"HEAD":
         exchange.start(200, head)

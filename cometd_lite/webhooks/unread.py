@@ -218,6 +218,7 @@ class UnreadWatch:
         for recipient in found:
             asked = maybeDeferred(self._ask, recipient)
             asked.addErrback(self._not_known, recipient).addBoth(self._answered)
+        self._set_timer()  # where the timer was early, by a rounding, nothing was asked
 
     def _ask(self, recipient: str) -> MaybeDeferred[None]:
         return chain(self._hub.describe(recipient), self._judge, recipient)

@@ -576,6 +576,28 @@ def test_a_program_reads_under_a_name_and_asks_who_reads(server):
         now(server.comet.poll("lobby", "now", name=""))
 
 
+@pytest.mark.parametrize(("claims", "status"), [(None, 401), ({"poll": ["bob"]}, 403)])
+def test_a_client_without_the_right_to_poll_does_not_learn_whether_presence_is_kept(
+    serve, tmp_path, claims, status
+):
+    server = serve()
+    file = tmp_path / "key"
+    file.write_bytes(SECRET)
+    server.comet.routes.policy.tokens = Tokens([file], wall=server.comet.hub.wall)
+    head = {} if claims is None else token(**claims)
+    name = "$presence/chat/lobby"
+    listed = msgspec.json.encode({"recipients": [name]})
+    for answer in (
+        server.get(f"/poll/{name}?after=now", head),
+        server.get(f"/stream/{name}", head),
+        server.get(f"/ws/{name}", head),
+        server.ask("POST", "/register", listed, {**JSON, **head}),
+        server.get("/presence/chat/lobby", head),
+        server.ask("DELETE", "/presence/chat/lobby", "", head),
+    ):
+        assert answer.status == status
+
+
 def test_a_program_is_told_where_presence_is_off(serve):
     with pytest.raises(ValueError, match="presence=True"):
         now(serve().comet.presence("lobby"))

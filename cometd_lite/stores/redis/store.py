@@ -55,19 +55,14 @@ from .windows import Window
 
 
 class Appending(Struct, frozen=True):
-    """A push that is on its way: what of it the script does not answer."""
+    """A push that is on its way, and the words that are sent of it each time."""
 
     push: Push
-    epoch: str
     now: float
     created_at: float
     expiries: list[float]
-    ask: int
-    """The number to which other processes report how many readers they woke."""
-    own: int
-    """How many of the wakes that are published come back to this process."""
+    options: bytes
     words: tuple[Any, ...]
-    """What the script is given."""
 
 
 class RedisStore(RedisRecords):
@@ -146,17 +141,14 @@ class RedisStore(RedisRecords):
             each = [self._bounds.of(recipient) for recipient in push.recipients]
             expiries = [now + min(one.kept_for(push), most) for one in each]
             rejects, rules = "n", [self._rules(push, each, expiries)]
-        ask, stands, own_wakes = self._wakes.begin(push.recipients)
-        options = f"{'k' if push.queue else 's'}{rejects}{0 if push.key is None else 1}{stands}"
+        options = f"{'k' if push.queue else 's'}{rejects}{0 if push.key is None else 1}"
         words = (
-            DOUBLE.pack(expiries[0] + self._link.offset) + options.encode(),
-            f"{self.process} {ask}",
             *[pack(content, push.event, created_at) for content in push.contents],
             *rules,
             *(() if push.key is None else self._receipt(push, created_at)),
         )
-        appending = Appending(push, self._link.epoch, now, created_at, expiries, ask, own_wakes, words)
-        return self._append(appending, again=True)
+        packed = DOUBLE.pack(expiries[0] + self._link.offset) + options.encode()
+        return self._append(Appending(push, now, created_at, expiries, packed, words), again=True)
 
     def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
         """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
@@ -167,9 +159,16 @@ class RedisStore(RedisRecords):
         return " ".join([",".join(map(str, rule)) for rule in rules])
 
     def _append(self, appending: Appending, *, again: bool) -> Deferred[Sequence[Message]]:
-        asked = self._link.run(appending.now, "append", appending.push.recipients, *appending.words)
-        args = (appending, again)
-        return asked.addCallbacks(self._appended, self._not_appended, args, errbackArgs=args)
+        names = appending.push.recipients
+        # Each time anew: what this process listened to at the last time another one may listen to by now.
+        ask, stands, own = self._wakes.begin(names)
+        words = (appending.options + stands.encode(), f"{self.process} {ask}", *appending.words)
+        return self._link.run(appending.now, "append", names, *words).addCallbacks(
+            self._appended,
+            self._not_appended,
+            (appending, self._link.epoch, ask, own),
+            errbackArgs=(appending, again),
+        )
 
     def _not_appended(
         self, failure: Failure, appending: Appending, again: bool
@@ -198,10 +197,12 @@ class RedisStore(RedisRecords):
         before += first[:-1].encode()
         return receipt_id(push), before, behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
-    def _appended(self, reply: list[Any], appending: Appending, _: bool) -> Sequence[Message]:
+    def _appended(
+        self, reply: list[Any], appending: Appending, epoch: str, ask: int, own: int
+    ) -> Sequence[Message]:
         number, receivers, *ends = reply
-        push, epoch = appending.push, appending.epoch
-        messages = Appended(self._wakes.counted(receivers - appending.own, appending.ask))
+        push = appending.push
+        messages = Appended(self._wakes.counted(receivers - own, ask))
         for content in push.contents:
             for recipient, expires_at in zip(push.recipients, appending.expiries, strict=True):
                 cursor = Cursor(epoch, number)
