@@ -69,6 +69,27 @@ def test_leases_that_end_earlier_and_earlier_leave_few_ends_behind(stepping: Ste
     assert stepping.store.usage().leased == 1_100
 
 
+# -- what is read
+
+
+def test_a_reader_that_asks_what_another_one_asked_finds_what_came_in_between(stepping: Stepping) -> None:
+    names, there = ("bob",), stepping.at(1)
+    stepping.push("bob")
+    for ack in (False, True, True):
+        assert not stepping.store.read(names, there, 100, stepping.now, ack)
+    assert stepping.store.describe("bob", stepping.now).queued == 0
+    stepping.push("eve")
+    stepping.push("bob")
+    found = stepping.store.read(names, there, 100, stepping.now)
+    assert isinstance(found, Batch)
+    assert numbers(found) == [3]
+    stepping.push("bob", 2)
+    stepping.store.delete("bob", stepping.now)
+    found = stepping.store.read(names, stepping.at(3), 100, stepping.now)
+    assert isinstance(found, Batch)
+    assert found.gap
+
+
 # -- what expires
 
 

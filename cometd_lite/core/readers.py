@@ -397,7 +397,7 @@ class Follower(Reader[None]):
     def deliver(self, found: Batch) -> None:
         """Send the batch, a part at a time while the client keeps up; look again where it was not all."""
         on_place, self.on_place = self.on_place, None
-        if not found:
+        if not found.messages and not found.gap:
             self.after = found.cursor
             if on_place is not None:
                 on_place(found.cursor)

@@ -249,8 +249,9 @@ class Stream(BackpressuredWriter):
 
     def _deliver(self, batch: Batch) -> bool:
         """Write a batch; return whether the next one may be written at once."""
-        self._write(batch.once(self._format.name, self._format.render))
-        return self._open and not self.congested
+        form = self._format
+        self._write(batch.once(form.name, form.render))
+        return self._open and self._paused_at is None
 
     def _write(self, data: bytes) -> None:
         if self._open:

@@ -37,14 +37,13 @@ class Renderer:
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._lines: dict[int, bytes] = {}
-        self.last: ServedResponse | None = None
-        self.last_bytes = b""
+        self.new_second()
 
     def new_second(self) -> None:
         """Forget what was remembered."""
         self._lines.clear()
-        self.last = None
-        self.last_bytes = b""
+        self.last: ServedResponse | None = None
+        self.last_bytes = self.last_piece = self.last_chunk = b""
 
     def status_line(self, status: int) -> bytes:
         """Return the status line and Date (RFC 9110 §6.6.1), each with its CRLF."""
@@ -68,3 +67,11 @@ class Renderer:
         self.last = response
         self.last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, response.head, len(body), body)
         return self.last_bytes
+
+    def chunk(self, piece: bytes) -> bytes:
+        """Return a piece of a stream as a chunk (RFC 9112 §7.1).
+
+        All streams that send the same piece share the bytes: ``last_chunk`` are those of ``last_piece``.
+        """
+        self.last_piece, self.last_chunk = piece, b"%x\r\n%b\r\n" % (len(piece), piece)
+        return self.last_chunk

@@ -256,19 +256,21 @@ class Request:
         if self._phase != STREAMING:
             self._check_lost()
             return
-        if not data or self._framing == BODILESS:
+        framing, size = self._framing, len(data)
+        if not size or framing == BODILESS:
             return
-        self.sent += len(data)
+        self.sent += size
         wire = self._connection.wire
         was_unsent = wire.queue is not None
-        if self._framing == TO_THE_END:
+        if framing == TO_THE_END:
             wire.write(data)
-        elif len(data) > JOINED_BYTES:
-            wire.write(b"%x\r\n" % len(data))
+        elif size > JOINED_BYTES:
+            wire.write(b"%x\r\n" % size)
             wire.write(data)
             wire.write(b"\r\n")
         else:
-            wire.write(b"%x\r\n%b\r\n" % (len(data), data))
+            renderer = self._connection.factory.renderer
+            wire.write(renderer.last_chunk if data is renderer.last_piece else renderer.chunk(data))
         if was_unsent and self.unsent() > self._connection.factory.bounds.write_buffer:
             wire.abortConnection()
 

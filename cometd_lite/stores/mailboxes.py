@@ -63,7 +63,10 @@ class Mailboxes:
         self._reclaimable: OrderedDict[str, None] = OrderedDict()
         """Mailboxes with messages that were read, and may go when memory runs out."""
         self._nothing = Batch((), OLDEST)
-        """What the last reader was given who had everything: the next one often stands where it does."""
+        """What the last reader was given that had everything: the next one often stands where it does."""
+        self._nothing_for: tuple[str, ...] | None = None
+        """The recipients of that reader, if it acknowledged, and no message came since: another reader that
+        asks the same has everything too. This is 4 % of a fan-out."""
         self._lost = Losses(limits.max_recipients)
         self._acknowledged: NameTable[int] = NameTable(limits.max_recipients, ACKNOWLEDGED_BYTES)
         """How far the readers of each pattern came back."""

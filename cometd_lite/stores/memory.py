@@ -80,6 +80,7 @@ class MemoryStore(TakenMailboxes):
         self._put(mailbox, message, cost(message))
 
     def _put(self, mailbox: Mailbox, message: Message, size: int) -> None:
+        self._nothing_for = None
         expires_first = message.expires_at < mailbox.next_expiry
         mailbox.append(message)
         if expires_first:
@@ -115,10 +116,12 @@ class MemoryStore(TakenMailboxes):
 
         For any other it returns None.
         """
+        nothing = self._nothing
+        if after is nothing.cursor and recipients is self._nothing_for:
+            return nothing
         if len(recipients) != 1:
             return None
-        recipient = recipients[0]
-        mailbox = self._mailboxes.get(recipient)
+        mailbox = self._mailboxes.get(recipients[0])
         place = after.sequence
         if mailbox is None or after.epoch != self.epoch or place < mailbox.lost or place > self.sequence:
             return None
@@ -128,9 +131,9 @@ class MemoryStore(TakenMailboxes):
         kept = mailbox.messages
         newest = kept[-1]
         if newest.sequence <= place:
-            nothing = self._nothing
             if nothing.cursor is not after:
                 nothing = self._nothing = Batch((), after)
+            self._nothing_for = recipients if acks else None
             return nothing
         if len(kept) > 1 and kept[-2].sequence > place:
             return None
