@@ -55,7 +55,7 @@ def test_an_application_that_is_slow_fails_and_is_down_is_told_of_everything(
     tmp_path: Path, redis: bool
 ) -> None:
     town = soak_webhooks.soak(
-        tmp_path, visitors=10, persons=10, seconds=1.5, slow=1, down=3, redis=redis, seed=7
+        tmp_path, visitors=10, persons=10, seconds=0.7, slow=0.5, down=2, redis=redis, seed=7
     )
     seen = asyncio.run(town)
     assert seen.wrong == []
