@@ -46,7 +46,7 @@ def give_back() -> Callable[[], object]:
 
 
 class Heap:
-    """The heap of the C library. ``trim`` is to be called every second.
+    """The heap of the C library. ``trim`` is to be called a few times a second.
 
     ``free`` returns the bytes that are free in it, ``give_back`` gives the pages back that are.
     """
@@ -60,10 +60,9 @@ class Heap:
         """The bytes that were free when the least were, since pages were last given back."""
 
     def trim(self) -> None:
-        """Give pages back where many were freed, and not so many that it takes long."""
+        """Give pages back where many were freed."""
         free = self._free()
         self._least = min(self._least, free)
-        least, most = HEAP_FREED_BYTES
-        if least <= free - self._least <= most:
+        if free - self._least >= HEAP_FREED_BYTES:
             self._give_back()
             self._least = free

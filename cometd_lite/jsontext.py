@@ -7,7 +7,7 @@ agree on what JSON is:
 - A number has any size. One that is too large for Python's float is a ``Decimal``.
 - An escaped surrogate without its other half, which RFC 8259 §8.2 leaves open, is read as U+FFFD.
 - Arrays and objects are nested up to a bound. msgspec counts their levels against the interpreter's limit on
-  recursion, and so depends on its caller's stack; therefore the levels are counted before.
+  recursion, and so depends on its caller's stack; therefore the levels are counted where it gives up.
 
 Each raises ``ValueError`` for a text or a value that it refuses, with the end of a sentence that says why.
 """
@@ -59,9 +59,10 @@ def decode(text: bytes, decoder: Decoder[T]) -> T:
     # msgspec does not look at the bytes of what it skips or returns as Raw; decode does.
     if "\\u" in text.decode():
         text = _without_lone_surrogates(text)
-    if len(text) > MESSAGE_DEPTH:
+    try:
+        return _read(decoder, text)
+    except RecursionError:
         return _read_deep(decoder, text)
-    return _read(decoder, text)
 
 
 def kept(raw: Raw) -> bytes:
@@ -78,7 +79,10 @@ def check(text: bytes) -> bytes:
         text = _without_lone_surrogates(text)
     if len(text) > MESSAGE_DEPTH:
         _levels(text, MESSAGE_DEPTH)
-    _read(_KEPT, text)
+    try:
+        _read(_KEPT, text)
+    except RecursionError:
+        _read_deep(_KEPT, text)
     return text
 
 
@@ -121,8 +125,6 @@ def _read(decoder: Decoder[T], text: bytes) -> T:
     except DecodeError as error:
         if decoder is not _ANYTHING or not isinstance(error, ValidationError):
             raise type(error)(str(error).removeprefix("JSON is malformed: ")) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     # Of all that may be in JSON, only a large number is no value to msgspec.
     return json.loads(  # type: ignore[no-any-return]  # T is Any
         text.decode(), parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant
@@ -130,14 +132,14 @@ def _read(decoder: Decoder[T], text: bytes) -> T:
 
 
 def _read_deep(decoder: Decoder[T], text: bytes) -> T:
-    """Read a text that may be nested more deeply than the interpreter lets msgspec go."""
+    """Read a text that is nested more deeply than the interpreter lets msgspec go."""
     levels = _levels(text, JSON_DEPTH)
-    if levels <= MESSAGE_DEPTH:
-        return _read(decoder, text)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + levels)
     try:
         return _read(decoder, text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     finally:
         sys.setrecursionlimit(limit)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any, NamedTuple, NoReturn, Unpack
+from urllib.parse import unquote_to_bytes
 
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
@@ -36,7 +38,8 @@ from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
 from .heap import Heap
-from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, SWEEP_SECONDS
+from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, HEAP_SECONDS, MEMO_SECONDS
+from .memos import forget_all
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -49,6 +52,9 @@ except ImportError:  # there is none on Windows
 
 reactor: Any = _reactor
 _LOOK_SECONDS = 0.05
+
+FEW_BLOCKS = 500_000
+"""Blocks of Python's memory, 290,000 of them modules, in which all garbage is found in some 10 ms."""
 
 GC_THRESHOLDS = (50_000, 20, 100)
 """Allocations between collections of the youngest objects, and how many of those until older ones are
@@ -87,7 +93,7 @@ class CometService(Service):
         self.drain: float = options["drain"]
         self.access_log = access_log
         self.warnings = warnings
-        self.heap = LoopingCall(Heap().trim)
+        self.repeated = ((LoopingCall(Heap().trim), HEAP_SECONDS), (LoopingCall(self._forget), MEMO_SECONDS))
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)
         self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
@@ -153,9 +159,21 @@ class CometService(Service):
         for warning in self.warnings:
             self.log.warn("{warning}", warning=warning)
         if self.options.parent is not None:
-            reactor.callWhenRunning(self._handle_signals)
-            reactor.callWhenRunning(settle_collector)
-            self.heap.start(SWEEP_SECONDS, now=False)
+            self._take_process()
+
+    def _take_process(self) -> None:
+        """Handle what belongs to the process: signals, garbage, and memory that is free."""
+        reactor.callWhenRunning(self._handle_signals)
+        reactor.callWhenRunning(settle_collector)
+        for call, seconds in self.repeated:
+            call.start(seconds, now=False)
+
+    def _forget(self) -> None:
+        """Forget what was remembered of requests (see ``memos``), and what Python keeps for reuse."""
+        forget_all()
+        self.factory.forget()
+        if sys.getallocatedblocks() < FEW_BLOCKS:
+            gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
 
     def _cannot_open(self, failure: Failure) -> None:
         """End the program, which runs already, because what it has reached is not what it needs."""
@@ -193,8 +211,9 @@ class CometService(Service):
         except DeferredTimeout:
             self.log.error("The store did not end in time.")  # noqa: TRY400  all is said
         self.refusals.stop()
-        if self.heap.running:
-            self.heap.stop()
+        for call, _ in self.repeated:
+            if call.running:
+                call.stop()
         if self.monitor is not None:
             self.monitor.stop()
         if self.access_log is not None:
@@ -255,6 +274,7 @@ def settle_collector() -> None:
     With Python's own thresholds it walks all of them again and again. A parked poll is no garbage and, when
     it ends, no cycle; so what was there at the start is frozen, and collections are rare.
     """
+    unquote_to_bytes("%00")  # it makes a table when it is called first
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -114,3 +114,28 @@ def test_far_too_many_messages_are_refused_before_they_are_read(element: str) ->
     with pytest.raises(BodyTooLarge):
         read(text)
     assert time.thread_time() - began < 0.3
+
+
+MUCH = {
+    "numbers": ('{"channel":"/a","ext":[', "1e400", "]}"),
+    "arrays": ('{"channel":"/a","ext":[', "[]", "]}"),
+    "objects": ('{"channel":"/a","advice":[', "{}", "]}"),
+    "an array in the place of a message": ("[[", "[]", "]]"),
+    "members": ("{", '"a":1e400', "}"),
+}
+
+
+@pytest.mark.parametrize("shape", MUCH)
+def test_far_too_many_values_are_refused_before_they_are_made(shape: str) -> None:
+    before, value, behind = MUCH[shape]
+    text = f"{before}{','.join([value] * (900_000 // len(value)))}{behind}".encode()
+    began = time.thread_time()
+    with pytest.raises(BodyTooLarge, match="values"):
+        read(text)
+    assert time.thread_time() - began < 0.1
+
+
+def test_as_many_values_as_a_client_likes_may_be_in_data() -> None:
+    data = "[" + ",".join(["[1e400,{}]"] * 20_000) + "]"
+    (message,) = read(f'[{{"channel":"/a","data":{data}}}]'.encode())
+    assert bytes(message["data"]) == data.encode()

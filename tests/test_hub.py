@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from random import Random
@@ -33,6 +34,7 @@ from cometd_lite.limits import (
     IDEMPOTENCY_SECONDS,
     PRESENCE_SECONDS,
     PUSH_MESSAGES,
+    RECEIPTS_AT_ONCE,
     STREAM_MESSAGES,
     Limits,
 )
@@ -240,6 +242,60 @@ def test_a_key_is_remembered_until_as_many_later_ones_came_as_the_bound_says(clo
     again = [receipts.push(push("bob", key=f"k{number}"), act).ids for number in range(1, 101)]
     assert again == ids[1:]
     assert receipts.push(push("bob", key="k0"), act).ids != ids[0]
+    receipts.check_invariants()
+
+
+def test_where_there_are_as_many_subjects_as_keys_few_are_forgotten_for_a_new_one(here: Here) -> None:
+    # All were forgotten, and each repeat was a second message.
+    receipts = Receipts(here.memory, here.clock, is_shared=False, most=100)
+
+    def ids(number: int) -> tuple[str, ...]:
+        asked = push("bob", key="k", subject=f"s{number}")
+        return now(receipts.push(asked, here.push_anyway)).ids
+
+    first = [ids(number) for number in range(110)]
+    receipts.check_invariants()
+    assert len(receipts) == 100
+    assert [ids(number) for number in range(10, 110)] == first[10:]
+
+
+def test_receipts_whose_time_is_over_are_forgotten_in_steps(clock: Clock) -> None:
+    here = Here(clock, Limits(capacity=10**6, capacity_bytes=10**9, max_memory=10**10))
+    receipts, act = here.hub.receipts, here.push_anyway
+    for number in range(RECEIPTS_AT_ONCE + 500):
+        subject = None if number % 2 else f"s{number % 50}"
+        receipts.push(push("bob", key=f"k{number}", subject=subject), act)
+    clock.advance(IDEMPOTENCY_SECONDS - 1)
+    kept = receipts.push(push("bob", key="later", subject="s0"), act)
+    here.hub.sweep()
+    assert len(receipts) == RECEIPTS_AT_ONCE + 501
+    clock.advance(2)
+    before = len(receipts)
+    here.hub.sweep()
+    assert before - RECEIPTS_AT_ONCE <= len(receipts) < before
+    receipts.check_invariants()
+    here.hub.sweep()
+    here.hub.sweep()
+    assert len(receipts) == 1
+    receipts.check_invariants()
+    assert receipts.push(push("bob", key="later", subject="s0"), act) == kept
+
+
+def test_a_new_key_costs_the_same_where_as_many_are_remembered_as_may_be(here: Here) -> None:
+    # The oldest was searched for with each push, among all those forgotten before: 40 µs.
+    receipts = Receipts(here.memory, here.clock, is_shared=False, most=100_000)
+    receipt = here.push("bob")
+
+    def seconds(first: int) -> float:
+        began = time.process_time()
+        for number in range(first, first + 10_000):
+            receipts.push(push("bob", key=f"k{number}"), lambda _: receipt)
+        return time.process_time() - began
+
+    before = min(seconds(first) for first in range(0, 100_000, 10_000))
+    for number in range(100_000, 150_000):
+        receipts.push(push("bob", key=f"k{number}"), lambda _: receipt)
+    assert min(seconds(first) for first in (150_000, 160_000)) < 1.5 * before
     receipts.check_invariants()
 
 

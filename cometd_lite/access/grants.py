@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
@@ -14,6 +13,7 @@ from ..core.message import Push
 from ..core.parked import ParkedReader
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import CometError, Forbidden
+from ..memos import memo
 from .permission import Permission, Watch
 from .quotas import ClientUsage, Share
 
@@ -125,7 +125,7 @@ EVERYTHING = Grant()
 """What is granted where neither tokens nor quotas are configured."""
 
 
-@lru_cache(maxsize=256)  # a subject may have 6 KB
+@memo(256)  # a subject may have 6 KB
 def presentable(subject: str) -> str:
     """Return a token's subject as readers see it: in Unicode, without control characters."""
     return _NOT_SHOWN.sub("\ufffd", subject)

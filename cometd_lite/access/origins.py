@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import ip_address
 
 from ..errors import ForbiddenOrigin, Misdirected
+from ..memos import memo
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Origins:
             )
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def host_name(host: bytes) -> str:
     """Return the name in a Host header, lower case, without port, brackets and final dot."""
     text = host.decode("latin-1").strip().lower()
@@ -75,7 +75,7 @@ def host_name(host: bytes) -> str:
     return text.partition(":")[0].rstrip(".")
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def is_loopback(name: str) -> bool:
     """Whether a host name or address always means this machine (RFC 6761 §6.3)."""
     if name == "localhost" or name.endswith(".localhost"):

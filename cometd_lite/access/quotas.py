@@ -9,7 +9,6 @@ of those. A connection is counted before its first request, so always by its add
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from math import ceil, inf
 
@@ -19,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from ..deferreds import T
 from ..errors import TooManyRequests
 from ..limits import CLIENT_BURST_SECONDS, CLIENT_CONNECTIONS_SHARE, CLIENTS_KNOWN, Limits
+from ..memos import memo
 
 
 class Share:
@@ -202,7 +202,7 @@ def _bound(given: float | None) -> float:
     return inf if given is None else given
 
 
-@lru_cache(maxsize=1_024)
+@memo(1_024)
 def address_key(address: str) -> str:
     """Return what an IP address counts as: itself, or the /64 that it lies in."""
     found = _parsed(address)
@@ -211,7 +211,7 @@ def address_key(address: str) -> str:
     return address if found is None else str(found)
 
 
-@lru_cache(maxsize=1_024)
+@memo(1_024)
 def _is_public(address: str) -> bool:
     found = _parsed(address)
     return found is not None and found.is_global

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from ..core.message import Batch, Message, rendered_once
 from ..core.recipient import READABLE
 from ..jsontext import dumps
+from ..memos import memo
 from .sessions import PRIVATE, BayeuxSession
 
 BINARY_TYPE = "application/vnd.cometd.binary+json"
@@ -60,7 +60,7 @@ def event(message: Message) -> bytes:
     return channel and b'{"channel":%b,"data":%b},' % (channel, data)
 
 
-@lru_cache(maxsize=4_096)
+@memo(4_096)
 def _quoted_channel(name: str) -> bytes:
     # A client that may push over HTTP must not forge the protocol's own messages.
     if name.startswith(("meta/", "service/")):

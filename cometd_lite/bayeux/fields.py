@@ -7,7 +7,6 @@ The paragraphs named here are those of the Bayeux 1.0 specification, in CometD's
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any, TypedDict
 
 from msgspec import Raw, ValidationError
@@ -17,7 +16,8 @@ from ..core.message import JSON_TYPE, Content
 from ..core.recipient import recipient
 from ..errors import BadBody, BadRecipient, BodyTooLarge, CometError
 from ..jsontext import decode, dumps, has_more_elements, kept, parse
-from ..limits import BAYEUX_BATCH_MESSAGES
+from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_BATCH_VALUES
+from ..memos import memo
 
 CONNECTION_TYPES = ("websocket", "long-polling", "callback-polling")
 """What this server offers, the best first ("The supportedConnectionTypes field")."""
@@ -55,8 +55,15 @@ class _Fields(TypedDict, total=False):
     supportedConnectionTypes: Any
 
 
+class _Data(TypedDict, total=False):
+    """The field of a message of which no value is made."""
+
+    data: Raw
+
+
 _Other = str | int | float | bool | None
 _MESSAGES: Decoder[Any] = Decoder(list[_Fields | list[Any] | _Other] | _Fields | _Other)
+_DATA: Decoder[Any] = Decoder(list[_Data] | _Data)
 _PARTS = Decoder(list[Raw])
 _MEMBERS = Decoder(dict[str, Raw])
 
@@ -68,6 +75,8 @@ def read(text: bytes) -> Any:
     """
     if text.count(b",") >= BAYEUX_BATCH_MESSAGES and has_more_elements(text, BAYEUX_BATCH_MESSAGES):
         raise _too_many()  # to make values of 300,000 would take a second
+    if _values(text) > BAYEUX_BATCH_VALUES:
+        _check_values(text)
     try:
         return decode(text, _MESSAGES)
     except ValidationError:  # a number outside of data is larger than a float's
@@ -94,6 +103,25 @@ def batch_of(value: Any) -> list[Any]:
 
 def _too_many() -> BodyTooLarge:
     return BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
+
+
+def _values(text: bytes) -> int:
+    """Return how many values are in a JSON text at most."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _check_values(text: bytes) -> None:
+    """Raise ``BodyTooLarge`` where messages have too many values besides their data."""
+    try:
+        found = decode(text, _DATA)
+    except ValidationError:
+        found = []  # some are no messages
+    messages = found if isinstance(found, list) else [found]
+    in_data = sum([_values(bytes(message["data"])) for message in messages if "data" in message])
+    if _values(text) - in_data > BAYEUX_BATCH_VALUES:
+        raise BodyTooLarge(
+            f"A Bayeux request has at most {BAYEUX_BATCH_VALUES} values besides the data of its messages."
+        )
 
 
 def _read_message(text: bytes) -> Any:
@@ -126,7 +154,7 @@ def is_texts(value: Any) -> bool:
     )
 
 
-@lru_cache(maxsize=4_096)
+@memo(4_096)
 def plain_name(channel: str) -> str | None:
     """Return the recipient that a channel stands for; None where it is none, or not an ordinary one."""
     if not CHANNEL.fullmatch(channel) or channel.startswith(("/meta/", "/service/")):

@@ -462,6 +462,7 @@ class Hub:
     def sweep(self) -> None:
         """Let go of what is too old; to be called every second."""
         self.registry.sweep()
+        self.receipts.sweep()
         self._note_failure(chain(self.store.expire(self.clock.seconds()), self._leases_ended))
 
     def _leases_ended(self, ended: Ended | None) -> None:

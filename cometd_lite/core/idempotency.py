@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from itertools import islice, takewhile
 from math import inf
 from struct import Struct
 
@@ -20,7 +21,7 @@ from twisted.python.failure import Failure
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import KeyReused
 from ..jsontext import dumps, parse
-from ..limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS
+from ..limits import IDEMPOTENCY_KEYS, IDEMPOTENCY_SECONDS, RECEIPTS_AT_ONCE
 from .message import Cursor, Push, Receipt
 from .store import Repeated, Store
 
@@ -29,6 +30,9 @@ RECEIPTS = "receipt"
 
 _PACKED = Struct("<16sdd10sQII")
 """Fingerprint, end of its time, created_at, epoch, first number, count of ids, delivered."""
+
+_SHARE = 10
+"""The smallest share for which it is looked who has more."""
 
 _OLD_ID = "["
 """How the ids of records began before they were digests: with the JSON list of key and recipients."""
@@ -80,11 +84,15 @@ class Receipts:
         self._is_shared = is_shared
         """Whether other processes use the same records; then each lives until its time is over."""
         self._most = most
+        self._spare = most // 1_000
+        """So many more are kept, and forgotten at once: the oldest of a dict has to be searched for."""
         self._count = 0
         self._kept: dict[str | None, dict[bytes, bytes]] = {}
         """What is kept of each receipt, by subject and digest, oldest first."""
         self._under_way: dict[bytes, tuple[bytes, list[Deferred[Receipt]]]] = {}
         """By key, pushes that the store has not answered: their fingerprint, and who waits for the answer."""
+        self._unswept: list[str | None] = []
+        """The subjects that ``sweep`` has still to look at."""
 
     def __len__(self) -> int:
         return self._count
@@ -119,10 +127,31 @@ class Receipts:
                 id = _digest([None, *parse(id.encode())])  # noqa: A001
             self._keep(None, bytes.fromhex(id), _packed_record(record.value, record.expires_at))
 
+    def sweep(self) -> None:
+        """Forget receipts whose time is over, up to ``RECEIPTS_AT_ONCE`` of them; to be called every second.
+
+        In the store they have a time of their own.
+        """
+        now = self._clock.seconds()
+        left = RECEIPTS_AT_ONCE
+        self._unswept = self._unswept or list(self._kept)
+        while self._unswept and left > 0:
+            subject = self._unswept.pop()
+            kept = self._kept.get(subject, {})
+            over = [
+                key for key, _ in takewhile(lambda one: _until(one[1]) <= now, islice(kept.items(), left))
+            ]
+            for key in over:
+                del kept[key]
+            if over and not kept:
+                del self._kept[subject]
+            self._count -= len(over)
+            left -= 1 + len(over)
+
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` where more is kept than may be, or the count is not what is kept."""
         assert self._count == sum(map(len, self._kept.values())), "receipts are miscounted"
-        assert self._count <= self._most, "more receipts are kept than may be"
+        assert self._count <= self._most + self._spare, "more receipts are kept than may be"
         assert all(self._kept.values()), "a subject has no receipt"
 
     def _until(self) -> float:
@@ -145,14 +174,23 @@ class Receipts:
         self._forget(subject, key)
         self._kept.setdefault(subject, {})[key] = packed
         self._count += 1
-        if self._count > self._most:
+        if self._count > self._most + self._spare:
             self._make_room(subject)
 
     def _make_room(self, subject: str | None) -> None:
-        """Forget the oldest of the subject, or, where that is within its share, of those that are not."""
+        """Forget the oldest of the subject, or, where that is within its share, of those that are not.
+
+        Where the subjects are so many that a share is small, those that came first lose one each.
+        """
         share = self._most // len(self._kept)
-        if len(self._kept[subject]) > share:
-            self._forget(subject, next(iter(self._kept[subject])))
+        own = self._kept[subject]
+        if len(own) > max(1, share):
+            for key in list(islice(own, min(1 + self._spare, len(own) - share))):
+                self._forget(subject, key)
+            return
+        if share < _SHARE:
+            for other in list(islice(self._kept, 1 + self._spare)):
+                self._forget(other, next(iter(self._kept[other])))
             return
         for other, kept in list(self._kept.items()):
             # A tenth more than needed, so that this walk over all subjects is rare.
@@ -201,6 +239,10 @@ def _packed_record(value: bytes, until: float) -> bytes:
 def _pack(print_: bytes, until: float, created_at: float, id: str, count: int, delivered: int) -> bytes:  # noqa: A002
     first = Cursor.parse(id)
     return _PACKED.pack(print_, until, created_at, first.epoch.encode(), first.sequence, count, delivered)
+
+
+def _until(packed: bytes) -> float:
+    return float(_PACKED.unpack(packed)[1])
 
 
 def _receipt(packed: bytes, push: Push, print_: bytes) -> Receipt:

@@ -14,7 +14,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -29,6 +29,7 @@ from ..limits import (
     RENDERED_MESSAGES,
     STREAM_BYTES,
 )
+from ..memos import forgotten_by, memo
 from .shown import shown
 
 R = TypeVar("R")
@@ -296,6 +297,7 @@ def rendered_once(render: Callable[[Message], bytes]) -> Callable[[Message], byt
     reads one of them, but the messages are the same. To keep it with each message would double their memory.
     """
     known: dict[int, tuple[Message, bytes]] = {}
+    forgotten_by(known.clear)
 
     @wraps(render)
     def rendered(message: Message) -> bytes:
@@ -434,7 +436,7 @@ class Receipt(Struct, frozen=True, gc=False):
         )
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def _form(media_type: str) -> Form | None:
     """Return how a body of a media type is shown; None where the type says nothing of it."""
     essence = media_type.partition(";")[0].strip().lower()
@@ -445,7 +447,7 @@ def _form(media_type: str) -> Form | None:
     return "text" if essence.startswith("text/") else "octets"
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def has_charset(media_type: str) -> bool:
     """Return whether a media type has the parameter ``charset``."""
     parameters = media_type.split(";")[1:]
@@ -457,17 +459,17 @@ def timestamp(seconds: float) -> str:
     return _moment(round(seconds * 1000))
 
 
-@lru_cache(maxsize=64)  # a message and its receipt have the same moment
+@memo(64)  # a message and its receipt have the same moment
 def _moment(milliseconds: int) -> str:
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
-@lru_cache(maxsize=64)
+@memo(64)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def _what(media_type: str, form: str, event: str | None) -> bytes:
     """Return what precedes the data in a message object: most messages are of few kinds."""
     return b'"type":%b,%b"%b":' % (

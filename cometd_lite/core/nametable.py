@@ -64,6 +64,8 @@ class NameTable(Generic[V]):
         if value is None:
             return default
         self._size -= NAME_OVERHEAD + text_size(name)
+        if not self._entries:
+            self._entries.clear()  # else it stays as large as it was
         return value
 
     def check_invariants(self) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 
 from ..errors import BadRecipient
 from ..limits import RECIPIENT_BYTES, RECIPIENT_SEGMENTS
+from ..memos import memo
 
 ALL_LISTENERS = "$listeners"
 """The mailbox that every listener reads besides its own: ``POST /push?to=listeners``."""
@@ -122,7 +122,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith("$") or _LISTENER.fullmatch(name) is not None
 
 
-@lru_cache(maxsize=2_048)  # a name of 16 segments has 18 keys, which take up to 10 KB
+@memo(2_048)  # a name of 16 segments has 18 keys, which take up to 10 KB
 def covering(name: str) -> tuple[str, ...]:
     """Return the keys under which readers of this recipient are found: itself, then its patterns.
 

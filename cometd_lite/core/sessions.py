@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -27,12 +26,10 @@ from ..limits import (
     SLOW_CLIENT_BYTES_PER_SECOND,
 )
 from ..sizes import names_size
+from .deadlines import Deadlines
 from .message import Cursor
 
 S = TypeVar("S", bound="Session")
-
-_SPARE = 100
-"""Entries of sessions that have ended, which are not yet worth looking for."""
 
 
 def new_id() -> str:
@@ -83,8 +80,8 @@ class Sessions(Generic[S]):
         self.memory = 0
         """The bytes of all sessions, with the names that they read."""
         self._sessions: dict[str, S] = {}
-        self._expiries: list[tuple[float, str]] = []
-        """A heap with an entry for each session, and some of ended ones; its time is never too late."""
+        self._expiries: Deadlines[str] = Deadlines(lambda _, id: id in self._sessions)  # noqa: A006
+        """A time for each session, which is never too late."""
         self._sending: dict[S, Callable[[], bool]] = {}
         """The sessions whose last answer may be on its way, and what returns whether it still is."""
 
@@ -108,11 +105,7 @@ class Sessions(Generic[S]):
         self._sessions[session.id] = session
         self.memory += size
         session.expires_at = now + session.ttl
-        heappush(self._expiries, (session.expires_at, session.id))
-        if len(self._expiries) > 2 * len(self._sessions) + _SPARE:
-            # Most are of sessions that have ended. Clients that register and leave must not fill the heap.
-            self._expiries = [entry for entry in self._expiries if entry[1] in self._sessions]
-            heapify(self._expiries)
+        self._expiries.add(session.expires_at, session.id)
 
     def change(self, session: S, recipients: tuple[str, ...], *, is_undone: bool = False) -> None:
         """Set what a session reads. Raises ``ServerFull``, unless that undoes another change."""
@@ -201,7 +194,7 @@ class Sessions(Generic[S]):
         for _ in range(SESSIONS_AT_ONCE):
             if not self.is_due(now):
                 break
-            session = self._sessions.get(heappop(self._expiries)[1])
+            session = self._sessions.get(self._expiries.pop())
             if session is None:
                 continue
             if not self._is_over(session, now):
@@ -214,12 +207,13 @@ class Sessions(Generic[S]):
             self.remove(session)
             expired.append(session)
         for entry in later:
-            heappush(self._expiries, entry)
+            self._expiries.add(*entry)
+        self._expiries.tidy(len(self._sessions))
         return expired
 
     def is_due(self, now: float) -> bool:
         """Return whether there are sessions to look at, because their time may be over."""
-        return bool(self._expiries) and self._expiries[0][0] <= now
+        return self._expiries.first <= now
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
@@ -234,10 +228,8 @@ class Sessions(Generic[S]):
         )
         assert all(one.id == id_ for id_, one in sessions.items()), "a session is under its own id"
         assert all(one.used >= 0 for one in sessions.values()), "a session is released as often as it is held"
-        assert expiries[:1] == sorted(expiries)[:1], "the heap begins with its first time"
-        assert sessions.keys() <= due.keys(), "the heap has an entry for each session"
-        assert len(due) == len(expiries), "the heap has one entry for a session"
+        assert len(due) == len(expiries), "one end is noted of a session"
         assert all(one.used or due[id_] <= one.expires_at for id_, one in sessions.items()), (
-            "the entry of a session that is not held is due no later than the session expires"
+            "the end of a session that is not held is noted no later than the session expires"
         )
-        assert len(expiries) <= 2 * self.most + _SPARE, "the heap has few entries of ended sessions"
+        expiries.check_invariants({(due[id_], id_) for id_ in sessions}, self.most)

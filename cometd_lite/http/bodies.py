@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from .. import jsontext
@@ -11,6 +10,7 @@ from .. import limits as bounds
 from ..core.message import JSON_TYPE, Content
 from ..core.recipient import readable
 from ..errors import BadBody, BadRecipient, UnsupportedEncoding
+from ..memos import memo
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 """It sees a client's bytes and is linear in them, as those of ``params`` are."""
@@ -41,7 +41,7 @@ def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:
     return tuple(found) or contents(b"", None)
 
 
-@lru_cache(maxsize=256)  # 0.2 µs in the place of 1.4, of the 31 that a push costs
+@memo(256)  # 0.2 µs in the place of 1.4, of the 31 that a push costs
 def _media_type(content_type: bytes) -> tuple[str, bool]:
     """Return a media type as text, and whether it is NDJSON's."""
     text = content_type.decode("latin-1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from ..core.recipient import has_control_characters
 from ..errors import BadParameter
 from ..limits import PRESENCE_NAME_BYTES
+from ..memos import memo
 
 
 def reader_name(name: str) -> str:
@@ -17,7 +17,7 @@ def reader_name(name: str) -> str:
     return name
 
 
-@lru_cache(maxsize=4_096)  # a reader says its name with each poll
+@memo(4_096)  # a reader says its name with each poll
 def _decoded(name: bytes) -> str:
     try:
         return reader_name(unquote_to_bytes(name.replace(b"+", b" ")).decode())

@@ -33,6 +33,10 @@ IDEMPOTENCY_KEYS = 200_000
 IDEMPOTENCY_SECONDS = 600.0
 """A client that retries does so within minutes."""
 
+RECEIPTS_AT_ONCE = 5_000
+"""Receipts whose time is over that are forgotten in one turn of the reactor, and subjects that are looked at
+for them: 3 ms."""
+
 MESSAGE_DEPTH = 500
 """Levels of arrays and objects in a message's JSON. The parsers of its readers take 512 (PHP) or 1,000
 (Python, Java), a poll's answer adds three, and a reader that cannot parse an answer never gets past it."""
@@ -90,13 +94,9 @@ MAILBOX_OVERHEAD = 400
 NAME_OVERHEAD = 200
 """What a table that forgets the oldest takes for a name besides its text: 150 to 210 measured."""
 
-LOSSES_BYTES = 32 * 1024 * 1024
-"""Names of mailboxes that are no more, and of patterns, with where messages were lost: 130,000 ordinary ones.
-A reader of a name that was forgotten has a gap."""
-
-ACKNOWLEDGED_BYTES = 16 * 1024 * 1024
-"""Patterns, with how far their readers came back: 65,000 ordinary ones. No message of a forgotten one makes
-room until a reader of it comes back."""
+NUMBERS_IN_PART = 512
+"""Names in one part of the tables of what was lost and what the readers of patterns acknowledged, 20 bytes
+each: a name that comes moves as many, in 2 µs."""
 
 SEEN_BYTES = 8 * 1024 * 1024
 """Names, with when a reader of them was here: 30,000 ordinary ones."""
@@ -354,6 +354,10 @@ BAYEUX_BATCH_MESSAGES = 1_000
 BAYEUX_BATCH_BYTES = 1024 * 1024
 """One Bayeux request with all of its messages: CometD's clients put what was published meanwhile into one."""
 
+BAYEUX_BATCH_VALUES = 50_000
+"""Values in one Bayeux request besides the data of its messages, of which none are made: a message has some
+ten. As many arrays, or numbers that no float holds, take 15 ms to read."""
+
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
 
@@ -402,8 +406,17 @@ FAILURES_LOGGED_SECONDS = 60.0
 RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
 
-HEAP_FREED_BYTES = (32 * 1024 * 1024, 128 * 1024 * 1024)
-"""Freed memory from so much to so much is given back to the system, in 10 to 40 ms; more stays for reuse."""
+HEAP_FREED_BYTES = 8 * 1024 * 1024
+"""Freed memory of so much is given back to the system, in 2 ms."""
+
+HEAP_SECONDS = 0.25
+"""How often it is looked for, 20 µs each time. What is freed in so short a time is soon given back."""
+
+MEMO_SECONDS = 60.0
+"""How long it is remembered what functions return: see ``memos``. To fill all of that takes some 20 ms."""
+
+TIDIED_AT_ONCE = 5_000
+"""Entries of a table of times of which it is looked in one turn whether they are out of date, 3 ms."""
 
 SLICE_SECONDS = 0.01
 """Long work goes on for so long in each turn: with a last step of 3 ms a turn stays below 20 ms."""

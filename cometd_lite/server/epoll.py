@@ -16,6 +16,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -47,9 +48,9 @@ _TOGETHER: Final = 64
 _SMALL: Final = 16 * 1024
 """Up to this size, what is written waits until the requests before it in the same turn are served."""
 
-_ROUNDS: Final = 8
-"""How often the epoll is asked in one turn. Under load a turn of the reactor costs as much as a request, but
-timers must not wait for more than some milliseconds."""
+_SECONDS: Final = 0.01
+"""Events are handled for so long in one turn of the reactor. A turn costs as much as a request, but timers
+must not wait for much longer."""
 
 # The numbers of Linux, where the module has none; then there is no Poller either.
 _IN: Final[int] = getattr(select, "EPOLLIN", 0x1)
@@ -145,8 +146,9 @@ class Poller:
         """Handle the events of all sockets."""
         wires, poll = self._wires, self._epoll.poll
         self.is_reading = True
+        until = time.perf_counter() + _SECONDS
         try:
-            for _ in range(_ROUNDS):
+            while time.perf_counter() < until:
                 events = poll(0, _EVENTS)
                 if not events:
                     return

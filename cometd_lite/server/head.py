@@ -134,6 +134,10 @@ class Heads:
             self._known[block] = head
         return head
 
+    def forget(self) -> None:
+        """Forget the blocks that were checked before."""
+        self._known.clear()
+
 
 def without_empty_lines(data: bytes) -> bytes:
     """Return ``data`` without empty lines before a request, which are ignored (RFC 9112 §2.2)."""

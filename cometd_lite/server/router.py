@@ -160,6 +160,11 @@ class Router:
             self._targets.clear()
         self._targets[start] = target
 
+    def forget(self) -> None:
+        """Forget the targets of the lines that came before."""
+        self._targets.clear()
+        self._seen_once.clear()
+
     def parse(self, line: bytes, head: Head) -> tuple[Head, Target, bytes, int]:
         """Return head, target, query and minor version of a request whose line is not known.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
-from .bounds import TICK, Bounds
+from .bounds import OVERDUE_AT_ONCE, TICK, Bounds
 from .epoll import Poller, adoptable
 from .head import Head, Heads, Refused
 from .received import ReceivedTotal
@@ -118,6 +118,8 @@ class Shared:
         self._admitted: dict[ServedConnection, Admitted] = {}
         self._refused: set[ServedConnection] = set()
         self._timer: IDelayedCall | None = None
+        self._overdue: list[ServedConnection] = []
+        """The connections of this tick that are still to do what is due."""
         self._poller: Poller | None = None
 
     @property
@@ -132,6 +134,11 @@ class Shared:
         if self._poller is None:
             self._poller = Poller(transport.reactor, self._unsent)
         return self._poller.adopt(transport, owner)
+
+    def forget(self) -> None:
+        """Forget what is remembered of requests, apart from those of clients that are connected."""
+        self.router.forget()
+        self.heads.forget()
 
     # -- connections
 
@@ -178,13 +185,24 @@ class Shared:
             timer.cancel()
             self.renderer.new_second()
 
+    def _end_overdue(self) -> None:
+        """Let connections do what is due, some in each turn of the reactor: thousands may be due at once."""
+        for _ in range(min(len(self._overdue), OVERDUE_AT_ONCE)):
+            connection = self._overdue.pop()
+            if connection in self.connections and 0 < connection.deadline <= self.tick:
+                connection.overdue()
+        if self._overdue:
+            self.clock.callLater(0, self._end_overdue)
+
     def _pass_time(self) -> None:
         """Advance the time by one tick, and look for overdue connections."""
         self._timer = self.clock.callLater(TICK, self._pass_time)
         self.renderer.new_second()
         self.tick = tick = self.tick + 1
-        for connection in [one for one in self.connections if 0 < one.deadline <= tick]:
-            connection.overdue()
+        is_ending = bool(self._overdue)
+        self._overdue = [one for one in self.connections if 0 < one.deadline <= tick]
+        if not is_ending:
+            self._end_overdue()
         if self._unsent.aborted:
             self.log.warn(
                 "Aborted {aborted} connections with the most unsent bytes: {bound} bytes were unsent in all.",

@@ -68,6 +68,8 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
 because no other clock outlives a process.
 """
 
+NO_MAILBOX = -1
+
 
 class Place(NamedTuple):
     """What is known of a recipient or a pattern besides its messages."""
@@ -77,6 +79,7 @@ class Place(NamedTuple):
     missed: int
     acknowledged: int
     taken: int
+    """``NO_MAILBOX`` where there is none of the name."""
     given_back: str
     """Numbers with blanks between them."""
     leased: int = 0
@@ -159,9 +162,10 @@ class Pushes:
 class Changes:
     """One transaction: the newest number and the floor of losses before its pushes, and what changed.
 
-    ``expired`` are the records of before that time. ``wanted`` is the bytes that pushes need, these or some
-    that were refused before; once written, ``has_room`` says whether there is room for so many. Where there
-    is none the pushes are left out.
+    ``expired`` are the records of before that time. Where ``unacknowledged`` is a number, places without a
+    mailbox are forgotten that have no loss above ``floor``, and no acknowledgement above that number.
+    ``wanted`` is the bytes that pushes need, these or some that were refused before; once written,
+    ``has_room`` says whether there is room for so many. Where there is none the pushes are left out.
     """
 
     sequence: int
@@ -175,6 +179,7 @@ class Changes:
     """The numbers of messages that it still holds, until the file does not."""
     places: list[Place] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    unacknowledged: int | None = None
     leases: list[KeptLease] = field(default_factory=list)
     ended_leases: list[int] = field(default_factory=list)
     records: list[KeptRecord] = field(default_factory=list)
@@ -421,6 +426,9 @@ class Journal:
         if changes.expired is not None:
             connection.execute("DELETE FROM records WHERE expires_at <= ?", (changes.expired,))
         self._put("places", changes.places)
+        if changes.unacknowledged is not None:
+            told = (changes.floor, changes.unacknowledged, NO_MAILBOX)
+            connection.execute("DELETE FROM places WHERE lost <= ? AND acknowledged <= ? AND taken = ?", told)
         self._put("leases", changes.leases)
         self._put("records", [*changes.records, *pushes.receipts])
         for start in range(0, len(pushes.messages), STORE_ROWS_PER_STATEMENT):

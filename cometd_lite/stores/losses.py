@@ -2,66 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Iterable
 
-from ..core.nametable import NameTable
-from ..limits import LOSSES_BYTES
-
-_NOTHING = (0, False)
+from .numbers import PackedNumbers
 
 
 class Losses:
     """Remembers up to where messages were lost, for patterns and for mailboxes that are no more.
 
-    Bounded: beyond ``most`` entries, and ``LOSSES_BYTES``, the oldest is forgotten. A name without an entry
-    then has a gap below the highest number that was forgotten: sometimes one gap too many, never one too few.
-    Only takes, which have no cursor to compare, get no gap for what was forgotten.
+    Bounded: beyond some ``most`` names, losses up to a number, the ``floor``, are forgotten. A name without
+    an entry then has a gap below it: sometimes one gap too many, never one too few. Only takes, which have no
+    cursor to compare, get no gap for what was forgotten.
     """
 
     def __init__(self, most: int) -> None:
         self.floor = 0
-        self.on_forget: Callable[[str], object] | None = None
-        """Called with the name of an entry that had to go."""
-        self._entries: NameTable[tuple[int, bool]] = NameTable(most, LOSSES_BYTES)
+        self._entries = PackedNumbers(most)
+        """Twice the number up to which messages were lost, and one more where a take missed one."""
+
+    @property
+    def forgotten(self) -> int:
+        """How many entries have had to go."""
+        return self._entries.forgotten
 
     def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
         """Note that a message was lost, and whether a take ``missed`` it."""
-        known = self._entries.get(name, _NOTHING)
-        if known is _NOTHING and sequence <= self.floor and not missed:
-            return  # every name without an entry gets a gap
-        for forgotten, (lost, _) in self._entries.set(name, (max(known[0], sequence), missed)):
-            self.floor = max(self.floor, lost)
-            if self.on_forget is not None:
-                self.on_forget(forgotten)
+        lost = max(self.entry(name)[0], sequence)
+        if lost > self.floor:  # else every name without an entry gets a gap
+            self._set(name, lost, missed)
+
+    def _set(self, name: str, sequence: int, missed: bool) -> None:
+        self._entries.set(name, sequence << 1 | missed)
+        self.floor = max(self.floor, self._entries.floor >> 1)
 
     def recall(self, name: str) -> tuple[int, bool]:
         """Return, and forget, what a mailbox that comes to life again must know."""
-        return self._entries.pop(name, (self.floor, False))
+        lost, missed = self.entry(name)
+        self._entries.set(name, 0)
+        return max(lost, self.floor), missed
 
     def miss(self, name: str, sequence: int) -> None:
         """Note that a take gave back a message; where it was lost meanwhile, no take has had it."""
         lost, missed = self.entry(name)
         if sequence <= lost and not missed:
-            self._entries.change(name, (lost, True))
+            self._set(name, lost, True)
 
     def entry(self, name: str) -> tuple[int, bool]:
         """Return what is remembered of a name."""
-        return self._entries.get(name, _NOTHING)
+        known = self._entries.get(name)
+        return (0, False) if known >> 1 <= self.floor else (known >> 1, bool(known & 1))
 
     def since(self, name: str, after: int) -> bool:
         """Return whether a message after a number was lost."""
-        return after < self._entries.get(name, (self.floor, False))[0]
+        return after < max(self._entries.get(name) >> 1, self.floor)
 
     def forgive(self, name: str) -> bool:
         """Return whether a take missed something, and forget it: the next one gets no gap."""
         sequence, missed = self.entry(name)
         if missed:
-            self._entries.change(name, (sequence, False))
+            self._set(name, sequence, False)
         return missed
 
-    def check_invariants(self, mailboxes: Collection[str], last: int) -> None:
+    def check_invariants(self, mailboxes: Iterable[str], last: int) -> None:
         """See ``MemoryStore.check_invariants``; ``last`` is the last number given."""
         self._entries.check_invariants()
-        assert set(self._entries).isdisjoint(mailboxes), "a mailbox knows itself what was lost"
-        lost = [self.floor, *[sequence for sequence, _ in self._entries.values()]]
+        assert not any(name in self._entries for name in mailboxes), "a mailbox knows itself what was lost"
+        lost = [self.floor, *[known >> 1 for known in self._entries.numbers()]]
         assert max(lost) <= last, "no loss is of what comes"

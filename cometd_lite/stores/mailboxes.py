@@ -9,19 +9,19 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from heapq import heappop, heappush
 from itertools import islice
 
+from ..core.deadlines import Deadlines
 from ..core.mailbox import Mailbox
 from ..core.message import COMMON_TYPES, OLDEST, Batch, Cursor, Message, Push
 from ..core.namespaces import MailboxBounds, MostSpecific, Namespaces, own_bounds
-from ..core.nametable import NameTable
 from ..core.recipient import covering, is_pattern
 from ..errors import ServerFull
-from ..limits import ACKNOWLEDGED_BYTES, GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
+from ..limits import GOING_AT_ONCE, MAILBOX_OVERHEAD, MESSAGE_OVERHEAD, Limits
 from ..sizes import text_size
 from .log import Log
 from .losses import Losses
+from .numbers import PackedNumbers
 from .patterns import PatternReads
 from .slices import Slices, Soon, Steps
 
@@ -56,8 +56,8 @@ class Mailboxes:
         self._log = Log()
         self._slices = Slices(soon)
         self._patterns = PatternReads(self._mailboxes, self._log, self._slices, self._has_lost)
-        self._expiries: list[tuple[float, str]] = []
-        """A heap with an entry for the next expiry of each mailbox; some are out of date."""
+        self._expiries: Deadlines[str] = Deadlines(self._expires_at)
+        """The next expiry of each mailbox."""
         self._expiring: float | None = None
         """The time up to which messages go that have expired, while these are more than go in one step."""
         self._reclaimable: OrderedDict[str, None] = OrderedDict()
@@ -68,8 +68,8 @@ class Mailboxes:
         """The recipients of that reader, if it acknowledged, and no message came since: another reader that
         asks the same has everything too. This is 4 % of a fan-out."""
         self._lost = Losses(limits.max_recipients)
-        self._acknowledged: NameTable[int] = NameTable(limits.max_recipients, ACKNOWLEDGED_BYTES)
-        """How far the readers of each pattern came back."""
+        self._acknowledged = PackedNumbers(limits.max_recipients)
+        """How far the readers of each pattern came back; of one that was forgotten, until one does again."""
 
     def use(self, namespaces: Namespaces) -> None:
         self._bounds = namespaces.bounds(self._own_bounds)
@@ -112,7 +112,7 @@ class Mailboxes:
         While that is under way, a request adds no step to it: thousands may come in one turn.
         The mailboxes of ``recipients`` come first: they are to be read, or must not refuse a push.
         """
-        if self._expiries and self._expiries[0][0] <= now:
+        if self._expiries.first <= now:
             if self._expiring is None:
                 self._expiring = now
                 self._slices.run(self._expire_all(now))
@@ -131,7 +131,7 @@ class Mailboxes:
             for mailbox in [self._mailboxes[name] for name in recipients if name in self._mailboxes]:
                 expired = mailbox.expire(self._expiring, GOING_AT_ONCE)
                 if expired and mailbox.messages:
-                    heappush(self._expiries, (mailbox.next_expiry, mailbox.recipient))
+                    self._expiries.add(mailbox.next_expiry, mailbox.recipient)
                 self._lose(mailbox, expired)
 
     def _expire_some(self, now: float) -> bool:
@@ -141,18 +141,22 @@ class Mailboxes:
         """
         expiries = self._expiries
         left = GOING_AT_ONCE
-        while expiries and expiries[0][0] <= now:
+        while expiries.first <= now:
             if left <= 0:
                 return True
-            mailbox = self._mailboxes.get(heappop(expiries)[1])
+            mailbox = self._mailboxes.get(expiries.pop())
             expired = () if mailbox is None else mailbox.expire(now, left)
             left -= max(1, len(expired))  # an entry that is out of date is a look, too
             if mailbox is not None:
                 left -= mailbox.recipient.count("/")
                 self._lose(mailbox, expired)
                 if mailbox.messages:
-                    heappush(expiries, (mailbox.next_expiry, mailbox.recipient))
+                    expiries.add(mailbox.next_expiry, mailbox.recipient)
         return False
+
+    def _expires_at(self, at: float, recipient: str) -> bool:
+        mailbox = self._mailboxes.get(recipient)
+        return mailbox is not None and mailbox.next_expiry == at
 
     def _numbered(self, push: Push, now: float, created_at: float, last: int) -> list[Message]:
         """Return the push's messages with the numbers after ``last``, line by line; nothing is kept yet."""
@@ -223,7 +227,7 @@ class Mailboxes:
                 memory -= sum([cost(old) for _, going in self._excesses(makes_room) for old in going])
             if memory <= 0 and mailboxes <= 0:
                 return
-            if self._expiring is not None and self._expiries and self._expiries[0][0] <= self._expiring:
+            if self._expiring is not None and self._expiries.first <= self._expiring:
                 self._expire_some(self._expiring)
                 continue
             if not self._reclaim(memory, mailboxes):
@@ -262,17 +266,13 @@ class Mailboxes:
                 if mailbox.acknowledged < sequence:
                     mailbox.acknowledged = sequence
                     self._reclaimable[mailbox.recipient] = None
-            elif is_pattern(recipient) and self._acknowledged.get(recipient, 0) < sequence:
-                for forgotten, _ in self._acknowledged.set(recipient, sequence):
-                    self._note(forgotten)
-
-    def _note(self, name: str) -> None:
-        """Note that what is known of a name has changed; for stores that write it down."""
+            elif is_pattern(recipient) and self._acknowledged.get(recipient) < sequence:
+                self._acknowledged.set(recipient, sequence)
 
     def _hear_of_patterns(self, mailbox: Mailbox) -> None:
         """Acknowledge what the readers of patterns that cover the recipient had."""
         if self._acknowledged:
-            came_back = max([self._acknowledged.get(key, 0) for key in covering(mailbox.recipient)])
+            came_back = max(map(self._acknowledged.get, covering(mailbox.recipient)))
             if mailbox.acknowledged < came_back:
                 mailbox.acknowledged = came_back
                 self._reclaimable[mailbox.recipient] = None

@@ -9,7 +9,6 @@ its takes and leases.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heapify, heappush
 from operator import attrgetter
 
 from ..core.leases import Ended
@@ -26,9 +25,6 @@ from .taking import TakenMailboxes
 
 _sequence = attrgetter("sequence")
 
-_STALE = 1_000
-"""The entries of the heap of expiries that may be out of date before it is rebuilt."""
-
 
 class MemoryStore(TakenMailboxes):
     """A ``Store`` of mailboxes in memory; see ``Mailboxes`` for the arguments."""
@@ -36,7 +32,7 @@ class MemoryStore(TakenMailboxes):
     # -- what is pushed
 
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
-        if self._expiries and self._expiries[0][0] <= now:
+        if self._expiries.first <= now:
             self._expire_soon(now, push.recipients)
         message = self._append_one(push, now, created_at)
         if message is not None:
@@ -84,11 +80,7 @@ class MemoryStore(TakenMailboxes):
         expires_first = message.expires_at < mailbox.next_expiry
         mailbox.append(message)
         if expires_first:
-            heappush(self._expiries, (message.expires_at, message.recipient))
-            if len(self._expiries) > 2 * len(self._mailboxes) + _STALE:
-                # Most are of mailboxes that came and went before their time.
-                self._expiries = [(box.next_expiry, box.recipient) for box in self._mailboxes.values()]
-                heapify(self._expiries)
+            self._expiries.add(message.expires_at, mailbox.recipient)
         self._log.add(message)
         self.memory += size
 
@@ -106,7 +98,7 @@ class MemoryStore(TakenMailboxes):
         self, recipients: tuple[str, ...], after: Cursor, limit: int, now: float, acks: bool = True
     ) -> MaybeDeferred[Batch]:
         """See ``Store.read``. It is pending only where a pattern's reader goes through a long log."""
-        if self._expiries and self._expiries[0][0] <= now:
+        if self._expiries.first <= now:
             self._expire_soon(now, recipients)
         batch = self._read_one(recipients, after, acks)
         return self._read(recipients, after, limit, acks) if batch is None else batch
@@ -205,6 +197,7 @@ class MemoryStore(TakenMailboxes):
 
     def expire(self, now: float) -> Ended | None:
         self._expire_soon(now)
+        self._expiries.tidy(len(self._mailboxes))
         return self._leases_over(now)
 
     # -- what is said of it
@@ -262,7 +255,7 @@ class MemoryStore(TakenMailboxes):
 
     def check_invariants(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold. For tests."""
-        mailboxes, log, expiries = self._mailboxes, self._log, self._expiries
+        mailboxes, log = self._mailboxes, self._log
         for name, mailbox in mailboxes.items():
             mailbox.check_invariants()
             assert mailbox.recipient == name, f"{name!r}: a mailbox is under its recipient's name"
@@ -277,17 +270,15 @@ class MemoryStore(TakenMailboxes):
         self._patterns.names.check_invariants()
         assert set(self._patterns.names) == mailboxes.keys(), "the names are those of the mailboxes"
         assert self.memory == self._recounted(), "memory is what a recount comes to"
-        assert expiries[:1] == sorted(expiries)[:1], "the heap of expiries begins with its first time"
-        assert {(one.next_expiry, name) for name, one in mailboxes.items()} <= set(expiries), (
-            "the heap has the next expiry of each mailbox"
-        )
-        most = self.limits.max_recipients
-        assert len(expiries) <= 2 * max(most, len(mailboxes)) + _STALE + 1, "few entries are out of date"
+        due = {(one.next_expiry, name) for name, one in mailboxes.items()}
+        self._expiries.check_invariants(due, max(self.limits.max_recipients, len(mailboxes)))
         assert self._reclaimable.keys() <= mailboxes.keys(), "only mailboxes may be reclaimed"
         acknowledged = self._acknowledged
-        assert all(map(is_pattern, acknowledged)), "a mailbox knows itself what was acknowledged"
+        assert not any(name in acknowledged for name in mailboxes), (
+            "a mailbox knows itself what was acknowledged"
+        )
         acknowledged.check_invariants()
-        assert max(acknowledged.values(), default=0) <= self.sequence, "no acknowledgement is of what comes"
+        assert max(acknowledged.numbers(), default=0) <= self.sequence, "no acknowledgement is of what comes"
         self._lost.check_invariants(mailboxes, self.sequence)
         self._check_leases()
 

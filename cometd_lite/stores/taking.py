@@ -7,10 +7,10 @@ whose time is over ends when its mailbox is taken or leased from, or at the next
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 
+from ..core.deadlines import Deadlines
 from ..core.leases import Ended, LeaseId, Leases, Reservation, Settlement, new_secret
 from ..core.mailbox import Mailbox
 from ..core.message import Batch, Cursor, LeasedMessage, Message
@@ -18,9 +18,6 @@ from ..limits import EXHAUSTED_AT_ONCE, LEASE_OVERHEAD, LEASES_ENDED_AT_ONCE, Li
 from .mailboxes import Mailboxes
 from .patterns import bounded, merged
 from .slices import Soon, Steps
-
-_STALE = 1_000
-"""The entries of the heap of ends that may be out of date before it is rebuilt."""
 
 
 class TakenMailboxes(Mailboxes):
@@ -32,10 +29,9 @@ class TakenMailboxes(Mailboxes):
         super().__init__(limits, overflow=overflow, epoch=epoch, soon=soon)
         self._leased = 0
         """How many messages workers hold."""
-        self._lease_ends: list[tuple[float, str]] = []
-        """A heap with an entry for each mailbox with leases: none ends before it. Some are out of date."""
         self._noted_ends: dict[str, float] = {}
-        """The time of the entry of each mailbox that is not out of date."""
+        """A time for each mailbox with leases: none ends before it."""
+        self._lease_ends: Deadlines[str] = Deadlines(lambda at, name: self._noted_ends.get(name) == at)
         self._is_ending = False
         """Whether leases end in steps that are not all done."""
         self._returned: dict[str, None] = {}
@@ -98,7 +94,7 @@ class TakenMailboxes(Mailboxes):
     ) -> tuple[tuple[Message, ...], bool, bool]:
         """Return what no take has had, whether there is more, and whether something was lost before."""
         self._expire_soon(now, recipients)
-        if self._lease_ends and self._lease_ends[0][0] <= now:
+        if self._lease_ends.first <= now:
             self._end_leases_of(recipients, now)
         gap = False
         heads: list[Sequence[Message]] = []
@@ -123,7 +119,8 @@ class TakenMailboxes(Mailboxes):
 
     def _leases_over(self, now: float) -> Ended | None:
         """End leases whose time is over, in steps; return what is to be done for those that have ended."""
-        if self._lease_ends and self._lease_ends[0][0] <= now and not self._is_ending:
+        self._lease_ends.tidy(len(self._noted_ends))
+        if self._lease_ends.first <= now and not self._is_ending:
             self._slices.run(self._end_all_leases(now))
         if not self._returned and not self._exhausted:
             return None
@@ -141,10 +138,10 @@ class TakenMailboxes(Mailboxes):
     def _end_some_leases(self, now: float) -> bool:
         """End about ``LEASES_ENDED_AT_ONCE`` leases; return whether there are more whose time is over."""
         left = LEASES_ENDED_AT_ONCE
-        while self._lease_ends and self._lease_ends[0][0] <= now:
+        while self._lease_ends.first <= now:
             if left <= 0:
                 return True
-            name = heappop(self._lease_ends)[1]
+            name = self._lease_ends.pop()
             self._noted_ends.pop(name, None)
             mailbox = self._mailboxes.get(name)
             left -= 1 if mailbox is None else 1 + self._end_leases(mailbox, now, left)
@@ -169,14 +166,11 @@ class TakenMailboxes(Mailboxes):
         return len(back) + len(exhausted)
 
     def _note_end(self, name: str, ends_at: float) -> None:
-        """Have an entry in the heap that is no later than the end of a lease."""
+        """Have an entry that is no later than the end of a lease."""
         if ends_at >= self._noted_ends.get(name, inf):
             return
         self._noted_ends[name] = ends_at
-        heappush(self._lease_ends, (ends_at, name))
-        if len(self._lease_ends) > 2 * len(self._noted_ends) + _STALE:
-            self._lease_ends = [(at, name) for name, at in self._noted_ends.items()]
-            heapify(self._lease_ends)
+        self._lease_ends.add(ends_at, name)
 
     # -- exhausted messages
 
@@ -232,16 +226,14 @@ class TakenMailboxes(Mailboxes):
 
     def _check_leases(self) -> None:
         """Raise ``AssertionError`` with the invariant that does not hold."""
-        mailboxes, ends, noted = self._mailboxes, self._lease_ends, self._noted_ends
+        mailboxes, noted = self._mailboxes, self._noted_ends
         boxes = {name: box.leases for name, box in mailboxes.items() if box.leases is not None}
         assert self._leased == sum([leases.held for leases in boxes.values()]), "held leases are counted"
-        assert ends[:1] == sorted(ends)[:1], "the heap of ends begins with its first time"
         for name, leases in boxes.items():
             held = [one.ends_at for one in leases.reservations.values() if one.state == "held"]
             assert noted.get(name, inf) <= min(held, default=inf), f"{name!r}: no lease ends before its entry"
-        assert {(at, name) for name, at in noted.items()} <= set(ends), "each noted end has its entry"
+        self._lease_ends.check_invariants({(at, name) for name, at in noted.items()}, len(mailboxes))
         assert noted.keys() | self._returned.keys() <= mailboxes.keys(), "ends are those of mailboxes"
-        assert len(ends) <= 2 * len(mailboxes) + _STALE + 1, "few entries are out of date"
         assert self._exhausted.keys() == {name for name, leases in boxes.items() if leases.exhausted}, (
             "those are listed that have exhausted messages"
         )

@@ -22,7 +22,7 @@ from ..core.recipient import covering, is_pattern
 from ..deferreds import MaybeDeferred, ShieldedDeferred
 from ..errors import MailboxFull
 from ..limits import LEASE_SECONDS, Limits
-from .journal import RELEASED, Changes, Kept, KeptLease, KeptRecord, Place
+from .journal import NO_MAILBOX, RELEASED, Changes, Kept, KeptLease, KeptRecord, Place
 from .mailboxes import cost
 from .memory import MemoryStore
 from .slices import Soon, Steps
@@ -90,14 +90,15 @@ class TrackedMailboxes(MemoryStore):
         """How many names, numbers and leases ``changes`` has handed out, in their order."""
         self._made_soon: dict[str, str] = {}
         """Those of them that have no mailbox yet, each by itself."""
-        self._lost.on_forget = self._note
+        self._forgotten = 0
+        """How many losses and acknowledgements had been forgotten when the file was last told."""
 
     # -- what comes
 
     def accept(self, push: Push, now: float, created_at: float) -> PendingPush:
         """Give a push its numbers and hold room for it. Raises ``MailboxFull`` or ``ServerFull``."""
         recipients = push.recipients
-        if self._expiries and self._expiries[0][0] <= now:
+        if self._expiries.first <= now:
             self._expire_soon(now, recipients)
         size = sum([len(content.body) for content in push.contents])
         messages = self._fitting(push, size, now, created_at)
@@ -274,6 +275,10 @@ class TrackedMailboxes(MemoryStore):
         ``offset`` is what makes this process's times seconds since 1970.
         """
         changes = Changes(self.sequence, self._lost.floor)
+        forgotten = self._lost.forgotten + self._acknowledged.forgotten
+        if forgotten - self._forgotten > self.limits.max_recipients // 8:
+            # Seldom, because all places are looked at.
+            self._forgotten, changes.unacknowledged = forgotten, self._acknowledged.floor
         for name in list(islice(self.changed, most)):
             del self.changed[name]
             self._handed_out[0] += 1
@@ -344,8 +349,8 @@ class TrackedMailboxes(MemoryStore):
             places = (mailbox.lost, mailbox.missed, mailbox.acknowledged, mailbox.taken)
             place = Place(name, *places, back, leased)
         else:
-            place = Place(name, *self._lost.entry(name), self._acknowledged.get(name, 0), 0, "")
-        return place if any(place[1:]) else None
+            place = Place(name, *self._lost.entry(name), self._acknowledged.get(name), NO_MAILBOX, "")
+        return place if any(place[1:4]) or place.taken > 0 or place.leased else None
 
     def _note(self, name: str) -> None:
         self.changed[name] = None
@@ -366,7 +371,7 @@ class TrackedMailboxes(MemoryStore):
         """Note a recipient or pattern whose reader came back with more than any before."""
         if after.epoch == self.epoch and after.sequence <= self.sequence:
             mailbox = self._mailboxes.get(name)
-            before = self._acknowledged.get(name, 0) if mailbox is None else mailbox.acknowledged
+            before = self._acknowledged.get(name) if mailbox is None else mailbox.acknowledged
             if before < after.sequence and (mailbox is not None or is_pattern(name)):
                 self._note(name)
 
@@ -454,9 +459,11 @@ class TrackedMailboxes(MemoryStore):
 
     def _restore_place(self, place: Place, torn: int) -> None:
         mailbox = self._mailboxes.get(place.name)
+        if (mailbox is None) != (place.taken == NO_MAILBOX):
+            self._note(place.name)  # it came or went after its place was written
         if mailbox is not None:
             mailbox.lost, mailbox.missed = max(place.lost, torn), bool(place.missed)
-            mailbox.acknowledged, mailbox.taken = place.acknowledged, place.taken
+            mailbox.acknowledged, mailbox.taken = place.acknowledged, max(0, place.taken)
             mailbox.given_back = set(map(int, place.given_back.split())) or frozenset()
             if place.leased:
                 mailbox.leases = self._new_leases(mailbox.recipient)
@@ -465,8 +472,7 @@ class TrackedMailboxes(MemoryStore):
         if place.lost or place.missed:
             self._lost.note(place.name, max(place.lost, torn), missed=bool(place.missed))
         if place.acknowledged:
-            for forgotten, _ in self._acknowledged.set(place.name, place.acknowledged):
-                self._note(forgotten)
+            self._acknowledged.set(place.name, place.acknowledged)
 
     def _restore_lease(self, lease: KeptLease, offset: float, now: float) -> None:
         mailbox = self._mailboxes.get(lease.name)

@@ -222,6 +222,35 @@ def test_listeners_that_expire_at_one_moment_hold_up_no_request(server: Program,
         eventually(lambda: b"cometd_lite_listeners 0.0" in server.get("/metrics").body, "they expire")
 
 
+def test_many_clients_that_leave_at_once_hold_up_no_request(server: Program, waits: Waits) -> None:
+    for _ in range(RUNS):
+        crowd = Clients(server)
+        for number in range(4_000):
+            crowd.send(request("GET", f"/poll/leaving{number}?after=now&wait=60&rcpt=a&rcpt=b"))
+        server.get("/healthz")
+        with waits.measured():
+            with server.frozen():
+                crowd.leave()
+            eventually(lambda: server.waiting("a") == 0, "all have left")
+
+
+def test_mailboxes_that_come_and_go_hold_up_no_request(server: Program, waits: Waits) -> None:
+    # What was to expire, and was deleted before, is cleared away: of 100,000 mailboxes that took 40 ms.
+    count = 50_000
+    pipeline = Pipeline(server)
+    assert set(pipeline.ask(request("POST", f"/push/stays/{number}", "x") for number in range(count))) == {
+        202
+    }
+    with waits.measured():
+        for run in range(3):
+            names = [f"goes/{number}" for number in range(run * count, run * count + 40_000)]
+            assert set(pipeline.ask(request("POST", f"/push/{name}", "x") for name in names)) == {202}
+            assert set(pipeline.ask(request("DELETE", f"/recipients/{name}") for name in names)) == {204}
+        listed = server.get("/recipients?prefix=stays/&limit=1000")
+        assert len(listed.json["recipients"]) == 1_000
+    pipeline.ask(request("DELETE", f"/recipients/stays/{number}") for number in range(count))
+
+
 LINES_OF_ALL = [
     ("GET", "/poll/x?wait=0&after=now"),
     ("POST", "/push/x"),
@@ -273,6 +302,12 @@ def test_the_worst_heads_and_bodies_hold_up_no_request(server: Program, waits: W
         *(
             request("POST", "/cometd", f"[{','.join([element] * (1_000_000 // len(element)))}]", JSON)
             for element in ("1e9999", "1", "{}", "[]")
+        ),
+        *(
+            request("POST", "/cometd", f'[{{"channel":"/a","{field}":[{values}]}}]', JSON)
+            for field in ("ext", "data")
+            for value in ("1e9999", "1", "{}", "[]", '"\\ud83d"', '"\\ud83d\\ude00"', "1" * 4_000)
+            for values in (",".join([value] * (1_000_000 // (len(value) + 1))),)
         ),
         *(
             request("GET", f"{target}?wait=0&{query}")
