@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, takewhile
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -299,17 +299,17 @@ class Wakes:
     def look_for_lost(self, now: float) -> None:
         """Look again where Redis holds more than this process was notified of: a publication may be lost.
 
-        To be called every second. A round takes the keys of this moment in equal parts.
+        To be called every second. A round asks for the keys of this moment, some at a time.
         """
         if not self._unchecked and now >= self._checks_at:
             self._checks_at = now + REDIS_CHECK_SECONDS
             self._unchecked = list(self._standing)
-        count = ceil(len(self._unchecked) / max(1.0, self._checks_at - now))
-        left = max(0, len(self._unchecked) - min(count, REDIS_CHECKED_AT_ONCE))
-        keys = [
-            key for key in self._unchecked[left:] if self.readers is not None and self.readers.waiting(key)
-        ]
-        del self._unchecked[left:]
+        asked, self._unchecked = (
+            self._unchecked[:REDIS_CHECKED_AT_ONCE],
+            self._unchecked[REDIS_CHECKED_AT_ONCE:],
+        )
+        readers = self.readers
+        keys = [] if readers is None else [key for key in asked if readers.waiting(key)]
         if keys:
             windows = [self._standing.get(key) for key in keys]
             self._link.run(now, "newest", keys).addCallbacks(self._checked, unheard, (keys, windows))
