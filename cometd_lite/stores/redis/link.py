@@ -376,10 +376,9 @@ class RedisLink:
             self._hear(said)
 
     def _hear(self, said: bytes) -> None:
-        """Take in what Redis has said of writes: ``ok``, or an error."""
+        """Take in what Redis has said of writes: an error, or ``ok`` after one."""
         if said == b"ok":
-            if self.refusal:
-                self._takes_pushes()
+            self._takes_pushes()
             return
         text = _said(said)
         code = text.partition(" ")[0]
