@@ -97,11 +97,10 @@ class Comet:
 
     Hooks: ``authorize`` is asked, for each recipient, whether a request over HTTP may ``push``, ``poll`` or
     ``manage`` it; it returns whether, or a Deferred of that, and is asked besides ``tokens`` and the
-    application. ``on_push`` is called with each message that this process has accepted; ``on_park`` with
-    what a reader names that is held from now on, and ``on_leave`` with those of one
-    that is held no longer: it was answered, its wait was over, or its client has disconnected. These three
-    are called a moment later, in order; they may return a Deferred or a coroutine, which is not waited for.
-    A failure is logged.
+    application. ``on_push`` is called with each message that this process has accepted. ``on_park`` is called
+    with the recipients of a reader when its wait begins, and ``on_leave`` when it ends: the reader was
+    answered, its time was over, or its client has disconnected. These three are called a moment later, in
+    order; they may return a Deferred or a coroutine, which is not waited for. A failure is logged.
     """
 
     def __init__(

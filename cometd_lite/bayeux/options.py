@@ -16,7 +16,7 @@ class BayeuxOptions:
     interval: int = 0
     """Clients wait this long between two connects. aiocometd takes it for seconds, so 0 is best."""
     max_interval: float = 10.0
-    """A session that does not connect again for this long after an answer has ended."""
+    """A session ends where it does not connect again for this long after an answer."""
     anonymous_publish: bool = False
     """Whether a client may publish without a handshake ("Unconnected operation")."""
     bind_browser: bool = False

@@ -63,9 +63,9 @@ def stored(name: str) -> str:
 
 
 def plain(name: str) -> str:
-    """Return the recipient of whose messages, or of whose readers, a name of the server's own is.
+    """Return the recipient that a name of the server's own is about: ``jobs`` for ``$dead/jobs``.
 
-    That is the name itself for any other. Who may read the one may read the other.
+    For any other name it is the name itself. A client that may read the one may read the other.
     """
     if name.startswith(READABLE):
         return name[name.index("/") + 1 :]

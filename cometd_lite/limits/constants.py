@@ -126,7 +126,7 @@ PRESENCE_NAME_BYTES = 64
 """A reader's own name is a nickname or an id, which is shown to all other readers of the recipient."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. Where there are more, single joins and leaves are not announced."""
+"""Names that are listed of one recipient. Of more, joins and leaves are not announced: each goes to all."""
 
 PRESENCE_COUNT_SECONDS = 1.0
 """Then the count of readers is published no more often than this."""
@@ -279,7 +279,7 @@ EVENT_POST_SECONDS = 15.0
 """An application has so long to take events: the Standard Webhooks ask for 15 to 30 s."""
 
 EVENT_PAUSE_SECONDS = (1.0, 60.0)
-"""The first pause after an attempt that failed, and the longest: an application that is back gets it soon."""
+"""The first pause after an attempt that failed, and the longest: one that is back gets its events soon."""
 
 POSTING_CLAIM_SECONDS = 15.0
 """Another process of a cluster posts the events this long after the one that did has ended."""
@@ -303,7 +303,7 @@ UNREAD_GHOST_SECONDS = 2.0
 """A reader that left so soon after a push, and has not come back, may never have got the message."""
 
 UNREAD_REPORTED_SECONDS = 86_400.0
-"""An absence in a cluster is announced again after this time: by then its messages have expired."""
+"""A cluster announces an absence again after this time: messages that are kept for a day have expired."""
 
 UNREAD_HERE_SECONDS = 60.0
 """A reader that polls says no more often than this that it is there: each time costs Redis a command."""
@@ -371,7 +371,7 @@ BAYEUX_SOCKET_BACKLOG_BYTES = 8 * 1024 * 1024
 """And all of those texts together, or one of the largest."""
 
 BAYEUX_SOCKET_SILENT_SECONDS = 30.0
-"""A Bayeux socket without a session by then is closed: Faye opens its socket before it shakes hands."""
+"""A Bayeux socket without a session by then is closed. Faye opens it first, and networks may be slow."""
 
 BAYEUX_CALLBACK_BYTES = 128
 """The name of a JSONP callback: libraries' own have some forty letters."""
