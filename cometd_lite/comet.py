@@ -288,9 +288,9 @@ class Comet:
         return RoutesResource(self.routes, self.proxies or None)
 
     def beside(self, application: WSGIApplication, path: str = "comet") -> Beside:
-        """Return a site's root: the HTTP interface below a path, of one segment, and everywhere else Django.
+        """Return a site's root: the HTTP interface below a path of one segment, and an application elsewhere.
 
-        Or whatever the WSGI ``application`` is. It runs in the reactor's threads; from there
+        The WSGI ``application``, as of Flask or Django, runs in the reactor's threads; from there
         ``twisted.internet.threads.blockingCallFromThread(reactor, comet.push, "bob", "hi")`` pushes. Raises
         ``ValueError`` for a path of none or several segments.
         """

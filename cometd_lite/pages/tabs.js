@@ -52,7 +52,7 @@ const LEADER_SILENCE = 5_000;
 /** A page asks this often whether the leader is there. */
 const PING = 1_000;
 
-/** A page that a worker has not heard from for this long has ended; timers of hidden pages run once a minute. */
+/** A page that a worker has received nothing from for this long has ended; timers of hidden pages run once a minute. */
 const PAGE_SILENCE = 150_000;
 
 /** Events that a member may leave unread; beyond, it asks the server when it comes to them. */
@@ -166,7 +166,7 @@ class Group {
     this.#shared = shared;
     this.#token = token;
     this.#channel = new BroadcastChannel(shared.name);
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
+    this.#channel.onmessage = ({ data }) => this.#receive(data);
     this.#pinging = setInterval(() => this.#ping(), PING);
     if (hasLocks()) {
       // The leader knows that this page has ended when it is granted this lock: this page has to be first.
@@ -261,7 +261,7 @@ class Group {
 
   /** Say something to the leader, wherever it is. @param {any} data */
   #say(data) {
-    if (this.#leader) this.#leader.hear(data);
+    if (this.#leader) this.#leader.receive(data);
     else this.#channel.postMessage(data);
   }
 
@@ -269,14 +269,14 @@ class Group {
   #send(data) {
     if (this.#ended) return;
     this.#channel.postMessage(data);
-    this.#hear(data);
+    this.#receive(data);
   }
 
   /** @param {any} data */
-  #hear(data) {
+  #receive(data) {
     const { kind, member } = data;
     if (FOR_LEADERS.has(kind)) {
-      this.#leader?.hear(data);
+      this.#leader?.receive(data);
       return;
     }
     this.#askedAt = undefined;
@@ -342,7 +342,7 @@ class Leader {
   }
 
   /** @param {any} data */
-  hear({ kind, member, page, recipients }) {
+  receive({ kind, member, page, recipients }) {
     if (page && page !== this.#page) this.#know(page);
     if (kind === "ping") this.#send({ kind: "pong" });
     else if (kind === "drop") {
@@ -518,7 +518,7 @@ function serve() {
         if (data.kind === "token") {
           asked.get(data.id)?.(data.token);
           asked.delete(data.id);
-        } else if (FOR_LEADERS.has(data.kind)) led.hear(data);
+        } else if (FOR_LEADERS.has(data.kind)) led.receive(data);
       };
       led.begin();
     };
