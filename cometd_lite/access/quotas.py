@@ -140,15 +140,8 @@ class Clients:
         self.connections = limits.client_connections or max(
             1, round(limits.max_connections * CLIENT_CONNECTIONS_SHARE)
         )
-        self.counts_requests = any(
-            bound is not None
-            for bound in (
-                limits.client_parked,
-                limits.client_pushes,
-                limits.client_bytes,
-                limits.client_registrations,
-            )
-        )
+        given = (limits.client_parked, limits.client_pushes, limits.client_bytes, limits.client_registrations)
+        self.counts_requests = any(bound is not None for bound in given)
         """Whether there is more to count than connections."""
         self._trusted = trusted
         self._holding: dict[str, ClientUsage] = {}
