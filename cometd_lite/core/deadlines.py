@@ -24,7 +24,7 @@ _STALE = 100
 
 
 class Deadlines(Generic[K]):
-    """Keys by times; a key may have several. ``is_current`` tells whether the entry is not out of date.
+    """Keys by times; a key may have several. ``is_current`` returns whether an entry is not out of date.
 
     ``first`` is the earliest time, infinite where there is none.
     """

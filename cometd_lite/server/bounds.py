@@ -13,7 +13,7 @@ TICK = 1.0
 each request costs 2 µs."""
 
 OVERDUE_AT_ONCE = 200
-"""The overdue connections that end, or are told why, in one turn of the reactor: some 5 ms."""
+"""The overdue connections that end, or are answered why, in one turn of the reactor: some 5 ms."""
 
 
 @dataclass(frozen=True, slots=True)

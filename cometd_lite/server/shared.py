@@ -187,12 +187,12 @@ class Shared:
 
     def _end_overdue(self) -> None:
         """Let connections do what is due, some in each turn of the reactor: thousands may be due at once."""
-        for _ in range(min(len(self._overdue), OVERDUE_AT_ONCE)):
-            connection = self._overdue.pop()
+        some, self._overdue = self._overdue[:OVERDUE_AT_ONCE], self._overdue[OVERDUE_AT_ONCE:]
+        if self._overdue:
+            self.clock.callLater(0, self._end_overdue)  # before one of these fails, which is due again then
+        for connection in some:
             if connection in self.connections and 0 < connection.deadline <= self.tick:
                 connection.overdue()
-        if self._overdue:
-            self.clock.callLater(0, self._end_overdue)
 
     def _pass_time(self) -> None:
         """Advance the time by one tick, and look for overdue connections."""

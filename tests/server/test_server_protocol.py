@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
@@ -339,6 +341,23 @@ def test_a_head_that_begins_late_has_its_time():
     served.ask(head())
     served.ticks(70).send(b"GET / HTTP/1.1\r\n").ticks(15)
     assert served.ask(b"Host: x\r\n\r\n").body == b"root"
+
+
+def test_a_fault_at_the_end_of_one_overdue_connection_leaves_their_ends_to_the_others():
+    faults = [ZeroDivisionError()]
+
+    def fail_once(_: Request) -> None:
+        if faults:
+            raise faults.pop()
+
+    served = Served(on_answer=fail_once)
+    connections = [served.connect().send(b"GET / HTTP/1.1\r\n").transport for _ in range(3)]
+    for _ in range(30):
+        with contextlib.suppress(ZeroDivisionError):
+            served.clock.advance(1.0)
+    assert faults == []
+    assert all(transport.value().startswith(b"HTTP/1.1 408 ") for transport in connections)
+    assert all(transport.disconnecting or transport.disconnected for transport in connections)
 
 
 def test_a_body_that_stops_is_not_waited_for():
