@@ -7,7 +7,7 @@ agree on what JSON is:
 - A number has any size. One that is too large for Python's float is a ``Decimal``.
 - An escaped surrogate without its other half, which RFC 8259 §8.2 leaves open, is read as U+FFFD.
 - Arrays and objects are nested up to a bound. msgspec counts their levels against the interpreter's limit on
-  recursion, and so depends on its caller's stack; therefore the levels are counted where it gives up.
+  recursion, and so depends on its caller's stack; therefore the levels are counted before.
 
 Each raises ``ValueError`` for a text or a value that it refuses, with the end of a sentence that says why.
 """
@@ -30,9 +30,6 @@ from .limits import JSON_DEPTH, MESSAGE_DEPTH
 
 T = TypeVar("T")
 
-_SPACE = re.compile(r"[ \t\n\r]*").match
-_scan = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
-"""It reads one value from a place on, and makes no number of what may have a million digits."""
 _ANYTHING: Decoder[Any] = Decoder()
 _KEPT = Decoder(Raw)
 _encode = Encoder(decimal_format="number").encode
@@ -59,10 +56,9 @@ def decode(text: bytes, decoder: Decoder[T]) -> T:
     # msgspec does not look at the bytes of what it skips or returns as Raw; decode does.
     if "\\u" in text.decode():
         text = _without_lone_surrogates(text)
-    try:
-        return _read(decoder, text)
-    except RecursionError:
+    if len(text) > MESSAGE_DEPTH:
         return _read_deep(decoder, text)
+    return _read(decoder, text)
 
 
 def kept(raw: Raw) -> bytes:
@@ -79,33 +75,8 @@ def check(text: bytes) -> bytes:
         text = _without_lone_surrogates(text)
     if len(text) > MESSAGE_DEPTH:
         _levels(text, MESSAGE_DEPTH)
-    try:
-        _read(_KEPT, text)
-    except RecursionError:
-        _read_deep(_KEPT, text)
+    _read(_KEPT, text)
     return text
-
-
-def has_more_elements(text: bytes, most: int) -> bool:
-    """Return whether a text begins as an array of more than ``most`` elements; look at no more of them."""
-    words = text.decode()
-    at = _after_space(words, 0)
-    if words[at : at + 1] != "[":
-        return False
-    count = 0
-    try:
-        while count < most and words[at] in "[,":
-            _, at = _scan(words, _after_space(words, at + 1))
-            at = _after_space(words, at)
-            count += 1
-        return words[at] == ","
-    except (ValueError, RecursionError, IndexError):
-        return False  # it is no JSON, or nested deeply; that is for those who read it
-
-
-def _after_space(words: str, at: int) -> int:
-    space = _SPACE(words, at)
-    return at if space is None else space.end()
 
 
 def dumps(value: Any) -> bytes:
@@ -125,6 +96,8 @@ def _read(decoder: Decoder[T], text: bytes) -> T:
     except DecodeError as error:
         if decoder is not _ANYTHING or not isinstance(error, ValidationError):
             raise type(error)(str(error).removeprefix("JSON is malformed: ")) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     # Of all that may be in JSON, only a large number is no value to msgspec.
     return json.loads(  # type: ignore[no-any-return]  # T is Any
         text.decode(), parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant
@@ -132,14 +105,14 @@ def _read(decoder: Decoder[T], text: bytes) -> T:
 
 
 def _read_deep(decoder: Decoder[T], text: bytes) -> T:
-    """Read a text that is nested more deeply than the interpreter lets msgspec go."""
+    """Read a text that may be nested more deeply than the interpreter lets msgspec go."""
     levels = _levels(text, JSON_DEPTH)
+    if levels <= MESSAGE_DEPTH:
+        return _read(decoder, text)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + levels)
     try:
         return _read(decoder, text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     finally:
         sys.setrecursionlimit(limit)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct, ValidationError
 from msgspec.json import Decoder
 
-from cometd_lite.jsontext import check, decode, dumps, has_more_elements, kept, parse
+from cometd_lite.jsontext import check, decode, dumps, kept, parse
 from cometd_lite.limits import JSON_DEPTH, MESSAGE_DEPTH
 
 values = st.recursive(
@@ -210,19 +210,3 @@ def test_what_a_decoder_does_not_take_is_told_apart_from_what_is_no_json() -> No
     with pytest.raises(ValueError, match="truncated") as caught:
         decode(b"[1", Decoder(list[int]))
     assert not isinstance(caught.value, ValidationError)
-
-
-@pytest.mark.parametrize("element", ["1", "1e9999", "{}", "[]", '{"a": [1, 2]}', '"a,b"'])
-@pytest.mark.parametrize("between", [",", " ,\n "])
-def test_whether_an_array_has_more_elements_is_told_by_its_beginning(element: str, between: str) -> None:
-    for count in (1, 2, 3):
-        text = f" [ {between.join([element] * count)} ] ".encode()
-        assert has_more_elements(text, 2) == (count > 2)
-    assert has_more_elements(f"[{between.join([element] * 3)}, nothing".encode(), 2)
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"[", b"[]", b"{}", b"1", b'"[1,2,3]"', b"[,,,]", b"[1 2 3", b"[" * 100_000]
-)
-def test_what_is_no_array_has_no_elements(text: bytes) -> None:
-    assert not has_more_elements(text, 2)

@@ -54,10 +54,6 @@ class NameTable(Generic[V]):
             forgotten.append(oldest)
         return forgotten
 
-    def change(self, name: str, value: V) -> None:
-        """Set the value of a name that is there, and leave it in its order."""
-        self._entries[name] = value
-
     def pop(self, name: str, default: V) -> V:
         """Take a name out, and return its value."""
         value = self._entries.pop(name, None)
