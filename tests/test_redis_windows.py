@@ -198,14 +198,15 @@ def test_what_is_not_kept_is_told_to_those_only_who_wait(cluster: Cluster) -> No
 
 
 def test_after_a_reconnect_nothing_is_known_until_the_next_read(cluster: Cluster) -> None:
-    _, there = cluster.join(), cluster.join()
+    here, there = cluster.join(), cluster.join()
     place = stored(cluster, there, "a", after=NOW).cursor
     poll = cluster.begin(there.poll(("a",), place, 100.0))
     assert recent(there, "a", after=place) is not None
     cluster.wires.wires[1].abortConnection()
     assert recent(there, "a", after=place) is None
-    cluster.push(0, "a", "1")
+    pushed = cluster.begin(here.push(push("a", body="1")))
     cluster.find_again()
+    assert pushed.value.id  # later, where Redis had not yet seen the end of the connection
     assert data(poll.value) == ["1"]
 
 
