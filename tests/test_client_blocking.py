@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from threading import Thread
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
 
-from cometd_lite.client.blocking import BlockingLoop
+from cometd_lite.client.blocking import BlockingConnection, BlockingLoop
 
 
 def test_ctrl_c_while_a_request_begins_is_raised_and_cancels_it() -> None:
@@ -42,4 +45,28 @@ def test_ctrl_c_during_a_callback_is_raised_where_the_loop_was_called() -> None:
         loop.run(begin)
     assert called == ["to its end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    loop.close()
+
+
+def test_a_connection_that_another_one_closes_as_both_have_input_is_not_waited_for() -> None:
+    loop = BlockingLoop()
+    pairs = [socket.socketpair() for _ in range(2)]
+    connections: list[BlockingConnection] = []
+    arrived: Deferred[bytes] = Deferred()
+
+    class ClosesOther(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            connections[1].loseConnection()
+            arrived.callback(data)
+
+    for (near, far), protocol in zip(pairs, (ClosesOther(), Protocol()), strict=True):
+        connections.append(BlockingConnection(loop, near, protocol))
+        far.send(b"x")
+    found: list[bytes] = []
+    thread = Thread(target=lambda: found.append(loop.run(lambda: arrived)), daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert found == [b"x"]
+    for _, far in pairs:
+        far.close()
     loop.close()

@@ -122,10 +122,10 @@ class BlockingLoop:
     def _act(self, ready: list[tuple[int, int]], calls: Sequence[IDelayedCall]) -> bool:
         # What has arrived comes before what is due: the program may have taken a while since the last turn.
         for descriptor, _ in ready:
-            if descriptor in self.connections:
-                self.connections[descriptor].read()
-            else:
+            if descriptor == self._awakened.fileno():
                 self._awakened.recv(READ_BYTES)
+            elif descriptor in self.connections:  # else one before it has closed it
+                self.connections[descriptor].read()
         due = bool(calls) and calls[0].getTime() <= time.monotonic()
         self.clock.advance(0)
         return due or bool(ready)

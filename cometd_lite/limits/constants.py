@@ -126,7 +126,7 @@ PRESENCE_NAME_BYTES = 64
 """A reader's own name is a nickname or an id, which is shown to all other readers of the recipient."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. Of more, joins and leaves are not announced: each goes to all."""
+"""Names that are listed of one recipient. With more, a join or leave is not published: it goes to all."""
 
 PRESENCE_COUNT_SECONDS = 1.0
 """Then the count of readers is published no more often than this."""
