@@ -18,9 +18,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..core.parked import ParkedReader
-from ..core.recipient import below, lists, plain, reaches
+from ..core.recipient import READABLE, below, lists, plain, reaches
 from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
+from ..limits import TOKEN_BYTES, TOKENS_KNOWN
+from ..memos import memo
 from .application import Allowance, Authorizer
 from .asker import Asker
 from .grants import EVERYTHING, Action, Grant
@@ -175,7 +177,8 @@ class Policy:
         grant = EVERYTHING
         if self.tokens is None and self.application is None and self.authorize is None:
             return grant if self.clients is None else self._count_and_judge(grant, exchange, action, names)
-        names = tuple(dict.fromkeys(map(plain, names)))
+        if len(names) != 1 or names[0].startswith(READABLE):
+            names = tuple(dict.fromkeys(map(plain, names)))
         if self.tokens is not None:
             try:
                 grant = self.tokens.grant(_token(exchange, schemes))
@@ -382,11 +385,23 @@ class Rights:
         return self._policy.time_left(grant)
 
 
+def _token_of(authorization: bytes, schemes: frozenset[bytes]) -> str:
+    """Return the token of an Authorization field by one of the schemes, empty where it has none."""
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() in schemes else ""
+
+
+_named_token = memo(TOKENS_KNOWN)(_token_of)
+"""The same, remembered: a reader sends the same field with each poll."""
+
+
 def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:
     """Return the request's token. Raises ``Unauthorized`` where it brings none."""
-    scheme, _, token = (exchange.head.get(b"authorization") or b"").partition(b" ")
-    if scheme.lower() in schemes and token.strip():
-        return token.strip().decode("latin-1")
+    field = exchange.head.get(b"authorization")
+    if field is not None:
+        token = (_named_token if len(field) <= TOKEN_BYTES else _token_of)(field, schemes)
+        if token:
+            return token
     given = [value for name, _, value in _parameters(exchange.query) if name == b"token"]
     if len(given) > 1:
         raise BadParameter("token is given once.")

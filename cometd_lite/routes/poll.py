@@ -43,7 +43,8 @@ def _poll(
     name = None if routes.presence is None else routes.policy.reader_name(grant, own)
     wait = asked.wait
     if grant is not EVERYTHING:
-        wait = min(wait, routes.policy.time_left(grant))
+        if grant.expires_at is not None:
+            wait = min(wait, routes.policy.time_left(grant))
         if wait > 0:
             grant.check_room()
     present = responses.of_plain_poll if asked.is_plain else _presenter(routes, exchange, asked)

@@ -54,6 +54,7 @@ class Head:
     """
 
     __slots__ = (
+        "_authorization",
         "_values",
         "block",
         "chunked",
@@ -86,6 +87,8 @@ class Head:
         self.memo: Any = None
         """What the application parsed from the fields; it is the application's alone."""
         self._values: dict[bytes, bytes] | None = None
+        self._authorization: bytes | None = None
+        """The value of Authorization, once fields were read: each poll with a token asks for it again."""
 
     def fields(self) -> list[tuple[bytes, bytes]]:
         """Return all fields in order: names in lower case, values without the space around them."""
@@ -99,10 +102,13 @@ class Head:
         """
         values = self._values
         if values is None:
+            if name == b"authorization" and self._authorization is not None:
+                return self._authorization
             values = self._values = {}
             for field, value in self.fields():
                 separator = b"; " if field == b"cookie" else b", "  # RFC 6265 §4.2.1
                 values[field] = values[field] + separator + value if field in values else value
+            self._authorization = values.get(b"authorization")
         return values.get(name)
 
     def forget(self) -> None:
