@@ -72,7 +72,7 @@ local function expire(box)  -- rare
   end
 end
 
--- Let go of what is in a mailbox and whose time is over.
+-- Drop the messages of a mailbox that have expired, and end its leases whose time is over.
 local function end_times(box)  -- rare
   if box.expiry <= now then expire(box) end
   if box.ends ~= 0 and box.ends <= now and box.alive then end_leases(box) end
@@ -87,7 +87,7 @@ local function box_of(name)  -- rare
   return boxes[name]
 end
 
--- Tell windows.py of what was dropped and not followed by a push.
+-- Publish that messages were dropped, where no push does so (see windows.py).
 local function tell_dropped(box)  -- rare
   if may_write() then
     call('PUBLISH', prefix .. 'wake:' .. box.name,
@@ -96,7 +96,7 @@ local function tell_dropped(box)  -- rare
   end
 end
 
--- Write so many pairs of keys and values. Where nothing was written yet, Redis may refuse it for want of memory.
+-- Write any number of pairs of keys and values. A DEL goes first, so that Redis takes them without memory.
 local function set_all(words)  -- rare
   if not may_write() then return end
   for first = 1, #words, 1000 do call('MSET', unpack(words, first, math.min(first + 999, #words))) end
@@ -127,12 +127,12 @@ local function answer(...)
   return {'ok', log.sequence, log.mailboxes, log.messages, log.memory, log.said, ...}
 end
 
--- What was asked for is not done; freed is how many messages were dropped for it all the same.
+-- Answer that nothing was done, except that so many messages were dropped.
 local function refused(freed)  -- rare
   return {'refused', log.said, freed or 0}
 end
 
--- What is in the mailboxes of KEYS and whose time is over goes. A push that Redis refuses changes nothing.
+-- Load the mailboxes of KEYS. A push that Redis refuses changes nothing, so it does not end what is over.
 for at = 2, #KEYS do
   local name = string.sub(KEYS[at], #prefix + 5)
   local box = boxes[name]
@@ -156,7 +156,7 @@ local function reclaimable(box)  -- rare
   end
 end
 
--- Acknowledge what the readers of patterns that cover the recipient had.
+-- Acknowledge what readers of patterns that cover the recipient have acknowledged.
 local function hear_of_patterns(box)  -- rare
   local best = 0
   for _, score in ipairs(call('ZMSCORE', ACKNOWLEDGED, unpack(covering(box.name)))) do

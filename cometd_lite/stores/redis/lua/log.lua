@@ -1,15 +1,17 @@
 -- The log in Redis: its keys, what is counted of it, and how a run begins and writes. Read mailboxes.lua next.
 --
--- Everything that is asked of Redis is one run of one script, which is all or nothing. script.py makes a script for
--- each verb. Redis makes each function anew in each run, and each variable that a function shares with others costs
--- as much again: both take more time than what is done. So a script has only what its verb uses of these files; what
--- is marked as rare is made where it is called; and what most runs do stands in few functions. Names in capitals are
--- constants, in whose place script.py puts what they stand for; those that are defined nowhere here are its bounds.
+-- A process asks Redis for something by a verb. Each verb is one script, and each run of it is all or nothing.
+-- script.py puts the scripts together from these files.
 --
--- KEYS[1] is the key of the counts, which ends in "counts"; what stands before that is the prefix of all keys. The
--- other keys are those of boxes, see below: their names are what the verb is about. ARGV[1] is the time, packed, and the
--- epoch; each verb says what follows. LAYOUT is raised with every change that processes of the version before would not
--- understand. Below the prefix lie
+-- Redis makes every function again in each run, which takes more time than most commands. Each variable that a function
+-- uses of its surroundings takes time too. Therefore a script has only the functions that its verb uses, and a function
+-- that is marked as rare is made when it is called. script.py puts the values of constants, which have names in
+-- capitals, in their places. Constants without a definition in these files are bounds from cometd_lite/limits.
+--
+-- KEYS[1] is the prefix of all keys, with "counts" behind it. The other KEYS are the boxes (see below) of the
+-- mailboxes that the verb is about. ARGV[1] is the packed time and the epoch. Each verb describes the rest of ARGV,
+-- and the results behind those that answer() adds. LAYOUT grows with each change that processes of the version before
+-- do not understand. These keys and channels begin with the prefix:
 --   counts          string: what is counted over all mailboxes, see COUNTED, then the epoch
 --   log             hash: the layout, the run of Redis in which the log goes on, and the last event, see presence.lua
 --   order           stream: each message's number, and for whom it is; what readers of patterns look through
@@ -24,8 +26,11 @@
 --   exhausted       sorted set: mailboxes with messages that were leased too often, by when to try to move them
 --   runs            sorted set: where the log stood when a run of Redis was over
 --   record:KIND:ID  string: a record; records:KIND are all of a kind by the time when they are forgotten
--- and what presence.lua says. Channels: wake:NAME, where readers stand at a name or pattern; patterns, by which it is
--- known whether any stands at a pattern; all; told; process:PROCESS, for one alone.
+--   wake:NAME       channel: processes listen to it that have readers of the name or pattern
+--   patterns        channel: processes listen to it that have a reader of any pattern
+--   process:PROCESS channel: one process listens to it
+--   all, told       channels: all processes listen to them
+-- presence.lua lists its own keys.
 
 local COUNTS = KEYS[1]
 local LOG = prefix .. 'log'

@@ -147,8 +147,8 @@ end
 
 -- ARGV: the process, its name before or '', the date, 1 where all of its readers are reported with this, 1 where its
 -- name is new, the date of events as an application is told it, or '', then for each name of a reader: the field, what
--- is told to the others, or '', and how many readers there are. The results: 1 where the process is known, 1 where there
--- is more to do, how many events could not be told, and the events.
+-- is told to the others, or '', and how many readers there are. The results: 1 where the process is known, 1 where
+-- there is more to do, how many events could not be told, and the events.
 function verbs.attend()
   if not may_write() then return refused() end
   local process, former, date = ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -12,7 +12,8 @@ local function bounds_of(rules)  -- rare
   return bounds
 end
 
--- The oldest messages that must go before count more of so many bytes fit; nil and why where they do not.
+-- Return the oldest messages, which must be dropped before so many messages and bytes fit; nil and the reason where
+-- they cannot fit.
 local function in_the_way(box, count, size, bounds)  -- rare
   local going, why = {}, 'full'
   local over, bytes_over = box.count + count - bounds.capacity, box.size + size - bounds.bytes
@@ -63,8 +64,8 @@ local function reclaim(memory, mailboxes)  -- rare
   return false
 end
 
--- Make room for a push, as far as it needs that, and the mailboxes that are not there. Returns the answer where there
--- is none.
+-- Drop what is in the way of a push, and create the mailboxes that are missing. Return the refusal where there is no
+-- room.
 local function make_room(names, count, size, memory, is_kept, bounds)  -- rare
   if not may_write() then return nil end
   local going
@@ -108,7 +109,8 @@ local function make_room(names, count, size, memory, is_kept, bounds)  -- rare
   return nil
 end
 
--- Redis takes no pushes. Where it has no memory, what was read goes, so that the next try may find room.
+-- Answer a push that Redis refuses. Where Redis has no memory, drop messages that were read: the next try may find
+-- room.
 local function not_pushed()  -- rare
   local before = log.messages
   if string.find(log.said, 'OOM ', 1, true) then
@@ -120,14 +122,17 @@ local function not_pushed()  -- rare
 end
 
 -- Append messages to the mailboxes of names. words are ARGV of the verb:
---   2  when the messages expire, packed; k where they are kept, else s; 1 where a full mailbox refuses the push, 0 where
---      its oldest messages go, n where there are namespaces; 1 where there is a receipt, else 0; then for each name 1
---      where the process listens to it, else 0
---   3  the process, and the number to which others report
---   then each message without its number and its expiry, see entries.py; with namespaces, what bounds_of takes; and of
---   a receipt its id, what its record has in front of the number and behind it, its seconds, and the most there may be.
--- The results: the first number, how many processes were reached, and, where any was, what windows.py needs of each
--- mailbox.
+--   2      the packed time at which the messages expire, then one character each:
+--          k where they are kept, s where they are only shown to readers that wait
+--          1 where a full mailbox refuses the push, 0 where it drops its oldest messages, n where there are namespaces
+--          1 where there is a receipt, else 0
+--          for each name, 1 where the process listens to its channel, else 0
+--   3      the process, and the number to which other processes report how many readers they woke
+--   4, ... the messages, without their numbers and expiries (see entries.py)
+-- Behind the messages stand, with namespaces, what bounds_of takes, and with a receipt its id, the parts of its record
+-- in front of the first number and behind it, its seconds, and how many receipts there may be. The results: the first
+-- number, and how many processes were reached. Where some were, the numbers of the newest message before and of the
+-- last lost one follow for each mailbox.
 local function append(names, words)
   local expires, last, bounds = unpack_struct('<d', words[2]), #words, nil
   local kept, rejects, has_receipt = string.byte(words[2], 9, 11)

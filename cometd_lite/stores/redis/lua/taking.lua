@@ -41,7 +41,7 @@ local function last_lease(box, number)
   return box.ends ~= 0 and call('ZRANGEBYSCORE', lease_key(box), -number - RELEASED, -number)[1]
 end
 
--- Note that a message came back which is no longer kept: where it was lost, no take has had it.
+-- Note that a message was given back that is no longer kept. Where it was dropped, no take has had it: that is a gap.
 local function miss(box, number)
   if box.alive then
     if number <= box.lost then set(box, 'missed', 1) end

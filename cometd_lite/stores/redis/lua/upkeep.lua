@@ -1,7 +1,7 @@
 -- What is done with whole mailboxes: deleted, described, and expired.
 
--- ARGV: the number of the last message that goes, nothing in the first step. As many go as are one step; the result is
--- that number, and whether there are more.
+-- ARGV: the number of the last message to delete, empty in the first step. One step deletes GOING_AT_ONCE messages. The
+-- results: that number, and 1 where there are more.
 function verbs.delete()
   local box, last, more = boxes[names[1]], tonumber(ARGV[2]) or log.sequence, 0
   if box.alive then
@@ -45,9 +45,9 @@ function verbs.who()
   return answer(wake(names, 'who', ARGV[2], ARGV[3]))
 end
 
--- ARGV: kinds of records. The mailboxes whose time has come end what is over, as many as are one step; the result says
--- whether there are more. It has also the exhausted messages that this process is to move, and how many are leased and
--- exhausted in all.
+-- ARGV: kinds of records, of which those are cleared away that have ended. Messages expire and leases end, as many as
+-- one step takes. The results: 1 where there are more, the exhausted messages that this process is to move and their
+-- leases, and how many messages are leased and exhausted in all.
 function verbs.expire()
   log.is_push = true
   if not may_write() then log.is_push, log.writable = false, nil end  -- without memory Redis takes what makes room

@@ -19,13 +19,13 @@ local function is_pattern(name)  -- rare
   return last == '*' or last == '**'
 end
 
--- Publish to names, where readers stand, and return how many processes it has reached. What is said is its kind (see
--- wakes.py), the process that wants a report, or -, and its number for it; then, for windows.py, the epoch, the number
--- of the mailbox's newest message before, and that of the last one that is lost; then the name. On a channel of the name
--- itself the messages of the push follow in a second line, unless they are too large.
--- Processes that have a reader of any pattern listen to one more channel: while it has no listener, no channel of a
--- pattern has one. own says for each name by 1 whether the process that asks listens to it: what it alone would hear is
--- counted, but not published, as it has the answer.
+-- Publish to the channels of names where processes listen, and return how many processes were reached. A publication
+-- has the kind (see wakes.py), the process that wants a report (or -) and its number for it, the epoch, the number of
+-- the mailbox's newest message before, that of the last lost one, and the name. On the channel of the name itself, the
+-- messages of the push follow in a second line, unless they are too large. While no process listens to the channel
+-- "patterns", none listens to the channel of any pattern. own has a 1 for each name to whose channel the asking
+-- process listens. Where it is the only one, it is counted, and nothing is published: it takes the same from the
+-- answer.
 local function wake(names, kind, origin, own)
   local receivers = 0
   for first = 1, #names, CHUNK do
