@@ -191,7 +191,7 @@ class RoutesResource(KleinResource):
             self._count(request)
         try:
             b"/".join(request.postpath).decode()
-            if _first_is_encoded(request):
+            if _first_is_another(request):
                 self._routes.not_found(self._routes.exchange_of(request))
                 return NOT_DONE_YET
             return super().render(request)
@@ -224,11 +224,11 @@ def _refusal(request: Any) -> Refusal:
     return refusal_at(b"/" + b"/".join(request.postpath))
 
 
-def _first_is_encoded(request: Any) -> bool:
-    """Return whether the first segment of a path is not as it came: ``/poll%2Fbob`` is not ``/poll/bob``."""
+def _first_is_another(request: Any) -> bool:
+    """Return whether Klein takes another first segment than came, as of ``/poll%2Fbob`` or ``//metrics``."""
     segments = request.uri.partition(b"?")[0].split(b"/")[1:]
-    first = len(request.prepath)
-    return bool(request.postpath) and segments[first : first + 1] != request.postpath[:1]
+    first, path = len(request.prepath), request.postpath
+    return bool(path) and (segments[first : first + 1] != path[:1] or (len(path) > 1 and not path[0]))
 
 
 @klein.handle_errors(HTTPException)  # type: ignore[arg-type]  # Klein passes the instance

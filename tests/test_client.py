@@ -176,6 +176,7 @@ def test_a_push_is_answered_with_a_receipt_of_the_servers_own_kind(server: Memor
         ("text", "text/plain; charset=utf-8"),
         (b"\x00\xff", "application/octet-stream"),
         ({"a": [1, None, "ü"]}, "application/json"),
+        ([2**64, -(2**70), 10**30], "application/json"),
         (None, "application/json"),
         ("ü\r\n\u2028", "text/plain; charset=utf-8"),
     ],

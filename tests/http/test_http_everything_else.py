@@ -202,7 +202,20 @@ def test_a_head_of_what_is_wrong_has_the_status_alone(server):
 
 @pytest.mark.parametrize(
     "target",
-    ["/nowhere", "/push2/bob", "/PUSH/bob", "/polls", "/recipient", "/healthz/", "/healthz/x"],
+    [
+        "/nowhere",
+        "/push2/bob",
+        "/PUSH/bob",
+        "/polls",
+        "/recipient",
+        "/healthz/",
+        "/healthz/x",
+        "/client%2Ejs",
+        "/%2Fmetrics",
+        "//metrics",
+        "//register",
+        "/poll%2Fbob",
+    ],
 )
 def test_an_unknown_path_is_a_404(server, target):
     for method in ("GET", "POST", "DELETE"):
