@@ -19,7 +19,7 @@ from redis_server import RedisServer
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import NOW, OLDEST, Batch, Cursor
 from cometd_lite.core.store import SharedStore
-from cometd_lite.errors import CometError, MailboxFull
+from cometd_lite.errors import CometError, MailboxFull, StoreDown
 from cometd_lite.limits import (
     POLL_BYTES,
     REDIS_ACKNOWLEDGE_SECONDS,
@@ -289,11 +289,7 @@ def test_a_lost_last_wake_costs_a_stream_as_long_as_it_takes_to_compare(
     losing = LosesWakes(f"{cluster.prefix}:", Random(1), 1.0)
     cluster.wires.changes = lambda: losing
     there = cluster.join()
-    heard: list[str] = []
-    stream = there.follow(keys, NOW, lambda batch: heard.extend(data(batch)) is None)
-    ended = Outcome(stream)
-    stream.go_on()
-    cluster.wires.settle()
+    ended, heard = following(cluster, there, *keys)
     passed(cluster, REDIS_CHECK_SECONDS)
     for number in range(3):
         cluster.begin(cluster.hubs[0].push(push("a", body=str(number))))
@@ -387,22 +383,68 @@ def test_where_a_fifth_of_all_wakes_is_lost_all_is_read_in_order_and_in_time(clu
         reader.waiting.cancel()
 
 
+def following(cluster: Cluster, hub: Hub, *names: str) -> tuple[Outcome, list[str]]:
+    """Return a stream of the recipients, and the list of what it reads."""
+    read: list[str] = []
+    stream = hub.follow(names, NOW, lambda batch: read.extend(data(batch)) is None)
+    ended = Outcome(stream)
+    stream.go_on()
+    cluster.wires.settle()
+    return ended, read
+
+
 def test_where_readers_wait_and_nothing_was_lost_redis_is_asked_once_a_round(cluster: Cluster) -> None:
     here = cluster.join()
-    streams = [here.follow((name,), NOW, lambda _: True) for name in ("a", "b", "c/d", "c/d", "c/*")]
-    ended = [Outcome(stream) for stream in streams]
-    for stream in streams:
-        stream.go_on()
-    cluster.wires.settle()
+    streams = [following(cluster, here, name)[0] for name in ("a", "b", "c/d", "c/d", "c/*")]
     cluster.push(0, "a", "1")
     passed(cluster, REDIS_CHECK_SECONDS)
-
     before = scripts(cluster)
     passed(cluster, REDIS_CHECK_SECONDS)
     # One a second sweeps, and one compares all keys.
     assert scripts(cluster) - before == REDIS_CHECK_SECONDS + 1
-    for one in ended:
-        one.cancel()
+    for stream in streams:
+        stream.cancel()
+    before = scripts(cluster)
+    passed(cluster, REDIS_CHECK_SECONDS)
+    assert scripts(cluster) - before == REDIS_CHECK_SECONDS
+
+
+def test_readers_that_were_notified_of_all_do_not_look_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, there = cluster.join(), cluster.join()
+    stream, read = following(cluster, there, "a")
+    passed(cluster, 2 * REDIS_CHECK_SECONDS)
+    cluster.push(0, "a", "1")
+    assert read == ["1"]
+    looks: list[Any] = []
+    monkeypatch.setattr(there, "read", lambda *asked: looks.append(asked) or Hub.read(there, *asked))
+    passed(cluster, 2 * REDIS_CHECK_SECONDS)
+    assert looks == []
+    stream.cancel()
+
+
+def test_a_lost_wake_is_found_in_the_log_of_a_redis_that_was_emptied_too(cluster: Cluster) -> None:
+    here = cluster.join()
+    losing = LosesWakes(f"{cluster.prefix}:", Random(1), 0.0)
+    cluster.wires.changes = lambda: losing
+    there = cluster.join()
+    stream, read = following(cluster, there, "*")
+    for body in "123":
+        cluster.push(0, "a", body)
+    passed(cluster, 2 * REDIS_CHECK_SECONDS)
+    for key in cluster.server.ask("KEYS", f"{cluster.prefix}:*"):
+        cluster.server.ask("DEL", key)
+    for hub in (here, there):
+        with pytest.raises(StoreDown):
+            cluster.ask(hub.push(push("a")))
+    cluster.find_again()
+    losing.share = 1.0
+    cluster.begin(here.push(push("a", body="4")))
+    assert read == ["1", "2", "3"]
+    passed(cluster, 2 * REDIS_CHECK_SECONDS)
+    assert read == ["1", "2", "3", "4"]
+    stream.cancel()
 
 
 def test_a_poll_that_does_not_wait_asks_redis(cluster: Cluster) -> None:
