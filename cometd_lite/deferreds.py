@@ -162,7 +162,6 @@ class ParkedDeferred(Deferred[T]):
         errbackArgs: Any = (),  # noqa: N803  Twisted's name
         errbackKeywords: Any = None,  # noqa: N803  Twisted's name
     ) -> Any:
-        """Add a pair of callbacks; see ``Deferred.addCallbacks``."""
         lane = self._lane
         if lane is None or callbackKeywords or errbackKeywords:
             return super().addCallbacks(
@@ -172,19 +171,15 @@ class ParkedDeferred(Deferred[T]):
         return self
 
     def addCallback(self, callback: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  Twisted's name
-        """Add a callback; see ``Deferred.addCallback``."""
         return self.addCallbacks(callback, None, args, kwargs)
 
     def addErrback(self, errback: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  Twisted's name
-        """Add an errback; see ``Deferred.addErrback``."""
         return self.addCallbacks(_pass_on, errback, (), None, args, kwargs)
 
     def addBoth(self, callback: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  Twisted's name
-        """Add one callable as both; see ``Deferred.addBoth``."""
         return self.addCallbacks(callback, callback, args, kwargs, args, kwargs)
 
     def callback(self, result: T) -> None:  # type: ignore[override]  # Twisted's also takes a Failure
-        """Fire with a value; see ``Deferred.callback``."""
         lane = self._lane
         if not lane or self.debug:
             self._leave_lane()
@@ -213,12 +208,10 @@ class ParkedDeferred(Deferred[T]):
         self._resume(value, lane[at:])
 
     def errback(self, fail: Any = None) -> None:
-        """Fire with a failure; see ``Deferred.errback``."""
         self._leave_lane()
         super().errback(fail)
 
     def pause(self) -> None:
-        """Run no callbacks until ``unpause``; see ``Deferred.pause``."""
         self._leave_lane()
         super().pause()
 
@@ -260,7 +253,6 @@ class ShieldedDeferred(ParkedDeferred[T]):
         """What is given the result, whether this was cancelled or not, and the arguments behind that."""
 
     def callback(self, result: T) -> None:  # type: ignore[override]  # as above
-        """Fire with a value, or with what becomes of it; see ``Deferred.callback``."""
         shielded, self._shielded = self._shielded, None
         if shielded is not None:
             use, args = shielded

@@ -309,7 +309,6 @@ class SocketWire(Wire):
     # -- Wire
 
     def write(self, data: bytes) -> None:
-        """Send ``data`` with what the other connections send in this turn; see ``Wire``."""
         if self._life != OPEN:
             return
         kept = self._kept
@@ -344,7 +343,6 @@ class SocketWire(Wire):
         self.send_kept()
 
     def is_disconnected(self) -> bool:
-        """Look at the socket; see ``Wire``."""
         return self._socket is None or peer_has_closed(self._socket)
 
     def was_disconnected(self) -> bool:
@@ -358,17 +356,14 @@ class SocketWire(Wire):
         )
 
     def is_sending(self) -> bool:
-        """Look at the queue and the socket; see ``Wire``."""
         if self._socket is None:
             return False
         return self._kept is not None or self.queue is not None or has_unacknowledged(self._socket)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close once all is sent; see ``Wire``."""
         self._finish(socket.SHUT_RDWR)
 
     def half_close(self) -> None:
-        """Close the sending side once all is sent; see ``Wire``."""
         self._finish(socket.SHUT_WR)
 
     def _finish(self, shuts: int) -> None:
@@ -388,7 +383,6 @@ class SocketWire(Wire):
             self._socket.shutdown(self._shuts)
 
     def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Reset the connection; the owner is notified in the next turn. See ``Wire``."""
         if self._life == DEAD:
             return
         self._life = DEAD
@@ -399,21 +393,17 @@ class SocketWire(Wire):
         self._poller.reactor.callLater(0, self.lose, _ABORTED)
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Stop reading; see ``Wire``."""
         self._reading = False
         self._watch()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read again; see ``Wire``."""
         self._reading = True
         self._watch()
 
     def getPeer(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the client; an empty one if the connection is lost."""
         return _address(self._socket, "getpeername")
 
     def getHost(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the server; an empty one if the connection is lost."""
         return _address(self._socket, "getsockname")
 
 

@@ -32,7 +32,6 @@ class ReusingReactor:
         return getattr(self._reactor, name)
 
     def listenTCP(self, port: int, factory: Any, backlog: int, interface: str) -> Port:  # noqa: N802  Twisted's name
-        """See ``IReactorTCP``."""
         listening = _ReusedPort(port, factory, backlog, interface, self._reactor)
         listening.startListening()
         return listening
@@ -45,5 +44,4 @@ class ReusingReactor:
         backlog: int,
         interface: str,
     ) -> Port:
-        """See ``IReactorSSL``."""
         return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)

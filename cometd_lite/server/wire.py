@@ -272,7 +272,6 @@ class TwistedWire(Wire):
             self._emptied(self._owner)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close once all is sent; see ``Wire``."""
         if self._life == OPEN:
             self._life = CLOSING
             self._close_if_sent()
@@ -286,7 +285,6 @@ class TwistedWire(Wire):
         """Do nothing: TLS has no half-closed connections; see ``Wire``."""
 
     def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Abort; see ``Wire``."""
         if self._life != DEAD:
             self._life = DEAD
             self._drop_queue()
@@ -301,31 +299,25 @@ class TwistedWire(Wire):
         self._stop_producer()
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Stop reading; see ``Wire``."""
         if self._life != DEAD:
             self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read again; see ``Wire``."""
         if self._life != DEAD:
             self._transport.resumeProducing()
 
     def is_disconnected(self) -> bool:
-        """Look at the socket, where there is one; see ``Wire``."""
         sock = _socket_of(self._transport)
         return self._life == DEAD or (sock is not None and peer_has_closed(sock, tls=self.is_secure))
 
     def is_sending(self) -> bool:
-        """Look at the queue and the socket, where there is one; see ``Wire``."""
         sock = _socket_of(self._transport)
         return self.queue is not None or self._full or (sock is not None and has_unacknowledged(sock))
 
     def getPeer(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the client; an empty one if the connection is lost."""
         return NO_ADDRESS if self._transport is None else self._transport.getPeer()
 
     def getHost(self) -> Any:  # noqa: N802  Twisted's name
-        """Return the address of the server; an empty one if the connection is lost."""
         return NO_ADDRESS if self._transport is None else self._transport.getHost()
 
 
