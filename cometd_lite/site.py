@@ -190,11 +190,18 @@ class RoutesResource(KleinResource):
         if self._routes.show_metrics:
             self._count(request)
         try:
-            b"/".join(request.postpath).decode()
-            if _first_is_another(request):
-                self._routes.not_found(self._routes.exchange_of(request))
-                return NOT_DONE_YET
-            return super().render(request)
+            path = b"/".join(request.postpath).decode()
+            methods: tuple[str, ...] = ()
+            if not _first_is_another(request):
+                if request.method == request.method.upper():  # Werkzeug takes ``delete`` for ``DELETE``
+                    return super().render(request)
+                methods = tuple(self._routes.app.url_map.bind("").allowed_methods(f"/{path}"))
+            exchange = self._routes.exchange_of(request)
+            if methods:
+                self._routes.not_allowed(exchange, methods, refusal=_refusal(request))
+            else:
+                self._routes.not_found(exchange)
+            return NOT_DONE_YET
         except (UnicodeDecodeError, BadHost) as error:
             sentence = "The path is not percent-encoded UTF-8."
             if isinstance(error, BadHost):

@@ -6,8 +6,14 @@ import gzip
 
 import pytest
 from exchanges import TreqDriver
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.server import Site
 
-from cometd_lite import __version__
+from cometd_lite import Comet, __version__
 from cometd_lite.limits import Limits
 from cometd_lite.pages import pages
 
@@ -222,6 +228,28 @@ def test_an_unknown_path_is_a_404(server, target):
         answer = server.ask(method, target)
         assert answer.status == 404
         assert answer.json["type"].endswith("not-found")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("delete /recipients/bob", 405),
+        ("post /push/bob", 405),
+        ("Get /poll/bob?wait=0&after=now", 405),
+        ("get /nowhere", 404),
+        ("GET /healthz", 200),
+    ],
+)
+def test_a_site_takes_a_method_as_it_came(line, status):
+    # Werkzeug takes delete for DELETE, and a proxy that refuses DELETE does not.
+    transport = StringTransport()
+    connection = Site(Comet(clock=Clock()).resource()).buildProtocol(IPv4Address("TCP", "127.0.0.1", 9))
+    connection.makeConnection(transport)
+    connection.dataReceived(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head, _, _ = transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"Allow: " in head) is (status == 405)
+    connection.connectionLost(Failure(ConnectionDone()))
 
 
 def test_a_slash_in_the_place_of_a_page_is_a_404(server):
