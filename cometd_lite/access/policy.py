@@ -21,7 +21,7 @@ from ..core.parked import ParkedReader
 from ..core.recipient import READABLE, below, lists, plain, reaches
 from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
-from ..limits import TOKEN_BYTES, TOKENS_KNOWN
+from ..limits import REMEMBERED_BYTES, TOKENS_KNOWN
 from ..memos import memo
 from .application import Allowance, Authorizer
 from .asker import Asker
@@ -392,14 +392,14 @@ def _token_of(authorization: bytes, schemes: frozenset[bytes]) -> str:
 
 
 _named_token = memo(TOKENS_KNOWN)(_token_of)
-"""The same, remembered: a reader sends the same field with each poll."""
+"""The same, remembered in 2 MB at the most: a reader sends the same field with each poll."""
 
 
 def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:
     """Return the request's token. Raises ``Unauthorized`` where it brings none."""
     field = exchange.head.get(b"authorization")
     if field is not None:
-        token = (_named_token if len(field) <= TOKEN_BYTES else _token_of)(field, schemes)
+        token = (_named_token if len(field) <= REMEMBERED_BYTES else _token_of)(field, schemes)
         if token:
             return token
     given = [value for name, _, value in _parameters(exchange.query) if name == b"token"]

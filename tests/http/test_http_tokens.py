@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import hmac
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -538,3 +540,19 @@ def test_a_token_shows_that_no_foreign_page_takes(serve, keys):
     browser = {"User-Agent": "Mozilla/5.0", "Host": "comet.example"}
     assert server.get(f"/poll/bob?wait=0&token={token(poll=['bob'])}", browser).status == 200
     assert kind(server.get("/poll/bob?wait=0", browser)) == (401, "unauthorized")
+
+
+def test_a_flood_of_long_tokens_that_are_none_keeps_little_memory(server):
+    def ask(number: int) -> None:
+        answer = server.get("/poll/bob?after=now", {"Authorization": f"Bearer {number:08000d}"})
+        assert kind(answer) == (401, "unauthorized")
+
+    ask(0)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(600):
+        ask(number)
+    gc.collect()
+    kept = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert kept < 4_000_000

@@ -7,7 +7,7 @@
 --   present:NAME      sorted set: the names that read a recipient, as JSON, by when they came
 --   processes         sorted set: processes, by when they have last reported
 --   gone              sorted set: processes whose readers are to be taken out
---   counting          sorted set: recipients of which only the count is told, by when that is to be done
+--   counting          sorted set: recipients of which only the count is published, by when
 
 local PRESENT = prefix .. 'present'
 local PROCESSES = prefix .. 'processes'
@@ -43,8 +43,8 @@ local function announce(date, recipient, event, name, readers)
   all[#all + 1] = pack_struct('<dI4HHB', date, #said, #type, #event, 0) .. type .. event .. said
 end
 
--- Keep an event for the application that is told of them, in the order of the runs that made them; the clocks of
--- processes differ by a little. ARGV[7] has its date, or '' where no application is told.
+-- Keep an event for the application, in the order of the runs that made the events: the clocks of processes differ by
+-- a little. ARGV[7] is its date, or '' where no application is notified.
 local function keep_event(event, recipient, name, readers)
   local known = call('HMGET', LOG, 'events', 'events_end')
   local number, ends_at = tonumber(known[1] or 0) + 1, math.max(now + EVENT_SECONDS, tonumber(known[2] or 0))
@@ -146,9 +146,9 @@ local function count_members(fields)
 end
 
 -- ARGV: the process, its name before or '', the date, 1 where all of its readers are reported with this, 1 where its
--- name is new, the date of events as an application is told it, or '', then for each name of a reader: the field, what
--- is told to the others, or '', and how many readers there are. The results: 1 where the process is known, 1 where
--- there is more to do, how many events could not be told, and the events.
+-- name is new, the date of events for an application, or '', then for each name of a reader: the field, what is
+-- published to the others, or '', and how many readers there are. The results: 1 where the process is known, 1 where
+-- there is more to do, how many events could not be published, and the events.
 function verbs.attend()
   if not may_write() then return refused() end
   local process, former, date = ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -180,7 +180,7 @@ local function append(names, words)
       if log.writable then
         call('RPUSH', box.key, raw)
       else
-        -- The first thing that is written: Redis tells now whether it takes pushes.
+        -- The first thing that is written: Redis now answers whether it takes pushes.
         if type(redis.pcall('RPUSH', box.key, raw)) == 'table' then
           if not may_write() then return not_pushed() end
           call('RPUSH', box.key, raw)  -- which says what else is wrong
