@@ -59,10 +59,10 @@ class Heap:
         self._least = self._free()
         """The bytes that were free when the least were, since pages were last given back."""
 
-    def trim(self) -> None:
-        """Give pages back where many were freed."""
+    def trim(self, least: int = HEAP_FREED_BYTES) -> None:
+        """Give pages back where so many bytes were freed."""
         free = self._free()
         self._least = min(self._least, free)
-        if free - self._least >= HEAP_FREED_BYTES:
+        if free - self._least >= least:
             self._give_back()
             self._least = free

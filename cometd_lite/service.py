@@ -93,7 +93,11 @@ class CometService(Service):
         self.drain: float = options["drain"]
         self.access_log = access_log
         self.warnings = warnings
-        self.repeated = ((LoopingCall(Heap().trim), HEAP_SECONDS), (LoopingCall(self._forget), MEMO_SECONDS))
+        self.heap = Heap()
+        self.repeated = (
+            (LoopingCall(self.heap.trim), HEAP_SECONDS),
+            (LoopingCall(self._forget), MEMO_SECONDS),
+        )
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)
         self.refusals = Refusals(comet.metrics.refusals, reactor)
         self.ports: list[IListeningPort] = []
@@ -174,6 +178,7 @@ class CometService(Service):
         self.factory.forget()
         if sys.getallocatedblocks() < FEW_BLOCKS:
             gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
+            self.heap.trim(least=1)
 
     def _cannot_open(self, failure: Failure) -> None:
         """End the program, which runs already, because what it has reached is not what it needs."""

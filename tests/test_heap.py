@@ -40,6 +40,14 @@ def test_pages_are_given_back_once_where_many_were_freed() -> None:
     assert library.trimmed(500)
 
 
+def test_little_is_given_back_where_that_is_asked_for() -> None:
+    library = Library()
+    library.free += 1
+    library.heap.trim(least=1)
+    library.heap.trim(least=1)
+    assert library.given == 1
+
+
 def test_what_was_used_again_and_freed_again_is_given_back_again() -> None:
     library = Library()
     assert library.trimmed(100)

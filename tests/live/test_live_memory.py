@@ -54,7 +54,7 @@ time.monotonic = lambda: seconds() + later
 signal.signal(signal.SIGUSR1, pass_time)
 """
 """It lets the signal SIGUSR1 pass more time than anything is remembered for."""
-BACK = 2.2
+BACK = 2.0
 """How much of what the process began with it has when all is forgotten. Nearly all of its objects have gone
 then; CPython keeps each megabyte in which one of them, a count or a timer, was made during the flood."""
 
