@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 from wsgiref.types import WSGIApplication
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
@@ -46,7 +46,7 @@ from .core.present import Present
 from .core.recipient import lists, readable, recipient, stored
 from .core.registry import Registry
 from .core.store import Listing, Store
-from .deferreds import MaybeDeferred, Reply, chain, gathered, replied
+from .deferreds import MaybeDeferred, Reply, chain, replied
 from .http.naming import reader_name
 from .http.params import event_name
 from .limits import (
@@ -270,12 +270,12 @@ class Comet:
         return self._reply(self._close)
 
     def _close(self) -> MaybeDeferred[None]:
-        """Close the store and the connections to applications; where one of them fails, the others too."""
+        """Close the store and the connections to applications; where one fails, fail once all are done."""
         if not self._outgoing:
             return self.hub.store.close()
         closing: list[Deferred[Any]] = [maybeDeferred(self.hub.store.close)]
         closing += [post.close() for post in self._outgoing]
-        return gathered(closing).addCallback(lambda _: None)
+        return DeferredList(closing, consumeErrors=True).addCallback(_all_closed)
 
     def _sweep_all(self) -> None:
         self.hub.sweep()
@@ -476,3 +476,9 @@ class Comet:
         if self._on_reactor:
             check_place()
         return replied(call)
+
+
+def _all_closed(results: list[tuple[bool, Any]]) -> None:
+    for is_closed, failure in results:
+        if not is_closed:
+            failure.raiseException()

@@ -421,6 +421,37 @@ def test_connections_to_applications_are_closed_though_the_store_cannot_be(
     assert closed == ["http://app.example"]
 
 
+def test_the_end_waits_for_the_store_though_connections_to_an_application_cannot_be_closed(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    written: Deferred[None] = Deferred()
+
+    class Post:
+        """What posts to an application, and cannot be closed."""
+
+        shown = "http://app.example"
+
+        def __init__(self, url: str, seconds: float) -> None:
+            pass
+
+        def close(self) -> Deferred[None]:
+            return fail(ZeroDivisionError())
+
+    class Slow(MemoryStore):
+        """A store that is still written when it is to be closed."""
+
+        def close(self) -> Deferred[None]:
+            return written
+
+    monkeypatch.setattr("cometd_lite.comet.post_to", Post)
+    comet = Comet(store=Slow(Limits()), authorize_url="http://app.example", clock=clock)
+    stopped = Outcome(comet.stop())
+    assert stopped.parked
+    written.callback(None)
+    with pytest.raises(ZeroDivisionError):
+        _ = stopped.value
+
+
 def test_a_comet_is_a_resource_for_any_site(comet: Comet) -> None:
     verifyObject(IResource, comet.resource())
 
