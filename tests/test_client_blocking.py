@@ -70,3 +70,19 @@ def test_a_connection_that_another_one_closes_as_both_have_input_is_not_waited_f
     for _, far in pairs:
         far.close()
     loop.close()
+
+
+def test_ctrl_c_while_a_request_begins_is_raised_and_the_request_fails_unnoticed() -> None:
+    loop = BlockingLoop()
+    requests: list[Deferred[None]] = []
+
+    def begin() -> Deferred[None]:
+        os.kill(os.getpid(), signal.SIGINT)
+        requests.append(Deferred())
+        return requests[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(begin)
+    assert requests[0].called
+    assert requests[0].result is None, "its failure was handled, and is not logged"
+    loop.close()

@@ -72,10 +72,9 @@ class BlockingLoop:
         while self._turn(0.0):
             pass
         results: list[T | Failure] = []
-        begun: list[Deferred[T]] = []
+        begun: list[Deferred[None]] = []
         try:
-            _uninterrupted(lambda: begun.append(begin()))
-            begun[0].addBoth(results.append)
+            _uninterrupted(lambda: begun.append(begin().addBoth(results.append)))
             while not results:
                 self._turn()
         except BaseException:
