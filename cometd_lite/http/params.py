@@ -156,7 +156,7 @@ def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushA
 
 def _is_small(text: bytes, given: Fields) -> bool:
     """Return whether what a request asks may be remembered."""
-    return len(text) + sum([len(field or b"") for field in given]) <= bounds.REMEMBERED_BYTES
+    return len(text) + sum(map(len, filter(None, given))) <= bounds.REMEMBERED_BYTES
 
 
 def poll_asked(
