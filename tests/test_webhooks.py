@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from cometd_lite.limits import (
     EVENT_SECONDS,
     EVENTS_AT_ONCE,
     EVENTS_WAITING,
+    POSTING_RENEWED_SECONDS,
     UNREAD_AGAIN_SECONDS,
     UNREAD_AT_ONCE,
     UNREAD_BYTES,
@@ -36,7 +38,7 @@ from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.webhooks.absences import ABSENCES, LocalAbsences
 from cometd_lite.webhooks.outbox import EVENTS, LocalOutbox, SharedOutbox, WebhookCounts
 from cometd_lite.webhooks.sender import EventSender
-from cometd_lite.webhooks.service import webhook_options
+from cometd_lite.webhooks.service import WebhookOptions, Webhooks, webhook_options
 from cometd_lite.webhooks.signing import Signer, keys_of
 from cometd_lite.webhooks.unread import UnreadWatch
 
@@ -766,3 +768,28 @@ def test_the_other_processes_know_that_a_recipient_is_waited_for_longer() -> Non
     world.pass_by(30)
     assert absences.due == {"bob": began + 100}
     watch.stop()
+
+
+def test_a_process_that_stops_gives_its_turn_to_post_back_once_as_another_may_have_it_then() -> None:
+    clock = Clock()
+    claims: list[Deferred[bool]] = []
+    given_back: list[tuple[str, ...]] = []
+
+    def hold(*_: object) -> Deferred[bool]:
+        claims.append(Deferred())
+        return claims[-1]
+
+    shared = SimpleNamespace(
+        claims=SimpleNamespace(hold=hold, count=lambda _: Deferred()),
+        forget=lambda *record: given_back.append(record),
+        on_notice=lambda *_: None,
+        state=lambda: "ok",
+    )
+    hub: Any = SimpleNamespace(shared=shared, store=shared, clock=clock, wall=clock.seconds)
+    webhooks = Webhooks(hub, WebhookOptions(FakeReceiver(), Signer(KEY), None))
+    webhooks.start()
+    claims[0].callback(True)
+    clock.advance(POSTING_RENEWED_SECONDS)
+    webhooks.stop()
+    claims[1].callback(True)
+    assert len(given_back) == 1

@@ -168,7 +168,7 @@ class Webhooks:
         claimed.addCallback(self._claimed, began, shared).addErrback(self._failed)
 
     def _claimed(self, is_mine: bool, began: float, shared: SharedStore) -> None:
-        if is_mine and self._is_stopped:
+        if is_mine and self._is_stopped and not self._may_post():  # else ``stop`` has given it back
             shared.forget(*_POSTING)
         if not is_mine or self._is_stopped:
             self._posts_until = 0.0
