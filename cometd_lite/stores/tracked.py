@@ -100,21 +100,20 @@ class TrackedMailboxes(MemoryStore):
         recipients = push.recipients
         if self._expiries.first <= now:
             self._expire_soon(now, recipients)
+        pending = self._accept_one(push, now, created_at)
+        if pending is not None:
+            return pending
         size = sum([len(content.body) for content in push.contents])
-        messages = self._fitting(push, size, now, created_at)
-        crowded, makes_room = False, None
-        if not messages:
-            crowded = push.queue and self._is_crowded(push, size)
-            # What goes for this push is not to be counted for another one, too.
-            if crowded and self._check_capacity(push) and self._pending.keys().isdisjoint(recipients):
-                makes_room = push
-            messages = self._numbered(push, now, created_at, self.numbered)
-        memory = sum(map(cost, messages))
+        crowded = push.queue and self._is_crowded(push, size)
+        makes_room = None
+        # What goes for this push is not to be counted for another one, too.
+        if crowded and self._check_capacity(push) and self._pending.keys().isdisjoint(recipients):
+            makes_room = push
+        messages = self._numbered(push, now, created_at, self.numbered)
         mailboxes, soon = self._mailboxes, self._made_soon
-        makes = len(recipients) > 1 or recipients[0] not in mailboxes
-        if makes or self.memory + memory > self.limits.max_memory:
-            self._check_server(messages, soon, makes_room=makes_room)
-            soon.update({one: one for one in recipients if one not in mailboxes and one not in soon})
+        self._check_server(messages, soon, makes_room=makes_room)
+        soon.update({one: one for one in recipients if one not in mailboxes and one not in soon})
+        memory = sum(map(cost, messages))
         self.numbered = messages[-1].sequence
         self.memory += memory
         self._pending_memory += memory
@@ -123,21 +122,31 @@ class TrackedMailboxes(MemoryStore):
             self._pending[recipient] = (held + len(push.contents), held_size + size)
         return PendingPush(push, messages, size, memory, created_at - now, crowded)
 
-    def _fitting(self, push: Push, size: int, now: float, created_at: float) -> Sequence[Message]:
-        """Return the message of a push of one, to a mailbox that is there and has room, as most are."""
+    def _accept_one(self, push: Push, now: float, created_at: float) -> PendingPush | None:
+        """Accept one message for a mailbox that is there and has room, as most are; else return None."""
         mailbox = self._mailboxes.get(push.recipients[0])
         if mailbox is None or len(push.recipients) > 1 or len(push.contents) > 1:
-            return ()
+            return None
         name = mailbox.recipient
         bounds = self._own_bounds if self._bounds is None else self._bounds.of(name)
+        content = push.contents[0]
+        size = len(content.body)
         held, held_size = self._pending.get(name, _NOTHING)
         if len(mailbox.messages) + held >= bounds.capacity:
-            return ()
+            return None
         if mailbox.size + held_size + size > bounds.capacity_bytes:
-            return ()
+            return None
         expires_at = now + (bounds.ttl if push.ttl is None else min(push.ttl, bounds.ttl))
-        cursor = Cursor(self.epoch, self.numbered + 1)
-        return (Message(cursor, name, push.contents[0], created_at, expires_at, push.event),)
+        number = self.numbered + 1
+        message = Message(Cursor(self.epoch, number), name, content, created_at, expires_at, push.event)
+        memory = cost(message)
+        if self.memory + memory > self.limits.max_memory:
+            return None
+        self.numbered = number
+        self.memory += memory
+        self._pending_memory += memory
+        self._pending[name] = (held + 1, held_size + size)
+        return PendingPush(push, (message,), size, memory, created_at - now, crowded=False)
 
     def _release(self, pending: PendingPush) -> None:
         """Hold no room in its mailboxes any longer for a push."""
