@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from helpers import Outcome, data, numbers, push
+from twisted.internet.defer import CancelledError, Deferred
 
 from cometd_lite.core.message import OLDEST, Batch, Cursor
 from cometd_lite.limits import GOING_AT_ONCE, PATTERN_LOOK, PATTERN_MAILBOXES, Limits
@@ -258,6 +259,20 @@ def test_readers_that_ask_the_same_share_the_steps(stepping: Stepping) -> None:
     assert stepping.turns() == 3
     assert found[1].value is not found[2].value
     assert [one.value.cursor for one in found[1:]] == [stepping.at(stepping.store.sequence)] * 2
+
+
+def test_a_reader_that_is_answered_may_cancel_others_that_asked_the_same(stepping: Stepping) -> None:
+    place = covered(stepping, PATTERN_MAILBOXES + 1)
+    first, second, third = [stepping.store.read(("old/*",), place, 100, 0.0, acks=False) for _ in range(3)]
+    assert isinstance(first, Deferred)
+    assert isinstance(second, Deferred)
+    first.addCallback(lambda _: second.cancel())
+    outcomes = [Outcome(one) for one in (first, second, third)]
+    stepping.turns()
+    assert outcomes[0].value is None
+    with pytest.raises(CancelledError):
+        _ = outcomes[1].value
+    assert outcomes[2].value.cursor == stepping.at(stepping.store.sequence)
 
 
 def test_nothing_is_looked_at_for_readers_that_have_all_disconnected(stepping: Stepping) -> None:

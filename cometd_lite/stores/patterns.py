@@ -68,9 +68,15 @@ class PatternReads:
                 return found
             self._reading[asked] = (found, [])
             found.addBoth(self._was_read, asked)
-        mine: Deferred[Found] = Deferred(lambda mine: self._forget(asked, mine))
-        self._reading[asked][1].append(mine)
-        return mine
+        under_way, waiting = self._reading[asked]
+
+        def forget(mine: Deferred[Found]) -> None:
+            waiting.remove(mine)
+            if not waiting:
+                under_way.cancel()
+
+        waiting.append(Deferred(forget))
+        return waiting[-1]
 
     def _steps(self, recipients: tuple[str, ...], place: int | Cursor, limit: int) -> Steps[Found]:
         """Look through the log in steps, unless few mailboxes are covered."""
@@ -136,15 +142,10 @@ class PatternReads:
             yield
 
     def _was_read(self, found: Found | Failure, asked: _Asked) -> None:
-        for reader in self._reading.pop(asked)[1]:
-            if not reader.called:
-                reader.callback(found)  # a Failure makes it an errback
-
-    def _forget(self, asked: _Asked, reader: Deferred[Found]) -> None:
-        under_way, waiting = self._reading[asked]
-        waiting.remove(reader)
-        if not waiting:
-            under_way.cancel()
+        _, waiting = self._reading.pop(asked)
+        waiting.reverse()
+        while waiting:  # one that is answered may cancel others
+            waiting.pop().callback(found)  # a Failure makes it an errback
 
 
 def before_newest(mailboxes: Iterable[Mailbox], count: int, end: int) -> int:
