@@ -252,7 +252,7 @@ async def trouble(
 ) -> None:
     """Reset and restart, in any order, and say how far it is.
 
-    Between two troubles something is pushed to everyone, however long a loaded machine takes for that.
+    Between two troubles something is pushed to every reader, however long a loaded machine takes for that.
     """
     troubles = ["reset"] * resets + ["restart"] * restarts
     random.shuffle(troubles)

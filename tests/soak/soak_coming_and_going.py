@@ -6,15 +6,15 @@ The clients read one recipient, two, or a pattern: by polls with a cursor, as li
 over WebSockets. Each stays for a while and leaves: by a reset, by closing, in the middle of a request, or
 without having read what came. Most come back with their cursor; some have forgotten it, and begin anew.
 Some stop reading for seconds. Pushers push the numbers 0, 1, 2 … to each recipient, at a steady rate,
-with idempotency keys, and are reset too. No number may be missing between two that a client heard, none may
-come twice, no gap may be told, and whoever waits must hear a push within ``LATE`` seconds: before the end of
-its wait, by which a reader that was not woken would find it all the same.
+with idempotency keys, and are reset too. No number may be missing between two that a client read, none may
+come twice, no gap may be reported, and a waiting reader must get a push within ``LATE`` seconds: before the
+end of its wait, by which a reader that was not woken would find it all the same.
 
-In the end everyone must have heard the last number, and when all have left, the server's process must hold no
-Deferred, timer, session, connection or file of theirs. Its memory (RSS) is looked at every few seconds; the
-median of the last quarter may not be over that of the third by more than 3 %. Messages are kept for minutes,
-so that as many go as come by then; in a run below 20 minutes memory is told and not judged. Exits 1 where
-something is wrong.
+In the end every client must have read the last number. When all have left, the server must hold no Deferred,
+timer, session, connection or file of theirs. Its memory (RSS) is looked at every few seconds; the median of
+the last quarter may not be over that of the third by more than 3 %. Messages are kept for minutes, so that as
+many go as come by then; in a run below 20 minutes memory is told and not judged. Exits 1 where something is
+wrong.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ PATIENCE = 120.0
 """Who has not heard everything by then never will."""
 LATE = 15.0
 """Much less than the wait of a poll. As much as a plain request took in the last minute comes on top: where
-the machine gives neither side its turn, nobody is deaf."""
+the machine gives neither side its turn, no reader is deaf."""
 LOOK_SECONDS = 5.0
 TOLERANCE = 1.03
 SPARE = {"twisted.internet.defer.Deferred": 5, "timers": 2}
@@ -244,7 +244,7 @@ class Reader:
 
     @property
     def has_all(self) -> bool:
-        """Whether it heard the last number; of what it has never heard since it began anew nobody knows."""
+        """Whether it read the last number. What it has not read since it began anew is not counted."""
         return all(self.crowd.pushed[one] == number for one, number in self.next.items())
 
     async def live(self) -> None:
@@ -456,7 +456,7 @@ def told(seen: Counter[str]) -> str:
 
 
 async def run(crowd: Crowd, clients: int, rate: float, seconds: float) -> None:
-    """Come and go and push for so many seconds; then wait until everyone has heard everything."""
+    """Come and go and push for so many seconds; then wait until every client has read everything."""
     recipients = len(crowd.pushed)
     asking = Client(crowd.port)
     cursor = (await asking.ask("GET", "/poll/x?after=now&wait=0")).json["cursor"]

@@ -4,9 +4,10 @@
 
 Each reader polls its recipient by cursor over a connection of its own; each pusher pushes the numbers 0, 1,
 2 … to each of its recipients, every push with an idempotency key. Connections of both are reset (SO_LINGER 0)
-at random moments: while a poll is held, when half a request is sent, when part of an answer has come. Whoever
-was reset comes back, the reader with its last cursor, the pusher with the same push. In the end every reader
-must have every number of its recipient, in order, once, and without a gap. Exits 1 where one has not.
+at random moments: while a poll is held, when half a request is sent, when part of an answer has come. A
+client that was reset comes back, the reader with its last cursor, the pusher with the same push. In the end
+every reader must have every number of its recipient, in order, once, and without a gap. Exits 1 where one has
+not.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def main() -> int:
     )
     for sentence in soak.wrong[:20]:
         say(f"WRONG: {sentence}")
-    say("everyone heard everything, in order, once" if not soak.wrong else f"{len(soak.wrong)} wrong")
+    say("every reader read everything, in order, once" if not soak.wrong else f"{len(soak.wrong)} wrong")
     return bool(soak.wrong)
 
 

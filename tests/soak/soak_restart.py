@@ -1,4 +1,4 @@
-"""Restart the server by SIGTERM under a thousand parked clients; nothing is lost, nobody is told an error.
+"""Restart the server by SIGTERM under a thousand parked clients; nothing is lost and no client gets an error.
 
     python tests/soak/soak_restart.py [--restarts 3] [--clients 1000] [--store redis] [--activated]
 
@@ -186,7 +186,7 @@ async def soak(restarts: int, clients: int, store: str, activated: bool, directo
         f"stopped in {max(ends):.1f} s at the most, all parked again {max(returns):.1f} s after the start"
     )
     say(", ".join(f"{what}: {times}" for what, times in sorted(run.seen.items())))
-    say("\n".join(run.faults) or "Nothing lost, and nobody saw more than a closed connection or a 503.")
+    say("\n".join(run.faults) or "Nothing lost, and no client saw more than a closed connection or a 503.")
     return 1 if run.faults else 0
 
 

@@ -33,7 +33,7 @@ LATE = (("room2",), ("room3",), ("room0", "room1"), ("*",))
 KEPT_SECONDS = 60
 """Long enough for every reader, short enough that expiry happens, too."""
 PAUSE_SECONDS = 0.02
-"""Until whoever was refused, or cut off, comes again."""
+"""Until a client that was refused, or cut off, comes again."""
 LIFE_SECONDS = (0.0, 1.2)
 """How long the server lives once it answers."""
 
@@ -86,7 +86,7 @@ async def write(truth: Truth, client: Client, writer: int) -> None:
             if answer.status != 503:
                 truth.faults.append(f"a push was answered {answer.status}: {answer.body!r}")
         truth.repeated += keyed
-        place += not keyed  # whether it was kept or not, nobody knows
+        place += not keyed  # it may have been kept or not
         await asyncio.sleep(PAUSE_SECONDS)
     client.close()
 
