@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -35,6 +36,8 @@ from .registry import Registry
 from .store import Contents, SharedStore, Store
 
 T = TypeVar("T")
+
+_id = attrgetter("id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,7 @@ class Hub:
     def _woken(
         self, delivered: int, messages: Sequence[Message], push: Push, created_at: float
     ) -> MaybeDeferred[Receipt]:
-        ids = tuple([message.id for message in messages])
+        ids = tuple(map(_id, messages))
         receipt = Receipt(ids, created_at, delivered, push.recipients)
         if not push.queue:
             return chain(self.registry.wakes_ended(), lambda _: self._retract(messages, receipt))

@@ -427,7 +427,7 @@ class Receipt(Struct, frozen=True, gc=False):
         """The body of a push's answer (HTTP.md, "Push")."""
         return dumps(
             {
-                "id": self.id,
+                "id": self.ids[-1],
                 "ids": self.ids,
                 "created_at": timestamp(self.created_at),
                 "delivered": self.delivered,

@@ -174,9 +174,10 @@ class Poller:
         """Send what a wire has kept together with what others keep in this turn."""
         together = self._together
         together.append(wire)
-        if len(together) >= _TOGETHER:
+        count = len(together)
+        if count >= _TOGETHER:
             self.send_together()
-        elif len(together) == 1 and not self.is_reading:
+        elif count == 1 and not self.is_reading:
             self.reactor.callLater(0, self.send_together)
 
     def send_together(self) -> None:
