@@ -232,11 +232,9 @@ class Poll(Reader[T]):
         self.present = present  # type: ignore[method-assign,assignment]  # a method would be one more call
 
     def read(self) -> MaybeDeferred[Batch]:
-        """Read after the cursor."""
         return self.source.read(self.keys, self.after, self.limit, self.acks)
 
     def read_stored(self) -> MaybeDeferred[Batch]:
-        """Read after the cursor, in the store."""
         return self.source.read_stored(self.keys, self.after, self.limit, self.acks)
 
     def end(self) -> None:
@@ -247,11 +245,9 @@ class Poll(Reader[T]):
             self._end_after(self.read_stored())
 
     def question(self) -> Hashable:
-        """Return what is asked for: the keys, the cursor and the limit."""
         return (self.keys, self.after, self.limit, self.acks)
 
     def deliver(self, found: Batch) -> None:
-        """Answer with messages or a gap."""
         if found.messages or found.gap:
             self.answer(self.present(self.source.counted(found)))
         else:
@@ -262,7 +258,6 @@ class Poll(Reader[T]):
         return not self.after.is_relative
 
     def over(self) -> T:
-        """Return no messages, and the cursor to go on from."""
         return self.present(Batch((), self.after))
 
 
@@ -289,17 +284,14 @@ class Take(Reader[Batch]):
         return Batch((), self.place) if self.is_disconnected() else self.receive()
 
     def receive(self) -> MaybeDeferred[Batch]:
-        """Take what no take has had."""
         return self.source.take_now(self.keys, self.takes)
 
     def deliver(self, found: Batch) -> None:
-        """Answer with messages or a gap."""
         self.place = found.cursor
         if found:
             self.answer(self.source.counted(found))
 
     def present(self, found: Batch) -> Batch:
-        """Return the batch."""
         return found
 
     def is_gone(self) -> bool:
@@ -307,11 +299,9 @@ class Take(Reader[Batch]):
         return self.registry is None or self.is_disconnected()
 
     def undeliverable(self, found: Batch) -> None:
-        """Give back what was taken."""
         self.source.give_back(found)
 
     def over(self) -> Batch:
-        """Return no messages, and the cursor to go on from."""
         return Batch((), self.place)
 
 
@@ -330,7 +320,6 @@ class Lease(Take):
         self.seconds = seconds
 
     def receive(self) -> MaybeDeferred[Batch]:
-        """Lease what no take has had."""
         return self.source.lease_now(self.keys, self.takes, self.seconds)
 
 
@@ -387,11 +376,9 @@ class Follower(Reader[None]):
             Reader.look(self, wake)
 
     def read(self) -> MaybeDeferred[Batch]:
-        """Read after the cursor."""
         return self.source.read(self.keys, self.after, self._most, self.acks)
 
     def question(self) -> Hashable:
-        """Return what is asked for: the keys, the cursor and the limit."""
         return (self.keys, self.after, self._most, self.acks)
 
     def deliver(self, found: Batch) -> None:
@@ -417,7 +404,6 @@ class Follower(Reader[None]):
             self.registry.look_soon(self)
 
     def has_place(self) -> bool:
-        """Return whether the cursor names the same place at every read: ``now`` and ``last`` do not."""
         return not self.after.is_relative
 
     def over(self) -> None:
