@@ -355,6 +355,7 @@ def test_what_is_under_way_when_the_sender_stops_is_given_up_and_remembered(post
     posting.sender.wake()
     posting.pass_by(10)
     assert posting.receiver.cancelled == 1
+    assert len(posting.receiver.attempts) == 1
     assert [kind for kind, _ in posting.store.records] == [EVENTS]
     assert posting.clock.getDelayedCalls() == []
 
