@@ -2,9 +2,9 @@
 
     python quiet.py PORT SERVER_PID
 
-It asks until its standard input ends, then it prints the longest wait in seconds and the number of requests.
-On a busy machine much of a wait is no work of the server. So no wait counts for longer than the server's
-thread has run meanwhile (the first number of /proc/PID/schedstat).
+It asks at least once, and until its standard input ends. Then it prints the longest wait in seconds and the
+number of requests. On a busy machine much of a wait is no work of the server. So no wait counts for longer
+than the server's thread has run meanwhile (the first number of /proc/PID/schedstat).
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ def main(port: int, server: int) -> None:
     longest, count = 0.0, 0
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    while not select.select([sys.stdin], [], [], PAUSE)[0]:
+    has_ended = False
+    while not has_ended:
         before, began = ran(server), time.perf_counter()
         connection.sendall(ASKED[count % len(ASKED)])
         connection.recv(65_536)
         waited = time.perf_counter() - began
         longest = max(longest, min(waited, ran(server) - before))
         count += 1
+        has_ended = bool(select.select([sys.stdin], [], [], PAUSE)[0])
     sys.stdout.write(f"{longest} {count}\n")
 
 
