@@ -43,8 +43,8 @@ export async function picture(t) {
     await page.waitForTimeout(pause);
     await server.push(recipient, body, { query, type: "application/json" });
   }
-  const woken = page.locator("#held-rows li", { hasText: "woken in" });
-  await woken.first().getByText("held 2.2 s").waitFor();
+  await page.getByText("It went out ten minutes ago.").first().waitFor();
+  await page.locator("#held-rows li", { hasText: "woken in" }).first().waitFor();
   await page.locator("#mailbox-rows tr").first().waitFor();
   await page.waitForTimeout(1300);
   await page.evaluate((base) => {
