@@ -10,8 +10,8 @@ run of more than 20,000 cases, of about a quarter of an hour, is the same by han
         --continue-on-failure
 
 and for the streams, each of which is read for a second, with ``--include-path-regex '^/stream'`` and
-``--request-timeout 1``. All checks are what it does unless told otherwise; ``--checks all`` would also switch
-on those that the settings switch off for some operations.
+``--request-timeout 1``, the server with ``--presence``. All checks are what it does unless told otherwise;
+``--checks all`` would also switch on those that the settings switch off for some operations.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ def impatient(run):
     """Return the program with waits so short that a case does not take a second."""
     needs_package("schemathesis", "ci")
     return run("--max-wait", "0.05", "--bayeux-timeout", "0.1")
+
+
+@pytest.fixture
+def present(run):
+    """Return the program with presence: else a stream of ``$presence/NAME`` is a 404."""
+    needs_package("schemathesis", "ci")
+    return run("--presence")
 
 
 def schemathesis(program, *options: str) -> str:
@@ -75,9 +82,9 @@ def test_the_program_does_what_its_document_says(impatient):
     assert "Traceback" not in impatient.log.read_text()
 
 
-def test_streams_begin_as_the_document_says(impatient):
+def test_streams_begin_as_the_document_says(present):
     said = schemathesis(
-        impatient,
+        present,
         *("--phases", "fuzzing", "--max-examples", "3", "--request-timeout", "0.3"),
         *("--include-path-regex", "^/stream"),
     )
