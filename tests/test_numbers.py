@@ -88,3 +88,13 @@ def test_a_name_that_comes_to_a_full_table_is_no_step_of_its_own() -> None:
         table.set(str(number), number + 1)
         longest = max(longest, time.thread_time() - began)
     assert longest < 0.02
+
+
+def test_an_empty_table_takes_little_however_many_names_it_may_have() -> None:
+    tracemalloc.start()
+    try:
+        PackedNumbers(10**9)
+        _, taken = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1_000_000

@@ -98,6 +98,10 @@ NUMBERS_IN_PART = 512
 """Names in one part of the tables of what was lost and what the readers of patterns acknowledged, 20 bytes
 each: a name that comes moves as many, in 2 µs."""
 
+NUMBERS_KEPT = 1_000_000
+"""Names in one of these tables, 20 MB, however many mailboxes there may be. Of more, those with the lowest
+numbers are forgotten, and their readers may get a gap where nothing was lost."""
+
 SEEN_BYTES = 8 * 1024 * 1024
 """Names, with when a reader of them was here: 30,000 ordinary ones."""
 

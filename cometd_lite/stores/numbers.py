@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 
-from ..limits import NUMBERS_IN_PART
+from ..limits import NUMBERS_IN_PART, NUMBERS_KEPT
 
 _FILL = 0.8
 """How full the parts are on average where the table is full: then none of them is full by chance."""
@@ -18,11 +18,14 @@ _FILL = 0.8
 class PackedNumbers:
     """Positive numbers below 2^64 by names, some ``most`` of them; where there are more, the lowest go first.
 
+    ``most`` is ``NUMBERS_KEPT`` at the most: the parts are made at the start.
+
     ``floor`` is the highest number that had to go. It is a list of sorted arrays, so that a name which comes
     or goes moves some thousand bytes, and no object of its own lies between those of others.
     """
 
     def __init__(self, most: int) -> None:
+        most = min(most, NUMBERS_KEPT)
         self.floor = 0
         self.forgotten = 0
         """How many have had to go."""
