@@ -494,7 +494,9 @@ def test_parked_polls_stay_parked_and_get_nothing(server: Server) -> None:
 def test_what_is_pushed_without_readers_is_read_back(server: Server) -> None:
     result = run(server, few("push"), messages=50)
     assert (result.messages, result.deliveries) == (50, 0)
-    assert sorted(map(len, server.boxes.values())) == [11] * 5  # One each before the measured ones.
+    # One each before the measured ones; then the recipient whose push was answered first is the next.
+    assert len(server.boxes) == 5
+    assert sum(map(len, server.boxes.values())) == 5 + 50
 
 
 def test_the_servers_cpu_time_is_given_per_delivery_when_its_process_is_known(server: Server) -> None:
