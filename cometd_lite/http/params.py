@@ -187,7 +187,7 @@ def poll_asked(
         if lease is not None:
             raise BadParameter("A listener has no leases; lease from recipients.")
         if not acks:
-            raise BadParameter("A listener's poll acknowledges the last one; ack=no is for polls by cursor.")
+            raise BadParameter("A listener's poll acknowledges the answer before; ack=no is for cursors.")
     conditional = given.if_none_match is not None and "after" not in query
     recipients = recipients_of(name, query) if listener is None else ()
     asked = PollAsked(

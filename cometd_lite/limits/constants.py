@@ -130,7 +130,7 @@ PRESENCE_NAME_BYTES = 64
 """A reader's own name is a nickname or an id, which is shown to all other readers of the recipient."""
 
 PRESENCE_MEMBERS = 1_000
-"""Names that are listed of one recipient. With more, a join or leave is not published: it goes to all."""
+"""Names that are listed of one recipient. Of more, only the count is published: a join would go to each."""
 
 PRESENCE_COUNT_SECONDS = 1.0
 """Then the count of readers is published no more often than this."""
@@ -283,7 +283,7 @@ EVENT_POST_SECONDS = 15.0
 """An application has so long to take events: the Standard Webhooks ask for 15 to 30 s."""
 
 EVENT_PAUSE_SECONDS = (1.0, 60.0)
-"""The first pause after an attempt that failed, and the longest: one that is back gets its events soon."""
+"""The first pause after an attempt that failed, and the longest: events do not wait long for what is back."""
 
 POSTING_CLAIM_SECONDS = 15.0
 """Another process of a cluster posts the events this long after the one that did has ended."""
@@ -359,8 +359,8 @@ BAYEUX_BATCH_BYTES = 1024 * 1024
 """One Bayeux request with all of its messages: CometD's clients put what was published meanwhile into one."""
 
 BAYEUX_BATCH_VALUES = 50_000
-"""Values in one Bayeux request besides the data of its messages, of which none are made: a message has some
-ten. As many arrays, or numbers that no float holds, take 15 ms to read."""
+"""Values in one Bayeux request besides the data of its messages, which is not parsed: a message has some ten.
+As many arrays, or numbers that no float holds, take 15 ms to parse."""
 
 BAYEUX_SUBSCRIPTIONS = 200
 """Subscriptions of one Bayeux session: its held connect stands at each of them, and reads all of them."""
@@ -411,16 +411,16 @@ RETRY_SPREAD = 5
 """``Retry-After`` is a random number of seconds up to this much later than needed, against lock-step."""
 
 HEAP_FREED_BYTES = 8 * 1024 * 1024
-"""Freed memory of so much is given back to the system, in 2 ms."""
+"""So much freed memory is given back to the system, in 2 ms."""
 
 HEAP_SECONDS = 0.25
-"""How often it is looked for, 20 µs each time. What is freed in so short a time is soon given back."""
+"""Freed memory is looked for this often, 20 µs each time. Giving back what is freed in between is short."""
 
 MEMO_SECONDS = 60.0
-"""How long it is remembered what functions return: see ``memos``. To fill all of that takes some 20 ms."""
+"""Results of functions are remembered for so long, see ``memos``. To compute all again takes some 20 ms."""
 
 TIDIED_AT_ONCE = 5_000
-"""Entries of a table of times of which it is looked in one turn whether they are out of date, 3 ms."""
+"""Entries of a table of times that one turn of the reactor checks for being out of date: 3 ms."""
 
 SLICE_SECONDS = 0.01
 """Long work goes on for so long in each turn: with a last step of 3 ms a turn stays below 20 ms."""

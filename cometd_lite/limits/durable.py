@@ -105,8 +105,8 @@ REDIS_FULL_SECONDS = 0.06
 process has arrived by then."""
 
 REDIS_CHECK_SECONDS = 15.0
-"""Where readers wait, a process compares what it was notified of with what Redis holds this often. What is
-published may be lost, and a stream or socket has no end of a wait at which it would read."""
+"""A process compares its notices with what Redis holds this often, for keys at which readers wait. A
+publication may be lost, and a stream or socket has no end of a wait at which it would read."""
 
 REDIS_CHECKED_AT_ONCE = 500
 """Keys that are compared in a second at most: at 3 µs each, 100 processes take a seventh of Redis."""
