@@ -46,8 +46,6 @@ PARK_SECONDS = 0.01
 ROOMS = (1, 10, 50)
 """Readers of a recipient, each at any of two processes: the model of ``scale.py`` is compared with these."""
 PARKED = 5_000
-QUIET_SECONDS = 0.005
-"""Of CPU in 0.3 s: more than a server takes that has nothing to do."""
 DELIVERIES = {"mailbox": 5_000, "fanout": 20, "stream": 50}
 """Messages that are pushed in each of these scenarios; one of the latter two has a thousand deliveries."""
 NGINX = """
@@ -382,21 +380,19 @@ class Costs:
         if kernel is not None:
             # The client's end is on this machine too, and takes as much.
             self.say("its connection", "kernel_bytes", ((kernel_memory() or 0) - kernel) / count / 2, 0)
-        cpu_before = spent(self.site)
+        cpu_before, scripts = spent(self.site), self.scripts()
         for kind in ("normal", "pubsub"):
             self.redis.ask("CLIENT", "KILL", "TYPE", kind)
-        await self.quiet()
+        while self.scripts() - scripts < count:
+            await asyncio.sleep(PARK_SECONDS)
         self.say("a reader that looks again", "look", *each(self.site, cpu_before, count), "µs of CPU")
         for wire in wires:
             wire.close()
 
-    async def quiet(self) -> None:
-        """Wait until neither the process nor Redis has anything to do."""
-        for _ in range(3):  # a busy machine may let them wait for a moment
-            used, before = sum(spent(self.site)), -1.0
-            while used - before > QUIET_SECONDS:
-                await asyncio.sleep(30 * PARK_SECONDS)
-                used, before = sum(spent(self.site)), used
+    def scripts(self) -> int:
+        """Return how many scripts Redis has run: a read is one."""
+        stats = self.redis.ask("INFO", "commandstats").partition(b"cmdstat_evalsha:calls=")[2]
+        return int(stats.partition(b",")[0])
 
 
 async def fill(port: int, names: int, each: int) -> None:
