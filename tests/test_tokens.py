@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,22 @@ def test_a_key_verifies_the_alg_that_it_names_and_no_other(make: Make, named: st
 def test_a_subject_and_an_id_may_be_of_any_type(tokens: Tokens, claim: str, value: Any) -> None:
     granted = tokens.grant(by_hand({"alg": "HS256"}, {**CLAIMS, claim: value}))
     assert granted.push == ("bob",)
-    assert granted.subject is None
+    assert granted.name is None
+
+
+def test_subjects_of_any_type_are_told_apart(tokens: Tokens) -> None:
+    # Two users with numbers shared their idempotency keys and quotas: neither had a subject.
+    values = ["7", 7, 8, 7.5, True, ["alice"], {"id": 7}]
+    tokens_of = [by_hand({"alg": "HS256"}, {**CLAIMS, "sub": value}) for value in values]
+    assert len({tokens.grant(token).subject for token in tokens_of}) == len(values)
+    assert [tokens.grant(token).name for token in tokens_of] == ["7"] + [None] * 6
+
+
+@pytest.mark.parametrize("depth", range(900, 1_000, 7))
+def test_a_subject_is_a_good_one_or_refused_however_deep_it_is(tokens: Tokens, depth: int) -> None:
+    claims = msgspec.json.encode({**CLAIMS, "sub": 0}).replace(b"0}", b"[" * depth + b"]" * depth + b"}")
+    with suppress(Unauthorized):
+        assert tokens.grant(by_hand({"alg": "HS256"}, claims)).push == ("bob",)
 
 
 @pytest.mark.parametrize("audience", ["theirs", ["theirs"], [], "", 1, {"a": 1}])
@@ -390,6 +406,12 @@ NO_SECRETS = {
     "bare base64, Ed25519": (base64.b64encode(der(ED)), LINES),
     "bare base64, PKCS #1": (base64.b64encode(PKCS1), LINES),
     "hexadecimal": (der(EC).hex().encode(), LINES),
+    "hexadecimal with colons": (der(EC).hex(":", 1).upper().encode(), LINES),
+    "what openssl prints for people": (
+        b"Public-Key: (2048 bit)\nModulus:\n    00:b5:" + b"a1:" * 200,
+        b"pkey",
+    ),
+    "a modulus as openssl prints it": (b"Modulus=" + b"%X" % RSA.public_key().public_numbers().n, b"pkey"),
     "DER": (der(RSA), LINES),
     "a PEM certificate": (certificate(Encoding.PEM), b"openssl x509 -pubkey"),
     "a DER certificate": (certificate(Encoding.DER), b"openssl x509 -pubkey"),

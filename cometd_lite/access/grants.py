@@ -18,6 +18,9 @@ from ..memos import memo
 from .permission import Permission, Watch
 from .quotas import ClientUsage, Share
 
+NO_TEXT = "\0"
+"""What the subject begins with that is made of a claim of another type; it names no reader."""
+
 _NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Action = Literal["push", "poll", "manage"]
@@ -28,9 +31,10 @@ class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
     ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say. ``names``: a reader with it may name itself. ``key`` is
-    the key that verified it. ``client`` is what a request with it counts against, None where there are no
-    quotas. ``permission`` is the application's answer, where that was asked in the place of a token.
+    token was made for, None where it does not say; see ``NO_TEXT``. ``names``: a reader with it may name
+    itself. ``key`` is the key that verified it. ``client`` is what a request with it counts against, None
+    where there are no quotas. ``permission`` is the application's answer, where that was asked in the place
+    of a token.
     """
 
     push: tuple[str, ...] = ()
@@ -45,8 +49,9 @@ class Grant:
 
     @property
     def name(self) -> str | None:
-        """The name under which a reader with it is present; None where it has no subject."""
-        return presentable(self.subject) if self.subject else None
+        """The name under which a reader with it is present; None where its subject is no text."""
+        subject = self.subject
+        return presentable(subject) if subject and subject[0] != NO_TEXT else None
 
     @property
     def registrations(self) -> Share | None:

@@ -73,6 +73,10 @@ _NO_SECRETS: tuple[tuple[re.Pattern[bytes], str], ...] = (
         re.compile(rb"""\bkty["']?\s*[:=]"""),
         'it looks like a JSON Web Key; write {"keys": [...]}, in UTF-8 and with nothing before it',
     ),
+    (
+        re.compile(rb"\b(?:Modulus|Public-Key)\b"),
+        "it is a key as openssl prints it for people; openssl pkey -pubin -in FILE prints it as PEM",
+    ),
     (re.compile(rb"-----(?:BEGIN|END) "), "it looks like PEM, and is not written as PEM is, in ASCII"),
     (re.compile(rb"<RSAKeyValue"), "it is an RSA key in XML"),
     (re.compile(rb"\Ahttps?://"), "it is a URL, and keys are read from files only"),
@@ -99,7 +103,8 @@ def read_keys(file: Path) -> list[PyJWK]:
             return _usable_keys(content, file)
         return [_checked(PyJWK({"kty": "oct", "k": base64url_encode(content).decode()}, "HS256"))]
     except _UNUSABLE as error:
-        raise ValueError(f"the key file {file} holds no key that can be used: {error}") from None
+        sentence = str(error).rstrip(".")
+        raise ValueError(f"the key file {file} holds no key that can be used: {sentence}") from None
 
 
 def pem_of(content: bytes) -> bytes | None:
@@ -131,7 +136,7 @@ def _readings(content: bytes) -> Iterator[bytes]:
             yield content
     compact = b"".join(content.split()).strip(b"\"'")
     with suppress(ValueError):
-        yield base64.b16decode(compact, casefold=True)
+        yield base64.b16decode(compact.replace(b":", b""), casefold=True)
     for text in (compact.rstrip(b"="), *_DER_IN_WORDS.findall(content)):
         whole = text[: len(text) // 4 * 4].translate(_STANDARD)  # what shows a key is not at the end
         with suppress(ValueError):

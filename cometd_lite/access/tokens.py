@@ -14,7 +14,7 @@ from jwt import PyJWK
 
 from ..errors import TokenExpired, Unauthorized
 from ..limits import NOT_BEFORE_LEEWAY_SECONDS, TOKEN_BYTES, TOKENS_KNOWN
-from .grants import Grant
+from .grants import NO_TEXT, Grant
 from .keys import read_keys
 
 _LATEST = 1e11
@@ -117,10 +117,19 @@ class Tokens:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise Unauthorized(f"The token's {action} is a list of recipients and patterns.")
             covered[action] = tuple(names)
-        subject = claims.get("sub")
-        named = subject if isinstance(subject, str) else None
         names = claims.get("as") is True
-        return Grant(**covered, expires_at=expires_at, subject=named, names=names, key=key)
+        subject = _subject(claims.get("sub"))
+        return Grant(**covered, expires_at=expires_at, subject=subject, names=names, key=key)
+
+
+def _subject(claim: Any) -> str | None:
+    """Return a token's subject as a text, which no other subject has."""
+    if claim is None or isinstance(claim, str):
+        return claim
+    try:
+        return f"{NO_TEXT}{claim!r}"
+    except RecursionError:
+        raise Unauthorized("The token's sub is nested too deeply.") from None
 
 
 def _material(key: PyJWK) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from exchanges import STARTED, Server
+from exchanges import STARTED, Answer, Server
 from jwt.utils import base64url_encode
 from twisted.internet.defer import Deferred, fail, succeed
 from wires import Connection, Stream, WebSocket
@@ -117,6 +117,17 @@ def test_whose_token_does_not_hold_is_told_so_and_nothing_about_the_body(server,
 def test_a_token_with_a_number_as_subject_or_a_fast_clock_is_a_good_one(server, claims):
     signed = jwt.api_jws.encode(msgspec.json.encode({"poll": ["bob"], **claims}), SECRET, "HS256")
     assert server.get("/poll/bob?wait=0", {"Authorization": f"Bearer {signed}"}).status == 200
+
+
+def test_idempotency_keys_of_subjects_that_are_numbers_are_different_keys(server):
+    def push(subject: int, body: str) -> Answer:
+        claims = msgspec.json.encode({"push": ["bob"], "sub": subject})
+        signed = jwt.api_jws.encode(claims, SECRET, "HS256")
+        return server.push("/bob", body, {"Authorization": f"Bearer {signed}", "Idempotency-Key": "1"})
+
+    first = push(7, "of 7")
+    assert push(8, "of 8").json["id"] != first.json["id"]
+    assert push(7, "of 7").json["id"] == first.json["id"]
 
 
 @pytest.mark.parametrize(
