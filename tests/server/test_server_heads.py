@@ -302,7 +302,7 @@ def test_a_head_may_come_in_any_pieces():
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (b"GET /" + b"x" * 9_000, 414),
+        (b"GET /" + b"x" * 13_000, 414),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 17_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 3_000, 431),
     ],
