@@ -193,6 +193,16 @@ class Policy:
             return grant
         return self._count_and_judge(grant, exchange, action, names)
 
+    def is_known_to_allow(self, exchange: Asker, action: Action, names: tuple[str, ...]) -> bool:
+        """Return whether a request may do the action, as far as its token or the lack of tokens says so.
+
+        Neither the application nor the program is asked. Raises, of the refusals of ``require``, those by
+        token.
+        """
+        if self.tokens is not None:
+            self.tokens.grant(_token(exchange, _SCHEMES)).check(action, names)
+        return self.authorize is None and (self.tokens is not None or self.application is None)
+
     def _ask(
         self, application: Authorizer, exchange: Asker, action: Action, names: tuple[str, ...]
     ) -> MaybeDeferred[Grant]:

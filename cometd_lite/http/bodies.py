@@ -17,10 +17,10 @@ _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-
 
 
 def check_encoding(content_encoding: bytes) -> None:
-    """Raise ``UnsupportedEncoding`` where a pushed body is compressed: readers would get it as it came."""
+    """Raise ``UnsupportedEncoding`` where a body is compressed: readers would get it as it came."""
     codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
     if any(coding not in {b"", b"identity"} for coding in codings):
-        raise UnsupportedEncoding("A pushed body is not compressed; send it without Content-Encoding.")
+        raise UnsupportedEncoding("A body is not compressed here; send it without Content-Encoding.")
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:

@@ -15,11 +15,17 @@ from .routing import Served, route
 
 
 def _body_bound(routes: Served, exchange: Exchange, name: str | None) -> int:
-    """Return the bytes that each of the recipients takes; where they cannot be read, the handler says why."""
+    """Return the bytes that each of the recipients takes, where the request is known to be allowed.
+
+    Of another one the handler says first what is wrong: a bound of theirs is no business of its client.
+    """
     try:
-        return routes.hub.body_bound(params.push(exchange, name, routes.allow_parameters).recipients)
+        recipients = params.push(exchange, name, routes.allow_parameters).recipients
+        if routes.policy.is_known_to_allow(exchange, "push", recipients):
+            return routes.hub.body_bound(recipients)
     except CometError:
-        return routes.limits.max_body
+        pass
+    return routes.limits.max_body
 
 
 @route("/push", "POST", changes=True, body_bound=_body_bound)
@@ -35,8 +41,6 @@ def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
-    if given.content_encoding is not None:
-        bodies.check_encoding(given.content_encoding)
     most = None if routes.hub.namespaces is None else routes.hub.body_bound(asked.recipients)
     contents = bodies.contents(routes.body(exchange, most), given.content_type)
     key = params.idempotency_key(given.idempotency_key)

@@ -42,6 +42,7 @@ from ..errors import (
     problem_type,
 )
 from ..http import responses
+from ..http.bodies import check_encoding
 from ..http.exchange import Exchange
 from ..http.params import fields
 from ..http.responses import Response
@@ -321,7 +322,13 @@ class Served:
         return responses.PROBLEM + later, responses.dumped(problem)
 
     def body(self, exchange: Exchange, most: int | None = None) -> bytes:
-        """Return a body of at most ``most`` bytes, or ``max_body``. Raises ``BodyTooLarge``."""
+        """Return a body of at most ``most`` bytes, or ``max_body``.
+
+        Raises ``BodyTooLarge``, and ``UnsupportedEncoding`` where it is compressed.
+        """
+        encoding = fields(exchange).content_encoding
+        if encoding is not None:
+            check_encoding(encoding)
         body = exchange.body
         most = self.limits.max_body if most is None else most
         if len(body) > most:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import jwt
 import pytest
 from exchanges import by_serving
 from wires import WebSocket, leave
 
+from cometd_lite.access.tokens import Tokens
 from cometd_lite.comet import Comet
 from cometd_lite.core.namespaces import Namespace
 from cometd_lite.limits import Limits
 
 JSON = {"Content-Type": "application/json"}
+SECRET = b"a secret of at least thirty-two bytes"
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +103,41 @@ def test_a_body_over_the_bound_of_its_namespace_is_refused_before_it_comes(clock
     exchange.write(f"{head}Content-Length: {most}\r\n\r\n".encode())
     exchange.write(b"x" * most)
     assert exchange.answer.status == 202
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 11", "Transfer-Encoding: chunked"])
+def test_the_bound_of_a_namespace_is_told_to_no_client_that_may_not_push_there(clock, tmp_path, length):
+    (tmp_path / "key").write_bytes(SECRET)
+    comet = Comet(
+        clock=clock,
+        limits=Limits(max_body=100),
+        namespaces={"chat/**": Namespace(max_body=10)},
+        tokens=Tokens([tmp_path / "key"]),
+    )
+    body = "b\r\n12345678901\r\n0\r\n\r\n" if "chunked" in length else "12345678901"
+    for claims, status in ((None, 401), ({"push": ["bob"]}, 403), ({"push": ["chat/*"]}, 413)):
+        exchange = by_serving(comet).connect("POST")
+        token = "" if claims is None else f"Authorization: Bearer {jwt.encode(claims, SECRET)}\r\n"
+        exchange.write(f"POST /push/chat/a HTTP/1.1\r\nHost: localhost\r\n{token}{length}\r\n\r\n".encode())
+        exchange.write(body.encode())
+        assert exchange.answer.status == status
+
+
+def test_where_a_program_is_asked_it_is_asked_before_a_body_is_too_large(clock):
+    spaces = {"chat/**": Namespace(max_body=10)}
+    comet = Comet(
+        clock=clock,
+        limits=Limits(max_body=100),
+        namespaces=spaces,
+        authorize=lambda *asked: asked[2] == "chat/a",
+    )
+    for name, status in (("chat/a", 413), ("chat/b", 403)):
+        exchange = by_serving(comet).connect("POST")
+        exchange.write(
+            f"POST /push/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n".encode()
+        )
+        exchange.write(b"12345678901")
+        assert exchange.answer.status == status
 
 
 def test_what_is_pushed_over_a_socket_is_bounded_by_its_namespace(server):

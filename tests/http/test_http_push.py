@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 
 import pytest
 
@@ -129,6 +130,13 @@ def test_a_push_has_a_bound_on_its_recipients(server):
     assert server.ask("POST", "/push?" + "&".join(f"rcpt={n}" for n in range(101)), "x").status == 400
 
 
+def test_as_many_recipients_as_may_be_fit_into_a_target_with_long_names(server):
+    # They were allowed and then a 414.
+    named = "&".join(f"rcpt={number:0110}" for number in range(100))
+    assert len(server.push(f"?{named}", "x").json["recipients"]) == 100
+    assert len(server.get(f"/poll?{named}&after=oldest&limit=1000").json["messages"]) == 100
+
+
 # -- bodies and their types
 
 
@@ -234,6 +242,18 @@ def test_a_compressed_body_is_a_415_and_is_not_kept(server, coding):
     assert answer.status == 415
     assert answer.json["type"] == "urn:cometd-lite:problem:unsupported-encoding"
     assert server.read("/poll/bob?after=oldest&wait=0") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/register"), ("PUT", "/listeners/x"), ("POST", "/cometd")]
+)
+def test_no_other_body_may_be_compressed_either(server, method, target):
+    # It was refused as bad JSON, which tells its client nothing.
+    if method == "PUT":
+        target = server.ask("POST", "/register", "").headers["location"]
+    answer = server.ask(method, target, gzip.compress(b"[]"), {"Content-Encoding": "gzip"} | JSON)
+    assert answer.status == 415
+    assert b"without Content-Encoding" in answer.body
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "identity, identity"])
