@@ -139,6 +139,7 @@ class Shared:
         """Forget what is remembered of requests, apart from those of clients that are connected."""
         self.router.forget()
         self.heads.forget()
+        self.last_data, self.last_begun = b"", (NO_HEAD, NO_TARGET, b"")
 
     # -- connections
 

@@ -754,3 +754,13 @@ def test_requests_that_came_together_leave_time_for_those_of_other_clients():
     clock.advance(0)
     assert len(served) == 22
     assert client.sent.count(b"HTTP/1.1 200") == 22
+
+
+def test_the_last_head_is_forgotten_with_all_that_was_remembered():
+    served = Served()
+    for _ in range(3):
+        assert served.ask(head("GET", "/", "Authorization: Bearer secret")).body == b"root"
+    assert b"secret" in served.factory.last_data
+    served.factory.forget()
+    assert served.factory.last_data == b""
+    assert served.ask(head("GET", "/", "Authorization: Bearer secret")).body == b"root"
