@@ -13,10 +13,11 @@ from contextlib import suppress
 from functools import partial
 from typing import cast
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimedOut
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime, ITransport
+from twisted.internet.interfaces import IProtocol, IPushProducer, IReactorTime, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -85,16 +86,13 @@ class LoopConnection(asyncio.Protocol, Transport):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connect Twisted's protocol."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods and not the class
         self._protocol.makeConnection(self)
 
     def data_received(self, data: bytes) -> None:
-        """Give Twisted's protocol what has arrived."""
         self._protocol.dataReceived(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Notify Twisted's protocol that the connection was closed, or lost by an error."""
         self._protocol.connectionLost(Failure(ConnectionDone() if exc is None else ConnectionLost(str(exc))))
 
     def write(self, data: bytes) -> None:
@@ -102,20 +100,16 @@ class LoopConnection(asyncio.Protocol, Transport):
         self._transport.write(data)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close the connection once everything was sent."""
         self._transport.close()
 
     def abortConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close the connection at once."""
         self._transport.abort()
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read no more for a while."""
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read on."""
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -128,7 +122,6 @@ class LoopClock:
         self._loop = loop
 
     def seconds(self) -> float:
-        """Return the loop's time, in seconds."""
         return self._loop.time()
 
     def callLater(  # noqa: N802  Twisted's name
@@ -137,57 +130,26 @@ class LoopClock:
         callable: Callable[..., object],  # noqa: A002  Twisted's name
         *args: object,
         **kwargs: object,
-    ) -> IDelayedCall:
-        """Call something after ``delay`` seconds."""
-        return LoopTimer(self._loop, delay, lambda: callable(*args, **kwargs))
+    ) -> DelayedCall:
+        def plan(call: DelayedCall) -> None:
+            call.activate_delay()
+            handles.pop().cancel()
+            handles.append(self._loop.call_at(call.getTime(), due))
 
-    def getDelayedCalls(self) -> Sequence[IDelayedCall]:  # noqa: N802  Twisted's name
+        def due() -> None:
+            if call.delayed_time > 0:
+                plan(call)  # it was put off meanwhile
+            else:
+                call.called = 1
+                callable(*args, **kwargs)
+
+        now = self.seconds()
+        handles = [self._loop.call_at(now + delay, due)]
+        call = DelayedCall(
+            now + delay, callable, args, kwargs, lambda _: handles[0].cancel(), plan, self.seconds
+        )
+        return call
+
+    def getDelayedCalls(self) -> Sequence[DelayedCall]:  # noqa: N802  Twisted's name
         """Return nothing: a loop does not list its timers."""
         return ()
-
-
-@implementer(IDelayedCall)
-class LoopTimer:
-    """A call that is due at a time, until it was made or cancelled."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, function: Callable[[], object]) -> None:
-        self._loop = loop
-        self._function = function
-        self._handle = loop.call_later(delay, self._call)
-        self._called = False
-
-    def getTime(self) -> float:  # noqa: N802  Twisted's name
-        """Return when it is due, by the loop's time."""
-        return self._handle.when()
-
-    def active(self) -> bool:
-        """Return whether it is still to be made."""
-        return not self._called and not self._handle.cancelled()
-
-    def cancel(self) -> None:
-        """Make no call. Raises ``AlreadyCalled`` and ``AlreadyCancelled``."""
-        self._check_active()
-        self._handle.cancel()
-
-    def delay(self, secondsLater: float) -> None:  # noqa: N803  Twisted's name
-        """Make it so many seconds later than planned. Raises as ``cancel`` does."""
-        self._plan(self.getTime() + secondsLater)
-
-    def reset(self, secondsFromNow: float) -> None:  # noqa: N803  Twisted's name
-        """Make it so many seconds from now. Raises as ``cancel`` does."""
-        self._plan(self._loop.time() + secondsFromNow)
-
-    def _plan(self, time: float) -> None:
-        self._check_active()
-        self._handle.cancel()
-        self._handle = self._loop.call_at(time, self._call)
-
-    def _check_active(self) -> None:
-        if self._called:
-            raise AlreadyCalled
-        if self._handle.cancelled():
-            raise AlreadyCancelled
-
-    def _call(self) -> None:
-        self._called = True
-        self._function()
