@@ -206,11 +206,9 @@ class _MemoryNetwork:
         self._flushing = False
 
     def endpointForURI(self, _: object) -> _MemoryNetwork:  # noqa: N802  Twisted's name
-        """Return where any URL leads: here."""
         return self
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
-        """Connect a protocol of the factory's to one of the site's."""
         server = None if self.site is None else self.site.buildProtocol(_CLIENT)
         client = protocolFactory.buildProtocol(_SERVER)
         if server is None or client is None:

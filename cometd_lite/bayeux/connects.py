@@ -55,7 +55,6 @@ class SessionReader(Reader[T]):
         return not self.session.answering and self.can_look()
 
     def read(self) -> MaybeDeferred[Batch]:
-        """Read after the session's place."""
         session = self.session
         return self.delivery.read(session) if session.reads else Batch((), session.place)
 
@@ -129,7 +128,6 @@ class HeldConnect(SessionReader[Response]):
         self.delivery.answered(self.session, len(result.body), self.asking)
 
     def over(self) -> Response:
-        """Return the answer without events."""
         return self._made(None)
 
     def replaced(self, peer: Peer) -> None:  # noqa: ARG002  as at a socket

@@ -56,7 +56,6 @@ class ForwardedRequest:
 
     @property
     def head(self) -> ForwardedRequest:
-        """The header fields."""
         return self
 
     @property
@@ -65,13 +64,11 @@ class ForwardedRequest:
         return self
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the value of a field; its name is in lower case."""
         return self._fields.get(name)
 
     getHeader = get  # noqa: N815  twisted.web's name, for an embedding program
 
     def is_disconnected(self) -> bool:
-        """Return whether the client has disconnected."""
         return self.has_left
 
     was_disconnected = is_disconnected

@@ -78,7 +78,6 @@ class BayeuxSocket:
         """The end of the time in which it must have spoken for a session."""
 
     def opened(self, socket: Socket) -> None:
-        """Begin: texts may be sent from now on."""
         self.socket = socket
         self.transport.sockets.add(self.stop)
         self.transport.hub.counts.sockets += 1
@@ -87,7 +86,6 @@ class BayeuxSocket:
         )
 
     def drained(self) -> None:
-        """Go on with a backlog."""
         if self.reader is not None:
             Wake([self.reader]).run(1)
 
@@ -311,7 +309,6 @@ class _AtSocket(SessionReader[None]):
         self._stay(wait)
 
     def can_look(self) -> bool:
-        """Return whether something may be sent now."""
         socket = self.home.socket
         return (
             socket is not None
@@ -321,7 +318,6 @@ class _AtSocket(SessionReader[None]):
         )
 
     def send(self, news: News | None) -> None:
-        """Send it, or answer the connect with it."""
         session = self.session
         if not self.can_look():
             return

@@ -129,7 +129,6 @@ class PollingClient(Answered):
     """A reader that polls; a dialect parses the answers."""
 
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
-        """Read ``data`` as ``Reading`` says."""
         answer = self.answer(data)
         return (b"", []) if answer is None else self.answered(answer)
 
@@ -146,7 +145,6 @@ class PushingClient(Answered):
         return b""
 
     def received(self, data: bytes) -> bool:
-        """Read ``data`` as ``Pushing`` says."""
         answer = self.answer(data)
         if answer is None:
             return False
@@ -175,7 +173,6 @@ class EventStream:
         return self._request
 
     def received(self, data: bytes) -> tuple[bytes | None, list[Any]]:
-        """Read ``data`` as ``Reading`` says; there is never anything to send."""
         data = self._rest + data
         if not self.is_parked:
             data = self._opened(data)
@@ -236,11 +233,9 @@ class CometLite:
         self._site = site
 
     def poller(self, recipient: str) -> Reading:
-        """Return a reader that polls by cursor."""
         return _CometLitePoll(self._site, recipient)
 
     def follower(self, recipient: str) -> Reading:
-        """Return a reader of Server-Sent Events."""
         return EventStream(self._site.get(f"/stream/{quote(recipient)}?after=oldest"))
 
     def pusher(self) -> Pushing:

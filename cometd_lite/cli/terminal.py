@@ -160,11 +160,9 @@ class Descriptor:
         self._name = name
 
     def fileno(self) -> int:
-        """Return the descriptor."""
         return self._descriptor
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
-        """Return the name for Twisted's log."""
         return self._name
 
 
@@ -183,7 +181,6 @@ class Input(Descriptor):
         return self._waiting
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
-        """Read what has arrived."""
         read: bytes | Failure
         try:
             read = os.read(self._descriptor, READ_BYTES)
@@ -195,7 +192,6 @@ class Input(Descriptor):
         self._deliver(read)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
-        """Deliver the end of a pipe whose other end was closed."""
         self._deliver(b"")
 
     def _deliver(self, data: bytes | Failure) -> None:
@@ -222,5 +218,4 @@ class OutputMonitor(Descriptor):
         """Do nothing: nothing is read from an output."""
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002, N802  Twisted's name
-        """Call ``on_closed``."""
         self._on_closed()

@@ -44,7 +44,6 @@ class MonotonicClock(Clock):
     """Twisted's simplest timers, on the machine's monotonic clock: those that are due run in ``advance``."""
 
     def seconds(self) -> float:
-        """Return the seconds of the monotonic clock."""
         return time.monotonic()
 
 
@@ -209,17 +208,14 @@ class BlockingConnection(Transport):
             self._socket.setblocking(False)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
-        """Close the connection."""
         self._close(ConnectionDone())
 
     abortConnection = loseConnection  # noqa: N815  Twisted's name
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read no more for a while."""
         self.reads = False
 
     def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
-        """Read on."""
         if not self.reads:
             self.reads = True
             self._loop.clock.callLater(0, self._read_on)

@@ -94,7 +94,6 @@ class Polls:
         self._not_before = 0.0
 
     async def read(self, after: Cursor) -> Batch:
-        """Return what a poll is answered with."""
         if not self.met or after.is_relative:
             batch = await poll(self.remote, self.query, after, 0.0, self._limit)
             self.met = True
@@ -117,7 +116,6 @@ class Polls:
             await self.remote.ask("GET", "poll", query, patience=GOODBYE_SECONDS)
 
     def failed(self) -> None:
-        """Let the next poll not be held."""
         self.met = False
 
     def close(self) -> None:
@@ -230,7 +228,6 @@ class Following(MessageLoop[Message]):
             self._move(given.cursor)
 
     def end(self) -> None:
-        """End it now: a pending call for the next message fails with ``StopAsyncIteration``."""
         super().end()
         self._source.close()
 

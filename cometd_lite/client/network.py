@@ -82,7 +82,6 @@ class Transport:
         raise NotImplementedError
 
     def writeSequence(self, parts: Iterable[bytes]) -> None:  # noqa: N802  Twisted's name
-        """Send the bytes of all parts."""
         self.write(b"".join(parts))
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
@@ -96,7 +95,6 @@ class Transport:
         """Do nothing, as above."""
 
     def getPeer(self) -> IPv4Address:  # noqa: N802  Twisted's name
-        """Return an address for Twisted's log lines."""
         return _NOWHERE
 
     getHost = getPeer  # noqa: N815  Twisted's name
@@ -113,7 +111,6 @@ class Endpoints:
     connecting: Connecting
 
     def endpointForURI(self, uri: URI) -> ConnectingEndpoint:  # noqa: N802  Twisted's name
-        """Return the endpoint of a URL's host and port."""
         return ConnectingEndpoint(self.connecting, uri)
 
 
@@ -126,7 +123,6 @@ class ConnectingEndpoint:
     uri: URI
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's
-        """Return a Deferred of a connected protocol of the factory's."""
         protocol = protocolFactory.buildProtocol(_NOWHERE)
         assert protocol is not None, "Agent's factory always builds one"
         tls = _trusting() if self.uri.scheme == b"https" else None

@@ -54,11 +54,9 @@ class Streams:
         await self._polls.acknowledge(cursor)
 
     def failed(self) -> None:
-        """Let the next read begin with a poll that is not held."""
         self._polls.failed()
 
     def close(self) -> None:
-        """Close the stream."""
         if self._lines is not None:
             self._lines.close()
             self._lines = None
@@ -127,7 +125,6 @@ class _Lines(TwistedProtocol):
         self._end(NoAnswer(f"The stream from {self._url} was closed."))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Decode lines, and keep the part of one at the end."""
         if self._error is not None:
             return
         *lines, self._rest = (self._rest + data).split(b"\n")

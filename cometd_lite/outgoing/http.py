@@ -95,7 +95,6 @@ class WholeBody:
         self.length = len(body)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
-        """Write all of it."""
         consumer.write(self._body)
         return succeed(None)
 
@@ -117,7 +116,6 @@ class BoundedBody(TwistedProtocol):
         self.whole: Deferred[bytes] = Deferred(lambda _: self._close())
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        """Collect a part, within the bound."""
         if len(self._data) + len(data) > self._most:
             self._fire(Failure(ReplyTooLarge()))
             self._close()
@@ -141,7 +139,6 @@ class _ClosingBody(TwistedProtocol):
     """Closes the connection of a response that is not read."""
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
-        """Close it."""
         if self.transport is not None:
             self.transport.loseConnection()
 
@@ -150,7 +147,6 @@ class _QuietPool(HTTPConnectionPool):
     """A pool that does not log the beginning and the end of each connection."""
 
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:  # noqa: N802
-        """Return a connection, as Twisted's pool does."""
         return super().getConnection(key, _QuietEndpoint(endpoint))
 
 
@@ -160,7 +156,6 @@ class _QuietEndpoint:
         self._endpoint = endpoint
 
     def connect(self, protocolFactory: Any) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
-        """Connect."""
         protocolFactory.noisy = False
         return self._endpoint.connect(protocolFactory)
 
@@ -202,7 +197,7 @@ def _plain(response: IResponse) -> IResponse:
 
 
 class HTTPPost:
-    """Posts JSON to ``url``; a whole reply must be there within ``seconds``. It is a ``Post``.
+    """Posts JSON to ``url``; a whole reply must be there within ``seconds``. It is a ``Posting``.
 
     Where a connection ends before anything of the reply has come, it is posted once more. Redirects are not
     followed: they would take what is posted to another server. Raises ``ValueError`` where
@@ -220,7 +215,6 @@ class HTTPPost:
         self._treq = HTTPClient(_PlainAgent(agent), data_to_body_producer=WholeBody)
 
     def __call__(self, body: bytes, headers: Mapping[str, str] | None = None) -> Deferred[PostReply]:
-        """Return the reply. Fails with ``NoReply``. Cancelling the Deferred closes the connection."""
         reply = Deferred.fromCoroutine(self._post(body, headers or {}))
         reply.addTimeout(self._seconds, self._clock, _timed_out)
         return reply.addErrback(self._failed)
@@ -248,7 +242,6 @@ class HTTPPost:
 
     @property
     def shown(self) -> str:
-        """The URL as a log may show it: without its query, which may be secret."""
         return self.url.partition("?")[0]
 
     def _failed(self, failure: Failure) -> Failure:
@@ -261,7 +254,6 @@ class HTTPPost:
         return failure
 
     def close(self) -> Deferred[None]:
-        """Close the connections that are idle."""
         closed: Deferred[None] = self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
         return closed
 
