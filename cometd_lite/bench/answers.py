@@ -20,28 +20,25 @@ def field(head: bytes, name: bytes) -> bytes | None:
     return head[start : end if end >= 0 else len(head)].strip()
 
 
+def chunks(data: bytes, start: int) -> tuple[bytes, int, bool]:
+    """Return what the whole chunks from ``start`` on hold, where they end, and whether the last was there."""
+    pieces: list[bytes] = []
+    while (line := data.find(b"\r\n", start)) >= 0:
+        size = int(data[start:line].partition(b";")[0], 16)
+        if size == 0:
+            return b"".join(pieces), line, True
+        if len(data) < line + size + 4:
+            break
+        pieces.append(data[line + 2 : line + 2 + size])
+        start = line + size + 4
+    return b"".join(pieces), start, False
+
+
 def unchunked(data: bytes, start: int) -> tuple[bytes, int] | None:
     """Return the chunked body that begins at ``start`` and where it ends; None until all of it is there."""
-    pieces = []
-    while True:
-        line = data.find(b"\r\n", start)
-        if line < 0:
-            return None
-        size = int(data[start:line].partition(b";")[0], 16)
-        start = line + 2
-        if size == 0:
-            break
-        if len(data) < start + size + 2:
-            return None
-        pieces.append(data[start : start + size])
-        start += size + 2
-    while True:  # The trailer section, which ends with an empty line.
-        line = data.find(b"\r\n", start)
-        if line < 0:
-            return None
-        start, begun = line + 2, start
-        if line == begun:
-            return b"".join(pieces), start
+    body, line, is_last = chunks(data, start)
+    end = data.find(b"\r\n\r\n", line) if is_last else -1  # there may be trailers
+    return None if end < 0 else (body, end + 4)
 
 
 class RawAnswer(NamedTuple):

@@ -127,7 +127,7 @@ def run(
             messages = 50_000  # more would fill the hundred mailboxes, which is another measurement
         else:
             seconds = 5.0
-    progress = _Progress() if sys.stderr.isatty() and not arguments.quiet else None
+    progress = _show_progress if sys.stderr.isatty() and not arguments.quiet else lambda _: None
     try:
         result = measure(
             [url.rstrip("/") for url in arguments.url or [_URL]],
@@ -144,26 +144,18 @@ def run(
             on_progress=progress,
         )
     except BenchError as error:
-        if progress is not None:
-            progress.clear()
+        progress("")
         sys.stderr.write(f"cometd-lite bench: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    if progress is not None:
-        progress.clear()
+    progress("")
     document = {**asdict(result), "own_cpu_full": result.own_cpu_full}
     sys.stdout.write(dumps(document).decode() + "\n" if arguments.json else shown(result))
     return 0
 
 
-class _Progress:
-    """One line on a terminal, written over and over."""
-
-    def __call__(self, line: str) -> None:
-        sys.stderr.write(f"\r\033[K{line}")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        sys.stderr.write("\r\033[K")
-        sys.stderr.flush()
+def _show_progress(line: str) -> None:
+    """Write a line of a terminal in the place of the one before."""
+    sys.stderr.write(f"\r\033[K{line}")
+    sys.stderr.flush()

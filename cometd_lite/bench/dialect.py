@@ -1,7 +1,7 @@
 """The protocols of servers: how requests are written and answers parsed, without I/O.
 
-A ``Dialect`` makes a ``Reading`` and a ``Pushing``. That of this server is ``CometLite``; ``tests/bench``
-adds Bayeux and those of other servers.
+A ``Dialect`` makes a ``Reading`` and a ``PushingClient``. That of this server is ``CometLite``;
+``tests/bench`` adds Bayeux and those of other servers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from ..jsontext import parse
-from .answers import ANSWER_BYTES, RawAnswer, cut, excerpt, field
+from .answers import ANSWER_BYTES, RawAnswer, chunks, cut, excerpt, field
 from .errors import Lost, UnexpectedAnswer
 
 
@@ -66,41 +66,6 @@ class Reading(Protocol):
         """
 
 
-class Pushing(Protocol):
-    """One pusher's side of one connection, without I/O."""
-
-    def opening(self) -> bytes:
-        """Return the bytes that must be sent before the first push; empty where there are none."""
-
-    def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
-        """Return the requests that push ``bodies`` in order, each to be sent after the answer to the last."""
-
-    def received(self, data: bytes) -> bool:
-        """Return whether the answer is complete now.
-
-        Raises ``UnexpectedAnswer`` where it does not accept the push.
-        """
-
-
-class Dialect(Protocol):
-    """The protocol of one kind of server."""
-
-    name: str
-    shares: bool
-    """Whether readers that ask the same get the same bytes, so that parsing them once is enough."""
-    keeps: bool
-    """Whether a message is kept for readers that come later."""
-
-    def poller(self, recipient: str) -> Reading:
-        """Return a reader that polls, from the oldest message on."""
-
-    def follower(self, recipient: str) -> Reading:
-        """Return a reader of a stream. Raises ``BenchError`` where the server has no streams."""
-
-    def pusher(self) -> Pushing:
-        """Return a pusher."""
-
-
 class Answered:
     """What every poll and push has in common: one request, one answer."""
 
@@ -138,23 +103,49 @@ class PollingClient(Answered):
 
 
 class PushingClient(Answered):
-    """A pusher that is ready once it is connected; a dialect decides which answers accept a push."""
+    """One pusher's side of one connection, without I/O; a dialect makes its requests."""
 
     def opening(self) -> bytes:
-        """Return no bytes: a push needs nothing before it."""
+        """Return the bytes that must be sent before the first push; empty where there are none."""
         return b""
 
+    def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
+        """Return the requests that push ``bodies`` in order, each to be sent after the answer to the last."""
+        raise NotImplementedError
+
     def received(self, data: bytes) -> bool:
+        """Return whether the answer is complete now.
+
+        Raises ``UnexpectedAnswer`` where it does not accept the push.
+        """
         answer = self.answer(data)
-        if answer is None:
-            return False
-        self.answered(answer)
-        return True
+        if answer is not None:
+            self.answered(answer)
+        return answer is not None
 
     def answered(self, answer: RawAnswer) -> None:
         """Raise ``UnexpectedAnswer`` where the answer does not accept the push."""
         if answer.status not in {200, 201, 202}:
             raise UnexpectedAnswer(f"A push was answered {answer.status}: {excerpt(answer.body)}")
+
+
+class Dialect(Protocol):
+    """The protocol of one kind of server."""
+
+    name: str
+    shares: bool
+    """Whether readers that ask the same get the same bytes, so that parsing them once is enough."""
+    keeps: bool
+    """Whether a message is kept for readers that come later."""
+
+    def poller(self, recipient: str) -> Reading:
+        """Return a reader that polls, from the oldest message on."""
+
+    def follower(self, recipient: str) -> Reading:
+        """Return a reader of a stream. Raises ``BenchError`` where the server has no streams."""
+
+    def pusher(self) -> PushingClient:
+        """Return a pusher."""
 
 
 class EventStream:
@@ -202,15 +193,11 @@ class EventStream:
         if not self._chunked:
             self._text += data
             return b""
-        while (line := data.find(b"\r\n")) >= 0:
-            size = int(data[:line].partition(b";")[0], 16)
-            if size == 0:
-                raise Lost("The server ended a stream.")
-            if len(data) < line + size + 4:
-                break
-            self._text += data[line + 2 : line + 2 + size]
-            data = data[line + size + 4 :]
-        return data
+        text, end, is_last = chunks(data, 0)
+        if is_last:
+            raise Lost("The server ended a stream.")
+        self._text += text
+        return data[end:]
 
     @staticmethod
     def _messages(event: bytes) -> list[Any]:
@@ -238,7 +225,7 @@ class CometLite:
     def follower(self, recipient: str) -> Reading:
         return EventStream(self._site.get(f"/stream/{quote(recipient)}?after=oldest"))
 
-    def pusher(self) -> Pushing:
+    def pusher(self) -> PushingClient:
         """Return a pusher: one message as JSON, several as NDJSON."""
         return _CometLitePush(self._site)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .answers import excerpt
-from .dialect import Dialect, Pushing, Reading
+from .dialect import Dialect, PushingClient, Reading
 from .errors import BenchError, Lost, NotThere, UnexpectedAnswer
 from .results import Latencies
 from .scenarios import Scenario
@@ -216,7 +216,7 @@ class _ReaderLink(_Link):
 class _PusherLink(_Link):
     __slots__ = ("messages_each", "pushing", "recipient", "requests")
 
-    def __init__(self, load: Load, target: ServerAddress, pushing: Pushing) -> None:
+    def __init__(self, load: Load, target: ServerAddress, pushing: PushingClient) -> None:
         super().__init__(load, target, pushing.opening())
         self.pushing = pushing
         self.recipient: Recipient | None = None

@@ -14,7 +14,7 @@ from msgspec import json
 
 from cometd_lite.bench import BenchError, CometLite, Site, UnexpectedAnswer
 from cometd_lite.bench.answers import RawAnswer, excerpt, field
-from cometd_lite.bench.dialect import EventStream, PollingClient, Pushing, PushingClient, Reading
+from cometd_lite.bench.dialect import EventStream, PollingClient, PushingClient, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ class Bayeux:
         """Raise ``BenchError``: Bayeux has no stream over HTTP."""
         raise BenchError(f"Bayeux has no Server-Sent Events for {recipient}: choose another scenario.")
 
-    def pusher(self) -> Pushing:
+    def pusher(self) -> PushingClient:
         """Return a pusher with a session of its own."""
         return _BayeuxPublish(self.site)
 
@@ -152,7 +152,7 @@ class Nchan:
         head = self.site.head("GET", f"/events?id={recipient}")
         return EventStream(head + b"Accept: text/event-stream\r\n\r\n")
 
-    def pusher(self) -> Pushing:
+    def pusher(self) -> PushingClient:
         return _NchanPush(self.site)
 
 
@@ -205,7 +205,7 @@ class Toy:
     def follower(self, recipient: str) -> Reading:
         return EventStream(self.site.get(f"/stream/{recipient}"))
 
-    def pusher(self) -> Pushing:
+    def pusher(self) -> PushingClient:
         return _ToyPush(self.site)
 
 
