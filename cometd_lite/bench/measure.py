@@ -69,8 +69,8 @@ def measure(
     ``wait`` seconds, which should not end within the phase. ``on_progress`` is called with a line several
     times a second.
 
-    Raises ``NotThere`` where nothing answers, ``UnexpectedAnswer`` for one that the interface does not have, and
-    ``Lost`` where a message was lost, doubled, changed or out of order.
+    Raises ``NotThere`` where nothing answers, ``UnexpectedAnswer`` for an answer that the interface does not
+    have, and ``Lost`` where a message was lost, doubled, changed or out of order.
     """
     if not hasattr(select, "epoll"):
         raise BenchError("The load generator needs Linux: it waits with epoll.")

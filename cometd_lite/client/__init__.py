@@ -14,8 +14,7 @@ messages, batches, receipts and errors are those of the server's ``Comet``, so t
 ``SyncClient`` does the same by plain calls that return when they are answered.
 
 Read ``client`` first, then ``listener``, ``working``, ``streams``, ``following``, ``codec``, ``remote`` and
-``replies``; ``network``, ``networks``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync``
-comes last.
+``replies``; ``network``, ``on_asyncio`` and ``blocking`` say how requests are sent; ``sync`` comes last.
 """
 
 from ..core.hub import Standing

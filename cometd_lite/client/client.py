@@ -93,11 +93,8 @@ class Client:
         Fails with a ``CometError``, or with ``ValueError`` for ``data`` that cannot be pushed.
         """
         check_push(event=event, ttl=ttl, queue=queue, overflow=overflow, idempotency_key=idempotency_key)
-        query = [*codec.named(recipients)]
-        query += [] if event is None else [("event", event)]
-        query += [] if ttl is None else [("ttl", codec.seconds(ttl))]
-        query += [] if queue else [("queue", "no")]
-        query += [] if overflow is None else [("overflow", overflow)]
+        words = codec.given(event=event, ttl=ttl, queue=None if queue else "no", overflow=overflow)
+        query = [*codec.named(recipients), *words]
         if patience is None:
             patience = self._patience if queue else 0.0
         if idempotency_key is None and patience > 0:
@@ -185,7 +182,7 @@ class Client:
         it in time; so delivery is at least once. ``work`` does this again and again, and better.
         """
         check_read(wait, limit)
-        query = [*codec.named(recipients), ("lease", codec.seconds(check_lease(seconds)))]
+        query = [*codec.named(recipients), *codec.given(lease=check_lease(seconds))]
         return reply(poll(self._remote, query, None, wait, limit))
 
     def ack(
@@ -305,8 +302,7 @@ class Client:
 
         ``name`` is None where the token has it.
         """
-        query = [] if name is None else [("as", name)]
-        await self._remote.ask("DELETE", f"presence/{quote(recipient)}", query)
+        await self._remote.ask("DELETE", f"presence/{quote(recipient)}", codec.given(**{"as": name}))
 
     @replying
     async def recipients(
@@ -316,7 +312,7 @@ class Client:
 
         They come by name, up to ``limit`` of them; ``more`` is ``after`` of the next page, None on the last.
         """
-        query = [("prefix", prefix), ("limit", str(limit))] + ([] if after is None else [("after", after)])
+        query = codec.given(prefix=prefix, limit=limit, after=after)
         return codec.listing(await self._remote.ask("GET", "recipients", query))
 
     @replying

@@ -54,18 +54,21 @@ def encoded(data: Any, media_type: str | None) -> tuple[bytes, str]:
 
 def named(recipients: Recipients, reader: str | None = None) -> Query:
     """Return the parameters that name recipients, and their reader, which nothing on the way rewrites."""
-    named = [("rcpt", name) for name in names(recipients)]
-    return named if reader is None else [*named, ("as", reader)]
+    return [*[("rcpt", name) for name in names(recipients)], *given(**{"as": reader})]
+
+
+def given(**words: str | float | None) -> Query:
+    """Return the parameters that have a value; numbers are to the millisecond, and have no exponent."""
+    return [
+        (name, value if isinstance(value, str) else f"{value:.3f}".rstrip("0").rstrip("."))
+        for name, value in words.items()
+        if value is not None
+    ]
 
 
 def place(after: str | Cursor) -> Cursor:
     """Return a cursor. Raises ``ValueError`` where it is malformed."""
     return after if isinstance(after, Cursor) else Cursor.parse(after)
-
-
-def seconds(number: float) -> str:
-    """Return a number of seconds as a parameter: to the millisecond, never with an exponent."""
-    return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
 # -- answers

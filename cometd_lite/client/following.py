@@ -50,9 +50,7 @@ async def poll(remote: Remote, query: Query, after: Cursor | None, wait: float |
 
     Where ``wait`` is None the server decides how long the poll is held.
     """
-    asked = [*query, ("limit", str(limit))]
-    asked += [] if after is None else [("after", str(after))]
-    asked += [] if wait is None else [("wait", codec.seconds(wait))]
+    asked = [*query, *codec.given(limit=limit, after=None if after is None else str(after), wait=wait)]
     patience = (WAIT_SECONDS if wait is None else wait) + LATE_SECONDS
     answer = await remote.ask("GET", "poll", asked, patience=patience)
     if answer.status in {204, 304}:
@@ -112,7 +110,7 @@ class Polls:
     async def acknowledge(self, cursor: Cursor) -> None:
         """Poll with the cursor, which acknowledges it, and drop the answer."""
         with suppress(CometError):
-            query = [*self.query, ("after", str(cursor)), ("wait", "0"), ("limit", "1")]
+            query = [*self.query, *codec.given(after=str(cursor), wait=0, limit=1)]
             await self.remote.ask("GET", "poll", query, patience=GOODBYE_SECONDS)
 
     def failed(self) -> None:

@@ -39,6 +39,7 @@ class Treq(Protocol):
         """Send a request, given its method, its URL and keywords, and return its response."""
 
 
+@implementer(IAgentEndpointFactory)
 class Network:
     """A clock, and a ``Treq`` with a pool of connections that ``connecting`` opens.
 
@@ -47,16 +48,21 @@ class Network:
 
     def __init__(self, clock: Any, connecting: Connecting | None = None) -> None:
         self.clock = IReactorTime(clock)
+        self._connecting = connecting
         self._pool = HTTPConnectionPool(clock)
         self._pool.maxPersistentPerHost = OUTGOING_CONNECTIONS_KEPT
         self._pool.cachedConnectionTimeout = OUTGOING_KEPT_SECONDS  # type: ignore[assignment]  # any number will do
         if connecting is None:
             agent = Agent(clock, connectTimeout=CONNECT_SECONDS, pool=self._pool)
         else:
-            agent = Agent.usingEndpointFactory(clock, Endpoints(connecting), self._pool)
+            agent = Agent.usingEndpointFactory(clock, self, self._pool)
         client = HTTPClient(agent, data_to_body_producer=WholeBody)
         # treq takes any clock for a reactor; without one it would install the default reactor.
         self.request: Callable[..., Deferred[Any]] = partial(client.request, reactor=clock)
+
+    def endpointForURI(self, uri: URI) -> ConnectingEndpoint:  # noqa: N802  Twisted's name
+        assert self._connecting is not None, "a reactor's Agent has endpoints of its own"
+        return ConnectingEndpoint(self._connecting, uri)
 
     async def close(self) -> None:
         """Close the connections that are idle."""
@@ -101,17 +107,6 @@ class Transport:
 
 
 _NOWHERE = IPv4Address("TCP", "0.0.0.0", 0)  # noqa: S104  an address of nothing, on which nothing listens
-
-
-@implementer(IAgentEndpointFactory)
-@dataclass(frozen=True)
-class Endpoints:
-    """The endpoints of a network that opens its connections by a function."""
-
-    connecting: Connecting
-
-    def endpointForURI(self, uri: URI) -> ConnectingEndpoint:  # noqa: N802  Twisted's name
-        return ConnectingEndpoint(self.connecting, uri)
 
 
 @implementer(IStreamClientEndpoint)

@@ -34,11 +34,11 @@ async def settle(
     remote: Remote, message: LeasedMessage, settlement: Settlement, seconds: float, patience: float
 ) -> LeaseState:
     """Return what became of a lease. It is asked again for ``patience`` seconds where no answer comes."""
-    query: list[tuple[str, str]] = [("lease", message.lease)]
-    if settlement == "released":
-        query.append(("release", "yes"))
-    elif settlement == "extended":
-        query.append(("extend", codec.seconds(seconds)))
+    query = codec.given(
+        lease=message.lease,
+        release="yes" if settlement == "released" else None,
+        extend=seconds if settlement == "extended" else None,
+    )
     deadline = remote.clock.seconds() + patience
     failures = 0
     while True:
@@ -72,7 +72,7 @@ class Working(MessageLoop[LeasedMessage]):
         on_retry: OnRetry | None = None,
     ) -> None:
         super().__init__(remote, on_retry)
-        self._query = [*query, ("lease", codec.seconds(seconds))]
+        self._query = [*query, *codec.given(lease=seconds)]
         self._seconds = seconds
         self._patience = patience
         self._on_gone = on_gone
