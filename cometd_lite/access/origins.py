@@ -25,7 +25,7 @@ class Hosts:
         What is ``probed`` is asked for by address: so only a server on loopback is strict there.
         """
         enforced = self.loopback_only or (bool(self.named) and not probed)
-        if not enforced or host is None or self._answers_to(host):
+        if not enforced or host is None or (name := host_name(host)) in self.named or is_loopback(name):
             return
         if self.loopback_only:
             raise Misdirected(
@@ -33,10 +33,6 @@ class Hosts:
                 "use localhost, or start it with --host."
             )
         raise Misdirected("This server does not answer to that Host, but to those given by --host.")
-
-    def _answers_to(self, host: bytes) -> bool:
-        name = host_name(host)
-        return is_loopback(name) or name in self.named
 
 
 @dataclass(frozen=True)

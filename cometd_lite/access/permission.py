@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from ..deferreds import MaybeDeferred, is_pending
+from ..deferreds import is_pending
 from ..errors import CometError, ServerFull
 from ..limits import APPLICATION_ASKED_AGAIN_SECONDS, APPLICATION_SECONDS, WAIT_SPREAD
 from .application import Allowance, Authorizer
@@ -33,10 +33,6 @@ class Permission:
     action: str
     names: tuple[str, ...]
     allowance: Allowance
-
-    def ask_again(self, after: float) -> MaybeDeferred[Allowance]:
-        """Return what the application allows beyond ``after``; see ``Authorizer.ask``."""
-        return self.application.ask(question_of(self.asker, self.action, self.names), after)
 
     def watch(self, parked: Deferred[Any], end: Callable[[CometError], object]) -> Watch | None:
         """Ask again whenever the answer's time is over, until ``parked`` fires; None where it holds for good.
@@ -88,8 +84,10 @@ class Watch:
 
     def _ask(self) -> None:
         self._waits_for = None
+        asked = self._permission
         try:
-            answer = self._permission.ask_again(self._expires_at)
+            question = question_of(asked.asker, asked.action, asked.names)
+            answer = self._application.ask(question, self._expires_at)
         except CometError as error:
             is_late = self._application.clock.seconds() >= self._expires_at + APPLICATION_SECONDS
             if isinstance(error, ServerFull) and not is_late:

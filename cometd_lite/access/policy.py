@@ -412,7 +412,8 @@ def _token(exchange: Asker, schemes: frozenset[bytes]) -> str:
         token = (_named_token if len(field) <= REMEMBERED_BYTES else _token_of)(field, schemes)
         if token:
             return token
-    given = [value for name, _, value in _parameters(exchange.query) if name == b"token"]
+    pairs = [pair.partition(b"=") for pair in exchange.query.split(b"&")]
+    given = [value for name, _, value in pairs if name == b"token"]
     if len(given) > 1:
         raise BadParameter("token is given once.")
     if given and given[0]:
@@ -429,7 +430,3 @@ def _origin_of(referer: bytes | None) -> bytes | None:
     except ValueError:
         return b"null"
     return f"{page.scheme}://{page.netloc}".lower().encode("latin-1") if page.netloc else None
-
-
-def _parameters(query: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    return [pair.partition(b"=") for pair in query.split(b"&")]

@@ -95,12 +95,8 @@ def batch_of(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise BadBody("A Bayeux request is a JSON array of messages, or one message.")
     if len(value) > BAYEUX_BATCH_MESSAGES:
-        raise _too_many()
+        raise BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
     return value
-
-
-def _too_many() -> BodyTooLarge:
-    return BodyTooLarge(f"A Bayeux request has at most {BAYEUX_BATCH_MESSAGES} messages.")
 
 
 def _values(text: bytes) -> int:

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004  Twisted's name
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.http import stringToDatetime
@@ -23,7 +23,7 @@ from .. import __version__
 from ..deferreds import is_in_another_thread, running_loop
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
 from ..jsontext import parse
-from ..outgoing.http import NETWORK_ERRORS, BoundedBody, ReplyTooLarge, sentence_of
+from ..outgoing.http import NETWORK_ERRORS, BoundedBody, ReplyTooLarge, sentence_of, timed_out
 from .network import Network, Treq, reactor_network
 from .on_asyncio import asyncio_network
 
@@ -222,7 +222,7 @@ class Remote:
         Raises ``NoAnswer`` for the network's errors, and other errors of the function as they are.
         """
         result = Deferred.fromCoroutine(function())
-        result.addTimeout(patience, self.clock, _timed_out)
+        result.addTimeout(patience, self.clock, timed_out)
         try:
             return await result
         except NETWORK_ERRORS as error:
@@ -275,7 +275,3 @@ def server_url(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is no URL of a server, as in http://localhost:8080.")
     return url.rstrip("/")
-
-
-def _timed_out(_: object, seconds: float) -> NoReturn:
-    raise TimeoutError(seconds)

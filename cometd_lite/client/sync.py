@@ -217,18 +217,14 @@ class SyncClient:
         token: str | Callable[[], str] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._url = server_url(url)
+        self.url = server_url(url)
+        """The URL of the server, without a slash at the end."""
         self._token = token
         self._patience = patience
         # Sets and deques do each of these operations at once. A lock might be held while a process forks.
         self._idle: deque[_BlockingClient] = deque()
         self._used: set[_BlockingClient] = set()
         self._closed = False
-
-    @property
-    def url(self) -> str:
-        """The URL of the server, without a slash at the end."""
-        return self._url
 
     push = _blocking(Client.push)
     poll = _blocking(Client.poll)
@@ -297,7 +293,7 @@ class SyncClient:
             raise
 
     def _take_client(self) -> _BlockingClient:
-        blocking = self._idle_client() or _BlockingClient(self._url, self._token, self._patience)
+        blocking = self._idle_client() or _BlockingClient(self.url, self._token, self._patience)
         self._used.add(blocking)
         if self._closed:
             self._give_back(blocking)

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TypeAlias
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from ..core.leases import LeaseState, Settlement
@@ -142,10 +141,7 @@ class Working(MessageLoop[LeasedMessage]):
         if state == "gone" and self._on_gone is not None:
             self._on_gone(message)
 
-    def _extend(self, message: LeasedMessage) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._extend_once(message))
-
-    async def _extend_once(self, message: LeasedMessage) -> None:
+    async def _extend(self, message: LeasedMessage) -> None:
         with suppress(CometError):  # the next one comes before the lease ends
             await settle(self._remote, message, "extended", self._seconds, 0.0)
 

@@ -216,7 +216,7 @@ class HTTPPost:
 
     def __call__(self, body: bytes, headers: Mapping[str, str] | None = None) -> Deferred[PostReply]:
         reply = Deferred.fromCoroutine(self._post(body, headers or {}))
-        reply.addTimeout(self._seconds, self._clock, _timed_out)
+        reply.addTimeout(self._seconds, self._clock, timed_out)
         return reply.addErrback(self._failed)
 
     async def _post(self, body: bytes, headers: Mapping[str, str]) -> PostReply:
@@ -277,5 +277,6 @@ def checked_url(url: str) -> str:
     return url
 
 
-def _timed_out(_: object, seconds: float) -> NoReturn:
+def timed_out(_: object, seconds: float) -> NoReturn:
+    """Fail whatever came of a Deferred whose time is over with ``TimeoutError``."""
     raise TimeoutError(seconds)

@@ -12,6 +12,7 @@ from secrets import token_hex
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -81,7 +82,7 @@ class EventSender:
     async def _work(self) -> None:
         while self._may_send():
             self._was_woken = False
-            await self._pause(EVENT_GATHER_SECONDS)
+            await deferLater(self._clock, EVENT_GATHER_SECONDS)
             events = await value_of(self._outbox.first(EVENTS_AT_ONCE))
             if events:
                 await self._deliver(events)
@@ -105,7 +106,8 @@ class EventSender:
                 return
             self.counts.failed += 1
             first, most = EVENT_PAUSE_SECONDS
-            await self._pause(min(most, first * 2.0 ** min(failures, 16)) * self._random.uniform(0.5, 1.0))
+            pause = min(most, first * 2.0 ** min(failures, 16)) * self._random.uniform(0.5, 1.0)
+            await deferLater(self._clock, pause)
             failures += 1
 
     async def _is_settled(self, id: str, body: bytes, count: int) -> bool:  # noqa: A002
@@ -135,9 +137,3 @@ class EventSender:
         if self._quiet_until is None or now >= self._quiet_until:
             self._quiet_until = now + FAILURES_LOGGED_SECONDS
             self.log.error("Events wait for the application of --notify-url: {why}", why=why)
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        """Return a Deferred that fires after so many seconds; cancelling it leaves no timer behind."""
-        pause: Deferred[None] = Deferred(lambda _: timer.cancel())
-        timer = self._clock.callLater(seconds, pause.callback, None)
-        return pause
