@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import PyJWK
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 from twisted.logger import Logger
 
@@ -215,13 +214,19 @@ def _pem_key(content: bytes) -> PyJWK:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{_FORMS} ({error})") from None
+    algorithm = checked_by(key)
+    if algorithm is None:
+        raise ValueError("a public key is RSA, on the curve P-256, or Ed25519")
+    return PyJWK(jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True), algorithm)
+
+
+def checked_by(key: object) -> str | None:
+    """Return the algorithm of the tokens that a public key in PEM checks; None for other kinds of keys."""
     if isinstance(key, RSAPublicKey):
-        return PyJWK(RSAAlgorithm.to_jwk(key, as_dict=True), "RS256")
+        return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
-        return PyJWK(ECAlgorithm.to_jwk(key, as_dict=True), "ES256")
-    if isinstance(key, Ed25519PublicKey):
-        return PyJWK(OKPAlgorithm.to_jwk(key, as_dict=True), "EdDSA")
-    raise ValueError("a public key is RSA, on the curve P-256, or Ed25519")
+        return "ES256"
+    return "EdDSA" if isinstance(key, Ed25519PublicKey) else None
 
 
 def read_jwks(content: bytes) -> list[dict[str, Any]]:

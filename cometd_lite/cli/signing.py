@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 
-from ..access.keys import algorithm_of, check_secret, check_use, pem_of, read_jwks
+from ..access.keys import algorithm_of, check_secret, check_use, checked_by, pem_of, read_jwks
 from ..limits import RSA_BITS, SECRET_BYTES, TOKEN_BYTES
 from . import status
 
@@ -120,13 +118,10 @@ def _from_pem(content: bytes, file: Path) -> SigningKey:
         ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{file} holds no private key that can be used: {error}") from None
-    if isinstance(key, RSAPrivateKey):
-        return SigningKey(None, "RS256", key)
-    if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
-        return SigningKey(None, "ES256", key)
-    if isinstance(key, Ed25519PrivateKey):
-        return SigningKey(None, "EdDSA", key)
-    raise ValueError(f"The private key in {file} is none of RSA, on the curve P-256, or Ed25519.")
+    algorithm = checked_by(key.public_key())
+    if algorithm is None:
+        raise ValueError(f"The private key in {file} is none of RSA, on the curve P-256, or Ed25519.")
+    return SigningKey(None, algorithm, key)
 
 
 def _from_jwks(content: bytes, file: Path) -> list[SigningKey]:
