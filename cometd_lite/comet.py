@@ -65,7 +65,7 @@ from .server import Proxies
 from .site import RoutesResource
 from .stores.memory import MemoryStore
 from .usage import check_options, check_place
-from .webhooks.service import WebhookOptions, Webhooks, webhook_options
+from .webhooks.service import Webhooks, webhooks_of
 from .wsgi import Beside
 
 T = TypeVar("T")
@@ -158,8 +158,10 @@ class Comet:
         self._presence = tracker_of(self.hub, spaces, presence)
         self._outgoing: list[Posting] = []
         """What posts to applications, to be closed at the end."""
-        self.webhooks = self._with_webhooks(webhook_options(notify_url, notify_key, unread_after, spaces))
+        self.webhooks = webhooks_of(self.hub, notify_url, notify_key, unread_after, spaces)
         """What notifies an application of events; None where there is none."""
+        if self.webhooks is not None:
+            self._wire(self.webhooks)
         unread = None if self.webhooks is None else self.webhooks.unread
         observe(
             self.hub,
@@ -206,11 +208,8 @@ class Comet:
         self._sweep = LoopingCall(self._sweep_all)
         self._sweep.clock = clock
 
-    def _with_webhooks(self, options: WebhookOptions | None) -> Webhooks | None:
-        """Return what notifies an application of events."""
-        if options is None:
-            return None
-        webhooks = Webhooks(self.hub, options)
+    def _wire(self, webhooks: Webhooks) -> None:
+        """Let webhooks be counted, closed at the end, and notified of changes of presence."""
         self._outgoing.append(webhooks.post)
         self.metrics.webhooks = webhooks.counts
         self.metrics.waiting_events = lambda: webhooks.outbox.waiting
@@ -220,7 +219,6 @@ class Comet:
             webhooks.log.warn(
                 "Webhooks have nothing to post: there is neither presence nor a time for unread messages."
             )
-        return webhooks
 
     def _served_limits(self, namespaces: Namespaces | None) -> Limits:
         """Return the bounds of requests: a body may be as large as any recipient takes."""

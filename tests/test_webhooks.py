@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from cometd_lite.comet import Comet
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Content, Cursor, Push
 from cometd_lite.core.observers import observe
@@ -38,7 +39,7 @@ from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.webhooks.absences import ABSENCES, LocalAbsences
 from cometd_lite.webhooks.outbox import EVENTS, LocalOutbox, SharedOutbox, WebhookCounts
 from cometd_lite.webhooks.sender import EventSender
-from cometd_lite.webhooks.service import WebhookOptions, Webhooks, webhook_options
+from cometd_lite.webhooks.service import Webhooks
 from cometd_lite.webhooks.signing import Signer, keys_of
 from cometd_lite.webhooks.unread import UnreadWatch
 
@@ -119,7 +120,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_half_an_order_is_refused(url: str | None, key: str | None, after: float | None) -> None:
     with pytest.raises(ValueError, match=r"notify_|whsec_|URL|unread_after"):
-        webhook_options(url, key, after, None)
+        Comet(notify_url=url, notify_key=key, unread_after=after, clock=Clock())
 
 
 # -- posting
@@ -787,7 +788,7 @@ def test_a_process_that_stops_gives_its_turn_to_post_back_once_as_another_may_ha
         state=lambda: "ok",
     )
     hub: Any = SimpleNamespace(shared=shared, store=shared, clock=clock, wall=clock.seconds)
-    webhooks = Webhooks(hub, WebhookOptions(FakeReceiver(), Signer(KEY), None))
+    webhooks = Webhooks(hub, FakeReceiver(), Signer(KEY))
     webhooks.start()
     claims[0].callback(True)
     clock.advance(POSTING_RENEWED_SECONDS)

@@ -7,7 +7,6 @@ over once it has ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -43,22 +42,13 @@ _POSTING = ("posting", "webhooks")
 """The record of the process that posts, by its kind and id."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookOptions:
-    """Where events are posted, and by which keys they are signed.
-
-    ``unread_after`` returns the seconds that a message waits for a reader; None for a recipient of which that
-    is not reported. It is None where it is reported of no recipient.
-    """
-
-    post: Posting
-    signer: Signer
-    unread_after: Callable[[str], float | None] | None = None
-
-
-def webhook_options(
-    url: str | None, key: Path | str | None, unread_after: float | None, namespaces: Namespaces | None
-) -> WebhookOptions | None:
+def webhooks_of(
+    hub: Hub,
+    url: str | None,
+    key: Path | str | None,
+    unread_after: float | None,
+    namespaces: Namespaces | None,
+) -> Webhooks | None:
     """Return what the arguments of a ``Comet`` ask for; None for no webhooks.
 
     Raises ``ValueError`` for a wrong URL or key, and where one of them is missing.
@@ -77,19 +67,29 @@ def webhook_options(
         return (namespaces.of(recipient).unread_after if namespaces else None) or unread_after
 
     is_reported = unread_after is not None or bool(namespaces and namespaces.sets("unread_after"))
-    return WebhookOptions(post_to(url, EVENT_POST_SECONDS), signer, after if is_reported else None)
+    return Webhooks(hub, post_to(url, EVENT_POST_SECONDS), signer, after if is_reported else None)
 
 
 class Webhooks:
-    """The webhooks of one hub. ``start`` is called once its store is open."""
+    """The webhooks of one hub. ``start`` is called once its store is open.
+
+    ``unread_after`` returns the seconds that a message waits for a reader; None for a recipient of which that
+    is not reported. It is None where it is reported of no recipient.
+    """
 
     log = Logger()
 
-    def __init__(self, hub: Hub, options: WebhookOptions) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        post: Posting,
+        signer: Signer,
+        unread_after: Callable[[str], float | None] | None = None,
+    ) -> None:
         self._hub = hub
         self.counts = WebhookCounts()
-        self.signer = options.signer
-        self.post = options.post
+        self.signer = signer
+        self.post = post
         shared = self._shared = hub.shared
         clock = hub.clock
         self._posts_until = inf if shared is None else 0.0
@@ -98,17 +98,14 @@ class Webhooks:
             if shared is None
             else SharedOutbox(shared, clock, self.counts)
         )
-        self._sender = EventSender(
-            self.outbox, options.post, options.signer, clock, hub.wall, self.counts, self._may_post
-        )
+        self._sender = EventSender(self.outbox, post, signer, clock, hub.wall, self.counts, self._may_post)
         self.unread: UnreadWatch | None = None
         """What finds messages that no reader has fetched; None where that is not reported."""
-        after = options.unread_after
-        if after is not None:
+        if unread_after is not None:
             absences: Absences = (
-                LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock, after)
+                LocalAbsences(hub.store) if shared is None else SharedAbsences(shared, clock, unread_after)
             )
-            self.unread = UnreadWatch(hub, after, absences, self._on_unread, self.counts)
+            self.unread = UnreadWatch(hub, unread_after, absences, self._on_unread, self.counts)
         self._is_stopped = False
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = clock
