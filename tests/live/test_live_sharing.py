@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from program import ON_LOOPBACK, TWISTD, Connection, Program, eventually
 
 ACTIVATED = (
@@ -48,10 +49,15 @@ def test_two_processes_share_a_socket_of_systemds(tmp_path):
         assert second.stop() == 0
 
 
-def test_behind_a_socket_of_systemds_on_loopback_the_host_is_looked_at(tmp_path):
+@pytest.mark.parametrize("names", [(), ("--host", "comet.example")])
+def test_behind_a_socket_of_systemds_on_loopback_the_host_is_looked_at(tmp_path, names):
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        program = activated(tmp_path, listening, "--host", "comet.example")
-        for host, status in (("localhost", 200), ("comet.example", 200), ("evil.example", 421)):
+        program = activated(tmp_path, listening, *names)
+        for host, status in (
+            ("localhost", 200),
+            ("comet.example", 200 if names else 421),
+            ("evil.example", 421),
+        ):
             assert program.get("/poll/bob?wait=0", Host=host).status == status
         assert program.stop() == 0
 
