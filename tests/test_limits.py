@@ -58,7 +58,13 @@ def test_bounds_stand_in_the_relations_that_the_contract_gives_them() -> None:
     assert default.max_wait == 120
     assert (default.capacity, default.capacity_bytes, default.max_body) == (1_000, 1024**2, 64 * 1024)
     assert (limits.POLL_MESSAGES, limits.POLL_MESSAGES_MOST, limits.POLL_BYTES) == (100, 1_000, 1024**2)
-    assert (limits.RECIPIENT_BYTES, limits.EVENT_BYTES, limits.IDEMPOTENCY_KEY_BYTES) == (256, 64, 255)
+    assert (limits.RECIPIENT_BYTES, limits.RECIPIENT_SEGMENTS, limits.EVENT_BYTES) == (256, 16, 64)
+    assert (limits.IDEMPOTENCY_KEY_BYTES, limits.IDEMPOTENCY_KEYS) == (255, 200_000)
+    assert limits.IDEMPOTENCY_SECONDS == 600
+    assert (limits.BAYEUX_BATCH_BYTES, limits.BAYEUX_BROWSER_SESSIONS) == (1024**2, 100)
+    assert limits.BAYEUX_SOCKET_SILENT_SECONDS == 30
+    assert limits.REVOKED_SECONDS < 10
+    assert limits.STALLED_SECONDS == 60
     # Atmosphere/atmosphere#1000, dunglas/mercure#53 (row 19): proxies end what is quiet for 30 s.
     assert limits.WAIT_SECONDS < 30
     assert limits.HEARTBEAT_SECONDS <= 25

@@ -143,6 +143,8 @@ WORST: dict[str, Callable[[], object]] = {
     "accept: semicolons": lambda: ask_with(accept=b"text/plain" + longest_of(b";") + b"x"),
     "accept: weights": lambda: ask_with(accept=b"text/plain" + longest_of(b";q=0.") + b"x"),
     "accept: zeros": lambda: ask_with(accept=b"text/plain;q=0." + longest_of(b"0") + b"x"),
+    "accept: zeros before a point": lambda: ask_with(accept=b"text/plain;q=" + longest_of(b"0") + b"x"),
+    "accept: spaces and zeros": lambda: ask_with(accept=b"text/plain;q=" + longest_of(b" 0") + b"x"),
     "accept: ranges": lambda: ask_with(accept=longest_of(b"text/a,")),
     "prefer: spaces before": lambda: ask_with(prefer=longest_of(b" ") + b"x"),
     "prefer: spaces behind": lambda: ask_with(prefer=b"wait=1" + longest_of(b" ") + b"x"),

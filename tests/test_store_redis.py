@@ -213,6 +213,8 @@ def test_a_push_that_is_repeated_at_another_process_adds_nothing(cluster: Cluste
     with pytest.raises(KeyReused):
         cluster.ask(there.push(push("bob", "eve", body="3", key="k")))
     assert cluster.ask(there.push(push("bob", body="3", key="k"))).id != first.id
+    of_another = cluster.ask(there.push(push("bob", "eve", body="3", key="k", subject="alice")))
+    assert of_another.id != first.id
 
 
 # -- a Redis that goes and comes

@@ -1299,6 +1299,7 @@ def test_a_key_is_answered_the_same_after_a_crash(place):
     with pytest.raises(KeyReused):
         after.push("bob", "amy", body="c", key="k")
     after.push("bob", body="c", key="k")  # for others it is another key
+    after.push("bob", "amy", body="c", key="k", subject="alice")  # and another subject's is, too
 
 
 def test_how_many_a_push_with_a_key_woke_is_known_after_a_restart(place, again):

@@ -162,12 +162,10 @@ def _is_secure(scheme: str | None) -> bool | None:
 def _address(node: str) -> str | None:
     """Return the address of a node (RFC 7239 §6), with or without its port; None where it has none."""
     match = _NODE.fullmatch(node)
-    if "%" in node:  # a scope, which may be any text
+    if "%" in node:  # a zone, which RFC 7239 has not, and which is any text for Python
         return None
     try:
         found = ip_address(node if match is None else match[1] or match[2])
     except ValueError:
         return None
-    if getattr(found, "scope_id", None) is not None:
-        return None  # RFC 7239 has no zones, and Python takes any characters for one
     return str(getattr(found, "ipv4_mapped", None) or found)

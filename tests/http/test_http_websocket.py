@@ -149,6 +149,17 @@ def test_what_comes_in_one_packet_with_the_request_is_heard(server):
     assert server.read("/poll/alice?after=oldest") == ["early"]
 
 
+def test_a_twisted_without_the_private_name_of_what_came_early_opens_it_all_the_same(serve):
+    def lose_the_name(request, action, name):
+        getattr(getattr(request, "channel", None), "__dict__", {}).pop("_dataBuffer", None)
+        return True
+
+    server = serve(authorize=lose_the_name)
+    socket = WebSocket(server, "/ws/bob")
+    assert socket.push(push="alice", data="hi", ref=1)["ref"] == 1
+    assert server.read("/poll/alice?after=oldest") == ["hi"]
+
+
 def test_what_comes_while_an_embedding_program_thinks_it_over_is_heard(serve):
     verdict: Deferred[bool] = Deferred()
     verdicts = iter([verdict])
