@@ -10,7 +10,7 @@ the module together:
 3. A channel is a recipient with a slash before it, and a channel pattern a pattern. ``/meta/`` and
    ``/service/`` are the protocol's own: what lies in mailboxes of such names never becomes an event.
 
-``effects`` says what a conversation asks for, ``turn`` reads one message, and ``transport`` runs it.
+``effects`` says what a conversation asks for, ``answers`` reads one message, and ``transport`` runs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,19 @@ from ..core.sessions import new_id
 from ..errors import BodyTooLarge, CometError, Unauthorized
 from ..jsontext import parse
 from ..limits import BAYEUX_SUBSCRIPTIONS, Limits
-from .answers import BatchAnswer, Connect, Reply
+from .answers import (
+    CONNECT,
+    DISCONNECT,
+    HANDSHAKE,
+    REHANDSHAKE,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    BatchAnswer,
+    Connect,
+    Reply,
+    Turn,
+    fail,
+)
 from .effects import Action, Ask, Call, Effects, Forget, Give, Locate, Peer, Replace, Serve, Service
 from .events import BINARY_TYPE
 from .fields import (
@@ -46,7 +58,6 @@ from .fields import (
 )
 from .options import BayeuxOptions
 from .sessions import PRIVATE, BayeuxSession, BayeuxSessions, BrowserFull
-from .turn import CONNECT, DISCONNECT, HANDSHAKE, REHANDSHAKE, SUBSCRIBE, UNSUBSCRIBE, Turn
 
 _BROWSER_BOUND = "bayeux-browser-sessions"
 """What the refusal of a browser's next session is about: the option that raises the bound."""
@@ -90,9 +101,9 @@ class Bayeux:
                 else:
                     yield from self._answer(turn)
             except MessageFailed as failed:
-                turn.fail(str(failed))
+                fail(turn.reply, str(failed))
             except CometError as error:
-                turn.fail(refused(error, turn.reply.get("subscription", turn.reply["channel"])))
+                fail(turn.reply, refused(error, turn.reply.get("subscription", turn.reply["channel"])))
         if peer.rights is not None:
             answer.unreadable = yield from _unreadable(peer, answer)
         if len(batch) > 1:
@@ -139,7 +150,7 @@ class Bayeux:
         reply["supportedConnectionTypes"] = CONNECTION_TYPES
         if error is not None:
             reply["advice"] = {"reconnect": "none"}
-            turn.fail(error)
+            fail(turn.reply, error)
             return
         try:
             yield from _ask(turn.peer, "poll")
@@ -150,7 +161,7 @@ class Bayeux:
                 reply["advice"] = {"reconnect": "handshake", "interval": refusal.retry_after * 1000}
             elif turn.peer.socket is not None and isinstance(refusal, Unauthorized):
                 reply["advice"] = REHANDSHAKE  # its token was good when the socket was opened, or before
-            turn.fail(refused(refusal, _BROWSER_BOUND if isinstance(refusal, BrowserFull) else None))
+            fail(turn.reply, refused(refusal, _BROWSER_BOUND if isinstance(refusal, BrowserFull) else None))
             return
         if session.ack:
             reply.setdefault("ext", {})["ack"] = True

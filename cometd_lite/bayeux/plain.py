@@ -19,14 +19,13 @@ from ..errors import BadBody, CometError
 from ..http.responses import Response
 from ..jsontext import dumps
 from ..limits import RECIPIENT_BYTES, Limits
-from .answers import Connect, Reply
+from .answers import CONNECT, Connect, Reply, fail
 from .connects import HeldConnect
 from .delivery import Delivery
 from .fields import CONNECTION_TYPES, plain_name, published, refused
 from .http import Asking, json_answer
 from .options import BayeuxOptions
 from .sessions import BayeuxSession
-from .turn import CONNECT
 
 
 class PlainRoad:
@@ -116,8 +115,7 @@ class PlainRoad:
     def _refuse(failure: Failure, reply: Reply) -> Response:
         error = failure.value
         assert isinstance(error, CometError), "what is translated to"
-        reply["successful"] = False
-        reply["error"] = refused(error, reply["channel"])
+        fail(reply, refused(error, reply["channel"]))
         return _answer(None, reply)
 
 

@@ -29,7 +29,7 @@ from ..http.responses import Response
 from ..http.websocket import POLICY_VIOLATION, SERVICE_RESTART, Socket, text_frame
 from ..jsontext import dumps
 from ..limits import BAYEUX_SOCKET_BACKLOG, BAYEUX_SOCKET_SILENT_SECONDS
-from .answers import BatchAnswer, Connect
+from .answers import REHANDSHAKE, BatchAnswer, Connect, fail
 from .connects import SessionReader
 from .delivery import News
 from .effects import Effects, Look, Peer
@@ -37,7 +37,6 @@ from .fields import batch_of, refused
 from .http import REPLACED_ANSWER, Asking, browser_of, parsed
 from .sessions import BayeuxSession
 from .transport import BayeuxTransport
-from .turn import REHANDSHAKE
 
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
@@ -350,7 +349,7 @@ class _AtSocket(SessionReader[None]):
     def replaced(self, peer: Peer) -> None:
         """End the connect that is held; where the later one came elsewhere, the session moves there."""
         if self.connect is not None:
-            self.connect.fail(_REPLACED)
+            fail(self.connect.reply, _REPLACED)
             self._answer(None)
         if peer.socket is not self.home:
             self.leave()
@@ -365,7 +364,7 @@ class _AtSocket(SessionReader[None]):
         """Refuse the connect that is held, if there is one, and leave the session."""
         if self.connect is not None:
             self.connect.reply["advice"] = REHANDSHAKE
-            self.connect.fail(refused(error))
+            fail(self.connect.reply, refused(error))
             self._answer(None)
         self.leave()
 

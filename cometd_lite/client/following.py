@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from ..core.message import NOW, Batch, Cursor, Message
@@ -155,9 +154,7 @@ class MessageLoop(AsyncIterator[M]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         raise NotImplementedError
 
     async def _begin(self, call: CancellableCall[M]) -> M:
@@ -238,9 +235,7 @@ class Following(MessageLoop[Message]):
         """Close a stream that is read no more, as after a ``break``."""
         self._source.close()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.acknowledge()
         self.end()

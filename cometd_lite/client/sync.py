@@ -14,7 +14,6 @@ from contextlib import suppress
 from functools import wraps
 from inspect import signature
 from threading import Thread, current_thread
-from types import TracebackType
 from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -64,13 +63,11 @@ class _SyncMessages(Iterator[M], Generic[M]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._on_ended is None:
             return
         try:
-            self._run(lambda: Deferred.fromCoroutine(self._source.__aexit__(kind, error, trace)))
+            self._run(lambda: Deferred.fromCoroutine(self._source.__aexit__(kind, *error)))
         except LoopStopped:
             pass  # the next reader's cursor acknowledges what was handled, and a lease ends by itself
         finally:

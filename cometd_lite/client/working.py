@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -92,9 +91,7 @@ class Working(MessageLoop[LeasedMessage]):
         self._stop_extending()
         super().end()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             await reply(self._settle("done" if kind is None else "released"))
         except CometError:
