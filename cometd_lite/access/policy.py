@@ -222,19 +222,29 @@ class Policy:
         """Return a grant with what it counts against, where the embedding program allows the action too."""
         if self.clients is not None:
             grant = replace(grant, client=self.clients.of(exchange.client or None, grant.subject))
-        if self.authorize is None:
+
+        def judged(is_allowed: bool) -> Grant:
+            if not is_allowed:
+                raise Forbidden(f"This client may not {action} here.")
             return grant
+
+        return chain(self._judge(grant, exchange, action, names), judged)
+
+    def _judge(
+        self, grant: Grant, exchange: Asker, action: Action, names: tuple[str, ...]
+    ) -> MaybeDeferred[bool]:
+        """Return whether the embedding program allows it; fails where the key was removed meanwhile."""
+        if self.authorize is None:
+            return True
         authorize: Callable[[Any, Action, str], Any] = self.authorize
         asked: list[Deferred[bool]] = [
             maybeDeferred(authorize, exchange.request, action, name) for name in names
         ]
 
-        def judge(verdicts: list[bool]) -> Grant:
-            if not all(verdicts):
-                raise Forbidden(f"This client may not {action} here.")
+        def judge(verdicts: list[bool]) -> bool:
             if self.tokens is not None:
-                self.tokens.check_key(grant)  # the program may have taken its time
-            return grant
+                self.tokens.check_key(grant)
+            return all(verdicts)
 
         return gathered(asked).addCallback(judge)
 
@@ -264,38 +274,11 @@ class Policy:
         ``ServerFull``.
         """
         if grant.permission is not None:
-            return self._may_by_application(grant.permission, exchange, action, name)
+            asked = self._ask(grant.permission.application, exchange, action, (name,))
+            return asked.addCallbacks(lambda _: True, _refused) if is_pending(asked) else True
         if self.tokens is not None and not grant.covers(action, name):
             return False
-        if self.authorize is None:
-            return True
-        return self._may_by_program(exchange, grant, action, name)
-
-    def _may_by_application(
-        self, permission: Permission, exchange: Asker, action: Action, name: str
-    ) -> MaybeDeferred[bool]:
-        asked = self._ask(permission.application, exchange, action, (name,))
-        if not is_pending(asked):
-            return True
-
-        def refused(failure: Failure) -> bool:
-            failure.trap(Unauthorized, Forbidden)
-            return False
-
-        return asked.addCallbacks(lambda _: True, refused)
-
-    def _may_by_program(
-        self, exchange: Asker, grant: Grant, action: Action, name: str
-    ) -> MaybeDeferred[bool]:
-        assert self.authorize is not None
-        authorize: Callable[[Any, Action, str], Any] = self.authorize
-
-        def judge(verdict: bool) -> bool:
-            if self.tokens is not None:
-                self.tokens.check_key(grant)
-            return verdict
-
-        return maybeDeferred(authorize, exchange.request, action, name).addCallback(judge)
+        return self._judge(grant, exchange, action, (name,))
 
     def reader_name(self, grant: Grant, own: str | None) -> str | None:
         """Return the name under which a reader is present: its token's subject, else its ``own``.
@@ -393,6 +376,11 @@ class Rights:
     def _granted(self, grant: Grant) -> float:
         self.grant = grant
         return self._policy.time_left(grant)
+
+
+def _refused(failure: Failure) -> bool:
+    failure.trap(Unauthorized, Forbidden)
+    return False
 
 
 def _token_of(authorization: bytes, schemes: frozenset[bytes]) -> str:
