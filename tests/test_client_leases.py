@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import check_invariants
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
 
 from cometd_lite import LeasedMessage, errors
@@ -73,6 +73,27 @@ def test_an_ack_that_got_no_answer_is_told_again(server: MemoryServer) -> None:
     server.stop()
     with pytest.raises(errors.CometError):
         server.result(server.client.ack(message, patience=0))
+
+
+def test_an_ack_that_is_cancelled_is_not_sent_again(server: MemoryServer) -> None:
+    server.result(server.client.push("jobs", "1"))
+    message = lease(server)
+    sent: list[Deferred[Any]] = []
+
+    class Silent:
+        """A network over which no answer comes; a request that is cancelled fails as treq's does."""
+
+        def request(self, *_: Any, **__: Any) -> Deferred[Any]:
+            sent.append(Deferred(lambda response: response.errback(ConnectionLost())))
+            return sent[-1]
+
+    client = Client(server.client.url, treq=Silent(), clock=server.clock, random=Random(1))
+    acking = server.run(client.ack(message))
+    acking.cancel()
+    server.advance(60)
+    assert len(sent) == 1
+    with pytest.raises(CancelledError):
+        _ = acking.value
 
 
 @pytest.mark.parametrize(

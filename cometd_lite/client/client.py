@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 from random import Random
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -18,22 +19,18 @@ from ..core.message import Batch, Cursor, LeasedMessage, Receipt
 from ..core.present import Present
 from ..core.store import Listing
 from ..deferreds import Reply
-from ..errors import CometError
 from ..limits import LISTED, POLL_MESSAGES
 from . import codec
-from .following import Following, OnGap, OnRetry, Polls, poll
+from .following import Following, OnGap, Polls, poll
 from .listener import Listener, register
 from .network import Treq
-from .remote import Answer, Query, Remote, Token, is_passing
-from .replies import CancellableCall, reply, replying
+from .remote import Answer, OnRetry, Query, Remote, Token
+from .replies import reply, replying
 from .streams import Streams
 from .working import OnGone, Working, settle
 
 PATIENCE_SECONDS = 30.0
 """A push is tried again for this long: a restart of the server takes less."""
-
-RETRY_SECONDS = 0.05
-"""A push that got no answer is tried again within this time; after that it pauses, longer each time."""
 
 
 class Client:
@@ -100,41 +97,14 @@ class Client:
         if idempotency_key is None and patience > 0:
             idempotency_key = secrets.token_hex(16)
         key = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        return CancellableCall(
-            lambda call: self._push(call, query, key, data, type, patience, on_retry)
-        ).reply
 
-    async def _push(
-        self,
-        call: CancellableCall[Receipt],
-        query: Query,
-        key: dict[str, str],
-        data: Any,
-        media_type: str | None,
-        patience: float,
-        on_retry: OnRetry | None,
-    ) -> Receipt:
-        remote = self._remote
-        body, media_type = codec.encoded(data, media_type)
-        headers = {"Content-Type": media_type, **key}
-        deadline = remote.clock.seconds() + patience
-        failures = 0
-        while True:
-            try:
-                return codec.receipt(await remote.ask("POST", "push", query, headers, body))
-            except CometError as error:
-                call.check_cancelled()
-                failures += 1
-                delay = remote.delay(error, failures)
-                if failures == 1 and error.retry_after is None:
-                    # The server may close a kept connection just as it is used, and yet be there.
-                    delay = remote.random.uniform(0.0, RETRY_SECONDS)
-                if not is_passing(error) or remote.clock.seconds() + delay > deadline:
-                    raise
-                if on_retry is not None:
-                    on_retry(error, delay)
-                    call.check_cancelled()
-            await remote.pause(delay)
+        async def push() -> Receipt:
+            body, media_type = codec.encoded(data, type)
+            headers = {"Content-Type": media_type, **key}
+            ask = partial(self._remote.ask, "POST", "push", query, headers, body)
+            return codec.receipt(await self._remote.insist(ask, patience, on_retry))
+
+        return reply(push())
 
     # -- read
 

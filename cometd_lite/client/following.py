@@ -21,16 +21,13 @@ from ..deferreds import Reply
 from ..errors import CometError
 from ..limits import WAIT_SECONDS
 from . import codec
-from .remote import NotComet, Query, Remote, is_passing
+from .remote import NotComet, OnRetry, Query, Remote, is_passing
 from .replies import CancellableCall, reply, replying
 
 M = TypeVar("M", bound=Message)
 
 OnGap = Callable[[Cursor], object]
 """Called with the cursor after which messages are lost to this reader; what is still kept follows."""
-
-OnRetry = Callable[[CometError, float], object]
-"""Called with the error, and the seconds until the next attempt."""
 
 # Bounds, each with its reason; seconds.
 

@@ -14,8 +14,8 @@ from ..jsontext import dumps
 from ..limits import POLL_MESSAGES
 from . import codec
 from .codec import Registered
-from .following import Following, OnGap, OnRetry, Polls, poll
-from .remote import Query, Remote
+from .following import Following, OnGap, Polls, poll
+from .remote import OnRetry, Query, Remote
 from .replies import reply, replying
 
 _AS_JSON = {"Content-Type": "application/json"}

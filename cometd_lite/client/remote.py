@@ -20,21 +20,27 @@ from twisted.web.http import stringToDatetime
 from twisted.web.http_headers import Headers
 
 from .. import __version__
-from ..deferreds import is_in_another_thread, running_loop
+from ..deferreds import Reply, is_in_another_thread, running_loop
 from ..errors import BadRequest, CometError, InternalError, MethodNotAllowed, TooManyRequests, Unavailable
 from ..jsontext import parse
 from ..outgoing.http import NETWORK_ERRORS, BoundedBody, ReplyTooLarge, sentence_of, timed_out
 from .network import Network, Treq, reactor_network
 from .on_asyncio import asyncio_network
+from .replies import CancellableCall
 
 T = TypeVar("T")
 Token = str | Callable[[], "str | Deferred[str]"]
 Query = Sequence[tuple[str, str]]
+OnRetry = Callable[[CometError, float], object]
+"""Called with the error, and the seconds until the next attempt."""
 
 # Bounds, each with its reason; seconds and bytes.
 
 ANSWER_SECONDS = 20.0
 """The longest time of an answer that is not held, also over a slow line."""
+
+RETRY_SECONDS = 0.05
+"""A request that got no answer is sent again within this time; after that it pauses, longer each time."""
 
 PAUSE_FIRST = 0.5
 PAUSE_MOST = 30.0
@@ -215,6 +221,36 @@ class Remote:
             place = answer.header("location") or "somewhere else"
             raise NotComet(f"{self.url} is not a cometd-lite: it leads to {place}.")
         return answer
+
+    def insist(
+        self,
+        ask: Callable[[], Coroutine[Deferred[Any], Any, T]],
+        patience: float,
+        on_retry: OnRetry | None = None,
+    ) -> Reply[T]:
+        """Return the answer to a request that is sent again for ``patience`` seconds, while that may help."""
+
+        async def insist(call: CancellableCall[T]) -> T:
+            deadline = self.clock.seconds() + patience
+            failures = 0
+            while True:
+                try:
+                    return await ask()
+                except CometError as error:
+                    call.check_cancelled()
+                    failures += 1
+                    delay = self.delay(error, failures)
+                    if failures == 1 and error.retry_after is None:
+                        # The server may close a kept connection just as it is used, and yet be there.
+                        delay = self.random.uniform(0.0, RETRY_SECONDS)
+                    if not is_passing(error) or self.clock.seconds() + delay > deadline:
+                        raise
+                    if on_retry is not None:
+                        on_retry(error, delay)
+                        call.check_cancelled()
+                await self.pause(delay)
+
+        return CancellableCall(insist).reply
 
     async def within(self, patience: float, function: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
         """Return what a coroutine function returns within so many seconds.

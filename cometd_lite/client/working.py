@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -17,8 +18,8 @@ from ..core.leases import LeaseState, Settlement
 from ..core.message import LeasedMessage
 from ..errors import CometError
 from . import codec
-from .following import MessageLoop, OnRetry, poll
-from .remote import PAUSE_FIRST, PAUSE_MOST, Query, Remote, is_passing
+from .following import MessageLoop, poll
+from .remote import PAUSE_FIRST, PAUSE_MOST, OnRetry, Query, Remote
 from .replies import CancellableCall, reply, replying
 
 EXTENDED_PER_LEASE = 3
@@ -37,18 +38,8 @@ async def settle(
         release="yes" if settlement == "released" else None,
         extend=seconds if settlement == "extended" else None,
     )
-    deadline = remote.clock.seconds() + patience
-    failures = 0
-    while True:
-        try:
-            path = f"ack/{quote(message.recipient)}"
-            return codec.settled(await remote.ask("POST", path, query, answers=(410,)))
-        except CometError as error:
-            failures += 1
-            delay = remote.delay(error, failures)
-            if not is_passing(error) or remote.clock.seconds() + delay > deadline:
-                raise
-        await remote.pause(delay)
+    ask = partial(remote.ask, "POST", f"ack/{quote(message.recipient)}", query, answers=(410,))
+    return codec.settled(await remote.insist(ask, patience))
 
 
 class Working(MessageLoop[LeasedMessage]):
