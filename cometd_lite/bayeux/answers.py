@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from msgspec import Struct, field
 
 from ..core.message import NOW, Cursor, timestamp
 from ..errors import CometError
@@ -30,8 +31,7 @@ def fail(reply: Reply, error: str) -> None:
     reply["error"] = error
 
 
-@dataclass(slots=True, eq=False)
-class Connect:
+class Connect(Struct, eq=False):
     """A connect that is still to be answered: its reply, and what must be known to complete it."""
 
     session: BayeuxSession
@@ -57,8 +57,7 @@ class Connect:
             self.reply["ext"] = ext
 
 
-@dataclass(slots=True, eq=False)
-class BatchAnswer:
+class BatchAnswer(Struct, eq=False):
     """The answer to a batch while it is made, apart from events and from what completes the connects.
 
     It is a context manager: from ``serve`` to the end of the block, no wake delivers anything to its session,
@@ -66,8 +65,8 @@ class BatchAnswer:
     where the answer is due now. ``cookie`` is the browser's new name.
     """
 
-    replies: list[Reply] = field(default_factory=list)
-    connects: list[Connect] = field(default_factory=list)
+    replies: list[Reply] = []
+    connects: list[Connect] = []
     session: BayeuxSession | None = None
     """The one whose events may travel with it; None after a handshake."""
     greeted: BayeuxSession | None = None
@@ -111,15 +110,14 @@ class BatchAnswer:
         return b"[%b%b" % (events, dumps(self.replies)[1:])
 
 
-@dataclass(slots=True, eq=False)
-class Turn:
+class Turn(Struct, eq=False):
     """One message of a batch while it is answered. None of its fields is trusted to be what it should."""
 
     message: Any
     peer: Peer
     answer: BatchAnswer
     now: float
-    ext: dict[str, Any] = field(default_factory=dict)
+    ext: dict[str, Any] = {}
     reply: Reply = field(default_factory=lambda: {"channel": "", "successful": True})
 
     def begin(self, wall: float) -> None:

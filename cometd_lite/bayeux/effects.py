@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from msgspec import Struct
+
 from ..access.policy import Rights
 from ..core.message import Push
 from .sessions import BayeuxSession
@@ -16,8 +18,7 @@ from .sessions import BayeuxSession
 Action: TypeAlias = Literal["push", "poll"]
 
 
-@dataclass(slots=True, eq=False)
-class Peer:
+class Peer(Struct, eq=False):
     """Where a batch came from: its browser, known by the cookie, and what it may do.
 
     ``rights`` is None where everyone may do everything, ``socket`` over HTTP.
@@ -28,8 +29,7 @@ class Peer:
     socket: object | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Ask whether the peer may do something; the conversation is sent for how many seconds it may."""
 
     rights: Rights
@@ -37,43 +37,37 @@ class Ask:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Locate:
+class Locate(Struct, frozen=True):
     """Find the end of the one order; the conversation is sent its ``Cursor``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Give:
+class Give(Struct, frozen=True):
     """Push what was published; the conversation is sent the ``Receipt``, or has the error thrown in."""
 
     push: Push
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(Struct, frozen=True):
     """Call a service; the conversation is sent its answer, or None where that is to come later, or none."""
 
     handler: Service
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Struct, frozen=True):
     """End the connect that the session has outstanding: there is a newer one."""
 
     session: BayeuxSession
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Answer the connect that the session has outstanding, and let go of the session: it has disconnected."""
 
     session: BayeuxSession
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """Read what there is for a session; the conversation is sent that as ``News``, or None for nothing."""
 
     session: BayeuxSession
