@@ -36,8 +36,6 @@ class _Target:
 
 
 class _Head:
-    """The header fields of one request."""
-
     def __init__(self, request: Any) -> None:
         self._lines = request.requestHeaders.getRawHeaders
         self.memo: Any = None
@@ -211,7 +209,6 @@ class RoutesResource(KleinResource):
             return NOT_DONE_YET
 
     def _count(self, request: Any) -> None:
-        """Count the request when it is over."""
         clock = self._routes.hub.clock
         began = clock.seconds()
         first = request.postpath[0].decode("latin-1") if request.postpath else ""

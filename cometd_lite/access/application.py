@@ -208,7 +208,6 @@ class Authorizer:
         outcome.addErrback(self._failed).addCallback(self._end, under_way)
 
     def _judged(self, reply: PostReply, under_way: _PendingQuestion) -> Allowance | CometError:
-        """Return what a reply means."""
         if reply.status in {401, 403}:
             self.counts.refused += 1
             return _REFUSALS[reply.status]()

@@ -268,7 +268,6 @@ class Bayeux:
         yield Give(Push((name,), (content,), overflow="drop-oldest"))
 
     def _check_size(self, data: Raw) -> None:
-        """Raise ``BodyTooLarge`` where the data of one message is."""
         most = self.limits.max_body
         if len(bytes(data)) > most:
             raise BodyTooLarge(f"The data of a message has at most {most} bytes here.")

@@ -100,7 +100,6 @@ class PlainRoad:
         return Push((name,), (content,), overflow="drop-oldest")
 
     def _publish(self, push: Push, reply: Reply) -> MaybeDeferred[Response]:
-        """Push what a client published, and answer it."""
         try:
             pushed = self._hub.push(push)
         except CometError as error:

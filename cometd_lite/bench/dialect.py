@@ -34,11 +34,9 @@ class Site:
         return f"{method} {self.prefix}{target} HTTP/1.1\r\nHost: {self.host}\r\n{bearer}".encode()
 
     def get(self, target: str) -> bytes:
-        """Return a whole GET request."""
         return self.head("GET", target) + b"\r\n"
 
     def post(self, target: str, media_type: str, body: bytes) -> bytes:
-        """Return a whole POST request."""
         head = self.head("POST", target)
         return b"%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
             head,

@@ -132,7 +132,6 @@ class _Link:
             self.load.epoll.modify(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def ready(self, mask: int) -> None:
-        """Read and write as the socket is ready."""
         if mask & select.EPOLLOUT:
             self.writable()
         if not mask & ~select.EPOLLOUT:
@@ -281,11 +280,9 @@ class Load:
 
     @property
     def where(self) -> str:
-        """The addresses, for people."""
         return ", ".join([target.url for target in self.targets])
 
     def reset(self) -> None:
-        """Count from zero again."""
         self.latencies = Latencies()
         self.messages = 0
         self.deliveries = 0
@@ -296,7 +293,6 @@ class Load:
     # Opening.
 
     def open_pushers(self) -> None:
-        """Open the pushers' connections."""
         targets = islice(cycle(self.targets), self.scenario.pushers)
         pushers = [_PusherLink(self, target, target.dialect.pusher()) for target in targets]
         self._open(pushers)
@@ -449,7 +445,6 @@ class Load:
         self._drain()
 
     def close(self) -> None:
-        """Close every connection."""
         for link in self.links.values():
             link.sock.close()
         self.links.clear()

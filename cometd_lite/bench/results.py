@@ -58,7 +58,6 @@ class Latencies:
         self._counts: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
-        """Count one."""
         microseconds = int(seconds * 1e6)
         if microseconds >= FINE_MICROSECONDS:
             microseconds -= microseconds % 1000

@@ -21,7 +21,6 @@ class Scenario:
 
     @property
     def readers(self) -> int:
-        """How many connections read."""
         return self.recipients * self.readers_each
 
     def sized(self, readers: int | None, pushers: int | None, mailboxes: int | None) -> Scenario:

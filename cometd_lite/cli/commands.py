@@ -356,7 +356,6 @@ _STDIN = "standard input"
 
 
 def _has_no_end(arguments: argparse.Namespace) -> bool:
-    """Return whether a command runs until it is ended."""
     if "lease" in arguments and arguments.exec is None:
         return False
     if "count" in arguments:

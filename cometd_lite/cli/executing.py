@@ -116,7 +116,6 @@ def _failure(ended_with: int) -> str | None:
 
 
 def _environment(message: Message, terminal: Terminal) -> dict[str, str | bytes]:
-    """Return the environment of a command, with variables that describe a message."""
     variables = {
         "COMET_ID": message.id,
         "COMET_RECIPIENT": message.recipient,

@@ -135,7 +135,6 @@ def parser_of(name: str) -> CommandParser:
 
 
 def _claim(text: str) -> str:
-    """Return a recipient or pattern as a token may name it."""
     try:
         return text if text == LISTENERS else readable(text)
     except BadRecipient as error:

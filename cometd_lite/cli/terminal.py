@@ -103,7 +103,6 @@ class Terminal:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    """Return what ``--format`` may show of a message."""
     content = message.content
     return {
         "id": message.id,

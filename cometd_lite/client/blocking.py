@@ -96,7 +96,6 @@ class BlockingLoop:
             self._waker.send(b"\0")
 
     def close(self) -> None:
-        """Close all sockets."""
         for connection in list(self.connections.values()):
             connection.abortConnection()
         self._waker.close()

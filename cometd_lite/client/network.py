@@ -65,7 +65,6 @@ class Network:
         return ConnectingEndpoint(self._connecting, uri)
 
     async def close(self) -> None:
-        """Close the connections that are idle."""
         await self._pool.closeCachedConnections()
 
 

@@ -288,7 +288,6 @@ class Remote:
             raise NotComet(f"{self.url} gave an answer of more than {ANSWER_BYTES} bytes.") from None
 
     async def pause(self, seconds: float) -> None:
-        """Return after so many seconds."""
         await deferLater(self.clock, seconds)
 
     def delay(self, error: CometError, failures: int) -> float:
@@ -301,7 +300,6 @@ class Remote:
         return max(pause, asked * self.random.uniform(1.0, 1.1))
 
     async def close(self) -> None:
-        """Close the connections that are idle."""
         await self._networks.close()
 
 

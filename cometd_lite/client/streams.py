@@ -121,7 +121,6 @@ class _Lines(TwistedProtocol):
         return Batch(tuple(messages), after, gap)
 
     def close(self) -> None:
-        """Close the connection."""
         self._end(NoAnswer(f"The stream from {self._url} was closed."))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name

@@ -116,7 +116,6 @@ class Working(MessageLoop[LeasedMessage]):
         return message
 
     async def _settle(self, settlement: Settlement) -> None:
-        """Settle the lease of the present message, if there is one."""
         message, self._current = self._current, None
         if message is None:
             return

@@ -211,7 +211,6 @@ def _with_problems(responses: Document, refusal: Callable[[str], Document] = _re
 
 
 def _shown(name: str, page: Page) -> Document:
-    """Return the operation that shows a page."""
     summary = "The console page" if name == "index.html" else f"The file {name}"
     media_type = page.media_type.partition(";")[0]
     operation = _read("page.json", {"summary": summary, "media_type": media_type})

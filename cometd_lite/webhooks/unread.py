@@ -228,7 +228,6 @@ class UnreadWatch:
         self._set_timer()
 
     def _not_known(self, failure: Failure, recipient: str) -> None:
-        """Look again later."""
         self._failed(failure)
         if recipient in self._waiting:
             self._look_at(recipient, self._hub.clock.seconds() + UNREAD_AGAIN_SECONDS)
