@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import pytest
 from helpers import Outcome
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IReadWriteDescriptor, IStreamClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
@@ -47,36 +48,111 @@ def test_what_is_published_comes_in_between_and_answers_nothing(connection: Redi
     assert asked.value == b"PONG"
 
 
-@implementer(IReadWriteDescriptor)
-class Socket:
-    """A transport of Twisted's that sends when its reactor asks it to."""
+class Reactor(Clock):
+    """A clock that says which transports wait until they can send."""
 
     def __init__(self) -> None:
-        self.reactor = Clock()
+        super().__init__()
+        self.writers: list[Socket] = []
+
+    def getWriters(self) -> list[Socket]:
+        return self.writers
+
+
+class Socket(Connection):
+    """A transport of Twisted's; ``takes`` is what its socket takes at once, negative where it is broken."""
+
+    def __init__(self) -> None:
+        self.reactor = Reactor()
         self.connected = 1
-        self.unsent = b""
+        self.takes = 1_000
         self.sent: list[bytes] = []
+        self.queued = b""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Do nothing."""
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        if self.takes < 0:
+            return ConnectionLost()
+        self.sent.append(data[: self.takes])
+        return len(self.sent[-1])
 
     def write(self, data: bytes) -> None:
-        self.unsent += data
-
-    def doWrite(self) -> None:
-        self.sent.append(self.unsent)
-        self.unsent = b""
+        if data and self.connected:
+            self.queued += data
+            self.reactor.writers = [self]
 
 
-def test_the_commands_of_one_turn_leave_together_at_its_end() -> None:
-    connection, transport = RedisConnection(), Socket()
-    connection.makeConnection(transport)
-    for word in ("ONE", "TWO"):
-        connection.ask(word)
-    assert transport.sent == []
-    transport.reactor.advance(0)
-    assert transport.sent == [b"*1\r\n$3\r\nONE\r\n*1\r\n$3\r\nTWO\r\n"]
-    connection.ask("LOST").addErrback(lambda _: None)
-    transport.connected = 0
-    transport.reactor.advance(0)
-    assert len(transport.sent) == 1
+@pytest.fixture
+def socket() -> Socket:
+    return Socket()
+
+
+@pytest.fixture
+def asking(socket: Socket) -> RedisConnection:
+    asking = RedisConnection()
+    asking.makeConnection(socket)
+    return asking
+
+
+def sent(*turns: str) -> list[bytes]:
+    """Return what commands of one word look like that leave together, for each time."""
+    return [b"".join([b"*1\r\n$3\r\n%b\r\n" % word.encode() for word in turn.split()]) for turn in turns]
+
+
+def test_a_command_leaves_at_once_where_none_is_unanswered(asking: RedisConnection, socket: Socket) -> None:
+    asking.ask("ONE")
+    assert socket.sent == sent("ONE")
+    asking.dataReceived(b"+OK\r\n")
+    asking.ask("TWO")
+    socket.reactor.advance(0)
+    assert socket.sent == sent("ONE", "TWO")
+
+
+def test_a_command_takes_along_what_is_subscribed_to_before_it(
+    asking: RedisConnection, socket: Socket
+) -> None:
+    asking.subscribe("SUBSCRIBE", "c")
+    assert socket.sent == []
+    asking.ask("ONE")
+    assert socket.sent == [b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n" + sent("ONE")[0]]
+    asking.subscribe("UNSUBSCRIBE", "c")
+    socket.reactor.advance(0)
+    assert socket.sent[1:] == [b"*2\r\n$11\r\nUNSUBSCRIBE\r\n$1\r\nc\r\n"]
+
+
+def test_the_commands_of_a_turn_leave_together_once_a_turn_had_several(
+    asking: RedisConnection, socket: Socket
+) -> None:
+    left = []
+    for turn in ("ONE TWO", "SIX TEN", "ODD", "END"):
+        asked = [asking.ask(word) for word in turn.split()]
+        left.append(len(socket.sent))
+        socket.reactor.advance(0)
+        asking.dataReceived(b"+OK\r\n" * len(asked))
+    assert socket.sent == sent("ONE", "TWO", "SIX TEN", "ODD", "END")
+    assert left == [1, 2, 3, 5]
+
+
+def test_what_the_socket_does_not_take_is_left_to_the_reactor(
+    asking: RedisConnection, socket: Socket
+) -> None:
+    socket.takes = 10
+    asking.ask("ONE")
+    asking.ask("TWO")
+    socket.reactor.advance(0)
+    assert socket.sent == [b"*1\r\n$3\r\nON"]
+    assert socket.queued == b"E\r\n*1\r\n$3\r\nTWO\r\n"
+
+
+@pytest.mark.parametrize("broken", [{"connected": 0}, {"takes": -1}])
+def test_nothing_is_sent_to_a_connection_that_is_lost(
+    asking: RedisConnection, socket: Socket, broken: dict[str, int]
+) -> None:
+    vars(socket).update(broken)
+    asking.ask("LOST").addErrback(lambda _: None)
+    assert (socket.sent, socket.queued) == ([], b"")
 
 
 @pytest.mark.parametrize(

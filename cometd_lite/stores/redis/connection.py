@@ -19,9 +19,10 @@ import hiredis
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IReadWriteDescriptor, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -52,18 +53,16 @@ class RedisConnection(Protocol):
     def __init__(self) -> None:
         self.published: Callable[[bytes, bytes], None] = lambda _channel, _said: None
         self.ended: Deferred[None] = Deferred()
-        self._write: Callable[[bytes], object]
+        self._writer: TurnWriter
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
         self._asked: deque[Deferred[Any]] = deque()
         self._ended = False
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
-        """Let small commands leave at once, those of one turn of the reactor together."""
+        """Let small commands leave at once, and those that follow in one turn of the reactor together."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self._write = self.transport.write
-        if IReadWriteDescriptor.providedBy(self.transport):
-            self._write = TurnWriter(self.transport).write
+        self._writer = TurnWriter(self.transport)
 
     @property
     def waiting(self) -> int:
@@ -80,15 +79,16 @@ class RedisConnection(Protocol):
             asked.errback(StoreDown())
             return asked
         command = hiredis.pack_command(words)
+        is_alone = not self._asked
         self._asked.append(asked)
-        self._write(command)
+        self._writer.write(command, is_alone=is_alone)
         return asked
 
     def subscribe(self, verb: str, *channels: str) -> None:
         """``SUBSCRIBE`` or ``UNSUBSCRIBE``; Redis confirms it as what is published comes, by no reply."""
         if not self._ended:
             words: tuple[Any, ...] = (verb, *channels)
-            self._write(hiredis.pack_command(words))
+            self._writer.put(hiredis.pack_command(words))
 
     def end(self) -> None:
         """Let go of the connection at once."""
@@ -126,23 +126,53 @@ class RedisConnection(Protocol):
 
 
 class TurnWriter:
-    """Sends what is written in one turn of the reactor at its end; Twisted's sockets send in the next."""
+    """Sends at once, or at the end of a turn of the reactor, what Twisted's sockets send in the next.
+
+    A command that comes alone leaves at once, which takes 50 µs off a push to another process. Where the last
+    turn had several, those of a turn leave together: each ``send`` wakes Redis. A transport that is no plain
+    socket is given everything at once.
+    """
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
+        self._is_socket = isinstance(transport, Connection) and not transport.TLS
         self._unsent: list[bytes] = []
+        self._commands = 0
+        """How many commands were written since the last turn ended, or since one left at once."""
+        self._is_busy = False
+        """Whether there were several in the last turn."""
 
-    def write(self, data: bytes) -> None:
-        """Send bytes, in order, with what is written after them."""
-        if not self._unsent:
-            self._transport.reactor.callLater(0, self._send)
+    def write(self, command: bytes, *, is_alone: bool) -> None:
+        """Send a command, in order; ``is_alone`` says that all before it are answered."""
+        if is_alone and not self._is_busy:
+            self._commands = 1
+            self._unsent.append(command)
+            self._send()
+        else:
+            self._commands += 1
+            self.put(command)
+
+    def put(self, data: bytes) -> None:
+        """Send bytes, in order, at the end of this turn, or with a command that leaves before."""
         self._unsent.append(data)
+        if not self._is_socket:
+            self._send()
+        elif len(self._unsent) == 1:
+            self._transport.reactor.callLater(0, self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_busy, self._commands = self._commands > 1, 0
+        if self._unsent:
+            self._send()
 
     def _send(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if self._transport.connected:
-            self._transport.write(b"".join(unsent))
-            self._transport.doWrite()  # an error is reported again when the reactor looks at the socket
+        transport = self._transport
+        data, self._unsent = b"".join(self._unsent), []
+        if self._is_socket and transport.connected and transport not in transport.reactor.getWriters():
+            # It has nothing else to send. To have it write would take two calls of epoll_ctl more.
+            sent = transport.writeSomeData(data)
+            data = data[sent:] if isinstance(sent, int) else b""  # an error is reported when it is read
+        transport.write(data)
 
 
 @dataclass(frozen=True, slots=True)
