@@ -117,7 +117,7 @@ local function cost(name, bytes)  -- rare
   return MESSAGE_COST + #name + bytes - HEAD_SIZE
 end
 
-local function mailbox_cost(name)  -- rare
+local function mailbox_cost(name)
   return MAILBOX_COST + 4 * #name
 end
 
