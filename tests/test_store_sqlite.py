@@ -1261,7 +1261,7 @@ def test_numbers_are_reserved_with_the_disk_waited_for(place, monkeypatch):
     def trace(statement):
         if statement.startswith("PRAGMA synchronous = "):
             levels.append(statement.rpartition(" ")[2].upper())
-        elif statement == "COMMIT":
+        elif "INTO messages" in statement:
             waited.append(levels[-1])
 
     place.connections[store].set_trace_callback(trace)
@@ -1269,6 +1269,25 @@ def test_numbers_are_reserved_with_the_disk_waited_for(place, monkeypatch):
         place.push(store, "bob")
     place.connections[store].set_trace_callback(None)
     assert waited == ["FULL" if n in {1, 5, 9} else "NORMAL" for n in range(1, 10)]
+
+
+def test_messages_alone_are_one_statement_and_their_numbers_outlive_a_crash(place):
+    worker = Steps()
+    store = place.open(worker=worker)
+    place.push(store, "bob")
+    worker.settle()  # it says besides that this process has the file
+    statements: list[str] = []
+    place.connections[store].set_trace_callback(statements.append)
+    for number in range(64):
+        place.push(store, f"r{number}")
+    worker.settle()
+    place.connections[store].set_trace_callback(None)
+    assert [statement.split(" VALUES ")[0] for statement in statements] == ["INSERT OR REPLACE INTO messages"]
+    after = place.crash()
+    assert len(data(place.read(after, "**"))) == 65
+    assert numbers(place.push(after, "bob").value) == [66]
+    now(after.delete("bob", place.now))
+    assert numbers(place.push(place.crash(), "bob").value) == [67]
 
 
 # -- receipts and listeners

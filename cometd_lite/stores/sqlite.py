@@ -174,7 +174,7 @@ class SQLiteStore:
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
         self._check_up(now)
         pending = self._kept.accept(push, now, created_at)
-        self._offset = pending.offset
+        self._offset = created_at - now
         if push.key is not None:
             ids = tuple([message.id for message in pending.messages])
             pending.receipt = KeptRecord(
@@ -337,9 +337,10 @@ class SQLiteStore:
             self._clear_at = wall + IDEMPOTENCY_SECONDS
         changes.wanted = sum([push.memory for push in pending]) or self._wanted
         if pending:
-            kept = [(one, push.offset) for push in pending if push.push.queue for one in push.messages]
+            kept = [one for push in pending if push.push.queue for one in push.messages]
             receipts = [push.receipt for push in pending if push.receipt is not None]
-            changes.pushes = Pushes(pending[-1].messages[-1].sequence, kept, receipts)
+            values = _values(kept, self._offset)
+            changes.pushes = Pushes(pending[-1].messages[-1].sequence, values, receipts)
 
     def _written(self, commit: Commit, failure: Failure | None) -> None:
         """Go on after a commit: show what was written and answer the pending requests, or fail them."""
@@ -458,3 +459,24 @@ class SQLiteStore:
         closing = self._closing
         assert closing is not None, "only close leads here"
         closing.callback(None)
+
+
+def _values(messages: Iterable[Message], offset: float) -> list[Any]:
+    """Return what ``Pushes.values`` has, with the times as seconds since 1970: ``offset`` is added to them.
+
+    The processor of the reactor's thread has the messages at hand, that of the store's does not.
+    """
+    values: list[Any] = []
+    for message in messages:
+        content = message.content
+        values += (
+            message.sequence,
+            message.recipient,
+            content.form,
+            content.type,
+            bytearray(content.body),
+            message.event or "",
+            message.created_at,
+            message.expires_at + offset,
+        )
+    return values

@@ -32,20 +32,19 @@ class PendingPush(ShieldedDeferred[Sequence[Message]]):
     """A push that has its numbers and its room, and waits for its commit; it fires with its messages.
 
     ``size`` is the bytes that each of its recipients gets, ``memory`` what all of it is counted with.
-    ``offset`` makes its times seconds since 1970. ``crowded``: there may be room only where something goes.
+    ``crowded``: there may be room only where something goes.
     """
 
-    __slots__ = ("crowded", "memory", "messages", "offset", "push", "receipt", "size")
+    __slots__ = ("crowded", "memory", "messages", "push", "receipt", "size")
 
     def __init__(
-        self, push: Push, messages: Sequence[Message], size: int, memory: int, offset: float, crowded: bool
+        self, push: Push, messages: Sequence[Message], size: int, memory: int, crowded: bool
     ) -> None:
         ShieldedDeferred.__init__(self)
         self.push = push
         self.messages = messages
         self.size = size
         self.memory = memory
-        self.offset = offset
         self.crowded = crowded
         self.receipt: KeptRecord | None = None
 
@@ -120,7 +119,7 @@ class TrackedMailboxes(MemoryStore):
         for recipient in recipients:
             held, held_size = self._pending.get(recipient, _NOTHING)
             self._pending[recipient] = (held + len(push.contents), held_size + size)
-        return PendingPush(push, messages, size, memory, created_at - now, crowded)
+        return PendingPush(push, messages, size, memory, crowded)
 
     def _accept_one(self, push: Push, now: float, created_at: float) -> PendingPush | None:
         """Accept one message for a mailbox that is there and has room, as most are; else return None."""
@@ -146,7 +145,7 @@ class TrackedMailboxes(MemoryStore):
         self.memory += memory
         self._pending_memory += memory
         self._pending[name] = (held + 1, held_size + size)
-        return PendingPush(push, (message,), size, memory, created_at - now, crowded=False)
+        return PendingPush(push, (message,), size, memory, crowded=False)
 
     def _release(self, pending: PendingPush) -> None:
         """Hold no room in its mailboxes any longer for a push."""
@@ -454,7 +453,7 @@ class TrackedMailboxes(MemoryStore):
             recipient = self._shared_name(row.recipient)
             latest = now + self._bounds_of(recipient).ttl  # the wall clock may have been set back
             expires_at = min(row.expires_at - offset, latest)
-            self.keep(Message(cursor, recipient, content, row.created_at, expires_at, row.event))
+            self.keep(Message(cursor, recipient, content, row.created_at, expires_at, row.event or None))
         for mailbox in self._mailboxes.values():
             # Of a mailbox whose losses had been forgotten when it was made this may not be in the file yet.
             mailbox.lost = max(kept.torn, min(kept.floor, mailbox.messages[0].sequence - 1))

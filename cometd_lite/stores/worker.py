@@ -50,6 +50,7 @@ class ThreadWorker:
             except BaseException:  # noqa: BLE001  every failure is reported to the caller
                 failure = Failure()
             reactor.callFromThread(done, failure)
+            del given, work, done  # else this thread frees all of it, before it begins with the next work
 
     def _reactor(self) -> Any:
         if self._given is None:
