@@ -51,21 +51,40 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no live tests where only the fast ones are asked for: each process would."""
+    return True if collection_path in LIVE and config.getoption("markexpr") == "fast" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while tests are collected, as all stays, and leave what is there out of each test's.
+
+    To walk what was imported would take longer than most tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the live tests and the fast ones; begin with the live ones, which wait while others work."""
+    is_live = cache(lambda path: not LIVE.isdisjoint(path.parents))
     for item in items:
-        if not LIVE.isdisjoint(item.path.parents):
+        if is_live(item.path):
             item.add_marker("live")
-        elif not item.get_closest_marker("repeated") and not getattr(item.obj, "is_hypothesis_test", False):
+        elif not (
+            item.get_closest_marker("repeated")
+            or item.get_closest_marker("slow")
+            or getattr(item.obj, "is_hypothesis_test", False)
+        ):
             item.add_marker("fast")
     items.sort(key=lambda item: item.get_closest_marker("live") is None)
-
-
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of each test's collection, which would take longer than most tests."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

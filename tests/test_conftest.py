@@ -54,8 +54,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what became of each of the tests above, run under the same ``conftest.py``."""
     path = tmp_path_factory.mktemp("net") / "test_net.py"
     path.write_text(TESTS)
+    words = [sys.executable, "-m", "pytest", "--disable-plugin-autoload"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-vv", str(path)],
+        [*words, "-p", "conftest", "-p", "no:cacheprovider", "-vv", str(path)],
         cwd=path.parent,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
