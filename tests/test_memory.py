@@ -111,7 +111,7 @@ def test_as_many_sessions_fit_as_may_be_where_they_read_a_few_ordinary_names() -
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_readers_of_many_names_take_what_they_are_counted_with(shape: str, traced: Traced) -> None:
-    most = 500
+    most = 250
     hub = new_hub(most)
     parked: list[Outcome] = []
     until_full(lambda number: parked.append(Outcome(poll(hub, *named(shape, number, 100)))), most // 5)

@@ -201,7 +201,7 @@ print(json.dumps([resident() - before, tracker.bytes]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
-@pytest.mark.parametrize(("places", "members", "readers"), [(20_000, 1, 1), (20, 1_000, 1), (20, 20, 300)])
+@pytest.mark.parametrize(("places", "members", "readers"), [(8_000, 1, 1), (10, 1_000, 1), (20, 20, 300)])
 def test_what_the_table_takes_is_what_is_counted(places: int, members: int, readers: int) -> None:
     words = [sys.executable, "-c", MEASURE, *map(str, (places, members, readers))]
     measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)

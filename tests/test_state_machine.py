@@ -94,7 +94,9 @@ Answer = tuple[list[int], bool]
 class Core(RuleBasedStateMachine):
     """Push, poll, take, give back, leave, tick, sweep and delete, against the model."""
 
-    bounds: ClassVar[Limits] = Limits(capacity=CAPACITY, capacity_bytes=CAPACITY_BYTES, ttl=TTL)
+    bounds: ClassVar[Limits] = Limits(
+        capacity=CAPACITY, capacity_bytes=CAPACITY_BYTES, ttl=TTL, max_recipients=1_000
+    )
 
     @initialize(seed=st.integers(0, 100))
     def begin(self, seed: int) -> None:
@@ -550,7 +552,7 @@ class Slow(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 100))
     def begin(self, seed: int) -> None:
         self.clock = Clock()
-        self.memory = MemoryStore(Limits(), epoch=EPOCH)
+        self.memory = MemoryStore(Limits(max_recipients=1_000), epoch=EPOCH)
         self.store = SlowStore(self.memory)
         self.hub = Hub(self.store, Registry(self.clock, 1_000, Random(seed)), self.clock)
         self.bodies = count()
