@@ -27,8 +27,8 @@ STORE_ROWS_PER_COMMIT = 5_000
 """Rows of places, and of messages that go, in one commit: when much expires at once, pushes still pass."""
 
 STORE_ROWS_PER_STATEMENT = 64
-"""Eight columns of each stay below the 999 parameters that older SQLite allows. With 32, 64 pushes at once are
-2 % slower."""
+"""Eight columns of each stay below the 999 parameters that older SQLite allows. With 32, 64 pushes at once
+are 2 % slower."""
 
 STORE_STALLED_SECONDS = 10.0
 """Pushes are refused once the disk has not answered a commit for this long."""

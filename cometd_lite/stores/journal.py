@@ -155,8 +155,8 @@ class Unwritable(Exception):
 class Pushes:
     """The pushes of one transaction: the number of the last message, the messages, and their receipts.
 
-    ``values`` are those of a ``KeptMessage`` of each message, one after the other, with a bytearray for bytes and
-    an empty text for None: ``sqlite3`` looks for an adapter of those, which takes 0.3 µs each.
+    ``values`` are those of a ``KeptMessage`` of each message, one after the other, with a bytearray for
+    bytes and an empty text for None: ``sqlite3`` looks for an adapter of those, which takes 0.3 µs each.
     """
 
     sequence: int
