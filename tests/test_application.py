@@ -16,8 +16,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from cometd_lite.access import application
-from cometd_lite.access.application import Allowance, Authorizer
-from cometd_lite.access.permission import Permission
+from cometd_lite.access.application import Allowance, Authorizer, Permission
 from cometd_lite.access.questions import question_of
 from cometd_lite.errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
 from cometd_lite.limits import (

@@ -15,7 +15,7 @@ from ..core.parked import ParkedReader
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import CometError, Forbidden
 from ..memos import memo
-from .permission import Permission, Watch
+from .application import Permission, Watch
 from .quotas import ClientUsage, Share
 
 NO_TEXT = "\0"

@@ -23,12 +23,10 @@ from ..deferreds import MaybeDeferred, chain, gathered, is_pending
 from ..errors import BadParameter, CometError, Forbidden, ForbiddenOrigin, Unauthorized
 from ..limits import REMEMBERED_BYTES, TOKENS_KNOWN
 from ..memos import memo
-from .application import Allowance, Authorizer
-from .asker import Asker
+from .application import Allowance, Authorizer, Permission
 from .grants import EVERYTHING, Action, Grant
 from .origins import Hosts, Origins, host_name, is_loopback
-from .permission import Permission
-from .questions import question_of
+from .questions import Asker, question_of
 from .quotas import Clients
 from .tokens import Tokens
 

@@ -1,13 +1,15 @@
-"""What the application is asked: whether a client may do something with names, as JSON."""
+"""What access looks at of a request, and what the application is asked of it as JSON.
+
+An ``Exchange`` is an ``Asker``, and so is a request that was forwarded.
+"""
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from ..jsontext import dumps
-from .asker import Asker
 from .quotas import address_key
 
 _NOT_OF_A_CLIENT = frozenset(
@@ -18,6 +20,44 @@ _NOT_OF_A_CLIENT = frozenset(
     }
 )
 """Query parameters that say what is asked for, and nothing of who asks. An answer holds whatever they are."""
+
+
+class FieldValues(Protocol):
+    """The header fields of a request."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the value of a field, None where it is missing; ``name`` is in lower case.
+
+        Several lines of one name are one list, joined by ``", "`` (RFC 9110 §5.3).
+        """
+
+
+class Asker(Protocol):
+    """What the policy looks at of an ``Exchange``."""
+
+    @property
+    def path(self) -> bytes:
+        """The target's path as it came, percent-encoded; it begins with where the interface is mounted."""
+
+    @property
+    def query(self) -> bytes:
+        """What follows the target's question mark, percent-encoded; empty where there is none."""
+
+    @property
+    def head(self) -> FieldValues:
+        """The header fields."""
+
+    @property
+    def client(self) -> str | None:
+        """The address of the client, or of the client that a trusted proxy names; None over a UNIX socket."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS, to this server or to a trusted proxy."""
+
+    @property
+    def request(self) -> Any:
+        """The read side of twisted.web's ``IRequest``, for the ``authorize`` of an embedding program."""
 
 
 class Question(NamedTuple):

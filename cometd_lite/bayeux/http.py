@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
-from ..access.asker import Asker
+from ..access.questions import Asker
 from ..errors import BadBody
 from ..http.responses import Response
 from ..limits import BAYEUX_BATCH_MESSAGES, BAYEUX_CALLBACK_BYTES

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from ..access.permission import Watch
+from ..access.application import Watch
 from ..access.policy import Rights
 from ..core.message import Batch
 from ..core.parked import Wake

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IPushProducer
 
-from ..access.asker import Asker, FieldValues
+from ..access.questions import Asker, FieldValues
 
 
 class ResponseLike(Protocol):
