@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import mimetypes
 import os
-from collections.abc import Awaitable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
 
@@ -16,7 +16,7 @@ from ..errors import BadBody, BodyTooLarge, CometError, NobodyWaits
 from ..jsontext import check
 from . import status
 from .parser import PATIENCE_SECONDS
-from .terminal import RetryNotes, Terminal
+from .terminal import Input, RetryNotes, Terminal
 from .wording import reworded
 
 NDJSON = "application/x-ndjson"
@@ -28,20 +28,13 @@ LINE_BYTES = 16 * 1024 * 1024
 """The longest line; a longer one is refused before its end is read."""
 
 
-class LineSource(Protocol):
-    """Where a message or lines are read from that are not among the arguments."""
-
-    def chunk(self) -> Awaitable[bytes]:
-        """Return the bytes that come next; empty ones at the end."""
-
-
 class CommandCall(NamedTuple):
     """What a command works with. ``source`` is None where the arguments have all that there is."""
 
     arguments: argparse.Namespace
     client: Client
     terminal: Terminal
-    source: LineSource | None
+    source: Input | None
 
 
 async def push(call: CommandCall) -> int:
@@ -55,9 +48,7 @@ async def push(call: CommandCall) -> int:
     return status.DONE
 
 
-async def _message(
-    arguments: argparse.Namespace, source: LineSource | None
-) -> tuple[bytes | str, str | None]:
+async def _message(arguments: argparse.Namespace, source: Input | None) -> tuple[bytes | str, str | None]:
     """Return the message and its media type, which is None where the body decides it."""
     media_type = "application/json" if arguments.json else arguments.type
     if source is None:
@@ -116,7 +107,7 @@ class Pusher:
         if arguments.receipt:
             self._terminal.write(self._terminal.json_line(receipt.json))
 
-    async def push_lines(self, source: LineSource) -> int:
+    async def push_lines(self, source: Input) -> int:
         """Push each line, in order; report a line that cannot be a message, and leave it out.
 
         Where this ends before the lines do, it reports up to which line they were pushed.
@@ -131,7 +122,7 @@ class Pusher:
                 self._terminal.report(f"{before} pushed.")
             raise
 
-    async def _push_lines(self, source: LineSource) -> int:
+    async def _push_lines(self, source: Input) -> int:
         rest = b""
         number = 0
         while chunk := await source.chunk():
