@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from cometd_lite.access import application
 from cometd_lite.access.application import Allowance, Authorizer, Permission
 from cometd_lite.access.questions import question_of
 from cometd_lite.errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
@@ -309,7 +308,7 @@ def test_a_subject_is_counted_with_what_its_characters_take(
 ) -> None:
     subject = "\U0001f600" * 64
     bound = 3 * (APPLICATION_ANSWER_OVERHEAD + text_size(subject))
-    monkeypatch.setattr(application, "APPLICATION_REMEMBERED_BYTES", bound)
+    monkeypatch.setattr("cometd_lite.limits.APPLICATION_REMEMBERED_BYTES", bound)
     world.application.answer = lambda _: said(subject=subject, expires_in=300)
     for name in ("a", "b", "c", "d", "a"):
         world.ask(of(name))
@@ -318,7 +317,7 @@ def test_a_subject_is_counted_with_what_its_characters_take(
 
 def test_as_much_is_remembered_as_the_bound_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 3 * APPLICATION_ANSWER_OVERHEAD
-    monkeypatch.setattr(application, "APPLICATION_REMEMBERED_BYTES", bound)
+    monkeypatch.setattr("cometd_lite.limits.APPLICATION_REMEMBERED_BYTES", bound)
     world.application.answer = lambda _: said(expires_in=300)
     for name in ("a", "b", "c", "a", "b", "c"):
         world.ask(of(name))

@@ -687,7 +687,7 @@ def test_what_waits_for_readers_is_bounded_in_bytes(
 
 
 def test_the_absences_that_were_told_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cometd_lite.webhooks.absences.UNREAD_BYTES", 10_000)
+    monkeypatch.setattr("cometd_lite.limits.UNREAD_BYTES", 10_000)
     watched = Watched()
     for number in range(100):
         watched.push(f"user{number}")

@@ -26,24 +26,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import limits
 from ..core.counts import Histogram
 from ..deferreds import MaybeDeferred, is_pending
 from ..errors import ApplicationDown, CometError, Forbidden, ServerFull, Unauthorized
 from ..jsontext import decode
-from ..limits import (
-    ADMITTED_AT_ONCE,
-    APPLICATION_ANSWER_OVERHEAD,
-    APPLICATION_ASKED_AGAIN_SECONDS,
-    APPLICATION_ASKED_AGAIN_SECONDS_MOST,
-    APPLICATION_QUESTIONS,
-    APPLICATION_QUESTIONS_SHARE,
-    APPLICATION_REMEMBERED_BYTES,
-    APPLICATION_REMEMBERED_SECONDS,
-    APPLICATION_SECONDS,
-    APPLICATION_SUBJECT_BYTES,
-    FAILURES_LOGGED_SECONDS,
-    WAIT_SPREAD,
-)
 from ..outgoing import NoReply, Post, PostReply
 from ..sizes import text_size
 from .questions import Asker, Question, question_of
@@ -87,8 +74,8 @@ def _said(reply: PostReply) -> _Said:
         said = decode(reply.body, _SAID)
     except ValueError as error:
         raise NoReply(f"{_SHAPE} {error}.") from None
-    if said.subject is not None and not 0 < len(said.subject.encode()) <= APPLICATION_SUBJECT_BYTES:
-        raise NoReply(f"{_SHAPE} a subject has 1 to {APPLICATION_SUBJECT_BYTES} bytes.")
+    if said.subject is not None and not 0 < len(said.subject.encode()) <= limits.APPLICATION_SUBJECT_BYTES:
+        raise NoReply(f"{_SHAPE} a subject has 1 to {limits.APPLICATION_SUBJECT_BYTES} bytes.")
     if said.expires_in is not None and not (isfinite(said.expires_in) and said.expires_in >= 0):
         raise NoReply(f"{_SHAPE} expires_in is a number of seconds.")
     return said
@@ -199,13 +186,12 @@ class Authorizer:
         """
         if self._is_stopping:
             raise ApplicationDown(_CLOSED)
-        if len(self._under_way) >= APPLICATION_QUESTIONS:
-            raise ServerFull(
-                f"{APPLICATION_QUESTIONS} questions wait for the application's answers, which is the bound."
-            )
+        if len(self._under_way) >= limits.APPLICATION_QUESTIONS:
+            most = limits.APPLICATION_QUESTIONS
+            raise ServerFull(f"{most} questions wait for the application's answers, which is the bound.")
         if question.source is not None:
             held = [one.question.source for one in self._under_way.values()].count(question.source)
-            if held >= APPLICATION_QUESTIONS * APPLICATION_QUESTIONS_SHARE:
+            if held >= limits.APPLICATION_QUESTIONS * limits.APPLICATION_QUESTIONS_SHARE:
                 raise ServerFull(f"{held} questions about this address wait for the application's answers.")
 
     def _begin(self, under_way: _PendingQuestion) -> None:
@@ -223,9 +209,10 @@ class Authorizer:
         self.counts.allowed += 1
         if not said.expires_in:
             return Allowance(said.subject)
-        now, seconds = self.clock.seconds(), min(said.expires_in, APPLICATION_ASKED_AGAIN_SECONDS_MOST)
+        now, seconds = self.clock.seconds(), min(said.expires_in, limits.APPLICATION_ASKED_AGAIN_SECONDS_MOST)
         allowed = Allowance(said.subject, now + seconds)
-        self._remember(under_way.question.key, allowed, now + min(seconds, APPLICATION_REMEMBERED_SECONDS))
+        until = now + min(seconds, limits.APPLICATION_REMEMBERED_SECONDS)
+        self._remember(under_way.question.key, allowed, until)
         return allowed
 
     def _failed(self, failure: Failure) -> CometError:
@@ -237,7 +224,7 @@ class Authorizer:
         if not failure.check(NoReply):
             self.log.failure("A question to the application failed", failure)
         elif self._quiet_until is None or now >= self._quiet_until:
-            self._quiet_until = now + FAILURES_LOGGED_SECONDS
+            self._quiet_until = now + limits.FAILURES_LOGGED_SECONDS
             self.log.error(
                 "The application at {url} did not decide, so requests are refused: {why}",
                 url=self._url,
@@ -252,7 +239,7 @@ class Authorizer:
         under_way.reply = None
         self._admitting += [(answer, outcome) for answer in under_way.waiting]
         if self._slice is None and not self._is_admitting:
-            self._admit(ADMITTED_AT_ONCE)
+            self._admit(limits.ADMITTED_AT_ONCE)
 
     def _admit(self, most: float) -> None:
         """Let ``most`` requests go on, in the order in which their answers came, and the others later."""
@@ -272,7 +259,7 @@ class Authorizer:
 
     def _admit_slice(self) -> None:
         self._slice = None
-        self._admit(ADMITTED_AT_ONCE)
+        self._admit(limits.ADMITTED_AT_ONCE)
 
     # -- remembering
 
@@ -289,7 +276,7 @@ class Authorizer:
         self._forget(key)
         self._remembered[key] = (allowed, until)
         self._remembered_bytes += _cost(allowed)
-        while self._remembered_bytes > APPLICATION_REMEMBERED_BYTES:
+        while self._remembered_bytes > limits.APPLICATION_REMEMBERED_BYTES:
             self._forget(next(iter(self._remembered)))
 
     def _forget(self, key: bytes) -> None:
@@ -306,11 +293,11 @@ class Authorizer:
         )
         costs = [_cost(allowed) for allowed, _ in self._remembered.values()]
         assert self._remembered_bytes == sum(costs), "the bytes of what is remembered are those counted"
-        assert self._remembered_bytes <= APPLICATION_REMEMBERED_BYTES, "what is remembered is bounded"
+        assert self._remembered_bytes <= limits.APPLICATION_REMEMBERED_BYTES, "what is remembered is bounded"
 
 
 def _cost(allowed: Allowance) -> int:
-    return APPLICATION_ANSWER_OVERHEAD + (0 if allowed.subject is None else text_size(allowed.subject))
+    return limits.APPLICATION_ANSWER_OVERHEAD + (0 if allowed.subject is None else text_size(allowed.subject))
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,8 +355,8 @@ class Watch:
         if self._end is not None and allowance.expires_at is not None:
             self._expires_at = allowance.expires_at
             left = self._expires_at - self._application.clock.seconds()
-            left *= 1 - WAIT_SPREAD * self._application.random.random()
-            self._ask_in(max(APPLICATION_ASKED_AGAIN_SECONDS, left))
+            left *= 1 - limits.WAIT_SPREAD * self._application.random.random()
+            self._ask_in(max(limits.APPLICATION_ASKED_AGAIN_SECONDS, left))
 
     def _ask_in(self, seconds: float) -> None:
         self._waits_for = self._application.clock.callLater(seconds, self._ask)
@@ -381,7 +368,7 @@ class Watch:
             question = question_of(asked.asker, asked.action, asked.names)
             answer = self._application.ask(question, self._expires_at)
         except CometError as error:
-            is_late = self._application.clock.seconds() >= self._expires_at + APPLICATION_SECONDS
+            is_late = self._application.clock.seconds() >= self._expires_at + limits.APPLICATION_SECONDS
             if isinstance(error, ServerFull) and not is_late:
                 self._ask_in(_RETRY_SECONDS * (1 + self._application.random.random()))
             else:

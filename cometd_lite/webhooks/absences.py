@@ -11,17 +11,12 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from .. import limits
 from ..core.nametable import NameTable
 from ..core.recipient import is_hidden, is_pattern
 from ..core.store import SharedStore, Store
 from ..deferreds import MaybeDeferred
 from ..jsontext import dumps
-from ..limits import (
-    EVENT_SECONDS,
-    UNREAD_BYTES,
-    UNREAD_HERE_SECONDS,
-    UNREAD_REPORTED_SECONDS,
-)
 
 ABSENCES = "absent"
 """The kind of the records of recipients whose absence was reported."""
@@ -64,7 +59,7 @@ class LocalAbsences:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._reported: NameTable[bool] = NameTable(UNREAD_BYTES, UNREAD_BYTES)
+        self._reported: NameTable[bool] = NameTable(limits.UNREAD_BYTES, limits.UNREAD_BYTES)
 
     def recall(self) -> None:
         for record in self._store.recall(ABSENCES):
@@ -104,7 +99,7 @@ class SharedAbsences:
         self._store = store
         self._clock = clock
         self._after = after
-        self._here: NameTable[float] = NameTable(UNREAD_BYTES, UNREAD_BYTES)
+        self._here: NameTable[float] = NameTable(limits.UNREAD_BYTES, limits.UNREAD_BYTES)
         """When readers were last here, by their keys: their absences have ended."""
 
     def recall(self) -> None:
@@ -116,7 +111,7 @@ class SharedAbsences:
         return False
 
     def claim(self, recipient: str) -> MaybeDeferred[bool]:
-        return self._store.claims.note(ABSENCES, recipient, UNREAD_REPORTED_SECONDS).addCallback(
+        return self._store.claims.note(ABSENCES, recipient, limits.UNREAD_REPORTED_SECONDS).addCallback(
             self._claimed, recipient
         )
 
@@ -136,13 +131,13 @@ class SharedAbsences:
         for key in keys:
             if is_hidden(key) or is_pattern(key) or self._after(key) is None:
                 continue
-            if now - self._here.get(key, -inf) > UNREAD_HERE_SECONDS:
+            if now - self._here.get(key, -inf) > limits.UNREAD_HERE_SECONDS:
                 self._store.forget(ABSENCES, key)
             self._here.set(key, now)
 
     def begun(self, recipient: str, message: str, at: float, due: float) -> None:
         """Let another process take over what this one leaves."""
-        self._store.remember(WAITS, recipient, lambda: dumps([message, at]), due + EVENT_SECONDS)
+        self._store.remember(WAITS, recipient, lambda: dumps([message, at]), due + limits.EVENT_SECONDS)
 
     def settled(self, recipient: str) -> None:
         self._store.forget(WAITS, recipient)

@@ -16,15 +16,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import limits
 from ..deferreds import value_of
 from ..errors import StoreDown
-from ..limits import (
-    EVENT_GATHER_SECONDS,
-    EVENT_PAUSE_SECONDS,
-    EVENT_SECONDS,
-    EVENTS_AT_ONCE,
-    FAILURES_LOGGED_SECONDS,
-)
 from ..outgoing import NoReply, Post
 from .outbox import Event, Outbox, WebhookCounts
 from .signing import Signer
@@ -82,8 +76,8 @@ class EventSender:
     async def _work(self) -> None:
         while self._may_send():
             self._was_woken = False
-            await deferLater(self._clock, EVENT_GATHER_SECONDS)
-            events = await value_of(self._outbox.first(EVENTS_AT_ONCE))
+            await deferLater(self._clock, limits.EVENT_GATHER_SECONDS)
+            events = await value_of(self._outbox.first(limits.EVENTS_AT_ONCE))
             if events:
                 await self._deliver(events)
             elif not self._was_woken:
@@ -93,7 +87,7 @@ class EventSender:
         """Post events until they are taken or refused, or too old, or another process posts."""
         id, body, failures = f"msg_{token_hex(16)}", b"[%b]" % b",".join([one.body for one in events]), 0  # noqa: A001
         while self._may_send():
-            old = [one for one in events if self._clock.seconds() - one.since >= EVENT_SECONDS]
+            old = [one for one in events if self._clock.seconds() - one.since >= limits.EVENT_SECONDS]
             if old:
                 self.counts.expired += len(old)
                 self.log.error(
@@ -105,7 +99,7 @@ class EventSender:
                 self._outbox.done(events)
                 return
             self.counts.failed += 1
-            first, most = EVENT_PAUSE_SECONDS
+            first, most = limits.EVENT_PAUSE_SECONDS
             pause = min(most, first * 2.0 ** min(failures, 16)) * self._random.uniform(0.5, 1.0)
             await deferLater(self._clock, pause)
             failures += 1
@@ -135,5 +129,5 @@ class EventSender:
         """Log once a minute why events are not posted."""
         now = self._clock.seconds()
         if self._quiet_until is None or now >= self._quiet_until:
-            self._quiet_until = now + FAILURES_LOGGED_SECONDS
+            self._quiet_until = now + limits.FAILURES_LOGGED_SECONDS
             self.log.error("Events wait for the application of --notify-url: {why}", why=why)

@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import limits
 from ..core.hub import Hub
 from ..core.message import timestamp
 from ..core.namespaces import Namespaces
@@ -23,14 +24,6 @@ from ..core.present import PresenceChange
 from ..core.store import Record, SharedStore
 from ..errors import StoreDown
 from ..jsontext import parse
-from ..limits import (
-    EVENT_POST_SECONDS,
-    EVENT_SECONDS,
-    POSTING_CLAIM_SECONDS,
-    POSTING_RENEWED_SECONDS,
-    UNREAD_AT_ONCE,
-    UNREAD_TAKEN_OVER_SECONDS,
-)
 from ..outgoing import Posting, post_to
 from .absences import WAITS, Absences, LocalAbsences, SharedAbsences
 from .outbox import EVENTS, LocalOutbox, Outbox, SharedOutbox, WebhookCounts
@@ -67,7 +60,7 @@ def webhooks_of(
         return (namespaces.of(recipient).unread_after if namespaces else None) or unread_after
 
     is_reported = unread_after is not None or bool(namespaces and namespaces.sets("unread_after"))
-    return Webhooks(hub, post_to(url, EVENT_POST_SECONDS), signer, after if is_reported else None)
+    return Webhooks(hub, post_to(url, limits.EVENT_POST_SECONDS), signer, after if is_reported else None)
 
 
 class Webhooks:
@@ -117,7 +110,7 @@ class Webhooks:
             self.unread.begin()
         if self._shared is not None:
             self._shared.on_notice(EVENTS, lambda _: self._sender.wake())
-        self._renewing.start(POSTING_RENEWED_SECONDS)
+        self._renewing.start(limits.POSTING_RENEWED_SECONDS)
 
     def stop(self) -> None:
         """Post nothing more; in a cluster, another process does."""
@@ -161,7 +154,7 @@ class Webhooks:
             return
         self.outbox.write()
         began = self._hub.clock.seconds()
-        claimed = shared.claims.hold(*_POSTING, POSTING_CLAIM_SECONDS)
+        claimed = shared.claims.hold(*_POSTING, limits.POSTING_CLAIM_SECONDS)
         claimed.addCallback(self._claimed, began, shared).addErrback(self._failed)
 
     def _claimed(self, is_mine: bool, began: float, shared: SharedStore) -> None:
@@ -170,12 +163,12 @@ class Webhooks:
         if not is_mine or self._is_stopped:
             self._posts_until = 0.0
             return
-        self._posts_until = began + POSTING_CLAIM_SECONDS
+        self._posts_until = began + limits.POSTING_CLAIM_SECONDS
         self._sender.wake()
         if self.unread is not None:
             # A record ends so long after its recipient is due; those that are overdue were left.
-            until = began + EVENT_SECONDS - UNREAD_TAKEN_OVER_SECONDS
-            left = shared.claims.records(WAITS, until, UNREAD_AT_ONCE)
+            until = began + limits.EVENT_SECONDS - limits.UNREAD_TAKEN_OVER_SECONDS
+            left = shared.claims.records(WAITS, until, limits.UNREAD_AT_ONCE)
             left.addCallback(partial(self._adopt, self.unread)).addErrback(self._failed)
 
     def _adopt(self, unread: UnreadWatch, records: list[Record]) -> None:
