@@ -14,6 +14,7 @@ from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.test import test_defer as cases
 
+from cometd_lite import deferreds
 from cometd_lite.deferreds import ParkedDeferred, ShieldedDeferred, shielded_chain
 
 
@@ -40,6 +41,13 @@ class TestTwistedsOwnCases(cases.DeferredTests):  # type: ignore[misc]  # Twiste
     test_reprWithChaining = None
     test_reprWithResult = None
     test_succeedMatchesManualSuccess = None
+
+
+class TestTwistedsOwnCasesWithoutALane(TestTwistedsOwnCases):
+    @pytest.fixture(autouse=True)
+    def _no_lane(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make Twisted lack the private names that the lane uses."""
+        monkeypatch.setattr(deferreds, "_HAS_LANE", False)
 
 
 class TestTwistedsOwnCasesOfCancelling(cases.DeferredCancellerTests):  # type: ignore[misc]  # as above
