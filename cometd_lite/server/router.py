@@ -162,6 +162,7 @@ class Router:
 
     def forget(self) -> None:
         """Forget the targets of the lines that came before."""
+        self._last_line, self._last_found = b"", None
         self._targets.clear()
         self._seen_once.clear()
 
