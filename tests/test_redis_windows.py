@@ -501,6 +501,27 @@ def test_a_push_that_asks_again_wakes_others_though_its_own_process_listens_no_m
     cluster.close()
 
 
+def test_a_push_that_asks_again_in_another_log_is_repeated_with_the_ids_of_that_one(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    cluster = Cluster(redis, tmp_path.name, capacity=1)
+    here = cluster.join()
+    cluster.push(0, "a", "1")
+    pushed = cluster.begin(here.push(push("a", body="2", key="k")))
+    assert pushed.parked
+    for key in redis.ask("KEYS", f"{cluster.prefix}:*"):
+        redis.ask("DEL", key)
+    with pytest.raises(StoreDown):
+        cluster.push(0, "b", "1")
+    cluster.wires.settle()
+    cluster.clock.advance(REDIS_FULL_SECONDS)
+    cluster.wires.settle()
+    there = cluster.join()
+    assert cluster.ask(there.push(push("a", body="2", key="k"))) == pushed.value
+    assert cluster.ask(there.poll(("a",), OLDEST)).messages[0].id == pushed.value.id
+    cluster.close()
+
+
 def test_a_push_to_a_mailbox_that_stays_full_is_refused_after_it_has_asked_once_more(
     redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from math import inf
 from sys import intern
 from typing import Any
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -52,17 +51,6 @@ from .presence import RedisAnnouncer
 from .records import RedisRecords
 from .wakes import Appended, Wakes
 from .windows import Window
-
-
-class Appending(Struct, frozen=True):
-    """A push that is on its way, and the words that are sent of it each time."""
-
-    push: Push
-    now: float
-    created_at: float
-    expiries: list[float]
-    options: bytes
-    words: tuple[Any, ...]
 
 
 class RedisStore(RedisRecords):
@@ -131,6 +119,12 @@ class RedisStore(RedisRecords):
 
     def append(self, push: Push, now: float, created_at: float) -> Deferred[Sequence[Message]]:
         """See ``Store.append``. Fails with ``Repeated`` where another process knows the idempotency key."""
+        return self._append(push, now, created_at, again=True)
+
+    def _append(
+        self, push: Push, now: float, created_at: float, *, again: bool
+    ) -> Deferred[Sequence[Message]]:
+        """Append, each time with words made anew: the log and those who listen may be others by now."""
         own = self._own_bounds
         # What is not to be kept is retracted, but by a process that may die before.
         most = inf if push.queue else STORE_STALLED_SECONDS
@@ -147,8 +141,20 @@ class RedisStore(RedisRecords):
             *rules,
             *(() if push.key is None else self._receipt(push, created_at)),
         )
-        packed = DOUBLE.pack(expiries[0] + self._link.offset) + options.encode()
-        return self._append(Appending(push, now, created_at, expiries, packed, words), again=True)
+        ask, stands, listening = self._wakes.begin(push.recipients)
+        return self._link.run(
+            now,
+            "append",
+            push.recipients,
+            DOUBLE.pack(expiries[0] + self._link.offset) + options.encode() + stands.encode(),
+            f"{self.process} {ask}",
+            *words,
+        ).addCallbacks(
+            self._appended,
+            self._not_appended,
+            (push, created_at, expiries, self._link.epoch, ask, listening),
+            errbackArgs=(push, now, created_at, again),
+        )
 
     def _rules(self, push: Push, each: list[MailboxBounds], expiries: list[float]) -> str:
         """Return the bounds of each mailbox of a push, as the script's ``append`` takes them."""
@@ -158,20 +164,8 @@ class RedisStore(RedisRecords):
         ]
         return " ".join([",".join(map(str, rule)) for rule in rules])
 
-    def _append(self, appending: Appending, *, again: bool) -> Deferred[Sequence[Message]]:
-        names = appending.push.recipients
-        # Each time anew: what this process listened to at the last time another one may listen to by now.
-        ask, stands, own = self._wakes.begin(names)
-        words = (appending.options + stands.encode(), f"{self.process} {ask}", *appending.words)
-        return self._link.run(appending.now, "append", names, *words).addCallbacks(
-            self._appended,
-            self._not_appended,
-            (appending, self._link.epoch, ask, own),
-            errbackArgs=(appending, again),
-        )
-
     def _not_appended(
-        self, failure: Failure, appending: Appending, again: bool
+        self, failure: Failure, push: Push, now: float, created_at: float, again: bool
     ) -> Failure | Deferred[Sequence[Message]]:
         """Append again where Redis has no memory, for as long as there is something read that can go.
 
@@ -179,12 +173,12 @@ class RedisStore(RedisRecords):
         """
         error = failure.value
         if isinstance(error, WritesRefused) and error.freed:
-            return self._append(appending, again=again)
+            return self._append(push, now, created_at, again=again)
         if again and failure.check(MailboxFull, ServerFull):
             if self._wakes.readers is not None:
-                self._wakes.readers.come_back(*appending.push.recipients)
+                self._wakes.readers.come_back(*push.recipients)
             return self._acknowledgements.arrived().addCallback(
-                lambda _: self._append(appending, again=False)
+                lambda _: self._append(push, now, created_at, again=False)
             )
         return failure
 
@@ -198,15 +192,21 @@ class RedisStore(RedisRecords):
         return receipt_id(push), before, behind, IDEMPOTENCY_SECONDS, IDEMPOTENCY_KEYS
 
     def _appended(
-        self, reply: list[Any], appending: Appending, epoch: str, ask: int, own: int
+        self,
+        reply: list[Any],
+        push: Push,
+        created_at: float,
+        expiries: list[float],
+        epoch: str,
+        ask: int,
+        own: int,
     ) -> Sequence[Message]:
         number, receivers, *ends = reply
-        push = appending.push
         messages = Appended(self._wakes.counted(receivers - own, ask))
         for content in push.contents:
-            for recipient, expires_at in zip(push.recipients, appending.expiries, strict=True):
+            for recipient, expires_at in zip(push.recipients, expiries, strict=True):
                 cursor = Cursor(epoch, number)
-                message = Message(cursor, recipient, content, appending.created_at, expires_at, push.event)
+                message = Message(cursor, recipient, content, created_at, expires_at, push.event)
                 messages.append(message)
                 number += 1
         if not push.queue:
