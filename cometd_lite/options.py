@@ -207,10 +207,7 @@ Sizes are bytes or end in k, M or G; times are seconds or end in s, m, h or d.""
             one_of("full", "normal"),
         ),
         _parameter(
-            "drain",
-            f"{DRAIN_SECONDS:g}",
-            "Time that clients have to end when the server stops.",
-            duration,
+            "drain", f"{DRAIN_SECONDS:g}", "Time that clients have to end when the server stops.", duration
         ),
         ("access-log", None, None, "Write a line for each request into this file."),
         _parameter(

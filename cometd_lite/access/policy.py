@@ -82,12 +82,7 @@ class Policy:
     # -- by Host and Origin
 
     def admit(
-        self,
-        exchange: Asker,
-        host: bytes | None,
-        origin: bytes | None,
-        changes: bool,
-        probed: bool = False,
+        self, exchange: Asker, host: bytes | None, origin: bytes | None, changes: bool, probed: bool = False
     ) -> None:
         """Raise the refusal of a request whose Host or Origin may not come in, or may not change anything.
 
@@ -159,11 +154,7 @@ class Policy:
     # -- by token, program and quota
 
     def require(
-        self,
-        exchange: Asker,
-        action: Action,
-        names: tuple[str, ...],
-        schemes: frozenset[bytes] = _SCHEMES,
+        self, exchange: Asker, action: Action, names: tuple[str, ...], schemes: frozenset[bytes] = _SCHEMES
     ) -> MaybeDeferred[Grant]:
         """Return what the request is granted, where it may do the action with all the names.
 

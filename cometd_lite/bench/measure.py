@@ -131,11 +131,7 @@ def _open(load: Load, parked: int, costs: Costs | None) -> float | None:
 
 
 def _timed(
-    load: Load,
-    costs: Costs | None,
-    seconds: float | None,
-    messages: int | None,
-    show: Callable[[str], None],
+    load: Load, costs: Costs | None, seconds: float | None, messages: int | None, show: Callable[[str], None]
 ) -> dict[str, Any]:
     """Run the phase that counts; return its part of a ``Result``."""
     load.reset()

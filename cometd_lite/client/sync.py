@@ -162,9 +162,7 @@ def _turn(loop: BlockingLoop, ended: Deferred[None]) -> None:
         loop.run(lambda: ended)
 
 
-def _blocking(
-    asking: Callable[Concatenate[Client, P], Reply[T]],
-) -> Callable[Concatenate[SyncClient, P], T]:
+def _blocking(asking: Callable[Concatenate[Client, P], Reply[T]]) -> Callable[Concatenate[SyncClient, P], T]:
     """Make a method that waits for what a method of ``Client`` replies, and returns or raises it."""
 
     @wraps(asking)
