@@ -138,45 +138,12 @@ def _retry_after(answer: Answer) -> int | None:
     return max(0, int(then - now))
 
 
-class Networks:
-    """The networks of one client: one on the reactor, and one on each asyncio loop that it is used on.
-
-    None is made before it is needed, so that a client may be made before there is a reactor or a loop.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[asyncio.AbstractEventLoop | None, Network] = {}
-
-    def current(self) -> Network:
-        """Return the network for a request that is begun here.
-
-        Raises ``RuntimeError`` in a thread that is neither that of the running reactor nor that of a loop:
-        the reactor would not notice what is sent there.
-        """
-        loop = running_loop()
-        if loop is None and is_in_another_thread():
-            raise RuntimeError(
-                "Client belongs to the thread of Twisted's reactor. In another thread use SyncClient, or "
-                "twisted.internet.threads.blockingCallFromThread(reactor, client.push, 'bob', 'hi')."
-            )
-        network = self._known.get(loop)
-        if network is None:
-            self._known = {
-                known: kept for known, kept in self._known.items() if known is None or not known.is_closed()
-            }
-            network = reactor_network() if loop is None else asyncio_network(loop)
-            self._known[loop] = network
-        return network
-
-    async def close(self) -> None:
-        """Close the idle connections of the network that is used here."""
-        network = self._known.pop(running_loop(), None)
-        if network is not None:
-            await network.close()
-
-
 class Remote:
-    """The server at ``url``. ``treq`` and ``clock`` are real ones unless given. Raises ``ValueError``."""
+    """The server at ``url``. ``treq`` and ``clock`` are real ones unless given. Raises ``ValueError``.
+
+    It has a network on the reactor, and one on each asyncio loop that it is used on. None is made before it
+    is needed, so that a client may be made before there is a reactor or a loop.
+    """
 
     def __init__(
         self, url: str, token: Token | None, treq: Treq | None, clock: IReactorTime | None, random: Random
@@ -186,12 +153,12 @@ class Remote:
         self._token = token
         self._given_treq = treq
         self._given_clock = clock
-        self._networks = Networks()
+        self._networks: dict[asyncio.AbstractEventLoop | None, Network] = {}
 
     @property
     def clock(self) -> IReactorTime:
         """The clock of time-outs and pauses."""
-        return self._given_clock or self._networks.current().clock
+        return self._given_clock or self._network().clock
 
     async def ask(
         self,
@@ -273,7 +240,7 @@ class Remote:
         if token is not None:
             sent["Authorization"] = f"Bearer {await token if isinstance(token, Deferred) else token}"
         url = f"{self.url}/{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
-        treq = self._given_treq or self._networks.current()
+        treq = self._given_treq or self._network()
         # Redirects are not followed: they would take a token, or a push, to another server.
         keywords: dict[str, Any] = {"headers": sent, "allow_redirects": False, "unbuffered": True}
         return await treq.request(method, url, **keywords, **({} if body is None else {"data": body}))
@@ -300,7 +267,30 @@ class Remote:
         return max(pause, asked * self.random.uniform(1.0, 1.1))
 
     async def close(self) -> None:
-        await self._networks.close()
+        """Close the idle connections of the network that is used here."""
+        network = self._networks.pop(running_loop(), None)
+        if network is not None:
+            await network.close()
+
+    def _network(self) -> Network:
+        """Return the network for a request that is begun here.
+
+        Raises ``RuntimeError`` in a thread that is neither that of the running reactor nor that of a loop:
+        the reactor would not notice what is sent there.
+        """
+        loop = running_loop()
+        if loop is None and is_in_another_thread():
+            raise RuntimeError(
+                "Client belongs to the thread of Twisted's reactor. In another thread use SyncClient, or "
+                "twisted.internet.threads.blockingCallFromThread(reactor, client.push, 'bob', 'hi')."
+            )
+        network = self._networks.get(loop)
+        if network is None:
+            for closed in [known for known in self._networks if known is not None and known.is_closed()]:
+                del self._networks[closed]
+            network = reactor_network() if loop is None else asyncio_network(loop)
+            self._networks[loop] = network
+        return network
 
 
 def server_url(url: str) -> str:
