@@ -20,9 +20,8 @@ from __future__ import annotations
 
 from .command import main
 from .dialect import CometLite, Dialect, Site
-from .errors import BenchError, Lost, NotThere, UnexpectedAnswer
 from .measure import Costs, measure
-from .results import Result
+from .results import BenchError, Lost, NotThere, Result, UnexpectedAnswer
 from .scenarios import SCENARIOS, Scenario
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .errors import UnexpectedAnswer
+from .results import UnexpectedAnswer
 
 ANSWER_BYTES = 16 * 1024 * 1024
 """An answer that goes on longer than this is not one that the generator asked for."""

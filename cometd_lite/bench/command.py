@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 from .. import units
 from ..jsontext import dumps
 from .dialect import CometLite, Dialect, Site
-from .errors import BenchError
 from .load import MESSAGES_MOST, READ_BACK, SECONDS_MOST
 from .measure import Costs, measure
-from .results import Result
+from .results import BenchError, Result
 from .scenarios import SCENARIOS
 
 _URL = "http://localhost:8080"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ..jsontext import parse
 from .answers import ANSWER_BYTES, RawAnswer, chunks, cut, excerpt, field
-from .errors import Lost, UnexpectedAnswer
+from .results import Lost, UnexpectedAnswer
 
 
 @dataclass(frozen=True, slots=True)

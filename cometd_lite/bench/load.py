@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 
 from .answers import excerpt
 from .dialect import Dialect, PushingClient, Reading
-from .errors import BenchError, Lost, NotThere, UnexpectedAnswer
-from .results import Latencies
+from .results import BenchError, Latencies, Lost, NotThere, UnexpectedAnswer
 from .scenarios import Scenario
 
 READ_BYTES = 64 * 1024

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .dialect import CometLite, Dialect, Site
-from .errors import BenchError
 from .load import READ_BACK, Load, ServerAddress
-from .results import Result
+from .results import BenchError, Result
 from .scenarios import Scenario
 
 FEWEST_FOR_MEMORY = 1_000

@@ -1,4 +1,4 @@
-"""What a run measured."""
+"""What a run measured, and the errors that end one without a result."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ FULL = 0.9
 
 FINE_MICROSECONDS = 1_000_000
 """Longer latencies are counted by the millisecond, so that the counts stay few."""
+
+
+class BenchError(Exception):
+    """The run has no result; its text is one sentence for the user who started it."""
+
+    exit_code = 1
+
+
+class NotThere(BenchError):
+    """No server that can be measured answers at the URL."""
+
+    exit_code = 2
+
+
+class UnexpectedAnswer(BenchError):
+    """The server gave an answer that the interface does not have."""
+
+
+class Lost(BenchError):
+    """A message was lost, doubled, changed or out of order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ class Remote:
         network = self._networks.get(loop)
         if network is None:
             for closed in [known for known in self._networks if known is not None and known.is_closed()]:
-                del self._networks[closed]
+                self._networks.pop(closed, None)  # another thread may have done so
             network = reactor_network() if loop is None else asyncio_network(loop)
             self._networks[loop] = network
         return network
