@@ -102,14 +102,13 @@ class ApplicationCounts:
     """Questions by the time that their answers took."""
 
 
-class _PendingQuestion:
+class _PendingQuestion(Struct, eq=False):
     """A question that is under way, and the requests that wait for its answer."""
 
-    def __init__(self, question: Question, began: float) -> None:
-        self.question = question
-        self.began = began
-        self.waiting: dict[Deferred[Allowance], None] = {}
-        self.reply: Deferred[Any] | None = None
+    question: Question
+    began: float
+    waiting: dict[Deferred[Allowance], None] = {}
+    reply: Deferred[Any] | None = None
 
 
 class Authorizer:

@@ -14,6 +14,8 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from .answers import excerpt
 from .dialect import Dialect, PushingClient, Reading
 from .results import BenchError, Latencies, Lost, NotThere, UnexpectedAnswer
@@ -58,34 +60,28 @@ class ServerAddress(NamedTuple):
             raise NotThere(f"Nothing answers at {url}: {error.strerror or error}.") from None
 
 
-class _Memo:
+class _Memo(Struct):
     """What a target's readers of one recipient received last as one whole answer, and how it was read."""
 
-    __slots__ = ("data", "found")
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.found: tuple[bytes | None, list[Any]] = (b"", [])
+    data: bytes = b""
+    found: tuple[bytes | None, Sequence[Any]] = (b"", ())
 
 
-class Recipient:
+class Recipient(Struct, eq=False):
     """A recipient, its readers, and the round that is under way."""
 
-    __slots__ = ("expected", "first", "kept", "memos", "missing", "name", "readers", "sent")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.readers = 0
-        self.expected: list[dict[str, Any]] = []
-        self.sent: list[float] = []
-        # The place of the round's first message among all that this recipient got.
-        self.first = 0
-        # Deliveries that the round still waits for, and its push.
-        self.missing = 0
-        # Whether its messages are remembered, to be compared when they are read back.
-        self.kept = False
-        self.memos: dict[str, _Memo] = {}
-        """By the URL of the target."""
+    name: str
+    readers: int = 0
+    expected: list[dict[str, Any]] = []
+    sent: list[float] = []
+    first: int = 0
+    """The place of the round's first message among all that this recipient got."""
+    missing: int = 0
+    """Deliveries that the round still waits for, and its push."""
+    kept: bool = False
+    """Whether its messages are remembered, to be compared when they are read back."""
+    memos: dict[str, _Memo] = {}
+    """By the URL of the target."""
 
 
 class _Link:
@@ -195,7 +191,7 @@ class _ReaderLink(_Link):
         if messages:
             self.load.delivered(self, messages, now)
 
-    def read(self, data: bytes) -> tuple[bytes | None, list[Any]]:
+    def read(self, data: bytes) -> tuple[bytes | None, Sequence[Any]]:
         reading = self.reading
         alone = reading.is_parked and reading.whole
         try:
@@ -385,7 +381,7 @@ class Load:
             self._left -= count
             pusher.push(recipient, bodies)
 
-    def delivered(self, link: _ReaderLink, messages: list[Any], now: float) -> None:
+    def delivered(self, link: _ReaderLink, messages: Sequence[Any], now: float) -> None:
         """``messages`` arrived at ``link``: compare and count them."""
         recipient = link.recipient
         expected = recipient.expected

@@ -33,6 +33,7 @@ from math import inf
 from sys import getsizeof
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -53,16 +54,13 @@ _SOON = 0.001
 """What is left of a time that is over: a timer and the date may differ by so much."""
 
 
-class Unread:
+class Unread(Struct):
     """A recipient that waits: its newest message, and when that came, in seconds since 1970."""
 
-    __slots__ = ("at", "is_unsure", "message")
-
-    def __init__(self, message: str, at: float, *, is_unsure: bool = False) -> None:
-        self.message = message
-        self.at = at
-        self.is_unsure = is_unsure
-        """Whether a claim to report it may be one whose holder has not done so."""
+    message: str
+    at: float
+    is_unsure: bool = False
+    """Whether a claim to report it may be one whose holder has not done so."""
 
 
 class UnreadWatch:
