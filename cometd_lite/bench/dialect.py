@@ -67,10 +67,9 @@ class Reading(Protocol):
 class Answered:
     """What every poll and push has in common: one request, one answer."""
 
-    def __init__(self) -> None:
-        self.is_parked = False
-        self.whole = True
-        self._rest = b""
+    is_parked = False
+    whole = True
+    _rest = b""
 
     def answer(self, data: bytes) -> RawAnswer | None:
         """Return the answer that ``data`` completes, else None."""
@@ -149,13 +148,13 @@ class Dialect(Protocol):
 class EventStream:
     """A reader of Server-Sent Events whose data is JSON (WHATWG HTML §9.2)."""
 
+    is_parked = False
+    whole = True
+    _rest = _text = b""
+    _chunked = False
+
     def __init__(self, request: bytes) -> None:
-        self.is_parked = False
-        self.whole = True
         self._request = request
-        self._rest = b""
-        self._text = b""
-        self._chunked = False
 
     def opening(self) -> bytes:
         """Return the only request; that its head was answered shows that the stream is open."""
@@ -230,7 +229,6 @@ class CometLite:
 
 class _CometLitePoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
-        super().__init__()
         target = f"/poll/{quote(recipient)}?"
         self._opening = site.get(f"{target}after=oldest&wait=0")
         self._before, self._after = site.get(f"{target}after=|&wait={site.wait:g}").split(b"|")
@@ -251,7 +249,6 @@ class _CometLitePoll(PollingClient):
 
 class _CometLitePush(PushingClient):
     def __init__(self, site: Site) -> None:
-        super().__init__()
         self._site = site
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:

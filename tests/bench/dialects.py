@@ -85,7 +85,6 @@ class _BayeuxSession:
 
 class _BayeuxConnect(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
-        super().__init__()
         self.session = _BayeuxSession(site)
         self.channel = f"/{recipient}"
         self.connect = b""
@@ -113,7 +112,6 @@ class _BayeuxPublish(PushingClient):
     """A session that does not connect is gone after 10 s (CometD's maxInterval)."""
 
     def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
         self.session = _BayeuxSession(site)
         self.clock = clock
         self.alive_at = -math.inf
@@ -158,7 +156,6 @@ class Nchan:
 
 class _NchanPoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
-        super().__init__()
         # Asking about the channel is answered at once; nchan cannot be asked not to wait.
         self.about = site.get(f"/push?id={recipient}")
         self.head = site.head("GET", f"/poll?id={recipient}")
@@ -181,7 +178,6 @@ class _NchanPoll(PollingClient):
 
 class _NchanPush(PushingClient):
     def __init__(self, site: Site) -> None:
-        super().__init__()
         self.site = site
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
@@ -211,7 +207,6 @@ class Toy:
 
 class _ToyPoll(PollingClient):
     def __init__(self, site: Site, recipient: str) -> None:
-        super().__init__()
         self.now = site.get(f"/poll/{recipient}?wait=0&after=0")
         self.before, self.after = site.get(f"/poll/{recipient}?wait={site.wait}&after=|").split(b"|")
 
@@ -229,7 +224,6 @@ class _ToyPoll(PollingClient):
 
 class _ToyPush(PushingClient):
     def __init__(self, site: Site) -> None:
-        super().__init__()
         self.site = site
 
     def push(self, recipient: str, bodies: Sequence[bytes]) -> list[bytes]:
