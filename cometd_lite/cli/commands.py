@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -70,7 +71,7 @@ async def follow(call: CommandCall) -> int:
         given.names,
         _cursor(given.after),
         cursor_file=given.cursor_file,
-        on_gap=_on_gap(call, notes),
+        on_gap=partial(_report_gap, call, notes),
         on_retry=notes.on_retry,
         patience=PATIENCE_SECONDS if given.patience is None else given.patience,
         stream=given.stream,
@@ -89,7 +90,9 @@ async def listen(call: CommandCall) -> int:
 
     listener: Listener = await call.client.register(given.names, ttl=given.ttl)
     announce(listener)
-    following = listener.follow(on_gap=_on_gap(call, notes), on_retry=notes.on_retry, on_registered=announce)
+    following = listener.follow(
+        on_gap=partial(_report_gap, call, notes), on_retry=notes.on_retry, on_registered=announce
+    )
     try:
         return await handle_all(following, call, notes)
     finally:
@@ -97,13 +100,10 @@ async def listen(call: CommandCall) -> int:
             await listener.end()
 
 
-def _on_gap(call: CommandCall, notes: RetryNotes) -> Callable[[Cursor], None]:
-    def gap(after: Cursor) -> None:
-        if call.arguments.json:
-            call.terminal.write(b'{"gap":true}\n')
-        notes.on_gap(after)
-
-    return gap
+def _report_gap(call: CommandCall, notes: RetryNotes, after: Cursor) -> None:
+    if call.arguments.json:
+        call.terminal.write(b'{"gap":true}\n')
+    notes.on_gap(after)
 
 
 async def handle_all(following: Following, call: CommandCall, notes: RetryNotes) -> int:
@@ -297,7 +297,7 @@ class Process:
             return status.USAGE
         terminated = status.DONE if _has_no_end(arguments) else status.TERMINATED
         for number, ends_as in ((signal.SIGINT, status.INTERRUPTED), (signal.SIGTERM, terminated)):
-            signal.signal(number, self._on_signal(ends_as))
+            signal.signal(number, partial(self._on_signal, ends_as))
         call = CommandCall(arguments, self._client, self._terminal, source)
         work = status_of(COMMANDS[name](call), self._terminal)
         reactor.callWhenRunning(self._begin, work)
@@ -321,14 +321,11 @@ class Process:
         self._work = Deferred.fromCoroutine(work)
         self._work.addBoth(self._ended)
 
-    def _on_signal(self, ends_as: int) -> Callable[[int, object], None]:
-        def on_signal(number: int, _: object) -> None:
-            signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
-            self._asked_to_end = ends_as
-            CHILD.end(number)
-            self._reactor.callFromThread(self._end, ends_as)
-
-        return on_signal
+    def _on_signal(self, ends_as: int, number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
+        self._asked_to_end = ends_as
+        CHILD.end(number)
+        self._reactor.callFromThread(self._end, ends_as)
 
     def _end(self, ends_as: int) -> None:
         if self._status is None:
