@@ -463,6 +463,20 @@ def test_a_poll_with_a_cursor_takes_nothing_away(shell: Shell) -> None:
         assert answer["cursor"] == answer["messages"][0]["id"]
 
 
+@pytest.mark.parametrize(("words", "queued"), [((), 0), (("--no-ack",), 1)])
+@pytest.mark.parametrize(
+    "read", [("poll", "--wait", "0"), ("follow", "--count", "1"), ("follow", "--stream", "--count", "1")]
+)
+def test_who_only_watches_makes_no_room_in_a_mailbox(
+    shell: Shell, read: tuple[str, ...], words: tuple[str, ...], queued: int
+) -> None:
+    # A look at everything from a shell emptied the work queues of others.
+    receipt = shell.server.result(shell.server.client.push("jobs", "1"))
+    after = receipt.id if read[0] == "poll" else "oldest"
+    shell.type(read[0], "**", "--after", after, *read[1:], *words)
+    assert shell.server.result(shell.server.client.describe("jobs")).queued == queued
+
+
 def test_a_poll_waits_for_as_long_as_it_is_told(shell: Shell) -> None:
     polling = shell.start("poll", "bob", "--wait", "1m")
     shell.server.advance(50)

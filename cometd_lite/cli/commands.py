@@ -43,7 +43,7 @@ async def poll(call: CommandCall) -> int:
     words: dict[str, Any] = {"wait": given.wait, "limit": given.limit}
     batch: Batch
     if vars(given).get("after") is not None:
-        batch = await client.poll(given.names, _cursor(given.after), **words)
+        batch = await client.poll(given.names, _cursor(given.after), ack=not given.no_ack, **words)
     elif vars(given).get("lease") is not None:
         batch = await client.lease(given.names, given.lease, **words)
     else:
@@ -75,6 +75,7 @@ async def follow(call: CommandCall) -> int:
         on_retry=notes.on_retry,
         patience=PATIENCE_SECONDS if given.patience is None else given.patience,
         stream=given.stream,
+        ack=not given.no_ack,
     )
     return await handle_all(following, call, notes)
 

@@ -167,6 +167,7 @@ _REPEATED = {"action": "append", "default": []}
 _RECIPIENTS: Option = ("names NAME", "a recipient", {"nargs": "+"})
 _ANSWER: Option = ("--json", "print the server's whole answer, as JSON", {})
 _OBJECTS: Option = ("--json", "print it as JSON, an object a line", {})
+_NO_ACK: Option = ("--no-ack", "only watch: what is read makes no room in a full mailbox", {})
 _WAIT: Option = ("--wait TIME", "how long to wait for a message; default: 25 s", _SPAN)
 _AT_MOST = "at most so many messages; default: "
 _PATIENCE: Option = (
@@ -221,6 +222,7 @@ _OPTIONS: Mapping[str, tuple[Option, ...]] = {
             "what came after a cursor, oldest, now, last:50 or since:600; without it, a take",
             {},
         ),
+        _NO_ACK,
         _WAIT,
         ("--limit N", f"{_AT_MOST}100", {**_COUNT, "default": 100}),
         _ANSWER,
@@ -245,6 +247,7 @@ _OPTIONS: Mapping[str, tuple[Option, ...]] = {
         ),
         ("--cursor-file FILE", "keep the cursor in this file, and begin at the one that it holds", {}),
         ("--stream", "read one stream in the place of polls, for much traffic", {}),
+        _NO_ACK,
         _PATIENCE,
         *_HANDLING,
     ),
@@ -317,6 +320,12 @@ def _wrong_push(given: argparse.Namespace) -> str | None:
     return None
 
 
+def _wrong_poll(given: argparse.Namespace) -> str | None:
+    if given.no_ack and given.after is None:
+        return "--no-ack reads by cursor, as in --after oldest; without one this takes messages."
+    return _one_output(given)
+
+
 def _wrong_take(given: argparse.Namespace) -> str | None:
     least, most = LEASE_SECONDS
     if given.lease is not None and not least <= given.lease <= most:
@@ -344,7 +353,7 @@ def _wrong_token(given: argparse.Namespace) -> str | None:
 
 _CHECKS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "push": _wrong_push,
-    "poll": _one_output,
+    "poll": _wrong_poll,
     "take": _wrong_take,
     "follow": _wrong_following,
     "listen": _wrong_following,

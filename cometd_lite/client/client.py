@@ -115,6 +115,7 @@ class Client:
         *,
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
+        ack: bool = True,
         name: str | None = None,
     ) -> Reply[Batch]:
         """Return what the recipients hold after a cursor, once there is something.
@@ -122,11 +123,13 @@ class Client:
         ``after`` may be ``"oldest"``, ``"now"``, ``"last:50"`` (before the newest 50 messages) or
         ``"since:600"`` (before what was accepted in the last 600 seconds), too. After ``wait`` seconds (25
         unless given) the batch is empty. Take nothing away; come back with the batch's cursor. ``follow``
-        does this again and again, and better. ``name`` is that under which the reader is present, where no
-        token has one. Raises ``ValueError`` for a malformed cursor; fails with a ``CometError``.
+        does this again and again, and better. Without ``ack`` the reader only watches: what it reads makes no
+        room in a full mailbox. ``name`` is that under which the reader is present, where no token has one.
+        Raises ``ValueError`` for a malformed cursor; fails with a ``CometError``.
         """
         check_read(wait, limit)
-        return reply(poll(self._remote, codec.named(recipients, name), codec.place(after), wait, limit))
+        query = codec.named(recipients, name, ack)
+        return reply(poll(self._remote, query, codec.place(after), wait, limit))
 
     def take(
         self,
@@ -209,6 +212,7 @@ class Client:
         wait: float | None = None,
         limit: int = POLL_MESSAGES,
         stream: bool = False,
+        ack: bool = True,
         name: str | None = None,
     ) -> Following:
         """Yield the recipients' messages as they come, from a cursor on, without an end.
@@ -225,11 +229,12 @@ class Client:
         It polls: no request is open while a message is handled, and any proxy lets it through. With
         ``stream`` it keeps one connection open, which is less work for both where much comes; then end it
         by ``async with``, or call its ``aclose``. ``wait`` is how long a poll asks to be held, in seconds.
-        ``name`` is that under which the reader is present, where no token has one. Raises ``ValueError`` for
-        a malformed cursor, given or in the file.
+        Without ``ack`` it only watches: what it reads makes no room in a full mailbox. ``name`` is that under
+        which the reader is present, where no token has one. Raises ``ValueError`` for a malformed cursor,
+        given or in the file.
         """
         check_read(wait, limit)
-        polls = Polls(self._remote, codec.named(recipients, name), wait, limit)
+        polls = Polls(self._remote, codec.named(recipients, name, ack), wait, limit)
         following = Following(
             self._remote,
             Streams(polls) if stream else polls,

@@ -52,9 +52,10 @@ def encoded(data: Any, media_type: str | None) -> tuple[bytes, str]:
     return (data.encode() if isinstance(data, str) else Content.of(data).body), media_type
 
 
-def named(recipients: Recipients, reader: str | None = None) -> Query:
-    """Return the parameters that name recipients, and their reader, which nothing on the way rewrites."""
-    return [*[("rcpt", name) for name in names(recipients)], *given(**{"as": reader})]
+def named(recipients: Recipients, reader: str | None = None, acks: bool = True) -> Query:
+    """Return the parameters that name recipients, which nothing on the way rewrites, and say who reads."""
+    said = given(**{"as": reader, "ack": None if acks else "no"})
+    return [*[("rcpt", name) for name in names(recipients)], *said]
 
 
 def given(**words: str | float | None) -> Query:
