@@ -722,6 +722,35 @@ def test_a_disk_of_which_nothing_can_be_learnt_takes_pushes(place, monkeypatch):
     assert numbers(place.push(place.open(), "bob").value) == [1]
 
 
+@pytest.fixture
+def fill(monkeypatch):
+    """Return a function that fills a sixteenth of a store's log, of 320,000 bytes, and what that leaves."""
+    monkeypatch.setattr(journal, "STORE_LOG_AHEAD_BYTES", 320_000)
+
+    def fill(place: Place, sync: str) -> tuple[int, list[str]]:
+        store = place.open(sync=sync)
+        for number in range(3):
+            now(place.push(store, "bob", body=f"{number}{BIG}").deferred)
+        size = Path(f"{place.path}-wal").stat().st_size
+        return size, data(place.read(place.crash(), "bob"))
+
+    return fill
+
+
+@pytest.mark.parametrize(("sync", "lengthened"), [("full", True), ("normal", False)])
+def test_the_log_has_its_length_early_where_the_disk_is_waited_for(place, fill, sync, lengthened):
+    size, found = fill(place, sync)
+    assert (size == 320_000) == lengthened
+    assert found == [f"{number}{BIG}" for number in range(3)]
+
+
+def test_the_log_grows_commit_by_commit_where_the_disk_is_nearly_full(place, free, fill):
+    free(STORE_RESERVE_BYTES + 200_000)
+    size, found = fill(place, "full")
+    assert size < 320_000
+    assert len(found) == 3
+
+
 # -- a file that others take away
 
 

@@ -39,6 +39,10 @@ STORE_CACHE_BYTES = 8 * 1024 * 1024
 STORE_LOG_BYTES = 16 * 1024 * 1024
 """SQLite's write-ahead log is cut to this after a checkpoint, which it makes every 4 MB."""
 
+STORE_LOG_AHEAD_BYTES = 1_100 * (4_096 + 24)
+"""The log has this length once a sixteenth is used: the thousand pages after which it is overwritten, and
+some for the commit that comes to them."""
+
 STORE_RESERVE_BYTES = 64 * 1024 * 1024
 """Pushes stop where less than this would be free on the disk, because a deletion has to be written before it
 makes room. The write-ahead log takes 16 MB, and places and records, which are still written, some 30 MB. A

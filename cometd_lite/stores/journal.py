@@ -31,6 +31,7 @@ from ..core.store import StoreUnusable
 from ..limits import (
     STORE_CACHE_BYTES,
     STORE_LOCK_SECONDS,
+    STORE_LOG_AHEAD_BYTES,
     STORE_LOG_BYTES,
     STORE_NUMBERS_RESERVED,
     STORE_RESERVE_BYTES,
@@ -127,9 +128,6 @@ class KeptRecord(NamedTuple):
     expires_at: float | None
 
 
-_WIDTH = len(KeptMessage._fields)
-
-
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What a file holds. ``messages`` are in order, and are to be read before anything is written.
@@ -223,8 +221,8 @@ class Journal:
         self._log_path = Path(f"{path.resolve()}-wal")
         self._files: tuple[tuple[int, int], ...] = ()
         """What distinguishes the file and its log from any others at their paths."""
-        self._size = 0
-        """The bytes that the file had when it was last looked at: it never shrinks."""
+        self._size = self._log_size = 0
+        """The bytes that the file and its log had when they were last looked at: the file never shrinks."""
 
     # -- the start and the end
 
@@ -351,6 +349,9 @@ class Journal:
         Raises ``sqlite3.Error`` or ``Unwritable``.
         """
         self._check_files()
+        grows = self._sync == "full" and STORE_LOG_AHEAD_BYTES // 16 < self._log_size < STORE_LOG_AHEAD_BYTES
+        if grows and self.has_room(STORE_LOG_AHEAD_BYTES):
+            self._lengthen_log()
         if changes.wanted and not self.has_room(changes.wanted):
             changes.has_room, changes.pushes = False, None
         sequence = changes.sequence if changes.pushes is None else changes.pushes.sequence
@@ -364,6 +365,17 @@ class Journal:
         finally:
             connection.execute(f"PRAGMA synchronous = {self._sync}")
         self._reserved = reserved
+
+    def _lengthen_log(self) -> None:
+        """Give the log its length at once: while it grows, a commit waits for the file system's journal, too.
+
+        On ext4 one of 64 messages takes 0.43 ms then, and 0.18 ms where it overwrites. SQLite ends its log
+        at the first frame that is not valid (https://sqlite.org/fileformat2.html#the_write_ahead_log).
+        """
+        with suppress(OSError), self._log_path.open("r+b") as log:
+            log.write(bytes(max(0, STORE_LOG_AHEAD_BYTES - log.seek(0, os.SEEK_END))))
+            log.flush()
+            os.fsync(log.fileno())
 
     def has_room(self, size: int) -> bool:
         """Whether pushes of ``size`` bytes leave the room that deletions need.
@@ -390,7 +402,7 @@ class Journal:
         file, log = self.path.stat(), self._log_path.stat()
         if file.st_size < self._size:
             raise FileNotFoundError(self.path)  # another one was copied over it
-        self._size = file.st_size
+        self._size, self._log_size = file.st_size, log.st_size
         return (file.st_dev, file.st_ino), (log.st_dev, log.st_ino)
 
     def _check_files(self) -> None:
@@ -432,8 +444,9 @@ class Journal:
         again. Messages alone are one statement: without the row in ``log`` a batch of 64 takes a fifth less.
         """
         pushes = changes.pushes or Pushes(changes.sequence)
-        values, most = pushes.values, _WIDTH * STORE_ROWS_PER_STATEMENT
-        is_said = changes.floor == self._floor and values[-_WIDTH:][:1] == [pushes.sequence]
+        values, width = pushes.values, len(KeptMessage._fields)
+        most = width * STORE_ROWS_PER_STATEMENT
+        is_said = changes.floor == self._floor and values[-width:][:1] == [pushes.sequence]
         for statement in _others(changes, pushes.receipts):
             is_said = False
             yield statement
@@ -441,7 +454,7 @@ class Journal:
             yield "UPDATE log SET sequence = ?, floor = ?", (pushes.sequence, changes.floor)
         for start in range(0, len(values), most):
             part = values[start : start + most]
-            yield _of_rows("INSERT OR REPLACE INTO messages VALUES ROWS", _WIDTH, len(part) // _WIDTH), part
+            yield _of_rows("INSERT OR REPLACE INTO messages VALUES ROWS", width, len(part) // width), part
 
     def _one(self, query: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] | None = self._connected().execute(query).fetchone()
