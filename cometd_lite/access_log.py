@@ -223,8 +223,11 @@ class Refusals:
     def _look(self) -> None:
         now = self._clock.seconds()
         for kind, count in self._counts.items():
+            if now < self._quiet_until.get(kind, now):
+                continue
+            self._quiet_until.pop(kind, None)
             new = count - self._logged.get(kind, 0)
-            if new and now >= self._quiet_until.get(kind, now):
-                self._logged[kind] = count
+            self._logged[kind] = count
+            if new:
                 self._quiet_until[kind] = now + FAILURES_LOGGED_SECONDS
                 self.log.info("Refused {new}: {kind}", new=new, kind=kind)

@@ -1,12 +1,15 @@
-"""Memos: what functions have returned for arguments that clients choose. All are forgotten every minute.
+"""What a flood of requests leaves in the midst of the memory that it took, and how that goes.
 
-Python gives memory back to the system by the megabyte, once nothing in it is used. A few small results that
-were remembered in the midst of a flood would keep most of what the flood took.
+Python gives memory back to the system by the megabyte, once nothing in it is used. One small object that was
+made in the midst of a flood, and lives on, keeps a megabyte. So what functions have returned for arguments
+that clients choose, the memos, is forgotten every minute. Numbers that count are made anew: those of one time
+lie together. Their lists and tables stay, for these would lie apart. Empty tables give up their room, which
+CPython keeps as large as it was until something is put in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -35,3 +38,16 @@ def forget_all() -> None:
     """Forget what all memos have remembered."""
     for forget in _memos:
         forget()
+
+
+def renew(holder: Any, *names: str) -> None:
+    """Make the numbers in these attributes of an object anew."""
+    for name in names:
+        setattr(holder, name, getattr(holder, name) + 0)
+
+
+def shrink(*tables: MutableMapping[Any, Any]) -> None:
+    """Let those of the tables that are empty take no room."""
+    for table in tables:
+        if not table:
+            table.clear()

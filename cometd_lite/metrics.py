@@ -77,6 +77,12 @@ class Tally(Histogram):
         super().__init__(HELD_BUCKETS if label in HELD else BUCKETS)
         self.statuses: dict[int, int] = {}
 
+    def renew(self) -> None:
+        """Make all numbers anew; see ``memos``."""
+        super().renew()
+        for status in self.statuses:
+            self.statuses[status] += 0
+
 
 class _Observed(Protocol):
     @property
@@ -128,6 +134,12 @@ class Metrics(Counts):
         tally.statuses[code] = count = tally.statuses.get(code, 0) + 1
         if count & _UNTIMED == 1:
             tally.observe(request.age())
+
+    def renew(self) -> None:
+        """Make all numbers anew; see ``memos``."""
+        Counts.renew(self)  # a dataclass with slots is another class than the one that ``super`` knows
+        for histogram in (self.reactor_lag, *self.collections, *self.requests.values()):
+            histogram.renew()
 
 
 def label_of(rule: str) -> str:

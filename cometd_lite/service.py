@@ -173,11 +173,14 @@ class CometService(Service):
             call.start(seconds, now=False)
 
     def _forget(self) -> None:
-        """Forget what was remembered of requests (see ``memos``), and what Python keeps for reuse."""
+        """Let go of what a flood of requests has left (see ``memos``), and of what Python keeps for reuse."""
         forget_all()
         self.factory.forget()
-        if sys.getallocatedblocks() < FEW_BLOCKS:
+        is_small = sys.getallocatedblocks() < FEW_BLOCKS
+        if is_small:
             gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
+        self.comet.metrics.renew()  # where there are none of these, else the numbers would be put into them
+        if is_small:
             self.heap.trim(least=1)
 
     def _cannot_open(self, failure: Failure) -> None:

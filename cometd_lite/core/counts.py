@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
+from ..memos import renew
+
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of what the server itself takes, in seconds: from a wake in memory to a store that stalls."""
 
@@ -31,6 +33,11 @@ class Histogram:
         """Count something that took so many seconds."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+    def renew(self) -> None:
+        """Make all numbers anew; see ``memos``."""
+        self.counts[:] = [count + 0 for count in self.counts]
+        renew(self, "total")
 
     def shown(self) -> tuple[list[tuple[str, float]], float]:
         """Return the cumulative buckets and the sum, as Prometheus has them."""
@@ -64,6 +71,13 @@ class Counts:
     """Requests refused, by the kind of their error."""
     push_to_wake: Histogram = field(default_factory=Histogram)
     """Pushes by the time from their arrival until all who waited were answered."""
+
+    def renew(self) -> None:
+        """Make all numbers anew; see ``memos``."""
+        renew(self, *[name for name, _, _ in self.described()])
+        self.push_to_wake.renew()
+        for kind in self.refusals:
+            self.refusals[kind] += 0
 
     def described(self) -> Iterator[tuple[str, str, int]]:
         """Yield each count with its name and its sentence."""

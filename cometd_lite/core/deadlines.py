@@ -51,7 +51,7 @@ class Deadlines(Generic[K]):
         if self._unsorted:
             self._tidy(_TIDIED)
         elif len(self._heap) > self._most:
-            self._heap, self._unsorted = [], self._heap
+            self._heap, self._unsorted = self._unsorted, self._heap
 
     def pop(self) -> K:
         """Take out the first entry, whether it is out of date or not, and return its key."""
@@ -63,7 +63,7 @@ class Deadlines(Generic[K]):
     def tidy(self, current: int) -> None:
         """Clear away some entries where many more are there than are current; to be called every second."""
         if not self._unsorted and len(self._heap) > 2 * current + _STALE:
-            self._heap, self._unsorted = [], self._heap
+            self._heap, self._unsorted = self._unsorted, self._heap
         self._tidy(TIDIED_AT_ONCE)
 
     def _tidy(self, count: int) -> None:

@@ -31,6 +31,7 @@ from ..limits import (
     WAIT_SPREAD,
     WOKEN_AT_ONCE,
 )
+from ..memos import shrink
 from ..sizes import names_size
 from .nametable import NameTable
 from .parked import ParkedReader, TurnSlice, Wake
@@ -425,11 +426,12 @@ class Registry:
         return self.waiting(recipient) > 0 or (ago is not None and ago <= ONLINE_SECONDS)
 
     def sweep(self) -> None:
-        """Forget the recipients that were last seen too long ago."""
+        """Forget the recipients that were last seen too long ago, and the room of places that are empty."""
         old = self.clock.seconds() - PRESENCE_SECONDS
         seen = self._seen
         for recipient in tuple(takewhile(lambda name: seen.get(name, inf) < old, seen)):
             seen.pop(recipient, 0.0)
+        shrink(self._places, self._ends)
 
     # -- for tests
 

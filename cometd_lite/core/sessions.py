@@ -25,6 +25,7 @@ from ..limits import (
     SESSIONS_AT_ONCE,
     SLOW_CLIENT_BYTES_PER_SECOND,
 )
+from ..memos import shrink
 from ..sizes import names_size
 from .deadlines import Deadlines
 from .message import Cursor
@@ -209,6 +210,7 @@ class Sessions(Generic[S]):
         for entry in later:
             self._expiries.add(*entry)
         self._expiries.tidy(len(self._sessions))
+        shrink(self._sessions)
         return expired
 
     def is_due(self, now: float) -> bool:

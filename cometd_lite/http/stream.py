@@ -85,6 +85,7 @@ class Heartbeats:
             if not self._members and self._call is not None:
                 self._call.cancel()
                 self._call = None
+                self._ticked_at = 0.0
 
     def seconds(self) -> float:
         """Return the time on the clock of the heartbeats."""

@@ -132,6 +132,7 @@ class Poller:
         del self._wires[descriptor]
         self._epoll.unregister(descriptor)
         if not self._wires:
+            self._wires.clear()  # else the table stays as large as it was
             self.reactor.removeReader(self)
 
     # -- IReadDescriptor

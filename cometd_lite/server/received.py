@@ -36,6 +36,8 @@ class ReceivedTotal:
         before = self._sizes.pop(connection, 0)
         if size:
             self._sizes[connection] = size
+        elif before and not self._sizes:
+            self._sizes.clear()  # else the table stays as large as it was
         self.size += size - before
         if self.size > self.bound:
             self._free()

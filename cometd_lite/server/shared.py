@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.logger import Logger
 
-from .bounds import OVERDUE_AT_ONCE, TICK, Bounds
+from .bounds import ABORTED_QUIET, OVERDUE_AT_ONCE, TICK, Bounds
 from .epoll import Poller, adoptable
 from .head import Head, Heads, Refused
 from .received import ReceivedTotal
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 NO_HEAD: Final = Head(b"\r\n")
 NO_TARGET: Final = Target(b"", b"", Unrouted(lambda _: None))
 """The head and the target of what is no request."""
+
+
+_MOST_UNSENT: Final = (
+    "Aborted {aborted} connections with the most unsent bytes: {bound} bytes were unsent in all."
+)
+_MOST_RECEIVED: Final = (
+    "Aborted {aborted} connections of whose requests the most was kept: {bound} bytes of all had arrived "
+    "that could not be served yet."
+)
 
 
 class Admitted(Protocol):
@@ -117,6 +126,8 @@ class Shared:
         self._admit = admit
         self._admitted: dict[ServedConnection, Admitted] = {}
         self._refused: set[ServedConnection] = set()
+        self._quiet_until = {_MOST_UNSENT: 0, _MOST_RECEIVED: 0}
+        """The ticks at which connections are logged again that were aborted for a bound's sake."""
         self._timer: IDelayedCall | None = None
         self._overdue: list[ServedConnection] = []
         """The connections of this tick that are still to do what is due."""
@@ -140,6 +151,12 @@ class Shared:
         self.router.forget()
         self.heads.forget()
         self.last_data, self.last_begun = b"", (NO_HEAD, NO_TARGET, b"")
+        # These are made anew: Python keeps a megabyte for a number that was made in the midst of a flood.
+        self.tick += 0
+        self.received.aborted += 0
+        self._unsent.aborted += 0
+        for sentence in self._quiet_until:
+            self._quiet_until[sentence] += 0
 
     # -- connections
 
@@ -182,6 +199,7 @@ class Shared:
         if admitted is not None:
             admitted.release()
         if not self.connections and self._timer is not None:
+            self.connections.clear()  # else the table stays as large as it was
             timer, self._timer = self._timer, None
             timer.cancel()
             self.renderer.new_second()
@@ -204,18 +222,12 @@ class Shared:
         self._overdue = [one for one in self.connections if 0 < one.deadline <= tick]
         if not is_ending:
             self._end_overdue()
-        if self._unsent.aborted:
-            self.log.warn(
-                "Aborted {aborted} connections with the most unsent bytes: {bound} bytes were unsent in all.",
-                aborted=self._unsent.aborted,
-                bound=self._unsent.bound,
-            )
-            self._unsent.aborted = 0
-        if self.received.aborted:
-            self.log.warn(
-                "Aborted {aborted} connections of whose requests the most was kept: {bound} bytes of all had "
-                "arrived that could not be served yet.",
-                aborted=self.received.aborted,
-                bound=self.received.bound,
-            )
-            self.received.aborted = 0
+        self._log_aborted(self._unsent, _MOST_UNSENT)
+        self._log_aborted(self.received, _MOST_RECEIVED)
+
+    def _log_aborted(self, total: UnsentTotal | ReceivedTotal, sentence: str) -> None:
+        """Log how many connections were aborted for a bound's sake: at once, and then once a minute."""
+        if total.aborted and self.tick >= self._quiet_until[sentence]:
+            self._quiet_until[sentence] = self.tick + ABORTED_QUIET
+            self.log.warn(sentence, aborted=total.aborted, bound=total.bound)
+            total.aborted = 0

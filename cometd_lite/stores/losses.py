@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..memos import renew
 from .numbers import PackedNumbers
 
 
@@ -24,6 +25,11 @@ class Losses:
     def forgotten(self) -> int:
         """How many entries have had to go."""
         return self._entries.forgotten
+
+    def renew(self) -> None:
+        """Make all numbers anew; see ``memos``."""
+        renew(self, "floor")
+        self._entries.renew()
 
     def note(self, name: str, sequence: int, *, missed: bool = False) -> None:
         """Note that a message was lost, and whether a take ``missed`` it."""

@@ -18,6 +18,7 @@ from ..core.recipient import is_pattern
 from ..core.store import Contents, Record, Shows, State, Usage
 from ..deferreds import MaybeDeferred, chain
 from ..limits import GOING_AT_ONCE, LEASE_OVERHEAD
+from ..memos import renew, shrink
 from .mailboxes import cost, mailbox_cost
 from .patterns import Found, before_newest, bounded, merged
 from .slices import Steps
@@ -198,6 +199,10 @@ class MemoryStore(TakenMailboxes):
     def expire(self, now: float) -> Ended | None:
         self._expire_soon(now)
         self._expiries.tidy(len(self._mailboxes))
+        shrink(self._mailboxes, self._reclaimable)
+        renew(self, "sequence")
+        self._lost.renew()
+        self._acknowledged.renew()
         return self._leases_over(now)
 
     # -- what is said of it

@@ -87,9 +87,45 @@ class Clients:
         self.sockets.clear()
 
 
+_TYPES = ["long-polling"]
+
+
+def _tell(pipeline: Pipeline, **message: Any) -> Any:
+    """Send a Bayeux message; return the reply."""
+    body = json.dumps([message])
+    (reply,) = pipeline.tell(request("POST", "/cometd", body, "Content-Type: application/json"))
+    return reply
+
+
 def deep(number: int, letters: str) -> str:
     """Return a name of 16 segments that has no pattern in common with another one but ``**``."""
     return quote("/".join([f"{number:07}", *[letters] * 15]))
+
+
+def one_of_each(program: Program, clients: Clients) -> None:
+    """Ask once for all that is asked for often below, so that what Python makes only once is made."""
+    pipeline = Pipeline(program)
+    registered = json.dumps({"recipients": ["a", "b"], "ttl": 5})
+    asked = (
+        request("POST", "/push/a/b", "x", "Idempotency-Key: a"),
+        request("POST", "/push/a/b?ttl=0.01", "x"),
+        request("GET", "/poll/a/b?after=oldest&wait=0"),
+        request("GET", "/poll/a/*?after=now&wait=0.01"),
+        request("POST", "/register", registered),
+        request("DELETE", "/recipients/a/b"),
+        request("GET", "/recipients/a/b"),
+        request("GET", "/poll?wait=0&rcpt=a&rcpt=b"),
+        request("GET", "/poll"),
+        request("GET", "/metrics"),
+    )
+    assert pipeline.ask(asked) == [202, 202, 200, 200, 201, 204, 200, 200, 400, 200]
+    greeted = _tell(pipeline, channel="/meta/handshake", version="1.0", supportedConnectionTypes=_TYPES)
+    _tell(pipeline, channel="/meta/subscribe", clientId=greeted["clientId"], subscription=["/a", "/b"])
+    clients.send(request("GET", "/stream/a?after=now"))
+    clients.send(request("GET", "/poll?after=now&rcpt=a&rcpt=b"))
+    clients.send(_half_push("a"))
+    clients.send(_half_text("a"))
+    program.get("/healthz")
 
 
 def lost_messages(program: Program) -> None:
@@ -152,17 +188,10 @@ def listeners(program: Program) -> None:
 def sessions(program: Program) -> None:
     """Let Bayeux clients subscribe to 200 long channels."""
     pipeline = Pipeline(program)
-
-    def tell(**message: Any) -> Any:
-        (reply,) = pipeline.tell(
-            request("POST", "/cometd", json.dumps([message]), "Content-Type: application/json")
-        )
-        return reply
-
     for number in range(50_000):
-        types = ["long-polling"]
-        greeted = tell(channel="/meta/handshake", version="1.0", supportedConnectionTypes=types)
-        reply = tell(
+        greeted = _tell(pipeline, channel="/meta/handshake", version="1.0", supportedConnectionTypes=_TYPES)
+        reply = _tell(
+            pipeline,
             channel="/meta/subscribe",
             clientId=greeted["clientId"],
             subscription=[f"/{number:05}{other:03}" + "x" * 200 for other in range(200)],
@@ -189,11 +218,21 @@ def large_requests(program: Program, clients: Clients) -> None:
 def half_bodies(program: Program, clients: Clients) -> None:
     """Begin pushes, and do not end them."""
     for number in range(1_500):
-        clients.send(request("POST", f"/push/body{number}", "y" * 60_000)[:-1_000])
+        clients.send(_half_push(f"body{number}"))
+
+
+def _half_push(name: str) -> bytes:
+    return request("POST", f"/push/{name}", "y" * 60_000)[:-1_000]
 
 
 def half_texts(program: Program, clients: Clients) -> None:
-    """Begin texts over WebSockets, and do not end them; one character makes all of them four bytes wide."""
+    """Begin texts over WebSockets, and do not end them."""
+    for number in range(1_000):
+        clients.send(_half_text(f"text{number}"))
+
+
+def _half_text(name: str) -> bytes:
+    """Return the beginning of a text over a WebSocket; one character makes all of it four bytes wide."""
     fields = (
         "Connection: Upgrade",
         "Upgrade: websocket",
@@ -202,8 +241,7 @@ def half_texts(program: Program, clients: Clients) -> None:
     )
     text = b"y" * 50_000 + FACE.encode()
     frame = b"\x01\xff" + struct.pack("!Q", len(text)) + b"\0\0\0\0" + text
-    for number in range(1_000):
-        clients.send(request("GET", f"/ws/text{number}", b"", *fields) + frame)
+    return request("GET", f"/ws/{name}", b"", *fields) + frame
 
 
 def large_messages(program: Program) -> None:

@@ -128,14 +128,22 @@ def test_over_the_bound_those_of_whom_most_is_kept_are_disconnected():
     assert not any(crowd.closed[:50])
 
 
-def test_who_was_disconnected_is_logged_once_a_second():
+def test_who_was_disconnected_is_logged_within_a_second_and_then_once_a_minute():
     crowd = Crowd(MEGABYTE)
     with capturedLogs() as events:
         for _ in range(30):
             crowd.send(half(100_000))
         crowd.served.ticks(5)
-    (event,) = [event for event in events if "aborted" in event]
-    assert event["aborted"] == sum(crowd.closed)
+        aborted = sum(crowd.closed)
+        assert [event["aborted"] for event in events if "aborted" in event] == [aborted]
+        for _ in range(30):
+            crowd.send(half(100_000))
+        crowd.served.ticks(50)
+        assert [event["aborted"] for event in events if "aborted" in event] == [aborted]
+        crowd.served.ticks(10)
+    later = sum(crowd.closed) - aborted
+    assert later > 0
+    assert [event["aborted"] for event in events if "aborted" in event] == [aborted, later]
 
 
 def test_a_body_that_comes_byte_by_byte_takes_its_bytes():
