@@ -95,6 +95,7 @@ class WholeBody:
         self.length = len(body)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Write the whole of it."""
         consumer.write(self._body)
         return succeed(None)
 
