@@ -122,6 +122,15 @@ def test_a_command_takes_along_what_is_subscribed_to_before_it(
     assert socket.sent[1:] == [b"*2\r\n$11\r\nUNSUBSCRIBE\r\n$1\r\nc\r\n"]
 
 
+def test_a_prelude_goes_in_front_of_a_command_that_leaves_at_once_only(
+    asking: RedisConnection, socket: Socket
+) -> None:
+    for word in ("ONE", "TWO"):
+        asking.ask(word, prelude=b"first ")
+    socket.reactor.advance(0)
+    assert socket.sent == [b"first " + sent("ONE")[0], *sent("TWO")]
+
+
 def test_the_commands_of_a_turn_leave_together_once_a_turn_had_several(
     asking: RedisConnection, socket: Socket
 ) -> None:

@@ -1183,6 +1183,19 @@ def test_a_push_to_a_mailbox_that_is_there_takes_five_commands(kept: RedisServer
     assert counted == dict.fromkeys(("evalsha", "mget", "rpush", "xadd", "pubsub", "mset"), 10)
 
 
+def test_a_push_that_comes_alone_to_readers_elsewhere_has_redis_write_to_them_first(
+    kept: RedisServer,
+) -> None:
+    cluster = Cluster(kept, "f")
+    here, there = cluster.join(), cluster.join()
+    before = commands(kept)["unsubscribe"]
+    polls = [cluster.begin(there.poll((name,), OLDEST)) for name in ("bob", "tom")]
+    for name in ("bob", "tom", "nobody", "nobody"):  # a push is as the one before it was
+        cluster.ask(here.push(push(name)))
+    assert commands(kept)["unsubscribe"] - before == 2
+    assert [data(poll.value) for poll in polls] == [["hi"], ["hi"]]
+
+
 def sent_by(server: RedisServer) -> int:
     """Return the bytes that Redis has sent to all of its clients."""
     found = re.search(rb"total_net_output_bytes:(\d+)", server.ask("INFO", "stats"))

@@ -69,10 +69,10 @@ class RedisConnection(Protocol):
         """How many commands are not answered yet."""
         return len(self._asked)
 
-    def ask(self, *words: Any) -> Deferred[Any]:
-        """Send a command; fires with its reply.
+    def ask(self, *words: Any, prelude: bytes = b"") -> Deferred[Any]:
+        """Send a command; fires with its reply. Where it leaves at once, ``prelude`` goes in front.
 
-        Fails with ``CommandRefused``, or ``StoreDown`` where none comes.
+        It is packed, and has no reply. Fails with ``CommandRefused``, or ``StoreDown`` where none comes.
         """
         asked: Deferred[Any] = ParkedDeferred()
         if self._ended:
@@ -81,7 +81,7 @@ class RedisConnection(Protocol):
         command = hiredis.pack_command(words)
         is_alone = not self._asked
         self._asked.append(asked)
-        self._writer.write(command, is_alone=is_alone)
+        self._writer.write(command, prelude, is_alone=is_alone)
         return asked
 
     def subscribe(self, verb: str, *channels: str) -> None:
@@ -142,11 +142,14 @@ class TurnWriter:
         self._is_busy = False
         """Whether there were several in the last turn."""
 
-    def write(self, command: bytes, *, is_alone: bool) -> None:
-        """Send a command, in order; ``is_alone`` says that all before it are answered."""
+    def write(self, command: bytes, prelude: bytes, *, is_alone: bool) -> None:
+        """Send a command, in order, behind its prelude where it leaves at once.
+
+        ``is_alone`` says that all commands before it are answered.
+        """
         if is_alone and not self._is_busy:
             self._commands = 1
-            self._unsent.append(command)
+            self._unsent += (prelude, command)
             self._send()
         else:
             self._commands += 1

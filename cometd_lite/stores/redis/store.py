@@ -202,7 +202,9 @@ class RedisStore(RedisRecords):
         own: int,
     ) -> Sequence[Message]:
         number, receivers, *ends = reply
-        messages = Appended(self._wakes.counted(receivers - own, ask))
+        others = receivers - own
+        self._link.reaches_others = others > 0
+        messages = Appended(self._wakes.counted(others, ask))
         for content in push.contents:
             for recipient, expires_at in zip(push.recipients, expiries, strict=True):
                 cursor = Cursor(epoch, number)
