@@ -496,7 +496,7 @@ def test_a_timer_that_is_early_by_a_rounding_is_set_again() -> None:
     clock.rightNow = 0.1
     message = watched.push()
     clock.rightNow = 8.3  # where the timer is set for 8.3 + (60.1 - 8.3), which is less than 60.1
-    watched.watch.adopt("alice", "1", 1e9)
+    watched.watch.adopt([Record("alice", b'["1",1e9]', 2e9)])
     clock.advance(0)
     clock.advance(clock.getDelayedCalls()[0].getTime() - clock.seconds())
     assert watched.told == []

@@ -7,7 +7,6 @@ over once it has ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from ..core.hub import Hub
 from ..core.message import timestamp
 from ..core.namespaces import Namespaces
 from ..core.present import PresenceChange
-from ..core.store import Record, SharedStore
+from ..core.store import SharedStore
 from ..errors import StoreDown
-from ..jsontext import parse
 from ..outgoing import Posting, post_to
 from .absences import WAITS, Absences, LocalAbsences, SharedAbsences
 from .outbox import EVENTS, LocalOutbox, Outbox, SharedOutbox, WebhookCounts
@@ -169,12 +167,7 @@ class Webhooks:
             # A record ends so long after its recipient is due; those that are overdue were left.
             until = began + limits.EVENT_SECONDS - limits.UNREAD_TAKEN_OVER_SECONDS
             left = shared.claims.records(WAITS, until, limits.UNREAD_AT_ONCE)
-            left.addCallback(partial(self._adopt, self.unread)).addErrback(self._failed)
-
-    def _adopt(self, unread: UnreadWatch, records: list[Record]) -> None:
-        for record in records:
-            message, since = parse(record.value)
-            unread.adopt(record.id, message, since)
+            left.addCallback(self.unread.adopt).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(StoreDown):

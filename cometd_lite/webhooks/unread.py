@@ -27,7 +27,7 @@ the recipients that it was pushed to; what is left of a process that has ended i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
 from sys import getsizeof
@@ -43,9 +43,10 @@ from ..core.hub import Hub, Standing
 from ..core.message import Message
 from ..core.parked import ParkedReader
 from ..core.recipient import is_hidden
-from ..core.store import Contents
+from ..core.store import Contents, Record
 from ..deferreds import MaybeDeferred, chain, is_pending
 from ..errors import CometError
+from ..jsontext import parse
 from ..limits import UNREAD_AGAIN_SECONDS, UNREAD_AT_ONCE, UNREAD_BYTES, UNREAD_GHOST_SECONDS, UNREAD_OVERHEAD
 from .absences import Absences
 from .outbox import WebhookCounts
@@ -114,10 +115,12 @@ class UnreadWatch:
         """Note that a reader is there."""
         self._absences.ended(reader.keys)
 
-    def adopt(self, recipient: str, message: str, at: float) -> None:
-        """Look now at a recipient that a process has left, perhaps while it reported its absence."""
-        if recipient not in self._waiting and self._has_room(recipient):
-            self._enter(recipient, Unread(message, at, is_unsure=True), self._hub.clock.seconds())
+    def adopt(self, records: Iterable[Record]) -> None:
+        """Look now at recipients that a process has left, perhaps while it reported their absence."""
+        for record in records:
+            if record.id not in self._waiting and self._has_room(record.id):
+                message, at = parse(record.value)
+                self._enter(record.id, Unread(message, at, is_unsure=True), self._hub.clock.seconds())
 
     # -- after a restart
 
