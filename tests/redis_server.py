@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,25 @@ class RedisServer:
 
 def ask(connection: socket.socket, *words: Any) -> Any:
     """Return the reply to one command on a connection to a Redis or a Sentinel. Raises ``OSError``."""
-    connection.sendall(hiredis.pack_command(words))
+    (reply,) = ask_all(connection, [words])
+    return reply
+
+
+def ask_all(connection: socket.socket, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return the replies to commands that are sent at once. Raises ``OSError``."""
+    connection.sendall(b"".join(map(hiredis.pack_command, commands)))
     reader = hiredis.Reader()
-    while (reply := reader.gets()) is False:
+    replies: list[Any] = []
+    while len(replies) < len(commands):
+        reply = reader.gets()
+        if reply is not False:
+            replies.append(reply)
+            continue
         data = connection.recv(65_536)
         if not data:
             raise ConnectionResetError("It ended before it had answered.")
         reader.feed(data)
-    return reply
+    return replies
 
 
 def free_port() -> int:

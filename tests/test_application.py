@@ -291,9 +291,10 @@ def test_an_answer_holds_whatever_a_request_asks_for_besides(world: World, query
     assert not world.ask(Request({**ALICE.head, b"user-agent": b"another"})).parked
 
 
-def test_what_is_remembered_is_bounded_in_bytes(world: World) -> None:
+def test_what_is_remembered_is_bounded_in_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cometd_lite.limits.APPLICATION_REMEMBERED_BYTES", APPLICATION_REMEMBERED_BYTES // 20)
     world.application.answer = lambda _: said(subject="s" * 256, expires_in=300)
-    many = APPLICATION_REMEMBERED_BYTES // (APPLICATION_ANSWER_OVERHEAD + 256)
+    many = APPLICATION_REMEMBERED_BYTES // 20 // (APPLICATION_ANSWER_OVERHEAD + 256)
     for number in range(many + 10):
         world.ask(of(str(number)))
     assert len(world.application.asked) == many + 10
