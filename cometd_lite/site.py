@@ -103,11 +103,10 @@ class TwistedWebExchange:
         self._set_head(status, head)
 
     def write(self, data: bytes) -> None:
-        if not self.request._disconnected:
-            self.request.write(data)
+        self.request.write(data)
 
     def finish(self) -> None:
-        if not self.request._disconnected:
+        if self.request.channel is not None:  # else the client has disconnected
             self.request.finish()
 
     def abort(self) -> None:

@@ -38,3 +38,9 @@ def test_the_server_starts_where_twisted_has_moved_its_private_names() -> None:
 def test_no_private_name_of_twisted_is_imported_by_name() -> None:
     imported = re.compile(r"^\s*(?:from|import) (?:twisted|klein)[a-z._]*\._", re.MULTILINE)
     assert not [name for name, text in SOURCES.items() if imported.search(text)]
+
+
+def test_a_private_name_of_twisteds_objects_is_only_set_where_it_may_be_missing() -> None:
+    used = re.compile(r"\b(?:request|channel|transport|reactor|response)\._[a-z]\w*")
+    found = [name for text in SOURCES.values() for name in used.findall(text)]
+    assert found == ["channel._dataBuffer"]  # it is read by getattr, with a default
