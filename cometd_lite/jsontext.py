@@ -1,8 +1,8 @@
 """JSON: the only module that reads, checks and writes JSON texts, by msgspec.
 
 ``parse`` returns Python values, and ``decode`` what a decoder of msgspec's makes of a text. ``check`` and
-``kept`` return the text itself, for what is passed on as it came. ``dumps`` returns the text of a value. All
-agree on what JSON is:
+``kept`` return the text itself, for what is passed on as it came. ``dumps`` returns the text of a value, and
+``encoded`` does without its checks. All agree on what JSON is:
 
 - A number has any size. One that is too large for Python's float is a ``Decimal``.
 - An escaped surrogate without its other half, which RFC 8259 §8.2 leaves open, is read as U+FFFD.
@@ -18,6 +18,7 @@ import json
 import re
 import sys
 from array import array
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
 from math import isinf
@@ -32,7 +33,8 @@ T = TypeVar("T")
 
 _ANYTHING: Decoder[Any] = Decoder()
 _KEPT = Decoder(Raw)
-_encode = Encoder(decimal_format="number").encode
+encoded: Callable[[Any], bytes] = Encoder(decimal_format="number").encode
+"""Return the JSON text of a value of the server's own, which is shallow and known to have one."""
 
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
@@ -82,7 +84,7 @@ def check(text: bytes) -> bytes:
 def dumps(value: Any) -> bytes:
     """Return the JSON text of a value, on one line."""
     try:
-        text = _encode(value)
+        text = encoded(value)
     except (TypeError, ValueError, RecursionError, EncodeError) as error:
         raise ValueError(str(error)) from None
     if len(text) > MESSAGE_DEPTH:

@@ -162,8 +162,9 @@ class Hub:
     ) -> MaybeDeferred[Receipt]:
         count, counts = len(messages), self.counts
         counts.pushes += count
-        elsewhere = None if self.shared is None else self.shared.elsewhere(messages)
-        left = 0 if elsewhere is None else count - self.registry.takers(*push.recipients)
+        elsewhere, left = None, 0
+        if self.shared is not None and (elsewhere := self.shared.elsewhere(messages)) is not None:
+            left = count - self.registry.takers(*push.recipients)
         woken = self.registry.wake(push.recipients, count)
         counts.push_to_wake.observe(time.perf_counter() - began)
         if elsewhere is None:

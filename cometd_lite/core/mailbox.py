@@ -48,14 +48,20 @@ class Mailbox:
     leases: Leases | None = None
     """None until the first lease. From then on only takes and acknowledged leases make room."""
 
-    def append(self, message: Message) -> None:
-        """Add the newest message of all; its sequence number is above every other one here."""
+    def append(self, message: Message) -> bool:
+        """Add the newest message of all, whose sequence number is above every other one here.
+
+        Return whether it expires before all others.
+        """
         messages, expires_at = self.messages, message.expires_at
         if messages and expires_at < messages[-1].expires_at:
             self.in_order = False
         messages.append(message)
         self.size += len(message.content.body)
-        self.next_expiry = min(self.next_expiry, expires_at)
+        if expires_at >= self.next_expiry:
+            return False
+        self.next_expiry = expires_at
+        return True
 
     def read(self, after: int, limit: int) -> Sequence[Message]:
         """Return up to ``limit`` messages whose sequence number is above ``after``; take nothing away."""

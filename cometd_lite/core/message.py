@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from ..jsontext import check, dumps, parse
+from ..jsontext import check, dumps, encoded, parse
 from ..limits import (
     CURSOR_DIGITS,
     HISTORY_DIGITS,
@@ -192,7 +192,7 @@ class Content(Struct, frozen=True, gc=False):
             # Inside valid JSON a line break is only ever white space between tokens.
             return body.translate(_FLAT) if b"\n" in body or b"\r" in body else body
         if self.form == "text":
-            return dumps(body.decode())
+            return encoded(body.decode())
         return b'"' + b64encode(body) + b'"'
 
 
@@ -319,7 +319,7 @@ def _json(message: Message) -> bytes:
     content = message.content
     return b'{"id":"%b","recipient":%b,"created_at":"%b",%b%b}' % (
         message.id.encode(),
-        dumps(message.recipient),
+        encoded(message.recipient),
         timestamp(message.created_at).encode(),
         _what(content.type, content.form, message.event),
         content.data(),
@@ -372,8 +372,9 @@ class Batch(Struct, eq=False, gc=False):
     @property
     def place(self) -> bytes:
         """The text of the cursor, which is mostly the id of the last message."""
-        if self.messages and self.messages[-1].cursor is self.cursor:
-            return self.messages[-1].id.encode()
+        messages = self.messages
+        if messages and (newest := messages[-1]).cursor is self.cursor:
+            return newest.id.encode()
         return str(self.cursor).encode()
 
     @property
@@ -425,7 +426,7 @@ class Receipt(Struct, frozen=True, gc=False):
     @property
     def json(self) -> bytes:
         """The body of a push's answer (HTTP.md, "Push")."""
-        return dumps(
+        return encoded(
             {
                 "id": self.ids[-1],
                 "ids": self.ids,

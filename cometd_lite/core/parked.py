@@ -95,7 +95,8 @@ class ParkedReader(ParkedDeferred[T]):
 
     def answer(self, result: T) -> None:
         """Leave the registry, and fire with ``result``, unless it has fired."""
-        self.leave()
+        if self.registry is not None:
+            self.registry.forget(self)
         if not self.called:
             self.callback(result)
 

@@ -351,11 +351,9 @@ class Registry:
         """Remember when a reader's wait ends: within ``wait`` seconds, at a time of its own."""
         spread = wait * WAIT_SPREAD
         earliest = self.clock.seconds() + wait - spread
-        at = earliest + spread * self._random.random()
-        tick = at // _TICK * _TICK
-        if tick >= earliest:
-            at = tick
-        reader._ends_at = at
+        chosen = earliest + spread * self._random.random()
+        tick = chosen // _TICK * _TICK
+        reader._ends_at = at = tick if tick >= earliest else chosen
         ends = self._ends.get(at)
         if ends is not None:
             ends.add(reader)

@@ -46,8 +46,9 @@ _PREFER_WAIT = re.compile(r'wait\s*=\s*(?:"([0-9]+)"|([0-9]+))\s*(?:;.*)?', re.I
 _VALIDATOR = re.compile(r'(?:W/)?"?([^",\s]*)"?')
 # What Apache and Jetty append to a validator when they compress an answer (slact/nchan#92).
 _COMPRESSED = re.compile(r"(?:;gzip|--?(?:gzip|br|deflate|zstd))$")
-_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10})-[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
+_PLAIN_CURSOR = re.compile(rb"((?:[^&]*&)*?after=[0-9a-z]{10}-)[0-9]+((?:&(?!after=)[^&%+]*)*)").fullmatch
 """A query with one cursor, as nearly all have it: what comes before the cursor's number, and what behind."""
+_NUMBER = re.compile(rb"[1-9][0-9]{0,%d}" % (bounds.CURSOR_DIGITS - 1)).fullmatch
 _OTHERS = (
     "oldest, or now",
     f"oldest, now, last: with a number of messages from 1 to {bounds.HISTORY_MESSAGES_MOST:,}, "
@@ -239,13 +240,11 @@ class LastPoll:
             return False
         if text == self.text:
             return True
-        behind, last = self._behind, self.after
-        if behind and not text.endswith(behind):
+        before, behind, last = self._before, self._behind, self.after
+        if last is None or before is None or not text.startswith(before) or not text.endswith(behind):
             return False
-        before, _, number = (text[: -len(behind)] if behind else text).rpartition(b"-")
-        if before != self._before or not number.isdigit() or last is None:
-            return False
-        if len(number) > bounds.CURSOR_DIGITS or number[:1] == b"0":
+        number = text[len(before) : len(text) - len(behind)]
+        if not _NUMBER(number):
             return False
         self.text, self.after = text, Cursor(last.epoch, int(number))
         return True
@@ -318,10 +317,8 @@ def start(query: Query, given: Fields) -> Cursor:
     return after or NOW
 
 
-def idempotency_key(key: bytes | None) -> str | None:
+def idempotency_key(key: bytes) -> str:
     """Return the idempotency key of a push."""
-    if key is None:
-        return None
     if not 1 <= len(key) <= bounds.IDEMPOTENCY_KEY_BYTES:
         raise BadParameter(f"Idempotency-Key has 1 to {bounds.IDEMPOTENCY_KEY_BYTES} bytes.")
     return key.decode("latin-1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..access.grants import Grant
+from ..access.grants import EVERYTHING, Grant
 from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
 from ..deferreds import MaybeDeferred, chain, is_pending
@@ -12,6 +12,8 @@ from ..http.exchange import Exchange
 from ..http.params import PushAsked
 from ..http.responses import Response
 from .routing import Served, route
+
+_LISTENERS = (ALL_LISTENERS,)
 
 
 def _body_bound(routes: Served, exchange: Exchange, name: str | None) -> int:
@@ -43,12 +45,13 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
     given = params.fields(exchange)
     most = None if routes.hub.namespaces is None else routes.hub.body_bound(asked.recipients)
     contents = bodies.contents(routes.body(exchange, most), given.content_type)
-    key = params.idempotency_key(given.idempotency_key)
+    key = None if given.idempotency_key is None else params.idempotency_key(given.idempotency_key)
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject
     )
-    grant.charge_push(push)
-    if ALL_LISTENERS in push.recipients and push.queue:
+    if grant is not EVERYTHING:
+        grant.charge_push(push)
+    if asked.recipients == _LISTENERS and asked.queue:
         receipt = chain(routes.listeners.are_none(), _push_to_listeners, routes, push)
     else:
         receipt = routes.hub.push(push)

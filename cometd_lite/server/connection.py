@@ -343,14 +343,15 @@ class HTTPConnection:
 
     def _begin_body(self, request: Request, target: Target) -> None:
         """Take the body of a request, as far as it has arrived. Raises ``Refused``."""
-        factory, head, route = self.factory, request.head, target.route
-        rest, self._buffer = self._buffer, b""
+        factory, head, route, rest = self.factory, request.head, target.route, self._buffer
         length, most = head.length, factory.bounds.body if route.max_body is None else route.max_body
         if length <= len(rest) and length <= most and not head.chunked:
-            request.body, self._buffer = rest[:length], rest[length:]
+            request.body = rest[:length]
+            self._buffer = rest[length:]
             self.request_size += length
             self._call(request, target)
             return
+        self._buffer = b""
         arriving = self._arriving = ArrivingBody(request, target, most, factory.bounds, factory.tick)
         awaits_100 = head.expects_continue and request.minor and not rest
         if length > arriving.most or (awaits_100 and not route.rule):

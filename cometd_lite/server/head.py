@@ -112,9 +112,8 @@ class Head:
         return values.get(name)
 
     def forget(self) -> None:
-        """Drop what can be parsed again, while a request waits, unless other requests share it."""
-        if not self.shared:
-            self._values = None
+        """Drop what can be parsed again: the one request that has this head waits."""
+        self._values = None
 
 
 class Heads:

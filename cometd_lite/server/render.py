@@ -65,8 +65,8 @@ class Renderer:
             return None
         line = self._lines.get(status) or self.status_line(status)
         self.last = response
-        self.last_bytes = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, response.head, len(body), body)
-        return self.last_bytes
+        self.last_bytes = data = b"%b%bContent-Length: %d\r\n\r\n%b" % (line, response.head, len(body), body)
+        return data
 
     def chunk(self, piece: bytes) -> bytes:
         """Return a piece of a stream as a chunk (RFC 9112 §7.1).

@@ -164,7 +164,8 @@ class Request:
         The first one costs a slot; each further one goes the way of ``notifyFinish``.
         """
         if self._phase < COMPLETE:
-            self.head.forget()
+            if not self.head.shared:
+                self.head.forget()
             self.target = _NO_MEMO
             if self._connection.request_size > self._connection.factory.bounds.request_kept:
                 self.hold(0)

@@ -83,8 +83,6 @@ class Router:
         plain = rb"[0-9A-Za-z_.~@:-]++(?:/[0-9A-Za-z_.~@:-]++)*"
         fixed = re.escape(self.prefix) + rb"/[0-9A-Za-z_.-]++/"
         self._plain = re.compile(rb"([A-Z]+) (%b)(%b)(?: HTTP/1\.1|\?)" % (fixed, plain)).fullmatch
-        self._last_line = b""
-        self._last_found: tuple[Target, bytes] | None = None
         for route in application.routes:
             self._add(route)
 
@@ -107,20 +105,17 @@ class Router:
 
         None: ``head.parse_line`` and ``find`` read it.
         """
-        # The readers that a push has woken come back with the same line: this is 6 % of a fan-out.
-        if line == self._last_line:
-            return self._last_found
         mark = line.find(b"?") + 1
-        start = line[:mark] if mark else line
+        start = line[:mark] or line
         target = self._targets.get(start) or self._find_plain(start)
         if target is None or len(line) > self._bounds.target:
             return None
-        query = line[mark:-9] if mark else b""
-        if mark and (line[-9:] != b" HTTP/1.1" or query.translate(None, _VISIBLE)):
+        if not mark:
+            return target, b""
+        query = line[mark:-9]
+        if query.translate(None, _VISIBLE) or not line.endswith(b" HTTP/1.1"):
             return None
-        self._last_line = line
-        self._last_found = found = target, query
-        return found
+        return target, query
 
     def _find_plain(self, start: bytes) -> Target | None:
         """Return the target of a line up to its query, if its name needs no decoding.

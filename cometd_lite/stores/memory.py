@@ -35,9 +35,9 @@ class MemoryStore(TakenMailboxes):
     def append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
         if self._expiries.first <= now:
             self._expire_soon(now, push.recipients)
-        message = self._append_one(push, now, created_at)
-        if message is not None:
-            return (message,)
+        return self._append_one(push, now, created_at) or self._append(push, now, created_at)
+
+    def _append(self, push: Push, now: float, created_at: float) -> Sequence[Message]:
         crowded = push.queue and self._check_capacity(push)
         messages = self._numbered(push, now, created_at, self.sequence)
         self._check_server(messages, makes_room=push if crowded else None)
@@ -48,7 +48,7 @@ class MemoryStore(TakenMailboxes):
             self.keep(message)
         return messages
 
-    def _append_one(self, push: Push, now: float, created_at: float) -> Message | None:
+    def _append_one(self, push: Push, now: float, created_at: float) -> tuple[Message] | None:
         """Append one message to a mailbox that is there and has room, as most pushes do; else return None."""
         mailbox = self._mailboxes.get(push.recipients[0])
         if mailbox is None or not push.queue or len(push.recipients) > 1 or len(push.contents) > 1:
@@ -67,7 +67,7 @@ class MemoryStore(TakenMailboxes):
             return None
         self.sequence = cursor.sequence
         self._put(mailbox, message, size)
-        return message
+        return (message,)
 
     def keep(self, message: Message) -> None:
         """Put a message that has its number into its mailbox."""
@@ -78,9 +78,7 @@ class MemoryStore(TakenMailboxes):
 
     def _put(self, mailbox: Mailbox, message: Message, size: int) -> None:
         self._nothing_for = None
-        expires_first = message.expires_at < mailbox.next_expiry
-        mailbox.append(message)
-        if expires_first:
+        if mailbox.append(message):
             self._expiries.add(message.expires_at, mailbox.recipient)
         self._log.add(message)
         self.memory += size
@@ -101,23 +99,14 @@ class MemoryStore(TakenMailboxes):
         """See ``Store.read``. It is pending only where a pattern's reader goes through a long log."""
         if self._expiries.first <= now:
             self._expire_soon(now, recipients)
-        batch = self._read_one(recipients, after, acks)
-        return self._read(recipients, after, limit, acks) if batch is None else batch
-
-    def _read_one(self, recipients: tuple[str, ...], after: Cursor, acks: bool) -> Batch | None:
-        """Return what the usual reader is given: who reads one mailbox, and lacks its newest message or none.
-
-        For any other it returns None.
-        """
         nothing = self._nothing
         if after is nothing.cursor and recipients is self._nothing_for:
             return nothing
-        if len(recipients) != 1:
-            return None
-        mailbox = self._mailboxes.get(recipients[0])
+        # The usual reader reads one mailbox, and lacks its newest message or none.
+        mailbox = self._mailboxes.get(recipients[0]) if len(recipients) == 1 else None
         place = after.sequence
-        if mailbox is None or after.epoch != self.epoch or place < mailbox.lost or place > self.sequence:
-            return None
+        if mailbox is None or after.epoch != self.epoch or not mailbox.lost <= place <= self.sequence:
+            return self._read(recipients, after, limit, acks)
         if acks and mailbox.acknowledged < place:
             mailbox.acknowledged = place
             self._reclaimable[mailbox.recipient] = None
@@ -129,7 +118,7 @@ class MemoryStore(TakenMailboxes):
             self._nothing_for = recipients if acks else None
             return nothing
         if len(kept) > 1 and kept[-2].sequence > place:
-            return None
+            return self._read(recipients, after, limit, acks)
         return Batch((newest,), newest.cursor)
 
     def _read(
