@@ -346,8 +346,7 @@ class HTTPConnection:
         factory, head, route, rest = self.factory, request.head, target.route, self._buffer
         length, most = head.length, factory.bounds.body if route.max_body is None else route.max_body
         if length <= len(rest) and length <= most and not head.chunked:
-            request.body = rest[:length]
-            self._buffer = rest[length:]
+            request.body, self._buffer = rest[:length], rest[length:]
             self.request_size += length
             self._call(request, target)
             return
