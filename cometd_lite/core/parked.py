@@ -95,8 +95,7 @@ class ParkedReader(ParkedDeferred[T]):
 
     def answer(self, result: T) -> None:
         """Leave the registry, and fire with ``result``, unless it has fired."""
-        if self.registry is not None:
-            self.registry.forget(self)
+        self.leave()
         if not self.called:
             self.callback(result)
 
