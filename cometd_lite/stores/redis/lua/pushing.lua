@@ -137,7 +137,7 @@ end
 -- number, and how many processes were reached. Where some were, the numbers of the newest message before and of the
 -- last lost one follow for each mailbox.
 local function append(names, words)
-  local expires, last = unpack_struct('<d', words[2]), #words
+  local expires, last, bounds = unpack_struct('<d', words[2]), #words, nil
   local kept, rejects, has_receipt = string.byte(words[2], 9, 11)
   local is_kept = kept == 107
   if has_receipt == 49 then
@@ -149,7 +149,6 @@ local function append(names, words)
     end
   end
   local receipt = last
-  local bounds = {reject = rejects == 49, capacity = CAPACITY, bytes = CAPACITY_BYTES, expires = expires}
   if rejects == 110 then
     bounds, last = bounds_of(words[last]), last - 1
   end
@@ -162,14 +161,16 @@ local function append(names, words)
   memory = (memory + count * (MESSAGE_COST + 16 - HEAD_SIZE)) * #names
   local is_crowded = false
   for at, name in ipairs(names) do
-    local box, own = boxes[name] or box_of(name), bounds[at] or bounds
+    local box, capacity, bytes = boxes[name] or box_of(name), CAPACITY, CAPACITY_BYTES
+    if bounds then capacity, bytes = bounds[at].capacity, bounds[at].bytes end
     memory = memory + count * #name
     if not box.alive then created, created_memory = created + 1, created_memory + mailbox_cost(name) end
-    is_crowded = is_crowded or (is_kept and (box.count + count > own.capacity or box.size + size > own.bytes))
+    is_crowded = is_crowded or (is_kept and (box.count + count > capacity or box.size + size > bytes))
   end
   if is_crowded or log.memory + memory + created_memory > MAX_MEMORY or
     (created > 0 and log.mailboxes + created > MAX_RECIPIENTS) then
-    local refusal = make_room(names, count, size, memory, is_kept, bounds)
+    local own = bounds or {reject = rejects == 49, capacity = CAPACITY, bytes = CAPACITY_BYTES}
+    local refusal = make_room(names, count, size, memory, is_kept, own)
     if refusal then return refusal end
     if not log.writable then return not_pushed() end
   end
@@ -178,7 +179,8 @@ local function append(names, words)
   for at = 4, last do
     for index, name in ipairs(names) do
       local box = boxes[name]
-      expires, number = (bounds[index] or bounds).expires, number + 1
+      if bounds then expires = bounds[index].expires end
+      number = number + 1
       local raw = pack_struct('<dd', number, expires) .. words[at]
       if log.writable then
         call('RPUSH', box.key, raw)
