@@ -4,14 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any
 
 import pytest
 from helpers import Outcome, check_invariants, data, now
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, succeed
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python import threadable
+from twisted.python.failure import Failure
+from twisted.web.http import Request
 from twisted.web.resource import IResource
+from twisted.web.test.requesthelper import DummyChannel
 from zope.interface.verify import verifyObject
 
 import cometd_lite
@@ -20,7 +25,9 @@ from cometd_lite.comet import Comet
 from cometd_lite.core.message import Content, Cursor
 from cometd_lite.core.store import Usage
 from cometd_lite.errors import BadParameter, BadRecipient, MailboxFull, NobodyWaits, Stopping, StoreDown
+from cometd_lite.http.responses import Response
 from cometd_lite.limits import SWEEP_SECONDS, Limits
+from cometd_lite.site import TwistedWebExchange
 from cometd_lite.stores.memory import MemoryStore
 
 
@@ -450,6 +457,15 @@ def test_the_end_waits_for_the_store_though_connections_to_an_application_cannot
     written.callback(None)
     with pytest.raises(ZeroDivisionError):
         _ = stopped.value
+
+
+def test_a_response_in_a_site_whose_client_has_just_left_is_dropped(comet: Comet) -> None:
+    request = Request(DummyChannel(), False)
+    request.method, request.uri, request.content = b"GET", b"/healthz", BytesIO()
+    exchange = TwistedWebExchange(request, comet.routes)
+    request.connectionLost(Failure(ConnectionLost()))
+    exchange.respond(Response(200, b"Content-Type: text/plain\r\n", b"hi"))
+    assert not request.finished
 
 
 def test_a_comet_is_a_resource_for_any_site(comet: Comet) -> None:
