@@ -1,10 +1,10 @@
-"""What a flood of requests leaves in the midst of the memory that it took, and how that goes.
+"""How the memory of a flood of requests is given back: what was made meanwhile must not stay.
 
 Python gives memory back to the system by the megabyte, once nothing in it is used. One small object that was
-made in the midst of a flood, and lives on, keeps a megabyte. So what functions have returned for arguments
-that clients choose, the memos, is forgotten every minute. Numbers that count are made anew: those of one time
-lie together. Their lists and tables stay, for these would lie apart. Empty tables give up their room, which
-CPython keeps as large as it was until something is put in.
+made during the flood, and lives on, keeps a megabyte. So a memo, which is what a function has returned for
+arguments that clients choose, is forgotten after a minute at the most. The numbers of counts are made anew:
+those that are made together lie together. Their lists and tables are kept, since new ones would lie apart.
+Empty tables give up their room, which CPython keeps until something is put in.
 """
 
 from __future__ import annotations
