@@ -157,10 +157,8 @@ class Router:
 
     def forget(self) -> None:
         """Forget the targets of the lines that came before."""
-        self._last_line, self._last_found = b"", None
         self._targets.clear()
         self._seen_once.clear()
-        self._last_line, self._last_found = b"", None
 
     def parse(self, line: bytes, head: Head) -> tuple[Head, Target, bytes, int]:
         """Return head, target, query and minor version of a request whose line is not known.
