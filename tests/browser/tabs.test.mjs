@@ -105,15 +105,22 @@ for (const end of ["close", "crash", "freeze", "hang"]) {
     for (const page of pages) await heard(page, 1);
     const leader = await leaderOf(pages);
     const others = pages.filter((page) => page !== leader);
-    let number = 1;
-    const pushing = setInterval(() => void server.push("lobby", String(number++)).catch(() => {}), 100);
-    t.after(() => clearInterval(pushing));
+    let isOver = false;
+    t.after(() => (isOver = true));
+    const pushing = (async () => {
+      // One after the other: two that are under way together may be taken in any order.
+      for (let number = 1; !isOver; number++) {
+        await server.push("lobby", String(number));
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    })();
     if (end === "close") await leader.close();
     else if (end === "crash") leader.goto("chrome://crash").catch(() => {});
     else if (end === "freeze") await freeze(leader);
     else leader.evaluate(() => { for (const until = Date.now() + 9_000; Date.now() < until; ); }).catch(() => {});
     await new Promise((resolve) => setTimeout(resolve, end === "hang" ? 12_000 : 3_000));
-    clearInterval(pushing);
+    isOver = true;
+    await pushing;
     await server.push("lobby", "last");
     for (const page of end === "hang" ? pages : others) {
       await page.waitForFunction(() => window.heard.messages.at(-1) === "last");
