@@ -110,6 +110,24 @@ def test_a_command_leaves_at_once_where_none_is_unanswered(asking: RedisConnecti
     assert socket.sent == sent("ONE", "TWO")
 
 
+def test_the_reactors_writers_are_listed_only_after_a_command_that_was_not_sent_whole(
+    asking: RedisConnection, socket: Socket
+) -> None:
+    asked: list[int] = []
+    writers = socket.reactor.getWriters
+    socket.reactor.getWriters = lambda: asked.append(1) or writers()  # type: ignore[method-assign,func-returns-value]
+    asking.ask("ONE")
+    assert not asked
+    asking.dataReceived(b"+OK\r\n")
+    socket.takes = 1
+    asking.ask("TWO")
+    socket.takes, socket.reactor.writers = 1_000, []
+    asking.dataReceived(b"+OK\r\n")
+    asking.ask("SIX")
+    assert asked == [1]
+    assert socket.sent[-1] == sent("SIX")[0]
+
+
 def test_a_command_takes_along_what_is_subscribed_to_before_it(
     asking: RedisConnection, socket: Socket
 ) -> None:

@@ -141,6 +141,8 @@ class TurnWriter:
         """How many commands were written since the last turn ended, or since one left at once."""
         self._is_busy = False
         """Whether there were several in the last turn."""
+        self._has_left_some = False
+        """Whether the socket did not take everything when it was last asked; the reactor writes the rest."""
 
     def write(self, command: bytes, prelude: bytes, *, is_alone: bool) -> None:
         """Send a command, in order, behind its prelude where it leaves at once.
@@ -171,10 +173,15 @@ class TurnWriter:
     def _send(self) -> None:
         transport = self._transport
         data, self._unsent = b"".join(self._unsent), []
-        if self._is_socket and transport.connected and transport not in transport.reactor.getWriters():
+        if (
+            self._has_left_some
+        ):  # only then: the list of writers is as long as there are clients that read slowly
+            self._has_left_some = transport in transport.reactor.getWriters()
+        if self._is_socket and transport.connected and not self._has_left_some:
             # It has nothing else to send. To have it write would take two calls of epoll_ctl more.
             sent = transport.writeSomeData(data)
             data = data[sent:] if isinstance(sent, int) else b""  # an error is reported when it is read
+            self._has_left_some = bool(data)
         transport.write(data)
 
 
