@@ -34,9 +34,10 @@ class PackedNumbers:
         parts = 1 + int(most / (NUMBERS_IN_PART * _FILL)) if most > NUMBERS_IN_PART else 1
         self._parts = [(array("Q"), array("Q")) for _ in range(parts)]
         """The hashes, which ascend, and the numbers."""
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum([len(keys) for keys, _ in self._parts])
+        return self._count
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) > 0
@@ -47,7 +48,7 @@ class PackedNumbers:
 
     def renew(self) -> None:
         """Make the numbers of its own anew; see ``memos``."""
-        renew(self, "floor", "forgotten")
+        renew(self, "floor", "forgotten", "_count")
 
     def get(self, name: str) -> int:
         """Return the number of a name, 0 where there is none."""
@@ -66,9 +67,11 @@ class PackedNumbers:
             numbers[at] = number
         elif is_known:
             del keys[at], numbers[at]
+            self._count -= 1
         elif number:
             keys.insert(at, key)
             numbers.insert(at, number)
+            self._count += 1
             if len(keys) > self._most_in_part:
                 self._forget_lowest(keys, numbers)
 
@@ -76,6 +79,7 @@ class PackedNumbers:
         """Let an eighth of a part go, and what has the same number as the highest of them."""
         highest = sorted(numbers)[len(numbers) // 8]
         kept = [at for at, number in enumerate(numbers) if number > highest]
+        self._count -= len(keys) - len(kept)
         self.forgotten += len(keys) - len(kept)
         keys[:] = array("Q", [keys[at] for at in kept])
         numbers[:] = array("Q", [numbers[at] for at in kept])
@@ -88,3 +92,4 @@ class PackedNumbers:
             assert all(key % len(self._parts) == place for key in keys), "a name is in its part"
             assert len(keys) == len(numbers) <= self._most_in_part, "a part has few names, each with a number"
         assert all(self.numbers()), "no name has the number 0"
+        assert self._count == len(self.numbers()), "the names are counted"
