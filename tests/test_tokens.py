@@ -267,10 +267,10 @@ def test_a_subject_and_an_id_may_be_of_any_type(tokens: Tokens, claim: str, valu
 
 def test_subjects_of_any_type_are_told_apart(tokens: Tokens) -> None:
     # Two users with numbers shared their idempotency keys and quotas: neither had a subject.
-    values = ["7", 7, 8, 7.5, True, ["alice"], {"id": 7}]
+    values = ["7", 7, 8, 7.5, True, ["alice"], {"id": 7}, "\0" + "8"]
     tokens_of = [by_hand({"alg": "HS256"}, {**CLAIMS, "sub": value}) for value in values]
     assert len({tokens.grant(token).subject for token in tokens_of}) == len(values)
-    assert [tokens.grant(token).name for token in tokens_of] == ["7"] + [None] * 6
+    assert [tokens.grant(token).name for token in tokens_of] == ["7"] + [None] * 7
 
 
 @pytest.mark.parametrize("depth", range(900, 1_000, 7))

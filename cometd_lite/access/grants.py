@@ -19,7 +19,7 @@ from .application import Permission, Watch
 from .quotas import ClientUsage, Share
 
 NO_TEXT = "\0"
-"""What the subject begins with that is made of a claim of another type; it names no reader."""
+"""The beginning of a subject that is made of a claim of another type; such a subject names no reader."""
 
 _NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -124,7 +124,7 @@ class Tokens:
 
 def _subject(claim: Any) -> str | None:
     """Return a token's subject as a text, which no other subject has."""
-    if claim is None or isinstance(claim, str):
+    if claim is None or (isinstance(claim, str) and not claim.startswith(NO_TEXT)):
         return claim
     try:
         return f"{NO_TEXT}{claim!r}"
