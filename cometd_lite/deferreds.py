@@ -167,7 +167,7 @@ class ParkedDeferred(Deferred[T]):
             return super().addCallbacks(
                 callback, errback, callbackArgs, callbackKeywords or {}, errbackArgs, errbackKeywords or {}
             )
-        self._lane = lane + (callback, callbackArgs or (), errback, errbackArgs or ())  # noqa: RUF005  a list costs more
+        self._lane = (*lane, callback, callbackArgs or (), errback, errbackArgs or ())
         return self
 
     def addCallback(self, callback: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  Twisted's name
