@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
+from resident import resident
 
 from cometd_lite.heap import Heap, freed_bytes
 
@@ -53,10 +53,6 @@ def test_what_was_used_again_and_freed_again_is_given_back_again() -> None:
     assert library.trimmed(100)
     assert not library.trimmed(20)
     assert library.trimmed(100)
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4_096
 
 
 @pytest.mark.skipif(freed_bytes()() == 0, reason="there is no glibc")

@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, fields
-from pathlib import Path
-from typing import Any
 
 import pytest
+from resident import measure, needs_proc
 
 from cometd_lite import limits
 from cometd_lite.limits import Limits
@@ -78,18 +74,14 @@ def test_bounds_stand_in_the_relations_that_the_contract_gives_them() -> None:
 
 
 MEASURE = """
-import gc, json, sys
+import json, sys
 from cometd_lite.limits import Limits
 from cometd_lite.core.message import Content, Push
 from cometd_lite.stores.memory import MemoryStore
+from resident import fill, resident
 
 mailboxes, each, size, shape = *map(int, sys.argv[1:4]), sys.argv[4]
 store = MemoryStore(Limits(capacity=10**9, capacity_bytes=10**12, max_recipients=10**9, max_memory=10**12))
-
-def resident():
-    gc.collect()
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
 
 def fresh(text):
     return text.encode("utf-8").decode()  # as requests bring them: none of the strings is shared
@@ -110,6 +102,7 @@ def push(name, number):
         if shape not in {"plain", "leases"}:
             message.json  # a reader has it written in UTF-8, which stays with a text that is not ASCII
 
+filled = fill()
 for number in range(1_000):
     push("warm", number)
 before, counted = resident(), store.memory
@@ -124,7 +117,7 @@ print(json.dumps([resident() - before, store.memory - counted]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@needs_proc
 @pytest.mark.parametrize(
     ("mailboxes", "each", "size", "shape"),
     [
@@ -141,20 +134,19 @@ print(json.dumps([resident() - before, store.memory - counted]))
 )
 def test_what_is_counted_is_what_it_takes(mailboxes: int, each: int, size: int, shape: str) -> None:
     # wandenberg/nginx-push-stream-module#33, #65 (row 13): memory ran out below the bound.
-    words = [sys.executable, "-c", MEASURE, *map(str, (mailboxes, each, size)), shape]
-    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
-    taken, counted = json.loads(measured.stdout)
+    taken, counted = measure(MEASURE, mailboxes, each, size, shape)
     assert 0.8 * counted < taken < 1.1 * counted  # the allocator rounds large bodies up
 
 
 MEASURE_ANSWERS = """
-import gc, json, os, sys
+import json, os, sys
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from cometd_lite.access.application import Authorizer
 from cometd_lite.access.questions import Question
 from cometd_lite.limits import APPLICATION_ANSWER_OVERHEAD
 from cometd_lite.outgoing import PostReply
+from resident import fill, resident
 
 count, size = map(int, sys.argv[1:])
 subjects = iter(range(10**9))
@@ -163,32 +155,30 @@ def post(body, headers=None):
     said = b'{"subject": "%0*d", "expires_in": 300}' % (size, next(subjects))
     return succeed(PostReply(200, "application/json", said))
 
-def resident():
-    gc.collect()
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
 authorizer = Authorizer(post, "http://localhost/", Clock())
-for _ in range(500):
+
+def ask():
     authorizer.ask(Question(os.urandom(32), b"", None))
+
+filled = fill()
+for _ in range(500):
+    ask()
 before = resident()
 for _ in range(count):
-    authorizer.ask(Question(os.urandom(32), b"", None))
+    ask()
 print(json.dumps([resident() - before, count * (APPLICATION_ANSWER_OVERHEAD + size)]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@needs_proc
 @pytest.mark.parametrize("size", [1, 200])
 def test_an_answer_that_is_remembered_takes_what_is_counted(size: int) -> None:
-    words = [sys.executable, "-c", MEASURE_ANSWERS, "8000", str(size)]
-    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
-    taken, counted = json.loads(measured.stdout)
+    taken, counted = measure(MEASURE_ANSWERS, 8_000, size)
     assert 0.7 * counted < taken < 1.1 * counted
 
 
 MEASURE_UNREAD = """
-import gc, json, sys
+import json, sys
 from twisted.internet.task import Clock
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.message import Content, Cursor, Message
@@ -198,19 +188,16 @@ from cometd_lite.stores.memory import MemoryStore
 from cometd_lite.webhooks.outbox import WebhookCounts
 from cometd_lite.webhooks.absences import LocalAbsences
 from cometd_lite.webhooks.unread import UnreadWatch
+from resident import fill, resident
 
 size, clock, content = int(sys.argv[1]), Clock(), Content.of("hi")
 hub = Hub(MemoryStore(Limits()), Registry(clock, 10), clock)
 watch = UnreadWatch(hub, lambda name: 60.0, LocalAbsences(hub.store), lambda *told: None, WebhookCounts())
 
-def resident():
-    gc.collect()
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
 def push(number):
     watch.pushed(Message(Cursor("epoch00000", number), "%0*d" % (size, number), content, 1e9 + number, 1e9))
 
+filled = fill()
 for number in range(1_000):
     push(number)
 before, counted = resident(), watch.bytes
@@ -220,10 +207,8 @@ print(json.dumps([resident() - before, watch.bytes - counted]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@needs_proc
 @pytest.mark.parametrize("size", [10, 200])
 def test_a_recipient_with_an_unread_message_takes_what_is_counted(size: int) -> None:
-    words = [sys.executable, "-c", MEASURE_UNREAD, str(size)]
-    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
-    taken, counted = json.loads(measured.stdout)
+    taken, counted = measure(MEASURE_UNREAD, size)
     assert 0.8 * counted < taken < 1.1 * counted

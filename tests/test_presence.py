@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +11,7 @@ from helpers import SlowStore, now
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from resident import measure, needs_proc
 from twisted.internet.task import Clock
 
 from cometd_lite.core.announcers import LocalAnnouncer
@@ -154,7 +151,7 @@ def test_a_listener_of_many_names_is_counted_where_there_is_room() -> None:
 
 
 MEASURE = """
-import gc, json, sys
+import json, sys
 from twisted.internet.task import Clock
 from cometd_lite.core.hub import Hub
 from cometd_lite.core.parked import ParkedReader
@@ -163,6 +160,7 @@ from cometd_lite.core.present import PresenceChange
 from cometd_lite.core.registry import Registry
 from cometd_lite.limits import Limits
 from cometd_lite.stores.memory import MemoryStore
+from resident import fill, resident
 
 places, members, readers = map(int, sys.argv[1:])
 
@@ -173,15 +171,10 @@ class Silent:
 clock = Clock()
 tracker = PresenceTracker(Hub(MemoryStore(Limits()), Registry(clock, 10), clock), Silent, most=10**12)
 
-def resident():
-    gc.collect()
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
 def fresh(text):
     return text.encode().decode()
 
-before = resident()
+filled, before = fill(), resident()
 for place in range(places):
     recipient = f"recipient{place:08}"
     for member in range(members):
@@ -200,12 +193,10 @@ print(json.dumps([resident() - before, tracker.bytes]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured by Linux' /proc")
+@needs_proc
 @pytest.mark.parametrize(("places", "members", "readers"), [(8_000, 1, 1), (10, 1_000, 1), (20, 20, 300)])
 def test_what_the_table_takes_is_what_is_counted(places: int, members: int, readers: int) -> None:
-    words = [sys.executable, "-c", MEASURE, *map(str, (places, members, readers))]
-    measured: Any = subprocess.run(words, check=True, capture_output=True, text=True)
-    taken, counted = json.loads(measured.stdout)
+    taken, counted = measure(MEASURE, places, members, readers)
     assert 0.6 * counted < taken < 1.25 * counted
 
 
