@@ -13,6 +13,7 @@ from ..http.accepting import accepts
 from ..http.exchange import Exchange
 from ..http.listing import listing_asked
 from ..http.responses import Response
+from ..memos import memo
 from ..metrics import prometheus
 from ..openapi import Interface
 from .routing import Served, route
@@ -75,7 +76,13 @@ def openapi(routes: Served, exchange: Exchange) -> Response:
     if not routes.show_openapi:
         raise NotFound("The description of the interface is turned off.")
     under = exchange.path.rpartition(b"/")[0].decode("latin-1")
-    return Response(200, responses.JSON, responses.dumped(interface(routes).document(under)))
+    return Response(200, responses.JSON, _described(interface(routes), under))
+
+
+@memo(1)
+def _described(asked: Interface, under: str) -> bytes:
+    """Return the description as JSON. It takes 10 ms to make, for which all others would wait each time."""
+    return responses.dumped(asked.document(under))
 
 
 def interface(routes: Served) -> Interface:
