@@ -85,10 +85,10 @@ class Comet:
 
     Messages live in memory unless a ``store`` is given. ``overflow`` is what a full mailbox does with a push.
     ``namespaces`` are other bounds for the recipients of a pattern, as in ``{"chat/**": Namespace(ttl=60)}``.
-    Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``presence``: whether it is known by name who
-    reads what, where no namespace says so. ``clock`` is the reactor unless given, its ages measured on the
-    monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the proxies, by address or
-    network, that are believed whom they speak for.
+    Bayeux is spoken at ``/cometd`` unless ``bayeux`` is None. ``presence``: whether the names of a
+    recipient's readers are kept, where no namespace says so. ``clock`` is the reactor unless given, its ages
+    measured on the monotonic clock; tests give a ``twisted.internet.task.Clock``. ``proxied`` are the
+    addresses or networks of proxies whose ``Forwarded`` and ``X-Forwarded-For`` are trusted.
 
     ``authorize_url`` is the URL of an application that is asked, by HTTP, about each request without a valid
     token (HTTP.md, "Who may do what"). ``notify_url`` is that of one that is notified of joins, leaves and,

@@ -30,11 +30,11 @@ Action = Literal["push", "poll", "manage"]
 class Grant:
     """What a good token allows: for each action the recipients and patterns that it covers.
 
-    ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is whom the
-    token was made for, None where it does not say; see ``NO_TEXT``. ``names``: a reader with it may name
-    itself. ``key`` is the key that verified it. ``client`` is what a request with it counts against, None
-    where there are no quotas. ``permission`` is the application's answer, where that was asked in the place
-    of a token.
+    ``expires_at`` is in seconds since 1970, None where the token does not expire. ``subject`` is the user or
+    program that the token is for, None where it names none; see ``NO_TEXT``. ``names``: a reader with it may
+    name itself. ``key`` is the key that verified it. ``client`` is what a request with it counts against,
+    None where there are no quotas. ``permission`` is the application's answer, where that was asked in the
+    place of a token.
     """
 
     push: tuple[str, ...] = ()

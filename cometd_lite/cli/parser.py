@@ -273,7 +273,7 @@ _OPTIONS: Mapping[str, tuple[Option, ...]] = {
             {**_SPAN, "default": TOKEN_SECONDS},
         ),
         ("--aud NAME", "the audience: what the server's --audience says", {}),
-        ("--sub NAME", "the subject: for whom it is", {}),
+        ("--sub NAME", "the subject: the user or program that gets the token", {}),
         ("--kid ID", "the key's id: which of several signs, and what the token calls it", {}),
     ),
     "completion": (("shell", "the shell that is to complete", {"choices": SHELLS}),),

@@ -1,13 +1,21 @@
-"""Rules for the pages about the command, the clients and embedding."""
+"""Rules for the pages about the command, tokens, the clients and embedding."""
 
 from __future__ import annotations
 
 from chromium import Chromium
 from program import eventually
 from rules import under
-from walk import Walk
+from walk import LISTEN, SHELL, Walk
 
 # -- from the shell
+
+
+@under("docs/tokens.md", "Tokens")
+def with_a_token(walk: Walk) -> None:
+    walk.shell()
+    walk.serve(f"exec {walk.next(SHELL).strip()} --listen {LISTEN}")
+    walk.shell('"delivered":0', '"data":"hello"')
+    walk.run("curl -s -d hello localhost:8080/push/bob", "unauthorized")
 
 
 @under("docs/cli.md", "Command line")

@@ -282,10 +282,10 @@ class Address:
 
 @implementer(IStreamClientEndpoint)
 class Sentinels:
-    """The Redis that the Sentinels take for the master, asked anew for each connection.
+    """The Redis that the Sentinels name as the master. They are asked anew for each connection.
 
-    See "Guidelines for Redis clients with support for Redis Sentinel": the first Sentinel that answers is
-    believed, and a new connection asks the server whether it is the master.
+    See "Guidelines for Redis clients with support for Redis Sentinel": the first answer of a
+    Sentinel counts, and a new connection asks the server whether it is the master.
     """
 
     def __init__(self, address: Address, reactor: Any) -> None:
