@@ -28,27 +28,22 @@ Ts = TypeVarTuple("Ts")
 MaybeDeferred: TypeAlias = T | Deferred[T]
 
 
-class _Kinds(dict[type, bool]):
-    """Whether values of a type are of a class, by the type."""
-
-    def __init__(self, of: type) -> None:
-        self._of = of
-
-    def __missing__(self, kind: type) -> bool:
-        known = self[kind] = issubclass(kind, self._of)
-        return known
-
-
-_kinds = _Kinds(Deferred)
+_pending: dict[type, bool] = {}
+"""Whether the values of a type are Deferreds. CPython 3.11 looks into a subclass of ``dict`` that has
+``__missing__`` by a call of its ``__getitem__``, which took 1 % of a delivery."""
 
 
 def is_pending(value: MaybeDeferred[T]) -> TypeIs[Deferred[T]]:
     """Whether a value is still to come.
 
-    ``Deferred`` is an abstract base class since it can be awaited, and to ask ``isinstance`` of one costs ten
-    times a look into a dict; this is asked ten times for each message.
+    ``Deferred`` is an abstract base class since it can be awaited: to ask ``isinstance`` of it takes 130 ns,
+    this 40. Where a value that is there is of one class, ask ``isinstance`` of that class, which takes 16.
     """
-    return _kinds[type(value)]
+    try:
+        return _pending[type(value)]
+    except KeyError:
+        known = _pending[type(value)] = issubclass(type(value), Deferred)
+        return known
 
 
 def chain(
@@ -82,9 +77,9 @@ def shielded_chain(
     result: Deferred[T], use: Callable[[T, Unpack[Ts]], MaybeDeferred[R]], *args: *Ts
 ) -> MaybeDeferred[R]:
     """Give ``result`` to ``use``, before ``args``, even where what is returned is cancelled before."""
-    if _shields[type(result)] and not result.called:
-        result._shielded = use, args  # type: ignore[attr-defined]  # it is a ShieldedDeferred
-        return result  # type: ignore[return-value]  # it fires with what ``use`` returns
+    if isinstance(result, ShieldedDeferred) and not result.called:
+        result._shielded = use, args
+        return result
     return shielded(chain(result, use, *args))
 
 
@@ -189,10 +184,10 @@ class ParkedDeferred(Deferred[T]):
         self.called = self._runningCallbacks = True
         value: Any = result
         self.result = value
-        at = 0
         try:
-            for at in range(0, len(lane), 4):
-                function, args = lane[at], lane[at + 1]
+            while lane:
+                function, args = lane[0], lane[1]
+                lane = lane[4:]
                 # A call with a tuple of arguments takes 0.2 µs more, which is 1 % of a delivery.
                 value = function(value, *args) if args else function(value)
                 if value is not None and type(value) not in _plain and not _is_plain(value):
@@ -204,7 +199,7 @@ class ParkedDeferred(Deferred[T]):
                     return
         except BaseException:  # noqa: BLE001  as Twisted does: what is raised is the result
             value = Failure()
-        self._resume(value, lane[at + 4 :])
+        self._resume(value, lane)
 
     def errback(self, fail: Any = None) -> None:
         self._leave_lane()
@@ -261,8 +256,6 @@ class ShieldedDeferred(ParkedDeferred[T]):
                 return
         super().callback(result)
 
-
-_shields = _Kinds(ShieldedDeferred)
 
 _plain: set[type] = set()
 """Types whose values go on in the lane."""

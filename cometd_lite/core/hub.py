@@ -320,7 +320,7 @@ class Hub:
         """
         may_wait = wait > 0 and not self.stopping
         found = reader.read() if may_wait else reader.read_stored()
-        if is_pending(found):
+        if not isinstance(found, Batch):
             # The store answers later, when the reader is parked already: see the module's opening.
             if may_wait and not self.registry.is_full:
                 self.registry.park(reader, wait)

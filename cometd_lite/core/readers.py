@@ -130,11 +130,11 @@ class Reader(ParkedReader[T]):
                 found = known  # another reader of the same wake has asked the same
             else:
                 found = shared[question] = self.read()
-            if is_pending(found):
+            if isinstance(found, Batch):
+                self.deliver(found)
+            else:
                 wake.pending += 1
                 self.expect(found, wake)
-            else:
-                self.deliver(found)
         except Exception:  # noqa: BLE001  the failure of one reader must not keep the others from looking
             self._failed(Failure())
 

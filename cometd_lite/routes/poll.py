@@ -14,7 +14,7 @@ from ..core.listeners import ListenerSession
 from ..core.message import SINCE, Batch, Cursor
 from ..core.readers import Poll
 from ..core.recipient import ALL_LISTENERS
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred, chain
 from ..http import params, responses
 from ..http.exchange import Exchange
 from ..http.params import PollAsked
@@ -30,7 +30,7 @@ def poll(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
     if asked.listener is not None:
         return chain(routes.listeners.get(asked.listener), _listen, routes, exchange, asked, after, own)
     grant = routes.policy.require(exchange, "poll", asked.recipients)
-    if is_pending(grant):
+    if not isinstance(grant, Grant):
         return grant.addCallback(_poll, routes, exchange, asked, after, own)
     return _poll(grant, routes, exchange, asked, after, own)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..access.grants import EVERYTHING, Grant
 from ..core.message import Push, Receipt
 from ..core.recipient import ALL_LISTENERS
-from ..deferreds import MaybeDeferred, chain, is_pending
+from ..deferreds import MaybeDeferred, chain
 from ..errors import CometError
 from ..http import bodies, params, responses
 from ..http.exchange import Exchange
@@ -36,7 +36,7 @@ def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
     """Give the body to the recipients."""
     asked = params.push(exchange, name, routes.allow_parameters)
     grant = routes.policy.require(exchange, "push", asked.recipients)
-    if is_pending(grant):
+    if not isinstance(grant, Grant):
         return grant.addCallback(_push, routes, exchange, asked)
     return _push(grant, routes, exchange, asked)
 
@@ -55,7 +55,9 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
         receipt = chain(routes.listeners.are_none(), _push_to_listeners, routes, push)
     else:
         receipt = routes.hub.push(push)
-    return receipt.addCallback(responses.of_push) if is_pending(receipt) else responses.of_push(receipt)
+    if isinstance(receipt, Receipt):
+        return responses.of_push(receipt)
+    return receipt.addCallback(responses.of_push)
 
 
 def _push_to_listeners(are_none: bool, routes: Served, push: Push) -> MaybeDeferred[Receipt]:

@@ -29,7 +29,7 @@ from ..bayeux.transport import BayeuxTransport
 from ..core.hub import Hub
 from ..core.listeners import Listeners
 from ..core.presence import PresenceTracker
-from ..deferreds import MaybeDeferred, is_pending
+from ..deferreds import MaybeDeferred
 from ..errors import (
     MALFORMED,
     BodyTooLarge,
@@ -173,7 +173,7 @@ class Endpoint:
             routes.respond_to_page(exchange, routes.problem(error, self.refusal))
             return None
         respond = exchange.respond if given.origin is None else partial(routes.respond_to_page, exchange)
-        if not is_pending(answer):
+        if isinstance(answer, Response) or answer is None:
             respond(answer)
             return None
         exchange.park(answer)
