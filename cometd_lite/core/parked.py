@@ -6,11 +6,11 @@ readers of a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Hashable
 from time import perf_counter, thread_time
 from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -130,39 +130,43 @@ class TurnSlice:
         return perf_counter() > self._until and thread_time() > self._cpu_until
 
 
-class Wake:
-    """One wake that is under way: the readers that have still to look, and their reads that are pending.
+class Wake(Struct, eq=False):
+    """One wake that is under way: the readers that have still to look, and their reads that are pending."""
 
-    ``shared`` holds what the readers of the present slice have read, by their question, so that those who
-    ask the same share one read and its rendering. It is None where one reader alone is woken.
-    """
-
-    __slots__ = ("_on_end", "_readers", "left", "pending", "shared")
-
-    def __init__(self, readers: Sequence[ParkedReader[Any]]) -> None:
-        self._readers: Iterator[ParkedReader[Any]] = iter(readers)
-        self.left = len(readers)
-        """The readers that have still to look."""
-        self.shared: dict[Hashable, Any] | None = {} if self.left > 1 else None
-        self.pending = 0
-        """The reads that are pending."""
-        self._on_end: list[Callable[[], object]] | None = None
+    left: list[ParkedReader[Any]]
+    """The readers that have still to look."""
+    pending: int = 0
+    """The reads that are pending."""
+    shared: dict[Hashable, Any] | None = None
+    """What the readers of the present slice have read, by their question: those that ask the same share one
+    read and its rendering. None where one reader alone is woken."""
+    _on_end: list[Callable[[], object]] | None = None
 
     def run(self, most: int) -> int:
         """Let up to ``most`` further readers look, fewer where they take long; return how many did."""
-        turn = TurnSlice() if self.left > _UNTIMED else None
+        if self.shared is not None or len(self.left) > 1:
+            return self._run_slice(most)
+        reader = self.left.pop()
+        if reader.registry is not None:  # else it was answered, or its client disconnected
+            reader.look(self)
+        if self._on_end is not None:
+            self._end_if_done()
+        return 1
+
+    def _run_slice(self, most: int) -> int:
+        turn = TurnSlice() if len(self.left) > _UNTIMED else None
+        shared = self.shared = {}
         done = 0
-        for done, reader in enumerate(islice(self._readers, most), 1):
-            if reader.registry is not None:  # else it was answered, or its client disconnected
+        for done, reader in enumerate(self.left[:most], 1):
+            if reader.registry is not None:  # as above
                 reader.look(self)
             if turn is not None and not done % _UNTIMED and turn.is_over():
                 break
-        self.left -= done
-        if self.shared:
-            for found in self.shared.values():
-                if is_pending(found):
-                    found.addErrback(_handled)
-            self.shared.clear()
+        del self.left[:done]
+        for found in shared.values():
+            if is_pending(found):
+                found.addErrback(_handled)
+        shared.clear()
         if self._on_end is not None:
             self._end_if_done()
         return done

@@ -180,11 +180,12 @@ class Registry:
         readers look in the order in which they came, ``WOKEN_AT_ONCE`` in one turn of the reactor.
         """
         found: dict[ParkedReader[Any], None] | None = None
-        for recipient in recipients:
-            for key in covering(recipient) if self._patterns else (recipient,):
-                place = self._places.get(key)
-                if place is not None:
-                    found = place if found is None else found | place
+        if self._patterns:
+            recipients = [key for recipient in recipients for key in covering(recipient)]
+        for key in recipients:
+            place = self._places.get(key)
+            if place is not None:
+                found = place if found is None else found | place
         if found is None:
             return 0
         woken = 0
@@ -249,22 +250,18 @@ class Registry:
             self._track(wake)
             return
         # Its first slice goes before the later slices of others, which are left to the next turn.
-        may_go_on = not self._wakes
         self._is_waking = True
         try:
             left = WOKEN_AT_ONCE - wake.run(WOKEN_AT_ONCE)
         finally:
             self._is_waking = False
-        if wake.left:
-            self._wakes.append(wake)
         if wake.left or wake.pending:
             self._track(wake)
-        if not self._wakes:
-            return
-        if may_go_on and not wake.left:  # else this turn has had its slice
+            if wake.left:
+                self._wakes.append(wake)
+                left = 0  # this turn has had its slice
+        if self._wakes and self._wakes_call is None:
             self._run_wakes(left)
-        else:
-            self._schedule_wakes()
 
     def _track(self, wake: Wake) -> None:
         self._unfinished.add(wake)
