@@ -352,9 +352,10 @@ class Batch(Struct, eq=False, gc=False):
         rendered = self._rendered
         if rendered is None:
             rendered = self._rendered = {}
-        made: R | None = rendered.get(form)
-        if made is None:
-            made = rendered[form] = render(self)
+        elif form in rendered:
+            known: R = rendered[form]
+            return known
+        made = rendered[form] = render(self)
         return made
 
     @property
@@ -455,13 +456,10 @@ def has_charset(media_type: str) -> bool:
     return any(parameter.partition("=")[0].strip().lower() == "charset" for parameter in parameters)
 
 
+@memo(64)  # a message and its receipt have the same moment
 def timestamp(seconds: float) -> str:
     """Return seconds since 1970 as RFC 3339 in UTC with milliseconds: ``2026-11-20T10:15:58.123Z``."""
-    return _moment(round(seconds * 1000))
-
-
-@memo(64)  # a message and its receipt have the same moment
-def _moment(milliseconds: int) -> str:
+    milliseconds = round(seconds * 1000)
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
