@@ -357,10 +357,10 @@ def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # no
     return CometService(comet, factory, options, access_log, warnings)
 
 
-def _observing(observers: list[Callable[[Request], None]]) -> Callable[[Request], None] | None:
-    """Return one function that gives a request to all observers; None where there are none."""
-    if len(observers) < 2:
-        return observers[0] if observers else None
+def _observing(observers: list[Callable[[Request], None]]) -> Callable[[Request], None]:
+    """Return one function that gives a request to all observers."""
+    if len(observers) == 1:
+        return observers[0]
 
     def observe(request: Request) -> None:
         for observer in observers:

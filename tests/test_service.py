@@ -483,7 +483,8 @@ def test_requests_are_counted_and_connections_known_unless_metrics_are_off():
 
 def test_without_metrics_and_access_log_no_observer_is_called():
     made = makeService(parsed("--no-metrics"))
-    assert made.factory.on_answer is None
+    made.factory.on_answer(Over())
+    assert made.comet.metrics.requests["none"].statuses == {}
     assert made.monitor is None
     assert made.access_log is None
 

@@ -152,8 +152,7 @@ class HTTPConnection:
         request, self.request = self.request, None
         if request is not None:
             request.lost(reason)
-            if self.factory.on_answer is not None:
-                self.factory.on_answer(request)
+            self.factory.on_answer(request)
         upgraded, self._upgraded = self._upgraded, None
         if upgraded is not None:
             upgraded.connectionLost(reason)
@@ -422,8 +421,7 @@ class HTTPConnection:
             self._linger()
         else:
             self._close()
-        if factory.on_answer is not None:
-            factory.on_answer(request)
+        factory.on_answer(request)
 
     def upgraded(self, protocol: Any) -> None:
         """Give the connection, and what arrived behind the request, to another protocol."""
@@ -431,8 +429,7 @@ class HTTPConnection:
         factory = self.factory
         self.state = TRANSITIONS[self.state]["upgrade"]
         self._upgraded = protocol
-        if factory.on_answer is not None:
-            factory.on_answer(request)
+        factory.on_answer(request)
         protocol.makeConnection(self.wire)
         if self._buffer and not self._looping:
             factory.clock.callLater(0, self._go_on)

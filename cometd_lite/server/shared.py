@@ -95,7 +95,7 @@ class Shared:
         clock: IReactorTime,
         bounds: Bounds | None = None,
         prefix: bytes = b"",
-        on_answer: Callable[[Any], None] | None = None,
+        on_answer: Callable[[Any], object] = lambda _: None,
         proxies: Proxies | None = None,
         max_connections: float = float("inf"),
         admit: Callable[[str], Admitted | Refused | None] | None = None,
