@@ -355,25 +355,8 @@ class Hub:
 
     # -- what readers need
 
-    def read(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
-    ) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor; see ``Store.read`` and ``SharedStore.recent``."""
-        now = self.clock.seconds()
-        if self.shared is not None:
-            recent = self.shared.recent(recipients, after, limit, now, acks)
-            if recent is not None:
-                return recent
-        return self.store.read(recipients, after, limit, now, acks)
-
-    def read_stored(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
-    ) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor, from the store; see ``Store.read``."""
-        return self.store.read(recipients, after, limit, self.clock.seconds(), acks)
-
     def has_hints(self) -> bool:
-        """Return whether ``read`` may lack what the store holds: that of many processes, while it serves."""
+        """Return whether readers may lack what the store holds: that of many processes, while it serves."""
         return self.shared is not None and not self.stopping
 
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:

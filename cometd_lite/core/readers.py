@@ -14,12 +14,14 @@ from collections.abc import Callable, Hashable
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ..deferreds import MaybeDeferred, is_pending
 from ..limits import STREAM_MESSAGES
 from .message import OLDEST, Batch, Cursor
 from .parked import ParkedReader, Wake
+from .store import SharedStore, Store
 
 T = TypeVar("T")
 
@@ -32,18 +34,13 @@ def as_read(found: Batch) -> Batch:
 class Source(Protocol):
     """What a reader needs of the hub."""
 
-    def read(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
-    ) -> MaybeDeferred[Batch]:
-        """Return what the recipients hold after a cursor, which acknowledges where ``acks``."""
-
-    def read_stored(
-        self, recipients: tuple[str, ...], after: Cursor, limit: int, acks: bool
-    ) -> MaybeDeferred[Batch]:
-        """Do so, and lack nothing that the store holds."""
+    clock: IReactorTime
+    store: Store
+    shared: SharedStore | None
+    """The store again, where other processes use it too."""
 
     def has_hints(self) -> bool:
-        """Return whether ``read`` may lack what the store holds."""
+        """Return whether a reader may lack what the store holds: see ``SharedStore.recent``."""
 
     def take_now(self, recipients: tuple[str, ...], limit: int) -> MaybeDeferred[Batch]:
         """Return the oldest messages that no take has had, and count them as taken."""
@@ -207,7 +204,35 @@ class Reader(ParkedReader[T]):
             wake.arrived()
 
 
-class Poll(Reader[T]):
+class CursorReader(Reader[T]):
+    """A parked reader by cursor: it reads up to ``limit`` messages ``after`` it, and takes nothing away."""
+
+    after: Cursor
+    limit: int
+
+    def read(self) -> MaybeDeferred[Batch]:
+        """Read what this process knows of, where that is enough, else what the store holds."""
+        source = self.source
+        now = source.clock.seconds()
+        if source.shared is not None:
+            recent = source.shared.recent(self.keys, self.after, self.limit, now, self.acks)
+            if recent is not None:
+                return recent
+        return source.store.read(self.keys, self.after, self.limit, now, self.acks)
+
+    def read_stored(self) -> MaybeDeferred[Batch]:
+        source = self.source
+        return source.store.read(self.keys, self.after, self.limit, source.clock.seconds(), self.acks)
+
+    def question(self) -> Hashable:
+        return (self.keys, self.after, self.limit, self.acks)
+
+    def has_place(self) -> bool:
+        """Return whether the cursor names the same place at every read: ``now`` and ``last`` do not."""
+        return not self.after.is_relative
+
+
+class Poll(CursorReader[T]):
     """A parked poll: it waits for what comes after its cursor, and takes nothing away.
 
     ``present`` makes of a batch what the poll is answered with. It is no callback of the poll, which is a
@@ -231,12 +256,6 @@ class Poll(Reader[T]):
         self.acks = acks
         self.present = present  # type: ignore[method-assign,assignment]  # a method would be one more call
 
-    def read(self) -> MaybeDeferred[Batch]:
-        return self.source.read(self.keys, self.after, self.limit, self.acks)
-
-    def read_stored(self) -> MaybeDeferred[Batch]:
-        return self.source.read_stored(self.keys, self.after, self.limit, self.acks)
-
     def end(self) -> None:
         """Answer with nothing, unless the store holds what the reads before have lacked."""
         if self.is_reading or not self.source.has_hints():
@@ -244,18 +263,11 @@ class Poll(Reader[T]):
         else:
             self._end_after(self.read_stored())
 
-    def question(self) -> Hashable:
-        return (self.keys, self.after, self.limit, self.acks)
-
     def deliver(self, found: Batch) -> None:
         if found.messages or found.gap:
             self.answer(self.present(self.source.counted(found)))
         else:
             self.after = found.cursor
-
-    def has_place(self) -> bool:
-        """Return whether the cursor names the same place at every read: ``now`` and ``last`` do not."""
-        return not self.after.is_relative
 
     def over(self) -> T:
         return self.present(Batch((), self.after))
@@ -323,7 +335,7 @@ class Lease(Take):
         return self.source.lease_now(self.keys, self.takes, self.seconds)
 
 
-class Follower(Reader[None]):
+class Follower(CursorReader[None]):
     """A stream or socket: parked until it disconnects, it is given every batch that comes after its cursor.
 
     ``send`` is given each batch, and returns whether it takes another one at once; where it does not,
@@ -343,8 +355,8 @@ class Follower(Reader[None]):
         acks: bool = True,
     ) -> None:
         Reader.__init__(self, source, keys)
-        self._most = STREAM_MESSAGES
-        """Messages that it reads at once: no more than the client has taken in one step."""
+        self.limit = STREAM_MESSAGES
+        """No more than the client has taken in one step."""
         self._owes = False
         """Whether messages were sent since it last came back only to acknowledge."""
         self.after = after
@@ -375,12 +387,6 @@ class Follower(Reader[None]):
         if self.is_ready:
             Reader.look(self, wake)
 
-    def read(self) -> MaybeDeferred[Batch]:
-        return self.source.read(self.keys, self.after, self._most, self.acks)
-
-    def question(self) -> Hashable:
-        return (self.keys, self.after, self._most, self.acks)
-
     def deliver(self, found: Batch) -> None:
         """Send the batch, a part at a time while the client keeps up; look again where it was not all."""
         on_place, self.on_place = self.on_place, None
@@ -396,15 +402,12 @@ class Follower(Reader[None]):
             self._owes = True
             if not self.is_ready or self.registry is None:
                 if part is not parts[-1]:
-                    self._most = len(part.messages)  # the rest was read for nothing
+                    self.limit = len(part.messages)  # the rest was read for nothing
                 return
-        if self._most < STREAM_MESSAGES:
-            self._most = min(STREAM_MESSAGES, 2 * self._most)
+        if self.limit < STREAM_MESSAGES:
+            self.limit = min(STREAM_MESSAGES, 2 * self.limit)
         if found.more and self.registry is not None:
             self.registry.look_soon(self)
-
-    def has_place(self) -> bool:
-        return not self.after.is_relative
 
     def over(self) -> None:
         """Return nothing: the end of a stream says that the server stops."""
