@@ -381,13 +381,18 @@ class Batch(Struct, eq=False, gc=False):
     @property
     def json(self) -> bytes:
         """The body of a poll's answer (HTTP.md, "Poll"), with a line's end, for terminals."""
-        messages = self.messages
-        return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
-            messages[0].json if len(messages) == 1 else b",".join([message.json for message in messages]),
-            self.place,
-            b"true" if self.gap else b"false",
-            b"true" if self.more else b"false",
-        )
+        return json_at(self, self.place)
+
+
+def json_at(batch: Batch, place: bytes) -> bytes:
+    """Return ``Batch.json``; ``place`` is that of the batch, which the head of the answer has too."""
+    messages = batch.messages
+    return b'{"messages":[%b],"cursor":"%b","gap":%b,"more":%b}\n' % (
+        messages[0].json if len(messages) == 1 else b",".join([message.json for message in messages]),
+        place,
+        b"true" if batch.gap else b"false",
+        b"true" if batch.more else b"false",
+    )
 
 
 def _parts(batch: Batch) -> tuple[Batch, ...]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from ..core.hub import Standing
 from ..core.leases import LeaseId, LeaseState
 from ..core.listeners import ListenerSession
-from ..core.message import Batch, Content, Cursor, LeasedMessage, Receipt, has_charset, timestamp
+from ..core.message import Batch, Content, Cursor, LeasedMessage, Receipt, has_charset, json_at, timestamp
 from ..core.present import Present
 from ..core.store import Listing
 from ..errors import CometError, MethodNotAllowed, Unauthorized, UpgradeRequired
@@ -116,17 +116,18 @@ def of_raw_poll(asked: PollAsked, cross_origin: bool, batch: Batch) -> Response:
 def _as_asked(made: Response, batch: Batch, asked: PollAsked) -> Response:
     """Return a response to a poll that may have been conditional, or have preferred a wait."""
     if asked.conditional and not batch:
-        made = Response(304, _poll_head(batch))  # RFC 9110 §15.4.5
+        made = Response(304, _poll_head(batch, batch.place))  # RFC 9110 §15.4.5
     return made.with_head(b"Preference-Applied: wait=%d\r\n" % asked.wait) if asked.preferred else made
 
 
 def _json(batch: Batch) -> Response:
-    return Response(200, _POLL_JSON + _poll_head(batch), batch.json)
+    place = batch.place
+    return Response(200, _POLL_JSON + _poll_head(batch, place), json_at(batch, place))
 
 
 def _raw(batch: Batch) -> Response:
     if not batch.messages:
-        return Response(204, _poll_head(batch))
+        return Response(204, _poll_head(batch, batch.place))
     (message,) = batch.messages
     head = b"Content-Type: %b\r\nComet-Id: %b\r\nComet-Recipient: %b\r\nComet-Created-At: %b\r\n" % (
         _with_charset(message.content),
@@ -136,7 +137,7 @@ def _raw(batch: Batch) -> Response:
     )
     if isinstance(message, LeasedMessage):
         head += b"Comet-Lease: %b\r\nComet-Attempt: %d\r\n" % (message.lease.encode(), message.attempt)
-    return Response(200, head + _RAW + _poll_head(batch), message.content.body)
+    return Response(200, head + _RAW + _poll_head(batch, batch.place), message.content.body)
 
 
 def _with_charset(content: Content) -> bytes:
@@ -147,8 +148,7 @@ def _with_charset(content: Content) -> bytes:
     return media_type.encode("latin-1")
 
 
-def _poll_head(batch: Batch) -> bytes:
-    cursor = batch.place
+def _poll_head(batch: Batch, cursor: bytes) -> bytes:
     gap = b"Comet-Gap: true\r\n" if batch.gap else b""
     return b'%bComet-Cursor: %b\r\nETag: "%b"\r\n%b' % (_POLL_COMMON, cursor, cursor, gap)
 
