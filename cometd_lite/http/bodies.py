@@ -11,16 +11,23 @@ from ..core.message import JSON_TYPE, Content
 from ..core.recipient import readable
 from ..errors import BadBody, BadRecipient, UnsupportedEncoding
 from ..memos import memo
+from .exchange import Exchange
+from .params import Fields
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;[\t -~\x80-\xff]*)?")
 """It sees a client's bytes and is linear in them, as those of ``params`` are."""
 
 
-def check_encoding(content_encoding: bytes) -> None:
-    """Raise ``UnsupportedEncoding`` where a body is compressed: readers would get it as it came."""
-    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
-    if any(coding not in {b"", b"identity"} for coding in codings):
-        raise UnsupportedEncoding("A body is not compressed here; send it without Content-Encoding.")
+def body_of(exchange: Exchange, given: Fields) -> bytes:
+    """Return a body, which the server has bounded.
+
+    Raises ``UnsupportedEncoding`` where it is compressed: readers would get it as it came.
+    """
+    if given.content_encoding is not None:
+        codings = [coding.strip().lower() for coding in given.content_encoding.split(b",")]
+        if any(coding not in {b"", b"identity"} for coding in codings):
+            raise UnsupportedEncoding("A body is not compressed here; send it without Content-Encoding.")
+    return exchange.body
 
 
 def contents(body: bytes, content_type: bytes | None) -> tuple[Content, ...]:

@@ -15,7 +15,7 @@ from ..bayeux.socket import BayeuxSocket
 from ..bayeux.transport import BayeuxTransport
 from ..deferreds import MaybeDeferred, chain, value_of
 from ..errors import CometError, NotFound, TokenExpired
-from ..http import params, responses, websocket
+from ..http import bodies, params, responses, websocket
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from .routing import Served, route
@@ -28,7 +28,7 @@ _max_batch = attrgetter("max_batch")
 @route("/cometd/<path:kind>", "POST", changes=True, max_body=_max_batch, refusal=responses.sentence)
 def post(routes: Served, exchange: Exchange, kind: str | None) -> MaybeDeferred[Response]:
     """Answer Bayeux messages; CometD's clients name their kind in the path."""
-    body = routes.body(exchange, routes.limits.max_batch)
+    body = bodies.body_of(exchange, params.fields(exchange))
     if routes.forwarding is not None:
         return routes.forwarding.forward(exchange, body, lambda: _post(routes, exchange, body))
     return _post(routes, exchange, body)

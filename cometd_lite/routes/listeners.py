@@ -6,7 +6,7 @@ from .. import limits as bounds
 from ..core.listeners import ListenerSession
 from ..deferreds import value_of
 from ..errors import BadParameter
-from ..http import bodies, responses
+from ..http import bodies, params, responses
 from ..http.exchange import Exchange
 from ..http.responses import Response
 from .routing import Served, route
@@ -16,7 +16,8 @@ from .routing import Served, route
 async def register(routes: Served, exchange: Exchange) -> Response:
     """Register a listener."""
     await value_of(routes.policy.require(exchange, "poll", ()))
-    asked = bodies.json_object(routes.body(exchange), {"recipients", "ttl"})
+    body = bodies.body_of(exchange, params.fields(exchange))
+    asked = bodies.json_object(body, {"recipients", "ttl"})
     ttl = asked.get("ttl", bounds.LISTENER_SECONDS)
     if (
         isinstance(ttl, bool)
@@ -41,7 +42,8 @@ async def show(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa
 async def change(routes: Served, exchange: Exchange, id: str) -> Response:  # noqa: A002
     """Set the recipients of a listener."""
     listener = await _found(routes, exchange, id)
-    names = bodies.listed(bodies.json_object(routes.body(exchange), {"recipients"}))
+    body = bodies.body_of(exchange, params.fields(exchange))
+    names = bodies.listed(bodies.json_object(body, {"recipients"}))
     await value_of(routes.policy.require(exchange, "poll", names))
     routes.hub.check_presence(names)
     await value_of(routes.listeners.change(listener, names))

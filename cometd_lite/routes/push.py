@@ -43,8 +43,10 @@ def push(routes: Served, exchange: Exchange, name: str | None) -> MaybeDeferred[
 
 def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) -> MaybeDeferred[Response]:
     given = params.fields(exchange)
-    most = None if routes.hub.namespaces is None else routes.hub.body_bound(asked.recipients)
-    contents = bodies.contents(routes.body(exchange, most), given.content_type)
+    body = bodies.body_of(exchange, given)
+    if routes.hub.namespaces is not None and len(body) > (most := routes.hub.body_bound(asked.recipients)):
+        raise routes.body_too_large(most)
+    contents = bodies.contents(body, given.content_type)
     key = None if given.idempotency_key is None else params.idempotency_key(given.idempotency_key)
     push = Push(
         asked.recipients, contents, asked.event, asked.ttl, asked.queue, asked.overflow, key, grant.subject

@@ -42,7 +42,6 @@ from ..errors import (
     problem_type,
 )
 from ..http import responses
-from ..http.bodies import check_encoding
 from ..http.exchange import Exchange
 from ..http.params import fields
 from ..http.responses import Response
@@ -107,10 +106,13 @@ def route(
 
         @klein.route(rule, methods=list(methods), merge_slashes=False, endpoint=name)
         def endpoint(routes: Served, request: Any, **names: str) -> Deferred[None]:
-            exchange = routes.exchange_of(request)
+            exchange, served = routes.exchange_of(request), routes.endpoints[name]
             finished = exchange.notifyFinish()
             try:
-                routes.endpoints[name].serve(exchange, *names.values())
+                if len(exchange.body) > served.max_body:
+                    routes.too_large(exchange, served, served.max_body)
+                else:
+                    served.serve(exchange, *names.values())
             except Exception:  # noqa: BLE001  whatever a handler raises, its client is answered
                 routes.failed(exchange, Failure(), refusal=declared.refusal)
             return finished.addErrback(_disconnected)
@@ -320,20 +322,6 @@ class Served:
         if refusal_at(path) is responses.sentence:
             return responses.TEXT + later, f"{sentence}\n".encode()
         return responses.PROBLEM + later, responses.dumped(problem)
-
-    def body(self, exchange: Exchange, most: int | None = None) -> bytes:
-        """Return a body of at most ``most`` bytes, or ``max_body``.
-
-        Raises ``BodyTooLarge``, and ``UnsupportedEncoding`` where it is compressed.
-        """
-        encoding = fields(exchange).content_encoding
-        if encoding is not None:
-            check_encoding(encoding)
-        body = exchange.body
-        most = self.limits.max_body if most is None else most
-        if len(body) > most:
-            raise self.body_too_large(most)
-        return body
 
     def body_too_large(self, most: int) -> BodyTooLarge:
         """Return the error for a body over the bound."""

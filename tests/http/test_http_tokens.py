@@ -62,6 +62,11 @@ def kind(answer) -> tuple[int, str]:
     return answer.status, answer.json["type"].rpartition(":")[2]
 
 
+def test_a_body_over_the_bound_is_refused_before_the_token_is_looked_at(server):
+    answer = server.ask("POST", "/push/bob", "x" * (server.comet.routes.limits.max_body + 1))
+    assert kind(answer) == (413, "body-too-large")
+
+
 # -- every door
 
 DOORS = [
