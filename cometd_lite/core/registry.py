@@ -252,16 +252,16 @@ class Registry:
         # Its first slice goes before the later slices of others, which are left to the next turn.
         self._is_waking = True
         try:
-            left = WOKEN_AT_ONCE - wake.run(WOKEN_AT_ONCE)
+            done = wake.run(WOKEN_AT_ONCE)
         finally:
             self._is_waking = False
         if wake.left or wake.pending:
             self._track(wake)
             if wake.left:
                 self._wakes.append(wake)
-                left = 0  # this turn has had its slice
+                done = WOKEN_AT_ONCE  # this turn has had its slice
         if self._wakes and self._wakes_call is None:
-            self._run_wakes(left)
+            self._run_wakes(WOKEN_AT_ONCE - done)
 
     def _track(self, wake: Wake) -> None:
         self._unfinished.add(wake)

@@ -104,14 +104,14 @@ class HTTPConnection:
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         """Take bytes that arrived."""
         if self.state == "HEAD":
-            if self._seen:
+            if not self._buffer and (self.wire.queue is None or not self._is_congested()):
+                self._serve(data)
+            elif self._seen:
                 data, seen = self._buffer + data, self._seen
                 self._buffer, self._seen = b"", 0
                 self._serve(data, seen)
-            elif self._buffer or (self.wire.queue is not None and self._is_congested()):
-                self._keep(data)  # behind a request that waits for its turn, or for the client to read
             else:
-                self._serve(data)
+                self._keep(data)  # behind a request that waits for its turn, or for the client to read
         elif self.state == "SERVING":
             self._keep(data)
         elif self.state == "BODY":
@@ -249,7 +249,7 @@ class HTTPConnection:
             self._refuse(refusal, data)
         finally:
             self._looping = False
-        if self.state == "UPGRADED":
+        if self._upgraded is not None:
             self._go_on()
         elif self._paused and len(self._buffer) <= bounds.pipelined:
             self._read_again()
@@ -404,9 +404,9 @@ class HTTPConnection:
 
     # -- the end of a response
 
-    def answered(self) -> None:
+    def answered(self, request: Request) -> None:
         """Go on: the response to the current request is written."""
-        request, self.request = self.request, None
+        self.request = None
         factory = self.factory
         if self._held:
             self.hold(0)

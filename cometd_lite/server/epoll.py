@@ -183,8 +183,9 @@ class Poller:
             self.reactor.callLater(0, self._turn_ends)
             wire.send_kept()
             return
-        self._together.append(wire)
-        if len(self._together) >= _TOGETHER:
+        together = self._together
+        together.append(wire)
+        if len(together) >= _TOGETHER:
             self.send_together()
 
     def _turn_ends(self) -> None:

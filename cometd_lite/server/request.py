@@ -193,18 +193,19 @@ class Request:
         self._phase = COMPLETE
         self.code = response.status
         renderer = factory.renderer
-        data = None
         if factory.stopping:
             connection.closing = True
-        elif self.minor and not connection.closing and self.method != b"HEAD":
+        if self.minor and not connection.closing and self.method != b"HEAD":
             data = renderer.last_bytes if response is renderer.last else renderer.plain(response)
+        else:
+            data = None
         if data is None:
             self._respond_by_parts(response)
         else:
             self.sent = len(response.body)
             connection.wire.write(data)
         self._parked = None
-        connection.answered()
+        connection.answered(self)
         if self._finish_waiters is not None or self._view is not None:
             self._end()
 
@@ -284,7 +285,7 @@ class Request:
         if self._framing == CHUNKED:
             self._connection.wire.write(b"0\r\n\r\n")
         self._parked = None
-        self._connection.answered()
+        self._connection.answered(self)
         self._end()
 
     def abort(self) -> None:

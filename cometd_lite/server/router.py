@@ -108,12 +108,12 @@ class Router:
         mark = line.find(b"?") + 1
         start = line[:mark] or line
         target = self._targets.get(start) or self._find_plain(start)
-        if target is None or len(line) > self._bounds.target:
+        if target is None:
             return None
         if not mark:
             return target, b""
-        query = line[mark:-9]
-        if query.translate(None, _VISIBLE) or not line.endswith(b" HTTP/1.1"):
+        query, version = line[mark:-9], line[-9:]
+        if version != b" HTTP/1.1" or query.translate(None, _VISIBLE) or len(line) > self._bounds.target:
             return None
         return target, query
 
@@ -123,7 +123,7 @@ class Router:
         This is 8 % of a push to a mailbox that no request has named of late.
         """
         match = self._plain(start)
-        if match is None:
+        if match is None or len(start) > self._bounds.target:
             return None
         method, fixed, name = match.groups()
         route = self._named.get(fixed, _NO_ROUTES).get(method)

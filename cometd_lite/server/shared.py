@@ -76,7 +76,7 @@ class ServedConnection(Protocol):
     def hold(self, size: int) -> None:
         """Count bytes that are kept for the connection elsewhere; see ``ReceivedTotal``."""
 
-    def answered(self) -> None:
+    def answered(self, request: Any) -> None:
         """Go on: the response to the current request is written."""
 
     def upgraded(self, protocol: Any) -> None:

@@ -99,9 +99,8 @@ class MemoryStore(TakenMailboxes):
         """See ``Store.read``. It is pending only where a pattern's reader goes through a long log."""
         if self._expiries.first <= now:
             self._expire_soon(now, recipients)
-        nothing = self._nothing
-        if after is nothing.cursor and recipients is self._nothing_for:
-            return nothing
+        if after is self._nothing.cursor and recipients is self._nothing_for:
+            return self._nothing
         # The usual reader reads one mailbox, and lacks its newest message or none.
         mailbox = self._mailboxes.get(recipients[0]) if len(recipients) == 1 else None
         place = after.sequence
@@ -113,10 +112,8 @@ class MemoryStore(TakenMailboxes):
         kept = mailbox.messages
         newest = kept[-1]
         if newest.sequence <= place:
-            if nothing.cursor is not after:
-                nothing = self._nothing = Batch((), after)
-            self._nothing_for = recipients if acks else None
-            return nothing
+            self._nothing, self._nothing_for = Batch((), after), recipients if acks else None
+            return self._nothing
         if len(kept) > 1 and kept[-2].sequence > place:
             return self._read(recipients, after, limit, acks)
         return Batch((newest,), newest.cursor)

@@ -32,7 +32,7 @@ def test_the_table_knows_each_state_and_event():
 def test_what_the_table_does_not_list_is_an_error():
     served = Served()
     with pytest.raises(KeyError):
-        served.connection.answered()
+        served.connection.answered(served.connection.request)
     served.lose()
 
 
