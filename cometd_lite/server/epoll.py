@@ -45,6 +45,10 @@ _EVENTS: Final = 256
 _TOGETHER: Final = 64
 """The responses that are sent together: of a thousand, the first need not wait for the last."""
 
+_FEWER: Final = 16
+"""The responses that are sent together outside of ``doRead``, as those of a store that waited for its disk:
+the first clients go on while the last are answered. With 64 writers at once SQLite takes 4 % more pushes."""
+
 _SMALL: Final = 16 * 1024
 """Up to this size, what is written waits until the requests before it in the same turn are served."""
 
@@ -185,7 +189,7 @@ class Poller:
             return
         together = self._together
         together.append(wire)
-        if len(together) >= _TOGETHER:
+        if len(together) >= (_TOGETHER if self.is_reading else _FEWER):
             self.send_together()
 
     def _turn_ends(self) -> None:
