@@ -17,13 +17,11 @@ and after a loss of power the log goes on behind those, with a gap for every rea
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -190,10 +188,17 @@ class Changes:
     records_gone: list[tuple[str, str]] = field(default_factory=list)
     expired: float | None = None
 
+    def is_of_pushes(self) -> bool:
+        """Whether nothing has changed but what pushes say, as mostly. It is found sooner than all else is."""
+        gone = self.removed or self.deleted or self.forgotten or self.ended_leases or self.records_gone
+        kept = self.places or self.leases or self.records or (self.pushes and self.pushes.receipts)
+        return not (gone or kept or self.expired is not None or self.unacknowledged is not None)
+
 
 def disk_free(directory: Path) -> int:
     """Return the bytes that are free on the disk of a directory."""
-    return shutil.disk_usage(directory).free
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
 
 
 def boot_id() -> str:
@@ -334,9 +339,7 @@ class Journal:
         self._begins = (sequence, torn, self._sync, self._boot)
         connection.execute(f"PRAGMA synchronous = {self._sync}")
         places = [Place(*row) for row in connection.execute("SELECT * FROM places ORDER BY lost")]
-        records = [
-            KeptRecord(*row) for row in connection.execute("SELECT * FROM records ORDER BY expires_at")
-        ]
+        records = [*map(KeptRecord._make, connection.execute("SELECT * FROM records ORDER BY expires_at"))]
         leases = [KeptLease(*row) for row in connection.execute("SELECT * FROM leases ORDER BY sequence")]
         messages = map(KeptMessage._make, connection.execute("SELECT * FROM messages ORDER BY sequence"))
         return Kept(epoch, sequence, floor, torn, places, leases, records, messages)
@@ -418,17 +421,16 @@ class Journal:
 
     def _commit(self, changes: Changes, *besides: Statement) -> None:
         connection = self._connected()
-        statements = chain(self._statements(changes), besides)
+        statements = [*self._statements(changes), *besides]
         if self._begins is not None:
             begins = "UPDATE log SET sequence = ?, torn = ?, sync = ?, boot = ?, clean = 0"
-            statements = chain(((begins, self._begins),), statements)
-        first = [*islice(statements, 2)]
+            statements.insert(0, (begins, self._begins))
         try:
-            if len(first) > 1:  # one is a transaction by itself
+            if len(statements) > 1:  # one is a transaction by itself
                 connection.execute("BEGIN IMMEDIATE")
-            for statement, values in chain(first, statements):
+            for statement, values in statements:
                 connection.execute(statement, values)
-            if len(first) > 1:
+            if len(statements) > 1:
                 connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -447,13 +449,11 @@ class Journal:
         values, width = pushes.values, len(KeptMessage._fields)
         most = width * STORE_ROWS_PER_STATEMENT
         is_said = changes.floor == self._floor and values[-width:][:1] == [pushes.sequence]
-        for statement in _others(changes, pushes.receipts):
-            is_said = False
-            yield statement
-        if not is_said:
+        if not (is_said and changes.is_of_pushes()):
+            yield from _others(changes, pushes.receipts)
             yield "UPDATE log SET sequence = ?, floor = ?", (pushes.sequence, changes.floor)
         for start in range(0, len(values), most):
-            part = values[start : start + most]
+            part = values if len(values) <= most else values[start : start + most]
             yield _of_rows("INSERT OR REPLACE INTO messages VALUES ROWS", width, len(part) // width), part
 
     def _one(self, query: str) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import accumulate, takewhile
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -302,9 +303,11 @@ class SQLiteStore:
         pending = [] if self._down else self._next()
         deletions, self._deletions = self._deletions, {}
         changes = self._kept.changes(STORE_ROWS_PER_COMMIT, self._offset)
-        waiters = [one for one in self._waiters if self._kept.was_handed_out(one[1])]
-        self._waiters = [one for one in self._waiters if not self._kept.was_handed_out(one[1])]
-        ends = self._kept.add_deletions(changes, deletions)
+        waiters: list[Waiter] = []
+        if self._waiters:
+            waiters = [one for one in self._waiters if self._kept.was_handed_out(one[1])]
+            self._waiters = [one for one in self._waiters if not self._kept.was_handed_out(one[1])]
+        ends = self._kept.add_deletions(changes, deletions) if deletions else {}
         records, self._records = self._records, {}
         self._add(changes, pending, records)
         self._writing = True
@@ -314,13 +317,11 @@ class SQLiteStore:
 
     def _next(self) -> list[PendingPush]:
         """Return the pushes of the next commit."""
-        size = 0
-        for at, push in enumerate(self._pending):
-            size += push.memory
-            if size >= STORE_COMMIT_BYTES:
-                pending, self._pending = self._pending[: at + 1], self._pending[at + 1 :]
-                return pending
-        pending, self._pending = self._pending, []
+        most = len(self._pending)
+        if self._kept.pending_memory >= STORE_COMMIT_BYTES:
+            sizes = accumulate([push.memory for push in self._pending])
+            most = 1 + sum(1 for _ in takewhile(lambda size: size < STORE_COMMIT_BYTES, sizes))
+        pending, self._pending = self._pending[:most], self._pending[most:]
         return pending
 
     def _add(self, changes: Changes, pending: Sequence[PendingPush], records: dict[Any, Any]) -> None:
@@ -337,9 +338,8 @@ class SQLiteStore:
             self._clear_at = wall + IDEMPOTENCY_SECONDS
         changes.wanted = sum([push.memory for push in pending]) or self._wanted
         if pending:
-            kept = [one for push in pending if push.push.queue for one in push.messages]
             receipts = [push.receipt for push in pending if push.receipt is not None]
-            values = _values(kept, self._offset)
+            values = _values(pending, self._offset)
             changes.pushes = Pushes(pending[-1].messages[-1].sequence, values, receipts)
 
     def _written(self, commit: Commit, failure: Failure | None) -> None:
@@ -372,8 +372,9 @@ class SQLiteStore:
         deleted = self._kept.apply_deletions(commit.ends)
         self._note_room(commit.changes)
         if commit.changes.has_room:
+            show = self._kept.show
             for push in commit.pending:
-                self._kept.show(push)
+                show(push)
                 push.callback(push.messages)
         else:
             self._refuse(commit.pending, _NO_ROOM)
@@ -461,22 +462,23 @@ class SQLiteStore:
         closing.callback(None)
 
 
-def _values(messages: Iterable[Message], offset: float) -> list[Any]:
+def _values(pending: Iterable[PendingPush], offset: float) -> list[Any]:
     """Return what ``Pushes.values`` has, with the times as seconds since 1970: ``offset`` is added to them.
 
     The processor of the reactor's thread has the messages at hand, that of the store's does not.
     """
     values: list[Any] = []
-    for message in messages:
-        content = message.content
-        values += (
-            message.sequence,
-            message.recipient,
-            content.form,
-            content.type,
-            bytearray(content.body),
-            message.event or "",
-            message.created_at,
-            message.expires_at + offset,
-        )
+    for push in pending:
+        for message in push.messages if push.push.queue else ():
+            content = message.content
+            values += (
+                message.sequence,
+                message.recipient,
+                content.form,
+                content.type,
+                bytearray(content.body),
+                message.event or "",
+                message.created_at,
+                message.expires_at + offset,
+            )
     return values

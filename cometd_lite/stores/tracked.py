@@ -83,7 +83,7 @@ class TrackedMailboxes(MemoryStore):
         """Numbers of messages that are no more, and whose leases are to leave the file."""
         self._pending: dict[str, tuple[int, int]] = {}
         """By recipient, the messages and bytes that are still to come."""
-        self._pending_memory = 0
+        self.pending_memory = 0
         """What they are counted with."""
         self._handed_out = [0, 0, 0]
         """How many names, numbers and leases ``changes`` has handed out, in their order."""
@@ -115,7 +115,7 @@ class TrackedMailboxes(MemoryStore):
         memory = sum(map(cost, messages))
         self.numbered = messages[-1].sequence
         self.memory += memory
-        self._pending_memory += memory
+        self.pending_memory += memory
         for recipient in recipients:
             held, held_size = self._pending.get(recipient, _NOTHING)
             self._pending[recipient] = (held + len(push.contents), held_size + size)
@@ -143,13 +143,13 @@ class TrackedMailboxes(MemoryStore):
             return None
         self.numbered = number
         self.memory += memory
-        self._pending_memory += memory
+        self.pending_memory += memory
         self._pending[name] = (held + 1, held_size + size)
         return PendingPush(push, (message,), size, memory, crowded=False)
 
     def _release(self, pending: PendingPush) -> None:
         """Hold no room in its mailboxes any longer for a push."""
-        self._pending_memory -= pending.memory
+        self.pending_memory -= pending.memory
         count = len(pending.push.contents)
         for recipient in pending.push.recipients:
             held, size = self._pending[recipient]
@@ -208,7 +208,7 @@ class TrackedMailboxes(MemoryStore):
         return crowded
 
     def _recounted(self) -> int:
-        return super()._recounted() + self._pending_memory
+        return super()._recounted() + self.pending_memory
 
     def check_invariants(self) -> None:
         """See ``MemoryStore.check_invariants``; ``memory`` counts what is still to come, too."""
@@ -287,6 +287,8 @@ class TrackedMailboxes(MemoryStore):
         if forgotten - self._forgotten > self.limits.max_recipients // 8:
             # Seldom, because all places are looked at.
             self._forgotten, changes.unacknowledged = forgotten, self._acknowledged.floor
+        if not (self.changed or self.removed or self.ended_leases):
+            return changes
         for name in list(islice(self.changed, most)):
             del self.changed[name]
             self._handed_out[0] += 1
