@@ -607,7 +607,7 @@ def test_an_absence_that_another_process_has_reported_is_not_told_again_after_a_
 
     def fails_once(recipient: str) -> Any:
         if failures:
-            watched.absences.claim(recipient)  # as the other process does
+            watched.absences.claim(recipient, 0.0, 0.0)  # as the other process does
             raise failures.pop()
         return describe(recipient)
 
@@ -620,8 +620,8 @@ def test_an_absence_that_another_process_has_reported_is_not_told_again_after_a_
 def test_a_message_is_told_though_its_claim_arrived_and_the_answer_did_not(watched: Watched) -> None:
     claim, lost = watched.absences.claim, [StoreDown()]
 
-    def loses_the_first_answer(recipient: str) -> Any:
-        is_new = claim(recipient)
+    def loses_the_first_answer(*words: Any) -> Any:
+        is_new = claim(*words)
         return fail(lost.pop()) if lost else is_new
 
     watched.absences.claim = loses_the_first_answer  # type: ignore[method-assign]

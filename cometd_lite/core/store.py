@@ -238,8 +238,11 @@ class Claims(Protocol):
     Each Deferred fails with ``StoreDown`` where the store is away.
     """
 
-    def note(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        """Make a record for so many seconds, unless there is one; return whether there was none."""
+    def note(self, kind: str, id: str, seconds: float, at: float, since: float) -> Deferred[bool]:  # noqa: A002
+        """Make a record of what was ``at`` a time, for so many seconds from then; return whether it is new.
+
+        It is not where there is a record of what was ``since`` another time. Both are on the clock.
+        """
 
     def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
         """Make a record this process' own for so many seconds from now; return whether it is.

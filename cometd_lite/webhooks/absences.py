@@ -34,9 +34,10 @@ class Absences(Protocol):
     def is_reported(self, recipient: str) -> bool:
         """Return whether it is known here that the absence was reported."""
 
-    def claim(self, recipient: str) -> MaybeDeferred[bool]:
-        """Note that an absence is reported; return whether that was not noted before.
+    def claim(self, recipient: str, at: float, seen: float) -> MaybeDeferred[bool]:
+        """Note that an absence is reported, which was found ``at`` a time; return whether it is a new one.
 
+        A reader that was ``seen`` since another one was found has ended that. Both times are on the clock.
         Fails with ``StoreDown``.
         """
 
@@ -68,7 +69,7 @@ class LocalAbsences:
     def is_reported(self, recipient: str) -> bool:
         return recipient in self._reported
 
-    def claim(self, recipient: str) -> bool:
+    def claim(self, recipient: str, at: float, seen: float) -> bool:  # noqa: ARG002  for a cluster
         if recipient in self._reported:
             return False
         self._store.remember(ABSENCES, recipient, bytes, inf)
@@ -110,10 +111,11 @@ class SharedAbsences:
         """Return False: only the store knows."""
         return False
 
-    def claim(self, recipient: str) -> MaybeDeferred[bool]:
-        return self._store.claims.note(ABSENCES, recipient, limits.UNREAD_REPORTED_SECONDS).addCallback(
-            self._claimed, recipient
-        )
+    def claim(self, recipient: str, at: float, seen: float) -> MaybeDeferred[bool]:
+        # A reader may come while its absence is claimed, or before this is noted where the reader comes.
+        seconds = limits.UNREAD_REPORTED_SECONDS
+        claimed = self._store.claims.note(ABSENCES, recipient, seconds, at, seen)
+        return claimed.addCallback(self._claimed, recipient)
 
     def _claimed(self, is_new: bool, recipient: str) -> bool:
         if is_new:

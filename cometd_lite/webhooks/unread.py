@@ -217,12 +217,12 @@ class UnreadWatch:
             found.append(heappop(self._due)[2])
             self._asked += 1
         for recipient in found:
-            asked = maybeDeferred(self._ask, recipient)
+            asked = maybeDeferred(self._ask, recipient, now)
             asked.addErrback(self._not_known, recipient).addBoth(self._answered)
         self._set_timer()  # where the timer was early, by a rounding, nothing was asked
 
-    def _ask(self, recipient: str) -> MaybeDeferred[None]:
-        return chain(self._hub.describe(recipient), self._judge, recipient)
+    def _ask(self, recipient: str, now: float) -> MaybeDeferred[None]:
+        return chain(self._hub.describe(recipient), self._judge, recipient, now)
 
     def _answered(self, _: object) -> None:
         self._asked -= 1
@@ -233,7 +233,7 @@ class UnreadWatch:
         if recipient in self._waiting:
             self._look_at(recipient, self._hub.clock.seconds() + UNREAD_AGAIN_SECONDS)
 
-    def _judge(self, standing: Standing, recipient: str) -> MaybeDeferred[None]:
+    def _judge(self, standing: Standing, recipient: str, asked_at: float) -> MaybeDeferred[None]:
         """Report the absence of a reader, wait for it longer, or wait no more."""
         after = self._after(recipient)
         found = self._unread_message(standing, self._waiting[recipient])
@@ -243,7 +243,9 @@ class UnreadWatch:
         message, at = found
         left = min(after, at + after - self._hub.wall())  # the date may have been set back
         if left < _SOON:
-            claimed = self._absences.claim(recipient)
+            seen = standing.last_seen
+            seen_at = -inf if seen is None else self._hub.clock.seconds() - (self._hub.wall() - seen)
+            claimed = self._absences.claim(recipient, asked_at, seen_at)
             if is_pending(claimed):
                 claimed.addErrback(self._claim_failed, recipient)
             return chain(claimed, self._report, recipient, message)

@@ -19,6 +19,8 @@ from cometd_lite.limits import (
     UNREAD_TAKEN_OVER_SECONDS,
     Limits,
 )
+from cometd_lite.stores.redis.wakes import Wakes
+from cometd_lite.webhooks.absences import SharedAbsences
 
 
 class Told:
@@ -186,6 +188,42 @@ def test_the_next_absence_is_told_though_the_reader_was_elsewhere(told: Callable
     cursor = other.get("/poll/bob?after=oldest&wait=0").json["cursor"]
     other.get(f"/poll/bob?after={cursor}&wait=0")
     made.wait(10)
+    one.push("/bob")
+    made.wait(25)
+    assert made.all == [("unread", "bob")] * 2
+
+
+def test_the_next_absence_is_told_though_the_reader_came_while_the_last_one_was_claimed(
+    told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    claim, readers = SharedAbsences.claim, [other]
+
+    def after_a_reader(absences: SharedAbsences, *words: Any) -> Any:
+        if readers:
+            readers.pop().get("/poll/bob?wait=0")
+        return claim(absences, *words)
+
+    monkeypatch.setattr(SharedAbsences, "claim", after_a_reader)
+    one.push("/bob")
+    made.wait(25)
+    assert readers == []
+    one.push("/bob")
+    made.wait(25)
+    assert made.all == [("unread", "bob")] * 2
+
+
+def test_the_next_absence_is_told_though_its_notice_comes_after_the_reader(
+    told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wakes, "notify", lambda *words: None)
+    made = told(unread_after=20)
+    one, other = made.cluster.processes
+    other.get("/poll/bob?after=now&wait=0")
+    one.push("/bob")
+    made.wait(25)
+    other.get("/poll/bob?wait=0")
     one.push("/bob")
     made.wait(25)
     assert made.all == [("unread", "bob")] * 2

@@ -28,15 +28,17 @@ class RedisClaims:
         self._clock = clock
         self._process = process
 
-    def note(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        return self._claim(kind, id, seconds, 0)
+    def note(self, kind: str, id: str, seconds: float, at: float, since: float) -> Deferred[bool]:  # noqa: A002
+        left = at + seconds - self._clock.seconds()
+        return self._claim(kind, id, left, 0, max(0.0, since + seconds + self._link.offset))
 
     def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002
-        return self._claim(kind, id, seconds, 1)
+        return self._claim(kind, id, seconds, 1, 0.0)
 
-    def _claim(self, kind: str, id: str, seconds: float, keeps: int) -> Deferred[bool]:  # noqa: A002
-        words = (kind, id, self._process, seconds, self._most, keeps)
-        answer = self._link.run(self._clock.seconds(), "claim", (), *words)
+    def _claim(self, kind: str, id: str, seconds: float, *words: float) -> Deferred[bool]:  # noqa: A002
+        """Claim a record; ``words`` are the last ones of the script's ``claim``."""
+        given = (kind, id, self._process, seconds, self._most, *words)
+        answer = self._link.run(self._clock.seconds(), "claim", (), *given)
         return answer.addCallback(lambda said: said[0] == 1)
 
     def count(self, kind: str) -> Deferred[int]:

@@ -26,13 +26,15 @@ function verbs.renew()
   return answer()
 end
 
--- ARGV: process, seconds, most of the kind, 1 where a process that has the record keeps it. The result says whether the
--- record is this process' now: no process has it, or this one has it already, and keeps it.
+-- ARGV: process, seconds, most of the kind, 1 where a process that has the record keeps it, a time. The result says
+-- whether the record is this process' now: no process has it, the one that has it has it no longer than until that time,
+-- or this one has it already, and keeps it.
 function verbs.claim()
   if not may_write() then return refused() end
   local holder = call('GET', prefix .. 'record:' .. ARGV[2] .. ':' .. ARGV[3])
   local ends = tonumber(call('ZSCORE', prefix .. 'records:' .. ARGV[2], ARGV[3]) or 0)
-  if holder and ends > now and (ARGV[7] ~= '1' or holder ~= ARGV[4]) then return answer(0) end
+  local holds = holder and ends > math.max(now, tonumber(ARGV[8]))
+  if holds and (ARGV[7] ~= '1' or holder ~= ARGV[4]) then return answer(0) end
   remember(ARGV[2], ARGV[3], ARGV[4], now + tonumber(ARGV[5]), tonumber(ARGV[6]))
   return answer(1)
 end
