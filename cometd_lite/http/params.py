@@ -7,10 +7,11 @@ was parsed once is remembered, all but the cursor, which is new each time.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from .. import limits as bounds
 from ..core.message import NOW, OLDEST, Cursor
@@ -57,7 +58,7 @@ _OTHERS = (
 """What may stand where a cursor is asked for, in a field and in ``after``."""
 
 
-class Fields(NamedTuple):
+class Fields(Struct, frozen=True, gc=False):
     """The header fields that the interface knows, None where one is missing."""
 
     host: bytes | None
@@ -71,7 +72,7 @@ class Fields(NamedTuple):
     idempotency_key: bytes | None
 
 
-_NAMES = tuple(name.replace("_", "-").encode() for name in Fields._fields)
+_NAMES = tuple(name.replace("_", "-").encode() for name in Fields.__struct_fields__)
 
 
 def fields(exchange: Exchange) -> Fields:
@@ -157,7 +158,7 @@ def push(exchange: Exchange, name: str | None, allowed: frozenset[str]) -> PushA
 
 def _is_small(text: bytes, given: Fields) -> bool:
     """Return whether what a request asks may be remembered."""
-    return len(text) + sum(map(len, filter(None, given))) <= bounds.REMEMBERED_BYTES
+    return len(text) + sum(map(len, filter(None, astuple(given)))) <= bounds.REMEMBERED_BYTES
 
 
 def poll_asked(

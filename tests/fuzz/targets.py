@@ -24,6 +24,7 @@ from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
+from msgspec.structs import replace
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -56,7 +57,7 @@ UPGRADE = (
     b" HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-NO_FIELDS = Fields(*[None] * len(Fields._fields))
+NO_FIELDS = Fields(*[None] * len(Fields.__struct_fields__))
 
 
 class Found(AssertionError):
@@ -297,8 +298,8 @@ def cursors(data: bytes) -> None:
         short, long = asked(query), asked(spelled)
         hold(short == long, f"{query!r} is {short}, but {spelled!r} is {long}")
     asked(query)
-    asked(b"", NO_FIELDS._replace(if_none_match=text or None, prefer=more or None))
-    asked(b"", NO_FIELDS._replace(last_event_id=text or None, accept=more or None))
+    asked(b"", replace(NO_FIELDS, if_none_match=text or None, prefer=more or None))
+    asked(b"", replace(NO_FIELDS, last_event_id=text or None, accept=more or None))
 
 
 def asked(query: bytes, fields: Fields = NO_FIELDS) -> Any:
