@@ -77,9 +77,12 @@ def shielded_chain(
     result: Deferred[T], use: Callable[[T, Unpack[Ts]], MaybeDeferred[R]], *args: *Ts
 ) -> MaybeDeferred[R]:
     """Give ``result`` to ``use``, before ``args``, even where what is returned is cancelled before."""
-    if isinstance(result, ShieldedDeferred) and not result.called:
-        result._shielded = use, args
-        return result
+    shields = _shields.get(type(result))
+    if shields is None:
+        shields = _shields[type(result)] = isinstance(result, ShieldedDeferred)
+    if shields and not result.called:
+        result._shielded = use, args  # type: ignore[attr-defined]  # it is a ShieldedDeferred
+        return result  # type: ignore[return-value]  # it fires with what ``use`` returns
     return shielded(chain(result, use, *args))
 
 
@@ -256,6 +259,9 @@ class ShieldedDeferred(ParkedDeferred[T]):
                 return
         super().callback(result)
 
+
+_shields: dict[type, bool] = {}
+"""Whether the values of a type are ShieldedDeferreds; to ask ``isinstance`` of a subclass takes 130 ns."""
 
 _plain: set[type] = set()
 """Types whose values go on in the lane."""
