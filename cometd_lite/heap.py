@@ -65,4 +65,4 @@ class Heap:
         self._least = min(self._least, free)
         if free - self._least >= least:
             self._give_back()
-            self._least = free
+            self._least = self._free()  # the heap may end sooner now, and what was free there is no more

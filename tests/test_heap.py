@@ -18,10 +18,13 @@ class Library:
     def __init__(self) -> None:
         self.free = 10 * MEGABYTE
         self.given = 0
+        self.at_end = 0
+        """How much of it is at the end of the heap, which then ends sooner."""
         self.heap = Heap(lambda: self.free, self.give_back)
 
     def give_back(self) -> None:
-        self.given += 1  # glibc goes on to call free what it has given back
+        self.given += 1
+        self.free -= self.at_end  # glibc goes on to call free what else it has given back
 
     def trimmed(self, megabytes: int) -> bool:
         """Return whether pages are given back where so many megabytes are free."""
@@ -52,6 +55,13 @@ def test_what_was_used_again_and_freed_again_is_given_back_again() -> None:
     library = Library()
     assert library.trimmed(100)
     assert not library.trimmed(20)
+    assert library.trimmed(100)
+
+
+def test_what_is_freed_after_the_heap_was_cut_off_at_its_end_is_given_back_too() -> None:
+    library = Library()
+    library.at_end = 50 * MEGABYTE
+    assert library.trimmed(100)
     assert library.trimmed(100)
 
 
