@@ -236,6 +236,9 @@ class ParkedDeferred(Deferred[T]):
             super().addCallbacks(callback, errback, args, {}, errback_args, {})
 
 
+is_pending(ParkedDeferred())  # what an abstract class keeps of this question is not made in a flood then
+
+
 class ShieldedDeferred(ParkedDeferred[T]):
     """A ``ParkedDeferred`` of work that goes on where it is cancelled; see ``shielded_chain``.
 

@@ -13,8 +13,8 @@ TICK = 1.0
 each request costs 2 µs."""
 
 ABORTED_QUIET = 60
-"""The ticks between two lines of the log about connections that were aborted for a bound's sake. Python keeps
-some objects of each line in the midst of the flood that it is about, and up to a megabyte for each."""
+"""The ticks between two lines of the log about connections that were aborted for a bound's sake. Where twistd
+writes the log, Python keeps some objects of each line in the midst of a flood, up to a megabyte for each."""
 
 OVERDUE_AT_ONCE = 200
 """The overdue connections that end, or are answered why, in one turn of the reactor: some 5 ms."""

@@ -206,7 +206,8 @@ class Shared:
 
     def _end_overdue(self) -> None:
         """Let connections do what is due, some in each turn of the reactor: thousands may be due at once."""
-        some, self._overdue = self._overdue[:OVERDUE_AT_ONCE], self._overdue[OVERDUE_AT_ONCE:]
+        some = self._overdue[:OVERDUE_AT_ONCE]
+        del self._overdue[:OVERDUE_AT_ONCE]
         if self._overdue:
             self.clock.callLater(0, self._end_overdue)  # before one of these fails, which is due again then
         for connection in some:
@@ -219,7 +220,7 @@ class Shared:
         self.renderer.new_second()
         self.tick = tick = self.tick + 1
         is_ending = bool(self._overdue)
-        self._overdue = [one for one in self.connections if 0 < one.deadline <= tick]
+        self._overdue[:] = [one for one in self.connections if 0 < one.deadline <= tick]
         if not is_ending:
             self._end_overdue()
         self._log_aborted(self._unsent, _MOST_UNSENT)
