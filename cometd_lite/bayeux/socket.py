@@ -343,7 +343,7 @@ class _AtSocket(SessionReader[None]):
         self._answer(None)
         if not hub.stopping:
             return
-        hub.registry.forget(self)
+        super().leave()
         self.home.close(SERVICE_RESTART, "the server is stopping")
 
     def replaced(self, peer: Peer) -> None:

@@ -131,9 +131,7 @@ class Registry:
         return reader
 
     def forget(self, reader: ParkedReader[T]) -> None:
-        """Take ``reader`` out of every table, and end its timer if no other reader shares it."""
-        if reader.registry is None:
-            return
+        """Take a parked reader out of every table, and end its timer if no other reader shares it."""
         reader.registry = None
         self.parked -= 1
         keys, places = reader.keys, self._places

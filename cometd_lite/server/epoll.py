@@ -182,14 +182,18 @@ class Poller:
 
         Outside of ``doRead`` the first one is sent at once, as mostly no other follows: 50 µs sooner.
         """
-        if not (self._is_due or self.is_reading):
+        if self.is_reading:
+            most = _TOGETHER
+        elif self._is_due:
+            most = _FEWER
+        else:
             self._is_due = True
             self.reactor.callLater(0, self._turn_ends)
             wire.send_kept()
             return
         together = self._together
         together.append(wire)
-        if len(together) >= (_TOGETHER if self.is_reading else _FEWER):
+        if len(together) >= most:
             self.send_together()
 
     def _turn_ends(self) -> None:

@@ -55,10 +55,16 @@ _NO_MEMO: Final = _NoMemo()
 class Request:
     """One request; see ``Exchange`` for what routes use of it. The rest is for metrics and the access log."""
 
+    minor: int
+    """0 or 1, for HTTP/1.0 or HTTP/1.1."""
+    rule: str
+    """The rule of the route; empty where none matches."""
     code: int
     """The status of the response, once it has begun; 499 where the client disconnected before it."""
     sent: int
     """The bytes of the response's body, as above."""
+    _parked: Deferred[Any] | None
+    """It knows the request: a cycle, which is broken when the response is complete."""
 
     __slots__ = (
         "_connection",
@@ -91,13 +97,10 @@ class Request:
         self.head = head
         self.target: Target | _NoMemo = target
         self.minor = minor
-        """0 or 1, for HTTP/1.0 or HTTP/1.1."""
         self.received_at = connection.factory.seconds()
         self.rule = target.route.rule
-        """The rule of the route; empty where none matches."""
         self._phase = PENDING
-        self._parked: Deferred[Any] | None = None
-        """It knows the request: a cycle, which is broken when the response is complete."""
+        self._parked = None
         self._finish_waiters: list[Deferred[None]] | None = None
         self._view: TwistedWebRequest | None = None
 
