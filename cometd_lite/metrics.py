@@ -199,16 +199,16 @@ class ReactorMonitor:
 Gauges = Callable[[], Mapping[str, tuple[str, float]]]
 
 
-def prometheus(metrics: Metrics, gauges: Gauges, version: str, *, is_open: bool = False) -> bytes:
+def prometheus(metrics: Metrics, gauges: Gauges, version: str, *, as_openmetrics: bool = False) -> bytes:
     """Return everything counted, and what the system knows of the process.
 
-    The format is OpenMetrics where ``is_open``, else Prometheus' own text. ``gauges`` returns what stands at
-    this moment: by name, its sentence and its number.
+    The format is OpenMetrics where ``as_openmetrics``, else Prometheus' own text. ``gauges`` returns what
+    stands at this moment: by name, its sentence and its number.
     """
     registry = CollectorRegistry()
     registry.register(_Counted(metrics, gauges, version))
     ProcessCollector(registry=registry)
-    if is_open:
+    if as_openmetrics:
         return openmetrics.generate_latest(registry)  # type: ignore[no-any-return,no-untyped-call]  # untyped
     return generate_latest(registry)
 

@@ -65,9 +65,9 @@ def metrics(routes: Served, exchange: Exchange) -> Response:
     """Show what is counted, as Prometheus reads it, or as OpenMetrics where that is accepted."""
     if not routes.show_metrics:
         raise NotFound("The metrics are turned off.")
-    is_open = accepts(params.fields(exchange).accept, "application/openmetrics-text")
-    shown = prometheus(routes.metrics, lambda: gauges(routes), __version__, is_open=is_open)
-    return Response(200, responses.OPENMETRICS if is_open else responses.METRICS, shown)
+    as_openmetrics = accepts(params.fields(exchange).accept, "application/openmetrics-text")
+    shown = prometheus(routes.metrics, lambda: gauges(routes), __version__, as_openmetrics=as_openmetrics)
+    return Response(200, responses.OPENMETRICS if as_openmetrics else responses.METRICS, shown)
 
 
 @route("/openapi.json", "GET")
