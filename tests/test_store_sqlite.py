@@ -37,7 +37,6 @@ from cometd_lite.errors import KeyReused, ListenerGone, MailboxFull, NobodyWaits
 from cometd_lite.limits import (
     GOING_AT_ONCE,
     IDEMPOTENCY_SECONDS,
-    STORE_LOOK_COUNT,
     STORE_RESERVE_BYTES,
     STORE_STALLED_SECONDS,
     Limits,
@@ -769,30 +768,6 @@ def test_pushes_are_refused_once_the_file_was_deleted(place, lost):
     (said,) = [event for event in events if "cannot be written" in event.get("log_format", "")]
     assert "deleted or replaced" in said["error"]
     assert data(place.read(store, "bob")) == ["a"]
-
-
-@pytest.mark.parametrize("seconds", [0.0, 60.0])
-def test_the_file_is_looked_for_before_each_commit_but_for_many_messages_a_moment_later(
-    place, monkeypatch, seconds
-):
-    monkeypatch.setattr(journal, "STORE_LOOK_SECONDS", seconds)
-    store = place.open(worker=(worker := Steps()))
-
-    def push_many(many: int) -> list[Outcome]:
-        pushed = [place.push(store, "bob") for _ in range(many)]
-        worker.settle()
-        return pushed
-
-    assert [outcome.value for outcome in push_many(STORE_LOOK_COUNT)]
-    place.path.unlink()
-    for outcome in push_many(STORE_LOOK_COUNT):
-        if seconds:
-            assert outcome.value
-        else:
-            refused(outcome)
-    for many in STORE_LOOK_COUNT - 1, STORE_LOOK_COUNT:
-        for outcome in push_many(many):
-            refused(outcome)
 
 
 def test_pushes_go_on_once_the_file_is_back(place):

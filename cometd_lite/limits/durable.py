@@ -43,14 +43,6 @@ STORE_LOG_AHEAD_BYTES = 1_100 * (4_096 + 24)
 """The log has this length once a sixteenth is used: the thousand pages after which it is overwritten, and
 some for the commit that comes to them."""
 
-STORE_LOOK_SECONDS = 0.02
-"""Commits of many messages come a millisecond apart. Whether the file is still there, and what room the disk
-has, is looked at no more often than this between them: to look before each takes 5 % of their rate. Commits
-of more bytes than the log has are looked before each time, so that the reserve is not used up in between."""
-
-STORE_LOOK_COUNT = 8
-"""A commit of fewer messages is looked before each time as well."""
-
 STORE_RESERVE_BYTES = 64 * 1024 * 1024
 """Pushes stop where less than this would be free on the disk, because a deletion has to be written before it
 makes room. The write-ahead log takes 16 MB, and places and records, which are still written, some 30 MB. A

@@ -23,7 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..core.store import StoreUnusable
@@ -32,13 +31,10 @@ from ..limits import (
     STORE_LOCK_SECONDS,
     STORE_LOG_AHEAD_BYTES,
     STORE_LOG_BYTES,
-    STORE_LOOK_COUNT,
-    STORE_LOOK_SECONDS,
     STORE_NUMBERS_RESERVED,
     STORE_RESERVE_BYTES,
     STORE_ROWS_PER_STATEMENT,
 )
-from .disk import boot_id, disk_free
 
 Sync: TypeAlias = Literal["full", "normal"]
 Statement: TypeAlias = tuple[str, Sequence[Any]]
@@ -199,6 +195,20 @@ class Changes:
         return not (gone or kept or self.expired is not None or self.unacknowledged is not None)
 
 
+def disk_free(directory: Path) -> int:
+    """Return the bytes that are free on the disk of a directory."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def boot_id() -> str:
+    """Return what is the same until this machine loses its power or is restarted; empty where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Journal:
     """One file, and the one connection to it. ``epoch`` names the log's life if the file is new."""
 
@@ -218,8 +228,6 @@ class Journal:
         """What distinguishes the file and its log from any others at their paths."""
         self._size = self._log_size = 0
         """The bytes that the file and its log had when they were last looked at: the file never shrinks."""
-
-        self._look_at = 0.0
 
     # -- the start and the end
 
@@ -310,8 +318,9 @@ class Journal:
 
     def _upgrade(self, version: int) -> None:
         connection = self._connected()
-        for statement in [statement for step in SCHEMA[version:] for statement in step]:
-            connection.execute(statement)
+        for step in SCHEMA[version:]:
+            for statement in step:
+                connection.execute(statement)
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             row = (self._epoch, self._sync, self._boot)
@@ -342,9 +351,12 @@ class Journal:
 
         Raises ``sqlite3.Error`` or ``Unwritable``.
         """
-        count = 0 if changes.pushes is None else len(changes.pushes.values) // len(KeptMessage._fields)
-        if count < STORE_LOOK_COUNT or changes.wanted > STORE_LOG_AHEAD_BYTES or self._look_at < monotonic():
-            self._look_first(changes)
+        self._check_files()
+        grows = self._sync == "full" and STORE_LOG_AHEAD_BYTES // 16 < self._log_size < STORE_LOG_AHEAD_BYTES
+        if grows and self.has_room(STORE_LOG_AHEAD_BYTES):
+            self._lengthen_log()
+        if changes.wanted and not self.has_room(changes.wanted):
+            changes.has_room, changes.pushes = False, None
         sequence = changes.sequence if changes.pushes is None else changes.pushes.sequence
         if self._sync == "full" or (self._begins is None and sequence <= self._reserved):
             self._commit(changes)
@@ -356,18 +368,6 @@ class Journal:
         finally:
             connection.execute(f"PRAGMA synchronous = {self._sync}")
         self._reserved = reserved
-
-    def _look_first(self, changes: Changes) -> None:
-        """Look at the files, give the log its length, and leave the pushes out where there is no room."""
-        self._look_at = 0.0
-        self._check_files()
-        grows = self._sync == "full" and STORE_LOG_AHEAD_BYTES // 16 < self._log_size < STORE_LOG_AHEAD_BYTES
-        if grows and self.has_room(STORE_LOG_AHEAD_BYTES):
-            self._lengthen_log()
-        if changes.wanted and not self.has_room(changes.wanted):
-            changes.has_room, changes.pushes = False, None
-        else:
-            self._look_at = monotonic() + STORE_LOOK_SECONDS
 
     def _lengthen_log(self) -> None:
         """Give the log its length at once: while it grows, a commit waits for the file system's journal, too.
