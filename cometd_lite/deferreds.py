@@ -236,7 +236,7 @@ class ParkedDeferred(Deferred[T]):
             super().addCallbacks(callback, errback, args, {}, errback_args, {})
 
 
-is_pending(ParkedDeferred())  # what an abstract class keeps of this question is not made in a flood then
+is_pending(ParkedDeferred())  # An abstract class remembers the answer: here, not during a flood; see memos.
 
 
 class ShieldedDeferred(ParkedDeferred[T]):

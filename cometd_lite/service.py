@@ -114,8 +114,9 @@ class CometService(Service):
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802  Twisted's name
         """Join an application, and write its log where twistd would write it to standard output.
 
-        The lines are the same, but for the time twistd asks a ``tzinfo``: with each line CPython's cache of
-        methods keeps some names. Those of three lines in the midst of a flood kept up to 6 MB, see ``memos``.
+        The lines are those of twistd. Their time is made without a ``tzinfo``, whose methods twistd looks up
+        by new names for each line: CPython caches the names, and those of three lines that were written
+        during a flood kept up to 6 MB. See ``memos``.
         """
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's
         twistd = self.options.parent

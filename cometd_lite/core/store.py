@@ -239,9 +239,9 @@ class Claims(Protocol):
     """
 
     def note(self, kind: str, id: str, seconds: float, at: float, since: float) -> Deferred[bool]:  # noqa: A002
-        """Make a record of what was ``at`` a time, for so many seconds from then; return whether it is new.
+        """Make a record dated ``at`` that lasts for so many seconds from then; return whether it was made.
 
-        It is not where there is a record of what was ``since`` another time. Both are on the clock.
+        It is not made where there is one that is dated later than ``since``. Both are times on the clock.
         """
 
     def hold(self, kind: str, id: str, seconds: float) -> Deferred[bool]:  # noqa: A002

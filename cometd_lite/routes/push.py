@@ -59,7 +59,7 @@ def _push(grant: Grant, routes: Served, exchange: Exchange, asked: PushAsked) ->
         receipt = routes.hub.push(push)
     if isinstance(receipt, Receipt):
         return responses.of_push(receipt)
-    return receipt.addCallbacks(responses.of_push)
+    return receipt.addCallback(responses.of_push)
 
 
 def _push_to_listeners(are_none: bool, routes: Served, push: Push) -> MaybeDeferred[Receipt]:

@@ -206,7 +206,7 @@ class Shared:
 
     def _end_overdue(self) -> None:
         """Let connections do what is due, some in each turn of the reactor: thousands may be due at once."""
-        some = self._overdue[:OVERDUE_AT_ONCE]
+        some = self._overdue[:OVERDUE_AT_ONCE]  # The list stays the same one: see ``memos``.
         del self._overdue[:OVERDUE_AT_ONCE]
         if self._overdue:
             self.clock.callLater(0, self._end_overdue)  # before one of these fails, which is due again then

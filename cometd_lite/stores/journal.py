@@ -189,7 +189,7 @@ class Changes:
     expired: float | None = None
 
     def is_of_pushes(self) -> bool:
-        """Whether nothing has changed but what pushes say, as mostly. It is found sooner than all else is."""
+        """Whether the pushes are all that has changed, as in most commits."""
         gone = self.removed or self.deleted or self.forgotten or self.ended_leases or self.records_gone
         kept = self.places or self.leases or self.records or (self.pushes and self.pushes.receipts)
         return not (gone or kept or self.expired is not None or self.unacknowledged is not None)

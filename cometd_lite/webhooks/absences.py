@@ -35,10 +35,10 @@ class Absences(Protocol):
         """Return whether it is known here that the absence was reported."""
 
     def claim(self, recipient: str, at: float, seen: float) -> MaybeDeferred[bool]:
-        """Note that an absence is reported, which was found ``at`` a time; return whether it is a new one.
+        """Note that an absence that was found at ``at`` is reported; return whether it is a new one.
 
-        A reader that was ``seen`` since another one was found has ended that. Both times are on the clock.
-        Fails with ``StoreDown``.
+        It is not new where one is noted that was found after a reader was last ``seen``. Both are times on
+        the clock. Fails with ``StoreDown``.
         """
 
     def ended(self, keys: tuple[str, ...]) -> None:
@@ -112,7 +112,7 @@ class SharedAbsences:
         return False
 
     def claim(self, recipient: str, at: float, seen: float) -> MaybeDeferred[bool]:
-        # A reader may come while its absence is claimed, or before this is noted where the reader comes.
+        # A reader may come while its absence is claimed, or before its process is notified of the claim.
         seconds = limits.UNREAD_REPORTED_SECONDS
         claimed = self._store.claims.note(ABSENCES, recipient, seconds, at, seen)
         return claimed.addCallback(self._claimed, recipient)

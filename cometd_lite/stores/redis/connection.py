@@ -173,9 +173,7 @@ class TurnWriter:
     def _send(self) -> None:
         transport = self._transport
         data, self._unsent = b"".join(self._unsent), []
-        if (
-            self._has_left_some
-        ):  # only then: the list of writers is as long as there are clients that read slowly
+        if self._has_left_some:  # else the list, which has each client that reads slowly, need not be made
             self._has_left_some = transport in transport.reactor.getWriters()
         if self._is_socket and transport.connected and not self._has_left_some:
             # It has nothing else to send. To have it write would take two calls of epoll_ctl more.

@@ -26,9 +26,9 @@ function verbs.renew()
   return answer()
 end
 
--- ARGV: process, seconds, most of the kind, 1 where a process that has the record keeps it, a time. The result says
--- whether the record is this process' now: no process has it, the one that has it has it no longer than until that time,
--- or this one has it already, and keeps it.
+-- ARGV: process, seconds, most of the kind, 1 where a process that has the record keeps it, and a time: a record that
+-- ends by then does not count. The result says whether the record is this process' now: there was none, or this process
+-- had it already, and keeps it.
 function verbs.claim()
   if not may_write() then return refused() end
   local holder = call('GET', prefix .. 'record:' .. ARGV[2] .. ':' .. ARGV[3])
