@@ -2,28 +2,31 @@
 
 ``python -u -c CODE`` takes most of a second to import Twisted and ``cometd_lite``. ``fork`` runs the same
 code in a fork of a process that has imported both, which takes a twentieth of that. ``spawn`` runs any
-program.
+program. ``forked.py`` is a command that does what ``fork`` does, for a shell.
 
-This file is both sides. The tests import it; the fork server is ``python fork_server.py FD``, started at the
-first use. A request is a line of JSON on a socket, with open files beside it (SCM_RIGHTS): the status of the
-new process, its standard files, and those that it inherits. The fork server writes the id of the process to
-the status, and its exit code when it has ended. When the tests end, or are killed, the socket is closed:
-the fork server then kills all that it has started, and ends.
+This file is both sides. The tests import it; the fork server is ``python fork_server.py LISTENING ADDRESS``,
+started at the first use. Each process has its connection to the fork server (``forked.ask``): the process is
+killed when that is closed. When the tests end, or are killed, the standard input of the fork server ends: it
+kills all that it has started, and ends too.
 """
 
 from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import json
 import os
 import pkgutil
 import select
+import shlex
+import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -32,8 +35,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, NamedTuple, NoReturn
 
+from forked import NUMBER, ask, number
+
 ROOT = Path(__file__).resolve().parents[1]
-NUMBER = struct.Struct("i")
 EXECUTE = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
 
 _MOST_FILES = 64
@@ -45,11 +49,11 @@ _ASIDE = 300
 class Process:
     """A process of the fork server, with the part of ``subprocess.Popen`` that tests use."""
 
-    def __init__(self, args: Sequence[str], status: socket.socket) -> None:
+    def __init__(self, args: Sequence[str], connection: socket.socket) -> None:
         self.args = args
         self.returncode: int | None = None
-        self.status = status
-        self.pid = self.read(None)
+        self.connection = connection
+        self.pid = number(connection)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -63,8 +67,13 @@ class Process:
         Raises ``subprocess.TimeoutExpired``.
         """
         if self.returncode is None:
-            self.returncode = self.read(timeout)
-            self.status.close()
+            self.connection.settimeout(timeout)
+            try:
+                self.returncode = number(self.connection)
+            except (TimeoutError, BlockingIOError):
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self.args, timeout) from None
+            self.connection.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -77,42 +86,26 @@ class Process:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def read(self, timeout: float | None) -> int:
-        self.status.settimeout(timeout)
-        try:
-            data = self.status.recv(NUMBER.size)
-        except (TimeoutError, BlockingIOError):
-            assert timeout is not None
-            raise subprocess.TimeoutExpired(self.args, timeout) from None
-        assert data, "the fork server has ended"
-        number: int = NUMBER.unpack(data)[0]
-        return number
-
 
 class _ForkServer:
     """The fork server as the tests see it."""
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
+        self.address = str(Path(tempfile.mkdtemp(prefix="fork-")) / "socket")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.address)
+            listening.listen()
             self.process = subprocess.Popen(
-                [sys.executable, "-u", __file__, str(theirs.fileno())],
+                [sys.executable, "-u", __file__, str(listening.fileno()), self.address],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                stdin=subprocess.PIPE,
+                pass_fds=[listening.fileno()],
             )
         atexit.register(self.stop)
 
-    def start(self, request: dict[str, Any], files: Sequence[int]) -> Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            data = json.dumps(request).encode() + b"\n"
-            sent = socket.send_fds(self.socket, [data], [theirs.fileno(), *files])
-            self.socket.sendall(data[sent:])
-        return Process(request["argv"], ours)
-
     def stop(self) -> None:
-        self.socket.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self.process.wait()
 
 
@@ -126,7 +119,6 @@ def fork(
     *words: str,
     cwd: Path,
     stdout: IO[bytes],
-    preload: bool = True,
     pass_fds: Sequence[int] = (),
 ) -> Process:
     """Run Python code as ``python -u -c CODE WORDS`` does, with the server imported.
@@ -139,19 +131,26 @@ def fork(
         "argv": ["-c", *words],
         "cwd": str(cwd),
         "env": os.environ | {"PYTHONPATH": str(ROOT)},
-        "preload": preload,
-        "pass_fds": list(pass_fds),
+        "files": [0, 1, 2, *pass_fds],
+        "ignored": [],
     }
     with Path(os.devnull).open("rb") as nothing:
         standard = (nothing.fileno(), stdout.fileno(), stdout.fileno())
-        return _fork_server().start(request, [*standard, *pass_fds])
+        return Process(request["argv"], ask(_fork_server().address, request, [*standard, *pass_fds]))
+
+
+def forking_script(code: str) -> str:
+    """Return a shell script that does what ``python -c CODE`` does with its words, in a fork."""
+    program = Path(__file__).with_name("forked.py")
+    words = shlex.join([sys.executable, "-S", str(program), _fork_server().address, code])
+    return f'#!/bin/sh\nexec {words} "$@"\n'
 
 
 def spawn(*command: str, cwd: Path, stdout: IO[bytes] | None = None, pass_fds: Sequence[int] = ()) -> Process:
     """Run a program as ``fork`` runs code; without ``stdout`` its output is dropped."""
     with ExitStack() as stack:
         output = stdout or stack.enter_context(Path(os.devnull).open("wb"))
-        return fork(EXECUTE, *command, cwd=cwd, stdout=output, preload=False, pass_fds=pass_fds)
+        return fork(EXECUTE, *command, cwd=cwd, stdout=output, pass_fds=pass_fds)
 
 
 # -- the other side
@@ -162,7 +161,7 @@ class _Request(NamedTuple):
     files: list[int]
 
 
-def _serve(control: socket.socket) -> str:
+def _serve(listening: socket.socket) -> str:
     """Fork for each request, and report what has ended. Returns, in each fork, the code that it is to run."""
     ended, waker = socket.socketpair()
     for end in (ended, waker):
@@ -170,62 +169,68 @@ def _serve(control: socket.socket) -> str:
     signal.set_wakeup_fd(waker.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the tests end the processes
-    running: dict[int, int] = {}
+    running: dict[socket.socket, int] = {}
     while True:
-        ready, _, _ = select.select([control, ended], [], [])
+        ready, _, _ = select.select([0, listening, ended, *running], [], [])
+        if 0 in ready:
+            _end(running)
         if ended in ready:
             ended.recv(4_096)
             _report(running)
-        if control not in ready:
-            continue
-        request = _receive(control)
-        if request is None:
-            _end(running)
-        elif not _fork(request, running):
-            signal.set_wakeup_fd(-1)
-            for end in (control, ended, waker):
-                end.close()
-            return _become(request)
+        for connection in running.keys() & ready:
+            os.kill(running[connection], signal.SIGKILL)  # nothing is sent: it has been closed
+        if listening in ready:
+            connection = listening.accept()[0]
+            request = _receive(connection)
+            if request is not None and not _fork(request, connection, running):
+                signal.set_wakeup_fd(-1)
+                for end in (listening, ended, waker, connection, *running):
+                    end.close()
+                return _become(request)
 
 
-def _fork(request: _Request, running: dict[int, int]) -> bool:
+def _fork(request: _Request, connection: socket.socket, running: dict[socket.socket, int]) -> bool:
     """Fork, and note the process among those that run; return False in the fork."""
-    if request.words["preload"]:
+    if request.words["code"] != EXECUTE:
         _preload()
     pid = os.fork()
     if pid == 0:
         return False
-    status, *others = request.files
-    running[pid] = status
-    os.write(status, NUMBER.pack(pid))
-    for file in others:
+    running[connection] = pid
+    _send(connection, pid)
+    for file in request.files:
         os.close(file)
     return True
 
 
-def _end(running: dict[int, int]) -> NoReturn:
-    for pid in running:
+def _end(running: dict[socket.socket, int]) -> NoReturn:
+    for pid in running.values():
         os.kill(pid, signal.SIGKILL)
     sys.exit()
 
 
-def _receive(control: socket.socket) -> _Request | None:
-    """Return the next request; None where the tests have ended."""
-    data, files, _, _ = socket.recv_fds(control, 65_536, _MOST_FILES)
+def _receive(connection: socket.socket) -> _Request | None:
+    """Return the request on a connection; None where it was closed before."""
+    data, files, _, _ = socket.recv_fds(connection, 65_536, _MOST_FILES)
     while data and not data.endswith(b"\n"):
-        data += control.recv(65_536)
+        more = connection.recv(65_536)
+        data = data + more if more else b""
     return _Request(json.loads(data), files) if data else None
 
 
-def _report(running: dict[int, int]) -> None:
+def _report(running: dict[socket.socket, int]) -> None:
     """Write the exit codes of the processes that have ended."""
-    for pid in list(running):
+    for connection, pid in list(running.items()):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            told = running.pop(pid)
-            with suppress(BrokenPipeError):  # the test that started it has ended
-                os.write(told, NUMBER.pack(os.waitstatus_to_exitcode(status)))
-            os.close(told)
+            del running[connection]
+            _send(connection, os.waitstatus_to_exitcode(status))
+            connection.close()
+
+
+def _send(connection: socket.socket, number: int) -> None:
+    with suppress(BrokenPipeError):  # who asked has ended
+        connection.sendall(NUMBER.pack(number))
 
 
 @cache
@@ -245,6 +250,8 @@ def _preload() -> None:
             with suppress(ImportError):
                 import_module(module.name)
     del sys.modules[reactor]
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy all pages
 
 
 def _become(request: _Request) -> str:
@@ -252,13 +259,18 @@ def _become(request: _Request) -> str:
     code: str = request.words["code"]
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for ignored in request.words["ignored"]:
+        signal.signal(ignored, signal.SIG_IGN)
     if code == EXECUTE:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # only Python ignores it
-    aside = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for file in request.files[1:]]
-    os.closerange(3, _ASIDE)
-    for file, place in zip(aside, (0, 1, 2, *request.words["pass_fds"]), strict=True):
+    aside = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for file in request.files]
+    os.closerange(0, _ASIDE)
+    for file, place in zip(aside, request.words["files"], strict=True):
         os.dup2(file, place)
         os.close(file)
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        if place not in request.words["files"]:
+            setattr(sys, name, None)
     os.chdir(request.words["cwd"])
     os.environ.clear()
     os.environ.update(request.words["env"])
@@ -267,5 +279,36 @@ def _become(request: _Request) -> str:
     return code
 
 
+def _run(code: str) -> NoReturn:
+    """Run the code, and end as Python does, but without a teardown of modules, which would copy them all."""
+    try:
+        exec(code, {"__name__": "__main__"})
+        status: Any = 0
+    except SystemExit as exit_:
+        status = exit_.code or 0
+        if not isinstance(status, int):
+            sys.stderr.write(f"{status}\n")
+            status = 1
+    except BaseException as error:  # noqa: BLE001  a KeyboardInterrupt is no Exception
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = None if isinstance(error, KeyboardInterrupt) else 1
+    gc.collect()  # a Deferred logs its failure when it is collected
+    threading._shutdown()  # type: ignore[attr-defined]  # it waits for threads
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, BrokenPipeError, ValueError):  # there is none, or it was closed
+            file.flush()
+    if status is None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 0xFF)
+
+
 if __name__ == "__main__":
-    exec(_serve(socket.socket(fileno=int(sys.argv[1]))), {"__name__": "__main__"})
+    descriptor, address = sys.argv[1:]
+    try:
+        code = _serve(socket.socket(fileno=int(descriptor)))
+    except SystemExit:
+        shutil.rmtree(Path(address).parent)
+        raise
+    _run(code)

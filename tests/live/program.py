@@ -29,6 +29,7 @@ from tls import certificate, client_context
 PATIENCE = 20.0
 """Seconds until a condition that should hold is given up."""
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+COMETD_LITE = "import sys; from cometd_lite.cli import main; sys.argv[0] = 'cometd-lite'; sys.exit(main())"
 ON_LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 

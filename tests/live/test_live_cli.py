@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fork_server import ROOT
-from program import PATIENCE, Program, Run, eventually
+from fork_server import ROOT, forking_script
+from program import COMETD_LITE, PATIENCE, Program, Run, eventually
 
 from cometd_lite import __version__
-
-COMMAND = f"{sys.executable} -m cometd_lite"
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def environment(program: Program, tmp_path: Path) -> dict[str, str]:
     """Return an environment in whose shells the command is there, and knows the server."""
     command = tmp_path / "bin" / "cometd-lite"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {COMMAND} "$@"\n')
+    command.write_text(forking_script(COMETD_LITE))
     command.chmod(0o755)
     return os.environ | {
         "PYTHONPATH": str(ROOT),

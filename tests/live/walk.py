@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from fork_server import ROOT
+from fork_server import ROOT, forking_script
 from markdown_it import MarkdownIt
-from program import PATIENCE, TWISTD, eventually
+from program import COMETD_LITE, PATIENCE, TWISTD, eventually
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -42,14 +42,9 @@ TWISTD_COMMAND = ".venv/bin/twistd -n --pidfile= cometd-lite"
 """The command that serves, as the pages have it."""
 
 _PORT = re.compile(r"(?<=[:= ])(80\d\d)\b")
-_COMMANDS = {
-    "cometd-lite": f'exec {sys.executable} -m cometd_lite "$@"',
-    "gunicorn": f'exec {sys.executable} -m gunicorn "$@"',
-    "python": f'exec {sys.executable} "$@"',
-    "twistd": f'exec {sys.executable} -c "{TWISTD}" "$@"',
-    "uvicorn": f'exec {sys.executable} -m uvicorn "$@"',
-}
-"""What ``pip install`` puts into ``.venv/bin``."""
+_FORKED = {"cometd-lite": COMETD_LITE, "twistd": TWISTD}
+_OTHERS = {"gunicorn": "-m gunicorn", "python": "", "uvicorn": "-m uvicorn"}
+"""What ``pip install`` puts into ``.venv/bin``: what a fork runs, and words of Python."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +146,14 @@ class Walk:
             (directory / ".venv").symlink_to(installed)
             return
         self.environment["PYTHONPATH"] = str(ROOT)
+        scripts = {name: forking_script(code) for name, code in _FORKED.items()}
+        for name, words in _OTHERS.items():
+            scripts[name] = f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n'
         commands = directory / ".venv" / "bin"
         commands.mkdir(parents=True)
-        for name, script in _COMMANDS.items():
+        for name, text in scripts.items():
             command = commands / name
-            command.write_text(f"#!/bin/sh\n{script}\n")
+            command.write_text(text)
             command.chmod(0o755)
 
     def port(self, written: str) -> int:
