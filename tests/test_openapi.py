@@ -74,6 +74,7 @@ def anonymous(path: str) -> str:
 # -- the document
 
 
+@pytest.mark.slow
 def test_it_is_openapi_3_1_whatever_is_turned_on() -> None:
     needs_package("openapi_spec_validator")
     validate = importlib.import_module("openapi_spec_validator").validate

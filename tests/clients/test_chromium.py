@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
+from chromium import Window, window
 from foreign import HERE, curl, eventually
 from program import Program
-from tools import needs_chromium
 
 
 class Pages(SimpleHTTPRequestHandler):
@@ -40,39 +38,18 @@ def pages() -> Iterator[int]:
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    chromium = needs_chromium()
-    browsers = []
-
-    def browse(url: str) -> None:
-        flags = (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            f"--user-data-dir={tmp_path}",
-        )
-        browsers.append(
-            subprocess.Popen(
-                [chromium, *flags, "--disable-background-networking", url],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-
-    yield browse
-    for browser in browsers:
-        browser.terminate()
-        browser.wait(10.0)
+def browser() -> Iterator[Window]:
+    with window() as browser:
+        yield browser
 
 
 @pytest.mark.parametrize("transport", ["websocket", "long-polling", "callback-polling"])
 def test_a_page_of_an_allowed_origin_chats_with_a_curl(
-    run: Callable[..., Program], pages: int, browse: Callable[[str], None], transport: str
+    run: Callable[..., Program], pages: int, browser: Window, transport: str
 ) -> None:
     program = run("--allow-origin", f"http://127.0.0.1:{pages}")
     url = f"http://127.0.0.1:{program.port}/cometd"
-    browse(f"http://127.0.0.1:{pages}/page.html?{quote(f'{url},{transport}')}")
+    browser.open(f"http://127.0.0.1:{pages}/page.html?{quote(f'{url},{transport}')}")
 
     def said() -> list[object]:
         return program.get("/poll/chat/page?after=oldest&wait=0").data
@@ -87,10 +64,10 @@ def test_a_page_of_an_allowed_origin_chats_with_a_curl(
 
 @pytest.mark.parametrize("transport", ["websocket", "long-polling", "callback-polling"])
 def test_a_page_of_a_foreign_origin_cannot_shake_hands(
-    run: Callable[..., Program], pages: int, browse: Callable[[str], None], transport: str
+    run: Callable[..., Program], pages: int, browser: Window, transport: str
 ) -> None:
     program = run()
     url = f"http://127.0.0.1:{program.port}/cometd"
-    browse(f"http://127.0.0.1:{pages}/page.html?{quote(f'{url},{transport}')}")
+    browser.open(f"http://127.0.0.1:{pages}/page.html?{quote(f'{url},{transport}')}")
     eventually(lambda: "/refused" in Pages.asked, "the page's failure")
     assert b"cometd_lite_bayeux_sessions 0.0" in program.get("/metrics").body

@@ -1,14 +1,22 @@
-"""Chromium without a head, over the pipe of its DevTools protocol: pages are opened, and asked by script."""
+"""Chromium without a head, over the pipe of its DevTools protocol: pages are opened, and asked by script.
+
+A process of tests starts one browser, at its first use. Each window has cookies, a storage and a cache of its
+own.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from program import PATIENCE, eventually
 from tools import needs_chromium
@@ -21,12 +29,14 @@ class NotLoaded(Exception):
 
 
 class Chromium:
-    """A browser with a profile of its own. Messages are JSON, each ended by a zero byte, over fds 3 and 4."""
+    """A browser. Messages are JSON, each ended by a zero byte, over fds 3 and 4."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self) -> None:
+        command = needs_chromium()
+        self.profile = tempfile.mkdtemp(prefix="chromium-")
         browser_reads, self.to_browser = os.pipe()
         self.from_browser, browser_writes = os.pipe()
-        words = (needs_chromium(), *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe")
+        words = (command, *_FLAGS, f"--user-data-dir={self.profile}", "--remote-debugging-pipe")
         # The shell puts the pipes where the browser looks for them.
         script = f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}'
         self.process = subprocess.Popen(
@@ -40,21 +50,12 @@ class Chromium:
         os.close(browser_writes)
         self.ids = count(1)
         self.buffer = b""
+        atexit.register(self.end)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE)
-        os.close(self.to_browser)
-        os.close(self.from_browser)
-
-    def open(self, url: str) -> Page:
-        """Return a page that loads the URL."""
-        target = self.ask("Target.createTarget", url=url)["targetId"]
-        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
-        return Page(self, attached["sessionId"])
+        shutil.rmtree(self.profile, ignore_errors=True)
 
     def ask(self, method: str, session: str | None = None, **words: Any) -> dict[str, Any]:
         """Send a command, and return what it is answered with; events that come before are dropped."""
@@ -79,6 +80,34 @@ class Chromium:
             self.buffer += data
         message, _, self.buffer = self.buffer.partition(b"\0")
         return message
+
+
+@cache
+def _chromium() -> Chromium:
+    return Chromium()
+
+
+class Window:
+    def __init__(self, browser: Chromium, context: str) -> None:
+        self.browser = browser
+        self.context = context
+
+    def open(self, url: str) -> Page:
+        """Return a page that loads the URL."""
+        target = self.browser.ask("Target.createTarget", url=url, browserContextId=self.context)["targetId"]
+        attached = self.browser.ask("Target.attachToTarget", targetId=target, flatten=True)
+        return Page(self.browser, attached["sessionId"])
+
+
+@contextmanager
+def window() -> Iterator[Window]:
+    """Open a window of the browser, and close it, and all of its pages, at the end."""
+    browser = _chromium()
+    context = browser.ask("Target.createBrowserContext")["browserContextId"]
+    try:
+        yield Window(browser, context)
+    finally:
+        browser.ask("Target.disposeBrowserContext", browserContextId=context)
 
 
 class Page:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chromium import Chromium, Page
+from chromium import Page, window
 from rules import under
 from walk import LISTEN, SHELL, Walk
 
@@ -14,7 +14,7 @@ def the_page(walk: Walk) -> None:
     walk.serve(walk.next(SHELL).rstrip() + f" --listen {LISTEN}")
     walk.write("chat.html", walk.next("html"))
     walk.serve(f"exec {walk.next(SHELL)}", port="8000")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
 
         def opened(name: str) -> Page:
             return browser.open(walk.here(f"http://localhost:8000/chat.html?name={name}"))

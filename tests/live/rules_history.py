@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chromium import Chromium
+from chromium import window
 from rules import under
 from walk import LISTEN, SHELL, Walk
 
@@ -22,7 +22,7 @@ def begin_with_the_newest(walk: Walk) -> None:
     assert '"gap":true' not in said
     walk.write("lobby.html", walk.next("html"))
     walk.serve("exec python3 -m http.server 8000 --bind 127.0.0.1", port="8000")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         page = browser.open(walk.here("http://localhost:8000/lobby.html"))
         page.until("window.talk?.innerText === 'one\\ntwo\\nthree\\nfour'")
         walk.run("curl -s -d five localhost:8080/push/chat/lobby")

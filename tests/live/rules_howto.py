@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from chromium import Chromium, Page
+from chromium import Page, window
 from program import eventually
 from receivers import KEY
 from rules import under
@@ -31,7 +31,7 @@ def server(walk: Walk) -> None:
 
 def pays(walk: Walk) -> None:
     """Press the button in one window, and see it in another one, and in one that is opened later."""
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         pages = []
         for _ in range(
             2
@@ -99,7 +99,7 @@ def a_bell(walk: Walk) -> None:
     server(walk)
     walk.write("bell.html", walk.next("html"))
     walk.serve(port="8000")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
 
         def opened() -> Page:
             return browser.open(walk.here("http://localhost:8000/bell.html"))
@@ -124,7 +124,7 @@ def a_job(walk: Walk) -> None:
     walk.write("job.html", walk.next("html"))
     walk.serve(port="8000")
     walk.write("worker.py", walk.next("python"))
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         early = browser.open(walk.here("http://localhost:8000/job.html"))
         early.until("globalThis.state?.textContent === 'waiting'")
         walk.shell()

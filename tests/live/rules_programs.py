@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chromium import Chromium
+from chromium import window
 from program import eventually
 from rules import under
 from walk import LISTEN, SHELL, Walk
@@ -115,5 +115,5 @@ def in_a_browser(walk: Walk) -> None:
         f"<script type=module>const show = ({{ text }}) => (document.title = text);{script}</script>",
     )
     walk.serve("exec python3 -m http.server 8000 --bind 127.0.0.1", port="8000")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         browser.open(walk.here("http://localhost:8000/page.html")).until("document.title === 'hello'")

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 
-from chromium import Chromium
+from chromium import window
 from fork_server import ROOT
 from program import eventually
 from rules import under
@@ -66,7 +66,7 @@ def chat(walk: Walk) -> None:
     walk.write("chat.html", page)
     walk.serve(port="8000")
     walk.serve(walk.next(SHELL).rstrip() + f" --listen {LISTEN}")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         ann, bob = (browser.open(walk.here("http://localhost:8000/chat.html")) for _ in range(2))
         for page_of in (ann, bob):
             page_of.until("document.title === 'Chat' && window.form?.onsubmit != null")
@@ -102,7 +102,7 @@ def etags(walk: Walk) -> None:
         "page.html", f"<script type=module>const show = (said) => (document.title = said);{script}</script>"
     )
     walk.serve("exec python3 -m http.server 8000 --bind 127.0.0.1", port="8000")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         page = browser.open(walk.here("http://localhost:8000/page.html"))
         for words in ("one", "two"):
             eventually(lambda: '"waiting":1' in walk.run("curl -s localhost:8080/recipients/room"))
@@ -211,7 +211,7 @@ def go_on_from_a_cursor(walk: Walk) -> None:
 def read_in_a_page(walk: Walk) -> None:
     walk.server()
     walk.run("curl -s -d first localhost:8080/push/bob")
-    with Chromium(walk.directory / "profile") as browser:
+    with window() as browser:
         page = browser.open(walk.here("http://localhost:8080/"))
         page.until("document.readyState === 'complete' && document.title")
         page.evaluate("globalThis.said = []; console.log = (words) => said.push(words)")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Chromium
+from chromium import window
 from fork_server import ROOT
 from program import PATIENCE, TWISTD, Answer, Connection, Program, eventually
 from tools import needs, needs_package
@@ -109,7 +109,7 @@ def test_beside_flask(start: Start) -> None:
 def test_beside_django(start: Start, tmp_path: Path) -> None:
     needs_package("django")
     port = start(str(PROGRAMS / "beside_django.py"), "LISTEN")
-    with Chromium(tmp_path / "profile") as browser:
+    with window() as browser:
         page = browser.open(f"http://127.0.0.1:{port}/jobs/six")
         page.until("document.title === 'Job' && bar.value === 100")
     assert b'<progress id="bar"' in unframed(port, "GET", "/jobs/seven")

@@ -31,6 +31,7 @@ def names(module: str) -> list[str]:
     return list(listed)
 
 
+@pytest.mark.slow
 def test_the_program_is_clean_under_strict_mypy(tmp_path: Path) -> None:
     needs_package("mypy_zope")  # without it Twisted's own interfaces say nothing to mypy
     settings = tmp_path / "mypy.ini"
