@@ -1,6 +1,6 @@
 """Processes for tests, forked from one that has imported the server already.
 
-``python -u -c CODE`` takes most of a second to import Twisted and ``cometd_lite``. ``fork`` runs the same
+``python -c CODE`` takes most of a second to import Twisted and ``cometd_lite``. ``fork`` runs the same
 code in a fork of a process that has imported both, which takes a twentieth of that. ``spawn`` runs any
 program. ``forked.py`` is a command that does what ``fork`` does, for a shell.
 
@@ -96,7 +96,7 @@ class _ForkServer:
             listening.bind(self.address)
             listening.listen()
             self.process = subprocess.Popen(
-                [sys.executable, "-u", __file__, str(listening.fileno()), self.address],
+                [sys.executable, __file__, str(listening.fileno()), self.address],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
                 pass_fds=[listening.fileno()],
@@ -121,7 +121,7 @@ def fork(
     stdout: IO[bytes],
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Run Python code as ``python -u -c CODE WORDS`` does, with the server imported.
+    """Run Python code as ``python -c CODE WORDS`` does, with the server imported.
 
     Its standard output and error go to ``stdout``, and its standard input is empty. It has ``pass_fds`` open
     by the same numbers.

@@ -49,9 +49,13 @@ def shell(script: str, environment: dict[str, str], **words: Any) -> subprocess.
 
 
 @contextmanager
-def running(*words: str, env: dict[str, str], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *words: str, env: dict[str, str], fresh: bool = False, **popen: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command meanwhile, in a fork unless it is to be this process itself."""
+    command = (sys.executable, "-m", "cometd_lite") if fresh else ("cometd-lite",)
     process = subprocess.Popen(
-        [sys.executable, "-m", "cometd_lite", *words],
+        [*command, *words],
         env=env,
         stdin=popen.pop("stdin", subprocess.DEVNULL),
         stdout=popen.pop("stdout", subprocess.PIPE),
@@ -147,7 +151,7 @@ def test_the_first_signal_ends_a_push_that_waits_for_its_message(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)
-    with running(*words, env=environment, cwd=tmp_path, stdin=subprocess.PIPE) as push:
+    with running(*words, env=environment, cwd=tmp_path, fresh=True, stdin=subprocess.PIPE) as push:
         eventually(lambda: handles(push, signal.SIGTERM), "running")
         push.send_signal(number)
         assert push.wait(PATIENCE) == status
@@ -240,7 +244,7 @@ def test_a_command_for_each_message_is_interrupted_with_us(
     words = ("follow", "cli/exec", "--after", "oldest", "--cursor-file", str(place))
     started = tmp_path / "started"
     with running(
-        *words, "--exec", f": > {started}; exec sleep 30", env=environment, start_new_session=True
+        *words, "--exec", f": > {started}; exec sleep 30", env=environment, fresh=True, start_new_session=True
     ) as one:
         eventually(started.exists, "the command runs")
         os.killpg(one.pid, signal.SIGINT)  # as a terminal does, to everyone in front of it
