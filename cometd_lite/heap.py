@@ -7,10 +7,14 @@ where it is asked to. Where there is another library, nothing is done.
 from __future__ import annotations
 
 import ctypes
+import mmap
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .limits import HEAP_FREED_BYTES
+from .limits import HEAP_FREED_BYTES, HEAP_SHARE
 
 _FIELDS = (
     "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
@@ -45,24 +49,52 @@ def give_back() -> Callable[[], object]:
     return (lambda: None) if trim is None else (lambda: trim(0))
 
 
+def resident_bytes() -> Callable[[], int]:
+    """Return a function that returns the bytes that the process has, 0 where that cannot be known."""
+    pages, size = Path("/proc/self/statm"), mmap.PAGESIZE
+    return (lambda: int(pages.read_bytes().split()[1]) * size) if pages.exists() else (lambda: 0)
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the C library and the system say and do."""
+
+    free: Callable[[], int] = field(default_factory=freed_bytes)
+    give_back: Callable[[], object] = field(default_factory=give_back)
+    resident: Callable[[], int] = field(default_factory=resident_bytes)
+    seconds: Callable[[], float] = time.perf_counter
+
+
 class Heap:
-    """The heap of the C library. ``trim`` is to be called a few times a second.
+    """The heap of the C library. ``look`` is to be called a few times a second."""
 
-    ``free`` returns the bytes that are free in it, ``give_back`` gives the pages back that are.
-    """
+    def __init__(self, library: Library | None = None) -> None:
+        self._library = library or Library()
+        self._due = self._library.seconds()
+        self._note()
 
-    def __init__(
-        self, free: Callable[[], int] | None = None, give_back_pages: Callable[[], object] | None = None
-    ) -> None:
-        self._free = free or freed_bytes()
-        self._give_back = give_back_pages or give_back()
-        self._least = self._free()
+    def _note(self) -> None:
+        self._free = self._library.free()
         """The bytes that were free when the least were, since pages were last given back."""
+        self._resident = self._library.resident()
+        """The bytes that the process had when it had the least, since then."""
+
+    def look(self) -> None:
+        """Trim, unless the last time has taken long: glibc walks all blocks that are free."""
+        began = self._library.seconds()
+        self._resident = min(self._resident, self._library.resident())
+        if began >= self._due:
+            self.trim()
+            self._due = began + (self._library.seconds() - began) / HEAP_SHARE
 
     def trim(self, least: int = HEAP_FREED_BYTES) -> None:
-        """Give pages back where so many bytes were freed."""
-        free = self._free()
-        self._least = min(self._least, free)
-        if free - self._least >= least:
-            self._give_back()
-            self._least = self._free()  # the heap may end sooner now, and what was free there is no more
+        """Give pages back where so many bytes were freed.
+
+        What was used and freed between two looks is free as before, but the process has grown by it.
+        """
+        free = self._library.free()
+        self._free = min(self._free, free)
+        grown = min(self._library.resident() - self._resident, free)
+        if max(free - self._free, grown) >= least:
+            self._library.give_back()
+            self._note()  # the heap may end sooner now, and what was free there is no more

@@ -102,7 +102,7 @@ class CometService(Service):
         self.warnings = warnings
         self.heap = Heap()
         self.repeated = (
-            (LoopingCall(self.heap.trim), HEAP_SECONDS),
+            (LoopingCall(self.heap.look), HEAP_SECONDS),
             (LoopingCall(self._forget), MEMO_SECONDS),
         )
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)

@@ -416,6 +416,9 @@ HEAP_FREED_BYTES = 8 * 1024 * 1024
 HEAP_SECONDS = 0.25
 """Freed memory is looked for this often, 20 µs each time. Giving back what is freed in between is short."""
 
+HEAP_SHARE = 0.01
+"""Looking for freed memory takes up to this share of the time. Among 200,000 free blocks it takes 25 ms."""
+
 MEMO_SECONDS = 60.0
 """Results of functions are remembered for so long, see ``memos``. To compute all again takes some 20 ms."""
 
