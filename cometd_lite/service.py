@@ -34,6 +34,7 @@ from twisted.logger import (
     formatEventAsClassicLogText,
     timeFormatRFC3339,
 )
+from twisted.python import failure as failures
 from twisted.python.failure import Failure
 
 from . import __version__, listening
@@ -46,7 +47,7 @@ from .deferreds import is_pending
 from .errors import TooManyRequests
 from .heap import Heap
 from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, HEAP_SECONDS, MEMO_SECONDS
-from .memos import forget_all
+from .memos import forget_all, renew
 from .metrics import ReactorMonitor
 from .options import Options
 from .server import Application, Bounds, HTTPFactory, Refused, Request
@@ -199,7 +200,10 @@ class CometService(Service):
         is_small = sys.getallocatedblocks() < FEW_BLOCKS
         if is_small:
             gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
-        self.comet.metrics.renew()  # where there are none of these, else the numbers would be put into them
+        # Where there are none of these, else the numbers would be put into them.
+        self.comet.metrics.renew()
+        if hasattr(failures, "count"):
+            renew(failures, "count")  # how many Twisted has made
         if is_small:
             self.heap.trim(least=1)
 
