@@ -74,14 +74,19 @@ class Leased(machine.Core):
         self.leases: dict[int, Lease] = {}
         """The last lease of each message that is kept and not done."""
         self.leased_from: set[str] = set()
+        self.ended: set[str] = set()
+        """Of which mailboxes leases have ended by themselves since the last sweep."""
         self.settleable: list[LeasedMessage] = []
 
     # -- the model
 
     def model_end_leases(self) -> None:
-        for lease in self.leases.values():
-            if lease.ends_at is not None and lease.ends_at <= self.clock.seconds():
-                self.model_free(lease)
+        for name, box in self.boxes.items():
+            for one in box.kept:
+                lease = self.leases.get(one.number)
+                if lease is not None and lease.ends_at is not None and lease.ends_at <= self.clock.seconds():
+                    self.model_free(lease)
+                    self.ended.add(name)
 
     @staticmethod
     def model_free(lease: Lease) -> None:
@@ -167,13 +172,8 @@ class Leased(machine.Core):
             self.check_dead_letters(name, exhausted[name])
         self.sequence = self.store.sequence
         answered = {reader.recipients[0] for reader in self.waiting if not reader.outcome.parked}
-        self.check_answers(
-            self.model_wake([name for name in NAMES if self.has_more(name) or name in answered])
-        )
-
-    def has_more(self, name: str) -> bool:
-        """Whether there is a message for a take. One that waits beside it waits since a lease has ended."""
-        return any(not one.taken and not self.is_reserved(one) for one in self.boxes[name].kept)
+        self.check_answers(self.model_wake([name for name in NAMES if name in self.ended | answered]))
+        self.ended.clear()
 
     def is_exhausted(self, one: Kept) -> bool:
         return one.number in self.leases and self.leases[one.number].is_exhausted
