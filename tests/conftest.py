@@ -43,17 +43,23 @@ LIVE = {Path(__file__).with_name(name) for name in ("clients", "live", "soak")}
 """Directories of tests that start servers."""
 
 
+def _only_fast(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "fast")
+
+
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
-    """Return how many processes run the tests: one more than there are cores, because some tests wait."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None  # xdist reads it
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return how many processes run the tests: as many as there are cores, one for what waits now and then,
+    and one more for the live tests, which wait most of the time.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not hasattr(os, "sched_getaffinity"):
+        return None  # xdist reads it, or counts
+    return len(os.sched_getaffinity(0)) + (1 if _only_fast(config) else 2)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import no live tests where only the fast ones are asked for: each process would."""
-    return True if collection_path in LIVE and config.getoption("markexpr") == "fast" else None
+    return True if collection_path in LIVE and _only_fast(config) else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,8 +78,8 @@ def pytest_collection() -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the live tests and the fast ones; begin with the live ones, which wait while others work."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the live tests and the fast ones. Two processes begin with the live ones, while others work."""
     is_live = cache(lambda path: not LIVE.isdisjoint(path.parents))
     for item in items:
         if is_live(item.path):
@@ -84,7 +90,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or getattr(item.obj, "is_hypothesis_test", False)
         ):
             item.add_marker("fast")
-    items.sort(key=lambda item: item.get_closest_marker("live") is None)
+    waiting = [item for item in items if item.get_closest_marker("live")]
+    working = [item for item in items if not item.get_closest_marker("live")]
+    # Each process is given as many tests as each other, in this order.
+    half = len(waiting) // 2
+    share = len(items) // getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    rest = max(0, share - half)
+    items[:] = waiting[:half] + working[:rest] + waiting[half:] + working[rest:]
 
 
 @pytest.fixture(autouse=True)

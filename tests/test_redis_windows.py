@@ -733,6 +733,7 @@ class Client:
             self.poll = None
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32))
 def test_where_a_fifth_of_all_wakes_is_lost_nothing_else_is_and_no_reader_waits_too_long(

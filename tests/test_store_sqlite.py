@@ -1988,6 +1988,6 @@ class CrowdedCrashes(Crashes):
         assert all(after[key] or not gap for key, gap in before.items() if key.startswith("gap "))
 
 
-TestCrowdedCrashes = CrowdedCrashes.TestCase
+TestCrowdedCrashes = pytest.mark.slow(CrowdedCrashes.TestCase)
 TestCrowdedCrashes.settings = settings(max_examples=40)
 TestCrashes = Crashes.TestCase

@@ -558,6 +558,7 @@ def test_a_token_shows_that_no_foreign_page_takes(serve, keys):
     assert kind(server.get("/poll/bob?wait=0", browser)) == (401, "unauthorized")
 
 
+@pytest.mark.slow
 def test_a_flood_of_long_tokens_that_are_none_keeps_little_memory(server):
     def ask(number: int) -> None:
         answer = server.get("/poll/bob?after=now", {"Authorization": f"Bearer {number:08000d}"})
