@@ -33,8 +33,9 @@ class Proxy:
         threading.Thread(target=self.accept, daemon=True).start()
 
     def close(self) -> None:
-        self.listener.close()
-        for end in self.sockets:
+        for end in (self.listener, *self.sockets):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # a close alone would wait for the thread that reads from it
             end.close()
 
     def accept(self) -> None:
@@ -72,7 +73,6 @@ class Proxy:
         for end in (client, server):
             with suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            # A close alone would wait for the thread that reads from it.
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RD)
+                end.shutdown(socket.SHUT_RD)  # as in close
             end.close()
