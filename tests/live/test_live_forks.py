@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fork_server import ROOT, Process, fork, spawn
+from fork_server import ROOT, Process, fork, forking_script, spawn
 from program import PATIENCE, eventually
 
 
@@ -82,6 +84,44 @@ def test_a_process_is_waited_for_and_takes_signals(tmp_path: Path) -> None:
             process.send_signal(number)
             assert process.wait(PATIENCE) == process.poll() == status
             process.kill()  # it has ended, and nothing else is hit
+
+
+@contextmanager
+def running(directory: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the script for the code, and end it."""
+    script = directory / "script"
+    script.write_text(forking_script(code))
+    words = ["sh", str(script), "a b"]
+    with subprocess.Popen(words, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_a_script_is_a_process_with_its_words_its_files_and_its_directory(tmp_path: Path) -> None:
+    code = "import os, sys; print(sys.argv, sys.stdin.read(), os.getcwd()); sys.exit(5)"
+    with running(tmp_path, code) as process:
+        assert process.communicate(b"said", PATIENCE)[0].decode() == f"['-c', 'a b'] said {tmp_path}\n"
+        assert process.returncode == 5
+
+
+def test_a_script_that_is_sent_a_signal_passes_it_on_and_ends_as_its_fork_does(tmp_path: Path) -> None:
+    code = "import time; print('ready', flush=True); time.sleep(600)"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with running(tmp_path, code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == -number
+
+
+def test_a_script_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with running(tmp_path, code) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert is_there(pid)
+        process.kill()
+        eventually(lambda: not is_there(pid), "its end")
 
 
 KILLED = """
