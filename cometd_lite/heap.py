@@ -75,12 +75,12 @@ class Heap:
 
     def _note(self) -> None:
         self._free = self._library.free()
-        """The bytes that were free when the least were, since pages were last given back."""
+        """The fewest bytes that were free at a look since pages were last given back."""
         self._resident = self._library.resident()
-        """The bytes that the process had when it had the least, since then."""
+        """The fewest bytes that the process had at a look since then."""
 
     def look(self) -> None:
-        """Trim, unless the last time has taken long: glibc walks all blocks that are free."""
+        """Trim, but less often where that takes long: glibc walks all blocks that are free."""
         began = self._library.seconds()
         self._resident = min(self._resident, self._library.resident())
         if began >= self._due:

@@ -200,7 +200,7 @@ class CometService(Service):
         is_small = sys.getallocatedblocks() < FEW_BLOCKS
         if is_small:
             gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
-        # Where there are none of these, else the numbers would be put into them.
+        # After the collection: the numbers would lie between the garbage, and keep its memory.
         self.comet.metrics.renew()
         if hasattr(failures, "count"):
             renew(failures, "count")  # how many Twisted has made

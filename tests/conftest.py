@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("fast")
     waiting = [item for item in items if item.get_closest_marker("live")]
     working = [item for item in items if not item.get_closest_marker("live")]
-    # Each process is given as many tests as each other, in this order.
+    # xdist gives each process an equal share of the tests, in this order.
     half = len(waiting) // 2
     share = len(items) // getattr(config, "workerinput", {"workercount": 1})["workercount"]
     rest = max(0, share - half)

@@ -106,7 +106,7 @@ def test_beside_flask(start: Start) -> None:
         assert poll.answer().data == ["hello"]
 
 
-def test_beside_django(start: Start, tmp_path: Path) -> None:
+def test_beside_django(start: Start) -> None:
     needs_package("django")
     port = start(str(PROGRAMS / "beside_django.py"), "LISTEN")
     with window() as browser:
