@@ -101,9 +101,8 @@ class CometService(Service):
         self.drain: float = options["drain"]
         self.access_log = access_log
         self.warnings = warnings
-        self.heap = Heap()
         self.repeated = (
-            (LoopingCall(self.heap.look), HEAP_SECONDS),
+            (LoopingCall(Heap().trim), HEAP_SECONDS),
             (LoopingCall(self._forget), MEMO_SECONDS),
         )
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)
@@ -197,15 +196,12 @@ class CometService(Service):
         """Let go of what a flood of requests has left (see ``memos``), and of what Python keeps for reuse."""
         forget_all()
         self.factory.forget()
-        is_small = sys.getallocatedblocks() < FEW_BLOCKS
-        if is_small:
+        if sys.getallocatedblocks() < FEW_BLOCKS:
             gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
         # After the collection: the numbers would lie between the garbage, and keep its memory.
         self.comet.metrics.renew()
         if hasattr(failures, "count"):
             renew(failures, "count")  # how many Twisted has made
-        if is_small:
-            self.heap.trim(least=1)
 
     def _cannot_open(self, failure: Failure) -> None:
         """End the program, which runs already, because what it has reached is not what it needs."""

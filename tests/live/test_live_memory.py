@@ -56,7 +56,7 @@ signal.signal(signal.SIGUSR1, pass_time)
 """It lets the signal SIGUSR1 pass more time than anything is remembered for."""
 BACK = 1.2
 """How much of what the process began with, once it had answered a request of each kind, it has when all is
-forgotten. 1.16 to 1.19 were measured: a twentieth is what is still known of lost messages, and a tenth are
+forgotten. 1.14 to 1.19 were measured: a twentieth is what is still known of lost messages, and a tenth are
 megabytes of Python's that timers and the last request keep. They are made anew again and again, each where
 room was freed last."""
 
