@@ -5,7 +5,6 @@ A port or a store that cannot be opened ends the program with one sentence and a
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -16,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any, NamedTuple, NoReturn, Unpack
-from urllib.parse import unquote_to_bytes
 
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
@@ -45,6 +43,7 @@ from .comet import Comet, Hooks
 from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
+from .garbage import NEW_SECONDS, Garbage, collect_new, settle_collector
 from .heap import Heap
 from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, HEAP_SECONDS, MEMO_SECONDS
 from .memos import forget_all, renew
@@ -60,13 +59,6 @@ except ImportError:  # there is none on Windows
 
 reactor: Any = _reactor
 _LOOK_SECONDS = 0.05
-
-FEW_BLOCKS = 500_000
-"""Blocks of Python's memory, 290,000 of them modules, in which all garbage is found in some 10 ms."""
-
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Allocations between collections of the youngest objects, and how many of those until older ones are
-walked too. In a fan-out to 1,000 the collector took a quarter of the time with Python's 700, 10, 10."""
 
 __all__ = ["CometService", "Options", "makeService"]
 
@@ -101,8 +93,10 @@ class CometService(Service):
         self.drain: float = options["drain"]
         self.access_log = access_log
         self.warnings = warnings
+        self.garbage = Garbage()
         self.repeated = (
             (LoopingCall(Heap().trim), HEAP_SECONDS),
+            (LoopingCall(collect_new), NEW_SECONDS),
             (LoopingCall(self._forget), MEMO_SECONDS),
         )
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)
@@ -196,8 +190,7 @@ class CometService(Service):
         """Let go of what a flood of requests has left (see ``memos``), and of what Python keeps for reuse."""
         forget_all()
         self.factory.forget()
-        if sys.getallocatedblocks() < FEW_BLOCKS:
-            gc.collect()  # it is quick then, and only then do some thousand empty tuples matter
+        self.garbage.collect()
         # After the collection: the numbers would lie between the garbage, and keep its memory.
         self.comet.metrics.renew()
         if hasattr(failures, "count"):
@@ -308,18 +301,6 @@ def _line(event: LogEvent) -> str | None:
 
 def _shown_time(when: float | None) -> str:
     return "-" if when is None else time.strftime(timeFormatRFC3339, time.localtime(when))
-
-
-def settle_collector() -> None:
-    """Keep the cyclic garbage collector away from what lives long: modules, and thousands of parked readers.
-
-    With Python's own thresholds it walks all of them again and again. A parked poll is no garbage and, when
-    it ends, no cycle; so what was there at the start is frozen, and collections are rare.
-    """
-    unquote_to_bytes("%00")  # it makes a table when it is called first
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def makeService(options: Options, **hooks: Unpack[Hooks]) -> CometService:  # noqa: N802  Twisted's name

@@ -319,8 +319,8 @@ UNREAD_TAKEN_OVER_SECONDS = 30.0
 SESSION_ID_BYTES = 20
 """An id is a secret: 128 bits cannot be guessed, 160 leave no argument."""
 
-SESSIONS_AT_ONCE = 2_000
-"""Listeners or Bayeux sessions that expire in one turn of the reactor, 5 ms."""
+SESSIONS_AT_ONCE = 500
+"""Listeners or Bayeux sessions that expire in one turn of the reactor, 3 ms."""
 
 SESSION_OVERHEAD = 1_000
 """What a listener or a Bayeux session takes in memory besides the names that it reads, 830 measured."""

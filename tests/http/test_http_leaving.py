@@ -1,6 +1,6 @@
 """Readers that leave are gone at once: what waits for the collector of cycles waits for a very long time.
 
-It is told to look at old objects seldom (``service.settle_collector``), because thousands of parked readers
+It is told to look at old objects seldom (``garbage.settle_collector``), because thousands of parked readers
 are no garbage. So whoever left must be none either.
 """
 
