@@ -166,7 +166,7 @@ class Group {
     this.#shared = shared;
     this.#token = token;
     this.#channel = new BroadcastChannel(shared.name);
-    this.#channel.onmessage = ({ data }) => this.#receive(data);
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
     this.#pinging = setInterval(() => this.#ping(), PING);
     if (hasLocks()) {
       // The leader knows that this page has ended when it is granted this lock: this page has to be first.
@@ -233,11 +233,12 @@ class Group {
         };
       });
     };
-    navigator.locks.request(this.#shared.name, options, lead).catch(() => {
+    const over = () => {
       // Another page has stolen the lock, because this one was silent. It waits for its turn.
       this.#resign();
       if (!this.#ended) this.#campaign({ signal: this.#left.signal });
-    });
+    };
+    navigator.locks.request(this.#shared.name, options, lead).then(over, over);
   }
 
   #ping() {
@@ -272,6 +273,17 @@ class Group {
     this.#receive(data);
   }
 
+  /** @param {any} data what another page says */
+  #hear(data) {
+    if (data.kind === "who" && this.#leader) {
+      // Where another page has stolen the lock, this one may hear of it on the channel first. Its members have to
+      // tell the next leader what they want, and not this one.
+      if (data.began < this.#leader.began) return;
+      this.#resign();
+    }
+    this.#receive(data);
+  }
+
   /** @param {any} data */
   #receive(data) {
     const { kind, member } = data;
@@ -297,6 +309,8 @@ const FOR_LEADERS = new Set(["want", "drop", "ping", "token"]);
 
 /** Follows what all pages want, over one connection. */
 class Leader {
+  /** When it began, in milliseconds since 1970. */
+  began = Date.now();
   /** What each member wants. @type {Map<string, {page: string, recipients: string[]}>} */
   #wants = new Map();
   /** Members that were not confirmed yet. @type {Set<string>} */
@@ -332,7 +346,7 @@ class Leader {
   }
 
   begin() {
-    this.#send({ kind: "who" });
+    this.#send({ kind: "who", began: this.began });
   }
 
   end() {

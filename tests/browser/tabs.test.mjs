@@ -132,6 +132,20 @@ for (const end of ["close", "crash", "freeze", "hang"]) {
   });
 }
 
+test("a page that hung while it led hears what no other page follows", { timeout: 120_000 }, async (t) => {
+  const server = await Server.start(t);
+  const pages = await tabs(t, server.url, 3, (at) => [`room/${at}`], {}, { expected: /./ });
+  const leader = await leaderOf(pages);
+  const room = `room/${pages.indexOf(leader)}`;
+  leader.evaluate(() => { for (const until = Date.now() + 9_000; Date.now() < until; ); }).catch(() => {});
+  await new Promise((resolve) => setTimeout(resolve, 12_000));
+  for (const text of ["first", "second"]) {
+    await server.push(room, text);
+    await leader.waitForFunction((text) => window.heard.messages.at(-1) === text, text);
+  }
+  await waiting(server, room, 1);
+});
+
 test("a page that the next leader knows late loses nothing", { timeout: 120_000 }, async (t) => {
   const server = await Server.start(t);
   const pages = await tabs(t, server.url, 3, () => ["lobby"]);
