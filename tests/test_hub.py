@@ -282,7 +282,7 @@ def test_receipts_whose_time_is_over_are_forgotten_in_steps(clock: Clock) -> Non
 
 
 def test_a_new_key_costs_the_same_where_as_many_are_remembered_as_may_be(here: Here) -> None:
-    # The oldest was searched for with each push, among all those forgotten before: 40 µs.
+    # The oldest was searched for with each push, among all those forgotten before: 40 µs in the place of 5.
     receipts = Receipts(here.memory, here.clock, is_shared=False, most=50_000)
     receipt = here.push("bob")
 
@@ -295,7 +295,7 @@ def test_a_new_key_costs_the_same_where_as_many_are_remembered_as_may_be(here: H
     before = min(seconds(first) for first in range(0, 50_000, 5_000))
     for number in range(50_000, 75_000):
         receipts.push(push("bob", key=f"k{number}"), lambda _: receipt)
-    assert min(seconds(first) for first in (75_000, 80_000)) < 1.5 * before
+    assert min(seconds(first) for first in (75_000, 80_000)) < 3 * before
     receipts.check_invariants()
 
 
