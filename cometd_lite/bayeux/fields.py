@@ -82,7 +82,7 @@ def read(text: bytes) -> Any:
             parts = decode(text, _PARTS)
         except ValidationError:
             return _read_message(text)
-        return [_read_message(bytes(part)) for part in parts]
+        return [_read_message(bytes(part)) for part in batch_of(parts)]
 
 
 def batch_of(value: Any) -> list[Any]:

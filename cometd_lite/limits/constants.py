@@ -420,8 +420,8 @@ HEAP_SHARE = 0.01
 MEMO_SECONDS = 60.0
 """Results of functions are remembered for so long, see ``memos``. To compute all again takes some 20 ms."""
 
-TIDIED_AT_ONCE = 5_000
-"""Entries of a table of times that one turn of the reactor checks for being out of date: 3 ms."""
+TIDIED_AT_ONCE = 2_000
+"""Entries of a table of times that one turn of the reactor checks for being out of date: 2 ms."""
 
 SLICE_SECONDS = 0.01
 """Long work goes on for so long in each turn: with a last step of 3 ms a turn stays below 20 ms."""
