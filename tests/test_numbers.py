@@ -50,7 +50,7 @@ def test_no_name_has_a_wrong_number_and_what_is_forgotten_lies_at_the_floor_or_b
 
 
 def test_a_large_table_keeps_as_many_as_it_may_and_forgets_the_lowest() -> None:
-    most = 20 * NUMBERS_IN_PART
+    most = 10 * NUMBERS_IN_PART
     table = PackedNumbers(most)
     for number in range(most):
         table.set(f"room/{number}", number + 1)
