@@ -85,7 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if is_live(item.path):
             item.add_marker("live")
         elif not (
-            item.get_closest_marker("repeated")
+            item.get_closest_marker("filling")
+            or item.get_closest_marker("repeated")
             or item.get_closest_marker("slow")
             or getattr(item.obj, "is_hypothesis_test", False)
         ):

@@ -117,6 +117,7 @@ print(json.dumps([resident() - before, store.memory - counted]))
 """
 
 
+@pytest.mark.filling
 @needs_proc
 @pytest.mark.parametrize(
     ("mailboxes", "each", "size", "shape"),
@@ -170,6 +171,7 @@ print(json.dumps([resident() - before, count * (APPLICATION_ANSWER_OVERHEAD + si
 """
 
 
+@pytest.mark.filling
 @needs_proc
 @pytest.mark.parametrize("size", [1, 200])
 def test_an_answer_that_is_remembered_takes_what_is_counted(size: int) -> None:
@@ -207,6 +209,7 @@ print(json.dumps([resident() - before, watch.bytes - counted]))
 """
 
 
+@pytest.mark.filling
 @needs_proc
 @pytest.mark.parametrize("size", [10, 200])
 def test_a_recipient_with_an_unread_message_takes_what_is_counted(size: int) -> None:

@@ -139,6 +139,7 @@ def test_a_reader_that_comes_to_read_more_names_is_not_refused_and_is_counted() 
     hub.check_invariants()
 
 
+@pytest.mark.filling
 def test_receipts_take_no_more_than_their_bound_says(traced: Traced) -> None:
     store = MemoryStore(Limits(capacity=2, max_memory=10**9), overflow="drop-oldest")
     clock = Clock()

@@ -37,6 +37,7 @@ def test_a_long_name_makes_several_short_ones_go() -> None:
     table.check_invariants()
 
 
+@pytest.mark.filling
 @pytest.mark.parametrize(
     "name", ["{0:07}", "{0:07}/*", "{0:07}" + "\N{GRINNING FACE}" * 50, "{0:07}" + "é" * 100]
 )

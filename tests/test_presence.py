@@ -193,6 +193,7 @@ print(json.dumps([resident() - before, tracker.bytes]))
 """
 
 
+@pytest.mark.filling
 @needs_proc
 @pytest.mark.parametrize(("places", "members", "readers"), [(8_000, 1, 1), (10, 1_000, 1), (20, 20, 300)])
 def test_what_the_table_takes_is_what_is_counted(places: int, members: int, readers: int) -> None:
