@@ -94,8 +94,9 @@ class Steps(Inline):
     def settle(self):
         """Do everything that there is to do."""
         self.end_turn()
-        while self.works:
-            self.step()
+        while self.works or self.turn:  # long work needs more turns where the machine is busy
+            if self.works:
+                self.step()
             self.end_turn()
 
 
