@@ -217,9 +217,11 @@ def test_a_large_bayeux_batch_holds_up_no_request(server: Program, waits: Waits)
 
 def test_listeners_that_expire_at_one_moment_hold_up_no_request(server: Program, waits: Waits) -> None:
     body = json.dumps({"recipients": ["lobby"], "ttl": 2})
-    with waits.measured():
-        assert set(Pipeline(server).ask(request("POST", "/register", body) for _ in range(20_000))) == {201}
-        eventually(lambda: b"cometd_lite_listeners 0.0" in server.get("/metrics").body, "they expire")
+    for _ in range(3):
+        with waits.measured():
+            asked = Pipeline(server).ask(request("POST", "/register", body) for _ in range(20_000))
+            assert set(asked) == {201}
+            eventually(lambda: b"cometd_lite_listeners 0.0" in server.get("/metrics").body, "they expire")
 
 
 def test_many_clients_that_leave_at_once_hold_up_no_request(server: Program, waits: Waits) -> None:
@@ -241,13 +243,13 @@ def test_mailboxes_that_come_and_go_hold_up_no_request(server: Program, waits: W
     assert set(pipeline.ask(request("POST", f"/push/stays/{number}", "x") for number in range(count))) == {
         202
     }
-    with waits.measured():
-        for run in range(3):
+    for run in range(3):
+        with waits.measured():
             names = [f"goes/{number}" for number in range(run * count, run * count + 40_000)]
             assert set(pipeline.ask(request("POST", f"/push/{name}", "x") for name in names)) == {202}
             assert set(pipeline.ask(request("DELETE", f"/recipients/{name}") for name in names)) == {204}
-        listed = server.get("/recipients?prefix=stays/&limit=1000")
-        assert len(listed.json["recipients"]) == 1_000
+            listed = server.get("/recipients?prefix=stays/&limit=1000")
+            assert len(listed.json["recipients"]) == 1_000
     pipeline.ask(request("DELETE", f"/recipients/stays/{number}") for number in range(count))
 
 
