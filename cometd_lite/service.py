@@ -43,9 +43,16 @@ from .comet import Comet, Hooks
 from .core.store import StoreUnusable
 from .deferreds import is_pending
 from .errors import TooManyRequests
-from .garbage import NEW_SECONDS, Garbage, collect_new, settle_collector
+from .garbage import Garbage, collect_new, settle_collector
 from .heap import Heap
-from .limits import APPLICATION_QUESTIONS, DRAIN_IDLE_SECONDS, FILES_RESERVED, HEAP_SECONDS, MEMO_SECONDS
+from .limits import (
+    APPLICATION_QUESTIONS,
+    DRAIN_IDLE_SECONDS,
+    FILES_RESERVED,
+    GC_SECONDS,
+    HEAP_SECONDS,
+    MEMO_SECONDS,
+)
 from .memos import forget_all, renew
 from .metrics import ReactorMonitor
 from .options import Options
@@ -96,7 +103,7 @@ class CometService(Service):
         self.garbage = Garbage()
         self.repeated = (
             (LoopingCall(Heap().trim), HEAP_SECONDS),
-            (LoopingCall(collect_new), NEW_SECONDS),
+            (LoopingCall(collect_new), GC_SECONDS),
             (LoopingCall(self._forget), MEMO_SECONDS),
         )
         self.monitor = None if options["no-metrics"] else ReactorMonitor(comet.metrics, reactor)

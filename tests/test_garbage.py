@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from cometd_lite.garbage import FEW_BLOCKS, MANY_BLOCKS, Garbage
+from cometd_lite.garbage import Garbage
+from cometd_lite.limits import GC_FEW_BLOCKS, GC_MANY_BLOCKS
 
 GROWS = """
 import gc
@@ -77,17 +78,17 @@ class Process:
 def test_a_small_process_looks_for_garbage_each_time() -> None:
     process = Process()
     assert process.collects(300_000)
-    assert process.collects(FEW_BLOCKS - 1)
+    assert process.collects(GC_FEW_BLOCKS - 1)
     assert process.collects(300_000)
 
 
 def test_a_large_process_looks_for_garbage_once_it_has_doubled() -> None:
     process = Process()
-    assert not process.collects(FEW_BLOCKS)
-    assert not process.collects(MANY_BLOCKS)
-    assert process.collects(MANY_BLOCKS + 1)
-    assert not process.collects(2 * MANY_BLOCKS)
-    assert process.collects(2 * MANY_BLOCKS + 3)
+    assert not process.collects(GC_FEW_BLOCKS)
+    assert not process.collects(GC_MANY_BLOCKS)
+    assert process.collects(GC_MANY_BLOCKS + 1)
+    assert not process.collects(2 * GC_MANY_BLOCKS)
+    assert process.collects(2 * GC_MANY_BLOCKS + 3)
 
 
 @pytest.mark.parametrize("lives", [600_000, 1_900_000, 5_000_000])
@@ -100,4 +101,4 @@ def test_garbage_never_takes_more_than_what_is_used_or_may_be(lives: int) -> Non
         if process.collects(lives + garbage, garbage):
             most, garbage = max(most, garbage), 0
     assert process.collected > 2
-    assert most <= max(lives, MANY_BLOCKS) + 100_000
+    assert most <= max(lives, GC_MANY_BLOCKS) + 100_000
