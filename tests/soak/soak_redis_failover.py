@@ -122,10 +122,12 @@ class Pair:
         return f"redis+sentinel://{sentinels}/{NAME}"
 
     async def is_whole(self) -> None:
-        """Wait until the replica follows, and both Sentinels know it and each other."""
-        await until(lambda: b"master_link_status:up" in self._said(1 - self.master), "the replica follows")
-        for port in self.ports[2:]:
-            await until(lambda port=port: self._knows(port), "a Sentinel knows both, and the other Sentinel")
+        """Wait until the replica follows, and both Sentinels know both and each other; note the master.
+
+        It may be another one than before: where a master comes back while a Sentinel still votes on its
+        end, the Sentinels change the two once more.
+        """
+        await until(self._is_whole, "the replica follows, and both Sentinels know both")
 
     def replicates(self) -> bool:
         """Wait until the replica has all that was written before; return whether it has, within a second."""
@@ -167,8 +169,13 @@ class Pair:
         server.options = (*server.options[:6], *follows)
         server.start()
 
-    def _said(self, number: int) -> bytes:
-        return bytes(self.servers[number].ask("INFO", "replication"))
+    def _is_whole(self) -> bool:
+        said = [bytes(server.ask("INFO", "replication")) for server in self.servers]
+        masters = [number for number in range(2) if b"role:master" in said[number]]
+        if len(masters) != 1 or b"master_link_status:up" not in said[1 - masters[0]]:
+            return False
+        self.master = masters[0]
+        return all(self._knows(port) for port in self.ports[2:])
 
     def _knows(self, port: int) -> bool:
         """Whether a Sentinel knows the master, its replica and the other Sentinel."""
