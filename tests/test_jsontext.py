@@ -161,6 +161,16 @@ def test_a_message_is_nested_up_to_a_bound_and_a_text_up_to_another(surroundings
             parse(text(levels))
 
 
+@given(st.lists(st.integers(0, 2 * MESSAGE_DEPTH), max_size=5))
+def test_the_deepest_of_many_counts_wherever_it_stands(levels: list[int]) -> None:
+    text = f"[{','.join([nested(more) or '0' for more in levels])}]".encode()
+    if max([0, *levels]) < MESSAGE_DEPTH:
+        assert check(text) == text
+    else:
+        with pytest.raises(ValueError, match="nested more than"):
+            check(text)
+
+
 def test_many_arrays_beside_each_other_are_not_nested() -> None:
     text = b"[" + b'[],{"a":{}},' * 10_000 + rb'"[\"[\\",0]'
     assert check(text) == text
@@ -202,6 +212,13 @@ def test_reading_a_deep_text_leaves_the_limit_on_recursion_as_it_was() -> None:
 
 
 # -- decoders
+
+
+def test_the_first_decoder_that_takes_a_text_reads_it() -> None:
+    assert decode(b'["1e9999"]', Decoder(list[int]), Decoder(list[str])) == ["1e9999"]
+    assert isinstance(decode(b"[1e9999]", Decoder(list[float]), Decoder(Raw)), Raw)
+    with pytest.raises(ValidationError):
+        decode(b"{}", Decoder(list[int]), Decoder(str))
 
 
 def test_what_a_decoder_does_not_take_is_told_apart_from_what_is_no_json() -> None:

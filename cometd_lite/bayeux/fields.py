@@ -64,8 +64,8 @@ class _Data(TypedDict, total=False):
 _Other = str | int | float | bool | None
 _MESSAGES: Decoder[Any] = Decoder(list[_Fields | list[Any] | _Other] | _Fields | _Other)
 _DATA: Decoder[Any] = Decoder(list[_Data] | _Data)
-_PARTS = Decoder(list[Raw])
-_MEMBERS = Decoder(dict[str, Raw])
+_PARTS: Decoder[Any] = Decoder(list[Raw] | Raw)
+_MEMBERS: Decoder[Any] = Decoder(dict[str, Raw])
 
 
 def read(text: bytes) -> Any:
@@ -75,14 +75,12 @@ def read(text: bytes) -> Any:
     """
     if _values(text) > BAYEUX_BATCH_VALUES:
         _check_values(text)
-    try:
-        return decode(text, _MESSAGES)
-    except ValidationError:  # a number outside of data is larger than a float's
-        try:
-            parts = decode(text, _PARTS)
-        except ValidationError:
-            return _read_message(text)
-        return [_read_message(bytes(part)) for part in batch_of(parts)]
+    found = decode(text, _MESSAGES, _PARTS)  # _PARTS where a number outside of data is larger than a float's
+    if isinstance(found, Raw):
+        return _read_message(bytes(found))
+    if isinstance(found, list) and found and isinstance(found[0], Raw):
+        return [_read_message(bytes(part)) for part in batch_of(found)]
+    return found
 
 
 def batch_of(value: Any) -> list[Any]:

@@ -209,8 +209,9 @@ def test_a_large_bayeux_batch_holds_up_no_request(server: Program, waits: Waits)
         publishes = [{"channel": f"/batch/{n}", "clientId": client_id, "data": n} for n in range(1_000)]
         channels = [f"/{deep(number, 'abcd')}" for number in range(200)]
         subscribe = {"channel": "/meta/subscribe", "clientId": client_id, "subscription": channels}
+        brackets = {"channel": "/brackets", "clientId": client_id, "data": [[]] * 15_000}
         with waits.measured():
-            for batch in ([subscribe], publishes):
+            for batch in ([subscribe], publishes, [brackets] * 17):
                 replies = pipeline.tell(request("POST", "/cometd", json.dumps(batch), JSON))
                 assert all(reply["successful"] for reply in replies)
 
@@ -283,6 +284,11 @@ BODIES = [
     "1" * 60_000,
     "[" + "1e9999," * 49_000 + "1]",
 ]
+HUGE = f'"ext":[{",".join(["1e9999"] * 19_000)}]'
+BATCHES = [
+    f'[{{"channel":"/a",{HUGE},"data":[{"[],{}," * 150_000}0]}}]',
+    f'[{{"channel":"/a",{HUGE},"data":[{("[" * 90 + "]" * 90 + ",") * 4_900}0]}}]',
+]
 QUERIES = [
     "&" * 8_000,
     "a=1&" * 1_900,
@@ -311,6 +317,7 @@ def test_the_worst_heads_and_bodies_hold_up_no_request(server: Program, waits: W
             for value in ("1e9999", "1", "{}", "[]", '"\\ud83d"', '"\\ud83d\\ude00"', "1" * 4_000)
             for values in (",".join([value] * (1_000_000 // (len(value) + 1))),)
         ),
+        *(request("POST", "/cometd", batch, JSON) for batch in BATCHES),
         *(
             request("GET", f"{target}?wait=0&{query}")
             for target in ("/poll/x", "/poll", "/stream/x")
