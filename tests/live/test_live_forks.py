@@ -141,7 +141,7 @@ def is_there(pid: int) -> bool:
     """Return whether a process runs; what nobody has waited for has ended all the same."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it is opened, or between that and the reading
         return False
 
 
