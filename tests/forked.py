@@ -33,7 +33,8 @@ def ask(address: str, request: dict[str, Any], files: Sequence[int]) -> socket.s
     connection.connect(address)
     data = json.dumps(request).encode() + b"\n"
     sent = socket.send_fds(connection, [data], files)
-    connection.sendall(data[sent:])
+    if sent < len(data):  # to send nothing fails where the process has ended already
+        connection.sendall(data[sent:])
     return connection
 
 
