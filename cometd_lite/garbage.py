@@ -28,7 +28,7 @@ def settle_collector() -> None:
 
 
 def collect_new() -> None:
-    """Collect among the new objects; to be called every ``GC_SECONDS``."""
+    """Collect among the new objects; call it every ``GC_SECONDS``."""
     gc.collect(0)
 
 
@@ -43,7 +43,7 @@ class Garbage:
         self._most = GC_MANY_BLOCKS
 
     def collect(self) -> None:
-        """Collect among all objects, where that is quick or much of them may be garbage; for every minute."""
+        """Collect among all objects where that is quick or many may be garbage; call it every minute."""
         if GC_FEW_BLOCKS <= self._blocks() <= self._most:
             return
         self._collect()
