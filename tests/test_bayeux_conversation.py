@@ -34,6 +34,7 @@ from cometd_lite.bayeux.fields import CONNECTION_TYPES, batch_of, read
 from cometd_lite.bayeux.sessions import BayeuxSession
 from cometd_lite.core.message import Cursor
 from cometd_lite.errors import BadBody, BodyTooLarge, CometError, Forbidden, ServerFull, Unauthorized
+from cometd_lite.jsontext import dumps
 from cometd_lite.limits import (
     BAYEUX_BATCH_MESSAGES,
     BAYEUX_BATCH_VALUES,
@@ -184,6 +185,23 @@ def test_a_batch_beyond_its_bound_is_refused_before_its_messages_are_read() -> N
     with pytest.raises(BodyTooLarge):
         read(b"[" + b"1e9999," * (BAYEUX_BATCH_VALUES - 2) + b"1]")
     assert time.thread_time() - began < 0.1
+
+
+@pytest.mark.parametrize("huge", ["1e9999", "[1e9999]", '{"of":[-1e9999]}'])
+def test_a_number_that_no_float_holds_may_stand_in_one_message_as_in_an_array_of_them(huge: str) -> None:
+    text = f'{{"channel":"/a","ext":{huge},"data":[{huge}]}}'
+    message = read(text.encode())
+    (alone,), (first, second) = read(f"[{text}]".encode()), read(f"[{text},{{}}]".encode())
+    assert message["channel"] == "/a"
+    assert bytes(message["data"]) == f"[{huge}]".encode()
+    assert dumps(message["ext"]) == huge.replace("1e9999", "1E+9999").encode()
+    assert message["ext"] == alone["ext"] == first["ext"]
+    assert second == {}
+
+
+def test_a_number_that_no_float_holds_is_no_batch() -> None:
+    with pytest.raises(BadBody):
+        batch_of(read(b"1e9999"))
 
 
 # -- handshake

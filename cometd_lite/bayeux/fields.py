@@ -64,8 +64,9 @@ class _Data(TypedDict, total=False):
 _Other = str | int | float | bool | None
 _MESSAGES: Decoder[Any] = Decoder(list[_Fields | list[Any] | _Other] | _Fields | _Other)
 _DATA: Decoder[Any] = Decoder(list[_Data] | _Data)
-_PARTS: Decoder[Any] = Decoder(list[Raw] | Raw)
-_MEMBERS: Decoder[Any] = Decoder(dict[str, Raw])
+_PARTS: Decoder[Any] = Decoder(list[Raw])
+_WHOLE: Decoder[Any] = Decoder(Raw)
+_MEMBERS = Decoder(dict[str, Raw])
 
 
 def read(text: bytes) -> Any:
@@ -75,7 +76,8 @@ def read(text: bytes) -> Any:
     """
     if _values(text) > BAYEUX_BATCH_VALUES:
         _check_values(text)
-    found = decode(text, _MESSAGES, _PARTS)  # _PARTS where a number outside of data is larger than a float's
+    # The second and third take what has a number outside of data that is larger than a float's.
+    found = decode(text, _MESSAGES, _PARTS, _WHOLE)
     if isinstance(found, Raw):
         return _read_message(bytes(found))
     if isinstance(found, list) and found and isinstance(found[0], Raw):
